@@ -1,0 +1,120 @@
+"""The application: the route table is the map.
+
+The progress stream is dispatched in front of Starlette: ten thousand clients wait in it, and a task group, a request
+object and a middleware stack for each would triple what one costs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import re
+import uuid
+from collections.abc import AsyncIterator
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from hive import logs
+from hive.api import bodies, downloads, models, system
+from hive.api.services import Services
+from hive.errors import HiveError, StoreUnavailable
+from hive.reaper import SWEEP_INTERVAL_S
+
+log = logging.getLogger("hive.api")
+
+ROUTES = [
+    Route("/v1/models/download", downloads.create, methods=["POST"]),
+    # GET /v1/models/download/progress is downloads.progress: see Api.__call__
+    Route("/v1/downloads", downloads.index, methods=["GET"]),
+    Route("/v1/downloads/{id}", downloads.show, methods=["GET"]),
+    Route("/v1/downloads/{id}", downloads.cancel, methods=["DELETE"]),
+    Route("/v1/models", models.index, methods=["GET"]),
+    Route("/v1/models/{id:path}", models.show, methods=["GET"]),
+    Route("/v1/models/{id:path}", models.delete, methods=["DELETE"]),
+    Route("/v1/workers", system.workers, methods=["GET"]),
+    Route("/v1/health", system.health, methods=["GET"]),
+    Route("/healthz", system.healthz, methods=["GET"]),
+    Route("/readyz", system.readyz, methods=["GET"]),
+]
+
+
+class Api:
+    """The ASGI application of one HTTP process."""
+
+    def __init__(self, parts: Services) -> None:
+        self.services = parts
+        self._starlette = Starlette(
+            routes=ROUTES,
+            middleware=[Middleware(RequestId)],
+            exception_handlers={
+                HiveError: bodies.on_hive_error,
+                HTTPException: bodies.on_http_error,
+                Exception: bodies.on_crash,
+            },
+            lifespan=_lifespan,
+            max_body_size=bodies.MAX_BODY_BYTES,
+        )
+        self._starlette.state.services = parts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] == "http" and scope["path"] == downloads.PROGRESS_PATH:
+            await downloads.progress(self.services, scope, receive, send)
+        else:
+            await self._starlette(scope, receive, send)
+
+
+@contextlib.asynccontextmanager
+async def _lifespan(app: Starlette) -> AsyncIterator[None]:
+    parts: Services = app.state.services
+    loops = [asyncio.create_task(parts.fanout.run()), asyncio.create_task(_reap(parts))]
+    try:
+        yield
+    finally:
+        for loop in loops:
+            loop.cancel()
+        await asyncio.gather(*loops, return_exceptions=True)
+        parts.commands.close()
+
+
+async def _reap(parts: Services) -> None:
+    """Sweep for as long as the process lives; an unreachable Redis is no reason to stop."""
+    while True:
+        await asyncio.sleep(SWEEP_INTERVAL_S)
+        try:
+            await parts.commands.run(parts.reaper.sweep)
+        except StoreUnavailable:
+            parts.reaper.hold_off()
+        except Exception:
+            log.exception("the reaper stumbled; it goes on")
+
+
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+
+
+class RequestId:
+    """Gives every request an id, or takes the caller's, and puts it on the answer and on every log line meanwhile."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on with its id."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = dict(scope["headers"]).get(b"x-request-id", b"")
+        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex.encode()
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", []), (b"x-request-id", request_id)]
+            await send(message)
+
+        with logs.bound(request_id=request_id.decode()):
+            await self._app(scope, receive, send_with_id)

@@ -1,0 +1,78 @@
+"""JSON in and out: request bodies are read into msgspec structs, every answer and every error has one shape."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from hive import errors
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+#: The largest request body, in bytes.
+MAX_BODY_BYTES = 65_536
+
+
+class JsonResponse(Response):
+    """An answer in JSON, from plain data or msgspec structs."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        """The body."""
+        return msgspec.json.encode(content)
+
+
+async def read_body(request: Request, kind: type[T]) -> T:
+    """The request's body as `kind`.
+
+    Raises:
+        BadRequest: not JSON, too deep, or not of this form; the message names the field.
+        BodyTooLarge: over 64 KiB.
+    """
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced[:20]) > MAX_BODY_BYTES:
+        raise errors.BodyTooLarge(limit_bytes=MAX_BODY_BYTES)
+    body = await request.body()
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.ValidationError as error:
+        raise errors.BadRequest(f"The request body is not what this address takes: {error}.") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise errors.BadRequest(f"The request body is not valid JSON: {reason}.") from None
+
+
+def error_response(error: errors.HiveError) -> JsonResponse:
+    """`{"error": {"code", "message", "details"}}` with the error's status."""
+    headers = {"retry-after": "1"} if error.status in (429, 503) else None
+    return JsonResponse(error.as_dict(), status_code=error.status, headers=headers)
+
+
+async def on_hive_error(_: Request, error: Exception) -> Response:
+    """Any of our own errors."""
+    assert isinstance(error, errors.HiveError)
+    return error_response(error)
+
+
+async def on_http_error(request: Request, error: Exception) -> Response:
+    """What Starlette itself refuses: unknown addresses, methods, bodies that are too large."""
+    assert isinstance(error, HTTPException)
+    if error.status_code == 404:
+        return error_response(
+            errors.NotFound(f"There is nothing at {request.url.path[:200]!r}. The addresses are in docs/api.md.")
+        )
+    if error.status_code == 405:
+        return error_response(errors.MethodNotAllowed(allow=(error.headers or {}).get("Allow", "")))
+    if error.status_code == 413:
+        return error_response(errors.BodyTooLarge(limit_bytes=MAX_BODY_BYTES))
+    return error_response(errors.BadRequest(str(error.detail)))
+
+
+async def on_crash(_: Request, error: Exception) -> Response:
+    """A mistake of ours: logged with its traceback by the server, told without it."""
+    return error_response(errors.InternalError())

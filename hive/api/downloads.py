@@ -1,0 +1,195 @@
+"""Downloads: start one, watch it, list them, cancel one."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+import uuid
+from typing import Annotated, Any
+from urllib.parse import parse_qs
+
+import msgspec
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from hive import errors, sse
+from hive.api.bodies import JsonResponse, error_response, read_body
+from hive.api.services import Services, services
+from hive.provisioner import Wish, read_ref
+from hive.record import TERMINAL_STATES, Record, cancelled_event
+from hive.wire.refs import MAX_REF_CHARS
+
+#: Where a download is watched.
+PROGRESS_PATH = "/v1/models/download/progress"
+#: How many downloads a page of the list has, when not told, and at most.
+DEFAULT_LIMIT, MAX_LIMIT = 50, 200
+#: How often a cancel looks again when the download changes hands meanwhile.
+MAX_CANCEL_TRIES = 5
+
+ACTIVE = frozenset({"queued", "resolving", "downloading", "verifying", "paused", "retrying"})
+_FILTERS = {
+    "active": ACTIVE,
+    "ended": TERMINAL_STATES,
+    **{status: frozenset({status}) for status in ACTIVE | TERMINAL_STATES},
+}
+_Glob = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+_Globs = Annotated[tuple[_Glob, ...], msgspec.Meta(max_length=64)]
+
+
+class DownloadRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """The body of `POST /v1/models/download`."""
+
+    model_ref: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_REF_CHARS)]
+    revision: Annotated[str, msgspec.Meta(min_length=1, max_length=255)] | None = None
+    include: _Globs = ()
+    exclude: _Globs = ()
+    update: bool = False
+    hf_token: Annotated[str, msgspec.Meta(min_length=1, max_length=512, pattern=r"^[\x21-\x7e]+$")] | None = None
+    sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-fA-F]{64}$")] | None = None
+
+
+async def create(request: Request) -> Response:
+    """`POST /v1/models/download`: 202 for a new or joined download, 200 for a model on disk."""
+    parts = services(request)
+    body = await read_body(request, DownloadRequest)
+    ref = read_ref(body.model_ref, body.revision)
+    if body.sha256 and ref.kind != "url":
+        raise errors.BadRequest("'sha256' is for plain URLs; the Hub names the digests of its files itself.")
+    sha256 = body.sha256.lower() if body.sha256 else None
+    wish = Wish(ref, body.include, body.exclude, body.update, sha256, body.hf_token)
+    on_disk = await run_in_threadpool(parts.provisioner.look, wish)
+    made = await parts.commands.run(parts.provisioner.start, wish, on_disk)
+    return JsonResponse(
+        {"download_id": made.download_id, "local_path": made.local_path, "joined": made.joined},
+        status_code=200 if made.local_path else 202,
+    )
+
+
+async def progress(parts: Services, scope: Scope, receive: Receive, send: Send) -> None:
+    """`GET /v1/models/download/progress?id=`: dispatched in front of Starlette, which would cost a task group per
+    client.
+    """
+    query = parse_qs(scope["query_string"].decode("latin-1"))
+    try:
+        if scope["method"] not in ("GET", "HEAD"):
+            raise errors.MethodNotAllowed(allow="GET, HEAD")
+        download_id = read_id(query.get("id", [""])[0])
+        if scope["method"] == "HEAD":
+            await Response(status_code=200, headers={k.decode(): v.decode() for k, v in sse.HEADERS})(
+                scope, receive, send
+            )
+            return
+        last_seen = (
+            dict(scope["headers"]).get(b"last-event-id", b"").decode("latin-1") or query.get("last_event_id", [""])[0]
+        )
+        if not await parts.streams(download_id, last_seen or None, scope, receive, send):
+            raise errors.DownloadNotFound(id=download_id)
+    except errors.HiveError as error:
+        await error_response(error)(scope, receive, send)
+
+
+async def index(request: Request) -> Response:
+    """`GET /v1/downloads`: newest first, filtered by `status`, in pages."""
+    parts, query = services(request), request.query_params
+    status = query.get("status")
+    if status is not None and status not in _FILTERS:
+        raise errors.BadRequest(f"'{status[:40]}' is not a status.", allowed=sorted(_FILTERS))
+    limit = _read_limit(query.get("limit"))
+    cursor = _read_cursor(query["cursor"]) if "cursor" in query else None
+    page = await parts.commands.run(
+        parts.tracker.page, limit=limit, cursor=cursor, keep=_FILTERS[status] if status else None
+    )
+    return JsonResponse(
+        {"object": "list", "data": [view(r) for r in page.records], "next_cursor": _write_cursor(page.cursor)}
+    )
+
+
+async def show(request: Request) -> Response:
+    """`GET /v1/downloads/{id}`."""
+    return JsonResponse(view(await _find(request)))
+
+
+async def cancel(request: Request) -> Response:
+    """`DELETE /v1/downloads/{id}`: ends a waiting download at once, and asks the worker of a running one to end it."""
+    parts = services(request)
+    for _ in range(MAX_CANCEL_TRIES):
+        record = await _find(request)
+        if record.is_terminal:
+            raise errors.DownloadEnded(status=record.status)
+        if record.state == "running":
+            done = await parts.commands.run(parts.tracker.leave_word, record, "cancel")
+        else:
+            done = await parts.commands.run(
+                parts.tracker.end_from_outside, record, "cancelled", cancelled_event(record)
+            )
+        if done:
+            return JsonResponse(view(await _find(request)), status_code=202)
+    raise errors.Conflict("The download is changing hands just now. Try again.")
+
+
+def view(record: Record) -> dict[str, Any]:
+    """A download as clients see it. Times are unix seconds; `progress` is the latest event."""
+    return {
+        "id": record.id,
+        "object": "download",
+        "model_ref": record.ref,
+        "status": record.status,
+        "local_path": record.local_path or None,
+        "attempt": record.attempt,
+        "worker": record.worker or None,
+        "created_at": _seconds(record.created_ms),
+        "started_at": _seconds(record.started_ms),
+        "updated_at": _seconds(record.updated_ms),
+        "ended_at": _seconds(record.ended_ms),
+        "progress": msgspec.Raw(record.event),
+    }
+
+
+async def _find(request: Request) -> Record:
+    parts = services(request)
+    download_id = read_id(request.path_params["id"])
+    record = await parts.commands.run(parts.tracker.read, download_id)
+    if record is None:
+        raise errors.DownloadNotFound(id=download_id)
+    return record
+
+
+_UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
+
+
+def read_id(text: str) -> str:
+    """The download id in a request, in its canonical form.
+
+    Raises:
+        InvalidId: when it is no UUID.
+    """
+    if not _UUID.fullmatch(text):
+        raise errors.InvalidId
+    return str(uuid.UUID(text))
+
+
+def _seconds(milliseconds: int) -> float | None:
+    return milliseconds / 1000 if milliseconds else None
+
+
+def _read_limit(text: str | None) -> int:
+    if text is None:
+        return DEFAULT_LIMIT
+    if not (text.isascii() and text.isdecimal() and len(text) < 6 and 1 <= int(text) <= MAX_LIMIT):
+        raise errors.BadRequest(f"'limit' must be a number from 1 to {MAX_LIMIT}.")
+    return int(text)
+
+
+def _write_cursor(cursor: tuple[int, str] | None) -> str | None:
+    return base64.urlsafe_b64encode(f"{cursor[0]}.{cursor[1]}".encode()).decode() if cursor else None
+
+
+def _read_cursor(text: str) -> tuple[int, str]:
+    try:
+        created_ms, _, download_id = base64.urlsafe_b64decode(text.encode()).decode().partition(".")
+        return int(created_ms), read_id(download_id)
+    except (ValueError, binascii.Error, errors.InvalidId):
+        raise errors.BadRequest("'cursor' is not one that this list gave.") from None

@@ -1,0 +1,66 @@
+"""Models on disk: list, show, delete. Ids contain slashes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+
+from hive import errors
+from hive.api.bodies import JsonResponse
+from hive.api.downloads import ACTIVE
+from hive.api.services import services
+from hive.catalog import Model
+from hive.wire.refs import ModelRef, RefError, parse_ref
+
+
+async def index(request: Request) -> Response:
+    """`GET /v1/models`: OpenAI's list shape, with size, files, path and revision added."""
+    models = await run_in_threadpool(services(request).catalog.list)
+    return JsonResponse({"object": "list", "data": [view(model) for model in models]})
+
+
+async def show(request: Request) -> Response:
+    """`GET /v1/models/{id}`."""
+    return JsonResponse(view(await _find(request)))
+
+
+async def delete(request: Request) -> Response:
+    """`DELETE /v1/models/{id}`: removes its files, unless a download is using it."""
+    parts = services(request)
+    model = await _find(request)
+    live = await parts.commands.run(parts.tracker.page, limit=1000, keep=ACTIVE)
+    if any(_repo_of(record.request.ref) == model.repo for record in live.records):
+        raise errors.ModelInUse(id=model.id)
+    freed = await run_in_threadpool(parts.catalog.delete, model.id)
+    return JsonResponse({"id": model.id, "object": "model", "deleted": True, "freed_bytes": freed})
+
+
+def view(model: Model) -> dict[str, Any]:
+    """A model as clients see it. Sizes are bytes, `created` is unix seconds."""
+    return {
+        "id": model.id,
+        "object": "model",
+        "created": int(model.created),
+        "owned_by": model.repo.split("/")[0] if model.repo else "url",
+        "size": model.size,
+        "files": model.files,
+        "path": model.path,
+        "revision": model.revision,
+        "refs": model.refs,
+        "variant": model.variant,
+    }
+
+
+async def _find(request: Request) -> Model:
+    return await run_in_threadpool(services(request).catalog.get, request.path_params["id"])
+
+
+def _repo_of(ref: str) -> str | None:
+    try:
+        parsed: ModelRef = parse_ref(ref)
+    except RefError:
+        return None
+    return parsed.repo or None

@@ -1,0 +1,53 @@
+"""Child processes that end with their parent and that Ctrl-C does not reach.
+
+Problem: whoever starts a child must be able to end it in its own time, and must not leave it behind when killed. A
+terminal sends Ctrl-C to the whole foreground group, so a child in the parent's group would stop before the parent could
+stop things in order; and a parent that is killed with SIGKILL runs no clean-up. The easy way, `preexec_fn`, runs Python
+between fork and exec, which can deadlock where the parent has threads. So each child gets a process group of its own,
+and on Linux is started through a tiny program that asks the kernel for SIGTERM at the parent's death (PR_SET_PDEATHSIG)
+and then becomes the child: same pid, no Python left. Elsewhere the child is started directly.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+#: Asks for SIGTERM (15) at the parent's death (PR_SET_PDEATHSIG is 1); gives up where the parent has died before it
+#: could ask.
+_TRAMPOLINE: Final = """\
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(1, 15, 0, 0, 0)
+if os.getppid() != int(sys.argv[1]):
+    sys.exit(1)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+def bound_to_us(command: Sequence[str]) -> list[str]:
+    """`command` (with an absolute program), wrapped so that the child gets SIGTERM when this process dies.
+
+    The kernel watches the *thread* that starts the child: start children from a thread that lives as long as they
+    should.
+    """
+    if not sys.platform.startswith("linux"):
+        return list(command)
+    # -I and -S: no user code, no site-packages; 14 ms instead of 40.
+    return [sys.executable, "-I", "-S", "-c", _TRAMPOLINE, str(os.getpid()), *command]
+
+
+def python_module(module: str, *args: str) -> list[str]:
+    """The command that runs a module with this interpreter, never one that lies in the working directory by chance
+    (`-P`).
+    """
+    return [sys.executable, "-P", "-m", module, *args]
+
+
+def signal_group(pid: int, number: signal.Signals) -> None:
+    """Send a signal to the process group that `pid` leads; nothing happens where it is gone."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, number)

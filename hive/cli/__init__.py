@@ -1,0 +1,123 @@
+"""The command line: `hive pull`, `hive up` and their like.
+
+Problem: a command line is started for a glance at its help as often as for its work, and importing everything that any
+command needs (an HTTP client, a terminal library) takes ten times as long as printing the help. So the table below is
+all that is imported at first; a command's module is imported when it runs.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+import click
+
+from hive.version import VERSION
+
+
+class Entry(NamedTuple):
+    """A command: where it lives, and its line in the help. A test compares that line with the command's own."""
+
+    module: str
+    help: str
+
+
+#: Commands by the headings of `hive --help`, in the order people need them.
+COMMANDS: Final[dict[str, dict[str, Entry]]] = {
+    "Models": {
+        "pull": Entry("hive.cli.pull", "Download a model and show how far it is."),
+        "ls": Entry("hive.cli.models", "List the models on disk."),
+        "show": Entry("hive.cli.show", "Show a download or a model."),
+        "rm": Entry("hive.cli.models", "Delete a model from disk."),
+    },
+    "Downloads": {
+        "ps": Entry("hive.cli.downloads", "List the downloads under way."),
+        "watch": Entry("hive.cli.pull", "Follow a download to its end."),
+        "cancel": Entry("hive.cli.downloads", "End a download; what arrived is kept."),
+    },
+    "Service": {
+        "up": Entry("hive.cli.up", "Run everything on this machine: Redis, server, workers."),
+        "serve": Entry("hive.cli.up", "Run the HTTP server."),
+        "worker": Entry("hive.cli.up", "Run workers."),
+        "version": Entry("hive.cli.about", "Show the version of this program and of the server."),
+    },
+}
+
+_EPILOG: Final = (
+    "HIVE_HOST names the server (default 127.0.0.1:8080), HIVE_STORE the folder where models are kept. "
+    "docs/settings.md lists all settings."
+)
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands by name and imports a command when it is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All names, in the order of the help."""
+        return [name for section in COMMANDS.values() for name in section]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command, imported now, or None where there is none of this name."""
+        for section in COMMANDS.values():
+            if cmd_name in section:
+                found = getattr(importlib.import_module(section[cmd_name].module), cmd_name)
+                assert isinstance(found, click.Command)
+                return found
+        return None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The sections of the help, without importing a command."""
+        for heading, section in COMMANDS.items():
+            with formatter.section(heading):
+                formatter.write_dl([(f"{name:8}", entry.help) for name, entry in section.items()])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that the arguments name; a name that is close to one of ours is said in the error."""
+        if args and not args[0].startswith("-") and args[0] not in (names := self.list_commands(ctx)):
+            import difflib
+
+            close = difflib.get_close_matches(args[0], names, n=1)
+            ctx.fail(f"There is no command '{args[0][:40]}'." + (f" Did you mean '{close[0]}'?" if close else ""))
+        return super().resolve_command(ctx, args)
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=_EPILOG,
+    invoke_without_command=True,
+)
+@click.version_option(VERSION, "--version", message="hive %(version)s", help="Show the version and exit.")
+@click.pass_context
+def cli(ctx: click.Context) -> None:
+    """Bring model files from the Hugging Face Hub or a URL onto disk: once, verified, resumable.
+
+    Try `hive pull org/name`. Nothing needs to run for that; `hive up` runs the service for others.
+    """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+def run(args: Sequence[str] | None = None) -> int:
+    """Run a command line and give its exit code: 0 well, 1 failed, 2 wrong usage, 130 interrupted.
+
+    Errors go to stderr.
+    """
+    try:
+        result = cli.main(args, prog_name="hive", standalone_mode=False)
+        # What is still buffered is written here, where a closed pipe is handled, and not when the interpreter ends.
+        sys.stdout.flush()
+    except BaseException as error:
+        from hive.cli.failure import report
+
+        return report(error)
+    return result if isinstance(result, int) else 0
+
+
+def main() -> None:
+    """The program `hive`."""
+    sys.exit(run())

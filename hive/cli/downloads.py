@@ -1,0 +1,87 @@
+"""`hive ps` and `hive cancel`: what is under way, and how to end it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from hive.cli.ids import SHORT_ID_CHARS, find_download
+from hive.cli.server import need_server
+from hive.cli.table import Column, print_table
+from hive.cli.units import age, duration, percent, plain, size, speed
+from hive.settings import Settings
+from hive.wire.events import Complete, Downloading, Error
+
+if TYPE_CHECKING:
+    from hive.replies import Download
+
+#: How many downloads `hive ps --all` lists, newest first, unless told otherwise.
+DEFAULT_LIMIT = 50
+#: How many it lists at most.
+MAX_LIMIT = 10_000
+
+_COLUMNS = (
+    Column("ID"),
+    Column("MODEL", shrinks=True),
+    Column("STATUS"),
+    Column("DONE", figures=True),
+    Column("SIZE", figures=True),
+    Column("SPEED", figures=True),
+    Column("LEFT", figures=True),
+    Column("STARTED"),
+)
+
+
+@click.command(short_help="List the downloads under way.")
+@click.option("-a", "--all", "every", is_flag=True, help="Also those that have ended in the last day.")
+@click.option(
+    "-n",
+    "--limit",
+    type=click.IntRange(1, MAX_LIMIT),
+    default=DEFAULT_LIMIT,
+    show_default=True,
+    help="At most so many.",
+)
+@click.option("-q", "--quiet", is_flag=True, help="Print ids only.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
+def ps(every: bool, limit: int, quiet: bool, as_json: bool) -> None:
+    """List the downloads under way, newest first."""
+    with need_server(Settings.from_env()).client() as client:
+        found = client.downloads(None if every else "active", limit=limit)
+    if as_json:
+        import msgspec
+
+        click.echo(msgspec.json.format(msgspec.json.encode(found)))
+    elif quiet:
+        for download in found:
+            click.echo(download.id)
+    else:
+        print_table(_COLUMNS, [_row(download) for download in found])
+
+
+@click.command(short_help="End a download; what arrived is kept.")
+@click.argument("download_id", metavar="ID")
+def cancel(download_id: str) -> None:
+    """End a download. What arrived is kept, so that pulling the model again goes on from there.
+
+    ID is the download's id, or the first 4 or more characters of it.
+    """
+    with need_server(Settings.from_env()).client() as client:
+        download = find_download(client, download_id)
+        client.cancel(download.id)
+    click.echo(f"Cancelled {download.id[:SHORT_ID_CHARS]}  {plain(download.model_ref)}", err=True)
+
+
+def _row(download: Download) -> list[str]:
+    event = download.progress
+    share, total, rate, left = "", "-", "", ""
+    if isinstance(event, Downloading):
+        share, total = percent(event.bytes_downloaded, event.bytes_total), size(event.bytes_total or None)
+        rate, left = speed(event.bytes_per_second), duration(event.eta_seconds)
+    elif isinstance(event, Complete):
+        share, total = "100%", size(event.bytes_total)
+    elif isinstance(event, Error):
+        share, total = percent(event.bytes_downloaded or 0, event.bytes_total or 0), size(event.bytes_total)
+    short = download.id[:SHORT_ID_CHARS]
+    return [short, download.model_ref, download.status, share, total, rate, left, age(download.created_at)]

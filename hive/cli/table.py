@@ -1,0 +1,79 @@
+"""Tables: fitted to the terminal and coloured there, complete and aligned with spaces where they go into a pipe or
+a file.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import click
+
+from hive.cli.units import plain
+
+#: Spaces between two columns.
+GAP = "  "
+
+
+class Column(NamedTuple):
+    """A column: its heading, whether it holds figures (right-aligned), and whether it may be shortened in a narrow
+    terminal.
+    """
+
+    heading: str
+    figures: bool = False
+    shrinks: bool = False
+
+
+def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
+    """Write a table to standard output. Without rows there are only the headings, as scripts expect it."""
+    rows = [[plain(cell) for cell in row] for row in rows]
+    if sys.stdout.isatty():
+        _print_fitted(columns, rows)
+    else:
+        for line in aligned(columns, rows):
+            click.echo(line)
+
+
+def print_fields(fields: Sequence[tuple[str, str]]) -> None:
+    """Write `name  value` lines to standard output, without those that have no value."""
+    width = max((len(name) for name, _ in fields), default=0)
+    for name, value in fields:
+        if value:
+            click.echo(f"{name:{width}}{GAP}{plain(value)}")
+
+
+def aligned(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a plain table, each column as wide as its widest entry; nothing is shortened."""
+    lines = [[column.heading for column in columns], *rows]
+    widths = [max(len(line[at]) for line in lines) for at in range(len(columns))]
+    return [
+        GAP.join(
+            text.rjust(width) if column.figures else text.ljust(width)
+            for text, width, column in zip(line, widths, columns, strict=True)
+        ).rstrip()
+        for line in lines
+    ]
+
+
+def _print_fitted(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, padding=(0, len(GAP), 0, 0), header_style="bold")
+    for column in columns:
+        table.add_column(
+            column.heading,
+            justify="right" if column.figures else "left",
+            no_wrap=True,
+            overflow="ellipsis",
+            min_width=8
+            if column.shrinks
+            else max([len(column.heading), *(len(row[columns.index(column)]) for row in rows)]),
+        )
+    for row in rows:
+        # Text, not str: what stands in square brackets in a name is no markup.
+        table.add_row(*(Text(cell) for cell in row))
+    Console(highlight=False).print(table)

@@ -1,0 +1,165 @@
+"""`hive up`, `hive serve` and `hive worker`: run all of hive, or one part of it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from ipaddress import ip_address
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+import click
+
+from hive.children import python_module
+from hive.cli.failure import USAGE, CliError, style
+from hive.settings import Settings
+
+#: Workers that `hive up` runs, and downloads that one `hive worker` has in hand at once.
+DEFAULT_WORKERS = 2
+#: The most workers of one machine: each is a process of some 60 MB.
+MAX_WORKERS = 64
+
+#: The colour of each one's name in the log.
+_COLOURS = {"server": "cyan", "workers": "green", "hive": "yellow"}
+_NEED_REDIS = "set REDIS_URL, or run `hive up`, which brings a Redis of its own"
+
+
+class Address(NamedTuple):
+    """Where to listen."""
+
+    host: str
+    port: int
+
+
+_host = click.option("--host", metavar="HOST", help="Address to listen on.  [default: from HIVE_HOST, 127.0.0.1]")
+_port = click.option(
+    "--port",
+    type=click.IntRange(0, 65_535),
+    metavar="PORT",
+    help="Port to listen on; 0 for a free one.  [default: from HIVE_HOST, 8080]",
+)
+
+
+@click.command(short_help="Run everything on this machine: Redis, server, workers.")
+@_host
+@_port
+@click.option(
+    "-w",
+    "--workers",
+    type=click.IntRange(1, MAX_WORKERS),
+    default=DEFAULT_WORKERS,
+    show_default=True,
+    help="Downloads at once.",
+)
+@click.option("--allow-remote", is_flag=True, help="Listen beyond this machine although there is no authentication.")
+@click.option("--private", is_flag=True, hidden=True, help="For one `hive pull`.")
+def up(host: str | None, port: int | None, workers: int, allow_remote: bool, private: bool) -> None:
+    """Run everything on this machine until Ctrl-C: a Redis of its own, the HTTP server, and workers.
+
+    With REDIS_URL set that Redis is used. Downloads under way survive a stop: they go on when hive runs again.
+    """
+    import asyncio
+
+    from hive.homelock import HomeInUse
+    from hive.stack import Plan, Stack
+
+    settings = Settings.from_env()
+    address = listen_address(settings, host, port)
+    if not (allow_remote or _is_local(address.host)):
+        raise CliError(
+            f"There is no authentication yet, so hive does not listen on {address.host}, where others can reach it.",
+            "give --allow-remote where something in front of it keeps strangers out",
+            exit_code=USAGE,
+        )
+
+    async def run() -> int:
+        return await Stack(settings, Plan(*address, workers, private), say).run(on_ready)
+
+    def on_ready(url: str, sentence: str) -> None:
+        click.echo(url if private else sentence)
+        sys.stdout.flush()
+
+    say = _json_lines if settings.log_format == "json" else _prefixed_lines
+    try:
+        code = asyncio.run(run())
+    except HomeInUse as error:
+        hint = f"use it with HIVE_HOST={error.holder.address}" if error.holder and error.holder.address else ""
+        raise CliError(str(error), *filter(None, [hint]), "or give another HIVE_HOME", code="HOME_IN_USE") from None
+    raise click.exceptions.Exit(code)
+
+
+@click.command(short_help="Run the HTTP server.")
+@_host
+@_port
+def serve(host: str | None, port: int | None) -> None:
+    """Run the HTTP server until SIGTERM. Needs REDIS_URL, and workers on the same Redis."""
+    settings = _settings_with_redis("serve")
+    address = listen_address(settings, host, port)
+    from hive import logs, server
+
+    logs.setup(settings.log_level, settings.log_format)
+    server.run(settings, *address)
+
+
+@click.command(short_help="Run workers.")
+@click.option(
+    "-c",
+    "--concurrency",
+    type=click.IntRange(1, MAX_WORKERS),
+    default=DEFAULT_WORKERS,
+    show_default=True,
+    help="Downloads at once.",
+)
+def worker(concurrency: int) -> None:
+    """Run workers until SIGTERM, which makes them hand back what they have in hand. Needs REDIS_URL."""
+    _settings_with_redis("worker")
+    command = python_module("workers", "--concurrency", str(concurrency))
+    sys.stdout.flush()
+    # In the place of this process, so that signals and the exit code are the workers' own.
+    os.execv(command[0], command)  # noqa: S606
+
+
+def listen_address(settings: Settings, host: str | None, port: int | None) -> Address:
+    """Where to listen: the options, else HIVE_HOST, else the default.
+
+    Raises:
+        CliError: when HIVE_HOST is a URL, or nothing that can be listened on.
+    """
+    try:
+        parts = urlsplit(f"//{settings.host}")
+        named_host, named_port = parts.hostname, parts.port
+    except ValueError:
+        named_host = named_port = None
+    if "/" in settings.host or not named_host:
+        if host is not None and port is not None:
+            return Address(host, port)
+        raise CliError("HIVE_HOST names no address to listen on.", "give --host and --port", exit_code=USAGE)
+    return Address(host or named_host, port if port is not None else named_port if named_port is not None else 8080)
+
+
+def _is_local(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _settings_with_redis(command: str) -> Settings:
+    settings = Settings.from_env()
+    if settings.redis_url is None:
+        raise CliError(f"`hive {command}` needs a Redis, and REDIS_URL is not set.", _NEED_REDIS, exit_code=USAGE)
+    return settings
+
+
+def _prefixed_lines(name: str, line: str) -> None:
+    """A line of the log for people, with who wrote it in front."""
+    click.echo(f"{style(f'{name:7} |', _COLOURS.get(name, 'white'))} {line}", err=True)
+
+
+def _json_lines(name: str, line: str) -> None:
+    """The children's lines are JSON already, and stay so; ours become so."""
+    if name == "hive":
+        import json
+
+        line = json.dumps({"level": "info", "logger": "hive.stack", "message": line})
+    click.echo(line, err=True)

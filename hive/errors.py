@@ -1,0 +1,256 @@
+"""One error tree for every process.
+
+    HiveError
+    |-- BadRequest            400  INVALID_REQUEST
+    |   |-- InvalidModelRef   400  INVALID_MODEL_REF
+    |   |-- InvalidId         400  INVALID_ID
+    |   |-- UnsafeUrl         400  UNSAFE_URL
+    |   `-- BodyTooLarge      413  BODY_TOO_LARGE
+    |-- NotFound              404  NOT_FOUND
+    |   |-- DownloadNotFound  404  DOWNLOAD_NOT_FOUND
+    |   |-- ModelNotOnDisk    404  MODEL_NOT_ON_DISK
+    |   |-- ModelNotFound     404  MODEL_NOT_FOUND
+    |   |-- RevisionNotFound  404  REVISION_NOT_FOUND
+    |   |-- FileNotFound      404  FILE_NOT_FOUND
+    |   `-- VariantNotFound   404  VARIANT_NOT_FOUND
+    |-- MethodNotAllowed      405  METHOD_NOT_ALLOWED
+    |-- ModelAccessDenied     403  MODEL_ACCESS_DENIED
+    |-- Conflict              409  CONFLICT
+    |   |-- ModelInUse        409  MODEL_IN_USE
+    |   `-- DownloadEnded     409  DOWNLOAD_ENDED
+    |-- TooManyDownloads      429  TOO_MANY_DOWNLOADS
+    |-- StoreUnavailable      503  STORE_UNAVAILABLE       (Redis)
+    |-- HubUnavailable        503  HUB_UNAVAILABLE
+    |-- InternalError         500  INTERNAL_ERROR
+    `-- DownloadError         502  DOWNLOAD_FAILED
+        |-- DownloadTimeout   504  DOWNLOAD_TIMEOUT
+        |-- ChecksumMismatch  502  CHECKSUM_MISMATCH
+        |-- SourceChanged     502  SOURCE_CHANGED
+        |-- DiskFull          507  DISK_FULL
+        |-- StoreNotWritable  507  STORE_NOT_WRITABLE
+        |-- Cancelled         409  CANCELLED
+        `-- WorkerLost        502  WORKER_LOST
+
+The docstring of a class is its default message. `code` is what a program reads, `status` what HTTP answers with,
+`details` the figures behind the sentence. The same code travels in an `error` event of the progress stream.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class HiveError(Exception):
+    """Something went wrong in hive."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "INTERNAL_ERROR"
+
+    def __init__(self, message: str | None = None, **details: Any) -> None:
+        self.message = message or " ".join((type(self).__doc__ or "").split("\n\n")[0].split())
+        self.details = details
+        super().__init__(self.message)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The body of every HTTP error: `{"error": {"code", "message", "details"}}`."""
+        return {"error": {"code": self.code, "message": self.message, "details": self.details}}
+
+
+class BadRequest(HiveError):
+    """The request is not one hive understands."""
+
+    status = 400
+    code = "INVALID_REQUEST"
+
+
+class InvalidModelRef(BadRequest):
+    """The model reference is not valid. Write hf:org/name, hf:org/name@revision, hf:org/name:Q4_K_M or an http(s)
+    URL.
+    """
+
+    code = "INVALID_MODEL_REF"
+
+
+class InvalidId(BadRequest):
+    """The id is not a UUID. Use the download_id that POST /v1/models/download returned."""
+
+    code = "INVALID_ID"
+
+
+class UnsafeUrl(BadRequest):
+    """hive does not fetch from this address. Private addresses must be listed in HIVE_ALLOW_HOSTS."""
+
+    code = "UNSAFE_URL"
+
+
+class BodyTooLarge(BadRequest):
+    """The request body is over 64 KiB."""
+
+    status = 413
+    code = "BODY_TOO_LARGE"
+
+
+class NotFound(HiveError):
+    """There is nothing at this address."""
+
+    status = 404
+    code = "NOT_FOUND"
+
+
+class DownloadNotFound(NotFound):
+    """No download has this id. Ended downloads are forgotten after a day."""
+
+    code = "DOWNLOAD_NOT_FOUND"
+
+
+class ModelNotOnDisk(NotFound):
+    """This model is not in the store. Download it first with POST /v1/models/download."""
+
+    code = "MODEL_NOT_ON_DISK"
+
+
+class ModelNotFound(NotFound):
+    """The Hub has no such model, or it is private and the token does not see it."""
+
+    code = "MODEL_NOT_FOUND"
+
+
+class RevisionNotFound(NotFound):
+    """The model has no such branch, tag or commit."""
+
+    code = "REVISION_NOT_FOUND"
+
+
+class FileNotFound(NotFound):
+    """The model has no such file."""
+
+    code = "FILE_NOT_FOUND"
+
+
+class VariantNotFound(NotFound):
+    """The model has no such quantisation. Choose one of the variants in details."""
+
+    code = "VARIANT_NOT_FOUND"
+
+
+class MethodNotAllowed(HiveError):
+    """This address does not answer this method."""
+
+    status = 405
+    code = "METHOD_NOT_ALLOWED"
+
+
+class ModelAccessDenied(HiveError):
+    """Access to this model is denied. Accept its terms on the Hub, then set HF_TOKEN for the workers or send
+    hf_token.
+    """
+
+    status = 403
+    code = "MODEL_ACCESS_DENIED"
+
+
+class Conflict(HiveError):
+    """The request does not fit the present state."""
+
+    status = 409
+    code = "CONFLICT"
+
+
+class ModelInUse(Conflict):
+    """A download is using this model. Cancel it or wait for its end."""
+
+    code = "MODEL_IN_USE"
+
+
+class DownloadEnded(Conflict):
+    """This download has ended already."""
+
+    code = "DOWNLOAD_ENDED"
+
+
+class TooManyDownloads(HiveError):
+    """Too many downloads are waiting. Try again when some have started."""
+
+    status = 429
+    code = "TOO_MANY_DOWNLOADS"
+
+
+class StoreUnavailable(HiveError):
+    """Redis does not answer. Nothing is lost; try again in a moment."""
+
+    status = 503
+    code = "STORE_UNAVAILABLE"
+
+
+class HubUnavailable(HiveError):
+    """The Hub does not answer. Try again later, or check HF_ENDPOINT and HTTPS_PROXY."""
+
+    status = 503
+    code = "HUB_UNAVAILABLE"
+
+
+class InternalError(HiveError):
+    """hive made a mistake. The log has the details under this request_id."""
+
+
+class DownloadError(HiveError):
+    """The download failed after several attempts. Start it again to resume from what is on disk."""
+
+    status = 502
+    code = "DOWNLOAD_FAILED"
+
+
+class DownloadTimeout(DownloadError):
+    """No byte arrived for too long. Start it again to resume from what is on disk."""
+
+    status = 504
+    code = "DOWNLOAD_TIMEOUT"
+
+
+class ChecksumMismatch(DownloadError):
+    """The source keeps sending bytes that do not match their digest. Nothing was published; the file was set aside."""
+
+    code = "CHECKSUM_MISMATCH"
+
+
+class SourceChanged(DownloadError):
+    """The file changed at its source during the download. Start it again to fetch the new content."""
+
+    code = "SOURCE_CHANGED"
+
+
+class DiskFull(DownloadError):
+    """There is not enough free space in the store. Free some and start it again to resume."""
+
+    status = 507
+    code = "DISK_FULL"
+
+
+class StoreNotWritable(DownloadError):
+    """The store cannot be written. Check that HIVE_STORE exists, is writable and is not mounted read-only."""
+
+    status = 507
+    code = "STORE_NOT_WRITABLE"
+
+
+class Cancelled(DownloadError):
+    """The download was cancelled."""
+
+    status = 409
+    code = "CANCELLED"
+
+
+class WorkerLost(DownloadError):
+    """The workers that ran this download died too often without progress. Start it again to resume from what is on
+    disk.
+    """
+
+    code = "WORKER_LOST"
+
+
+def all_errors() -> list[type[HiveError]]:
+    """Every error class, parents before children; documentation and tests walk it."""
+    found: list[type[HiveError]] = [HiveError]
+    for error in found:
+        found.extend(error.__subclasses__())
+    return found

@@ -1,0 +1,163 @@
+"""Folders of the store, opened without following links.
+
+Problem: the store is shared, and a link planted in it must never lead a write, a read or a delete elsewhere. The easy
+way, `realpath` and then a path, leaves a gap between the check and the use. So every folder below the root is opened
+by its one name from its parent's descriptor with O_NOFOLLOW, and everything in it is done relative to that
+descriptor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+#: Deepest folder that is walked below a root: a path in a repository has at most 1,024 bytes.
+MAX_DEPTH = 512
+
+_FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+@contextlib.contextmanager
+def open_folder(root: Path | int, *names: str, create: bool = False) -> Iterator[int]:
+    """The descriptor of the folder `names` below `root`; closed at the end.
+
+    `root` is a descriptor, or a path that may itself be a link.
+
+    Raises:
+        OSError: ENOENT where it does not exist and is not to be created; ENOTDIR or ELOOP where a name is a link.
+    """
+    if isinstance(root, Path):
+        if create:
+            root.mkdir(parents=True, exist_ok=True)
+        folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    else:
+        folder = os.dup(root)
+    try:
+        for name in names:
+            parent, folder = folder, _step(folder, name, create)
+            os.close(parent)
+        yield folder
+    finally:
+        os.close(folder)
+
+
+def read_file(folder: int, name: str, limit: int) -> bytes | None:
+    """The content of a plain file of at most `limit` bytes; None where there is none, or it is a link, or it is longer.
+
+    Raises:
+        OSError: where it cannot be read.
+    """
+    try:
+        file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+    except OSError:
+        return None
+    with os.fdopen(file, "rb") as stream:
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            return None
+        data = stream.read(limit + 1)
+    return data if len(data) <= limit else None
+
+
+def write_file(folder: int, name: str, data: bytes) -> None:
+    """Write a file so that readers see the old content or the new, and the new survives a power cut.
+
+    Raises:
+        OSError: where it cannot be written.
+    """
+    temporary = temporary_name(name)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with (
+        _unlinked_on_error(folder, temporary),
+        os.fdopen(os.open(temporary, flags, 0o666, dir_fd=folder), "wb") as stream,
+    ):
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+        os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+    os.fsync(folder)
+
+
+def write_link(folder: int, name: str, target: str) -> None:
+    """Make a symbolic link, or turn an old one, so that readers never miss it. For power cuts, fsync the folder after.
+
+    Raises:
+        OSError: where it cannot be made.
+    """
+    temporary = temporary_name(name)
+    with _unlinked_on_error(folder, temporary):
+        os.symlink(target, temporary, dir_fd=folder)
+        os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+
+
+def temporary_name(name: str) -> str:
+    """A name beside `name` that nobody else has, within the 255 bytes of a file name."""
+    return f".{name.encode()[:200].decode(errors='ignore')}.{secrets.token_hex(8)}.tmp"
+
+
+def size_of(folder: int, name: str) -> int | None:
+    """The size in bytes of a plain file, or None where there is none or it is a link."""
+    try:
+        found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except OSError:
+        return None
+    return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+
+def subfolders(folder: int) -> list[str]:
+    """The names of the real folders in a folder, sorted; links to folders are left out."""
+    with os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+
+
+def walk(folder: int, prefix: str = "", depth: int = 0) -> Iterator[tuple[int, str, os.DirEntry[str]]]:
+    """Every entry below a folder that is no folder: the descriptor of its folder, its path, and the entry.
+
+    Links are not followed, and what disappears meanwhile is left out.
+    """
+    folders = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(entry.name)
+            else:
+                yield folder, prefix + entry.name, entry
+    for name in folders if depth < MAX_DEPTH else ():
+        with contextlib.suppress(OSError), open_folder(folder, name) as below:
+            yield from walk(below, f"{prefix}{name}/", depth + 1)
+
+
+def remove_empty(folder: int, path: str) -> None:
+    """Remove the folder at this path below `folder`, then its parents, as far as they are empty; `folder` stays."""
+    names = [name for name in path.split("/") if name]
+    while names:
+        try:
+            with open_folder(folder, *names[:-1]) as parent:
+                os.rmdir(names[-1], dir_fd=parent)
+        except OSError:
+            return
+        names.pop()
+
+
+def _step(parent: int, name: str, create: bool) -> int:
+    try:
+        return os.open(name, _FOLDER_FLAGS, dir_fd=parent)
+    except FileNotFoundError:
+        if not create:
+            raise
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(name, dir_fd=parent)
+    return os.open(name, _FOLDER_FLAGS, dir_fd=parent)
+
+
+@contextlib.contextmanager
+def _unlinked_on_error(folder: int, name: str) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(name, dir_fd=folder)
+        raise

@@ -1,0 +1,77 @@
+"""Log lines that carry their request_id and download_id: for people on a terminal, JSON otherwise.
+
+A download crosses three processes; the ids are the thread through their logs. They live in context variables, so that
+a line written deep inside carries them without every function passing them on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextvars import ContextVar
+from typing import Any, TextIO
+
+_context: ContextVar[dict[str, Any] | None] = ContextVar("log_context", default=None)
+
+
+@contextlib.contextmanager
+def bound(**fields: Any) -> Iterator[None]:
+    """Put these fields on every log line written inside the block."""
+    token = _context.set({**(_context.get() or {}), **fields})
+    try:
+        yield
+    finally:
+        _context.reset(token)
+
+
+def setup(level: str = "info", style: str = "auto", stream: TextIO | None = None) -> None:
+    """Send all logging of the process to `stream` (standard error), as `console` or `json`; `auto` is json unless a
+    terminal.
+    """
+    stream = stream or sys.stderr
+    if style == "auto":
+        style = "console" if stream.isatty() else "json"
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(JsonFormatter() if style == "json" else ConsoleFormatter())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    for noisy in ("httpx2", "httpcore2", "urllib3", "huggingface_hub", "rq.worker", "rq.queue", "uvicorn.error"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def _fields(record: logging.LogRecord) -> dict[str, Any]:
+    extra = getattr(record, "fields", None)
+    return {**(_context.get() or {}), **(extra if isinstance(extra, dict) else {})}
+
+
+class ConsoleFormatter(logging.Formatter):
+    """`14:03:07 info  workers.download  message  download_id=...`"""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line for a person, tracebacks below it."""
+        clock = time.strftime("%H:%M:%S", time.localtime(record.created))
+        fields = "".join(f"  {name}={value}" for name, value in _fields(record).items())
+        line = f"{clock} {record.levelname.lower():7} {record.name:18} {record.getMessage()}{fields}"
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: time (UTC), level, logger, message, then the fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line for a program."""
+        line: dict[str, Any] = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **_fields(record),
+        }
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False, default=str)

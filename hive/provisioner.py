@@ -1,0 +1,123 @@
+"""ModelProvisioner: on disk already? under way already? else a new download on the queue.
+
+The record is written first and the job second, so that an id which somebody holds is never unknown; a process that
+dies between the two leaves a queued record without a job, which the reaper puts on the queue.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+import msgspec
+
+from hive.catalog import ModelCatalog, OnDisk
+from hive.errors import InvalidModelRef, TooManyDownloads
+from hive.jobqueue import JobQueue
+from hive.record import New
+from hive.secrets import SECRET_TTL_S, Credentials, seal
+from hive.settings import Settings
+from hive.tracker import DownloadTracker
+from hive.wire import events
+from hive.wire.jobs import Request
+from hive.wire.refs import ModelRef, RefError, identity, parse_ref, without_query
+
+
+class Wish(NamedTuple):
+    """A request, read and checked."""
+
+    ref: ModelRef
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    update: bool = False
+    sha256: str | None = None
+    hf_token: str | None = None
+
+
+class Provisioned(NamedTuple):
+    """The answer: the id to watch, the path where the model is on disk, and whether an earlier download is shared."""
+
+    download_id: str
+    local_path: str | None
+    joined: bool
+
+
+class ModelProvisioner:
+    """Answers requests for models. `look` reads the disk, `start` talks to Redis: they run in different threads."""
+
+    def __init__(self, settings: Settings, tracker: DownloadTracker, queue: JobQueue, catalog: ModelCatalog) -> None:
+        self._settings = settings
+        self._tracker = tracker
+        self._queue = queue
+        self._catalog = catalog
+
+    def look(self, wish: Wish) -> OnDisk | None:
+        """Where the model is on disk, completely; None where it must be fetched, or looked for again (`update`)."""
+        if wish.update and not wish.ref.is_pinned:
+            return None
+        return self._catalog.find(wish.ref, wish.include, wish.exclude, wish.sha256)
+
+    def start(self, wish: Wish, on_disk: OnDisk | None) -> Provisioned:
+        """Create the download and enqueue it, or join the one under way, or record that the model is on disk.
+
+        Raises:
+            TooManyDownloads: when the queue is full.
+        """
+        download_id, outcome = self._tracker.create(self._new(wish, on_disk))
+        if outcome == "full":
+            raise TooManyDownloads
+        if outcome == "created" and on_disk is None:
+            self._queue.enqueue(download_id, attempt=1)
+        return Provisioned(download_id, on_disk.local_path if on_disk else None, outcome == "joined")
+
+    def _new(self, wish: Wish, on_disk: OnDisk | None) -> New:
+        request = Request(
+            ref=str(without_query(wish.ref)),
+            include=wish.include,
+            exclude=wish.exclude,
+            update=wish.update,
+            sha256=wish.sha256,
+        )
+        key = identity(wish.ref, wish.include, wish.exclude)
+        if on_disk is not None:
+            complete = events.Complete(
+                local_path=on_disk.local_path,
+                status="complete",
+                bytes_total=on_disk.size,
+                files_total=len(on_disk.files),
+            )
+            return New(
+                identity=key, ref=wish.ref.display, request=request, event=complete, local_path=on_disk.local_path
+            )
+        query = urlsplit(wish.ref.url).query if wish.ref.url else None
+        credentials = Credentials(hf_token=wish.hf_token, url_query=query or None)
+        return New(
+            identity=key,
+            ref=wish.ref.display,
+            request=request,
+            event=first_event(),
+            secret=seal(credentials, self._settings.secret_key_path) if credentials else b"",
+            secret_ttl_s=SECRET_TTL_S,
+        )
+
+
+def read_ref(text: str, revision: str | None = None) -> ModelRef:
+    """The reference in a request.
+
+    Raises:
+        InvalidModelRef: says what is wrong with it.
+    """
+    try:
+        ref = parse_ref(text)
+        if revision is None:
+            return ref
+        if ref.revision not in (None, revision) or ref.kind != "hf":
+            raise RefError("Give the revision once: behind an '@' in the reference, or as 'revision'.")
+        return parse_ref(str(msgspec.structs.replace(ref, revision=revision)))
+    except RefError as error:
+        raise InvalidModelRef(str(error)) from None
+
+
+def first_event() -> events.Downloading:
+    """What a download says before any worker has it."""
+    return events.Downloading(bytes_downloaded=0, bytes_total=0, speed_mbps=0.0, status="queued", attempt=1)

@@ -1,0 +1,109 @@
+"""The reaper: sees that every download goes on or ends, whoever died.
+
+Problem: a worker that is killed says nothing; RQ notices after minutes, or never (docs/failures.md). The easy way,
+RQ's maintenance, runs only when a worker idles. So every HTTP process sweeps twice a second: a lease that ran out
+goes back to the queue as the next attempt, or to its end when too many attempts in a row brought no byte; a queued
+record without a job gets one. Every step is a script that proves nothing changed hands since it looked, so any number
+of reapers may sweep at once.
+
+After an outage of Redis all leases look expired, though the workers are alive and were only kept from renewing. So
+the reaper holds off for one lease time after any error and after Redis came back as another process.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import redis
+
+from hive.connections import RedisClient
+from hive.jobqueue import JobQueue
+from hive.record import requeued_event
+from hive.recovery import take_over
+from hive.tracker import DownloadTracker
+from hive.wire import jobs
+
+log = logging.getLogger("hive.reaper")
+
+#: Seconds between two sweeps.
+SWEEP_INTERVAL_S = 0.5
+#: Seconds between two looks for queued records without a job, and how long one must have been seen so: a job that a
+#: worker has just taken from the queue is claimed within this time.
+ORPHAN_CHECK_INTERVAL_S = 2.5
+ORPHAN_AGE_S = 5.0
+
+
+class Reaper:
+    """One sweep at a time; blocking. The HTTP process calls `sweep` every `SWEEP_INTERVAL_S`."""
+
+    def __init__(
+        self, client: RedisClient, tracker: DownloadTracker, queue: JobQueue, *, lease_s: float, max_attempts: int
+    ) -> None:
+        self._redis = client
+        self._tracker = tracker
+        self._queue = queue
+        self._lease_s = lease_s
+        self._max_attempts = max_attempts
+        self._hold_until = time.monotonic() + lease_s
+        self._run_id: str | None = None
+        self._orphans: dict[str, float] = {}
+        self._next_orphan_check = 0.0
+
+    def sweep(self) -> None:
+        """Look once, and put right what is found. Raises redis-py's errors, after noting that one came."""
+        try:
+            if self._is_another_redis():
+                self.hold_off()
+            if time.monotonic() >= self._hold_until:
+                for download_id in self._tracker.expired_leases():
+                    self._take_over(download_id)
+            if time.monotonic() >= self._next_orphan_check:
+                self._next_orphan_check = time.monotonic() + ORPHAN_CHECK_INTERVAL_S
+                self._adopt_orphans()
+        except redis.exceptions.RedisError:
+            self.hold_off()
+            raise
+
+    def hold_off(self) -> None:
+        """Take no lease for expired before its worker had the time to renew it."""
+        self._hold_until = time.monotonic() + self._lease_s
+
+    def _is_another_redis(self) -> bool:
+        run_id = str(self._redis.info("server").get("run_id"))
+        changed = self._run_id is not None and run_id != self._run_id
+        self._run_id = run_id
+        return changed
+
+    def _take_over(self, download_id: str) -> None:
+        record = self._tracker.read(download_id)
+        if record is None or record.is_terminal:
+            self._tracker.forget_lease(download_id)
+            return
+        take_over(
+            self._tracker,
+            self._queue,
+            record,
+            max_attempts=self._max_attempts,
+            expired_only=True,
+            reason="The worker fell silent; another one goes on.",
+        )
+
+    def _adopt_orphans(self) -> None:
+        """Queue again what is recorded as queued and has no job: its job died between queue and claim, or was never
+        put there.
+        """
+        pending, waiting, now = self._tracker.pending(), self._queue.waiting(), time.monotonic()
+        taken = {job_id.rpartition("-a")[0] for job_id in waiting}
+        self._orphans = {i: self._orphans.get(i, now) for i in pending if i not in taken}
+        for download_id in [i for i, since in self._orphans.items() if now - since >= ORPHAN_AGE_S]:
+            self._orphans.pop(download_id)
+            record = self._tracker.read(download_id)
+            if record is None or record.state != "queued":
+                continue
+            attempt = self._tracker.release(record, requeued_event(record, None), counts=False)
+            if attempt is not None:
+                log.warning(
+                    "queued again: the job was lost", extra={"fields": {"job_id": jobs.job_id(download_id, attempt)}}
+                )
+                self._queue.enqueue(download_id, attempt)

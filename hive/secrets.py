@@ -1,0 +1,80 @@
+"""Credentials on their way from a request to a worker: encrypted with a key that only hive's processes can read.
+
+Problem: a worker needs the token of a request, and the only road is Redis, whose contents end up in append-only
+files, backups and the screens of whoever may look. The easy way, the token in the job, leaves it there in clear. So
+it travels under a key of its own, encrypted (Fernet: AES-128-CBC and HMAC-SHA256) with a key from a file of mode
+0600, expires, and is deleted at the download's end.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+from cryptography.fernet import Fernet, InvalidToken
+
+#: Seconds that encrypted credentials are kept for a download that never ends.
+SECRET_TTL_S = 7 * 86_400
+
+
+class Credentials(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a request brought: the Hub's token, and the query of a plain URL (which may be a signature)."""
+
+    hf_token: str | None = None
+    url_query: str | None = None
+
+    def __repr__(self) -> str:
+        return "Credentials(***)"
+
+    def __bool__(self) -> bool:
+        return bool(self.hf_token or self.url_query)
+
+
+class SecretKeyError(RuntimeError):
+    """The key file cannot be read, or the credentials were encrypted with another key."""
+
+
+def seal(credentials: Credentials, key_file: Path) -> bytes:
+    """The credentials, encrypted. Makes the key file where there is none."""
+    return _cipher(key_file, create=True).encrypt(msgspec.json.encode(credentials))
+
+
+def unseal(sealed: bytes, key_file: Path) -> Credentials:
+    """The credentials again.
+
+    Raises:
+        SecretKeyError: when this process has another key than the one that sealed them, or none.
+    """
+    try:
+        return msgspec.json.decode(_cipher(key_file, create=False).decrypt(sealed), type=Credentials)
+    except InvalidToken:
+        raise SecretKeyError(
+            "The credentials of this download were encrypted with another key. "
+            "Give the server and all workers the same HIVE_SECRET_KEY_FILE."
+        ) from None
+
+
+def ensure_key(key_file: Path) -> None:
+    """Make the key file, mode 0600, unless there is one. Several processes may try at once: one wins."""
+    key_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    temporary = key_file.with_name(f".{key_file.name}.{os.getpid()}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    try:
+        os.write(descriptor, Fernet.generate_key())
+        os.fsync(descriptor)
+        os.link(temporary, key_file)
+    except FileExistsError:
+        pass
+    finally:
+        os.close(descriptor)
+        temporary.unlink()
+
+
+def _cipher(key_file: Path, *, create: bool) -> Fernet:
+    if create and not key_file.exists():
+        ensure_key(key_file)
+    try:
+        return Fernet(key_file.read_bytes().strip())
+    except (OSError, ValueError) as error:
+        raise SecretKeyError(f"The secret key file cannot be used: {error}. Set HIVE_SECRET_KEY_FILE.") from None

@@ -1,0 +1,160 @@
+"""One frozen Settings object, read once from the environment by whoever starts a process; nothing else reads
+os.environ.
+
+Names people know keep their meaning (`REDIS_URL`, `HF_TOKEN`, `HF_HOME`, ...); hive's own begin with `HIVE_`.
+docs/settings.md lists them all, and a test compares it with this file.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+from msgspec import field
+
+from hive.version import VERSION
+
+#: Where the HTTP process listens, and where clients look for it.
+DEFAULT_ADDRESS = "127.0.0.1:8080"
+
+
+class SettingsError(ValueError):
+    """A setting has a value that cannot be used; the text names it and says what is allowed."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that can be set. `from_env` reads it; every field's `name` is the variable."""
+
+    redis_url: str | None = field(default=None, name="REDIS_URL")
+    hf_token: str | None = field(default=None, name="HF_TOKEN")
+    hf_token_path: str | None = field(default=None, name="HF_TOKEN_PATH")
+    hf_home: str | None = field(default=None, name="HF_HOME")
+    hf_hub_cache: str | None = field(default=None, name="HF_HUB_CACHE")
+    hf_endpoint: str = field(default="https://huggingface.co", name="HF_ENDPOINT")
+    hf_hub_offline: bool = field(default=False, name="HF_HUB_OFFLINE")
+    https_proxy: str | None = field(default=None, name="HTTPS_PROXY")
+    http_proxy: str | None = field(default=None, name="HTTP_PROXY")
+    no_proxy: str | None = field(default=None, name="NO_PROXY")
+    ca_bundle: str | None = field(default=None, name="REQUESTS_CA_BUNDLE")
+    no_color: str | None = field(default=None, name="NO_COLOR")
+
+    host: str = field(default=DEFAULT_ADDRESS, name="HIVE_HOST")
+    home: str = field(default="~/.hive", name="HIVE_HOME")
+    store: str | None = field(default=None, name="HIVE_STORE")
+    secret_key_file: str | None = field(default=None, name="HIVE_SECRET_KEY_FILE")
+    allow_hosts: str = field(default="", name="HIVE_ALLOW_HOSTS")
+    log_level: Literal["debug", "info", "warning", "error"] = field(default="info", name="HIVE_LOG_LEVEL")
+    log_format: Literal["auto", "console", "json"] = field(default="auto", name="HIVE_LOG_FORMAT")
+    files_at_once: int = field(default=8, name="HIVE_FILES_AT_ONCE")
+    keep_free_percent: float = field(default=5.0, name="HIVE_KEEP_FREE_PERCENT")
+    ended_ttl_s: int = field(default=86_400, name="HIVE_ENDED_TTL_S")
+    max_attempts: int = field(default=6, name="HIVE_MAX_ATTEMPTS")
+    lease_s: float = field(default=6.0, name="HIVE_LEASE_S")
+    drain_s: float = field(default=5.0, name="HIVE_DRAIN_S")
+    keepalive_s: float = field(default=10.0, name="HIVE_KEEPALIVE_S")
+    max_streams: int = field(default=20_000, name="HIVE_MAX_STREAMS")
+    max_queued: int = field(default=10_000, name="HIVE_MAX_QUEUED")
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str] | None = None) -> Settings:
+        """Settings from `env` (the process's environment where None). An empty variable counts as not set.
+
+        Raises:
+            SettingsError: naming the variable, its value's problem, and nothing secret.
+        """
+        given = os.environ if env is None else env
+        names = {f.encode_name for f in msgspec.structs.fields(cls)}
+        values = {name: value for name, value in given.items() if name in names and value != ""}
+        for name in ("HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY"):
+            if name not in values and given.get(name.lower()):
+                values[name] = given[name.lower()]
+        try:
+            settings = msgspec.convert(values, cls, strict=False)
+        except msgspec.ValidationError as error:
+            raise SettingsError(f"A setting cannot be used: {error}") from None
+        settings._check()
+        return settings
+
+    def _check(self) -> None:
+        for name, value, low, high in (
+            ("HIVE_FILES_AT_ONCE", self.files_at_once, 1, 64),
+            ("HIVE_KEEP_FREE_PERCENT", self.keep_free_percent, 0, 90),
+            ("HIVE_ENDED_TTL_S", self.ended_ttl_s, 60, 31_536_000),
+            ("HIVE_MAX_ATTEMPTS", self.max_attempts, 1, 1000),
+            ("HIVE_LEASE_S", self.lease_s, 0.5, 600),
+            ("HIVE_DRAIN_S", self.drain_s, 0, 600),
+            ("HIVE_KEEPALIVE_S", self.keepalive_s, 0.1, 60),
+            ("HIVE_MAX_STREAMS", self.max_streams, 1, 1_000_000),
+            ("HIVE_MAX_QUEUED", self.max_queued, 1, 1_000_000),
+        ):
+            if not low <= value <= high:
+                raise SettingsError(f"{name} is {value}; it must lie between {low} and {high}.")
+        if not self.hf_endpoint.startswith(("http://", "https://")):
+            raise SettingsError("HF_ENDPOINT must be an http(s) URL.")
+
+    @property
+    def home_dir(self) -> Path:
+        """hive's own folder: the embedded Redis, its socket and the secret key."""
+        return Path(self.home).expanduser().absolute()
+
+    @property
+    def store_dir(self) -> Path:
+        """The store: `HIVE_STORE`, else the parent of `HF_HUB_CACHE`, else `HF_HOME`, else the Hub's default cache."""
+        if self.store is None and self.hf_hub_cache is not None:
+            return Path(self.hf_hub_cache).expanduser().absolute().parent
+        return Path(self.store or self.hf_home or "~/.cache/huggingface").expanduser().absolute()
+
+    @property
+    def hub_dir(self) -> Path:
+        """The standard Hugging Face cache inside the store."""
+        if self.store is None and self.hf_hub_cache is not None:
+            return Path(self.hf_hub_cache).expanduser().absolute()
+        return self.store_dir / "hub"
+
+    @property
+    def hive_dir(self) -> Path:
+        """Partial files, journals and files from plain URLs: on the same filesystem as `hub_dir`, so that a rename
+        publishes.
+        """
+        return self.store_dir / "hive"
+
+    @property
+    def secret_key_path(self) -> Path:
+        """The file with the key that encrypts credentials on their way to a worker."""
+        return Path(self.secret_key_file).expanduser() if self.secret_key_file else self.home_dir / "secret.key"
+
+    @property
+    def allowed_hosts(self) -> frozenset[str]:
+        """Hosts (`host` or `host:port`) that plain URLs may reach although their address is private."""
+        return frozenset(entry.strip().lower() for entry in self.allow_hosts.split(",") if entry.strip())
+
+    @property
+    def proxies(self) -> dict[str, str]:
+        """Outbound proxies by scheme, as requests takes them."""
+        pairs = {"https": self.https_proxy, "http": self.http_proxy, "no_proxy": self.no_proxy}
+        return {scheme: proxy for scheme, proxy in pairs.items() if proxy}
+
+    @property
+    def user_agent(self) -> str:
+        """What hive calls itself to servers."""
+        return f"hive/{VERSION} python/{platform.python_version()}"
+
+    def token(self) -> str | None:
+        """The Hub token of this process: `HF_TOKEN`, else the file that `hf auth login` writes, else None."""
+        if self.hf_token:
+            return self.hf_token.strip()
+        home = Path(self.hf_home or "~/.cache/huggingface").expanduser()
+        try:
+            return Path(self.hf_token_path or home / "token").expanduser().read_text().strip() or None
+        except OSError:
+            return None
+
+    def __repr__(self) -> str:
+        """Without the token, and without addresses that may hold a password."""
+        hidden = {"hf_token", "redis_url", "https_proxy", "http_proxy"}
+        shown = {f: ("***" if f in hidden and getattr(self, f) else getattr(self, f)) for f in self.__struct_fields__}
+        return f"Settings({', '.join(f'{name}={value!r}' for name, value in shown.items())})"

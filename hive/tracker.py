@@ -1,0 +1,260 @@
+"""DownloadTracker: the record of every download, the only code that reads or changes it.
+
+Progress is state, not a log: a late subscriber needs the latest event and nothing else, and the terminal event is
+simply the last one. So a hash per download holds the latest event and what the controls need; each change goes
+through one script of `scripts.py`, which also publishes it. The HTTP process creates, reads, lists and cancels; a
+worker claims, publishes, renews, releases and finishes.
+
+All methods are blocking calls of a round trip or two, raise redis-py's errors, and are safe to repeat.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Iterator
+from typing import Literal
+
+import msgspec
+
+from hive import scripts
+from hive.connections import RedisClient
+from hive.record import Ack, Claim, New, Page, Record, State, read_record
+from hive.wire import events, keys
+from hive.wire.events import Event, Message, Version
+
+Outcome = Literal["created", "joined", "known", "full"]
+
+#: How many listed ids are looked at for one page when a filter hides most of them.
+MAX_SCANNED = 20_000
+#: Ids read in one pipeline.
+PAGE = 200
+
+
+class DownloadTracker:
+    """Reads and changes the records, over one blocking Redis client."""
+
+    def __init__(self, client: RedisClient, *, ended_ttl_s: int, max_queued: int, lease_s: float) -> None:
+        self._redis = client
+        self._ended_ttl_s = ended_ttl_s
+        self._max_queued = max_queued
+        self._lease_ms = int(lease_s * 1000)
+        register = client.register_script
+        self._create, self._claim, self._publish = map(register, (scripts.CREATE, scripts.CLAIM, scripts.PUBLISH))
+        self._renew, self._release, self._finish = map(register, (scripts.RENEW, scripts.RELEASE, scripts.FINISH))
+        self._control = register(scripts.CONTROL)
+
+    # -- the HTTP process --------------------------------------------------------------------------------------------
+
+    def create(self, new: New, download_id: str | None = None) -> tuple[str, Outcome]:
+        """The id of the new download, or of the one that this request joins; and which of the two it is."""
+        download_id = download_id or str(uuid.uuid4())
+        terminal = events.is_terminal(new.event)
+        fields = {
+            "state": "complete" if terminal else "queued",
+            "status": "complete" if terminal else "queued",
+            "ref": new.ref,
+            "identity": new.identity,
+            "request": msgspec.json.encode(new.request),
+            "attempt": 1,
+            "retry_of": new.retry_of,
+        }
+        found = self._create(
+            keys=[
+                keys.record(download_id),
+                keys.events(download_id),
+                keys.flight(new.identity),
+                keys.DOWNLOADS,
+                keys.PENDING,
+                keys.secret(download_id),
+            ],
+            args=[
+                download_id,
+                int(terminal),
+                events.encode(new.event),
+                self._ended_ttl_s,
+                self._max_queued,
+                new.secret,
+                new.secret_ttl_s,
+                new.local_path,
+                *(part for pair in fields.items() for part in pair),
+            ],
+        )
+        return found[0].decode(), found[1].decode()
+
+    def read(self, download_id: str) -> Record | None:
+        """The record, or None where the id is unknown or forgotten."""
+        return read_record(self._redis.hgetall(keys.record(download_id)))
+
+    def read_messages(self, download_ids: Iterable[str]) -> list[Message | None]:
+        """The latest event of each, framed for its stream, in one round trip; None where the id is unknown."""
+        with self._redis.pipeline(transaction=False) as pipeline:
+            for download_id in download_ids:
+                pipeline.hmget(keys.record(download_id), "fence", "seq", "terminal", "event")
+            rows = pipeline.execute()
+        return [
+            Message(Version(int(fence), int(seq)), terminal == b"1", event) if event is not None else None
+            for fence, seq, terminal, event in rows
+        ]
+
+    def page(self, *, limit: int, cursor: tuple[int, str] | None = None, keep: frozenset[str] | None = None) -> Page:
+        """Downloads, newest first, from behind `cursor`; only those whose status is in `keep`, where given."""
+        found: list[Record] = []
+        last: tuple[int, str] | None = None
+        for scanned, (created, record) in enumerate(self._newest_first(cursor)):
+            if keep is None or record.status in keep:
+                if len(found) == limit:
+                    return Page(found, last)
+                found.append(record)
+            last = (created, record.id)
+            if scanned >= MAX_SCANNED:
+                return Page(found, last)
+        return Page(found, None)
+
+    def expired_leases(self, limit: int = 100) -> list[str]:
+        """Ids of running downloads whose lease has run out, by Redis' own clock."""
+        seconds, micros = self._redis.time()
+        now_ms = seconds * 1000 + micros // 1000
+        return [i.decode() for i in self._redis.zrangebyscore(keys.LEASES, "-inf", now_ms, start=0, num=limit)]
+
+    def forget_lease(self, download_id: str) -> None:
+        """Drop a lease whose download has ended or is gone."""
+        self._redis.zrem(keys.LEASES, download_id)
+
+    def pending(self, limit: int = 10_000) -> list[str]:
+        """Ids of queued downloads, the longest waiting first."""
+        return [i.decode() for i in self._redis.zrange(keys.PENDING, 0, limit - 1)]
+
+    def leave_word(self, record: Record, word: str) -> bool:
+        """Leave `cancel` for the worker that runs it. False when it changed hands since `record` was read."""
+        return bool(self._control(keys=[keys.record(record.id)], args=[word, record.fence]))
+
+    def end_from_outside(self, record: Record, state: State, event: Event, *, expired_only: bool = False) -> bool:
+        """End a download that no worker holds. False when it changed hands since `record` was read, or is held after
+        all.
+        """
+        return self._end(record.id, record.identity, record.fence, "", state, event, "", expired_only)
+
+    # -- a worker ----------------------------------------------------------------------------------------------------
+
+    def claim(self, record: Record, owner: str, worker: str, event: Event) -> Claim | None:
+        """Take hold of a queued download; None when the job is stale (ended, claimed, or queued again as a later
+        attempt).
+        """
+        fence = self._claim(
+            keys=[keys.record(record.id), keys.events(record.id), keys.PENDING, keys.LEASES],
+            args=[record.id, record.attempt, owner, self._lease_ms, worker, events.encode(event)],
+        )
+        return Claim(record.id, record.identity, int(fence)) if fence else None
+
+    def publish(self, claim: Claim, seq: int, event: events.Downloading) -> Ack:
+        """Make this the latest event, tell the channel, and renew the lease."""
+        held, control = self._publish(
+            keys=[keys.record(claim.id), keys.events(claim.id), keys.LEASES],
+            args=[
+                claim.id,
+                claim.fence,
+                seq,
+                events.encode(event),
+                self._lease_ms,
+                event.status or "downloading",
+                event.bytes_downloaded,
+            ],
+        )
+        return Ack(bool(held), control.decode())
+
+    def renew(self, claim: Claim) -> Ack:
+        """Renew the lease."""
+        held, control = self._renew(
+            keys=[keys.record(claim.id), keys.LEASES], args=[claim.id, claim.fence, self._lease_ms]
+        )
+        return Ack(bool(held), control.decode())
+
+    def release(
+        self, record: Record, event: Event, *, counts: bool, fence: int | None = None, expired_only: bool = False
+    ) -> int | None:
+        """Put a download back into the queue; gives the number of its next attempt, or None when it changed hands.
+
+        `counts` makes an attempt that brought no byte count against the limit: a death does, an orderly stop does not.
+        """
+        attempt = record.attempt + 1
+        done = self._release(
+            keys=[keys.record(record.id), keys.events(record.id), keys.PENDING, keys.LEASES],
+            args=[record.id, fence or record.fence, attempt, int(counts), int(expired_only), events.encode(event)],
+        )
+        return attempt if done else None
+
+    def finish(self, claim: Claim, seq: int, state: State, event: Event, local_path: str = "") -> bool:
+        """End the download that this worker holds. False when the claim is lost: somebody else has or will end it."""
+        return self._end(claim.id, claim.identity, claim.fence, seq, state, event, local_path, False)
+
+    def read_secret(self, download_id: str) -> bytes | None:
+        """The sealed credentials of a download, or None."""
+        sealed: bytes | None = self._redis.get(keys.secret(download_id))
+        return sealed
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _end(
+        self,
+        download_id: str,
+        identity: str,
+        fence: int,
+        seq: int | str,
+        state: State,
+        event: Event,
+        local_path: str,
+        expired_only: bool,
+    ) -> bool:
+        return bool(
+            self._finish(
+                keys=[
+                    keys.record(download_id),
+                    keys.events(download_id),
+                    keys.PENDING,
+                    keys.LEASES,
+                    keys.flight(identity),
+                    keys.secret(download_id),
+                ],
+                args=[
+                    download_id,
+                    fence,
+                    seq,
+                    state,
+                    events.encode(event),
+                    self._ended_ttl_s,
+                    local_path,
+                    int(expired_only),
+                ],
+            )
+        )
+
+    def _newest_first(self, cursor: tuple[int, str] | None) -> Iterator[tuple[int, Record]]:
+        """Every listed record behind the cursor; forgets the ids whose records have expired."""
+        top: int | str = cursor[0] if cursor else "+inf"
+        seen_at_top: set[str] = set()
+        while True:
+            rows = self._redis.zrevrangebyscore(
+                keys.DOWNLOADS, top, "-inf", start=len(seen_at_top), num=PAGE, withscores=True
+            )
+            if not rows:
+                return
+            ids = [(int(score), member.decode()) for member, score in rows]
+            ids = [row for row in ids if cursor is None or row < cursor]
+            yield from self._present(ids)
+            low = int(rows[-1][1])
+            seen_at_top = {m.decode() for m, score in rows if int(score) == low} | (
+                seen_at_top if low == top else set()
+            )
+            top = low
+
+    def _present(self, ids: list[tuple[int, str]]) -> Iterator[tuple[int, Record]]:
+        with self._redis.pipeline(transaction=False) as pipeline:
+            for _, download_id in ids:
+                pipeline.hgetall(keys.record(download_id))
+            hashes = pipeline.execute()
+        gone = [download_id for (_, download_id), fields in zip(ids, hashes, strict=True) if not fields]
+        for (created, _), fields in zip(ids, hashes, strict=True):
+            if record := read_record(fields):
+                yield created, record
+        if gone:
+            self._redis.zrem(keys.DOWNLOADS, *gone)

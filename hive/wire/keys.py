@@ -1,0 +1,65 @@
+"""Every Redis key, channel and queue name, in one place.
+
+A download's record and its channel share the hash tag `{download_id}`, so that one script may touch both.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+#: The one RQ queue. A worker process that listened on several would use BLPOP, which loses a job when the worker dies
+#: with it in hand.
+QUEUE: Final = "hive"
+#: Sorted set: running downloads by the end of their lease, ms.
+LEASES: Final = "hive:leases"
+#: Sorted set: queued downloads by the time they were queued, ms.
+PENDING: Final = "hive:pending"
+#: Sorted set: all listed downloads by the time they were made, ms.
+DOWNLOADS: Final = "hive:downloads"
+#: Set of the names of workers that may be alive.
+WORKERS: Final = "hive:workers"
+
+_EVENTS_PREFIX: Final = "hive:events:{"
+#: What a process subscribes to: every download's channel.
+EVENTS_PATTERN: Final = "hive:events:*"
+
+
+def record(download_id: str) -> str:
+    """Hash: the record of a download."""
+    return f"hive:{{{download_id}}}"
+
+
+def events(download_id: str) -> str:
+    """Channel: the events of a download."""
+    return f"{_EVENTS_PREFIX}{download_id}}}"
+
+
+def id_of_channel(channel: bytes) -> str | None:
+    """The download id in a channel's name, or None where it is not one of ours."""
+    text = channel.decode("ascii", "replace")
+    return text[len(_EVENTS_PREFIX) : -1] if text.startswith(_EVENTS_PREFIX) and text.endswith("}") else None
+
+
+def flight(identity: str) -> str:
+    """String: the id of the download under way for this identity (see refs.identity)."""
+    return f"hive:flight:{identity}"
+
+
+def secret(download_id: str) -> str:
+    """String: the encrypted credentials that came with the request; expires, and is deleted at the end."""
+    return f"hive:secret:{{{download_id}}}"
+
+
+def worker(name: str) -> str:
+    """Hash: what a worker says of itself; expires when it falls silent."""
+    return f"hive:worker:{name}"
+
+
+def control(download_id: str) -> str:
+    """Channel-free control word of a running download (`cancel`), read by its worker with every lease renewal."""
+    return f"hive:control:{{{download_id}}}"
+
+
+def probe(replica: str) -> str:
+    """Channel: what an HTTP process sends itself to see that its subscription is alive."""
+    return f"hive:events:probe:{replica}"

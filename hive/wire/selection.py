@@ -1,0 +1,225 @@
+"""Which files of a repository a reference means.
+
+    a path                     that file
+    include / exclude globs    exactly what matches
+    a repository with GGUF     one variant: all its shards, and the projector (`mmproj`) when there is one
+    any other                  the snapshot, without the formats that duplicate other weights
+
+The worker asks this of the Hub's listing and the HTTP process of the listing on the disk: one answer, or a model that
+is on the disk would be fetched again.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+from typing import Any, Literal
+
+import msgspec
+
+from hive.wire.gguf import DEFAULT_QUANT, Variant, matching, projector_for, variants
+from hive.wire.weights import without_duplicates
+
+#: How many names an error lists; a repository may have thousands of files.
+MAX_LISTED = 50
+#: How alike (0 to 1) a file's name must be to be offered instead of one that does not exist, and how many are offered.
+NEAR_MISS_RATIO = 0.5
+MAX_NEAR_MISSES = 5
+
+Kind = Literal["file", "gguf", "snapshot"]
+
+
+class RepoFile(msgspec.Struct, frozen=True, gc=False):
+    """One file as the Hub lists it: `size` in bytes, `blob_id` git's sha1 (of an LFS *pointer*), `sha256` for LFS."""
+
+    path: str
+    size: int
+    blob_id: str
+    sha256: str | None = None
+    xet_hash: str | None = None
+
+    @property
+    def etag(self) -> str:
+        """The digest of the content, which names its blob: sha256 for an LFS file, git's sha1 for any other."""
+        return self.sha256 or self.blob_id
+
+
+class Selection(msgspec.Struct, frozen=True):
+    """The files that are meant. `primary` is the path that a program opens, None where that is the folder."""
+
+    files: tuple[RepoFile, ...]
+    kind: Kind
+    variant: str | None = None
+    primary: str | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self.files)
+
+
+class SelectionError(ValueError):
+    """A reference means no file, or not clearly which. The text says what to do, `details` the figures behind it."""
+
+    def __init__(self, message: str, **details: Any) -> None:
+        super().__init__(message)
+        self.details: dict[str, Any] = details
+
+
+class NoSuchFile(SelectionError):
+    """The repository has no file of this path, or none that the patterns leave. `details`: `path`, `similar`."""
+
+
+class NoSuchVariant(SelectionError):
+    """The repository does not have this quantisation, or not all of it. `details`: `quant`, `variants`."""
+
+
+class ConflictingSelection(SelectionError):
+    """Patterns were given beside a path or a quantisation, so that it is not clear which of them is meant."""
+
+
+class AmbiguousVariant(NoSuchVariant):
+    """Several variants could be meant. `details`: `variants` with their sizes in bytes and files."""
+
+
+def select(
+    files: Iterable[RepoFile],
+    *,
+    path: str | None = None,
+    quant: str | None = None,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+) -> Selection:
+    """The files that a reference with this path or quantisation, and these patterns, means.
+
+    Raises:
+        ConflictingSelection: `include` beside a path or a quantisation.
+        NoSuchFile: no such path, or nothing matches the patterns.
+        NoSuchVariant: no such quantisation, shards that are missing, or pieces that must be joined first.
+        AmbiguousVariant: several could be meant.
+    """
+    files = tuple(files)
+    if include and (path or quant):
+        raise ConflictingSelection("Give include patterns, or name a file or a quantisation: not both.")
+    if path is not None:
+        return _one_file(files, path, exclude)
+    if include:
+        chosen = filtered(files, include, exclude)
+        return _selection(_some(chosen, include, exclude), "snapshot")
+    models = variants(files)
+    if models or quant:
+        return _one_variant(files, _choose(models, quant), exclude)
+    kept = set(without_duplicates(file.path for file in files))
+    chosen = filtered([file for file in files if file.path in kept], (), exclude)
+    return _selection(_some(chosen, include, exclude), "snapshot")
+
+
+def filtered(files: Iterable[RepoFile], include: Sequence[str], exclude: Sequence[str]) -> list[RepoFile]:
+    """What matches any of `include` (all, where it is empty) and none of `exclude`.
+
+    As in huggingface_hub: shell patterns over the whole path; `*` crosses folders, case counts, `name/` is all below.
+    """
+    wanted, unwanted = _patterns(include), _patterns(exclude)
+    return [
+        file
+        for file in files
+        if (not wanted or any(fnmatchcase(file.path, pattern) for pattern in wanted))
+        and not any(fnmatchcase(file.path, pattern) for pattern in unwanted)
+    ]
+
+
+def _one_file(files: tuple[RepoFile, ...], path: str, exclude: Sequence[str]) -> Selection:
+    found = [file for file in files if file.path == path]
+    if not found:
+        near = difflib.get_close_matches(path, [file.path for file in files], MAX_NEAR_MISSES, NEAR_MISS_RATIO)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise NoSuchFile(f"The model has no file {path}.{hint}", path=path, similar=near)
+    return _selection(_some(filtered(found, (), exclude), (), exclude), "file")
+
+
+def _choose(models: list[Variant[RepoFile]], quant: str | None) -> Variant[RepoFile]:
+    """The variant that is asked for, or the default: the only one, else Q4_K_M."""
+    if not models:
+        raise NoSuchVariant(
+            "The model has no GGUF files, so it has no quantisations. Leave the ':' and what follows away.",
+            quant=quant,
+            variants=[],
+        )
+    if quant is not None:
+        found = matching(models, quant)
+        if not found:
+            raise NoSuchVariant(
+                f"The model has no {quant}. It has: {_names(models)}.", quant=quant, variants=_table(models)
+            )
+    else:
+        found = models if len(models) == 1 else matching(models, DEFAULT_QUANT)
+        if not found:
+            text = f"The model has several variants, and no {DEFAULT_QUANT}. Choose one: {_names(models)}."
+            raise AmbiguousVariant(text, variants=_table(models))
+    usable = [variant for variant in found if not variant.missing and not variant.raw_parts] or found
+    if len(usable) > 1:
+        text = f"{usable[0].name} is there {len(usable)} times. Name the file: {_listed(v.primary for v in usable)}."
+        raise AmbiguousVariant(text, variants=_table(usable))
+    return _checked(usable[0])
+
+
+def _checked(variant: Variant[RepoFile]) -> Variant[RepoFile]:
+    problem = None
+    if variant.raw_parts:
+        problem = f"was cut into pieces that somebody has to join ({variant.primary}). Fetch them with include patterns"
+    elif variant.missing:
+        total = variant.missing + len(variant.files)
+        problem = f"is not complete in the repository: {variant.missing} of {total} shards are missing"
+    if problem:
+        raise NoSuchVariant(f"{variant.name} {problem}.", quant=variant.name, variants=_table([variant]))
+    return variant
+
+
+def _one_variant(files: tuple[RepoFile, ...], variant: Variant[RepoFile], exclude: Sequence[str]) -> Selection:
+    projector = projector_for(variant, files)
+    chosen = filtered([*variant.files, *([projector] if projector else [])], (), exclude)
+    paths = {file.path for file in _some(chosen, (), exclude)}
+    primary = variant.primary if variant.primary in paths else None
+    return Selection(tuple(file for file in chosen), "gguf", variant.name, primary)
+
+
+def _selection(chosen: list[RepoFile], kind: Kind) -> Selection:
+    """One file is opened itself, and so is the first shard where the files are one sharded GGUF; else the folder."""
+    models = variants(chosen)
+    whole = len(models) == 1 and set(models[0].files) == set(chosen) and not models[0].missing
+    primary = chosen[0].path if len(chosen) == 1 else models[0].primary if whole and not models[0].raw_parts else None
+    return Selection(tuple(chosen), kind, models[0].name if whole else None, primary)
+
+
+def _some(chosen: list[RepoFile], include: Sequence[str], exclude: Sequence[str]) -> list[RepoFile]:
+    if not chosen:
+        patterns = " and ".join(
+            f"{name} {_listed(globs)}" for name, globs in (("include", include), ("exclude", exclude)) if globs
+        )
+        why = f"{patterns} leave nothing of it" if patterns else "it is empty"
+        raise NoSuchFile(f"There is nothing to fetch from this model: {why}.", path=None, similar=[])
+    return chosen
+
+
+def _patterns(patterns: Iterable[str]) -> list[str]:
+    return [f"{pattern}*" if pattern.endswith("/") else pattern for pattern in patterns]
+
+
+def _table(models: Sequence[Variant[RepoFile]]) -> list[dict[str, Any]]:
+    """The variants for `details`: name, bytes, files."""
+    return [
+        {"name": variant.name, "size": variant.size, "files": [file.path for file in variant.files[:MAX_LISTED]]}
+        for variant in models[:MAX_LISTED]
+    ]
+
+
+def _names(models: Sequence[Variant[RepoFile]]) -> str:
+    """The variants for a sentence, with sizes."""
+    return _listed(f"{variant.name} ({variant.size / 1e9:.1f} GB)" for variant in models)
+
+
+def _listed(names: Iterable[str]) -> str:
+    names = list(names)
+    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
+    return ", ".join(names[:MAX_LISTED]) + more

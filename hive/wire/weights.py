@@ -1,0 +1,119 @@
+"""Which files of a repository say the same thing twice, so that a snapshot is fetched without them.
+
+Many repositories hold one model as safetensors, as PyTorch pickles, for TensorFlow, Flax, ONNX, OpenVINO and Core ML,
+and again in half precision. The easy way, fetching all of it, costs three to six times the bytes; a fixed list of bad
+endings loses the only weights of an older repository. So each folder is looked at by itself (diffusion pipelines have a
+model per folder): a format goes only where a better one is complete beside it.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Final
+
+#: Formats from the one that is kept first. The rest compete only in a repository that has no safetensors at all.
+FORMATS: Final = (
+    *("safetensors", "pytorch", "original", "tensorflow", "flax", "onnx"),
+    *("openvino", "checkpoint", "rust", "coreml", "tflite", "metal"),
+)
+#: Folders that hold one format, with whatever belongs to it. They are judged with the folder that they lie in.
+_FORMAT_FOLDERS: Final = {
+    "onnx": "onnx",
+    "openvino": "openvino",
+    "coreml": "coreml",
+    "tflite": "tflite",
+    "original": "original",
+    "metal": "metal",
+}
+_NAMES: Final = tuple(
+    (name, re.compile(pattern, re.IGNORECASE))
+    for name, pattern in (
+        ("original", r"consolidated[^/]*\.(pth|safetensors)"),
+        ("safetensors", r".+\.safetensors(\.index[^/]*\.json)?"),
+        ("pytorch", r"([^/]*pytorch_model|adapter_model)[^/]*\.bin(\.index[^/]*\.json)?"),
+        ("tensorflow", r".+\.h5(\.index\.json)?"),
+        ("flax", r".+\.msgpack(\.index\.json)?"),
+        ("openvino", r"openvino_[^/]*\.(bin|xml)"),
+        ("onnx", r".+\.onnx([._]data[^/]*)?"),
+        ("checkpoint", r".+\.ckpt"),
+        ("rust", r".+\.ot"),
+        ("coreml", r".+\.mlmodel"),
+        ("tflite", r".+\.tflite"),
+    )
+)
+_SHARD = re.compile(r"-(\d{5})-of-(\d{5})")
+_INDEX = re.compile(r"\.index[^/]*\.json$")
+_TWIN = re.compile(r"\.(fp16|fp32|fp8|bf16|f16|non_ema|ema|int8)(?=\.|-|$)", re.IGNORECASE)
+
+
+def without_duplicates(paths: Iterable[str]) -> list[str]:
+    """These paths of one repository without the weights that others among them hold too; the order stays."""
+    paths = list(paths)
+    placed = {path: _placed(path) for path in paths}
+    formats: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for path, (home, kind) in placed.items():
+        if kind:
+            formats[home][kind].append(path)
+    any_safetensors = any("safetensors" in kinds for kinds in formats.values())
+    kept = {home: _best(kinds, any_safetensors) for home, kinds in formats.items()}
+    chosen = [path for path in paths if not (kind := placed[path][1]) or kept[placed[path][0]] in (None, kind)]
+    return _without_twins(chosen)
+
+
+def is_weights(path: str) -> bool:
+    """Whether this file holds weights (or their index) in any format but GGUF."""
+    return _placed(path)[1] is not None
+
+
+def missing_shards(paths: Iterable[str]) -> int:
+    """How many files lack among sets numbered `-00001-of-00003`; a set is what differs in nothing but the number."""
+    sets: dict[tuple[str, int], set[int]] = defaultdict(set)
+    for path in paths:
+        if shard := _SHARD.search(path):
+            sets[path[: shard.start()] + path[shard.end() :], int(shard[2])].add(int(shard[1]))
+    return sum(
+        total - len({number for number in present if 1 <= number <= total}) for (_, total), present in sets.items()
+    )
+
+
+def _placed(path: str) -> tuple[str, str | None]:
+    """The folder that a file competes in and its format, None for what is no weight: configurations, texts."""
+    segments = path.split("/")
+    for depth, segment in enumerate(segments[:-1]):
+        name = segment.lower()
+        kind = "coreml" if name.endswith(".mlpackage") else _FORMAT_FOLDERS.get(name)
+        if kind and (kind != "original" or depth == 0):
+            return "/".join(segments[:depth]), kind
+    home, name = posixpath.split(path)
+    return home, next((kind for kind, pattern in _NAMES if pattern.fullmatch(name)), None)
+
+
+def _best(kinds: dict[str, list[str]], any_safetensors: bool) -> str | None:
+    """The one format to keep in a folder, or None for all. Where the repository has safetensors, only they push out."""
+    for kind in FORMATS[:1] if any_safetensors else FORMATS:
+        weights = [path for path in kinds.get(kind, ()) if not path.endswith(".json")]
+        if weights and not missing_shards(weights):
+            return kind
+    return None
+
+
+def _without_twins(paths: list[str]) -> list[str]:
+    """Without `model.fp16.safetensors` (and its index) where `model.safetensors` or its shards are there."""
+    plain = {_whole(path) for path in paths if ".safetensors" in path and _twin_of(path) is None}
+    return [path for path in paths if (twin := _twin_of(path)) is None or _whole(twin) not in plain]
+
+
+def _twin_of(path: str) -> str | None:
+    """The path that a variant is a twin of: without `.fp16`. None where it is no variant."""
+    folder, name = posixpath.split(path)
+    if ".safetensors" not in name or not _TWIN.search(name):
+        return None
+    return posixpath.join(folder, _TWIN.sub("", name, count=1))
+
+
+def _whole(path: str) -> str:
+    """What all shards of one file, and their index, have in common."""
+    return _INDEX.sub("", _SHARD.sub("", path))

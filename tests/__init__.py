@@ -1,0 +1,1 @@
+"""Tests of hive and its workers, and the stand-ins they run against."""

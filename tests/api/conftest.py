@@ -1,0 +1,42 @@
+"""One server process for all tests of the API; each test gets an empty Redis and an empty store."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+
+from hive.embedded import EmbeddedRedis
+from hive.settings import Settings
+from tests.processes import Server, environment, wait_for
+
+
+@pytest.fixture(scope="session")
+def server_env(redis_server: EmbeddedRedis, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return environment(redis_server.url, tmp_path_factory.mktemp("api"), HIVE_KEEPALIVE_S="0.5", HIVE_DRAIN_S="0.5")
+
+
+@pytest.fixture(scope="session")
+def server(server_env: dict[str, str]) -> Iterator[Server]:
+    process = Server(server_env)
+    wait_for(lambda: requests.get(f"{process.url}/readyz", timeout=5).status_code == 200)
+    yield process
+    assert process.stop() == 0
+    assert "Traceback" not in process.output
+
+
+@pytest.fixture
+def api(server: Server, server_env: dict[str, str], redis_url: str) -> str:
+    """The address of the server."""
+    shutil.rmtree(server_env["HIVE_STORE"], ignore_errors=True)
+    Path(server_env["HIVE_STORE"]).mkdir(parents=True)
+    return server.url
+
+
+@pytest.fixture
+def settings(server_env: dict[str, str]) -> Settings:
+    """The settings of that server."""
+    return Settings.from_env(server_env)

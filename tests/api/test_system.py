@@ -1,0 +1,97 @@
+"""Health, workers, and the shape of everything that is refused."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import redis
+import requests
+
+from hive.api.app import ROUTES
+from hive.embedded import EmbeddedRedis
+from hive.errors import all_errors
+from hive.registry import WorkerInfo, WorkerRegistry
+from hive.version import VERSION
+from tests.processes import Server, environment, wait_for
+
+
+def test_health_is_the_contract(api: str) -> None:
+    answer = requests.get(f"{api}/v1/health", timeout=5)
+    assert answer.json() == {"status": "alive", "version": VERSION, "api_version": "v1"}
+    assert requests.get(f"{api}/healthz", timeout=5).status_code == 200
+    assert requests.get(f"{api}/readyz", timeout=5).json() == {"status": "ready"}
+
+
+def test_workers_that_fall_silent_disappear(api: str, store: redis.Redis) -> None:
+    registry = WorkerRegistry(store)
+    registry.beat(WorkerInfo(name="w1", host="h", pid=7, version=VERSION, seen_at=time.time()))
+    registry.beat(WorkerInfo(name="w2", host="h", pid=8, version=VERSION, state="busy", download_id="d"))
+    listed = requests.get(f"{api}/v1/workers", timeout=5).json()["data"]
+    assert [(w["name"], w["state"], w["download_id"]) for w in listed] == [("w1", "idle", None), ("w2", "busy", "d")]
+    store.delete("hive:worker:w1")
+    assert [w["name"] for w in requests.get(f"{api}/v1/workers", timeout=5).json()["data"]] == ["w2"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/", 404, "NOT_FOUND"),
+        ("GET", "/v1/nothing", 404, "NOT_FOUND"),
+        ("GET", "/v1/../../etc/passwd", 404, "NOT_FOUND"),
+        ("PUT", "/v1/models/download", 405, "METHOD_NOT_ALLOWED"),
+        ("PATCH", "/v1/downloads", 405, "METHOD_NOT_ALLOWED"),
+        ("GET", "/v1/models/org/none", 404, "MODEL_NOT_ON_DISK"),
+        ("DELETE", "/v1/models/org/none", 404, "MODEL_NOT_ON_DISK"),
+        ("DELETE", "/v1/models/..%2F..%2Fetc", 404, "MODEL_NOT_ON_DISK"),
+    ],
+)
+def test_every_refusal_has_the_same_shape(api: str, method: str, path: str, status: int, code: str) -> None:
+    answer = requests.request(method, api + path, timeout=5)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+    assert set(answer.json()["error"]) == {"code", "message", "details"}
+    assert answer.headers["x-request-id"]
+
+
+def test_a_request_id_is_kept_unless_it_is_strange(api: str) -> None:
+    def sent(value: str) -> str:
+        return requests.get(f"{api}/v1/health", headers={"X-Request-ID": value}, timeout=5).headers["x-request-id"]
+
+    assert sent("abc-123") == "abc-123"
+    assert sent("a b") != "a b"
+    assert len(sent("x" * 100)) == 32
+
+
+def test_every_error_has_a_code_of_its_own_and_a_sentence() -> None:
+    errors = all_errors()
+    codes = [error.code for error in errors if error.__name__ not in ("HiveError", "InternalError")]
+    assert len(codes) == len(set(codes))
+    for error in errors:
+        made = error()
+        assert made.message.endswith((".", "?")), error
+        assert made.code.isupper()
+        assert 400 <= made.status < 600
+
+
+def test_no_two_routes_are_the_same() -> None:
+    pairs = [(route.path, method) for route in ROUTES for method in route.methods or ()]
+    assert len(pairs) == len(set(pairs))
+
+
+def test_without_redis_the_api_says_503_soon_and_health_stays_alive(tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("r")
+    with EmbeddedRedis(folder) as own:
+        server = Server(environment(own.url, folder, HIVE_DRAIN_S="0"))
+        wait_for(lambda: requests.get(f"{server.url}/readyz", timeout=5).status_code == 200)
+        own.kill()
+        for path in ("/v1/downloads", "/readyz", "/v1/workers"):
+            started = time.monotonic()
+            answer = requests.get(server.url + path, timeout=10)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (503, "STORE_UNAVAILABLE")
+            assert time.monotonic() - started < 3
+        assert requests.post(f"{server.url}/v1/models/download", json={"model_ref": "hf:a/b"}, timeout=5).status_code == 503
+        assert requests.get(f"{server.url}/v1/health", timeout=5).status_code == 200
+        own.launch()
+        wait_for(lambda: requests.get(f"{server.url}/readyz", timeout=5).status_code == 200)
+        assert server.stop() == 0
+    assert "Traceback" not in server.output

@@ -1,0 +1,1 @@
+"""Tests of the command line: real processes and a real HTTP server on loopback."""

@@ -1,0 +1,60 @@
+"""What tests of several packages need: a real Redis server, and settings that point into a temporary folder."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from hive.connections import connect
+from hive.embedded import EmbeddedRedis
+from hive.settings import Settings
+from hive.tracker import DownloadTracker
+
+pytest_plugins = ["tests.hub.fixtures"]
+
+#: A lease that runs out while a test waits, yet is renewed in time on a busy machine.
+LEASE_S = 6.0
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[EmbeddedRedis]:
+    """A real server for the whole run, on a socket whose path is short enough."""
+    with tempfile.TemporaryDirectory(prefix="hive-") as home, EmbeddedRedis(Path(home)) as server:
+        yield server
+
+
+@pytest.fixture
+def redis_url(redis_server: EmbeddedRedis) -> str:
+    """The address of an empty Redis."""
+    with connect(redis_server.url) as client:
+        client.flushall()
+    return redis_server.url
+
+
+@pytest.fixture
+def store(redis_url: str) -> Iterator[redis.Redis]:
+    """A client of an empty Redis."""
+    with connect(redis_url) as client:
+        yield client
+
+
+@pytest.fixture
+def tracker(store: redis.Redis) -> DownloadTracker:
+    return DownloadTracker(store, ended_ttl_s=3600, max_queued=100, lease_s=LEASE_S)
+
+
+@pytest.fixture
+def settings(tmp_path: Path, redis_url: str) -> Settings:
+    """Settings of a process that works in the temporary folder."""
+    return Settings.from_env(
+        {"REDIS_URL": redis_url, "HIVE_STORE": str(tmp_path / "store"), "HIVE_HOME": str(tmp_path / "home")}
+    )

@@ -1,0 +1,34 @@
+"""From a reference to a plan: which files, of which sizes and digests, from where."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hive.settings import Settings
+from hive.wire.refs import ModelRef
+from workers.sources import huggingface, url
+from workers.sources.plan import Plan, PlannedFile, RetryLater
+from workers.transfer import Network
+
+__all__ = ["Plan", "PlannedFile", "RetryLater", "resolve"]
+
+
+def resolve(
+    ref: ModelRef,
+    *,
+    settings: Settings,
+    network: Network,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    sha256: str | None = None,
+    token: str | None = None,
+) -> Plan:
+    """What has to be on the disk for this reference. `sha256` belongs to a plain URL, the patterns and `token` to the Hub.
+
+    Raises:
+        HiveError: the reference means nothing that can be fetched; the code says why.
+        RetryLater: the Hub limits requests; ask again after the time it gives.
+    """
+    if ref.url is not None:
+        return url.resolve(ref, sha256)
+    return huggingface.resolve(ref, include, exclude, settings=settings, token=token, network=network)

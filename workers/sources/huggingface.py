@@ -1,0 +1,102 @@
+"""A reference to the Hugging Face Hub as a plan: the commit, its files, which of them, and where their bytes are.
+
+The Hub counts requests per five minutes and address, and a repository may have thousands of files. So a plan costs
+one request for the commit and one per thousand files for the listing (none of them, where the commit's listing is on
+the disk), and a small file costs no request of its own: its location is the Hub's own `resolve` address, which
+redirects to a signed URL. Only for a large file, whose parts are fetched over many connections, the signed URL is
+asked for first and used by all of them until it expires.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+from urllib.parse import quote
+
+from hive.catalog import ModelCatalog
+from hive.errors import BadRequest, DownloadError, FileNotFound, HubUnavailable, SourceChanged, VariantNotFound
+from hive.settings import Settings
+from hive.wire.refs import ModelRef, path_problem
+from hive.wire.selection import NoSuchFile, NoSuchVariant, RepoFile, Selection, SelectionError, select
+from workers.sources.hubclient import HubClient
+from workers.sources.plan import Plan, PlannedFile
+from workers.transfer import Digest, Location, Network, Source
+
+#: Bytes from which the signed URL of a file is asked for by itself: below, the engine fetches the file with one
+#: request.
+SIGNED_FROM_BYTES: Final = 16 << 20
+
+
+def resolve(
+    ref: ModelRef,
+    include: Sequence[str],
+    exclude: Sequence[str],
+    *,
+    settings: Settings,
+    token: str | None,
+    network: Network,
+) -> Plan:
+    """The plan for a reference to the Hub, pinned to the commit that its revision stands for now.
+
+    Raises:
+        HubUnavailable: the Hub does not answer, or HF_HUB_OFFLINE is set.
+        ModelNotFound, RevisionNotFound, FileNotFound, VariantNotFound: it has no such thing.
+        ModelAccessDenied: it is gated, or the token is not valid.
+        BadRequest: patterns beside a path or a quantisation.
+        RetryLater: the Hub limits requests.
+    """
+    if settings.hf_hub_offline:
+        raise HubUnavailable("HF_HUB_OFFLINE is set, so the Hub is not asked, and this model is not on the disk.")
+    hub = HubClient(settings, token, network)
+    commit, gated = (ref.rev, False) if ref.is_pinned else hub.commit(ref.repo, ref.rev)
+    tree = ModelCatalog(settings).tree(ref.repo, commit) or hub.tree(ref.repo, commit)
+    selection = _select(tree, ref, include, exclude)
+    if gated:
+        hub.metadata(ref.repo, commit, selection.files[0].path)
+    return Plan(
+        ref=ref,
+        kind="hf",
+        repo=ref.repo,
+        revision=ref.rev,
+        commit=commit,
+        variant=selection.variant,
+        files=tuple(_planned(hub, ref.repo, commit, file) for file in selection.files),
+        tree=tree,
+        primary=selection.primary,
+    )
+
+
+def _select(tree: tuple[RepoFile, ...], ref: ModelRef, include: Sequence[str], exclude: Sequence[str]) -> Selection:
+    try:
+        selection = select(tree, path=ref.path, quant=ref.quant, include=include, exclude=exclude)
+    except NoSuchFile as error:
+        raise FileNotFound(str(error), **error.details) from None
+    except NoSuchVariant as error:
+        raise VariantNotFound(str(error), **error.details) from None
+    except SelectionError as error:
+        raise BadRequest(str(error), **error.details) from None
+    for file in selection.files:
+        if problem := path_problem(file.path):
+            raise DownloadError(f"The model has a file with a name that hive does not write to a disk: {problem}.")
+    return selection
+
+
+def _planned(hub: HubClient, repo: str, commit: str, file: RepoFile) -> PlannedFile:
+    digest = Digest("sha256", file.sha256) if file.sha256 else Digest("git-sha1", file.blob_id)
+
+    def locate() -> Location:
+        if file.sha256 and file.size >= SIGNED_FROM_BYTES:
+            return _signed(hub, repo, commit, file)
+        return Location(url=hub.resolve_url(repo, commit, file.path), headers=hub.credentials)
+
+    source = Source(locate=locate, size=file.size, digest=digest, name=file.path)
+    return PlannedFile(file.path, file.size, digest, file.etag, source, file.xet_hash)
+
+
+def _signed(hub: HubClient, repo: str, commit: str, file: RepoFile) -> Location:
+    """Where a large file is now, after a look whether the Hub still means the content of the plan."""
+    found = hub.metadata(repo, commit, file.path)
+    if found.size not in (None, file.size) or found.etag not in (None, file.sha256):
+        raise SourceChanged(f"The Hub has another content for {quote(file.path)} than its listing says.")
+    headers = hub.credentials if hub.is_own(found.url) else {}
+    return Location(url=found.url, headers=headers, expires_at=found.expires_at)

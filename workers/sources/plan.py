@@ -1,0 +1,58 @@
+"""What a source answers: the files that a reference means, and how each is fetched and checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from hive.wire.refs import ModelRef
+from hive.wire.selection import RepoFile
+from workers.transfer import Digest, Source
+
+
+class RetryLater(Exception):
+    """The Hub asks to wait `seconds` before the next request. It is no failure and costs no attempt; all workers should wait."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"The Hub asks to wait {seconds:.0f} s.")
+        self.seconds = seconds
+
+
+@dataclass(frozen=True)
+class PlannedFile:
+    """One file to fetch. `size` in bytes, None while only its server knows; `digest` None where nobody gave one.
+
+    `etag` names its blob in the Hub's cache, None for a plain URL; `xet_hash` is what the Xet transport asks for.
+    """
+
+    path: str
+    size: int | None
+    digest: Digest | None
+    etag: str | None
+    source: Source
+    xet_hash: str | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All files of a download. `commit` is what the revision stood for when it was asked, so nothing changes under way.
+
+    `tree` is the whole listing of the commit, `primary` the path that a program opens (None: the snapshot's folder),
+    `total_bytes` None while a server has not said it.
+    """
+
+    ref: ModelRef
+    kind: Literal["hf", "url"]
+    files: tuple[PlannedFile, ...]
+    primary: str | None
+    repo: str | None = None
+    revision: str | None = None
+    commit: str | None = None
+    variant: str | None = None
+    tree: tuple[RepoFile, ...] = ()
+
+    @property
+    def total_bytes(self) -> int | None:
+        """Bytes of all files, None where one is not known."""
+        sizes = [file.size for file in self.files]
+        return None if None in sizes else sum(size or 0 for size in sizes)

@@ -1,0 +1,248 @@
+"""Where verified files become a model: the Hub's cache as its own tools make it, and a folder for files from plain URLs.
+
+A file is published by one rename, of bytes that the engine has verified and synced, to `blobs/<digest>`; then a link in
+`snapshots/<commit>/` leads to it. Only after the last file come the listing of the commit and, as the very last, the
+ref: whoever reads a ref finds all that it promises, and a power cut at any moment leaves either the old state or
+files that the next attempt finds and uses. No folder below the store is reached through a link, so a planted one
+makes an error and not a write elsewhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import hashlib
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from hive.errors import DiskFull, DownloadError, InternalError, StoreNotWritable
+from hive.folders import open_folder, read_file, size_of, write_file, write_link
+from hive.settings import Settings
+from hive.snapshots import RepoCache
+from hive.wire.layout import (
+    BLOBS,
+    CACHEDIR_TAG,
+    CACHEDIR_TAG_TEXT,
+    FILES,
+    MANIFEST,
+    MAX_MANIFEST_BYTES,
+    MAX_REF_BYTES,
+    PARTIAL,
+    REFS,
+    SNAPSHOTS,
+    TREES,
+    Manifest,
+    blob_link,
+    decode_manifest,
+    encode_tree,
+    repo_folder,
+    url_key,
+)
+from hive.wire.refs import without_query
+from workers.sources.plan import Plan, PlannedFile
+from workers.transfer import Fetched, finish
+
+#: What a filesystem says that has no symbolic links: the file itself then goes into the snapshot, as huggingface_hub
+#: does it.
+_NO_LINKS: Final = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
+
+
+class Store:
+    """The shared model store. Methods raise StoreNotWritable or DiskFull where the disk refuses."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._hub = settings.hub_dir
+        self._hive = settings.hive_dir
+
+    def partial(self, plan: Plan, file: PlannedFile) -> Path:
+        """Where the engine keeps this file while it is under way; the same for every repository that has the content."""
+        with _our_errors(), open_folder(self._hive, PARTIAL, create=True):
+            return self._hive / PARTIAL / _partial_key(plan, file)
+
+    def missing(self, plan: Plan) -> tuple[PlannedFile, ...]:
+        """The files that have to be fetched: those that are not in the store with the right size."""
+        if plan.kind == "url":
+            return tuple(file for file in plan.files if not self._has_url_file(plan, file))
+        with _our_errors(), contextlib.suppress(FileNotFoundError), RepoCache(self._hub, _folder(plan)) as cache:
+            return tuple(file for file in plan.files if not _is_there(cache, plan, file))
+        return plan.files
+
+    def has(self, plan: Plan, file: PlannedFile) -> bool:
+        """Whether this file need not be fetched. `missing` is quicker for many."""
+        return not self.missing(dataclasses.replace(plan, files=(file,)))
+
+    def publish(self, plan: Plan, file: PlannedFile, partial: Path, fetched: Fetched) -> None:
+        """Move a verified file from its partial to where programs find it. After a crash in between, `has` knows it."""
+        with _our_errors():
+            if plan.kind == "url":
+                self._publish_url_file(plan, file, partial, fetched)
+                return
+            folder = _folder(plan)
+            with open_folder(self._hub, folder, BLOBS, create=True):
+                finish(partial, self._hub / folder / BLOBS / _etag(file))
+            self._link(plan, file)
+
+    def complete(self, plan: Plan) -> None:
+        """Make the plan's files a model: links, listing, and last the ref.
+
+        Raises:
+            DownloadError: a file is not in the store (any more).
+        """
+        if plan.kind == "url":
+            return
+        with _our_errors():
+            with open_folder(self._hub, _folder(plan), SNAPSHOTS, _commit(plan), create=True):
+                self._write_tag()
+            with RepoCache(self._hub, _folder(plan)) as cache:
+                self._complete_links(plan, cache)
+            self._sync(plan)
+            with RepoCache(self._hub, _folder(plan)) as cache:
+                self._write_tree(plan, cache)
+            self._write_ref(plan)
+
+    def local_path(self, plan: Plan) -> str:
+        """What a program opens: the file, the first shard, or the snapshot's folder."""
+        if plan.ref.url is not None:
+            return str(self._hive / FILES / url_key(plan.ref.url) / plan.files[0].path)
+        snapshot = self._hub / _folder(plan) / SNAPSHOTS / _commit(plan)
+        return str(snapshot / plan.primary if plan.primary else snapshot)
+
+    def _link(self, plan: Plan, file: PlannedFile) -> None:
+        *folders, name = file.path.split("/")
+        repo = _folder(plan)
+        with open_folder(self._hub, repo, SNAPSHOTS, _commit(plan), *folders, create=True) as folder:
+            try:
+                write_link(folder, name, blob_link(file.path, _etag(file)))
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+                with open_folder(self._hub, repo, BLOBS) as blobs:
+                    os.replace(_etag(file), name, src_dir_fd=blobs, dst_dir_fd=folder)
+
+    def _complete_links(self, plan: Plan, cache: RepoCache) -> None:
+        """Files whose blob was there before have no link in this commit yet."""
+        sizes = {entry.path: entry.size for entry in cache.entries(_commit(plan))}
+        for file in plan.files:
+            if sizes.get(file.path) == file.size:
+                continue
+            if not _is_there(cache, plan, file):
+                raise DownloadError(f"{file.path} was removed from the store during the download. Start it again.")
+            self._link(plan, file)
+
+    def _sync(self, plan: Plan) -> None:
+        """Make all links survive a power cut: one fsync for each folder, not for each of a thousand files."""
+        folders = {tuple(file.path.split("/")[:-1]) for file in plan.files}
+        parents = {path[:depth] for path in folders for depth in range(len(path) + 1)}
+        base = (_folder(plan), SNAPSHOTS, _commit(plan))
+        for path in [*(base[:depth] for depth in range(len(base))), *((*base, *parent) for parent in sorted(parents))]:
+            with open_folder(self._hub, *path) as folder:
+                os.fsync(folder)
+
+    def _write_tree(self, plan: Plan, cache: RepoCache) -> None:
+        """Beside the snapshot where it is whole, else in hive's own folder; see hive.wire.layout."""
+        folder, name = _folder(plan), f"{_commit(plan)}.json"
+        sizes = {entry.path: entry.size for entry in cache.entries(_commit(plan))}
+        whole = all(sizes.get(file.path) == file.size for file in plan.tree)
+        root, names = (self._hub, (folder, TREES)) if whole else (self._hive, (TREES, folder))
+        with open_folder(root, *names, create=True) as trees:
+            if not size_of(trees, name):
+                write_file(trees, name, encode_tree(plan.tree))
+
+    def _write_ref(self, plan: Plan) -> None:
+        commit, revision = _commit(plan), plan.revision
+        if revision in (None, commit):
+            return
+        *folders, name = (revision or "").split("/")
+        with open_folder(self._hub, _folder(plan), REFS, *folders, create=True) as refs:
+            if read_file(refs, name, MAX_REF_BYTES) != commit.encode():
+                write_file(refs, name, commit.encode())
+
+    def _write_tag(self) -> None:
+        """Backup programs skip a folder with this file."""
+        with open_folder(self._hub) as hub:
+            if not size_of(hub, CACHEDIR_TAG):
+                write_file(hub, CACHEDIR_TAG, CACHEDIR_TAG_TEXT.encode())
+
+    def _publish_url_file(self, plan: Plan, file: PlannedFile, partial: Path, fetched: Fetched) -> None:
+        """The old manifest goes first: it must never vouch for new bytes."""
+        key = url_key(plan.ref.url or "")
+        manifest = Manifest(
+            name=file.path,
+            url=str(without_query(plan.ref)),
+            size=fetched.size,
+            sha256=fetched.digest_hex,
+            etag=fetched.etag,
+            fetched_at=time.time(),
+            verified=fetched.verified,
+        )
+        with open_folder(self._hive, FILES, key, create=True) as folder:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(MANIFEST, dir_fd=folder)
+            finish(partial, self._hive / FILES / key / file.path)
+            write_file(folder, MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=1))
+
+    def _has_url_file(self, plan: Plan, file: PlannedFile) -> bool:
+        """Only a digest says that the URL still means what was fetched from it once."""
+        if file.digest is None:
+            return False
+        with contextlib.suppress(OSError), open_folder(self._hive, FILES, url_key(plan.ref.url or "")) as folder:
+            manifest = decode_manifest(read_file(folder, MANIFEST, MAX_MANIFEST_BYTES) or b"")
+            found = manifest is not None and size_of(folder, file.path) == manifest.size
+            return found and manifest is not None and manifest.sha256 == file.digest.hex
+        return False
+
+
+def _is_there(cache: RepoCache, plan: Plan, file: PlannedFile) -> bool:
+    """Whether the repository has the blob, or the file itself where there are no links, with the right size."""
+    blob = cache.blob(_etag(file))
+    if blob is not None and blob.size == file.size:
+        return True
+    *folders, name = file.path.split("/")
+    with contextlib.suppress(OSError), open_folder(cache.fd, SNAPSHOTS, _commit(plan), *folders) as folder:
+        return size_of(folder, name) == file.size
+    return False
+
+
+def _partial_key(plan: Plan, file: PlannedFile) -> str:
+    if file.digest is None:
+        return f"url-{hashlib.sha256((plan.ref.url or '').encode()).hexdigest()}"
+    return file.digest.hex if file.digest.algorithm == "sha256" else f"git-{file.digest.hex}"
+
+
+def _folder(plan: Plan) -> str:
+    if plan.repo is None:
+        raise InternalError("A plan of the Hub has no repository.")
+    return repo_folder(plan.repo)
+
+
+def _commit(plan: Plan) -> str:
+    if plan.commit is None:
+        raise InternalError("A plan of the Hub has no commit.")
+    return plan.commit
+
+
+def _etag(file: PlannedFile) -> str:
+    if file.etag is None:
+        raise InternalError("A file of the Hub has no digest.")
+    return file.etag
+
+
+@contextlib.contextmanager
+def _our_errors() -> Iterator[None]:
+    """The disk's refusals in words that say what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull from error
+        reason = os.strerror(error.errno) if error.errno else "unknown error"
+        hint = ""
+        if error.errno in (errno.ELOOP, errno.ENOTDIR):
+            hint = " A folder of the store is a link or a file; hive does not follow links there."
+        raise StoreNotWritable(f"The store cannot be written: {reason}.{hint}") from error

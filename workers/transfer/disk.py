@@ -1,0 +1,112 @@
+"""The few things that the standard library does not offer for files of a terabyte, and disk errors as hive's own."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from hive.errors import DiskFull, DownloadError, HiveError, StoreNotWritable
+from workers.transfer.limits import Limits
+
+#: Bytes. Unit of st_blocks, whatever the filesystem's own block is.
+STAT_BLOCK_BYTES = 512
+
+#: Permissions of new files, before the umask: the store is shared.
+FILE_MODE = 0o666
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_CANNOT_ALLOCATE = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
+
+
+def open_data(path: Path) -> int:
+    """A descriptor for reading and writing; the file is made when it is not there, and no link is followed."""
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, FILE_MODE)
+
+
+def reserve(fd: int, size: int, limits: Limits) -> None:
+    """Make sure that `size` bytes fit: allocate what the file does not have yet. Raises DiskFull, StoreNotWritable.
+
+    fallocate(2) is called directly, since os.posix_fallocate writes zeros where the filesystem cannot allocate: minutes for
+    100 GB. There the file is only given its length.
+    """
+    status = os.fstat(fd)
+    check_room(fd, size - status.st_blocks * STAT_BLOCK_BYTES, limits)
+    if status.st_size >= size and status.st_blocks * STAT_BLOCK_BYTES >= size:
+        return
+    with translated(needed=size):
+        try:
+            _fallocate(fd, size)
+        except OSError as error:
+            if error.errno not in _CANNOT_ALLOCATE:
+                raise
+            if status.st_size < size:
+                os.ftruncate(fd, size)
+
+
+def check_room(fd: int, needed: int, limits: Limits) -> None:
+    """Raise DiskFull when `needed` more bytes would eat into what has to stay free."""
+    if needed <= 0:
+        return
+    room = os.fstatvfs(fd)
+    kept = min(int(room.f_blocks * room.f_frsize * limits.keep_free_fraction), limits.keep_free_max_bytes)
+    available = max(0, room.f_bavail * room.f_frsize - kept)
+    if needed > available:
+        raise DiskFull(needed=needed, available=available)
+
+
+def write_all(fd: int, data: memoryview, offset: int) -> None:
+    """pwrite until everything is written; raises OSError."""
+    while data:
+        written = os.pwrite(fd, data, offset)
+        data = data[written:]
+        offset += written
+
+
+def sync_data(fd: int) -> None:
+    """fdatasync, or fsync where the system has no other; raises OSError."""
+    getattr(os, "fdatasync", os.fsync)(fd)
+
+
+def sync_folder(path: Path) -> None:
+    """Make the names in a folder durable; raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def translated(**details: int) -> Iterator[None]:
+    """Inside the block an OSError of the disk becomes the HiveError a person can act on."""
+    try:
+        yield
+    except OSError as error:
+        raise as_error(error, **details) from error
+
+
+def as_error(error: OSError, **details: int) -> HiveError:
+    """DiskFull for a full disk or quota, StoreNotWritable for a disk that refuses, DownloadError for a failing one."""
+    reason = os.strerror(error.errno) if error.errno else "unknown error"
+    if error.errno in _FULL:
+        return DiskFull(**details)
+    if error.errno == errno.EIO:
+        return DownloadError(f"The disk of the store fails: {reason}. See the system's log.")
+    return StoreNotWritable(f"The store cannot be written: {reason}.")
+
+
+def _fallocate(fd: int, size: int) -> None:
+    call = getattr(_libc, "fallocate64", None) or getattr(_libc, "fallocate", None)
+    if call is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    while call(fd, 0, ctypes.c_int64(0), ctypes.c_int64(size)):
+        number = ctypes.get_errno()
+        if number != errno.EINTR:
+            raise OSError(number, os.strerror(number))
+
+
+_libc = ctypes.CDLL(None, use_errno=True)

@@ -1,0 +1,69 @@
+"""What is fetched, where it lies, and what came of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+Algorithm = Literal["sha256", "git-sha1"]
+
+_HEX = {"sha256": re.compile(r"[0-9a-f]{64}"), "git-sha1": re.compile(r"[0-9a-f]{40}")}
+
+
+class Digest(NamedTuple):
+    """The digest a file must have: `sha256` of its bytes, or `git-sha1` (sha1 over `blob <size>\\0` and the bytes)."""
+
+    algorithm: Algorithm
+    hex: str
+
+    def checked(self) -> Digest:
+        """This digest when it is well formed; raises ValueError when it is not."""
+        if not _HEX[self.algorithm].fullmatch(self.hex):
+            raise ValueError(f"not a {self.algorithm} digest")
+        return self
+
+    def __str__(self) -> str:
+        return f"{self.algorithm}:{self.hex}"
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where the bytes lie now. `headers` (Authorization among them) go to the origin of `url` and to no other."""
+
+    url: str = field(repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    #: Unix seconds after which the URL is refused; None when it does not expire or nobody knows.
+    expires_at: float | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """One file to fetch."""
+
+    #: Gives the present location. Called at the start and whenever the location must be resolved anew, from any thread.
+    locate: Callable[[], Location] = field(repr=False)
+    #: Bytes; None when it is not known.
+    size: int | None
+    #: None: nobody vouches for the content, the result is unverified.
+    digest: Digest | None
+    #: For logs and events; never a secret.
+    name: str
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A complete file, on disk and synced."""
+
+    path: Path
+    size: int
+    #: Of the algorithm asked for; sha256 where none was.
+    digest_hex: str
+    #: The validator the server gave, if any.
+    etag: str | None
+    bytes_refetched: int
+    seconds: float
+    #: False when no digest was given: the bytes are what the server sent, and nothing more is known.
+    verified: bool
