@@ -182,7 +182,7 @@ class ModelCatalog:
                     yield from _models(snapshot)
 
     def tree(self, repo: str, commit: str) -> tuple[RepoFile, ...] | None:
-        """The Hub's listing of a commit where one was kept; a commit never changes, so it need not be asked for again."""
+        """The Hub's listing of a commit, where one was kept: a commit never changes, so it need not be asked again."""
         folder = repo_folder(repo)
         with contextlib.suppress(OSError), RepoCache(self._hub, folder) as cache:
             if (tree := cache.tree(commit)) is not None:

@@ -42,6 +42,8 @@ MAX_SOCKET_PATH_BYTES = 103
 MAX_LOG_BYTES = 4 * 2**20
 #: Lines of the log in an error message.
 LOG_TAIL_LINES = 5
+#: What servers log when they cannot read what another version, or a broken disk, has left.
+_SIGNS_OF_BAD_FILES = ("RDB format version", "Bad file format", "Wrong signature", "append only file")
 
 
 class EmbeddedRedisError(RuntimeError):
@@ -62,6 +64,7 @@ class EmbeddedRedis:
         self._binary = binary
         self._socket_path: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._log_start = 0
 
     @property
     def url(self) -> str:
@@ -166,7 +169,9 @@ class EmbeddedRedis:
         with contextlib.suppress(FileNotFoundError):
             if self.log_path.stat().st_size > MAX_LOG_BYTES:
                 self.log_path.replace(self.log_path.with_suffix(".log.1"))
-        return self.log_path.open("ab")
+        log = self.log_path.open("ab")
+        self._log_start = log.tell()
+        return log
 
     def _wait_until_ready(self, process: subprocess.Popen[bytes], socket_path: Path) -> None:
         deadline = time.monotonic() + START_TIMEOUT_S
@@ -181,12 +186,17 @@ class EmbeddedRedis:
     def _explain(self, problem: str) -> str:
         tail = self.log_tail()
         text = f"The embedded Redis {problem}. The end of {self.log_path}:\n{tail}"
-        if "RDB format version" in tail or "Bad file format" in tail or "AOF" in tail:
+        if any(sign in self._log_since_launch() for sign in _SIGNS_OF_BAD_FILES):
             text += (
                 f"\nIts files in {self.data_dir} were written by another version, or are damaged. Use the version that "
                 "wrote them, or move that folder away: models and partial files are not in it, only what was queued."
             )
         return text
+
+    def _log_since_launch(self) -> str:
+        with self.log_path.open("rb") as log:
+            log.seek(self._log_start)
+            return log.read(MAX_LOG_BYTES).decode(errors="replace")
 
 
 def find_server() -> str:

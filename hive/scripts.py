@@ -81,7 +81,7 @@ if r[1] ~= 'queued' or r[2] ~= ARGV[2] then return '' end
 local fence = next_fence(KEYS[1])
 local now = now_ms()
 redis.call('HSET', KEYS[1], 'state', 'running', 'status', 'resolving', 'owner', ARGV[3], 'worker', ARGV[5])
-redis.call('HSET', KEYS[1], 'bytes_at_claim', r[5] or '0', 'control', '')
+redis.call('HSET', KEYS[1], 'bytes_at_claim', r[5] or '0')
 redis.call('HSETNX', KEYS[1], 'started_ms', int(now))
 redis.call('ZREM', KEYS[3], ARGV[1])
 redis.call('ZADD', KEYS[4], int(now + ARGV[4]), ARGV[1])

@@ -237,7 +237,7 @@ def test_a_server_that_lost_its_hive_is_ended_before_the_next_starts(home: Path)
     arguments = ["--port", "0", "--unixsocket", str(socket_path), "--dir", str(home / "redis"), "--appendonly", "yes"]
     orphan = subprocess.Popen([binary, *arguments], stdout=subprocess.DEVNULL)
     try:
-        wait_for(socket_path.exists, "the orphan does not listen")
+        wait_for(lambda: embedded._answers(socket_path), "the orphan does not listen")
         with EmbeddedRedis(home) as server, connect(server) as client:
             assert client.info("server")["process_id"] == server.pid != orphan.pid
         assert orphan.wait(10) == 0

@@ -44,8 +44,11 @@ FINISH_PATIENCE_S = 3600.0
 class Brake(Protocol):
     """What the reporter does to the transfer."""
 
-    def cancel(self, reason: str) -> None:
-        """Stop for good."""
+    def cancel(self) -> None:
+        """Stop, keeping what is there for a later download."""
+
+    def fence(self) -> None:
+        """Stop, and touch nothing more: the files belong to somebody else by now."""
 
     def hold(self) -> None:
         """Write nothing until released."""
@@ -209,11 +212,11 @@ class Reporter:
         self._confirmed_s = asked_s
         if not ack.held:
             self.lost = True
-            self._brake.cancel("the lease was lost")
+            self._brake.fence()
             return
         if ack.control == "cancel" and not self.cancelled:
             self.cancelled = True
-            self._brake.cancel("cancelled")
+            self._brake.cancel()
         if self._held:
             self._held = False
             self._brake.release()

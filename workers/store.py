@@ -1,4 +1,4 @@
-"""Where verified files become a model: the Hub's cache as its own tools make it, and a folder for files from plain URLs.
+"""Where verified files become a model: the Hub's cache as its own tools make it, and a folder for files from URLs.
 
 A file is published by one rename, of bytes that the engine has verified and synced, to `blobs/<digest>`; then a link in
 `snapshots/<commit>/` leads to it. Only after the last file come the listing of the commit and, as the very last, the
@@ -21,7 +21,7 @@ from typing import Final
 
 import msgspec
 
-from hive.errors import DiskFull, DownloadError, InternalError, StoreNotWritable
+from hive.errors import DownloadError, InternalError, StoreNotWritable
 from hive.folders import open_folder, read_file, size_of, write_file, write_link
 from hive.settings import Settings
 from hive.snapshots import RepoCache
@@ -47,6 +47,7 @@ from hive.wire.layout import (
 from hive.wire.refs import without_query
 from workers.sources.plan import Plan, PlannedFile
 from workers.transfer import Fetched, finish
+from workers.transfer.disk import as_error
 
 #: What a filesystem says that has no symbolic links: the file itself then goes into the snapshot, as huggingface_hub
 #: does it.
@@ -61,7 +62,7 @@ class Store:
         self._hive = settings.hive_dir
 
     def partial(self, plan: Plan, file: PlannedFile) -> Path:
-        """Where the engine keeps this file while it is under way; the same for every repository that has the content."""
+        """Where the engine keeps this file while it is under way: one place for a content, whoever asks for it."""
         with _our_errors(), open_folder(self._hive, PARTIAL, create=True):
             return self._hive / PARTIAL / _partial_key(plan, file)
 
@@ -235,14 +236,10 @@ def _etag(file: PlannedFile) -> str:
 
 @contextlib.contextmanager
 def _our_errors() -> Iterator[None]:
-    """The disk's refusals in words that say what to do."""
+    """The disk's refusals in hive's words."""
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFull from error
-        reason = os.strerror(error.errno) if error.errno else "unknown error"
-        hint = ""
         if error.errno in (errno.ELOOP, errno.ENOTDIR):
-            hint = " A folder of the store is a link or a file; hive does not follow links there."
-        raise StoreNotWritable(f"The store cannot be written: {reason}.{hint}") from error
+            raise StoreNotWritable("A folder of the store is a link or a file; hive follows no links there.") from error
+        raise as_error(error) from error

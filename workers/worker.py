@@ -31,6 +31,7 @@ from hive.registry import WorkerInfo, WorkerRegistry
 from hive.settings import Settings
 from hive.tracker import DownloadTracker
 from hive.version import VERSION
+from workers.drain import DRAIN
 
 log = logging.getLogger("workers.worker")
 
@@ -99,9 +100,9 @@ class DownloadWorker(Worker):
         super().main_work_horse(job, queue)
 
     def setup_work_horse_signals(self) -> None:
-        """Ctrl-C reaches the horse through its parent; SIGTERM is the download's own business (workers.download)."""
+        """Ctrl-C reaches the horse through its parent; SIGTERM asks the download to give itself back."""
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        DRAIN.install()
 
     def handle_work_horse_killed(self, job: Job, retpid: int, ret_val: int, rusage: Any) -> None:
         """The horse died without a word: put its download back now instead of waiting for the lease."""

@@ -57,7 +57,6 @@ class Api:
                 Exception: bodies.on_crash,
             },
             lifespan=_lifespan,
-            max_body_size=bodies.MAX_BODY_BYTES,
         )
         self._starlette.state.services = parts
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import click
 
@@ -66,6 +66,15 @@ class LazyGroup(click.Group):
                 assert isinstance(found, click.Command)
                 return found
         return None
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command. A closed pipe is ours to handle: click would make a failure of it."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            from hive.cli.failure import ReaderGone
+
+            raise ReaderGone from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The sections of the help, without importing a command."""

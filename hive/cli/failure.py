@@ -38,6 +38,10 @@ class CliError(Exception):
         self.exit_code = exit_code
 
 
+class ReaderGone(Exception):
+    """Whoever read our output has closed the pipe."""
+
+
 def report(error: BaseException) -> int:
     """Say on standard error what `error` means, and give the exit code. A traceback only with HIVE_LOG_LEVEL=debug."""
     match error:
@@ -47,7 +51,7 @@ def report(error: BaseException) -> int:
             return INTERRUPTED
         case SystemExit():
             return error.code if isinstance(error.code, int) else FAILED
-        case BrokenPipeError():
+        case ReaderGone() | BrokenPipeError():
             # The reader, `head` for example, has seen enough. Nothing can be written any more, also not when the
             # interpreter ends.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

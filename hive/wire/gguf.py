@@ -131,6 +131,8 @@ def matching(found: Sequence[Variant[F]], quant: str) -> list[Variant[F]]:
 
 def _place(path: str) -> tuple[str, int, int, bool] | None:
     """Where a model's file belongs: name without number, number, how many there are (0: not numbered), raw part?"""
+    if ".gguf" not in path.lower():
+        return None
     name = posixpath.basename(path)
     if _PROJECTOR.search(name) or (_IMPORTANCE.search(name) and not _QUANT.search(name)):
         return None

@@ -38,6 +38,14 @@ def receive_all(client: socket.socket, into: bytearray) -> None:
         into += piece
 
 
+def await_end_of_connections(hub: HubServer, within_s: float) -> bool:
+    """Whether the hub has no connection any more within that time."""
+    deadline = time.monotonic() + within_s
+    while hub.connections and time.monotonic() < deadline:
+        time.sleep(0.005)
+    return hub.connections == 0
+
+
 def test_a_cut_resets_the_connection_after_exactly_so_many_bytes(hub: HubServer, url: str) -> None:
     strike(hub, faults.cut(after_bytes=123_456))
     got = probe(url)
@@ -57,6 +65,9 @@ def test_a_cut_loses_nothing_of_what_came_before_it_to_a_slow_reader(hub: HubSer
         client.settimeout(10)
         client.connect((host, int(port)))
         client.sendall(b"GET /f.bin HTTP/1.1\r\nHost: hub\r\n\r\n")
+        # Not a byte is read before the server has handed over everything, and it must wait for that.
+        hub.log.wait_for("/f.bin", sent_bytes=200_000)
+        await_end_of_connections(hub, within_s=0.2)
         received = bytearray()
         with pytest.raises(ConnectionResetError):
             receive_all(client, received)
@@ -99,10 +110,7 @@ def test_a_stall_outlasts_a_client_that_gives_up_and_then_its_thread_ends(hub: H
     strike(hub, faults.stall(after_bytes=1_000))
     got = probe(url, timeout_s=0.2)
     assert (got.ending, got.body) == ("silent", DATA[:1_000])
-    deadline = time.monotonic() + 5
-    while hub.connections and time.monotonic() < deadline:
-        time.sleep(0.005)
-    assert hub.connections == 0
+    assert await_end_of_connections(hub, within_s=5)
 
 
 def test_a_trickle_is_as_slow_as_asked(hub: HubServer, url: str) -> None:

@@ -23,7 +23,7 @@ def resolve(
     sha256: str | None = None,
     token: str | None = None,
 ) -> Plan:
-    """What has to be on the disk for this reference. `sha256` belongs to a plain URL, the patterns and `token` to the Hub.
+    """What has to be on the disk for this reference. `sha256` is for a plain URL, the patterns and `token` for the Hub.
 
     Raises:
         HiveError: the reference means nothing that can be fetched; the code says why.

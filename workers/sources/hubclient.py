@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from typing import Final, NamedTuple
-from urllib.parse import parse_qs, quote, urljoin, urlsplit
+from urllib.parse import quote, urljoin
 
 import httpx2
 from huggingface_hub import HfApi, get_hf_file_metadata
@@ -27,6 +26,7 @@ from hive.wire.layout import is_commit
 from hive.wire.selection import RepoFile
 from workers.sources import hubtransport
 from workers.transfer import Network
+from workers.transfer.urls import signed_url_expiry
 
 #: Most files of a repository that are listed: beyond the Hub's own recommendation of 100,000.
 MAX_FILES: Final = 200_000
@@ -36,7 +36,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class FileMetadata(NamedTuple):
-    """Where a file is now: its URL (signed, for an LFS file), the end of its validity in unix seconds, size and digest."""
+    """Where a file is now: its URL (signed, for LFS), when that ends in unix seconds, the size and the digest."""
 
     url: str
     expires_at: float | None
@@ -48,8 +48,8 @@ class HubClient:
     """The Hub's API with this token (None: anonymous). All methods raise hive's errors, or RetryLater."""
 
     def __init__(self, settings: Settings, token: str | None, network: Network) -> None:
-        hubtransport.install(settings)
         self._endpoint = settings.hf_endpoint.rstrip("/")
+        hubtransport.install(self._endpoint, network)
         self._token = token
         # Without a token it must be False: None means that huggingface_hub looks for one by itself.
         self._api = HfApi(endpoint=self._endpoint, token=token or False)
@@ -92,7 +92,7 @@ class HubClient:
         with self._in_our_words(repo, commit, path):
             found = get_hf_file_metadata(url, token=self._token or False, endpoint=self._endpoint)
             location = urljoin(url, found.location)
-            return FileMetadata(location, _expires_at(location), found.size, found.etag)
+            return FileMetadata(location, signed_url_expiry(location), found.size, found.etag)
 
     @contextlib.contextmanager
     def _in_our_words(self, repo: str, revision: str, path: str | None = None) -> Iterator[None]:
@@ -124,7 +124,7 @@ class HubClient:
 
 def _by_status(status: int, repo: str, page: str, revision: str) -> Exception:
     if status in (401, 403):
-        text = f"The Hub refused the token for {repo}: it is wrong, expired, or has no right to read it. Check it at {page}."
+        text = f"The Hub refused the token for {repo}: it is wrong, expired, or may not read it. See {page}."
         return ModelAccessDenied(text, repo=repo, page=page)
     if status == 404:
         return ModelNotFound(f"The Hub has no {repo} at {revision}.", repo=repo)
@@ -133,7 +133,7 @@ def _by_status(status: int, repo: str, page: str, revision: str) -> Exception:
 
 def _how_to_get_access(page: str, token: str | None) -> str:
     if token:
-        return f"Access to this model is restricted. Ask for it, or accept its terms, at {page} with the account of the token."
+        return f"Access to this model is restricted. Accept its terms at {page} with the account of the token."
     return f"Access to this model is restricted. Accept its terms at {page}, then set HF_TOKEN or send hf_token."
 
 
@@ -148,15 +148,3 @@ def _file(entry: HubFile) -> RepoFile:
     if not _SHA1.fullmatch(entry.blob_id) or (sha256 and not _SHA256.fullmatch(sha256)) or not 0 <= int(size) < 1 << 62:
         raise ValueError("not a digest or size")
     return RepoFile(entry.path, int(size), entry.blob_id, sha256, entry.xet_hash)
-
-
-def _expires_at(url: str) -> float | None:
-    """Unix seconds after which a signed URL is refused, as CloudFront and S3 write it; None where it does not say."""
-    query = {name.lower(): values[0] for name, values in parse_qs(urlsplit(url).query).items()}
-    try:
-        if "expires" in query:
-            return float(int(query["expires"]))
-        made = datetime.strptime(query["x-amz-date"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
-        return made.timestamp() + int(query["x-amz-expires"])
-    except (KeyError, ValueError, OverflowError):
-        return None

@@ -9,12 +9,9 @@ through: retrying is the worker's business.
 
 from __future__ import annotations
 
-import re
 import ssl
 import threading
 from collections.abc import Iterator
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -22,17 +19,20 @@ import httpx2
 from huggingface_hub import set_client_factory
 
 from hive.errors import HubUnavailable
-from hive.settings import Settings
 from workers.sources.plan import RetryLater
+from workers.transfer import Network
+from workers.transfer.limits import Limits
+from workers.transfer.retry import retry_after_s
 
 #: Seconds to wait for a connection to the Hub, and for the next bytes of its reply.
 CONNECT_TIMEOUT_S: Final = 10.0
 READ_TIMEOUT_S: Final = 30.0
 #: Longest reply of the API in bytes: a page of a thousand files has some 300 kB.
 MAX_REPLY_BYTES: Final = 32 << 20
-#: Longest and default wait in seconds that a 429 imposes. The Hub counts over five minutes.
-MAX_RETRY_AFTER_S: Final = 900.0
+#: Seconds to wait after a 429 that does not say how long.
 DEFAULT_RETRY_AFTER_S: Final = 30.0
+#: Redirects that are followed: a repository that was renamed, a mirror.
+MAX_REDIRECTS: Final = 10
 
 _TIMEOUTS: Final = {
     "connect": CONNECT_TIMEOUT_S,
@@ -40,20 +40,17 @@ _TIMEOUTS: Final = {
     "write": READ_TIMEOUT_S,
     "pool": CONNECT_TIMEOUT_S,
 }
-_RESET_S = re.compile(r";\s*t\s*=\s*(\d{1,6})")
 _lock = threading.Lock()
-_installed: tuple[str, ...] | None = None
+_installed: tuple[str, Network] | None = None
 
 
-def install(settings: Settings) -> None:
-    """Make huggingface_hub, which has one client per process, use this endpoint, proxy and certificates from now on."""
+def install(endpoint: str, network: Network) -> None:
+    """Make huggingface_hub, which has one client per process, go this way from now on."""
     global _installed
-    proxy = _proxy_for(settings)
-    wanted = (settings.hf_endpoint, proxy or "", settings.ca_bundle or "", settings.user_agent)
     with _lock:
-        if _installed != wanted:
-            set_client_factory(lambda: _client(settings, proxy))
-            _installed = wanted
+        if _installed != (endpoint, network):
+            set_client_factory(lambda: _client(endpoint, network))
+            _installed = (endpoint, network)
 
 
 def origin_of(url: str) -> tuple[str, str, int]:
@@ -132,30 +129,13 @@ class _Bounded(httpx2.SyncByteStream):
 def _check(request: httpx2.Request, response: httpx2.Response) -> None:
     status = response.status_code
     if status == 429 or (status == 503 and "retry-after" in response.headers):
-        raise RetryLater(_retry_after_s(response.headers))
+        wait_s = retry_after_s(response.headers, Limits())
+        raise RetryLater(DEFAULT_RETRY_AFTER_S if wait_s is None else wait_s)
     if status == 408 or status >= 500:
         raise HubUnavailable(f"The Hub answered with status {status}.", status=status)
     encoding = response.headers.get("content-encoding", "identity")
     if request.method != "HEAD" and encoding.lower() not in ("identity", ""):
         raise HubUnavailable("The Hub sent a compressed reply although hive asked for a plain one.")
-
-
-def _retry_after_s(headers: httpx2.Headers) -> float:
-    """Seconds to wait, from Retry-After (seconds or a date) or the Hub's own RateLimit header; within bounds."""
-    seconds = DEFAULT_RETRY_AFTER_S
-    value = headers.get("retry-after", "").strip()
-    reset = _RESET_S.search(headers.get("ratelimit", ""))
-    if value.isdecimal() and len(value) < 10:
-        seconds = float(value)
-    elif value:
-        try:
-            at = parsedate_to_datetime(value)
-            seconds = (at.replace(tzinfo=at.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
-        except ValueError:
-            pass
-    elif reset is not None:
-        seconds = float(reset[1])
-    return min(max(seconds, 0.0), MAX_RETRY_AFTER_S)
 
 
 def _unavailable(error: httpx2.TransportError) -> HubUnavailable:
@@ -165,21 +145,10 @@ def _unavailable(error: httpx2.TransportError) -> HubUnavailable:
     return HubUnavailable(f"The Hub {reason} ({kind}). Try again later, or check HF_ENDPOINT and HTTPS_PROXY.")
 
 
-def _client(settings: Settings, proxy: str | None) -> httpx2.Client:
-    verify: ssl.SSLContext | bool = True
-    if settings.ca_bundle:
-        verify = ssl.create_default_context(cafile=settings.ca_bundle)
+def _client(endpoint: str, network: Network) -> httpx2.Client:
+    scheme, host, _ = origin_of(endpoint)
+    proxy = network.proxy_for(scheme, host)
+    verify = ssl.create_default_context(cafile=network.ca_bundle) if network.ca_bundle else True
     inner = httpx2.HTTPTransport(verify=verify, trust_env=False, proxy=proxy)
-    transport = HubTransport(inner, settings.hf_endpoint, settings.user_agent)
-    return httpx2.Client(transport=transport, trust_env=False, follow_redirects=True, max_redirects=10)
-
-
-def _proxy_for(settings: Settings) -> str | None:
-    """The proxy on the way to the endpoint, or None where there is none or NO_PROXY names the Hub or its domain."""
-    scheme, host, port = origin_of(settings.hf_endpoint)
-    for entry in (settings.no_proxy or "").lower().split(","):
-        name = entry.strip().removesuffix(f":{port}").removeprefix("*").lstrip(".")
-        if entry.strip() == "*" or (name and f".{host}".endswith(f".{name}")):
-            return None
-    proxy = settings.proxies.get(scheme)
-    return proxy if proxy is None or "://" in proxy else f"http://{proxy}"
+    transport = HubTransport(inner, endpoint, network.user_agent)
+    return httpx2.Client(transport=transport, trust_env=False, follow_redirects=True, max_redirects=MAX_REDIRECTS)

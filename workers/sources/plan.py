@@ -11,7 +11,7 @@ from workers.transfer import Digest, Source
 
 
 class RetryLater(Exception):
-    """The Hub asks to wait `seconds` before the next request. It is no failure and costs no attempt; all workers should wait."""
+    """The Hub asks to wait `seconds` before the next request: no failure, so it costs no attempt; all workers wait."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(f"The Hub asks to wait {seconds:.0f} s.")

@@ -15,6 +15,7 @@ says how many lines it covers, since lines are appended while fdatasync runs.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import threading
@@ -155,8 +156,8 @@ class Journal:
         lines = b"".join(_line(record) for record in records)
         written = os.write(fd, lines)
         if written < len(lines):
-            # A full disk takes part of a line. The newline makes the rest of it one bad line and not two.
-            raise OSError(28, os.strerror(28))
+            # A full disk took a part of a line. Readers stop at it, and whoever goes on begins a new journal.
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self._lines += len(records)
         self._bytes += written
 

@@ -1,0 +1,91 @@
+"""What the tests of the command line share: a home of their own, a stand-in server, and ways to run `hive`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from hive.cli import run
+from tests.cli.standin import StandIn
+
+#: Seconds that a command may take before the test fails.
+COMMAND_TIMEOUT_S = 60
+
+
+class Result(NamedTuple):
+    """What a command wrote and how it ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """A HIVE_HOME with a path that is short enough for a socket."""
+    folder = Path(tempfile.mkdtemp(prefix="hive-"))
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def env(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The environment of commands: a home and a store of their own, and nothing of the machine's settings."""
+    kept = ("PATH", "LANG", "PYTHONPATH", "VIRTUAL_ENV", "TERM", "TMPDIR")
+    env = {name: os.environ[name] for name in kept if name in os.environ}
+    env |= {"HIVE_HOME": str(home), "HIVE_STORE": str(tmp_path / "store"), "HOME": str(tmp_path)}
+    for name in [name for name in os.environ if name.startswith(("HIVE_", "HF_", "REDIS_", "NO_COLOR"))]:
+        monkeypatch.delenv(name)
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    return env
+
+
+@pytest.fixture
+def server(env: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
+    """A stand-in server that HIVE_HOST names."""
+    with StandIn() as server:
+        env["HIVE_HOST"] = server.address
+        monkeypatch.setenv("HIVE_HOST", server.address)
+        yield server
+
+
+Hive = Callable[..., Result]
+
+
+@pytest.fixture
+def hive(env: dict[str, str], capfd: pytest.CaptureFixture[str]) -> Hive:
+    """Runs a command line in this process."""
+
+    def call(*args: str) -> Result:
+        capfd.readouterr()
+        code = run(args)
+        return Result(code, *capfd.readouterr())
+
+    return call
+
+
+def command(*args: str) -> list[str]:
+    """The command line that runs hive in a process of its own."""
+    return [sys.executable, "-P", "-m", "hive.cli", *args]
+
+
+@pytest.fixture
+def hive_process(env: dict[str, str]) -> Hive:
+    """Runs a command line in a process of its own."""
+
+    def call(*args: str, stdin: str = "", **more: str) -> Result:
+        done = subprocess.run(
+            command(*args), env=env | more, input=stdin, capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S
+        )
+        return Result(done.returncode, done.stdout, done.stderr)
+
+    return call

@@ -1,0 +1,63 @@
+"""From a reference to a plan, patiently: the Hub may be away for a moment, or ask to wait."""
+
+from __future__ import annotations
+
+import random
+
+
+from hive.errors import HubUnavailable
+from hive.settings import Settings
+from hive.wire.jobs import Request
+from hive.wire.refs import ModelRef
+from workers.progress import Reporter
+from workers.sources import Plan, RetryLater, resolve
+from workers.transfer import Control, Network
+
+#: How often an unreachable Hub is asked, and the bounds of the waits between, in seconds (exponential, full jitter).
+HUB_ATTEMPTS = 6
+HUB_WAIT_FIRST_S, HUB_WAIT_LAST_S = 0.5, 20.0
+#: The longest wait that a rate limit may ask for, in seconds: the Hub counts per 5 minutes.
+RATE_LIMIT_WAIT_MAX_S = 900.0
+
+
+def resolve_patiently(
+    ref: ModelRef,
+    request: Request,
+    *,
+    settings: Settings,
+    network: Network,
+    token: str | None,
+    control: Control,
+    reporter: Reporter,
+) -> Plan:
+    """The plan.
+
+    Raises:
+        HiveError: there is none, or the Hub stays away; what `control` was cancelled with.
+    """
+    attempts = 0
+    while True:
+        try:
+            return resolve(
+                ref,
+                settings=settings,
+                network=network,
+                include=request.include,
+                exclude=request.exclude,
+                sha256=request.sha256,
+                token=token,
+            )
+        except RetryLater as limit:
+            wait_s = min(limit.seconds, RATE_LIMIT_WAIT_MAX_S)
+            message = f"The Hub asks to wait {wait_s:.0f} s (rate limit)."
+        except HubUnavailable as error:
+            attempts += 1
+            if attempts >= HUB_ATTEMPTS or settings.hf_hub_offline:
+                raise
+            wait_s = random.uniform(0, min(HUB_WAIT_LAST_S, HUB_WAIT_FIRST_S * 2**attempts))
+            message = error.message
+        reporter.status("retrying", message)
+        control.sleep(wait_s)
+        reporter.status("resolving")
+
+

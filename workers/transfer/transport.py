@@ -1,0 +1,72 @@
+"""The seam between the engine and the ways to get bytes: "bytes [start, end) of the file", as an iterator that can be cut off.
+
+HTTP is one way (http.py). Whatever else can give exact ranges of the same file is another; all of them feed the same map, journal
+and hash, so a file that stalls on one goes on over the next without losing a byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+
+class Stream(Protocol):
+    """Bytes on their way. `start` is the file's offset of the first one."""
+
+    start: int
+    #: True when the server sends the whole file, come what may (no ranges): `start` is 0 then.
+    whole: bool
+    #: Bytes of the whole file; None when the server does not say.
+    total: int | None
+    #: A strong validator of the content, "" without one.
+    validator: str
+    #: The ETag as it came, for the record.
+    etag: str | None
+
+    def chunks(self) -> Iterator[memoryview]:
+        """The bytes. A view is good until the next one is asked for. Ends early when the stream breaks off in good order.
+
+        Raises Transient when it breaks otherwise.
+        """
+
+    def abort(self) -> None:
+        """End `chunks` at once, from any thread; never blocks."""
+
+    def close(self) -> None:
+        """Give the connection back, or close it when bytes are left. Call it when through; twice does no harm."""
+
+
+class Transport(Protocol):
+    """One way to get the bytes of one file. Safe from any thread."""
+
+    name: str
+
+    def open(self, start: int, end: int | None, validator: str = "") -> Stream:
+        """Bytes [start, end), or the whole file in one stream when `end` is None.
+
+        `validator`: the content must still be that one. Raises Transient, Throttled, RangesRefused, ContentChanged, or the
+        HiveError that ends the download (access denied, not found, cancelled).
+        """
+
+    def refresh(self) -> None:
+        """Whatever is remembered of the location is in doubt: resolve it anew."""
+
+
+class Transient(Exception):
+    """It may work when tried again. The text is for people and holds no URL."""
+
+
+class Throttled(Exception):
+    """The server wants fewer requests. `seconds`: what it asked for, None when it did not say."""
+
+    def __init__(self, reason: str, seconds: float | None) -> None:
+        super().__init__(reason)
+        self.seconds = seconds
+
+
+class RangesRefused(Exception):
+    """The server answers a range with the whole file: only one stream from the first byte will do."""
+
+
+class ContentChanged(Exception):
+    """The file is not the one that the partial file is a part of."""
