@@ -23,7 +23,7 @@ from hive.children import python_module
 from hive.embedded import EmbeddedRedis, EmbeddedRedisError
 from hive.homelock import HomeInUse, HomeLock
 from hive.settings import Settings
-from hive.supervisor import RESTART_MAX_S, RESTART_MIN_S, Child, Say
+from hive.supervisor import RESTART_MAX_S, RESTART_MIN_S, Child, Say, happens
 
 #: Seconds that the server may take on top of its drain: it waits for requests that are being answered.
 SERVER_GRACE_S: Final = 3.0
@@ -185,11 +185,11 @@ class Stack:
         The others wait for it.
         """
         pause_s = RESTART_MIN_S
-        while not await _happens(self._told, REDIS_POLL_S):
+        while not await happens(self._told, REDIS_POLL_S):
             if self._redis is None or self._redis.pid is not None:
                 continue
             self._say("hive", f"redis has ended and starts again in {pause_s:.0f} s; see {self._redis.log_path}")
-            if await _happens(self._told, pause_s):
+            if await happens(self._told, pause_s):
                 return
             pause_s = min(pause_s * 2, RESTART_MAX_S)
             try:
@@ -228,13 +228,6 @@ class Stack:
         count = self._plan.workers
         workers = f"{count} worker{'' if count == 1 else 's'}" + (f" ({missing} still starting)" if missing > 0 else "")
         return f"hive is ready at {self.address}, store {self._settings.store_dir}, {workers}"
-
-
-async def _happens(event: asyncio.Event, timeout_s: float) -> bool:
-    """Whether the event is set within this time."""
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(event.wait(), timeout_s)
-    return event.is_set()
 
 
 def free_port(host: str, port: int) -> int:

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from typing import IO, Final
 
 from hive.children import bound_to_us, signal_group
 
@@ -45,7 +46,7 @@ class Child:
         self._say = say
         self._process: asyncio.subprocess.Process | None = None
         self._task: asyncio.Task[None] | None = None
-        self._stopping = False
+        self._stopping = asyncio.Event()
 
     @property
     def pid(self) -> int | None:
@@ -58,13 +59,10 @@ class Child:
 
     async def stop(self, timeout_s: float) -> None:
         """Ask it to end; kill it when it has not after `timeout_s`. It is not started again."""
-        self._stopping = True
+        self._stopping.set()
         if self._task is None:
             return
-        if self.pid is None:
-            self._task.cancel()
-        else:
-            self._signal(signal.SIGTERM)
+        self._signal(signal.SIGTERM)
         _, late = await asyncio.wait([self._task], timeout=timeout_s)
         if late:
             self._say("hive", f"{self.name} has not ended after {timeout_s:.0f} s and is killed")
@@ -73,60 +71,80 @@ class Child:
 
     def kill(self) -> None:
         """End it and its group at once."""
-        self._stopping = True
+        self._stopping.set()
         if self.pid is not None:
             signal_group(self.pid, signal.SIGKILL)
 
     def _signal(self, number: signal.Signals) -> None:
-        if self._process is not None:
+        if self._process is not None and self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.send_signal(number)
 
     async def _keep(self) -> None:
         pause_s = RESTART_MIN_S
-        while not self._stopping:
+        while not self._stopping.is_set():
             started = time.monotonic()
             self.exit_code = await self._run_once()
-            if self._stopping:
+            if self._stopping.is_set():
                 return
             if time.monotonic() - started > STEADY_S:
                 pause_s = RESTART_MIN_S
             self._say("hive", f"{self.name} {_how(self.exit_code)} and starts again in {pause_s:.0f} s")
-            await asyncio.sleep(pause_s)
+            await happens(self._stopping, pause_s)
             pause_s = min(pause_s * 2, RESTART_MAX_S)
             self.restarts += 1
 
     async def _run_once(self) -> int:
-        self._process = process = await asyncio.create_subprocess_exec(
-            *bound_to_us(self._command),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            env=self._env,
-            process_group=0,
-        )
-        if self._stopping:
-            # Told to stop between the decision to start and the start.
-            self._signal(signal.SIGTERM)
-        assert process.stdout is not None
-        reading = asyncio.create_task(_read_lines(process.stdout, lambda line: self._say(self.name, line)))
-        code = await process.wait()
-        await asyncio.wait([reading], timeout=LAST_WORDS_S)
-        reading.cancel()
+        # A pipe of our own: asyncio's would stay open for as long as a grandchild holds its other end.
+        read_end, write_end = os.pipe()
+        with open(read_end, "rb", buffering=0) as pipe:
+            try:
+                self._process = process = await asyncio.create_subprocess_exec(
+                    *bound_to_us(self._command),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=write_end,
+                    stderr=asyncio.subprocess.STDOUT,
+                    env=self._env,
+                    process_group=0,
+                )
+            finally:
+                os.close(write_end)
+            if self._stopping.is_set():
+                # Told to stop between the decision to start and the start.
+                self._signal(signal.SIGTERM)
+            reading = asyncio.create_task(_read_lines(pipe, lambda line: self._say(self.name, line)))
+            code = await process.wait()
+            await asyncio.wait([reading], timeout=LAST_WORDS_S)
+            reading.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await reading
         return code
 
 
-async def _read_lines(pipe: asyncio.StreamReader, on_line: Callable[[str], None]) -> None:
-    """Give each line of the pipe, cut where one is too long, until its end."""
+async def happens(event: asyncio.Event, timeout_s: float) -> bool:
+    """Whether the event is set within this time."""
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(event.wait(), timeout_s)
+    return event.is_set()
+
+
+async def _read_lines(pipe: IO[bytes], on_line: Callable[[str], None]) -> None:
+    """Give each line of the pipe, cut where one is too long, until its end. Closes the pipe."""
+    reader = asyncio.StreamReader()
+    protocol = asyncio.StreamReaderProtocol(reader)
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, pipe)
     rest = b""
-    while chunk := await pipe.read(MAX_LINE_BYTES):
-        *lines, rest = (rest + chunk).split(b"\n")
-        if len(rest) > MAX_LINE_BYTES:
-            lines, rest = [*lines, rest], b""
-        for line in lines:
-            on_line(line.decode(errors="replace").rstrip())
-    if rest:
-        on_line(rest.decode(errors="replace").rstrip())
+    try:
+        while chunk := await reader.read(MAX_LINE_BYTES):
+            *lines, rest = (rest + chunk).split(b"\n")
+            if len(rest) > MAX_LINE_BYTES:
+                lines, rest = [*lines, rest], b""
+            for line in lines:
+                on_line(line.decode(errors="replace").rstrip())
+    finally:
+        transport.close()
+        if rest:
+            on_line(rest.decode(errors="replace").rstrip())
 
 
 def _how(code: int) -> str:

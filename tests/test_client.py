@@ -237,7 +237,6 @@ def test_pauses_grow_with_jitter_and_stay_bounded(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_the_async_client_does_the_same(server: StandIn) -> None:
     server.streams = [[frame(running(1), "1-1")], 503, [frame(complete(), "1-2"), DONE]]
     pauses: list[float] = []
@@ -258,7 +257,6 @@ async def test_the_async_client_does_the_same(server: StandIn) -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_the_async_client_gives_up_too() -> None:
     async with AsyncClient(unused_address(), patience_s=0.05) as client:
         with pytest.raises(ServerUnreachable):

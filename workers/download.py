@@ -1,8 +1,9 @@
 """One download, as a worker runs it: claim -> resolve -> reserve -> transfer -> verify -> publish -> end.
 
-Whoever may interfere has one way each out of the story: a person cancels (an `error` event with the code CANCELLED), the
-machine asks to stop (the download goes back to the queue and resumes elsewhere), the lease is lost (this process falls
-silent: the files and the end belong to somebody else), something fails (an `error` event with a code and what to do).
+Whoever may interfere has one way each out of the story: a person cancels (an `error` event with the code CANCELLED),
+the machine asks to stop (the download goes back to the queue and resumes elsewhere), the lease is lost (this process
+falls silent: the files and the end belong to somebody else), something fails (an `error` event with a code and what
+to do).
 """
 
 from __future__ import annotations
@@ -102,7 +103,7 @@ class Download:
     def _bring(self) -> Plan:
         """Everything from the reference to the published model."""
         credentials = self._credentials()
-        network = outbound(self._settings)
+        network = outbound(self._settings, guarded=self._record.request.ref.startswith("http"))
         plan = self._resolve(credentials, network)
         missing = self._store.missing(plan)
         on_disk = [file for file in plan.files if file not in missing]

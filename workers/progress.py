@@ -242,17 +242,18 @@ class Reporter:
         figures = self._figures
         done = self._done_bytes + sum(file.bytes_downloaded for file in self._files.values())
         done = self._bytes_floor = max(done, self._bytes_floor)
-        if figures.bytes_total:
-            done = min(done, figures.bytes_total)
+        total = figures.bytes_total or self._done_bytes + sum(file.bytes_total for file in self._files.values())
+        if total:
+            done = min(done, total)
         self._meter.update(done)
         speed = self._meter.bytes_per_second if figures.status in ("downloading", "verifying") else 0
         return Downloading(
             bytes_downloaded=done,
-            bytes_total=figures.bytes_total,
+            bytes_total=total,
             speed_mbps=round(speed / BYTES_PER_MB, 2),
             status=figures.status,
             bytes_per_second=speed,
-            eta_seconds=self._meter.eta_seconds(figures.bytes_total - done) if figures.bytes_total else None,
+            eta_seconds=self._meter.eta_seconds(total - done) if total else None,
             files_done=figures.files_done,
             files_total=figures.files_total,
             files=tuple(self._files.values())[:MAX_FILES_IN_EVENT],

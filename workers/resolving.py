@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-
+import threading
 
 from hive.errors import HubUnavailable
 from hive.settings import Settings
@@ -57,7 +57,13 @@ def resolve_patiently(
             wait_s = random.uniform(0, min(HUB_WAIT_LAST_S, HUB_WAIT_FIRST_S * 2**attempts))
             message = error.message
         reporter.status("retrying", message)
-        control.sleep(wait_s)
+        _sleep(wait_s, control)
         reporter.status("resolving")
 
 
+def _sleep(seconds: float, control: Control) -> None:
+    """Wait, but not longer than until `control` is cancelled, whose error is raised."""
+    woken = threading.Event()
+    with control.waking(woken.set):
+        woken.wait(seconds)
+    control.check()

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import click
 
@@ -14,6 +14,8 @@ from hive.cli.units import plain
 
 #: Spaces between two columns.
 GAP = "  "
+#: Characters that are left of a column in the narrowest terminal.
+MIN_SHRUNK = 12
 
 
 class Column(NamedTuple):
@@ -58,22 +60,21 @@ def aligned(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> list[st
 
 
 def _print_fitted(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
+    from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    console = Console(highlight=False)
+    lines = [[column.heading for column in columns], *rows]
+    widths = [max(cell_len(line[at]) for line in lines) for at in range(len(columns))]
+    spare = console.width - sum(widths) - len(GAP) * len(columns)
     table = Table(box=None, pad_edge=False, padding=(0, len(GAP), 0, 0), header_style="bold")
-    for column in columns:
-        table.add_column(
-            column.heading,
-            justify="right" if column.figures else "left",
-            no_wrap=True,
-            overflow="ellipsis",
-            min_width=8
-            if column.shrinks
-            else max([len(column.heading), *(len(row[columns.index(column)]) for row in rows)]),
-        )
+    for column, width in zip(columns, widths, strict=True):
+        fitted = max(MIN_SHRUNK, width + min(spare, 0)) if column.shrinks else width
+        justify: Literal["left", "right"] = "right" if column.figures else "left"
+        table.add_column(column.heading, justify=justify, no_wrap=True, overflow="ellipsis", width=fitted)
     for row in rows:
         # Text, not str: what stands in square brackets in a name is no markup.
         table.add_row(*(Text(cell) for cell in row))
-    Console(highlight=False).print(table)
+    console.print(table)

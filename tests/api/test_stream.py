@@ -15,7 +15,9 @@ from tests.sse import SseClient
 
 
 def watch(api: str, download_id: str, **headers: str) -> SseClient:
-    return SseClient(f"{api}/v1/models/download/progress?id={download_id}", {k.replace("_", "-"): v for k, v in headers.items()})
+    return SseClient(
+        f"{api}/v1/models/download/progress?id={download_id}", {k.replace("_", "-"): v for k, v in headers.items()}
+    )
 
 
 def test_a_client_sees_the_state_the_progress_the_end_and_done(api: str, tracker: DownloadTracker) -> None:
@@ -104,7 +106,9 @@ def test_clients_that_leave_are_forgotten(api: str, tracker: DownloadTracker, st
     assert last.wait().done == 1
 
 
-def test_a_drain_ends_streams_without_done_and_the_process_exits(redis_url: str, tracker: DownloadTracker, tmp_path: object) -> None:
+def test_a_drain_ends_streams_without_done_and_the_process_exits(
+    redis_url: str, tracker: DownloadTracker, tmp_path: object
+) -> None:
     process = Server(environment(redis_url, tmp_path, HIVE_DRAIN_S="0.5"))  # type: ignore[arg-type]
     clients = [watch(process.url, create(tracker)) for _ in range(20)]
     for client in clients:

@@ -89,7 +89,10 @@ def test_without_redis_the_api_says_503_soon_and_health_stays_alive(tmp_path_fac
             answer = requests.get(server.url + path, timeout=10)
             assert (answer.status_code, answer.json()["error"]["code"]) == (503, "STORE_UNAVAILABLE")
             assert time.monotonic() - started < 3
-        assert requests.post(f"{server.url}/v1/models/download", json={"model_ref": "hf:a/b"}, timeout=5).status_code == 503
+        assert (
+            requests.post(f"{server.url}/v1/models/download", json={"model_ref": "hf:a/b"}, timeout=5).status_code
+            == 503
+        )
         assert requests.get(f"{server.url}/v1/health", timeout=5).status_code == 200
         own.launch()
         wait_for(lambda: requests.get(f"{server.url}/readyz", timeout=5).status_code == 200)

@@ -175,7 +175,9 @@ def test_an_unconfirmed_lease_holds_the_transfer_until_it_is_confirmed(scene: Sc
 def test_the_end_waits_for_a_redis_that_is_away(scene: Scene) -> None:
     scene.tracker.away = True
     result: list[bool] = []
-    thread = threading.Thread(target=lambda: result.append(scene.reporter.finish("complete", Complete(local_path="/x"), "/x")))
+    thread = threading.Thread(
+        target=lambda: result.append(scene.reporter.finish("complete", Complete(local_path="/x"), "/x"))
+    )
     thread.start()
     thread.join(0.5)
     assert thread.is_alive()

@@ -99,7 +99,8 @@ class HubClient:
         """The most specific first: a gated repository is also one that is not found."""
         page = f"{self._endpoint}/{repo}"
         try:
-            yield
+            with hubtransport.asking(self._endpoint):
+                yield
         except hub_errors.GatedRepoError:
             raise ModelAccessDenied(_how_to_get_access(page, self._token), repo=repo, page=page) from None
         except hub_errors.DisabledRepoError:
@@ -118,7 +119,7 @@ class HubClient:
             raise InvalidModelRef from None
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             raise HubUnavailable(f"The Hub cannot be asked ({type(error).__name__}).") from None
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise HubUnavailable("What answers at HF_ENDPOINT is not a Hub: its reply has another form.") from None
 
 

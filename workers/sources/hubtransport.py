@@ -9,8 +9,10 @@ through: retrying is the worker's business.
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 from typing import Final
 from urllib.parse import urlsplit
@@ -31,6 +33,9 @@ READ_TIMEOUT_S: Final = 30.0
 MAX_REPLY_BYTES: Final = 32 << 20
 #: Seconds to wait after a 429 that does not say how long.
 DEFAULT_RETRY_AFTER_S: Final = 30.0
+#: Most requests of one call, and its longest time in seconds: a listing has a page per thousand files.
+MAX_REQUESTS: Final = 300
+CALL_DEADLINE_S: Final = 600.0
 #: Redirects that are followed: a repository that was renamed, a mirror.
 MAX_REDIRECTS: Final = 10
 
@@ -42,6 +47,30 @@ _TIMEOUTS: Final = {
 }
 _lock = threading.Lock()
 _installed: tuple[str, Network] | None = None
+
+
+class _Call(threading.local):
+    """The present call in this thread: whom it asks, and what is left of its requests and its time."""
+
+    own: tuple[str, str, int] | None = None
+    requests = 0
+    until_s = 0.0
+
+
+_call = _Call()
+
+
+@contextlib.contextmanager
+def asking(endpoint: str) -> Iterator[None]:
+    """Inside the block this thread asks the Hub at `endpoint`, by huggingface_hub, within all bounds of this module.
+
+    Outside of it, whoever else in the process uses huggingface_hub gets what they would get without us.
+    """
+    _call.own, _call.requests, _call.until_s = origin_of(endpoint), MAX_REQUESTS, time.monotonic() + CALL_DEADLINE_S
+    try:
+        yield
+    finally:
+        _call.own = None
 
 
 def install(endpoint: str, network: Network) -> None:
@@ -66,9 +95,8 @@ def origin_of(url: str) -> tuple[str, str, int]:
 class HubTransport(httpx2.BaseTransport):
     """Time-outs, size limits and the token's origin for every request to the Hub, redirects and next pages included."""
 
-    def __init__(self, inner: httpx2.BaseTransport, endpoint: str, user_agent: str) -> None:
+    def __init__(self, inner: httpx2.BaseTransport, user_agent: str) -> None:
         self._inner = inner
-        self._own = origin_of(endpoint)
         self._user_agent = user_agent
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
@@ -78,12 +106,12 @@ class HubTransport(httpx2.BaseTransport):
             HubUnavailable: no connection, a server's error, a reply that is too long or compressed, or one over plain
             http. RetryLater: the Hub limits requests.
         """
-        target = origin_of(str(request.url))
-        if target[0] != "https" and target != self._own:
-            raise HubUnavailable("The Hub leads to an address without encryption, which hive does not follow.")
-        if target != self._own:
-            for name in ("authorization", "cookie"):
-                request.headers.pop(name, None)
+        if _call.own is None:
+            return self._inner.handle_request(request)
+        _call.requests -= 1
+        if _call.requests < 0:
+            raise HubUnavailable("The Hub sends hive from page to page without end.")
+        _guard_credentials(request, _call.own)
         request.headers["accept-encoding"] = "identity"
         request.headers["user-agent"] = self._user_agent
         request.extensions = {**request.extensions, "timeout": _TIMEOUTS}
@@ -115,6 +143,8 @@ class _Bounded(httpx2.SyncByteStream):
         received_bytes = 0
         try:
             for chunk in self._inner:
+                if time.monotonic() > _call.until_s:
+                    raise HubUnavailable("The Hub did not answer in time: its reply trickles.")
                 received_bytes += len(chunk)
                 if received_bytes > MAX_REPLY_BYTES:
                     raise HubUnavailable(f"The Hub sent a reply of more than {MAX_REPLY_BYTES >> 20} MiB.")
@@ -124,6 +154,15 @@ class _Bounded(httpx2.SyncByteStream):
 
     def close(self) -> None:
         self._inner.close()
+
+
+def _guard_credentials(request: httpx2.Request, own: tuple[str, str, int]) -> None:
+    target = origin_of(str(request.url))
+    if target != own:
+        if target[0] != "https":
+            raise HubUnavailable("The Hub leads to an address without encryption, which hive does not follow.")
+        for name in ("authorization", "cookie"):
+            request.headers.pop(name, None)
 
 
 def _check(request: httpx2.Request, response: httpx2.Response) -> None:
@@ -150,5 +189,5 @@ def _client(endpoint: str, network: Network) -> httpx2.Client:
     proxy = network.proxy_for(scheme, host)
     verify = ssl.create_default_context(cafile=network.ca_bundle) if network.ca_bundle else True
     inner = httpx2.HTTPTransport(verify=verify, trust_env=False, proxy=proxy)
-    transport = HubTransport(inner, endpoint, network.user_agent)
+    transport = HubTransport(inner, network.user_agent)
     return httpx2.Client(transport=transport, trust_env=False, follow_redirects=True, max_redirects=MAX_REDIRECTS)

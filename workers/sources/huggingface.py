@@ -21,10 +21,11 @@ from hive.wire.selection import NoSuchFile, NoSuchVariant, RepoFile, Selection, 
 from workers.sources.hubclient import HubClient
 from workers.sources.plan import Plan, PlannedFile
 from workers.transfer import Digest, Location, Network, Source
+from workers.transfer.limits import Limits
 
 #: Bytes from which the signed URL of a file is asked for by itself: below, the engine fetches the file with one
 #: request.
-SIGNED_FROM_BYTES: Final = 16 << 20
+SIGNED_FROM_BYTES: Final = Limits().small_file_bytes
 
 
 def resolve(

@@ -36,6 +36,8 @@ _BY_HUB_CODE: dict[str, type[HiveError]] = {
     "RevisionNotFound": RevisionNotFound,
     "EntryNotFound": FileNotFound,
 }
+_XML_MESSAGE = re.compile(r"<Message>([^<]{1,1000})</Message>")
+_PERHAPS_SECRET = re.compile(r"\S*(?://|[?&=%])\S*|\S{32,}")
 _TRY_AGAIN = frozenset({421, 423, 425})
 
 
@@ -78,8 +80,8 @@ def strong_validator(headers: Mapping[str, str]) -> str:
     return ""
 
 
-def failure(status: int, headers: Mapping[str, str], body: bytes, limits: Limits) -> Exception:
-    """The exception for an answer that is neither a file nor a redirect."""
+def failure(status: int, headers: Mapping[str, str], body: bytes, limits: Limits, *, signed: bool) -> Exception:
+    """The exception for an answer that is neither a file nor a redirect; `signed`: the URL itself was the credential."""
     asked_s = retry_after_s(headers, limits)
     if status in (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS):
         return Throttled(f"the server answers {_status(status)}", asked_s)
@@ -87,27 +89,27 @@ def failure(status: int, headers: Mapping[str, str], body: bytes, limits: Limits
         return Throttled(f"the server answers {_status(status)}", asked_s)
     if status >= 500 or status in _TRY_AGAIN:
         return Transient(f"the server answers {_status(status)}")
-    return _final(status, headers, body)
+    return _final(status, headers, body, signed)
 
 
-def _final(status: int, headers: Mapping[str, str], body: bytes) -> HiveError:
+def _final(status: int, headers: Mapping[str, str], body: bytes, signed: bool) -> HiveError:
     error = _BY_HUB_CODE.get(headers.get("x-error-code", ""))
     if error is not None:
         return error()
-    if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.PROXY_AUTHENTICATION_REQUIRED):
-        return ModelAccessDenied()
     if status in (HTTPStatus.NOT_FOUND, HTTPStatus.GONE):
         return FileNotFound()
-    said = f": {_text(body)}" if _text(body) else ""
-    if status == HTTPStatus.FORBIDDEN:
+    said = f": {_text(body)}" if _text(body) else "."
+    if status == HTTPStatus.UNAUTHORIZED or (status == HTTPStatus.FORBIDDEN and not signed):
         return ModelAccessDenied(f"The server refuses access ({_status(status)}){said}")
     return DownloadError(f"The server answers {_status(status)}{said}")
 
 
 def _text(body: bytes) -> str:
-    """An error's body on one line, without mark-up and without anything that looks like a URL (it may be a signed one)."""
-    text = re.sub(r"<[^>]{0,200}>", " ", body.decode("utf-8", "replace"))
-    text = re.sub(r"\S*(?://|[?&=%])\S*", "", text)
+    """An error's body on one line, without mark-up, and without what may be a URL, a signature or a key."""
+    text = body.decode("utf-8", "replace")
+    in_xml = _XML_MESSAGE.search(text)
+    text = re.sub(r"<[^>]{0,200}>", " ", in_xml[1] if in_xml else text)
+    text = _PERHAPS_SECRET.sub("", text)
     return " ".join("".join(char if char.isprintable() else " " for char in text).split())[:ERROR_TEXT_CHARS]
 
 

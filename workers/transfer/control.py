@@ -14,6 +14,9 @@ from contextlib import contextmanager
 
 from hive.errors import Cancelled, HiveError
 
+#: Seconds between two looks whether the wait is still wanted; the end of a pause or a cancel wakes at once.
+GATE_POLL_S = 0.1
+
 
 class Control:
     """Cancel, pause and hold for one fetch or for several that belong together. Every method is safe from any thread.
@@ -86,21 +89,16 @@ class Control:
         if self._error is not None:
             raise self._error
 
-    def gate(self) -> float:
-        """Block while paused or held; gives the seconds waited (0.0 as a rule). Raises the error of `cancel`."""
+    def gate(self, given_up: Callable[[], bool] = lambda: False) -> float:
+        """Block while paused or held, unless `given_up`; gives the seconds waited (0.0 as a rule). Raises the error of `cancel`."""
         if self._error is None and not self._paused and not self._held:
             return 0.0
         began = time.monotonic()
         with self._changed:
-            self._changed.wait_for(lambda: self._error is not None or not (self._paused or self._held))
+            while self._error is None and (self._paused or self._held) and not given_up():
+                self._changed.wait(GATE_POLL_S)
         self.check()
         return time.monotonic() - began
-
-    def sleep(self, seconds: float) -> None:
-        """Wait, but not longer than until `cancel`, whose error it raises."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._error is not None, timeout=seconds)
-        self.check()
 
     @contextmanager
     def waking(self, wake: Callable[[], None]) -> Iterator[None]:

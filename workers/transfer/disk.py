@@ -81,19 +81,19 @@ def sync_folder(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def translated(**details: int) -> Iterator[None]:
+def translated(needed: int | None = None) -> Iterator[None]:
     """Inside the block an OSError of the disk becomes the HiveError a person can act on."""
     try:
         yield
     except OSError as error:
-        raise as_error(error, **details) from error
+        raise as_error(error, needed) from error
 
 
-def as_error(error: OSError, **details: int) -> HiveError:
+def as_error(error: OSError, needed: int | None = None) -> HiveError:
     """DiskFull for a full disk or quota, StoreNotWritable for a disk that refuses, DownloadError for a failing one."""
     reason = os.strerror(error.errno) if error.errno else "unknown error"
     if error.errno in _FULL:
-        return DiskFull(**details)
+        return DiskFull() if needed is None else DiskFull(needed=needed)
     if error.errno == errno.EIO:
         return DownloadError(f"The disk of the store fails: {reason}. See the system's log.")
     return StoreNotWritable(f"The store cannot be written: {reason}.")

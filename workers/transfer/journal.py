@@ -20,10 +20,9 @@ import json
 import os
 import threading
 import zlib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from workers.transfer.disk import FILE_MODE, sync_data, sync_folder
 from workers.transfer.partmap import Extent, disjoint
@@ -51,6 +50,13 @@ class Identity:
     validator: str
 
 
+class Mark(NamedTuple):
+    """A place in one journal."""
+
+    generation: int
+    lines: int
+
+
 def boot_id() -> str:
     """Another string after every boot; "" where the system does not tell (then only synced lines are believed)."""
     try:
@@ -59,7 +65,15 @@ def boot_id() -> str:
         return ""
 
 
-def recover(path: Path, data_bytes: int, boot: str) -> tuple[Identity, list[Extent]] | None:
+class Recovered(NamedTuple):
+    """What a journal tells: what the file is, what of it is on disk, and what a power cut would leave of that."""
+
+    identity: Identity
+    extents: list[Extent]
+    durable: list[Extent]
+
+
+def recover(path: Path, data_bytes: int, boot: str) -> Recovered | None:
     """What a journal says is on disk in a data file of `data_bytes`, or None when it says nothing believable.
 
     Raises OSError, but not when there is no journal.
@@ -75,26 +89,27 @@ def recover(path: Path, data_bytes: int, boot: str) -> tuple[Identity, list[Exte
     try:
         header = records[0]
         identity = Identity(int(header["size"]), str(header["digest"]), str(header["validator"]))
-        if not boot or header["boot"] != boot:
-            records = records[: max((int(record["s"]) for record in records if "s" in record), default=0)]
-        latest = {start: Extent(start, end, crc) for record in records for start, end, crc in record.get("w", ())}
+        vouched = records[: max((int(record["s"]) for record in records if "s" in record), default=0)]
+        end = min(data_bytes, identity.size)
+        durable = _latest(vouched, end)
+        extents = _latest(records, end) if boot and header["boot"] == boot else durable
     except (KeyError, TypeError, ValueError):
         return None
-    end = min(data_bytes, identity.size)
-    return identity, disjoint(extent for extent in latest.values() if 0 <= extent.start and extent.end <= end)
+    return Recovered(identity, extents, durable)
 
 
 class Journal:
     """The journal of a running fetch. `append` and `synced` are safe from any thread and raise OSError."""
 
-    def __init__(self, path: Path, identity: Identity, boot: str, extents: Iterable[Extent], *, durable: bool) -> None:
-        """Begin a new journal in place of any old one, with `extents` as its first lines; `durable`: they are synced."""
+    def __init__(self, path: Path, identity: Identity, boot: str, extents: list[Extent], durable: list[Extent]) -> None:
+        """Begin a new journal in place of any old one, with `extents` on disk, and `durable` (some of them) synced."""
         self._path = path
         self._identity = identity
         self._boot = boot
         self._lock = threading.Lock()
         self._fd = -1
-        self._begin(list(extents), durable)
+        self._generation = 0
+        self._begin(extents, durable)
 
     @property
     def n_bytes(self) -> int:
@@ -107,20 +122,22 @@ class Journal:
             with self._lock:
                 self._write(self._fd, _written(extents))
 
-    def mark(self) -> int:
-        """The number of lines so far: take it before fdatasync and give it to `synced` after."""
-        return self._lines
-
-    def synced(self, mark: int) -> None:
-        """Everything in the first `mark` lines is durable."""
+    def mark(self) -> Mark:
+        """Where the journal ends now: take it before fdatasync and give it to `synced` after."""
         with self._lock:
-            self._write(self._fd, [{"s": mark}])
-            sync_data(self._fd)
+            return Mark(self._generation, self._lines)
 
-    def compact(self, extents: list[Extent]) -> None:
-        """Begin again with what is true now; it is not vouched for until the next `synced`."""
+    def synced(self, mark: Mark) -> None:
+        """All that was recorded before `mark` is durable. Says nothing when the journal was begun anew since."""
         with self._lock:
-            self._begin(extents, durable=False)
+            if mark.generation == self._generation:
+                self._write(self._fd, [{"s": mark.lines}])
+                sync_data(self._fd)
+
+    def compact(self, extents: list[Extent], durable: list[Extent]) -> None:
+        """Begin again with what is true now."""
+        with self._lock:
+            self._begin(extents, durable)
 
     def close(self) -> None:
         """Close the file; it stays."""
@@ -129,17 +146,23 @@ class Journal:
                 os.close(self._fd)
             self._fd = -1
 
-    def _begin(self, extents: list[Extent], durable: bool) -> None:
+    def _begin(self, extents: list[Extent], durable: list[Extent]) -> None:
         fresh = self._path.with_name(self._path.name + ".new")
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
         fd = os.open(fresh, flags, FILE_MODE)
         try:
             self._lines = self._bytes = 0
             who = self._identity
-            header = {"v": VERSION, "size": who.size, "digest": who.digest, "validator": who.validator, "boot": self._boot}
-            self._write(fd, [header, *_written(extents)])
-            if durable:
-                self._write(fd, [{"s": self._lines}])
+            header = {
+                "v": VERSION,
+                "size": who.size,
+                "digest": who.digest,
+                "validator": who.validator,
+                "boot": self._boot,
+            }
+            self._write(fd, [header, *_written(durable)])
+            vouched = set(durable)
+            self._write(fd, [{"s": self._lines}, *_written([extent for extent in extents if extent not in vouched])])
             sync_data(fd)
             os.replace(fresh, self._path)
             sync_folder(self._path.parent)
@@ -151,6 +174,7 @@ class Journal:
         if self._fd >= 0:
             os.close(self._fd)
         self._fd = fd
+        self._generation += 1
 
     def _write(self, fd: int, records: list[dict[str, Any]]) -> None:
         lines = b"".join(_line(record) for record in records)
@@ -164,6 +188,11 @@ class Journal:
 
 def _written(extents: list[Extent]) -> list[dict[str, Any]]:
     return [{"w": extents[at : at + EXTENTS_PER_LINE]} for at in range(0, len(extents), EXTENTS_PER_LINE)]
+
+
+def _latest(records: list[dict[str, Any]], end: int) -> list[Extent]:
+    latest = {start: Extent(start, stop, crc) for record in records for start, stop, crc in record.get("w", ())}
+    return disjoint(extent for extent in latest.values() if extent.start >= 0 and extent.end <= end)
 
 
 def _line(record: dict[str, Any]) -> bytes:

@@ -18,7 +18,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.request import proxy_bypass_environment
+from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]
 
 import certifi
 import urllib3
@@ -107,7 +107,7 @@ class Body(http.client.HTTPResponse):
         super().__init__(sock, *args, **kwargs)
         _current.body = self
 
-    def readinto1(self, buffer: memoryview) -> int:
+    def read_into(self, buffer: memoryview) -> int:
         """Bytes put into the buffer by at most one system call; 0 at the end of the body. For bodies that are not chunked."""
         if self.fp is None:
             return 0

@@ -160,6 +160,7 @@ class PartMap:
         """These extents are wrong on disk; they are missing again."""
         with self._moved:
             for extent in extents:
+                self._fresh = [fresh for fresh in self._fresh if fresh.start != extent.start]
                 del self._done[extent.start]
                 self._written -= extent.end - extent.start
                 self._insert_gap(extent.start, extent.end)

@@ -32,7 +32,9 @@ class Backoff:
         """Count a failure; gives the seconds to wait. Raises DownloadError(reason) when it was the last one."""
         self.attempts += 1
         if self.attempts >= self._limits.attempts_max:
-            raise DownloadError(f"The download failed after {self.attempts} attempts: {reason}. Start it again to resume.")
+            raise DownloadError(
+                f"The download failed after {self.attempts} attempts: {reason}. Start it again to resume."
+            )
         bound = self._limits.backoff_min_s * self._limits.backoff_factor ** (self.attempts - 1)
         return random.uniform(0, min(bound, self._limits.backoff_max_s))
 

@@ -7,7 +7,15 @@ and hash, so a file that stalls on one goes on over the next without losing a by
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import NamedTuple, Protocol
+
+
+class Known(NamedTuple):
+    """What the engine knows of the content and the answer must agree with."""
+
+    size: int | None = None
+    #: A strong validator; "" when the digest is enough, or there is none.
+    validator: str = ""
 
 
 class Stream(Protocol):
@@ -41,10 +49,10 @@ class Transport(Protocol):
 
     name: str
 
-    def open(self, start: int, end: int | None, validator: str = "") -> Stream:
+    def open(self, start: int, end: int | None, known: Known) -> Stream:
         """Bytes [start, end), or the whole file in one stream when `end` is None.
 
-        `validator`: the content must still be that one. Raises Transient, Throttled, RangesRefused, ContentChanged, or the
+        Raises Transient, Throttled, RangesRefused, ContentChanged, or the
         HiveError that ends the download (access denied, not found, cancelled).
         """
 

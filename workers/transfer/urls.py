@@ -52,7 +52,9 @@ def parse_url(text: str) -> Url:
     text = _ascii(text)
     found = _PLAIN.fullmatch(text)
     if found is None:
-        raise UnsafeUrl("The URL is not a plain http or https URL: no user info, and a host of letters, digits, dots and hyphens.")
+        raise UnsafeUrl(
+            "The URL is not a plain http or https URL: no user info, and a host of letters, digits, dots and hyphens."
+        )
     scheme = found["scheme"].lower()
     port = int(found["port"]) if found["port"] else _DEFAULT_PORT[scheme]
     if not 0 < port < 65536:

@@ -1,0 +1,204 @@
+"""`hive up`, `serve` and `worker`: real processes on a real Redis."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from hive.cli.failure import CliError
+from hive.cli.up import listen_address
+from hive.client import Client
+from hive.homelock import holder_of
+from hive.settings import Settings
+from tests.cli.conftest import COMMAND_TIMEOUT_S, Hive, command
+from tests.waiting import is_alive, wait_for
+
+linux_only = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+
+
+class Up(NamedTuple):
+    """A running `hive up`."""
+
+    process: subprocess.Popen[str]
+    address: str
+    ready_line: str
+    log: Path
+
+    def children(self) -> dict[str, int]:
+        """The pids of its children by what they are."""
+        found = {}
+        for pid in Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split():
+            with contextlib.suppress(FileNotFoundError):
+                line = Path(f"/proc/{pid}/cmdline").read_bytes()
+                kinds = {"server": b"\0serve\0", "workers": b"\0workers\0", "redis": b"redis"}
+                found[next((kind for kind, word in kinds.items() if word in line), f"? {line!r}")] = int(pid)
+        return found
+
+
+@contextlib.contextmanager
+def running_up(env: dict[str, str], log: Path, *args: str) -> Iterator[Up]:
+    """`hive up` on a free port, ready."""
+    with log.open("w") as err:
+        process = subprocess.Popen(
+            command("up", "--port", "0", *args), env=env, stdout=subprocess.PIPE, stderr=err, text=True
+        )
+    with process:
+        assert process.stdout is not None
+        line = process.stdout.readline().strip()
+        assert line, log.read_text()
+        try:
+            yield Up(process, line.split(" at ")[1].split(",")[0], line, log)
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+                try:
+                    process.wait(COMMAND_TIMEOUT_S)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    raise
+
+
+def test_up_is_ready_serves_and_stops_in_order(env: dict[str, str], home: Path, tmp_path: Path) -> None:
+    with running_up(env, tmp_path / "log", "--workers", "2") as up:
+        assert up.ready_line == f"hive is ready at {up.address}, store {env['HIVE_STORE']}, 2 workers"
+        with Client(up.address) as client:
+            assert client.health().status == "alive"
+            assert client.downloads() == []
+            assert len(client.workers()) == 2
+        assert (home / "secret.key").stat().st_mode & 0o777 == 0o600
+        assert holder_of(home) == (up.process.pid, up.address, False)
+        children = up.children()
+        assert set(children) == {"server", "workers", "redis"}
+        up.process.send_signal(signal.SIGINT)
+        assert up.process.wait(COMMAND_TIMEOUT_S) == 0
+        wait_for(lambda: not any(map(is_alive, children.values())), "a child is left")
+    assert holder_of(home) is None
+    log = (tmp_path / "log").read_text()
+    assert "server  | " in log
+    assert "Traceback" not in log
+    assert "killed" not in log
+
+
+def test_a_second_up_on_the_same_home_says_who_runs(env: dict[str, str], tmp_path: Path, hive_process: Hive) -> None:
+    with running_up(env, tmp_path / "log", "--workers", "1") as up:
+        result = hive_process("up", "--port", "0")
+        assert result.code == 1
+        assert up.address in result.err
+        assert f"pid {up.process.pid}" in result.err
+        assert "[HOME_IN_USE]" in result.err
+        assert hive_process("ps").code == 0
+
+
+@linux_only
+def test_nothing_survives_a_killed_up(env: dict[str, str], tmp_path: Path) -> None:
+    with running_up(env, tmp_path / "log", "--workers", "1") as up:
+        children = up.children()
+        up.process.kill()
+        wait_for(lambda: not any(map(is_alive, children.values())), "a child is left")
+    with running_up(env, tmp_path / "log2", "--workers", "1"):
+        pass
+
+
+@linux_only
+def test_whatever_dies_comes_back(env: dict[str, str], tmp_path: Path) -> None:
+    with running_up(env, tmp_path / "log", "--workers", "1") as up, Client(up.address) as client:
+        before = up.children()
+        for pid in before.values():
+            os.kill(pid, signal.SIGKILL)
+
+        def works_again() -> bool:
+            with contextlib.suppress(Exception):
+                return bool(client.workers()) and client.downloads() == []
+            return False
+
+        wait_for(works_again, "it does not come back")
+        wait_for(lambda: set(up.children()) >= set(before), "a child is missing")
+        assert not set(up.children().values()) & set(before.values())
+    log = (tmp_path / "log").read_text()
+    for name in ("server", "workers", "redis"):
+        assert f"hive    | {name}" in log
+
+
+@linux_only
+def test_no_address_of_redis_is_in_an_argument(env: dict[str, str], tmp_path: Path) -> None:
+    with running_up(env, tmp_path / "log", "--workers", "1") as up:
+        for pid in up.children().values():
+            assert b"unix://" not in Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+@linux_only
+def test_a_second_ctrl_c_ends_it_at_once(env: dict[str, str], tmp_path: Path) -> None:
+    with running_up(env, tmp_path / "log", "--workers", "1") as up:
+        children = up.children()
+        os.kill(children["server"], signal.SIGSTOP)
+        up.process.send_signal(signal.SIGINT)
+        wait_for(lambda: "stopping" in up.log.read_text(), "the signal is not seen")
+        started = time.monotonic()
+        up.process.send_signal(signal.SIGINT)
+        assert up.process.wait(COMMAND_TIMEOUT_S) == 130
+        assert time.monotonic() - started < 4
+        wait_for(lambda: not any(map(is_alive, children.values())), "a child is left")
+
+
+def test_a_taken_port_is_said_at_once(env: dict[str, str], home: Path, hive_process: Hive) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        result = hive_process("up", "--port", str(listener.getsockname()[1]))
+    assert (result.code, result.out) == (1, "")
+    assert result.err.startswith("error: Cannot listen on 127.0.0.1:")
+    assert "in use" in result.err
+    assert holder_of(home) is None
+
+
+def test_a_log_in_json_stays_json(env: dict[str, str], tmp_path: Path) -> None:
+    with running_up(env | {"HIVE_LOG_FORMAT": "json"}, tmp_path / "log", "--workers", "1"):
+        pass
+    lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    assert {"hive.server", "hive.stack"} <= {line["logger"] for line in lines}
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "hive.example"])
+def test_up_does_not_listen_where_strangers_can_reach_it(hive: Hive, host: str) -> None:
+    result = hive("up", "--host", host)
+    assert result.code == 2
+    assert "authentication" in result.err
+    assert "--allow-remote" in result.err
+
+
+@pytest.mark.parametrize("name", ["serve", "worker"])
+def test_a_part_alone_needs_a_redis(hive: Hive, name: str) -> None:
+    result = hive(name)
+    assert result.code == 2
+    assert "REDIS_URL" in result.err.splitlines()[0]
+    assert "hive up" in result.err.splitlines()[1]
+
+
+@pytest.mark.parametrize(
+    ("named", "host", "port", "address"),
+    [
+        (None, None, None, ("127.0.0.1", 8080)),
+        ("0.0.0.0:9000", None, None, ("0.0.0.0", 9000)),
+        ("[::1]:9000", None, 0, ("::1", 0)),
+        ("127.0.0.2", "127.0.0.3", None, ("127.0.0.3", 8080)),
+        ("https://hive.example/x", "127.0.0.1", 1, ("127.0.0.1", 1)),
+    ],
+)
+def test_where_to_listen(named: str | None, host: str | None, port: int | None, address: tuple[str, int]) -> None:
+    settings = Settings.from_env({"HIVE_HOST": named} if named else {})
+    assert listen_address(settings, host, port) == address
+
+
+@pytest.mark.parametrize("named", ["https://hive.example", "127.0.0.1:notaport", ":8080"])
+def test_what_cannot_be_listened_on_is_refused(named: str) -> None:
+    with pytest.raises(CliError, match="HIVE_HOST"):
+        listen_address(Settings.from_env({"HIVE_HOST": named}), None, None)

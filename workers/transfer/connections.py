@@ -1,0 +1,80 @@
+"""How many connections a file is worth.
+
+Problem: a CDN gives each connection a fraction of the line, so several are needed; on a quick line the first one fills the machine, and
+each further one only costs CPU. The easy way, a fixed number, is wrong for one of the two. So one connection is looked at for a moment; if it does not
+saturate, it gets company, and more is added as long as the aggregate rises by a tenth. What does not pay is taken back. Pure arithmetic: the clock is given.
+"""
+
+from __future__ import annotations
+
+from workers.transfer.limits import Limits
+
+#: Looks that an addition has to pay off in: TCP needs a few round trips to open its window.
+LOOKS_TO_PAY = 3
+
+#: Seconds. Several connections hear "too many requests" at the same moment; that is one reason to halve, not several.
+HALVE_EVERY_S = 1.0
+
+
+class ConnectionCount:
+    """The number of connections a file should have now."""
+
+    def __init__(self, limits: Limits, now_s: float) -> None:
+        self._limits = limits
+        self.target = 1
+        #: The rate before the last addition, in bytes per second, and the count then.
+        self._before_rate = 0.0
+        self._before_count = 0
+        self._looks_left = 0
+        self._settled_s: float | None = None
+        self._halved_s = -HALVE_EVERY_S
+        self._look_from(now_s, 0)
+
+    def look(self, now_s: float, bytes_moved: int) -> int:
+        """The target, given the bytes that all connections have moved so far. Call it often."""
+        interval_s = (
+            self._limits.solo_look_s if self.target == 1 and not self._before_count else self._limits.ramp_interval_s
+        )
+        elapsed_s = now_s - self._look_s
+        if elapsed_s < interval_s or (bytes_moved == self._look_bytes and self._before_count == 0):
+            return self.target
+        rate = (bytes_moved - self._look_bytes) / elapsed_s
+        self._look_from(now_s, bytes_moved)
+        if self._settled_s is None:
+            self._weigh(rate, now_s)
+        elif now_s - self._settled_s > self._limits.ramp_again_s:
+            self._grow(rate, now_s)
+        return self.target
+
+    def throttled(self, now_s: float) -> None:
+        """The server wants fewer: halve, and stay there for a while."""
+        if now_s - self._halved_s < HALVE_EVERY_S:
+            return
+        self._halved_s = now_s
+        self._before_count = self._before_count or 1
+        self.target = max(1, self.target // 2)
+        self._settled_s = now_s
+
+    def _weigh(self, rate: float, now_s: float) -> None:
+        if rate > self._before_rate * self._limits.ramp_gain:
+            self._grow(rate, now_s)
+            return
+        self._looks_left -= 1
+        if self._looks_left <= 0:
+            self.target = max(1, self._before_count)
+            self._settled_s = now_s
+
+    def _grow(self, rate: float, now_s: float) -> None:
+        wanted = self.target + self._limits.connections_step if self._before_count else self._limits.connections_start
+        wanted = min(wanted, self._limits.connections_max)
+        if wanted <= self.target or rate >= self._limits.saturated_bytes_per_s * self.target:
+            self._before_count = self.target
+            self._settled_s = now_s
+            return
+        self._before_rate, self._before_count = rate, self.target
+        self.target = wanted
+        self._looks_left = LOOKS_TO_PAY
+        self._settled_s = None
+
+    def _look_from(self, now_s: float, bytes_moved: int) -> None:
+        self._look_s, self._look_bytes = now_s, bytes_moved

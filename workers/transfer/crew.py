@@ -1,0 +1,275 @@
+"""The connections of one file, and the thread that conducts them.
+
+The conductor is the thread that called `fetch`: it starts readers, watches for stalls, reports, and ends everything on the first error or cancel. No
+reader outlives it: each is woken by shutting its socket down and then waited for. A small file has no threads at all, the caller's reads.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from hive.errors import DownloadError
+from workers.transfer.connections import ConnectionCount
+from workers.transfer.control import Control
+from workers.transfer.disk import check_room
+from workers.transfer.limits import MIB, Limits
+from workers.transfer.partmap import UNKNOWN_END, PartMap, Piece
+from workers.transfer.progress import Status
+from workers.transfer.reader import Reader
+from workers.transfer.retry import Progress
+from workers.transfer.transport import Known, RangesRefused, Stream, Transport
+
+#: Bytes that must fit besides what is kept free, while nobody knows where the file ends.
+ROOM_AHEAD_BYTES = 256 * MIB
+
+#: Seconds that readers get to finish in good order when the last byte is there, so that their connections can be kept.
+GRACE_S = 1.0
+
+
+class Crew:
+    """Fetches what a map is missing. Made for one round; `run` once."""
+
+    def __init__(
+        self,
+        fd: int,
+        parts: PartMap,
+        transports: Transports,
+        control: Control,
+        limits: Limits,
+        *,
+        known: Known,
+        pinned: bool,
+        solo: bool,
+        on_settled: Callable[[Stream], None],
+        on_wrote: Callable[[int], None],
+        on_look: Callable[[Status, str | None, int], None],
+    ) -> None:
+        """`pinned`: a digest says what the bytes must be. `solo`: one stream from the first byte, without ranges.
+
+        `on_settled(stream)` is called once, before the first byte is read; `on_look(status, message, connections)` often, from
+        the conductor's thread.
+        """
+        self.fd = fd
+        self.parts = parts
+        self.control = control
+        self.limits = limits
+        self.progress = Progress(limits.give_up_s, limits)
+        self.moved = 0
+        self._transports = transports
+        self._known = known
+        self._pinned = pinned
+        self._solo = solo
+        self._on_settled = on_settled
+        self._on_wrote = on_wrote
+        self._on_look = on_look
+        self._settled = False
+        self._all_idle = Progress(limits.stall_all_s, limits)
+        self._count = ConnectionCount(limits, time.monotonic())
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._look_now = threading.Event()
+        self._readers: dict[Reader, threading.Thread | None] = {}
+        self._error: BaseException | None = None
+        self._inline = False
+
+    # The conductor's side.
+
+    def run(self) -> None:
+        """Until no byte is missing. Raises the first error of a reader, or the error of `control.cancel`."""
+        with self.control.waking(self._halt):
+            try:
+                while not self.parts.complete:
+                    self._conduct()
+                    self._look_now.wait(self.limits.tick_s)
+                    self._look_now.clear()
+                if self._error is not None:
+                    raise self._error
+            finally:
+                self._dismiss()
+
+    def run_inline(self) -> None:
+        """The same with one connection, in this thread."""
+        self._inline = True
+        reader = Reader(self)
+        self._readers[reader] = None
+        with self.control.waking(self._halt):
+            reader.run()
+            self.control.check()
+
+    def attend(self) -> None:
+        """Look around from a reader's loop, where there is no other thread to do so."""
+        if self._inline:
+            self._look()
+
+    def _conduct(self) -> None:
+        self.control.check()
+        if self._error is not None:
+            raise self._error
+        self._look()
+        if self.parts.size is None:
+            check_room(self.fd, ROOM_AHEAD_BYTES, self.limits)
+        if self._settled and not self._solo and not self.control.waiting:
+            self._count.look(time.monotonic(), self.moved)
+        while len(self._readers) < self._count.target and self.parts.has_work(self.limits.steal_min_bytes):
+            reader = Reader(self)
+            thread = threading.Thread(target=self._man, args=(reader,), name="transfer-reader", daemon=True)
+            with self._lock:
+                self._readers[reader] = thread
+            thread.start()
+
+    def _look(self) -> None:
+        """Watch for stalls, and report."""
+        if self.control.waiting:
+            self.progress.restart()
+            self._all_idle.restart()
+        readers = self._crowd()
+        reasons = [reader.waiting for reader in readers if reader.waiting]
+        reason = reasons[-1] if reasons else None
+        self.progress.check(reason)
+        if self._all_idle.stalled:
+            self._all_idle.restart()
+            self._transports.fail_over()
+            self._abort(readers)
+        connections = sum(reader.stream is not None for reader in readers)
+        if self.control.waiting:
+            held = "waiting for the lease" if self.control.waiting == "held" else None
+            self._on_look("paused", held, connections)
+        elif reason is not None and len(reasons) == len(readers):
+            self._on_look("retrying", reason, connections)
+        else:
+            self._on_look("downloading", None, connections)
+
+    def _man(self, reader: Reader) -> None:
+        try:
+            reader.run()
+        except BaseException as error:
+            with self._lock:
+                self._error = self._error or error
+        finally:
+            with self._lock:
+                del self._readers[reader]
+            self._look_now.set()
+
+    def _dismiss(self) -> None:
+        if self.parts.complete:
+            self._join(GRACE_S)
+        self._stop.set()
+        self._abort(self._crowd())
+        self._join(None)
+
+    def _join(self, timeout_s: float | None) -> None:
+        with self._lock:
+            threads = list(self._readers.values())
+        for thread in threads:
+            if thread is not None:
+                thread.join(timeout_s)
+
+    def _abort(self, readers: list[Reader]) -> None:
+        for reader in readers:
+            stream = reader.stream
+            if stream is not None:
+                stream.abort()
+
+    def _halt(self) -> None:
+        self._stop.set()
+        self._look_now.set()
+
+    def _crowd(self) -> list[Reader]:
+        with self._lock:
+            return list(self._readers)
+
+    # The readers' side.
+
+    @property
+    def stopping(self) -> bool:
+        """Whether readers should leave."""
+        return self._stop.is_set()
+
+    @property
+    def resumable(self) -> bool:
+        """Whether a second request is sure to be for the same content as the first."""
+        return self._pinned or bool(self._known.validator)
+
+    @property
+    def bytes_missing(self) -> int:
+        """Bytes that are still to be written, as far as is known."""
+        return (self.parts.size or 0) - self.parts.written
+
+    def next_piece(self) -> Piece | None:
+        """The next piece for a reader, or None: then it leaves."""
+        with self._lock:
+            if self.stopping or (not self._inline and len(self._readers) > self._count.target):
+                return None
+        part_bytes = UNKNOWN_END if self._solo or self._inline else self.limits.part_bytes(self.parts.size)
+        return self.parts.take(part_bytes, self.limits.steal_min_bytes)
+
+    def open(self, piece: Piece) -> Stream:
+        """Ask for the rest of a piece; raises what Transport.open raises."""
+        whole = self._solo and piece.at == 0
+        return self._transports.current.open(piece.at, None if whole else piece.end, self._known)
+
+    def accept(self, stream: Stream, piece: Piece) -> None:
+        """Agree to an answer before its first byte is written; raises RangesRefused when it does not fit."""
+        with self._lock:
+            try:
+                if stream.whole:
+                    self._solo = True
+                    self.parts.take_all(piece)
+                elif stream.total is None and self.parts.size is None:
+                    raise RangesRefused
+                if stream.total is not None and self.parts.size is None:
+                    self.parts.set_size(stream.total)
+            except ValueError:
+                raise RangesRefused from None
+            if not self._settled:
+                self._on_settled(stream)
+                if not self._pinned:
+                    self._known = Known(self.parts.size, stream.validator)
+                self._settled = True
+
+    def ends_at(self, at: int) -> bool:
+        """Whether a whole stream that ended at `at` was complete; says so where nobody knew the size."""
+        if self.parts.size is None:
+            self.parts.set_size(at)
+        return self.parts.size == at
+
+    def wrote(self, n_bytes: int) -> None:
+        """Bytes are on disk."""
+        with self._lock:
+            self.moved += n_bytes
+            self._on_wrote(n_bytes)
+        self.progress.add(n_bytes)
+        self._all_idle.add(n_bytes)
+        self.attend()
+
+    def throttled(self) -> None:
+        """The server wants fewer connections."""
+        with self._lock:
+            self._count.throttled(time.monotonic())
+
+    def rest(self, seconds: float) -> None:
+        """Wait, but not longer than until the crew is dismissed."""
+        deadline_s = time.monotonic() + seconds
+        while not self.stopping and (left_s := deadline_s - time.monotonic()) > 0:
+            self.attend()
+            self._stop.wait(min(left_s, self.limits.progress_interval_s))
+
+
+class Transports:
+    """The ways to get the file, the preferred one first."""
+
+    def __init__(self, transports: list[Transport]) -> None:
+        self._transports = transports
+        self._at = 0
+
+    @property
+    def current(self) -> Transport:
+        """The one in use."""
+        return self._transports[self._at]
+
+    def fail_over(self) -> None:
+        """Nothing moves: the next one, or the same with a fresh location."""
+        self._at = (self._at + 1) % len(self._transports)
+        self.current.refresh()

@@ -1,0 +1,328 @@
+"""`fetch`: one file, from wherever it lies, to a verified and synced partial file.
+
+The story: see what an earlier run left, fetch what is missing, compare the digest, mend what is wrong, sync. Publishing is the caller's (`finish`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+import zlib
+from pathlib import Path
+
+from hive.errors import ChecksumMismatch, DownloadError, SourceChanged
+from workers.transfer.control import Control
+from workers.transfer.crew import Crew, Transports
+from workers.transfer.disk import open_data, reserve, sync_data, translated
+from workers.transfer.hasher import FrontierHash
+from workers.transfer.http import HttpTransport
+from workers.transfer.journal import Identity, Journal, boot_id, recover
+from workers.transfer.keeper import Keeper
+from workers.transfer.limits import Limits
+from workers.transfer.network import Network
+from workers.transfer.partial import data_path, journal_path, set_aside
+from workers.transfer.partmap import Extent, PartMap
+from workers.transfer.pool import HostPool
+from workers.transfer.progress import OnProgress, Reports, Snapshot, Status
+from workers.transfer.source import Fetched, Source
+from workers.transfer.transport import ContentChanged, Known, RangesRefused, Stream
+
+#: Rounds of mending single parts before the whole file is fetched once more.
+MENDING_ROUNDS = 3
+
+
+def fetch(
+    source: Source,
+    partial: Path,
+    *,
+    control: Control | None = None,
+    network: Network | None = None,
+    on_progress: OnProgress | None = None,
+    limits: Limits | None = None,
+    shared: HostPool | None = None,
+) -> Fetched:
+    """Fetch `source` to `<partial>.part`, resuming from what is there, and verify it. Several may run in as many threads.
+
+    `shared` brings connections to share with other fetches (and its own network); without it the fetch has a pool of its own. No
+    thread outlives the call. `on_progress` is called from this thread.
+
+    Raises Cancelled (or the error given to `control.cancel`), DiskFull, StoreNotWritable, ChecksumMismatch, SourceChanged,
+    DownloadTimeout, DownloadError, ModelAccessDenied, ModelNotFound, RevisionNotFound, FileNotFound, UnsafeUrl. The journal stays, except
+    after ChecksumMismatch, where the file is set aside as `<partial>.bad`.
+    """
+    limits = limits or Limits()
+    control = control or Control()
+    with contextlib.ExitStack() as stack:
+        pool = shared or stack.enter_context(HostPool(network or Network(), limits))
+        return _Fetch(source, partial, control, pool, on_progress, limits).run()
+
+
+class _Fetch:
+    """The state of one call of `fetch`."""
+
+    def __init__(
+        self,
+        source: Source,
+        partial: Path,
+        control: Control,
+        pool: HostPool,
+        on_progress: OnProgress | None,
+        limits: Limits,
+    ) -> None:
+        self._source = source
+        self._partial = partial
+        self._control = control
+        self._limits = limits
+        self._reports = Reports(on_progress, limits)
+        self._transports = Transports([HttpTransport(source, pool, limits, control)])
+        self._small = source.size is not None and source.size < limits.small_file_bytes
+        self._solo = False
+        self._fd = -1
+        self._parts = PartMap(source.size)
+        self._known = Known(source.size)
+        self._etag: str | None = None
+        self._keeper: Keeper | None = None
+        self._durable: list[Extent] = []
+        self._hash = self._new_hash()
+        self._received = 0
+        #: Bytes that were on disk when the map was made, and such bytes that were given up since.
+        self._base = self._given_up = 0
+        self._changes = self._restarts = 0
+        self._second_whole = False
+
+    def run(self) -> Fetched:
+        """See fetch."""
+        began = time.monotonic()
+        if self._source.digest is not None:
+            self._source.digest.checked()
+        self._control.check()
+        with translated():
+            self._fd = open_data(data_path(self._partial))
+        self._hash = self._new_hash()
+        try:
+            self._resume()
+            for round_ in range(MENDING_ROUNDS + 1):
+                self._receive()
+                if self._verified():
+                    break
+                self._mend(round_)
+            with translated():
+                self._settle_on_disk()
+            return self._result(time.monotonic() - began)
+        finally:
+            self._close()
+
+    # Fetching.
+
+    def _resume(self) -> None:
+        """Take over what an earlier run has written."""
+        if self._small:
+            return
+        with translated():
+            found = recover(journal_path(self._partial), os.fstat(self._fd).st_size, boot_id())
+        if found is None or not self._same_content(found.identity):
+            return
+        extents = found.extents
+        if self._source.digest is None and sum(e.end - e.start for e in extents) == found.identity.size:
+            # One request must be made all the same, to hear whether the content is still that one.
+            extents = extents[:-1]
+        self._new_map(PartMap(found.identity.size, extents), found.durable)
+        self._known = Known(found.identity.size, "" if self._source.digest else found.identity.validator)
+
+    def _same_content(self, identity: Identity) -> bool:
+        if self._source.size not in (None, identity.size):
+            return False
+        if self._source.digest is not None:
+            return identity.digest == str(self._source.digest)
+        return not identity.digest and bool(identity.validator)
+
+    def _receive(self) -> None:
+        """Fetch until no byte is missing, from the start again where that is the only way."""
+        while not self._parts.complete:
+            try:
+                self._crew_round()
+            except RangesRefused:
+                self._restarts += 1
+                if self._restarts > self._limits.attempts_max:
+                    raise DownloadError("The server allows no resuming, and breaks off each time.") from None
+                self._start_over(solo=True)
+            except ContentChanged:
+                self._changes += 1
+                if self._changes > 1:
+                    raise SourceChanged from None
+                self._start_over(solo=False)
+
+    def _crew_round(self) -> None:
+        crew = Crew(
+            self._fd,
+            self._parts,
+            self._transports,
+            self._control,
+            self._limits,
+            known=self._known,
+            pinned=self._source.digest is not None,
+            solo=self._solo,
+            on_settled=self._settled,
+            on_wrote=self._wrote,
+            on_look=self._report,
+        )
+        if self._small:
+            crew.run_inline()
+            return
+        self._hash.start()
+        crew.run()
+
+    def _settled(self, stream: Stream) -> None:
+        """The first answer is good: make room, and begin the journal."""
+        self._etag = stream.etag
+        size = self._parts.size
+        if size is None:
+            return
+        with translated(needed=size):
+            if size:
+                reserve(self._fd, size, self._limits)
+            if not self._small and self._keeper is None and (self._source.digest is not None or stream.validator):
+                identity = Identity(size, str(self._source.digest or ""), stream.validator)
+                journal = Journal(
+                    journal_path(self._partial), identity, boot_id(), self._parts.extents(), self._durable
+                )
+                self._keeper = Keeper(self._fd, journal, self._parts, self._control, self._limits)
+                self._keeper.start()
+
+    def _wrote(self, n_bytes: int) -> None:
+        self._received += n_bytes
+        if self._keeper is not None:
+            self._keeper.wrote()
+
+    def _start_over(self, *, solo: bool) -> None:
+        """Forget everything on disk; the bytes stay there and are overwritten."""
+        self._stop_keeper()
+        with translated():
+            journal_path(self._partial).unlink(missing_ok=True)
+        self._given_up += self._base
+        self._new_map(PartMap(self._source.size), [])
+        self._known = Known(self._source.size)
+        self._solo = solo
+
+    def _new_map(self, parts: PartMap, durable: list[Extent]) -> None:
+        self._hash.stop()
+        self._parts, self._durable = parts, durable
+        self._base = parts.written
+        self._hash = self._new_hash()
+
+    def _new_hash(self) -> FrontierHash:
+        algorithm = self._source.digest.algorithm if self._source.digest else "sha256"
+        return FrontierHash(self._fd, self._parts, algorithm, self._limits.hash_block_bytes)
+
+    # Verifying.
+
+    def _verified(self) -> bool:
+        """Whether the digest is the one asked for; true also when none was."""
+        if self._small:
+            with translated():
+                self._hash.catch_up()
+        else:
+            self._hash.start()
+            while not self._hash.wait(self._limits.tick_s):
+                self._control.check()
+                self._report("verifying", None, 0)
+            self._raise_from_helpers()
+        return self._source.digest is None or self._hash.hexdigest() == self._source.digest.hex
+
+    def _mend(self, round_: int) -> None:
+        """Give up what is wrong on disk, so that it is fetched again. Raises ChecksumMismatch when nothing is left to try.
+
+        A part whose CRC is not the one it arrived with was spoiled here, and it alone is fetched again. If all are as they
+        arrived, the source sent wrong bytes: then everything once more, over the other transport, in one stream.
+        """
+        bad = self._spoiled() if round_ < MENDING_ROUNDS else []
+        if bad:
+            self._stop_keeper()
+            with translated():
+                journal_path(self._partial).unlink(missing_ok=True)
+            self._parts.forget(bad)
+            self._new_map(self._parts, [])
+            self._base = 0
+        elif not self._second_whole:
+            self._second_whole = True
+            self._transports.fail_over()
+            self._start_over(solo=True)
+        else:
+            self._stop_keeper()
+            with translated():
+                set_aside(self._partial)
+            raise ChecksumMismatch
+
+    def _spoiled(self) -> list[Extent]:
+        """The extents whose bytes on disk are not those that arrived."""
+        bad = []
+        buffer = memoryview(bytearray(self._limits.hash_block_bytes))
+        for extent in self._parts.extents():
+            crc, at = 0, extent.start
+            while at < extent.end:
+                self._control.check()
+                self._report("verifying", "the digest is wrong; looking for the bad part", 0)
+                with translated():
+                    n_bytes = os.preadv(self._fd, [buffer[: extent.end - at]], at)
+                if n_bytes == 0:
+                    break
+                crc = zlib.crc32(buffer[:n_bytes], crc)
+                at += n_bytes
+            if crc != extent.crc or at != extent.end:
+                bad.append(extent)
+        return bad
+
+    # Ending.
+
+    def _settle_on_disk(self) -> None:
+        """Everything durable, and nothing behind the last byte; raises OSError."""
+        size = self._parts.size or 0
+        if os.fstat(self._fd).st_size > size:
+            os.ftruncate(self._fd, size)
+        if self._keeper is not None:
+            self._keeper.sync()
+        else:
+            sync_data(self._fd)
+
+    def _result(self, seconds: float) -> Fetched:
+        return Fetched(
+            path=data_path(self._partial),
+            size=self._parts.size or 0,
+            digest_hex=self._hash.hexdigest(),
+            etag=self._etag,
+            bytes_refetched=self._refetched,
+            seconds=seconds,
+            verified=self._source.digest is not None,
+        )
+
+    def _close(self) -> None:
+        """End the helpers. What was written is recorded and synced, unless the files belong to somebody else by now."""
+        self._hash.stop()
+        keeper = self._keeper
+        with contextlib.suppress(OSError):
+            if keeper is not None and not self._control.fenced and not self._parts.complete:
+                keeper.sync()
+        self._stop_keeper()
+        os.close(self._fd)
+
+    def _stop_keeper(self) -> None:
+        if self._keeper is not None:
+            self._keeper.stop()
+        self._keeper = None
+
+    @property
+    def _refetched(self) -> int:
+        return max(0, self._received + self._given_up - (self._parts.written - self._base))
+
+    def _report(self, status: Status, message: str | None, connections: int) -> None:
+        self._raise_from_helpers()
+        if self._reports.due(status):
+            size = self._parts.size if self._parts.size is not None else self._source.size
+            self._reports.tell(Snapshot(self._parts.written, size, self._refetched, connections, status, message))
+
+    def _raise_from_helpers(self) -> None:
+        """The errors of the threads that hash and keep the journal."""
+        for helper in (self._hash, self._keeper):
+            if helper is not None and helper.error is not None:
+                raise helper.error
