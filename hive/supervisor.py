@@ -96,8 +96,8 @@ class Child:
 
     async def _run_once(self) -> int:
         # A pipe of our own: asyncio's would stay open for as long as a grandchild holds its other end.
-        read_end, write_end = os.pipe()
-        with open(read_end, "rb", buffering=0) as pipe:
+        pipe, write_end = _open_pipe()
+        with pipe:
             try:
                 self._process = process = await asyncio.create_subprocess_exec(
                     *bound_to_us(self._command),
@@ -119,6 +119,11 @@ class Child:
             with contextlib.suppress(asyncio.CancelledError):
                 await reading
         return code
+
+
+def _open_pipe() -> tuple[IO[bytes], int]:
+    read_end, write_end = os.pipe()
+    return os.fdopen(read_end, "rb", buffering=0), write_end
 
 
 async def happens(event: asyncio.Event, timeout_s: float) -> bool:

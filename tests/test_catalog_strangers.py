@@ -36,6 +36,19 @@ def test_a_planted_link_is_not_a_file_of_the_model(settings: Settings, catalog: 
         assert catalog.find(parse_ref("hf:org/name/model.safetensors")) is None
 
 
+def test_a_link_to_a_namesake_of_a_blob_is_not_a_file(
+    settings: Settings, catalog: ModelCatalog, tmp_path: Path
+) -> None:
+    snapshot = put(settings, "org/name", WHOLE)
+    blob = (snapshot / "config.json").resolve()
+    (tmp_path / blob.name).write_bytes(b"[]")
+    for target in (str(tmp_path / blob.name), f"../../../../../{blob.name}", f"../../blobs/../../../../{blob.name}"):
+        (snapshot / "config.json").unlink()
+        (snapshot / "config.json").symlink_to(target)
+
+        assert catalog.find(parse_ref("hf:org/name/config.json")) is None
+
+
 def test_a_blob_that_is_a_link_out_of_the_store_is_not_a_file(
     settings: Settings, catalog: ModelCatalog, tmp_path: Path
 ) -> None:

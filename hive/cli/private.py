@@ -22,6 +22,7 @@ from typing import IO
 from hive.children import bound_to_us, python_module, signal_group
 from hive.cli.failure import CliError
 from hive.cli.server import Server
+from hive.homelock import holder_of
 from hive.settings import Settings
 
 #: Workers of a private stack: one pull is one download.
@@ -30,10 +31,17 @@ WORKERS = 1
 START_TIMEOUT_S = 40.0
 #: Seconds until it must have ended: the server's drain, the workers' and Redis's, each with a limit of its own.
 STOP_TIMEOUT_S = 25.0
+#: Its log in HIVE_HOME, and the bytes at which that is moved aside.
+LOG_NAME = "private.log"
+MAX_LOG_BYTES = 4 * 2**20
 #: Lines of its log in an error.
 LOG_TAIL_LINES = 6
 #: Bytes of its log that are looked at for those.
 LOG_TAIL_BYTES = 16_384
+
+
+class HomeTaken(CliError):
+    """Another hive, such as that of a pull that began at the same time, was faster: there is a server to use now."""
 
 
 @contextlib.contextmanager
@@ -41,31 +49,44 @@ def private_stack(settings: Settings) -> Generator[Server]:
     """A server for the time of the block.
 
     Raises:
+        HomeTaken: when another hive has taken the home meanwhile.
         CliError: when it does not start; with the end of its log.
     """
     settings.home_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    log_path = settings.home_dir / "private.log"
-    with log_path.open("wb") as log:
+    log_path = settings.home_dir / LOG_NAME
+    with _open_log(log_path) as log:
+        log_start = log.tell()
         command = python_module("hive.cli", "up", "--port", "0", "--workers", str(WORKERS), "--private")
         # A group of its own: Ctrl-C reaches the pull only, which then ends the stack in order.
         process = subprocess.Popen(
             bound_to_us(command), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, process_group=0
         )
     try:
-        yield Server(_read_address(process, log_path), private=True)
+        yield Server(_read_address(process, settings, log_start), private=True)
     finally:
         _stop(process)
 
 
-def _read_address(process: subprocess.Popen[bytes], log_path: Path) -> str:
+def _open_log(path: Path) -> IO[bytes]:
+    """The log, to append to: another pull's stack may be writing to it at this moment."""
+    with contextlib.suppress(FileNotFoundError):
+        if path.stat().st_size > MAX_LOG_BYTES:
+            path.replace(path.with_suffix(".log.1"))
+    return path.open("ab")
+
+
+def _read_address(process: subprocess.Popen[bytes], settings: Settings, log_start: int) -> str:
     """The address: the first line that `hive up --private` writes, when it is ready."""
     assert process.stdout is not None
     line = _first_line(process.stdout, START_TIMEOUT_S)
     if line.startswith("http://"):
         return line
+    if holder_of(settings.home_dir) is not None:
+        raise HomeTaken("Another hive took the home first.", code="HOME_IN_USE")
+    log_path = settings.home_dir / LOG_NAME
     with log_path.open("rb") as log:
-        log.seek(max(0, log_path.stat().st_size - LOG_TAIL_BYTES))
-        tail = log.read().decode(errors="replace").splitlines()[-LOG_TAIL_LINES:]
+        log.seek(max(log_start, log_path.stat().st_size - LOG_TAIL_BYTES))
+        tail = log.read(LOG_TAIL_BYTES).decode(errors="replace").splitlines()[-LOG_TAIL_LINES:]
     raise CliError("hive could not start what a pull needs.", *tail, f"the whole log is in {log_path}")
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 import click
 
-from hive.cli.units import duration, percent, plain, size, speed
+from hive.cli.units import duration, percent, plain, shortened, size, speed
 from hive.wire.events import Complete, Downloading, Event, encode
 
 if TYPE_CHECKING:
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 #: Seconds between two plain lines of one status.
 LINE_INTERVAL_S = 1.0
+#: Characters of a bar, of the figures behind the longest, and of a file's name in the narrowest terminal.
+BAR_CHARS = 24
+FACTS_CHARS = 60
+MIN_NAME_CHARS = 16
 
 
 class Printer(Protocol):
@@ -139,7 +143,9 @@ class Bars(Quiet):
             self._progress.remove_task(self._files.pop(path))
         for path, file in under_way.items():
             if path not in self._files:
-                self._files[path] = self._progress.add_task(f"  {plain(path)}", total=None, facts="")
+                room = max(MIN_NAME_CHARS, self._progress.console.width - BAR_CHARS - FACTS_CHARS)
+                name = shortened(plain(path), room)
+                self._files[path] = self._progress.add_task(f"  {name}", total=None, facts="")
             self._progress.update(
                 self._files[path],
                 completed=file.bytes_downloaded,
@@ -165,7 +171,7 @@ def _new_progress() -> Progress:
     # No markup: what stands in square brackets in a file's name is no style.
     return Progress(
         TextColumn("{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
-        BarColumn(bar_width=24),
+        BarColumn(bar_width=BAR_CHARS),
         TextColumn("{task.fields[facts]}", markup=False, table_column=Column(no_wrap=True)),
         console=Console(stderr=True, highlight=False),
         transient=True,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
@@ -61,6 +63,7 @@ def pull(
 
     HF_TOKEN is sent along to a server on this machine or behind https, never over plain http.
     """
+    _unwind_on_sigterm()
     settings = Settings.from_env()
     name = _name_of(ref)
     token = read_token(settings, token_file, from_stdin=token_stdin, none=no_token)
@@ -68,8 +71,9 @@ def pull(
     for _ in range(MAX_SERVERS):
         found = find_server(settings)
         if found is None:
-            _pull_alone(settings, ref, name, token, output, selection, detach=detach)
-            return
+            if _pull_alone(settings, ref, name, token, output, selection, detach=detach):
+                return
+            continue
         with found.client() as client:
             if detach:
                 _detach(client, ref, token, selection, as_json=as_json)
@@ -90,6 +94,7 @@ def watch(download_id: str, as_json: bool, quiet: bool) -> None:
     """
     from hive.cli.ids import find_download
 
+    _unwind_on_sigterm()
     output = Output(as_json, quiet)
     with need_server(Settings.from_env()).client() as client:
         download = find_download(client, download_id)
@@ -133,15 +138,15 @@ def _pull_alone(
     selection: dict[str, Any],
     *,
     detach: bool,
-) -> None:
-    """Pull with a private stack, which ends with the pull."""
+) -> bool:
+    """Pull with a private stack, which ends with the pull; False where another hive was faster to take the home."""
     if detach:
         raise CliError(
             "--detach needs a server that goes on without this command, and none answers.",
             "start one with `hive up`, or leave --detach away",
             exit_code=USAGE,
         )
-    from hive.cli.private import private_stack
+    from hive.cli.private import HomeTaken, private_stack
 
     if not (output.quiet or output.as_json):
         click.echo(f"No hive is running: running one for this download, store {settings.store_dir}", err=True)
@@ -149,9 +154,12 @@ def _pull_alone(
         with private_stack(settings) as server, server.client() as client:
             started = client.download(ref, hf_token=token.for_server(client.url), **selection)
             finish(follow(client, started.download_id, name, output), output)
+    except HomeTaken:
+        return False
     except KeyboardInterrupt:
         click.echo(f"Stopped. What arrived is kept: `hive pull {name}` goes on from there.", err=True)
         raise
+    return True
 
 
 def _pull_from(
@@ -194,6 +202,11 @@ def _detach(client: Client, ref: str, token: Token, selection: dict[str, Any], *
         click.echo(f"On disk already: {started.local_path}", err=True)
     else:
         click.echo(f"Follow it with `hive watch {started.download_id[:8]}`.", err=True)
+
+
+def _unwind_on_sigterm() -> None:
+    """Let SIGTERM end this process as Ctrl-C does: with the terminal's cursor back and a private stack stopped."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 def _say_detached(download_id: str) -> None:

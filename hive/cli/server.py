@@ -47,12 +47,12 @@ def find_server(settings: Settings) -> Server | None:
     """The server to talk to, or None where HIVE_HOST is not set and none answers.
 
     Raises:
-        CliError: when HIVE_HOST is set and no hive answers there.
+        CliError: when HIVE_HOST is set and no hive answers there, or the one that holds HIVE_HOME does not answer.
     """
     if settings.host != DEFAULT_ADDRESS:
         return Server(_named_server(settings.host))
-    held = _holder_address(settings)
-    if held and probe(held.address):
+    held = _held_server(settings)
+    if held is not None:
         return held
     return Server(DEFAULT_ADDRESS) if probe(DEFAULT_ADDRESS) else None
 
@@ -104,13 +104,17 @@ def _named_server(address: str) -> str:
     return address
 
 
-def _holder_address(settings: Settings) -> Server | None:
-    """Who holds the home, waiting for one that is still starting."""
+def _held_server(settings: Settings) -> Server | None:
+    """The server of whoever holds the home, waiting for one that starts, comes back or is about to let go."""
     deadline = time.monotonic() + STARTING_TIMEOUT_S
     while (holder := holder_of(settings.home_dir)) is not None:
-        if holder.address is not None:
+        if holder.address is not None and probe(holder.address):
             return Server(holder.address, holder.private)
         if time.monotonic() > deadline:
-            return None
+            raise CliError(
+                f"hive runs on {settings.home_dir} (pid {holder.pid}), but its server does not answer.",
+                "see what that `hive up` says, or end it",
+                code="SERVER_UNREACHABLE",
+            )
         time.sleep(POLL_S)
     return None

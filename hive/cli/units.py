@@ -55,3 +55,11 @@ def plain(text: str) -> str:
     escapes.
     """
     return "".join(char if char.isprintable() else " " for char in text)
+
+
+def shortened(text: str, chars: int) -> str:
+    """`text` in at most so many characters, without its middle: names of files differ at their ends."""
+    if len(text) <= chars:
+        return text
+    head = (chars - 1) // 3
+    return f"{text[:head]}…{text[len(text) - (chars - 1 - head) :]}"

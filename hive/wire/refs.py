@@ -1,6 +1,6 @@
 """Model references: `hf:org/name@revision:QUANT`, one file of a repository, or a plain URL.
 
-    hf:org/name[/path/in/repo][@revision][:QUANT]       org/name is short for hf:org/name
+    hf:org/name[/path/in/repo][@revision][:QUANT]       org/name and hf.co/org/name are short for hf:org/name
     https://host/path/file.gguf                          any http(s) URL
     https://huggingface.co/org/name/resolve/main/f.gguf  read as hf:org/name/f.gguf@main
 
@@ -83,16 +83,17 @@ def parse_ref(text: str) -> ModelRef:
     """
     if len(text) > MAX_REF_CHARS:
         raise RefError(f"The model reference has {len(text)} characters; the limit is {MAX_REF_CHARS}.")
-    if not text or any(ord(char) <= 32 or ord(char) == 127 for char in text) or "\\" in text:
-        raise RefError("A model reference is not empty and has no spaces, control characters or backslashes.")
+    if not text.strip() or any(ord(char) < 32 or ord(char) == 127 or char == "\\" for char in text):
+        raise RefError("A model reference is not empty and has no control characters or backslashes.")
     scheme, colon, rest = text.partition(":")
     if colon and scheme.lower() in ("http", "https"):
         return _parse_url(text)
-    if colon and scheme == "hf":
+    if colon and scheme.lower() == "hf":
         return _parse_hub(rest.removeprefix("//"))
     if colon and "/" not in scheme:
         raise RefError(f"'{scheme[:40]}:' is not a scheme hive knows. Use hf:org/name, or an http(s) URL.")
-    return _parse_hub(text)
+    host, _, rest = text.partition("/")
+    return _parse_hub(rest if host in _HUB_HOSTS else text)
 
 
 def without_query(ref: ModelRef) -> ModelRef:
@@ -109,8 +110,13 @@ def with_query(ref: ModelRef, query: str | None) -> ModelRef:
     )
 
 
-def identity(ref: ModelRef, include: tuple[str, ...] = (), exclude: tuple[str, ...] = ()) -> str:
-    """What makes two requests the same download: 64 hex digits over the reference and the selection, order aside."""
+def identity(
+    ref: ModelRef, include: tuple[str, ...] = (), exclude: tuple[str, ...] = (), sha256: str | None = None
+) -> str:
+    """What makes two requests the same download: 64 hex digits over the reference and the selection, order aside.
+
+    A digest is part of it: who asks for one must not join a download that checks none.
+    """
     same = (
         ref.kind,
         ref.repo,
@@ -118,8 +124,9 @@ def identity(ref: ModelRef, include: tuple[str, ...] = (), exclude: tuple[str, .
         ref.path,
         ref.quant,
         ref.url,
-        sorted(include),
-        sorted(exclude),
+        sorted(set(include)),
+        sorted(set(exclude)),
+        sha256,
     )
     return hashlib.sha256(msgspec.json.encode(same)).hexdigest()
 
@@ -211,13 +218,13 @@ def _parse_url(text: str) -> ModelRef:
         raise RefError("A URL with a user or password in it is not accepted.")
     if not _HOST.fullmatch(host) or port == 0:
         raise RefError("The URL has no valid host name.")
-    if not parts.path.isascii() or not parts.query.isascii():
-        raise RefError("Write the URL with percent-encoding: it may hold only ASCII characters.")
+    if not text.isascii() or " " in text:
+        raise RefError("Write the URL with percent-encoding: it may hold only ASCII characters, and no spaces.")
     scheme = parts.scheme.lower()
-    if host in _HUB_HOSTS:
+    is_default_port = port in (None, {"http": 80, "https": 443}[scheme])
+    if host in _HUB_HOSTS and is_default_port:
         return _parse_hub_url(parts)
-    default_port = {"http": 80, "https": 443}[scheme]
-    netloc = host if port in (None, default_port) else f"{host}:{port}"
+    netloc = host if is_default_port else f"{host}:{port}"
     return ModelRef(kind="url", url=urlunsplit((scheme, netloc, parts.path or "/", parts.query, "")))
 
 

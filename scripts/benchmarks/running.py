@@ -169,8 +169,8 @@ class Nginx(Process):
         config = folder / "nginx.conf"
         config.write_text(
             "".join(f"load_module {module};\n" for module in modules)
-            + f"daemon off; worker_processes 1; worker_rlimit_nofile 65536; user root; pid {folder}/nginx.pid;\n"
-            + f"error_log {folder}/nginx-error.log;\nevents {{ worker_connections 32768; }}\n"
+            + f"daemon off; worker_processes 1; user root; pid {folder}/nginx.pid;\n"
+            + f"error_log {folder}/nginx-error.log;\nevents {{ worker_connections 16384; }}\n"
             + f"http {{ access_log off; client_body_temp_path {folder}/body;\n{http.replace('PORT', str(self.port))}\n}}\n"
         )
         super().__init__(["nginx", "-c", str(config)], core, log=folder / "nginx.log")

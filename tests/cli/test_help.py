@@ -47,7 +47,9 @@ def test_hive_alone_shows_the_help(hive: Hive, args: tuple[str, ...]) -> None:
 
 
 def test_the_help_imports_nothing_heavy() -> None:
-    script = f"import sys; from hive.cli import run; run(['--help']); sys.exit(sorted({HEAVY!r} & set(sys.modules)) or 0)"
+    script = (
+        f"import sys; from hive.cli import run; run(['--help']); sys.exit(sorted({HEAVY!r} & set(sys.modules)) or 0)"
+    )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30)
     assert (done.returncode, done.stderr) == (0, "")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hive.cli import server as finding
-from hive.cli.units import age, duration, percent, plain, size, speed
+from hive.cli.units import age, duration, percent, plain, shortened, size, speed
 from hive.homelock import HomeLock
 from tests.cli.conftest import COMMAND_TIMEOUT_S, Hive, command
 from tests.cli.standin import ID, OTHER_ID, StandIn, complete, download, failed, model
@@ -226,5 +226,13 @@ def test_figures_are_short_and_rounded() -> None:
         "1h00m",
         "1d01h",
     ]
-    assert [percent(*pair) for pair in ((0, 0), (1, 3), (999_999, 1_000_000), (5, 5))] == ["", "33.3%", "99.9%", "100.0%"]
+    assert [percent(*pair) for pair in ((0, 0), (1, 3), (999_999, 1_000_000), (5, 5))] == [
+        "",
+        "33.3%",
+        "99.9%",
+        "100.0%",
+    ]
     assert (speed(0), speed(1500), age(None), plain("a\x1b[0m\nb")) == ("", "1.5 kB/s", "-", "a [0m b")
+    names = [shortened("model-00001.safetensors", chars) for chars in (23, 22, 10)]
+    assert names == ["model-00001.safetensors", "model-0…01.safetensors", "mod…ensors"]
+    assert [len(name) for name in names] == [23, 22, 10]

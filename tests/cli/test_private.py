@@ -68,6 +68,12 @@ def wait_until_under_way(process: subprocess.Popen[str]) -> None:
     pytest.fail("the download does not begin")
 
 
+def is_private(home: Path) -> bool:
+    """Whether a private hive serves this home."""
+    holder = holder_of(home)
+    return holder is not None and holder.address is not None and holder.private
+
+
 EXPECTED = hashlib.sha256(read_all(CONTENT)).hexdigest()
 
 
@@ -105,8 +111,7 @@ def test_an_interrupted_pull_goes_on_from_where_it_was(alone: dict[str, str], ho
 def test_a_pull_goes_on_alone_when_the_one_it_joined_ends(alone: dict[str, str], home: Path, hub: HubServer) -> None:
     hub.limit_rate_bytes_per_s = 1_000_000
     with start_pull(alone, "org/name") as first:
-        holder = wait_for(lambda: (found := holder_of(home)) and found.address and found, "no private hive")
-        assert holder.private
+        wait_for(lambda: is_private(home), "no private hive")
         with start_pull(alone, "org/other") as second:
             wait_until_under_way(first)
             first.send_signal(signal.SIGINT)
@@ -115,6 +120,18 @@ def test_a_pull_goes_on_alone_when_the_one_it_joined_ends(alone: dict[str, str],
             out, err = second.communicate(timeout=COMMAND_TIMEOUT_S)
             assert second.returncode == 0, err
     assert (Path(out.strip()) / "model.safetensors").stat().st_size == OTHER_BYTES
+    assert holder_of(home) is None
+
+
+def test_pulls_that_begin_at_once_share_one_hive(alone: dict[str, str], home: Path) -> None:
+    both = [start_pull(alone, "-q", "org/other") for _ in range(3)]
+    paths = set()
+    for process in both:
+        with process:
+            out, err = process.communicate(timeout=COMMAND_TIMEOUT_S)
+        assert process.returncode == 0, err
+        paths.add(out)
+    assert len(paths) == 1
     assert holder_of(home) is None
 
 

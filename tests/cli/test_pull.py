@@ -12,7 +12,7 @@ import pytest
 from hive.cli.progress import Lines
 from hive.cli.token import Token, read_token
 from hive.settings import Settings
-from hive.wire.events import Downloading, FileProgress, decode
+from hive.wire.events import Downloading, Event, FileProgress, decode
 from tests.cli.conftest import COMMAND_TIMEOUT_S, Hive, command
 from tests.cli.standin import (
     DONE,
@@ -57,7 +57,7 @@ def test_quiet_shows_the_path_only(server: StandIn, hive: Hive) -> None:
 
 
 def test_json_gives_one_event_a_line(server: StandIn, hive: Hive) -> None:
-    events = [running(1), running(2), complete()]
+    events: list[Event] = [running(1), running(2), complete()]
     server.streams = [[*(frame(event) for event in events), DONE]]
     result = hive("pull", "--json", "org/name")
     assert [decode(line) for line in result.out.splitlines()] == events
@@ -78,7 +78,10 @@ def test_a_refused_request_ends_with_code_1_and_its_code(server: StandIn, hive: 
 
 
 def test_escapes_in_a_message_do_not_reach_the_terminal(server: StandIn, hive: Hive) -> None:
-    server.errors["/v1/models/download"] = (400, {"code": "X", "message": "a\x1b[2Jb\nc", "details": {"v": ["\x1b]0;"]}})
+    server.errors["/v1/models/download"] = (
+        400,
+        {"code": "X", "message": "a\x1b[2Jb\nc", "details": {"v": ["\x1b]0;"]}},
+    )
     assert "\x1b" not in hive("pull", "org/name").err
 
 
@@ -142,7 +145,9 @@ def test_a_named_server_that_is_something_else_is_an_error(server: StandIn, hive
 # Tokens
 
 
-def test_the_token_of_the_environment_goes_to_this_machine(server: StandIn, hive: Hive, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_token_of_the_environment_goes_to_this_machine(
+    server: StandIn, hive: Hive, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_canary")
     assert "canary" not in "".join(map(str, hive("pull", "org/name")))
     hive("pull", "org/name", "--no-token")
@@ -254,7 +259,16 @@ def test_a_terminal_gets_bars_for_each_file_and_the_whole(server: StandIn, env: 
     with Terminal(command("pull", "org/name"), env) as terminal:
         assert terminal.wait(COMMAND_TIMEOUT_S) == 0
     shown = terminal.text
-    for part in ("hf:org/name", "model-1.safetensors", "config.json", "42.0%", "1/3 files", "2.0 MB/s", "1m05s left", "━"):
+    for part in (
+        "hf:org/name",
+        "model-1.safetensors",
+        "config.json",
+        "42.0%",
+        "1/3 files",
+        "2.0 MB/s",
+        "1m05s left",
+        "━",
+    ):
         assert part in shown, part
     assert shown.splitlines()[-1] == "/store/model.gguf"
     assert "in 2s (500 B/s), verified" in shown.splitlines()[-2]
@@ -286,5 +300,3 @@ def test_no_color_means_no_colour(server: StandIn, env: dict[str, str]) -> None:
             assert terminal.wait(COMMAND_TIMEOUT_S) == 1
         colours.append(b"\x1b[31m" in terminal.raw)
     assert colours == [True, False]
-
-

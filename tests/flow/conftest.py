@@ -25,6 +25,7 @@ class Service:
         self.server = Server(env)
         self.workers = Workers(env, workers)
         wait_for(lambda: requests.get(f"{self.server.url}/readyz", timeout=5).status_code == 200)
+        wait_for(lambda: len(self.listed_workers()) == workers)
 
     def post(self, model_ref: str, **body: Any) -> dict[str, Any]:
         answer = requests.post(f"{self.server.url}/v1/models/download", json={"model_ref": model_ref, **body}, timeout=5)
@@ -45,12 +46,15 @@ class Service:
         found: dict[str, Any] = requests.get(f"{self.server.url}/v1/downloads/{download_id}", timeout=5).json()
         return found
 
+    def listed_workers(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = requests.get(f"{self.server.url}/v1/workers", timeout=5).json()["data"]
+        return found
+
     def busy_worker(self, download_id: str) -> dict[str, Any]:
         """The worker that runs this download."""
 
         def look() -> dict[str, Any] | None:
-            listed = requests.get(f"{self.server.url}/v1/workers", timeout=5).json()["data"]
-            return next((w for w in listed if w["download_id"] == download_id), None)
+            return next((w for w in self.listed_workers() if w["download_id"] == download_id), None)
 
         found: dict[str, Any] = wait_for(look)
         return found

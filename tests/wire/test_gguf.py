@@ -114,7 +114,7 @@ def test_the_plain_quantisation_goes_before_the_dynamic_one() -> None:
         (["mmproj-F32.gguf", "mmproj-BF16.gguf"], "mmproj-BF16.gguf"),
         (["mmproj-F32.gguf", "mmproj-Q8_0.gguf"], "mmproj-F32.gguf"),
         (["mmproj-Q8_0.gguf"], "mmproj-Q8_0.gguf"),
-        (["mmproj-b-f16.gguf", "mmproj-a-f16.gguf"], "mmproj-a-f16.gguf"),
+        (["mmproj-a-f16.gguf", "mmproj-b-f16.gguf"], "mmproj-a-f16.gguf"),
         (["other/mmproj-F16.gguf", "mmproj-F32.gguf"], "mmproj-F32.gguf"),
         ([], None),
     ],

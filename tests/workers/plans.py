@@ -9,15 +9,29 @@ import requests
 
 from hive.settings import Settings
 from hive.wire.refs import parse_ref
-from tests.hub import HubServer
+from tests.hub import AnyContent, HubServer, SyntheticFile
 from workers.sources import Plan, PlannedFile, resolve
 from workers.store import Store
 from workers.transfer import Fetched, Network
+
+#: A model with git and LFS files, and folders.
+MODEL: dict[str, AnyContent | None] = {
+    "README.md": b"# A model\n",
+    "config.json": b"{}\n",
+    "deep/er/notes.txt": b"notes\n",
+    "deep/model.safetensors": SyntheticFile(100_000, 2),
+    "model.safetensors": SyntheticFile(200_000, 1),
+}
 
 
 def settings_for(tmp_path: Path, hub: HubServer, **more: str) -> Settings:
     """Settings of a worker that asks this Hub."""
     return Settings.from_env({"HIVE_STORE": str(tmp_path / "store"), "HF_ENDPOINT": hub.endpoint, **more})
+
+
+def repo_folder(settings: Settings, name: str = "models--org--name") -> Path:
+    """A repository's folder in the cache."""
+    return settings.hub_dir / name
 
 
 def plan_for(

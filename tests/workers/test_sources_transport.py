@@ -84,7 +84,7 @@ def test_other_users_of_huggingface_hub_in_the_process_are_left_alone(hub: HubSe
 
     with HubServer() as other:
         other.create("org/theirs", {"a.txt": b"a"})
-        assert HfApi(endpoint=other.endpoint, token="theirs").list_repo_files("org/theirs") == ["a.txt"]
+        assert HfApi(endpoint=other.endpoint, token=DEFAULT_TOKEN).list_repo_files("org/theirs") == ["a.txt"]
         assert "hf_hub" in other.hits()[0].headers["user-agent"]
 
 
@@ -128,9 +128,7 @@ def test_empty_pages_without_end_are_given_up(
     assert len(hub.hits("*tree*")) == 20
 
 
-def test_a_reply_that_trickles_is_given_up(
-    hub: HubServer, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_reply_that_trickles_is_given_up(hub: HubServer, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hubtransport, "CALL_DEADLINE_S", 0.3)
     hub.faults.add(faults.trickle(20), TREE)
 

@@ -1,9 +1,12 @@
-"""A downloader of large files over ranged HTTP: several connections, resumable by any process, verified before anybody sees a byte.
+"""A downloader of large files over ranged HTTP.
+
+Several connections, resumable by any process, verified before anybody sees a byte.
 
     fetched = fetch(Source(locate, size, digest, name), partial)    ->  <partial>.part, verified and synced
     finish(partial, target)                                         ->  target, durably; discard(partial) gives up
 
-It knows neither Redis nor a queue: a `Control` steers it, a callback hears `Snapshot`s, a `HostPool` shares connections between fetches.
+It knows neither Redis nor a queue: a `Control` steers it, a callback hears `Snapshot`s, a `HostPool` shares connections
+between fetches.
 """
 
 from workers.transfer.addresses import address_check, is_public

@@ -1,8 +1,9 @@
 """Which addresses hive may connect to.
 
-Problem: a URL from a stranger may lead into the own network (SSRF), in dozens of spellings. The easy way, `ipaddress.is_global`, lets NAT64,
-6to4, site-local and metadata addresses through, and a check of the *name* is void when DNS answers otherwise a moment later. So the table is our
-own, everything is asked of the resolved address, and the connection goes to the very address that was asked about.
+Problem: a URL from a stranger may lead into the own network (SSRF), in dozens of spellings. The easy way,
+`ipaddress.is_global`, lets NAT64, 6to4, site-local and metadata addresses through, and a check of the *name* is void
+when DNS answers otherwise a moment later. So the table is our own, everything is asked of the resolved address, and the
+connection goes to the very address that was asked about.
 """
 
 from __future__ import annotations

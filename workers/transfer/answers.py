@@ -24,7 +24,8 @@ from workers.transfer.transport import Throttled, Transient
 ERROR_BODY_BYTES = 4096
 ERROR_TEXT_CHARS = 300
 
-#: Seconds. A date is a strong validator only when it is clearly older than the answer: a file may change twice in a second.
+#: Seconds. A date is a strong validator only when it is clearly older than the answer: a file may change twice in a
+#: second.
 DATE_IS_STRONG_S = 60
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -81,7 +82,10 @@ def strong_validator(headers: Mapping[str, str]) -> str:
 
 
 def failure(status: int, headers: Mapping[str, str], body: bytes, limits: Limits, *, signed: bool) -> Exception:
-    """The exception for an answer that is neither a file nor a redirect; `signed`: the URL itself was the credential."""
+    """The exception for an answer that is neither a file nor a redirect.
+
+    `signed`: the URL itself was the credential.
+    """
     asked_s = retry_after_s(headers, limits)
     if status in (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS):
         return Throttled(f"the server answers {_status(status)}", asked_s)

@@ -1,8 +1,9 @@
 """How many connections a file is worth.
 
-Problem: a CDN gives each connection a fraction of the line, so several are needed; on a quick line the first one fills the machine, and
-each further one only costs CPU. The easy way, a fixed number, is wrong for one of the two. So one connection is looked at for a moment; if it does not
-saturate, it gets company, and more is added as long as the aggregate rises by a tenth. What does not pay is taken back. Pure arithmetic: the clock is given.
+Problem: a CDN gives each connection a fraction of the line, so several are needed; on a quick line the first one fills
+the machine, and each further one only costs CPU. The easy way, a fixed number, is wrong for one of the two. So one
+connection is looked at for a moment; if it does not saturate, it gets company, and more is added as long as the
+aggregate rises by a tenth. What does not pay is taken back. Pure arithmetic: the clock is given.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The handle by which a caller steers a running fetch from another thread.
 
-Problem: a reader is blocked in recv() for up to 20 seconds when somebody cancels. The easy way, a flag looked at between
-two chunks, makes the person wait as long. So whoever may block registers how to be woken (a socket shutdown, an event),
-and `cancel` calls all of them.
+Problem: a reader is blocked in recv() for up to 20 seconds when somebody cancels. The easy way, a flag looked at
+between two chunks, makes the person wait as long. So whoever may block registers how to be woken (a socket shutdown, an
+event), and `cancel` calls all of them.
 """
 
 from __future__ import annotations
@@ -13,9 +13,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from hive.errors import Cancelled, HiveError
-
-#: Seconds between two looks whether the wait is still wanted; the end of a pause or a cancel wakes at once.
-GATE_POLL_S = 0.1
 
 
 class Control:
@@ -39,8 +36,9 @@ class Control:
     def cancel(self, reason: str | HiveError = "", *, fenced: bool = False) -> None:
         """End the fetch: it raises `Cancelled(reason)`, or `reason` itself when that is an error.
 
-        The first call counts. `fenced` says that the files belong to somebody else by now: not one more byte is written,
-        the journal's last record included. Without it the journal is brought up to date, so that a later fetch resumes.
+        The first call counts. `fenced` says that the files belong to somebody else by now: not one more byte is
+        written, the journal's last record included. Without it the journal is brought up to date, so that a later fetch
+        resumes.
         """
         with self._changed:
             self._fenced = self._fenced or fenced
@@ -89,14 +87,13 @@ class Control:
         if self._error is not None:
             raise self._error
 
-    def gate(self, given_up: Callable[[], bool] = lambda: False) -> float:
-        """Block while paused or held, unless `given_up`; gives the seconds waited (0.0 as a rule). Raises the error of `cancel`."""
+    def gate(self) -> float:
+        """Block while paused or held; gives the seconds waited (0.0 as a rule). Raises the error of `cancel`."""
         if self._error is None and not self._paused and not self._held:
             return 0.0
         began = time.monotonic()
         with self._changed:
-            while self._error is None and (self._paused or self._held) and not given_up():
-                self._changed.wait(GATE_POLL_S)
+            self._changed.wait_for(lambda: self._error is not None or not (self._paused or self._held))
         self.check()
         return time.monotonic() - began
 
@@ -119,8 +116,8 @@ class Control:
     def child(self) -> Iterator[Control]:
         """A control that follows this one but can be cancelled alone: for a batch whose members end together."""
         child = Control(self.bandwidth)
-        child._set(paused=self._paused, held=self._held)
         with self._changed:
+            child._paused, child._held = self._paused, self._held
             self._children.append(child)
         with self.waking(lambda: child.cancel(self._error or "", fenced=self._fenced)):
             try:

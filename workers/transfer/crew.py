@@ -1,7 +1,8 @@
 """The connections of one file, and the thread that conducts them.
 
-The conductor is the thread that called `fetch`: it starts readers, watches for stalls, reports, and ends everything on the first error or cancel. No
-reader outlives it: each is woken by shutting its socket down and then waited for. A small file has no threads at all, the caller's reads.
+The conductor is the thread that called `fetch`: it starts readers, watches for stalls, reports, and ends everything on
+the first error or cancel. No reader outlives it: each is woken by shutting its socket down and then waited for. A small
+file has no threads at all, the caller's reads.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable
 
-from hive.errors import DownloadError
 from workers.transfer.connections import ConnectionCount
 from workers.transfer.control import Control
 from workers.transfer.disk import check_room
@@ -48,12 +48,12 @@ class Crew:
     ) -> None:
         """`pinned`: a digest says what the bytes must be. `solo`: one stream from the first byte, without ranges.
 
-        `on_settled(stream)` is called once, before the first byte is read; `on_look(status, message, connections)` often, from
-        the conductor's thread.
+        `on_settled(stream)` is called once, before the first byte is read; `on_look(status, message, connections)`
+        often, from the conductor's thread.
         """
         self.fd = fd
         self.parts = parts
-        self.control = control
+        self._caller = self.control = control
         self.limits = limits
         self.progress = Progress(limits.give_up_s, limits)
         self.moved = 0
@@ -78,14 +78,12 @@ class Crew:
 
     def run(self) -> None:
         """Until no byte is missing. Raises the first error of a reader, or the error of `control.cancel`."""
-        with self.control.waking(self._halt):
+        with self._caller.child() as self.control, self.control.waking(self._halt):
             try:
                 while not self.parts.complete:
                     self._conduct()
                     self._look_now.wait(self.limits.tick_s)
                     self._look_now.clear()
-                if self._error is not None:
-                    raise self._error
             finally:
                 self._dismiss()
 
@@ -94,7 +92,7 @@ class Crew:
         self._inline = True
         reader = Reader(self)
         self._readers[reader] = None
-        with self.control.waking(self._halt):
+        with self._caller.child() as self.control, self.control.waking(self._halt):
             reader.run()
             self.control.check()
 
@@ -104,13 +102,15 @@ class Crew:
             self._look()
 
     def _conduct(self) -> None:
-        self.control.check()
+        self._caller.check()
         if self._error is not None:
             raise self._error
         self._look()
         if self.parts.size is None:
             check_room(self.fd, ROOM_AHEAD_BYTES, self.limits)
-        if self._settled and not self._solo and not self.control.waiting:
+        if self.control.waiting:
+            return
+        if self._settled and not self._solo:
             self._count.look(time.monotonic(), self.moved)
         while len(self._readers) < self._count.target and self.parts.has_work(self.limits.steal_min_bytes):
             reader = Reader(self)
@@ -155,8 +155,8 @@ class Crew:
     def _dismiss(self) -> None:
         if self.parts.complete:
             self._join(GRACE_S)
-        self._stop.set()
-        self._abort(self._crowd())
+        # Ends whatever a reader may be blocked in: a gate, a connect, the wait for an answer, a read.
+        self.control.cancel()
         self._join(None)
 
     def _join(self, timeout_s: float | None) -> None:
@@ -208,26 +208,30 @@ class Crew:
     def open(self, piece: Piece) -> Stream:
         """Ask for the rest of a piece; raises what Transport.open raises."""
         whole = self._solo and piece.at == 0
-        return self._transports.current.open(piece.at, None if whole else piece.end, self._known)
+        return self._transports.current.open(piece.at, None if whole else piece.end, self._known, self.control)
 
     def accept(self, stream: Stream, piece: Piece) -> None:
         """Agree to an answer before its first byte is written; raises RangesRefused when it does not fit."""
         with self._lock:
-            try:
-                if stream.whole:
-                    self._solo = True
-                    self.parts.take_all(piece)
-                elif stream.total is None and self.parts.size is None:
-                    raise RangesRefused
-                if stream.total is not None and self.parts.size is None:
-                    self.parts.set_size(stream.total)
-            except ValueError:
-                raise RangesRefused from None
             if not self._settled:
+                self._settle(stream, piece)
+                self._known = Known(self.parts.size, "" if self._pinned else stream.validator)
                 self._on_settled(stream)
-                if not self._pinned:
-                    self._known = Known(self.parts.size, stream.validator)
                 self._settled = True
+
+    def _settle(self, stream: Stream, piece: Piece) -> None:
+        """Whether one stream or many, and how long the file is: the first answer decides."""
+        if not stream.whole and (stream.total is None or not (self._pinned or stream.validator)):
+            # Nobody says where the file ends, or that two answers are of the same content.
+            raise RangesRefused
+        try:
+            if stream.total is not None and self.parts.size is None:
+                self.parts.set_size(stream.total)
+            if stream.whole:
+                self._solo = True
+                self.parts.take_all(piece)
+        except ValueError:
+            raise RangesRefused from None
 
     def ends_at(self, at: int) -> bool:
         """Whether a whole stream that ended at `at` was complete; says so where nobody knew the size."""

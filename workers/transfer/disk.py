@@ -30,8 +30,8 @@ def open_data(path: Path) -> int:
 def reserve(fd: int, size: int, limits: Limits) -> None:
     """Make sure that `size` bytes fit: allocate what the file does not have yet. Raises DiskFull, StoreNotWritable.
 
-    fallocate(2) is called directly, since os.posix_fallocate writes zeros where the filesystem cannot allocate: minutes for
-    100 GB. There the file is only given its length.
+    fallocate(2) is called directly, since os.posix_fallocate writes zeros where the filesystem cannot allocate: minutes
+    for 100 GB. There the file is only given its length.
     """
     status = os.fstat(fd)
     check_room(fd, size - status.st_blocks * STAT_BLOCK_BYTES, limits)

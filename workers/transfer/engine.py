@@ -1,6 +1,7 @@
 """`fetch`: one file, from wherever it lies, to a verified and synced partial file.
 
-The story: see what an earlier run left, fetch what is missing, compare the digest, mend what is wrong, sync. Publishing is the caller's (`finish`).
+The story: see what an earlier run left, fetch what is missing, compare the digest, mend what is wrong, sync. Publishing
+is the caller's (`finish`).
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import contextlib
 import os
 import time
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from hive.errors import ChecksumMismatch, DownloadError, SourceChanged
@@ -26,7 +28,7 @@ from workers.transfer.partmap import Extent, PartMap
 from workers.transfer.pool import HostPool
 from workers.transfer.progress import OnProgress, Reports, Snapshot, Status
 from workers.transfer.source import Fetched, Source
-from workers.transfer.transport import ContentChanged, Known, RangesRefused, Stream
+from workers.transfer.transport import ContentChanged, Known, RangesRefused, Stream, Transport
 
 #: Rounds of mending single parts before the whole file is fetched once more.
 MENDING_ROUNDS = 3
@@ -41,21 +43,25 @@ def fetch(
     on_progress: OnProgress | None = None,
     limits: Limits | None = None,
     shared: HostPool | None = None,
+    transports: Sequence[Transport] = (),
 ) -> Fetched:
-    """Fetch `source` to `<partial>.part`, resuming from what is there, and verify it. Several may run in as many threads.
+    """Fetch `source` to `<partial>.part`, resuming from what is there, and verify it.
 
-    `shared` brings connections to share with other fetches (and its own network); without it the fetch has a pool of its own. No
-    thread outlives the call. `on_progress` is called from this thread.
+    Several may run in as many threads.
 
-    Raises Cancelled (or the error given to `control.cancel`), DiskFull, StoreNotWritable, ChecksumMismatch, SourceChanged,
-    DownloadTimeout, DownloadError, ModelAccessDenied, ModelNotFound, RevisionNotFound, FileNotFound, UnsafeUrl. The journal stays, except
-    after ChecksumMismatch, where the file is set aside as `<partial>.bad`.
+    `shared` brings connections to share with other fetches (and its own network); without it the fetch has a pool of
+    its own. No thread outlives the call. `transports`: other ways to the same bytes, tried before HTTP. `on_progress`
+    is called from this thread.
+
+    Raises Cancelled (or the error given to `control.cancel`), DiskFull, StoreNotWritable, ChecksumMismatch,
+    SourceChanged, DownloadTimeout, DownloadError, ModelAccessDenied, ModelNotFound, RevisionNotFound, FileNotFound,
+    UnsafeUrl. The journal stays, except after ChecksumMismatch, where the file is set aside as `<partial>.bad`.
     """
     limits = limits or Limits()
     control = control or Control()
     with contextlib.ExitStack() as stack:
         pool = shared or stack.enter_context(HostPool(network or Network(), limits))
-        return _Fetch(source, partial, control, pool, on_progress, limits).run()
+        return _Fetch(source, partial, control, pool, on_progress, limits, transports).run()
 
 
 class _Fetch:
@@ -69,13 +75,14 @@ class _Fetch:
         pool: HostPool,
         on_progress: OnProgress | None,
         limits: Limits,
+        transports: Sequence[Transport],
     ) -> None:
         self._source = source
         self._partial = partial
         self._control = control
         self._limits = limits
         self._reports = Reports(on_progress, limits)
-        self._transports = Transports([HttpTransport(source, pool, limits, control)])
+        self._transports = Transports([*transports, HttpTransport(source, pool, limits)])
         self._small = source.size is not None and source.size < limits.small_file_bytes
         self._solo = False
         self._fd = -1
@@ -189,6 +196,9 @@ class _Fetch:
                 )
                 self._keeper = Keeper(self._fd, journal, self._parts, self._control, self._limits)
                 self._keeper.start()
+            elif self._keeper is None:
+                # What an older journal says of the data file is about to be overwritten.
+                journal_path(self._partial).unlink(missing_ok=True)
 
     def _wrote(self, n_bytes: int) -> None:
         self._received += n_bytes
@@ -231,10 +241,12 @@ class _Fetch:
         return self._source.digest is None or self._hash.hexdigest() == self._source.digest.hex
 
     def _mend(self, round_: int) -> None:
-        """Give up what is wrong on disk, so that it is fetched again. Raises ChecksumMismatch when nothing is left to try.
+        """Give up what is wrong on disk, so that it is fetched again.
 
-        A part whose CRC is not the one it arrived with was spoiled here, and it alone is fetched again. If all are as they
-        arrived, the source sent wrong bytes: then everything once more, over the other transport, in one stream.
+        Raises ChecksumMismatch when nothing is left to try.
+
+        A part whose CRC is not the one it arrived with was spoiled here, and it alone is fetched again. If all are as
+        they arrived, the source sent wrong bytes: then everything once more, over the other transport, in one stream.
         """
         bad = self._spoiled() if round_ < MENDING_ROUNDS else []
         if bad:
@@ -242,8 +254,8 @@ class _Fetch:
             with translated():
                 journal_path(self._partial).unlink(missing_ok=True)
             self._parts.forget(bad)
-            self._new_map(self._parts, [])
-            self._base = 0
+            self._hash.stop()
+            self._hash, self._durable = self._new_hash(), []
         elif not self._second_whole:
             self._second_whole = True
             self._transports.fail_over()

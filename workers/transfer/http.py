@@ -1,8 +1,8 @@
 """Ranged HTTP: finds the location, follows redirects by hand, and believes no answer that it has not checked.
 
-Redirects are followed here, one request at a time, because the headers of a location (Authorization among them) belong to its origin and
-to no other, and because the last URL of the chain is worth keeping: the parts after the first ask it directly. It is kept until it expires or is
-refused; then the way is gone again from the start.
+Redirects are followed here, one request at a time, because the headers of a location (Authorization among them) belong
+to its origin and to no other, and because the last URL of the chain is worth keeping: the parts after the first ask it
+directly. It is kept until it expires or is refused; then the way is gone again from the start.
 """
 
 from __future__ import annotations
@@ -14,8 +14,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import urllib3
-from urllib3.exceptions import ConnectTimeoutError, HTTPError, NameResolutionError, NewConnectionError, ProxyError
-from urllib3.exceptions import ReadTimeoutError, SSLError
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    HTTPError,
+    NameResolutionError,
+    NewConnectionError,
+    ProxyError,
+    ReadTimeoutError,
+    SSLError,
+)
 
 from hive.errors import DownloadError, HiveError, HubUnavailable, SourceChanged
 from workers.transfer import answers
@@ -60,24 +67,23 @@ class HttpTransport:
 
     name = "http"
 
-    def __init__(self, source: Source, pool: HostPool, limits: Limits, control: Control) -> None:
+    def __init__(self, source: Source, pool: HostPool, limits: Limits) -> None:
         self._source = source
         self._pool = pool
         self._limits = limits
-        self._control = control
         self._lock = threading.Lock()
         self._kept: _Place | None = None
 
-    def open(self, start: int, end: int | None, known: Known) -> HttpStream:
+    def open(self, start: int, end: int | None, known: Known, control: Control) -> HttpStream:
         """See Transport.open."""
         place = self._place()
         try:
-            return self._ask(place, start, end, known)
+            return self._ask(place, start, end, known, control)
         except _Refused:
             self._forget(place)
         place = self._place()
         try:
-            return self._ask(place, start, end, known)
+            return self._ask(place, start, end, known, control)
         except _Refused as refused:
             self._forget(place)
             raise refused.error from None
@@ -110,10 +116,10 @@ class HttpTransport:
             if self._kept is old:
                 self._kept = new
 
-    def _ask(self, asked: _Place, start: int, end: int | None, known: Known) -> HttpStream:
+    def _ask(self, asked: _Place, start: int, end: int | None, known: Known, control: Control) -> HttpStream:
         place = asked
         for _ in range(self._limits.redirects_max + 1):
-            reply = self._get(place, start, end, known)
+            reply = self._get(place, start, end, known, control)
             try:
                 if reply.status not in answers.REDIRECTS:
                     stream = _Judge(reply, place, self._source, self._limits, self._pool).verdict(start, end, known)
@@ -127,7 +133,7 @@ class HttpTransport:
             reply.discard()
         raise DownloadError(f"The server redirects more than {self._limits.redirects_max} times.")
 
-    def _get(self, place: _Place, start: int, end: int | None, known: Known) -> _Reply:
+    def _get(self, place: _Place, start: int, end: int | None, known: Known, control: Control) -> _Reply:
         url = place.url
         rest_s = self._pool.cooldown.remaining_s(url.host)
         if rest_s > 0:
@@ -137,7 +143,7 @@ class HttpTransport:
             headers["Range"] = f"bytes={start}-{end - 1}"
             if known.validator:
                 headers["If-Range"] = known.validator
-        return _Reply.to(url, headers, self._pool, self._limits, self._control)
+        return _Reply.to(url, headers, self._pool, self._limits, control)
 
 
 class _Reply:
@@ -234,6 +240,9 @@ class HttpStream:
                     yield buffer[:n_bytes]
         except (HTTPError, OSError, http.client.HTTPException) as error:
             raise Transient(plainly(error)) from error
+        if reply.lifeline.was_cut:
+            # Where the server gives no length, this looks like the file's end.
+            raise Transient("the connection was given up")
 
     def abort(self) -> None:
         """See Stream.abort."""
@@ -344,8 +353,8 @@ def plainly(error: BaseException) -> str:
 
 _WORDS: tuple[tuple[type[BaseException], str], ...] = (
     (NameResolutionError, "the name of the server cannot be resolved"),
-    (ConnectTimeoutError, "connecting to the server timed out"),
     (NewConnectionError, "the server cannot be reached"),
+    (ConnectTimeoutError, "connecting to the server timed out"),
     (ReadTimeoutError, "the server sent nothing for too long"),
     (TimeoutError, "the server sent nothing for too long"),
     (ProxyError, "the proxy cannot be reached"),

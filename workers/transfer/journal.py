@@ -1,15 +1,16 @@
 """What is on disk of a partial file, told by an append-only file beside it.
 
-Problem: after a kill -9 nobody knows which bytes of a preallocated file are real. The easy way, one small state file rewritten
-in place, is torn by the same kill. So lines are appended, each with a CRC of its own; a torn or foreign tail is ignored.
+Problem: after a kill -9 nobody knows which bytes of a preallocated file are real. The easy way, one small state file
+rewritten in place, is torn by the same kill. So lines are appended, each with a CRC of its own; a torn or foreign tail
+is ignored.
 
-    <crc32 of the rest, 8 hex> {"v":1,"size":...,"digest":...,"validator":...,"boot":...}     the header
-    <crc32 of the rest, 8 hex> {"w":[[start,end,crc],...]}                                     written
-    <crc32 of the rest, 8 hex> {"s":n}                                                         the first n lines are durable
+    <crc32 of the rest, 8 hex> {"v":1,"size":..,"digest":..,"validator":...,"boot":...}   the header
+    <crc32 of the rest, 8 hex> {"w":[[start,end,crc],...]}   written
+    <crc32 of the rest, 8 hex> {"s":n}   the first n lines are durable
 
-An extent replaces an earlier one with the same start (pieces grow). A process that dies loses nothing that it has written, but a
-machine that dies loses what was not synced: under another boot id only the lines that an "s" vouches for are believed. The sync
-says how many lines it covers, since lines are appended while fdatasync runs.
+An extent replaces an earlier one with the same start (pieces grow). A process that dies loses nothing that it has
+written, but a machine that dies loses what was not synced: under another boot id only the lines that an "s" vouches for
+are believed. The sync says how many lines it covers, since lines are appended while fdatasync runs.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Keeps the journal: a record at least every second or 64 MiB, a sync at least every 10 seconds or 1 GiB.
 
-Two threads, since an fdatasync takes seconds on a busy disk, and a kill in that time must not cost more than one record.
+Two threads, since an fdatasync takes seconds on a busy disk, and a kill in that time must not cost more than one
+record.
 """
 
 from __future__ import annotations

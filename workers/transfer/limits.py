@@ -24,7 +24,7 @@ class Limits:
     #: Bytes. Below this a file is one GET in the calling thread: no journal, no helper threads.
     small_file_bytes: int = 16 * MIB
     #: Bytes. An idle connection takes the upper half of a remainder only when each half is at least this long.
-    steal_min_bytes: int = 2 * MIB
+    steal_min_bytes: int = MIB
     #: Bytes. One read from a socket and one write to the file; larger gains nothing, smaller costs system calls.
     read_bytes: int = MIB
     #: Bytes. The hash reads the file back in such blocks; they stay in the CPU's cache.

@@ -36,8 +36,8 @@ def fetch_many(
 ) -> Iterator[tuple[Job, Fetched]]:
     """Fetch all, giving each as it is complete, in no order. Small files go eight at a time beside two large ones.
 
-    `on_progress` is called from several threads. The first error ends the others and is raised after they have ended; what
-    is on disk by then is resumed by the next call. Leaving the loop early ends them too.
+    `on_progress` is called from several threads. The first error ends the others and is raised after they have ended;
+    what is on disk by then is resumed by the next call. Leaving the loop early ends them too.
     """
     limits = limits or Limits()
     with contextlib.ExitStack() as stack:

@@ -1,9 +1,10 @@
 """Connections to the outside: every socket of the engine is made here, to an address that was checked.
 
-Problem: a blocked connect, TLS handshake, header wait or body read must end at once on cancel, from another thread; and the address must be checked
-between DNS and connect. urllib3's pools do neither, and replacing them would mean writing proxies, TLS and keep-alive again. So its pools stay, and two
-small connection classes make the socket. A `Lifeline` holds a duplicate of the socket's descriptor: shutting that down wakes whoever is blocked on
-the original, plain or TLS (SSLSocket.shutdown would drop the TLS layer and hand ciphertext to the reader).
+Problem: a blocked connect, TLS handshake, header wait or body read must end at once on cancel, from another thread; and
+the address must be checked between DNS and connect. urllib3's pools do neither, and replacing them would mean writing
+proxies, TLS and keep-alive again. So its pools stay, and two small connection classes make the socket. A `Lifeline`
+holds a duplicate of the socket's descriptor: shutting that down wakes whoever is blocked on the original, plain or TLS
+(SSLSocket.shutdown would drop the TLS layer and hand ciphertext to the reader).
 """
 
 from __future__ import annotations
@@ -99,8 +100,8 @@ class Lifeline:
 class Body(http.client.HTTPResponse):
     """An answer whose body can be read into a buffer of one's own, as much as is there and no more.
 
-    `read(n)` waits until all n bytes are there, so a slow line looks dead, and loses what it has when the connection breaks; `read1(n)`
-    makes and shrinks a bytes object each time, which costs page faults.
+    `read(n)` waits until all n bytes are there, so a slow line looks dead, and loses what it has when the connection
+    breaks; `read1(n)` makes and shrinks a bytes object each time, which costs page faults.
     """
 
     def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
@@ -108,7 +109,10 @@ class Body(http.client.HTTPResponse):
         _current.body = self
 
     def read_into(self, buffer: memoryview) -> int:
-        """Bytes put into the buffer by at most one system call; 0 at the end of the body. For bodies that are not chunked."""
+        """Bytes put into the buffer by at most one system call.
+
+        0 at the end of the body. For bodies that are not chunked.
+        """
         if self.fp is None:
             return 0
         if self.length is not None:

@@ -36,7 +36,8 @@ def finish(partial: Path, target: Path) -> None:
             if not target.exists():
                 raise
         sync_folder(target.parent)
-        # The journal goes last: without its data file it says nothing, but data without a journal would be fetched again.
+        # The journal goes last: without its data file it says nothing, but data without a journal would be fetched
+        # again.
         _remove(journal_path(partial))
         sync_folder(partial.parent)
 

@@ -1,11 +1,12 @@
 """Which bytes of a file are missing, being fetched, or on disk. Pure bookkeeping: no file, no network.
 
-Problem: up to sixteen connections share a file, die at any byte, and the digest wants the bytes from the front. The easy way, one
-range per connection cut once at the start, crawls at 99 % behind the slowest and keeps the hash waiting. So missing
-bytes are *gaps*, a connection takes a *piece* off the lowest gap, and when no gap is left an idle connection takes the
-upper half of the largest remainder (tail stealing).
+Problem: up to sixteen connections share a file, die at any byte, and the digest wants the bytes from the front. The
+easy way, one range per connection cut once at the start, crawls at 99 % behind the slowest and keeps the hash waiting.
+So missing bytes are *gaps*, a connection takes a *piece* off the lowest gap, and when no gap is left an idle connection
+takes the upper half of the largest remainder (tail stealing).
 
-Every piece carries the CRC of what was written. The journal records it, and a wrong digest later finds the bad part by it.
+Every piece carries the CRC of what was written. The journal records it, and a wrong digest later finds the bad part by
+it.
 """
 
 from __future__ import annotations
@@ -134,7 +135,10 @@ class PartMap:
             return bool(self._gaps) or max(remainders, default=0) >= 2 * steal_min_bytes
 
     def set_size(self, size: int) -> None:
-        """The size is known now. Pieces and gaps beyond it are cut; raises ValueError when bytes beyond it are on disk."""
+        """The size is known now.
+
+        Pieces and gaps beyond it are cut; raises ValueError when bytes beyond it are on disk.
+        """
         with self._moved:
             on_disk = [extent.end for extent in self._done.values()] + [piece.at for piece in self._taken]
             if max(on_disk, default=0) > size:

@@ -1,4 +1,7 @@
-"""What the fetches of one process share: kept connections, a cap per host, and the cool-down of hosts that asked for a rest."""
+"""What the fetches of one process share.
+
+Kept connections, a cap per host, and the cool-down of hosts that asked for a rest.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +52,10 @@ class LocalCooldown:
 
 
 class HostPool:
-    """Connections to share between fetches, in one process and by many threads. Close it, or use it as a context manager."""
+    """Connections to share between fetches, in one process and by many threads.
+
+    Close it, or use it as a context manager.
+    """
 
     def __init__(self, network: Network, limits: Limits | None = None, cooldown: Cooldown | None = None) -> None:
         self.network = network

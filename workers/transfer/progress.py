@@ -1,4 +1,7 @@
-"""What a caller hears while a file is fetched: at most ten times a second, always from the thread that called `fetch`."""
+"""What a caller hears while a file is fetched.
+
+At most ten times a second, always from the thread that called `fetch`.
+"""
 
 from __future__ import annotations
 

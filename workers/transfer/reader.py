@@ -103,7 +103,7 @@ class Reader:
             waited_s = min(waited_s, crew.limits.pause_keeps_connection_s)
         if control.waiting:
             crew.attend()
-        return waited_s + control.gate(lambda: crew.stopping)
+        return waited_s + control.gate()
 
     def _write(self, chunk: memoryview, piece: Piece) -> None:
         crew = self._crew

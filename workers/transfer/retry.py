@@ -32,9 +32,9 @@ class Backoff:
         """Count a failure; gives the seconds to wait. Raises DownloadError(reason) when it was the last one."""
         self.attempts += 1
         if self.attempts >= self._limits.attempts_max:
-            raise DownloadError(
-                f"The download failed after {self.attempts} attempts: {reason}. Start it again to resume."
-            )
+            # Without its context: the network's own errors may hold a URL.
+            said = f"The download failed after {self.attempts} attempts: {reason}. Start it again to resume."
+            raise DownloadError(said) from None
         bound = self._limits.backoff_min_s * self._limits.backoff_factor ** (self.attempts - 1)
         return random.uniform(0, min(bound, self._limits.backoff_max_s))
 
@@ -42,8 +42,8 @@ class Backoff:
 class Progress:
     """Whether bytes move, for one connection or for a whole file. Safe from any thread.
 
-    Problem: a source that sends a byte a second keeps every read alive. So bytes count as progress only once enough of them have
-    come for the lowest rate that is still a download; the clock goes on until then.
+    Problem: a source that sends a byte a second keeps every read alive. So bytes count as progress only once enough of
+    them have come for the lowest rate that is still a download; the clock goes on until then.
     """
 
     def __init__(self, window_s: float, limits: Limits) -> None:
@@ -95,7 +95,10 @@ class Progress:
 
 
 def retry_after_s(headers: Mapping[str, str], limits: Limits) -> float | None:
-    """The seconds that an answer asks to wait (Retry-After as seconds or date, or the RateLimit reset), capped; None without."""
+    """The seconds that an answer asks to wait (Retry-After as seconds or date, or the RateLimit reset), capped.
+
+    None without.
+    """
     seconds = _retry_after(headers.get("retry-after"))
     if seconds is None:
         seconds = _rate_limit_reset(headers)

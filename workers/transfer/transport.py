@@ -1,13 +1,17 @@
-"""The seam between the engine and the ways to get bytes: "bytes [start, end) of the file", as an iterator that can be cut off.
+"""The seam between the engine and the ways to get bytes.
 
-HTTP is one way (http.py). Whatever else can give exact ranges of the same file is another; all of them feed the same map, journal
-and hash, so a file that stalls on one goes on over the next without losing a byte.
+"bytes [start, end) of the file", as an iterator that can be cut off.
+
+HTTP is one way (http.py). Whatever else can give exact ranges of the same file is another; all of them feed the same
+map, journal and hash, so a file that stalls on one goes on over the next without losing a byte.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
+
+from workers.transfer.control import Control
 
 
 class Known(NamedTuple):
@@ -32,7 +36,9 @@ class Stream(Protocol):
     etag: str | None
 
     def chunks(self) -> Iterator[memoryview]:
-        """The bytes. A view is good until the next one is asked for. Ends early when the stream breaks off in good order.
+        """The bytes.
+
+        A view is good until the next one is asked for. Ends early when the stream breaks off in good order.
 
         Raises Transient when it breaks otherwise.
         """
@@ -49,8 +55,8 @@ class Transport(Protocol):
 
     name: str
 
-    def open(self, start: int, end: int | None, known: Known) -> Stream:
-        """Bytes [start, end), or the whole file in one stream when `end` is None.
+    def open(self, start: int, end: int | None, known: Known, control: Control) -> Stream:
+        """Bytes [start, end), or the whole file in one stream when `end` is None. `control.cancel` ends the wait.
 
         Raises Transient, Throttled, RangesRefused, ContentChanged, or the
         HiveError that ends the download (access denied, not found, cancelled).

@@ -1,8 +1,11 @@
-"""Parsing a URL once, and strictly: what two parsers read differently is refused, and the URL is rebuilt from the parts.
+"""Parsing a URL once, and strictly.
 
-Problem: `http://good\\@127.0.0.1/` is one host to urllib and another to requests, so a check by one and a connection by the other is
-no check. The easy way, trusting either, has been an advisory a year. Here only plain URLs pass: no user info, no backslash, no control
-characters, no white space, and a host of letters, digits, dots and hyphens or a bracketed IPv6 address.
+What two parsers read differently is refused, and the URL is rebuilt from the parts.
+
+Problem: `http://good\\@127.0.0.1/` is one host to urllib and another to requests, so a check by one and a connection by
+the other is no check. The easy way, trusting either, has been an advisory a year. Here only plain URLs pass: no user
+info, no backslash, no control characters, no white space, and a host of letters, digits, dots and hyphens or a
+bracketed IPv6 address.
 """
 
 from __future__ import annotations
@@ -96,7 +99,10 @@ def expired(expires_at: float | None, margin_s: float) -> bool:
 
 
 def _ascii(text: str) -> str:
-    """The text with non-ASCII characters percent-encoded; before urljoin sees it, which drops tabs and line ends in silence."""
+    """The text with non-ASCII characters percent-encoded.
+
+    Before urljoin sees it, which drops tabs and line ends in silence.
+    """
     if len(text) > MAX_URL_CHARS:
         raise UnsafeUrl("The URL is too long.")
     if any(char <= " " or char in "\x7f\\" for char in text):
