@@ -30,12 +30,7 @@ def open_folder(root: Path | int, *names: str, create: bool = False) -> Iterator
     Raises:
         OSError: ENOENT where it does not exist and is not to be created; ENOTDIR or ELOOP where a name is a link.
     """
-    if isinstance(root, Path):
-        if create:
-            root.mkdir(parents=True, exist_ok=True)
-        folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    else:
-        folder = os.dup(root)
+    folder = _open_root(root, create) if isinstance(root, Path) else os.dup(root)
     try:
         for name in names:
             parent, folder = folder, _step(folder, name, create)
@@ -141,6 +136,17 @@ def remove_empty(folder: int, path: str) -> None:
         except OSError:
             return
         names.pop()
+
+
+def _open_root(root: Path, create: bool) -> int:
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+    try:
+        return os.open(root, flags)
+    except FileNotFoundError:
+        if not create:
+            raise
+    root.mkdir(parents=True, exist_ok=True)
+    return os.open(root, flags)
 
 
 def _step(parent: int, name: str, create: bool) -> int:

@@ -1,10 +1,10 @@
 """Where verified files become a model: the Hub's cache as its own tools make it, and a folder for files from URLs.
 
-A file is published by one rename, of bytes that the engine has verified and synced, to `blobs/<digest>`; then a link in
-`snapshots/<commit>/` leads to it. Only after the last file come the listing of the commit and, as the very last, the
-ref: whoever reads a ref finds all that it promises, and a power cut at any moment leaves either the old state or
-files that the next attempt finds and uses. No folder below the store is reached through a link, so a planted one
-makes an error and not a write elsewhere.
+A file is published by one rename, of bytes that the engine has verified and synced, to `blobs/<digest>`. After the last
+file come the links in `snapshots/<commit>/`, then the listing of the commit and, as the very last, the ref: whoever
+reads a ref finds all that it promises, and a power cut at any moment leaves either the old state or files that the
+next attempt finds and uses. No folder below the store is reached through a link, so a planted one makes an error and
+not a write elsewhere.
 """
 
 from __future__ import annotations
@@ -86,17 +86,23 @@ class Store:
         return not self.missing(dataclasses.replace(plan, files=(file,)))
 
     def publish(self, plan: Plan, file: PlannedFile, partial: Path, fetched: Fetched) -> None:
-        """Move a verified file from its partial to where programs find it. After a crash in between, `has` knows it."""
+        """Move a verified file from its partial to its blob, where `missing` finds it, or to its place below `files`.
+
+        The links are left to `complete`: made one by one between the engine's threads, two thousand took 5 s, at the
+        end 0.2 s. Tools take a repository without the folder `snapshots` for broken, so that is there from the start.
+        """
         with _our_errors():
             if plan.kind == "url":
                 self._publish_url_file(plan, file, partial, fetched)
                 return
-            with open_folder(self._hub, _folder(plan), BLOBS, create=True) as blobs:
-                if fetched.size >= SYNCED_ALONE_FROM_BYTES:
-                    finish(partial, self._hub / _folder(plan) / BLOBS / _etag(file))
-                else:
-                    _move(partial, blobs, _etag(file))
-            self._link(plan, file)
+            with open_folder(self._hub, _folder(plan), create=True) as repo:
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(SNAPSHOTS, dir_fd=repo)
+                with open_folder(repo, BLOBS, create=True) as blobs:
+                    if fetched.size >= SYNCED_ALONE_FROM_BYTES:
+                        finish(partial, self._hub / _folder(plan) / BLOBS / _etag(file))
+                    else:
+                        _move(partial, blobs, _etag(file))
 
     def complete(self, plan: Plan) -> None:
         """Make the plan's files a model: links, listing, and last the ref.

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hive.errors import Cancelled
-from tests.hub import HubServer, faults
+from tests.hub import HubServer
 from tests.hub.content import Content
 from tests.transfer.helpers import (
     KIB,
@@ -216,7 +216,6 @@ def test_an_old_journal_does_not_outlive_a_fetch_that_keeps_none(hub: HubServer,
     content, other = big(4 * MIB), big(4 * MIB, seed=5)
     partly(hub, content, tmp_path / "f", pinned=False)
     url = hub.plain("g", other, etag=False, last_modified=False)
-    hub.faults.add(faults.status(404), "/g", skip=2)
     get(source(url, pinned=False), tmp_path / "f")
     assert not journal_path(tmp_path / "f").exists()
     assert holds(tmp_path / "f", other)

@@ -190,15 +190,16 @@ class _Fetch:
             if size:
                 reserve(self._fd, size, self._limits)
             if not self._small and self._keeper is None and (self._source.digest is not None or stream.validator):
-                identity = Identity(size, str(self._source.digest or ""), stream.validator)
-                journal = Journal(
-                    journal_path(self._partial), identity, boot_id(), self._parts.extents(), self._durable
-                )
-                self._keeper = Keeper(self._fd, journal, self._parts, self._control, self._limits)
-                self._keeper.start()
+                self._begin_journal(size, stream.validator)
             elif self._keeper is None:
                 # What an older journal says of the data file is about to be overwritten.
                 journal_path(self._partial).unlink(missing_ok=True)
+
+    def _begin_journal(self, size: int, validator: str) -> None:
+        identity = Identity(size, str(self._source.digest or ""), validator)
+        journal = Journal(journal_path(self._partial), identity, boot_id(), self._parts.extents(), self._durable)
+        self._keeper = Keeper(self._fd, journal, self._parts, self._control, self._limits)
+        self._keeper.start()
 
     def _wrote(self, n_bytes: int) -> None:
         self._received += n_bytes
@@ -251,11 +252,15 @@ class _Fetch:
         bad = self._spoiled() if round_ < MENDING_ROUNDS else []
         if bad:
             self._stop_keeper()
-            with translated():
-                journal_path(self._partial).unlink(missing_ok=True)
-            self._parts.forget(bad)
             self._hash.stop()
-            self._hash, self._durable = self._new_hash(), []
+            self._parts.forget(bad)
+            self._hash = self._new_hash()
+            if not self._small:
+                # At once: a kill must find neither the bad parts in a journal nor the good ones without.
+                with translated():
+                    sync_data(self._fd)
+                    self._durable = self._parts.extents()
+                    self._begin_journal(self._parts.size or 0, "")
         elif not self._second_whole:
             self._second_whole = True
             self._transports.fail_over()
