@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import pty
@@ -51,6 +52,21 @@ class Terminal:
         """Read until the program has ended; its exit code."""
         deadline = time.monotonic() + timeout_s
         while self._read():
+            assert time.monotonic() < deadline, self.text
+        return self._process.wait(max(0.1, deadline - time.monotonic()))
+
+    def interrupt(self, timeout_s: float) -> int:
+        """Type Ctrl-C until the program ends; its exit code.
+
+        Once may not be enough: a signal that comes just before a blocking read begins is seen only after that read.
+        """
+        deadline = time.monotonic() + timeout_s
+        again = 0.0
+        while self._read():
+            if time.monotonic() > again:
+                with contextlib.suppress(OSError):
+                    self.write(b"\x03")
+                again = time.monotonic() + 1.0
             assert time.monotonic() < deadline, self.text
         return self._process.wait(max(0.1, deadline - time.monotonic()))
 

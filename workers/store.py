@@ -88,8 +88,8 @@ class Store:
     def publish(self, plan: Plan, file: PlannedFile, partial: Path, fetched: Fetched) -> None:
         """Move a verified file from its partial to its blob, where `missing` finds it, or to its place below `files`.
 
-        The links are left to `complete`: made one by one between the engine's threads, two thousand took 5 s, at the
-        end 0.2 s. Tools take a repository without the folder `snapshots` for broken, so that is there from the start.
+        The links are left to `complete`: between the engine's busy threads each costs several times as much as at the
+        end. Tools take a repository without the folder `snapshots` for broken, so that is there from the start.
         """
         with _our_errors():
             if plan.kind == "url":

@@ -122,7 +122,9 @@ class Background:
 
 
 @contextmanager
-def background(what: Source, partial: Path, limits: Limits = QUICK, network: Network | None = None) -> Iterator[Background]:
+def background(
+    what: Source, partial: Path, limits: Limits = QUICK, network: Network | None = None
+) -> Iterator[Background]:
     """A fetch that goes on beside the test; cancelled at the block's end."""
     run = Background()
 

@@ -57,9 +57,7 @@ def test_a_wrong_range_is_discarded_and_resolved_anew(hub: HubServer, tmp_path: 
 
 
 @pytest.mark.parametrize("fault", [faults.wrong_range(shift_bytes=4 * KIB), faults.wrong_range(total_shift_bytes=1)])
-def test_a_wrong_range_twice_means_that_the_source_changed(
-    hub: HubServer, tmp_path: Path, fault: faults.Fault
-) -> None:
+def test_a_wrong_range_twice_means_that_the_source_changed(hub: HubServer, tmp_path: Path, fault: faults.Fault) -> None:
     _, what = lfs(hub)
     hub.faults.add(fault, "*", origin="cdn", skip=2)
     with pytest.raises(SourceChanged):
@@ -256,9 +254,7 @@ def test_too_many_requests_waits_as_long_as_asked_and_costs_no_attempt(
     hub.faults.add(faults.status(429, header), "/f", count=1)
     began = time.monotonic()
     heard = Heard()
-    get(
-        source(hub.plain("f", content), content), tmp_path / "f", replace(QUICK, attempts_max=1), on_progress=heard
-    )
+    get(source(hub.plain("f", content), content), tmp_path / "f", replace(QUICK, attempts_max=1), on_progress=heard)
     assert 0.9 <= time.monotonic() - began < 5
     assert "retrying" in heard.statuses
 

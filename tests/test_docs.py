@@ -1,0 +1,85 @@
+"""What a person can set, call or run stands in the documentation, and what stands there exists."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from hive.api.app import ROUTES
+from hive.api.downloads import PROGRESS_PATH, DownloadRequest
+from hive.cli import cli
+from hive.errors import HiveError, all_errors
+from hive.settings import Settings
+from hive.wire.events import Complete, Downloading, Error
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+
+
+def text(name: str) -> str:
+    return (DOCS / name).read_text()
+
+
+SETTINGS = {field.encode_name: field for field in msgspec.structs.fields(Settings)}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_every_setting_is_documented(name: str) -> None:
+    assert f"`{name}`" in text("settings.md")
+
+
+def test_no_setting_is_documented_that_does_not_exist() -> None:
+    named = set(re.findall(r"`((?:HIVE|HF|REDIS|NO|HTTPS?|REQUESTS)_[A-Z_]+)`", text("settings.md")))
+    assert named <= set(SETTINGS)
+
+
+@pytest.mark.parametrize(
+    "name", [n for n, f in SETTINGS.items() if isinstance(f.default, int | float) and not isinstance(f.default, bool)]
+)
+def test_documented_numbers_are_the_defaults(name: str) -> None:
+    row = next(line for line in text("settings.md").splitlines() if line.startswith(f"| `{name}`"))
+    assert f"| {SETTINGS[name].default:g} |".replace("e+0", "e") in row or f"| {SETTINGS[name].default} |" in row
+
+
+@pytest.mark.parametrize(
+    "line", sorted({f"{method} {re.sub(r'{id:path}', '{id}', r.path)}" for r in ROUTES for method in (r.methods or ()) - {"HEAD"}})
+)
+def test_every_route_is_documented(line: str) -> None:
+    assert f"`{line}" in text("api.md")
+
+
+def test_the_stream_is_documented() -> None:
+    assert f"`GET {PROGRESS_PATH}?id=`" in text("api.md")
+
+
+@pytest.mark.parametrize("error", [e for e in all_errors() if e is not HiveError], ids=lambda e: e.__name__)
+def test_every_error_code_is_documented_with_its_status(error: type[HiveError]) -> None:
+    assert f"| {error.code} | {error.status} |" in text("api.md")
+
+
+@pytest.mark.parametrize("kind", [DownloadRequest, Downloading, Complete, Error], ids=lambda k: k.__name__)
+def test_every_field_is_documented(kind: type[msgspec.Struct]) -> None:
+    for field in msgspec.structs.fields(kind):
+        assert f"`{field.encode_name}`" in text("api.md"), field.encode_name
+
+
+def test_every_command_is_documented() -> None:
+    for name in cli.list_commands(None):  # type: ignore[arg-type]
+        assert f"`hive {name}" in text("cli.md")
+
+
+def test_the_readme_leads_to_every_document_and_every_link_exists() -> None:
+    readme = (ROOT / "README.md").read_text()
+    links = set(re.findall(r"\]\(([^)#]+)\)", readme))
+    assert {f"docs/{path.name}" for path in DOCS.glob("*.md")} <= links
+    assert all((ROOT / link).exists() for link in links)
+
+
+def test_every_script_has_its_line() -> None:
+    listed = (ROOT / "scripts" / "README.md").read_text()
+    for script in (ROOT / "scripts").iterdir():
+        if script.is_file() and script.suffix != ".md":
+            assert f"`scripts/{script.name}`" in listed
