@@ -86,7 +86,7 @@ class Download:
 
     def run(self) -> None:
         """The story, and its one end."""
-        DRAIN.on_request(lambda: self._control.cancel("the worker is stopping"))
+        DRAIN.on_request(self._stop)
         self._reporter.start()
         try:
             plan = self._bring()
@@ -99,6 +99,11 @@ class Download:
             self._end_well(plan)
         finally:
             DRAIN.on_request(None)
+
+    def _stop(self) -> None:
+        """SIGTERM: leave off where it is, keep what has arrived, and do not wait for anybody."""
+        self._reporter.hurry()
+        self._control.cancel("the worker is stopping")
 
     def _bring(self) -> Plan:
         """Everything from the reference to the published model."""

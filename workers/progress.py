@@ -39,6 +39,8 @@ RENEWALS_PER_LEASE = 3
 STORE_RETRY_S = 0.3
 #: Seconds that the end is tried for while Redis is away, before this process gives up and leaves it to the reaper.
 FINISH_PATIENCE_S = 3600.0
+#: The same when the process was asked to stop: the reaper will do, and nothing is lost but a few seconds.
+HURRIED_PATIENCE_S = 2.0
 
 
 class Brake(Protocol):
@@ -98,7 +100,7 @@ class Reporter:
         self._urgent = self._changed = self._stopping = False
         self._confirmed_s = time.monotonic()
         self._published_s = 0.0
-        self._held = False
+        self._held = self._hurried = False
         self._thread = threading.Thread(target=self._run, name="reporter", daemon=True)
 
     def start(self) -> Reporter:
@@ -137,6 +139,10 @@ class Reporter:
             self._figures.bytes_refetched += refetched
             self._wake()
 
+    def hurry(self) -> None:
+        """The process is to stop: do not wait long for a Redis that is away."""
+        self._hurried = True
+
     def snapshot(self) -> Downloading:
         """The event that says where the download is now."""
         with self._condition:
@@ -159,8 +165,10 @@ class Reporter:
 
     def insist(self, call: Callable[[], object]) -> object:
         """The result of a call to Redis, tried again while Redis is away; None when patience ends."""
-        deadline = time.monotonic() + FINISH_PATIENCE_S
-        while not self.lost and time.monotonic() < deadline:
+        began_s = time.monotonic()
+        while not self.lost and time.monotonic() < began_s + (
+            HURRIED_PATIENCE_S if self._hurried else FINISH_PATIENCE_S
+        ):
             try:
                 return call()
             except redis.exceptions.RedisError as error:

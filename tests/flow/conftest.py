@@ -28,7 +28,9 @@ class Service:
         wait_for(lambda: len(self.listed_workers()) == workers)
 
     def post(self, model_ref: str, **body: Any) -> dict[str, Any]:
-        answer = requests.post(f"{self.server.url}/v1/models/download", json={"model_ref": model_ref, **body}, timeout=5)
+        answer = requests.post(
+            f"{self.server.url}/v1/models/download", json={"model_ref": model_ref, **body}, timeout=5
+        )
         found: dict[str, Any] = answer.json()
         assert answer.status_code in (200, 202), found
         return found

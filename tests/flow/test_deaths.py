@@ -83,7 +83,9 @@ def test_a_killed_worker_is_taken_over_within_eight_seconds(service: Service, hu
     assert fetched < CONTENT.size + 66 * MIB
 
 
-def test_stopped_workers_give_their_download_back_and_it_goes_on(service: Service, hub: HubServer, slow_model: str) -> None:
+def test_stopped_workers_give_their_download_back_and_it_goes_on(
+    service: Service, hub: HubServer, slow_model: str
+) -> None:
     download_id, client = under_way(service, slow_model)
     began = time.monotonic()
     assert service.workers.stop() == 0
@@ -185,11 +187,15 @@ def test_a_redis_that_is_killed_and_comes_back_costs_no_attempt_and_no_byte(
     assert hub.bytes_sent("*.gguf", origin="cdn") < CONTENT.size + 24 * MIB
 
 
-def test_the_end_comes_through_when_redis_was_away_at_the_time(own: WithOwnRedis, hub: HubServer, slow_model: str) -> None:
+def test_the_end_comes_through_when_redis_was_away_at_the_time(
+    own: WithOwnRedis, hub: HubServer, slow_model: str
+) -> None:
     download_id, client = under_way(own.service, slow_model)
     own.redis.kill()
     hub.limit_rate_bytes_per_s = None
-    wait_for(lambda: own.service.workers.logged("Redis does not take the end of the download; trying again") or _held(own))
+    wait_for(
+        lambda: own.service.workers.logged("Redis does not take the end of the download; trying again") or _held(own)
+    )
     own.redis.launch()
     check_right_end(client, attempts=1)
     assert own.service.show(download_id)["status"] == "complete"
@@ -228,7 +234,9 @@ def test_two_requests_for_the_same_file_by_different_references_both_end_well(
 ) -> None:
     content = SyntheticFile(20 * MIB, seed=2)
     hub.create("org/same", {"m-Q4_K_M.gguf": content})
-    ids = [service.post(ref)["download_id"] for ref in ("hf:org/same", "hf:org/same:Q4_K_M", "hf:org/same/m-Q4_K_M.gguf")]
+    ids = [
+        service.post(ref)["download_id"] for ref in ("hf:org/same", "hf:org/same:Q4_K_M", "hf:org/same/m-Q4_K_M.gguf")
+    ]
     assert len(set(ids)) == 3
     for download_id in ids:
         end = service.watch(download_id).wait(60)
