@@ -21,8 +21,9 @@ from typing import Final, Self, TypeVar
 import httpx2
 
 from hive import client_calls as calls
-from hive.client_calls import DEFAULT_URL, READ_TIMEOUT_S, Call, Connection, ServerUnreachable
+from hive.client_calls import DEFAULT_URL, READ_TIMEOUT_S, Call, Connection
 from hive.client_sse import PATIENCE_S, Watch
+from hive.errors import ServerUnreachable
 from hive.replies import Deleted, Download, Health, Model, Started, Worker
 from hive.wire.events import Event
 

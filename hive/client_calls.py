@@ -14,7 +14,7 @@ import httpx2
 import msgspec
 
 from hive.client_sse import PATIENCE_S, Watch
-from hive.errors import HiveError, all_errors
+from hive.errors import HiveError, ServerUnreachable, all_errors
 from hive.replies import Deleted, Download, ErrorReply, Health, Model, Page, Started, Worker
 from hive.version import VERSION
 
@@ -33,13 +33,6 @@ PAGE_LIMIT: Final = 100
 PASSING_STATUSES: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 #: The address of the event streams.
 PROGRESS_PATH: Final = "/v1/models/download/progress"
-
-
-class ServerUnreachable(HiveError):
-    """No hive server answers."""
-
-    status = 503
-    code = "SERVER_UNREACHABLE"
 
 
 class Call(NamedTuple, Generic[T]):

@@ -21,6 +21,8 @@
     |-- TooManyDownloads      429  TOO_MANY_DOWNLOADS
     |-- StoreUnavailable      503  STORE_UNAVAILABLE       (Redis)
     |-- HubUnavailable        503  HUB_UNAVAILABLE
+    |-- ServerUnreachable     503  SERVER_UNREACHABLE      (the client's)
+    |-- CannotListen          503  CANNOT_LISTEN           (at start)
     |-- InternalError         500  INTERNAL_ERROR
     `-- DownloadError         502  DOWNLOAD_FAILED
         |-- DownloadTimeout   504  DOWNLOAD_TIMEOUT
@@ -187,6 +189,20 @@ class HubUnavailable(HiveError):
 
     status = 503
     code = "HUB_UNAVAILABLE"
+
+
+class ServerUnreachable(HiveError):
+    """No hive server answers. Start one with `hive up`, or name one with HIVE_HOST."""
+
+    status = 503
+    code = "SERVER_UNREACHABLE"
+
+
+class CannotListen(HiveError):
+    """The address is in use, or may not be used. Choose another with --host and --port."""
+
+    status = 503
+    code = "CANNOT_LISTEN"
 
 
 class InternalError(HiveError):

@@ -78,7 +78,7 @@ class ModelProvisioner:
             update=wish.update,
             sha256=wish.sha256,
         )
-        key = identity(wish.ref, wish.include, wish.exclude)
+        key = identity(wish.ref, wish.include, wish.exclude, wish.sha256)
         if on_disk is not None:
             complete = events.Complete(
                 local_path=on_disk.local_path,

@@ -76,7 +76,7 @@ class Claim(NamedTuple):
 
 
 class Ack(NamedTuple):
-    """The answer to a publish or renewal: whether the claim still holds, and a word of control (`cancel`) or nothing."""
+    """The answer to a publish or renewal: whether the claim still holds, and a word (`cancel`) or none."""
 
     held: bool
     control: str

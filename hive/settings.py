@@ -21,6 +21,9 @@ from hive.version import VERSION
 #: Where the HTTP process listens, and where clients look for it.
 DEFAULT_ADDRESS = "127.0.0.1:8080"
 
+#: Words for on and off that other tools take.
+_SWITCHES = {"yes": "1", "on": "1", "no": "0", "off": "0"}
+
 
 class SettingsError(ValueError):
     """A setting has a value that cannot be used; the text names it and says what is allowed."""
@@ -69,6 +72,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         given = os.environ if env is None else env
         names = {f.encode_name for f in msgspec.structs.fields(cls)}
         values = {name: value for name, value in given.items() if name in names and value != ""}
+        for field_info in msgspec.structs.fields(cls):
+            if field_info.type is bool and (said := values.get(field_info.encode_name, "").lower()) in _SWITCHES:
+                values[field_info.encode_name] = _SWITCHES[said]
         for name in ("HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY"):
             if name not in values and given.get(name.lower()):
                 values[name] = given[name.lower()]

@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import redis
 
-from hive.connections import connect
+from hive.connections import RedisClient, connect
 from hive.embedded import EmbeddedRedis
 from hive.settings import Settings
 from hive.tracker import DownloadTracker
@@ -41,14 +40,14 @@ def redis_url(redis_server: EmbeddedRedis) -> str:
 
 
 @pytest.fixture
-def store(redis_url: str) -> Iterator[redis.Redis]:
+def store(redis_url: str) -> Iterator[RedisClient]:
     """A client of an empty Redis."""
     with connect(redis_url) as client:
         yield client
 
 
 @pytest.fixture
-def tracker(store: redis.Redis) -> DownloadTracker:
+def tracker(store: RedisClient) -> DownloadTracker:
     return DownloadTracker(store, ended_ttl_s=3600, max_queued=100, lease_s=LEASE_S)
 
 

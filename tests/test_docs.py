@@ -44,9 +44,12 @@ def test_documented_numbers_are_the_defaults(name: str) -> None:
     assert f"| {SETTINGS[name].default:g} |".replace("e+0", "e") in row or f"| {SETTINGS[name].default} |" in row
 
 
-@pytest.mark.parametrize(
-    "line", sorted({f"{method} {re.sub(r'{id:path}', '{id}', r.path)}" for r in ROUTES for method in (r.methods or ()) - {"HEAD"}})
-)
+METHODS = [
+    (method, route.path.replace("{id:path}", "{id}")) for route in ROUTES for method in sorted(route.methods or ())
+]
+
+
+@pytest.mark.parametrize("line", [f"{method} {path}" for method, path in METHODS if method != "HEAD"])
 def test_every_route_is_documented(line: str) -> None:
     assert f"`{line}" in text("api.md")
 

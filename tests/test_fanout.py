@@ -8,10 +8,9 @@ import uuid
 from collections.abc import AsyncIterator, Callable
 
 import pytest
-import redis
 
 from hive import fanout as fanout_module
-from hive.connections import CommandThread
+from hive.connections import CommandThread, RedisClient
 from hive.fanout import Fanout, Topic
 from hive.tracker import DownloadTracker
 from hive.wire import keys
@@ -114,7 +113,7 @@ async def test_a_topic_goes_with_its_last_subscriber(redis_url: str, tracker: Do
 
 
 async def test_a_thousand_joins_at_once_cost_one_read(
-    redis_url: str, tracker: DownloadTracker, store: redis.Redis
+    redis_url: str, tracker: DownloadTracker, store: RedisClient
 ) -> None:
     download_id = create(tracker)
     async with running(redis_url) as fanout:
@@ -125,7 +124,7 @@ async def test_a_thousand_joins_at_once_cost_one_read(
 
 
 async def test_what_was_said_while_the_connection_was_away_is_read_again(
-    redis_url: str, tracker: DownloadTracker, store: redis.Redis
+    redis_url: str, tracker: DownloadTracker, store: RedisClient
 ) -> None:
     download_id = create(tracker)
     held = claim(tracker, download_id)
@@ -153,7 +152,7 @@ async def test_an_end_during_the_subscribe_is_not_lost(redis_url: str, tracker: 
 
 
 async def test_silence_makes_it_look_again(
-    redis_url: str, tracker: DownloadTracker, store: redis.Redis, monkeypatch: pytest.MonkeyPatch
+    redis_url: str, tracker: DownloadTracker, store: RedisClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A message can be lost although every connection lives: the record is written, and nobody is told."""
     monkeypatch.setattr(fanout_module, "SILENCE_S", 0.2)
@@ -180,7 +179,7 @@ async def test_the_silent_are_kept_alive(
 
 
 async def test_a_record_that_redis_lost_ends_its_streams_after_a_while(
-    redis_url: str, tracker: DownloadTracker, store: redis.Redis, monkeypatch: pytest.MonkeyPatch
+    redis_url: str, tracker: DownloadTracker, store: RedisClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in (("SILENCE_S", 0.1), ("TICK_S", 0.05), ("MISSING_S", 0.5)):
         monkeypatch.setattr(fanout_module, name, value)

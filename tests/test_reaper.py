@@ -8,6 +8,7 @@ import pytest
 import redis
 
 from hive import reaper as reaper_module
+from hive.connections import RedisClient
 from hive.jobqueue import JobQueue
 from hive.reaper import Reaper
 from hive.record import Record
@@ -35,12 +36,12 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 @pytest.fixture
-def queue(store: redis.Redis) -> JobQueue:
+def queue(store: RedisClient) -> JobQueue:
     return JobQueue(store)
 
 
 @pytest.fixture
-def reaper(store: redis.Redis, tracker: DownloadTracker, queue: JobQueue, clock: Clock) -> Reaper:
+def reaper(store: RedisClient, tracker: DownloadTracker, queue: JobQueue, clock: Clock) -> Reaper:
     """One that has been at work for longer than a lease."""
     made = Reaper(store, tracker, queue, lease_s=LEASE_S, max_attempts=3)
     made.sweep()
@@ -54,19 +55,19 @@ def read(tracker: DownloadTracker, download_id: str) -> Record:
     return record
 
 
-def start(tracker: DownloadTracker, queue: JobQueue, store: redis.Redis, owner: str = "owner") -> str:
+def start(tracker: DownloadTracker, queue: JobQueue, store: RedisClient, owner: str = "owner") -> str:
     """A running download, whose job has left the queue."""
     download_id = create(tracker)
     claim(tracker, download_id, owner)
     return download_id
 
 
-def expire(store: redis.Redis, download_id: str) -> None:
+def expire(store: RedisClient, download_id: str) -> None:
     store.zadd(keys.LEASES, {download_id: 1})
 
 
 def test_a_living_worker_is_left_alone(
-    reaper: Reaper, tracker: DownloadTracker, queue: JobQueue, store: redis.Redis
+    reaper: Reaper, tracker: DownloadTracker, queue: JobQueue, store: RedisClient
 ) -> None:
     download_id = start(tracker, queue, store)
     before = read(tracker, download_id)
@@ -75,7 +76,7 @@ def test_a_living_worker_is_left_alone(
 
 
 def test_a_dead_workers_download_is_queued_as_the_next_attempt(
-    reaper: Reaper, tracker: DownloadTracker, queue: JobQueue, store: redis.Redis
+    reaper: Reaper, tracker: DownloadTracker, queue: JobQueue, store: RedisClient
 ) -> None:
     download_id = start(tracker, queue, store)
     expire(store, download_id)
@@ -89,7 +90,7 @@ def test_a_dead_workers_download_is_queued_as_the_next_attempt(
 
 
 def test_what_had_arrived_stays_in_the_event(
-    reaper: Reaper, tracker: DownloadTracker, queue: JobQueue, store: redis.Redis
+    reaper: Reaper, tracker: DownloadTracker, queue: JobQueue, store: RedisClient
 ) -> None:
     download_id = create(tracker)
     tracker.publish(claim(tracker, download_id), 2, downloading(40, 100))
@@ -101,7 +102,7 @@ def test_what_had_arrived_stays_in_the_event(
 
 
 def test_two_reapers_take_a_download_over_once(
-    reaper: Reaper, tracker: DownloadTracker, queue: JobQueue, store: redis.Redis, clock: Clock
+    reaper: Reaper, tracker: DownloadTracker, queue: JobQueue, store: RedisClient, clock: Clock
 ) -> None:
     other = Reaper(store, tracker, queue, lease_s=LEASE_S, max_attempts=3)
     other.sweep()
@@ -115,7 +116,7 @@ def test_two_reapers_take_a_download_over_once(
 
 
 def test_attempts_without_a_byte_come_to_an_end(
-    reaper: Reaper, tracker: DownloadTracker, queue: JobQueue, store: redis.Redis
+    reaper: Reaper, tracker: DownloadTracker, queue: JobQueue, store: RedisClient
 ) -> None:
     download_id = create(tracker)
     for attempt in itertools.count(1):
@@ -132,7 +133,7 @@ def test_attempts_without_a_byte_come_to_an_end(
 
 
 def test_attempts_that_bring_bytes_may_die_as_often_as_they_like(
-    reaper: Reaper, tracker: DownloadTracker, queue: JobQueue, store: redis.Redis
+    reaper: Reaper, tracker: DownloadTracker, queue: JobQueue, store: RedisClient
 ) -> None:
     download_id = create(tracker)
     for attempt in range(1, 12):
@@ -145,7 +146,7 @@ def test_attempts_that_bring_bytes_may_die_as_often_as_they_like(
 
 
 def test_a_cancel_that_the_worker_did_not_live_to_see_is_done(
-    reaper: Reaper, tracker: DownloadTracker, queue: JobQueue, store: redis.Redis
+    reaper: Reaper, tracker: DownloadTracker, queue: JobQueue, store: RedisClient
 ) -> None:
     download_id = start(tracker, queue, store)
     tracker.leave_word(read(tracker, download_id), "cancel")
@@ -157,7 +158,7 @@ def test_a_cancel_that_the_worker_did_not_live_to_see_is_done(
 
 
 def test_it_holds_off_after_it_was_started(
-    store: redis.Redis, tracker: DownloadTracker, queue: JobQueue, clock: Clock
+    store: RedisClient, tracker: DownloadTracker, queue: JobQueue, clock: Clock
 ) -> None:
     """The process that starts may be the one that was away."""
     fresh = Reaper(store, tracker, queue, lease_s=LEASE_S, max_attempts=3)
@@ -171,7 +172,7 @@ def test_it_holds_off_after_it_was_started(
 
 
 def test_it_holds_off_when_redis_came_back_as_another_process(
-    reaper: Reaper, tracker: DownloadTracker, queue: JobQueue, store: redis.Redis, clock: Clock
+    reaper: Reaper, tracker: DownloadTracker, queue: JobQueue, store: RedisClient, clock: Clock
 ) -> None:
     """After an outage longer than a lease every lease looks expired, though the workers live."""
     download_id = start(tracker, queue, store)
@@ -188,7 +189,7 @@ def test_it_holds_off_after_an_error(
     reaper: Reaper,
     tracker: DownloadTracker,
     queue: JobQueue,
-    store: redis.Redis,
+    store: RedisClient,
     clock: Clock,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -209,7 +210,9 @@ def test_it_holds_off_after_an_error(
 def test_a_queued_download_without_a_job_gets_one(
     reaper: Reaper, tracker: DownloadTracker, queue: JobQueue, clock: Clock
 ) -> None:
-    """The process that made the record died before it queued the job, or the worker that took the job before it claimed."""
+    """The process that made the record died before it queued the job, or the worker that took the job before it
+    claimed.
+    """
     download_id = create(tracker)
     for _ in range(3):
         clock.now_s += reaper_module.ORPHAN_CHECK_INTERVAL_S
@@ -229,7 +232,7 @@ def test_a_queued_download_with_a_job_is_left_alone(
     assert read(tracker, download_id).attempt == 1
 
 
-def test_a_lease_without_a_record_is_forgotten(reaper: Reaper, store: redis.Redis) -> None:
+def test_a_lease_without_a_record_is_forgotten(reaper: Reaper, store: RedisClient) -> None:
     store.zadd(keys.LEASES, {"gone": 1})
     reaper.sweep()
     assert store.zcard(keys.LEASES) == 0

@@ -1,19 +1,18 @@
 """The scripts under any order of events: workers that live, die, come back as zombies, and calls that are sent twice.
 
-hypothesis plays creators, workers, reapers and cancellers against one download and compares what was told with what must hold:
-versions only rise, one end, nothing after it, a zombie changes nothing, and a live download always has a lease or a place in the queue.
-The machine itself is tested: it must catch scripts with a mistake in them.
+hypothesis plays creators, workers, reapers and cancellers against one download and compares what was told with what
+must hold: versions only rise, one end, nothing after it, a zombie changes nothing, and a live download always has a
+lease or a place in the queue. The machine itself is tested: it must catch scripts with a mistake in them.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Iterator
 from typing import Any
 
 import fakeredis
 import pytest
-import redis
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -26,6 +25,7 @@ from hypothesis.stateful import (
 )
 
 from hive import scripts
+from hive.connections import RedisClient
 from hive.record import Claim, Record
 from hive.tracker import DownloadTracker
 from hive.wire import keys
@@ -159,7 +159,7 @@ class Downloads(RuleBasedStateMachine):
                 assert parsed is not None
                 self.told.append(tuple(parsed))  # type: ignore[arg-type]
         versions = [version for version, _, _ in self.told]
-        assert all(a < b for a, b in zip(versions, versions[1:], strict=False)), versions
+        assert all(a < b for a, b in itertools.pairwise(versions)), versions
         terminals = [terminal for _, terminal, _ in self.told]
         assert terminals.count(True) == self.ends <= 1
         assert True not in terminals[:-1]
@@ -175,7 +175,7 @@ class Downloads(RuleBasedStateMachine):
 
 
 def play(examples: int, machine: type[Downloads] = Downloads) -> None:
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(
         machine,
         settings=settings(
             max_examples=examples,
@@ -192,7 +192,7 @@ def test_no_order_of_events_breaks_the_rules() -> None:
     play(EXAMPLES)
 
 
-def test_nor_on_a_real_server(store: redis.Redis) -> None:
+def test_nor_on_a_real_server(store: RedisClient) -> None:
     play(REAL_EXAMPLES, type("RealDownloads", (Downloads,), {"client": store}))
 
 
@@ -217,12 +217,11 @@ MUTANTS = {
 
 
 @pytest.fixture(params=MUTANTS)
-def mutant(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def mutant(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     name, right, wrong = MUTANTS[request.param]
     source = getattr(scripts, name)
     assert source.count(right) == 1
     monkeypatch.setattr(scripts, name, source.replace(right, wrong))
-    yield
 
 
 @pytest.mark.usefixtures("mutant")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 import time
 import uuid
+from collections.abc import Callable
 
 import pytest
 import redis
 
-from hive.record import Record
+from hive.connections import RedisClient
+from hive.record import Ack, Record
 from hive.tracker import DownloadTracker
 from hive.wire import keys
 from hive.wire.events import Version, parse_message
@@ -22,7 +24,7 @@ def read(tracker: DownloadTracker, download_id: str) -> Record:
     return record
 
 
-def expire_lease(store: redis.Redis, download_id: str) -> None:
+def expire_lease(store: RedisClient, download_id: str) -> None:
     store.zadd(keys.LEASES, {download_id: 1})
 
 
@@ -68,7 +70,7 @@ def test_creating_again_with_the_same_id_changes_nothing(tracker: DownloadTracke
     assert read(tracker, download_id) == before
 
 
-def test_a_full_queue_refuses(store: redis.Redis) -> None:
+def test_a_full_queue_refuses(store: RedisClient) -> None:
     tracker = DownloadTracker(store, ended_ttl_s=60, max_queued=2, lease_s=6)
     create(tracker, "a"), create(tracker, "b")
     assert tracker.create(new("c"))[1] == "full"
@@ -92,7 +94,7 @@ def test_an_ended_download_is_not_joined(tracker: DownloadTracker) -> None:
     assert (outcome, second != first) == ("created", True)
 
 
-def test_ended_records_expire_and_live_ones_do_not(tracker: DownloadTracker, store: redis.Redis) -> None:
+def test_ended_records_expire_and_live_ones_do_not(tracker: DownloadTracker, store: RedisClient) -> None:
     download_id = create(tracker)
     assert store.ttl(keys.record(download_id)) == -1
     tracker.finish(claim(tracker, download_id), 2, "complete", complete(), "/x")
@@ -124,14 +126,14 @@ def test_fences_grow_with_every_change_of_hands(tracker: DownloadTracker) -> Non
     assert fences == sorted(set(fences))
 
 
-def test_fences_grow_over_a_clock_that_went_back(tracker: DownloadTracker, store: redis.Redis) -> None:
+def test_fences_grow_over_a_clock_that_went_back(tracker: DownloadTracker, store: RedisClient) -> None:
     download_id = create(tracker)
     far = int(time.time() * 1000) + 10_000_000
     store.hset(keys.record(download_id), "fence", far)
     assert claim(tracker, download_id).fence == far + 1
 
 
-def test_what_is_published_is_what_is_stored(tracker: DownloadTracker, store: redis.Redis) -> None:
+def test_what_is_published_is_what_is_stored(tracker: DownloadTracker, store: RedisClient) -> None:
     download_id = create(tracker)
     held = claim(tracker, download_id)
     pubsub = store.pubsub()
@@ -181,7 +183,7 @@ def test_there_is_exactly_one_end(tracker: DownloadTracker) -> None:
 
 
 def test_the_end_leaves_no_lease_no_place_in_the_queue_and_no_secret(
-    tracker: DownloadTracker, store: redis.Redis
+    tracker: DownloadTracker, store: RedisClient
 ) -> None:
     download_id, _ = tracker.create(new(secret=b"sealed", secret_ttl_s=60))
     assert tracker.read_secret(download_id) == b"sealed"
@@ -190,7 +192,7 @@ def test_the_end_leaves_no_lease_no_place_in_the_queue_and_no_secret(
     assert store.zcard(keys.LEASES) == store.zcard(keys.PENDING) == 0
 
 
-def test_a_lease_that_still_runs_is_not_taken(tracker: DownloadTracker, store: redis.Redis) -> None:
+def test_a_lease_that_still_runs_is_not_taken(tracker: DownloadTracker, store: RedisClient) -> None:
     download_id = create(tracker)
     claim(tracker, download_id)
     record = read(tracker, download_id)
@@ -202,10 +204,11 @@ def test_a_lease_that_still_runs_is_not_taken(tracker: DownloadTracker, store: r
     assert tracker.release(record, downloading(), counts=True, expired_only=True) == 2
 
 
-def test_a_renewal_and_a_publish_both_keep_the_lease(tracker: DownloadTracker, store: redis.Redis) -> None:
+def test_a_renewal_and_a_publish_both_keep_the_lease(tracker: DownloadTracker, store: RedisClient) -> None:
     download_id = create(tracker)
     held = claim(tracker, download_id)
-    for keep in (lambda: tracker.renew(held), lambda: tracker.publish(held, 2, downloading(1))):
+    keeps: list[Callable[[], Ack]] = [lambda: tracker.renew(held), lambda: tracker.publish(held, 2, downloading(1))]
+    for keep in keeps:
         expire_lease(store, download_id)
         assert keep().held
         assert tracker.expired_leases() == []
@@ -248,7 +251,7 @@ def test_a_word_for_a_download_that_changed_hands_is_not_left(tracker: DownloadT
 
 
 @pytest.mark.parametrize("limit", [1, 3, 7, 50])
-def test_pages_give_every_download_once_newest_first(tracker: DownloadTracker, store: redis.Redis, limit: int) -> None:
+def test_pages_give_every_download_once_newest_first(tracker: DownloadTracker, store: RedisClient, limit: int) -> None:
     ids = [create(tracker, f"model-{n}") for n in range(23)]
     made_ms = {download_id: 1_700_000_000_000 + n for n, download_id in enumerate(ids)}
     store.zadd(
@@ -274,7 +277,7 @@ def test_a_filtered_list_gives_only_those(tracker: DownloadTracker) -> None:
     assert [r.id for r in tracker.page(limit=5, keep=frozenset({"queued"})).records] == [second]
 
 
-def test_the_list_forgets_what_has_expired(tracker: DownloadTracker, store: redis.Redis) -> None:
+def test_the_list_forgets_what_has_expired(tracker: DownloadTracker, store: RedisClient) -> None:
     gone, kept = create(tracker, "a"), create(tracker, "b")
     store.delete(keys.record(gone))
     assert [r.id for r in tracker.page(limit=5).records] == [kept]

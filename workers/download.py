@@ -27,12 +27,13 @@ from hive.wire import events
 from hive.wire.events import Downloading
 from hive.wire.refs import parse_ref, with_query
 from workers.drain import DRAIN
+from workers.filelease import FileLeases
 from workers.progress import Reporter
 from workers.resolving import resolve_patiently
 from workers.sources import Plan
 from workers.store import Store
 from workers.transfer import Control, Network
-from workers.transferring import outbound, transfer
+from workers.transferring import Transfer, limits_of, outbound
 
 log = logging.getLogger("workers.download")
 
@@ -58,14 +59,21 @@ def run(download_id: str, attempt: int) -> None:
             log.info("somebody else has this download; nothing to do")
             return
         log.info("started", extra={"fields": {"model_ref": record.ref}})
-        Download(settings, tracker, JobQueue(client), record, claim).run()
+        leases = FileLeases(client, claim.id, claim.fence, settings.lease_s)
+        Download(settings, tracker, JobQueue(client), record, claim, leases).run()
 
 
 class Download:
     """A claimed download."""
 
     def __init__(
-        self, settings: Settings, tracker: DownloadTracker, queue: JobQueue, record: Record, claim: Claim
+        self,
+        settings: Settings,
+        tracker: DownloadTracker,
+        queue: JobQueue,
+        record: Record,
+        claim: Claim,
+        leases: FileLeases,
     ) -> None:
         self._settings = settings
         self._tracker = tracker
@@ -74,6 +82,7 @@ class Download:
         self._claim = claim
         self._control = Control()
         self._store = Store(settings)
+        self._leases = leases
         self._started_s = time.monotonic()
         self._reporter = Reporter(
             tracker,
@@ -81,6 +90,7 @@ class Download:
             record.attempt,
             _Brake(self._control),
             lease_s=settings.lease_s,
+            files=leases,
             bytes_floor=record.bytes_done,
         )
 
@@ -120,10 +130,23 @@ class Download:
         )
         if missing:
             self._reporter.status("downloading")
-            transfer(plan, missing, self._store, self._reporter, self._control, network, self._settings)
+            self._transfer(plan, network).run(missing)
         self._control.check()
         self._store.complete(plan)
         return plan
+
+    def _transfer(self, plan: Plan, network: Network) -> Transfer:
+        return Transfer(
+            plan,
+            self._store,
+            self._reporter,
+            self._control,
+            network,
+            limits_of(self._settings),
+            self._leases,
+            self._tracker,
+            self._claim.id,
+        )
 
     def _resolve(self, credentials: Credentials, network: Network) -> Plan:
         request = self._record.request
@@ -173,7 +196,7 @@ class Download:
             log.warning("the lease was lost; leaving the download to its new owner")
         elif self._reporter.cancelled:
             self._finish("cancelled", cancelled_event(self._present_record()))
-        elif DRAIN.requested:
+        elif DRAIN.requested or self._reporter.files_lost:
             self._give_back()
         else:
             self._finish("failed", self._error_event(error))

@@ -59,6 +59,13 @@ class Brake(Protocol):
         """Go on."""
 
 
+class Leases(Protocol):
+    """What is renewed together with the download's own lease."""
+
+    def renew(self) -> bool:
+        """False when one of them was lost."""
+
+
 class Figures(msgspec.Struct):
     """Where the download is: what the callbacks write and the reporter's thread reads."""
 
@@ -81,9 +88,12 @@ class Reporter:
         brake: Brake,
         *,
         lease_s: float,
+        files: Leases | None = None,
         bytes_floor: int = 0,
     ) -> None:
+        #: The claim is somebody else's; a file is; a person wants the end.
         self.lost = False
+        self.files_lost = False
         self.cancelled = False
         self._tracker = tracker
         self._claim = claim
@@ -91,6 +101,7 @@ class Reporter:
         self._brake = brake
         self._lease_s = lease_s
         self._bytes_floor = bytes_floor
+        self._leases = files
         self._figures = Figures()
         self._files: dict[str, FileProgress] = {}
         self._done_bytes = 0
@@ -211,8 +222,13 @@ class Reporter:
                 self._seq += 1
                 ack = self._tracker.publish(self._claim, self._seq, event)
                 self._published_s = asked_s
+            files_held = self._leases is None or self._leases.renew()
         except redis.exceptions.RedisError as error:
             self._unconfirmed(error)
+            return
+        if ack.held and not files_held:
+            self.files_lost = True
+            self._brake.fence()
             return
         self._confirmed(ack, asked_s)
 

@@ -57,11 +57,11 @@ def resolve_patiently(
             wait_s = random.uniform(0, min(HUB_WAIT_LAST_S, HUB_WAIT_FIRST_S * 2**attempts))
             message = error.message
         reporter.status("retrying", message)
-        _sleep(wait_s, control)
+        sleep(wait_s, control)
         reporter.status("resolving")
 
 
-def _sleep(seconds: float, control: Control) -> None:
+def sleep(seconds: float, control: Control) -> None:
     """Wait, but not longer than until `control` is cancelled, whose error is raised."""
     woken = threading.Event()
     with control.waking(woken.set):

@@ -63,10 +63,13 @@ class Store:
         self._hub = settings.hub_dir
         self._hive = settings.hive_dir
 
-    def partial(self, plan: Plan, file: PlannedFile) -> Path:
-        """Where the engine keeps this file while it is under way: one place for a content, whoever asks for it."""
+    def partial(self, plan: Plan, file: PlannedFile, own: str = "") -> Path:
+        """Where the engine keeps this file while it is under way: one place for a content, whoever asks for it.
+
+        With `own` (an id) a place that nobody shares: for files too small to be resumed.
+        """
         with _our_errors(), open_folder(self._hive, PARTIAL, create=True):
-            return self._hive / PARTIAL / _partial_key(plan, file)
+            return self._hive / PARTIAL / (_partial_key(plan, file) + (f".{own}" if own else ""))
 
     def missing(self, plan: Plan) -> tuple[PlannedFile, ...]:
         """The files that have to be fetched: those that are not in the store with the right size.

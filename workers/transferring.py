@@ -7,14 +7,20 @@ other.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from hive.settings import Settings
-from hive.wire.events import Status
+from hive.tracker import DownloadTracker
+from hive.wire.events import Downloading, Status
+from workers.filelease import FileLeases
 from workers.progress import Reporter
+from workers.resolving import sleep
 from workers.sources import Plan, PlannedFile
 from workers.store import Store
 from workers.transfer import Control, Job, Limits, Network, Snapshot, address_check, fetch_many
 
+#: Seconds between two looks at a file that another download is fetching.
+FOLLOW_INTERVAL_S = 0.5
 #: Ports of plain URLs are not limited: a public host may serve files on any.
 _ALL_PORTS = range(1, 65_536)
 
@@ -39,36 +45,102 @@ def limits_of(settings: Settings) -> Limits:
     return Limits(small_files_at_once=settings.files_at_once, keep_free_fraction=settings.keep_free_percent / 100)
 
 
-def transfer(
-    plan: Plan,
-    missing: Sequence[PlannedFile],
-    store: Store,
-    reporter: Reporter,
-    control: Control,
-    network: Network,
-    settings: Settings,
-) -> None:
-    """Fetch, verify and publish these files.
+class Transfer:
+    """The files of one download on their way into the store."""
 
-    Raises:
-        HiveError: a file cannot be brought, or what `control` was cancelled with. What is on disk by then is resumed.
-    """
-    files: dict[Job, PlannedFile] = {Job(file.source, store.partial(plan, file)): file for file in missing}
-    statuses: dict[str, Status] = {}
+    def __init__(
+        self,
+        plan: Plan,
+        store: Store,
+        reporter: Reporter,
+        control: Control,
+        network: Network,
+        limits: Limits,
+        leases: FileLeases,
+        tracker: DownloadTracker,
+        download_id: str,
+    ) -> None:
+        self._plan = plan
+        self._store = store
+        self._reporter = reporter
+        self._control = control
+        self._network = network
+        self._limits = limits
+        self._leases = leases
+        self._tracker = tracker
+        self._download_id = download_id
+        self._statuses: dict[str, Status] = {}
 
-    def on_progress(job: Job, snapshot: Snapshot) -> None:
-        file = files[job]
-        reporter.file(file.path, snapshot.bytes_done, snapshot.bytes_total or file.size or 0)
-        statuses[file.path] = snapshot.status
-        reporter.status(_together(list(statuses.values())), snapshot.message)
+    def run(self, missing: Sequence[PlannedFile]) -> None:
+        """Fetch, verify and publish these files; those that another download is fetching are waited for.
 
-    arriving = fetch_many(files, control=control, network=network, on_progress=on_progress, limits=limits_of(settings))
-    for job, fetched in arriving:
-        file = files[job]
-        control.gate()
-        store.publish(plan, file, job.partial, fetched)
-        statuses.pop(file.path, None)
-        reporter.file_done(file.path, fetched.size, fetched.bytes_refetched)
+        Raises:
+            HiveError: a file cannot be brought, or what `control` was cancelled with. What is on disk is resumed.
+        """
+        ours: list[PlannedFile] = []
+        others: list[PlannedFile] = []
+        for file in missing:
+            mine = self._is_small(file) or self._leases.acquire(self._partial(file).name) is None
+            (ours if mine else others).append(file)
+        self._fetch(ours)
+        for file in others:
+            self._follow(file)
+
+    def _fetch(self, files: Sequence[PlannedFile]) -> None:
+        jobs = {Job(file.source, self._partial(file)): file for file in files}
+
+        def on_progress(job: Job, snapshot: Snapshot) -> None:
+            self._tell(jobs[job], snapshot)
+
+        arriving = fetch_many(
+            jobs, control=self._control, network=self._network, on_progress=on_progress, limits=self._limits
+        )
+        for job, fetched in arriving:
+            file = jobs[job]
+            self._control.gate()
+            self._store.publish(self._plan, file, job.partial, fetched)
+            if not self._is_small(file):
+                self._leases.release(job.partial.name)
+            self._statuses.pop(file.path, None)
+            self._reporter.file_done(file.path, fetched.size, fetched.bytes_refetched)
+
+    def _follow(self, file: PlannedFile) -> None:
+        """Wait for a file that another download is fetching, show how far it is, and take over where that one gives
+        up.
+        """
+        name = self._partial(file).name
+        while True:
+            owner = self._leases.acquire(name)
+            if self._store.has(self._plan, file):
+                self._leases.release(name)
+                self._reporter.file_done(file.path, file.size or 0)
+                return
+            if owner is None:
+                self._fetch([file])
+                return
+            self._show_progress_of(owner, file)
+            sleep(FOLLOW_INTERVAL_S, self._control)
+
+    def _show_progress_of(self, download_id: str, file: PlannedFile) -> None:
+        record = self._tracker.read(download_id) if download_id else None
+        event = record.last_event if record is not None else None
+        if isinstance(event, Downloading):
+            for other in event.files:
+                if other.path == file.path:
+                    self._reporter.file(file.path, other.bytes_downloaded, other.bytes_total)
+        self._reporter.status("downloading", "Another download is fetching this file; sharing it.")
+
+    def _tell(self, file: PlannedFile, snapshot: Snapshot) -> None:
+        self._reporter.file(file.path, snapshot.bytes_done, snapshot.bytes_total or file.size or 0)
+        self._statuses[file.path] = snapshot.status
+        self._reporter.status(_together(list(self._statuses.values())), snapshot.message)
+
+    def _is_small(self, file: PlannedFile) -> bool:
+        """Whether the engine fetches it in one go, without a journal: such a partial is nobody else's."""
+        return file.size is not None and file.size < self._limits.small_file_bytes
+
+    def _partial(self, file: PlannedFile) -> Path:
+        return self._store.partial(self._plan, file, self._download_id if self._is_small(file) else "")
 
 
 def _together(statuses: Sequence[Status]) -> Status:

@@ -55,9 +55,9 @@ def worker(name: str) -> str:
     return f"hive:worker:{name}"
 
 
-def control(download_id: str) -> str:
-    """Channel-free control word of a running download (`cancel`), read by its worker with every lease renewal."""
-    return f"hive:control:{{{download_id}}}"
+def file(name: str) -> str:
+    """String: the download that writes this partial file; expires with its lease."""
+    return f"hive:file:{name}"
 
 
 def probe(replica: str) -> str:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
 import requests
 
+from hive.connections import RedisClient
 from hive.secrets import unseal
 from hive.settings import Settings
 from hive.tracker import DownloadTracker
@@ -35,7 +35,7 @@ def error_of(answer: requests.Response) -> str:
     return code
 
 
-def test_a_download_is_answered_at_once_with_an_id(api: str, tracker: DownloadTracker, store: redis.Redis) -> None:
+def test_a_download_is_answered_at_once_with_an_id(api: str, tracker: DownloadTracker, store: RedisClient) -> None:
     answer = post(api, model_ref="hf:org/name")
     body = answer.json()
     assert (answer.status_code, body["local_path"], body["joined"]) == (202, None, False)
@@ -55,7 +55,7 @@ def test_the_same_request_joins_and_another_quantisation_does_not(api: str) -> N
 
 
 def test_requests_that_race_on_two_replicas_share_one_download(
-    api: str, server_env: dict[str, str], redis_url: str, store: redis.Redis
+    api: str, server_env: dict[str, str], redis_url: str, store: RedisClient
 ) -> None:
     other = Server(server_env)
     try:
@@ -127,7 +127,7 @@ def test_a_body_in_chunks_cannot_get_around_the_limit(api: str) -> None:
 
 
 def test_a_token_lies_in_redis_encrypted_and_nowhere_else(
-    api: str, server: Server, store: redis.Redis, settings: Settings
+    api: str, server: Server, store: RedisClient, settings: Settings
 ) -> None:
     download_id = post(api, model_ref="hf:org/gated", hf_token=TOKEN).json()["download_id"]
     for key in store.keys("*"):
@@ -142,7 +142,7 @@ def test_a_token_lies_in_redis_encrypted_and_nowhere_else(
     assert TOKEN not in server.output
 
 
-def test_the_query_of_a_url_is_treated_as_a_secret(api: str, server: Server, store: redis.Redis) -> None:
+def test_the_query_of_a_url_is_treated_as_a_secret(api: str, server: Server, store: RedisClient) -> None:
     download_id = post(api, model_ref=f"https://example.org/m.gguf?X-Signature={TOKEN}").json()["download_id"]
     shown = requests.get(f"{api}/v1/downloads/{download_id}", timeout=5).json()
     assert shown["model_ref"] == "https://example.org/m.gguf?..."

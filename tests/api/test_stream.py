@@ -5,9 +5,9 @@ from __future__ import annotations
 import uuid
 
 import pytest
-import redis
 import requests
 
+from hive.connections import RedisClient
 from hive.tracker import DownloadTracker
 from tests.makers import claim, complete, create, downloading, failed
 from tests.processes import Server, environment, wait_for
@@ -93,7 +93,7 @@ def test_a_client_that_has_seen_the_end_gets_204(api: str, tracker: DownloadTrac
     assert watch(api, download_id, Last_Event_ID="nonsense").wait().done == 1
 
 
-def test_clients_that_leave_are_forgotten(api: str, tracker: DownloadTracker, store: redis.Redis) -> None:
+def test_clients_that_leave_are_forgotten(api: str, tracker: DownloadTracker, store: RedisClient) -> None:
     """A client that is gone and not noticed would keep its topic, and the server from stopping."""
     download_id = create(tracker)
     clients = [watch(api, download_id) for _ in range(50)]

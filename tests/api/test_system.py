@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 
 import pytest
-import redis
 import requests
 
 from hive.api.app import ROUTES
+from hive.connections import RedisClient
 from hive.embedded import EmbeddedRedis
 from hive.errors import all_errors
 from hive.registry import WorkerInfo, WorkerRegistry
@@ -23,7 +23,7 @@ def test_health_is_the_contract(api: str) -> None:
     assert requests.get(f"{api}/readyz", timeout=5).json() == {"status": "ready"}
 
 
-def test_workers_that_fall_silent_disappear(api: str, store: redis.Redis) -> None:
+def test_workers_that_fall_silent_disappear(api: str, store: RedisClient) -> None:
     registry = WorkerRegistry(store)
     registry.beat(WorkerInfo(name="w1", host="h", pid=7, version=VERSION, seen_at=time.time()))
     registry.beat(WorkerInfo(name="w2", host="h", pid=8, version=VERSION, state="busy", download_id="d"))

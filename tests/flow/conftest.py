@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
 import requests
 
+from hive.connections import RedisClient
 from tests.hub.server import HubServer
 from tests.processes import Server, Workers, environment, wait_for
 from tests.sse import SseClient
@@ -96,7 +96,7 @@ def alive(pid: int) -> bool:
         return False
 
 
-def secrets_in(store: redis.Redis, secret: str) -> list[bytes]:
+def secrets_in(store: RedisClient, secret: str) -> list[bytes]:
     """The keys whose values hold this text in clear."""
     return [key for key in store.keys("*") if secret.encode() in (store.dump(key) or b"")]
 

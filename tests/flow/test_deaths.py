@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
 import requests
 
+from hive.connections import RedisClient
 from hive.embedded import EmbeddedRedis
 from tests.flow.conftest import Service, alive, children
 from tests.flow.test_downloads import MIB, sha256
@@ -230,7 +230,7 @@ def test_idle_workers_outlive_a_redis_that_is_away(own: WithOwnRedis, hub: HubSe
 
 
 def test_two_requests_for_the_same_file_by_different_references_both_end_well(
-    service: Service, hub: HubServer, store: redis.Redis
+    service: Service, hub: HubServer, store: RedisClient
 ) -> None:
     content = SyntheticFile(20 * MIB, seed=2)
     hub.create("org/same", {"m-Q4_K_M.gguf": content})

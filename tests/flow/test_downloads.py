@@ -6,10 +6,10 @@ import hashlib
 from pathlib import Path
 
 import pytest
-import redis
 import requests
 from huggingface_hub import HfApi, scan_cache_dir, snapshot_download, try_to_load_from_cache
 
+from hive.connections import RedisClient
 from tests.flow.conftest import Service, secrets_in
 from tests.hub import SyntheticFile, faults
 from tests.hub.server import HubServer
@@ -111,7 +111,7 @@ def test_what_cannot_be_brought_ends_in_one_error_that_says_what_to_do(
 
 
 def test_a_gated_model_comes_with_the_token_of_the_request(
-    service: Service, hub: HubServer, store: redis.Redis, env: dict[str, str]
+    service: Service, hub: HubServer, store: RedisClient, env: dict[str, str]
 ) -> None:
     hub.create("org/gated", {"m-Q4_K_M.gguf": SyntheticFile(2 * MIB, seed=3)}, gated="manual")
     hub.access.issue(TOKEN, "org/gated")
@@ -154,7 +154,7 @@ def test_wrong_bytes_are_never_published(service: Service, hub: HubServer, env: 
     hub.faults.add(faults.wrong_byte(offset=MIB), "*.gguf", origin="cdn")
     end = service.bring("hf:org/bad")
     assert (end["stage"], end["code"]) == ("error", "CHECKSUM_MISMATCH")
-    assert [p for p in (Path(env["HIVE_STORE"]) / "hub").rglob("blobs/*")] == []
+    assert list((Path(env["HIVE_STORE"]) / "hub").rglob("blobs/*")) == []
     hub.faults.clear()
     assert service.bring("hf:org/bad")["stage"] == "complete"
 
@@ -166,7 +166,7 @@ def test_a_cut_connection_resumes(service: Service, hub: HubServer) -> None:
     end = service.bring("hf:org/cut")
     assert end["stage"] == "complete"
     assert sha256(end["local_path"]) == content.sha256()
-    assert hub.bytes_sent("*.gguf", origin="cdn") < 26 * MIB
+    assert hub.bytes_sent("*.gguf", origin="cdn") < 32 * MIB, "what was sent before the cut was not used"
 
 
 def test_rate_limits_are_waited_for(service: Service, hub: HubServer) -> None:

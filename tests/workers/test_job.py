@@ -8,18 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
-from rq import Queue
-from rq.job import Callback
+from rq import Callback, Queue
 from rq.worker import SimpleWorker
 
+from hive.connections import RedisClient
 from hive.jobqueue import JobQueue
 from hive.wire import keys
 from workers.job import DownloadJob, RefusedJob
 
 
 @pytest.fixture
-def queue(store: redis.Redis) -> Queue:
+def queue(store: RedisClient) -> Queue:
     return Queue(keys.QUEUE, connection=store, serializer="json", job_class=DownloadJob)
 
 
@@ -48,7 +47,7 @@ def test_any_other_call_is_refused(queue: Queue, function: str, args: tuple[Any,
         fetch(queue, job.id).perform()
 
 
-def test_the_job_of_a_download_carries_its_id_and_nothing_else(store: redis.Redis, queue: Queue) -> None:
+def test_the_job_of_a_download_carries_its_id_and_nothing_else(store: RedisClient, queue: Queue) -> None:
     download_id = str(uuid.uuid4())
     JobQueue(store).enqueue(download_id, 3)
     job = fetch(queue, f"{download_id}-a3")
@@ -62,7 +61,7 @@ def test_the_job_of_a_download_carries_its_id_and_nothing_else(store: redis.Redi
     assert store.llen("rq:queue:hive") == 1, "an enqueue that is sent again is one"
 
 
-def test_callbacks_and_webhooks_in_a_jobs_hash_are_not_read(queue: Queue, store: redis.Redis, tmp_path: Path) -> None:
+def test_callbacks_and_webhooks_in_a_jobs_hash_are_not_read(queue: Queue, store: RedisClient, tmp_path: Path) -> None:
     witness = tmp_path / "ran"
     job = queue.enqueue_call(
         "os.system", args=(f"touch {witness}",), on_failure=Callback("os.system"), on_success=Callback("os.system")
@@ -75,7 +74,7 @@ def test_callbacks_and_webhooks_in_a_jobs_hash_are_not_read(queue: Queue, store:
 
 
 def test_a_worker_that_meets_a_foreign_job_fails_it_and_goes_on(
-    queue: Queue, store: redis.Redis, tmp_path: Path
+    queue: Queue, store: RedisClient, tmp_path: Path
 ) -> None:
     witness = tmp_path / "ran"
     job = queue.enqueue_call("os.system", args=(f"touch {witness}",))
@@ -86,7 +85,7 @@ def test_a_worker_that_meets_a_foreign_job_fails_it_and_goes_on(
     assert fetch(queue, job.id).is_failed
 
 
-def test_a_pickle_in_the_queue_is_not_opened(queue: Queue, store: redis.Redis, tmp_path: Path) -> None:
+def test_a_pickle_in_the_queue_is_not_opened(queue: Queue, store: RedisClient, tmp_path: Path) -> None:
     witness = tmp_path / "ran"
     evil = f"cos\nsystem\n(S'touch {witness}'\ntR.".encode()
     job = queue.enqueue_call("workers.download.run", args=(str(uuid.uuid4()), 1))

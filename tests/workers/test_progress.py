@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import redis
 
+from hive.connections import RedisClient
 from hive.record import Ack, Claim, Record
 from hive.tracker import DownloadTracker
 from hive.wire import keys
@@ -68,7 +69,7 @@ class Unreliable:
 class Scene:
     """A claimed download and its reporter."""
 
-    def __init__(self, tracker: DownloadTracker, store: redis.Redis, lease_s: float) -> None:
+    def __init__(self, tracker: DownloadTracker, store: RedisClient, lease_s: float) -> None:
         self.real = tracker
         self.store = store
         self.tracker = Unreliable(tracker)
@@ -85,7 +86,7 @@ class Scene:
 
 
 @pytest.fixture
-def scene(tracker: DownloadTracker, store: redis.Redis) -> Iterator[Scene]:
+def scene(tracker: DownloadTracker, store: RedisClient) -> Iterator[Scene]:
     made = Scene(tracker, store, lease_s=1.5)
     made.reporter.start()
     yield made
