@@ -108,6 +108,7 @@ class Download:
         else:
             self._end_well(plan)
         finally:
+            self._leases.release_all()
             DRAIN.on_request(None)
 
     def _stop(self) -> None:

@@ -9,7 +9,10 @@ So: a key in Redis per partial, held by a download, renewed with its own lease.
 
 from __future__ import annotations
 
+import contextlib
 import threading
+
+from redis.exceptions import RedisError
 
 from hive.connections import RedisClient
 from hive.wire import keys
@@ -56,6 +59,12 @@ class FileLeases:
         with self._lock:
             self._held.discard(key)
         self._release_script(keys=[key], args=[self._owner])
+
+    def release_all(self) -> None:
+        """Give up all that is still held. A Redis that is away forgets it by itself."""
+        with contextlib.suppress(RedisError):
+            for key in list(self._held):
+                self.release(key.removeprefix(keys.file("")))
 
     def renew(self) -> bool:
         """Keep all that is held. False when one was lost: Redis was away for longer than the lease, and somebody took

@@ -1,0 +1,55 @@
+"""Two downloads that want the same file: it is fetched once, and both end well."""
+
+from __future__ import annotations
+
+import requests
+
+from tests.flow.conftest import Service
+from tests.flow.test_downloads import MIB, sha256
+from tests.hub import SyntheticFile
+from tests.hub.server import HubServer
+from tests.processes import wait_for
+
+CONTENT = SyntheticFile(30 * MIB, seed=31)
+OTHER = SyntheticFile(MIB, seed=32)
+
+
+def start_two(service: Service, hub: HubServer) -> list[str]:
+    """Two downloads under way that share a file; the first one is fetching it."""
+    hub.create("org/shared", {"m-Q4_K_M.gguf": CONTENT, "m-Q8_0.gguf": OTHER})
+    hub.limit_rate_bytes_per_s = 0.3 * MIB
+    first = service.post("hf:org/shared:Q4_K_M")["download_id"]
+    watch = service.watch(first)
+    wait_for(lambda: watch.events and watch.last["bytes_downloaded"] > 2 * MIB)
+    watch.close()
+    second = service.post("hf:org/shared/m-Q4_K_M.gguf")["download_id"]
+    return [first, second]
+
+
+def test_it_is_fetched_once_and_the_second_shows_its_progress(service: Service, hub: HubServer) -> None:
+    ids = start_two(service, hub)
+    assert ids[0] != ids[1]
+    watch = service.watch(ids[1])
+    wait_for(lambda: watch.events and watch.last["bytes_downloaded"] > 3 * MIB)
+    assert "Another download" in watch.last["message"]
+    hub.limit_rate_bytes_per_s = None
+    hub.close_connections()
+    for download_id in ids:
+        end = service.watch(download_id).wait(60).last
+        assert end["stage"] == "complete", end
+        assert sha256(end["local_path"]) == CONTENT.sha256()
+    assert hub.bytes_sent("*Q4_K_M.gguf", origin="cdn") < CONTENT.size + 24 * MIB
+
+
+def test_the_second_goes_on_where_the_first_is_cancelled(service: Service, hub: HubServer) -> None:
+    first, second = start_two(service, hub)
+    watch = service.watch(second)
+    wait_for(lambda: watch.events and watch.last["bytes_downloaded"] > 2 * MIB)
+    assert requests.delete(f"{service.server.url}/v1/downloads/{first}", timeout=5).status_code == 202
+    hub.limit_rate_bytes_per_s = None
+    end = watch.wait(60).last
+    assert end["stage"] == "complete", end
+    assert sha256(end["local_path"]) == CONTENT.sha256()
+    assert service.show(first)["status"] == "cancelled"
+    figures = [event["bytes_downloaded"] for event in watch.events[:-1]]
+    assert figures == sorted(figures)
