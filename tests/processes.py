@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from hive.children import bound_to_us
+
 #: Seconds within which a process must start, and end.
 DEADLINE_S = 20.0
 
@@ -36,7 +38,7 @@ class HiveProcess:
     def __init__(self, *arguments: str, env: Mapping[str, str]) -> None:
         self.lines: list[str] = []
         self._process = subprocess.Popen(
-            [sys.executable, "-m", *arguments],
+            bound_to_us([sys.executable, "-m", *arguments]),  # a test run that is killed leaves nothing behind
             env={"PATH": os.environ["PATH"], "HOME": env.get("HIVE_HOME", "/nonexistent"), **env},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -22,8 +22,15 @@ class Service:
 
     def __init__(self, env: dict[str, str], workers: int = 2) -> None:
         self.env = env
-        self.server = Server(env)
-        self.workers = Workers(env, workers)
+        with contextlib.ExitStack() as on_failure:
+            self.server = Server(env)
+            on_failure.callback(self.server.stop)
+            self.workers = Workers(env, workers)
+            on_failure.callback(self.workers.stop)
+            self._wait_until_ready(workers)
+            on_failure.pop_all()
+
+    def _wait_until_ready(self, workers: int) -> None:
         wait_for(lambda: requests.get(f"{self.server.url}/readyz", timeout=5).status_code == 200)
         wait_for(lambda: len(self.listed_workers()) == workers)
 
