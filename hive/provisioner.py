@@ -57,13 +57,15 @@ class ModelProvisioner:
             return None
         return self._catalog.find(wish.ref, wish.include, wish.exclude, wish.sha256)
 
-    def start(self, wish: Wish, on_disk: OnDisk | None) -> Provisioned:
+    def start(self, wish: Wish, on_disk: OnDisk | None, retry_of: str = "") -> Provisioned:
         """Create the download and enqueue it, or join the one under way, or record that the model is on disk.
 
         Raises:
             TooManyDownloads: when the queue is full.
         """
-        download_id, outcome = self._tracker.create(self._new(wish, on_disk))
+        download_id, outcome = self._tracker.create(
+            msgspec.structs.replace(self._new(wish, on_disk), retry_of=retry_of)
+        )
         if outcome == "full":
             raise TooManyDownloads
         if outcome == "created" and on_disk is None:

@@ -89,16 +89,16 @@ class Page(NamedTuple):
     cursor: tuple[int, str] | None
 
 
-def requeued_event(record: Record, message: str | None) -> Downloading:
-    """What a download says when it goes back to the queue: the progress so far, no speed, and the number of the next
-    attempt.
+def requeued_event(record: Record, message: str | None, status: events.Status = "retrying") -> Downloading:
+    """What a download says when it goes back to the queue, or aside (`paused`): the progress so far, no speed, and the
+    number of the next attempt.
     """
     last = record.last_event
     if not isinstance(last, Downloading):
         last = Downloading(bytes_downloaded=0, bytes_total=0, speed_mbps=0.0)
     return msgspec.structs.replace(
         last,
-        status="retrying",
+        status=status,
         attempt=record.attempt + 1,
         speed_mbps=0.0,
         bytes_per_second=None,

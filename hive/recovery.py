@@ -31,11 +31,14 @@ def take_over(
         return tracker.end_from_outside(record, "cancelled", cancelled_event(record), expired_only=expired_only)
     if record.bytes_done <= record.bytes_at_claim and record.stalls + 1 >= max_attempts:
         lost = errors.WorkerLost()
-        event = events.Error(message=lost.message, code=lost.code, status="failed", attempt=record.attempt)
-        ended = tracker.end_from_outside(record, "failed", event, expired_only=expired_only)
+        end = events.Error(message=lost.message, code=lost.code, status="failed", attempt=record.attempt)
+        ended = tracker.end_from_outside(record, "failed", end, expired_only=expired_only)
         if ended:
             log.error("gave up: attempt after attempt died without a byte", extra={"fields": fields})
         return ended
+    if record.control == "pause":
+        event = requeued_event(record, None, "paused")
+        return tracker.release(record, event, counts=True, expired_only=expired_only, to="paused") is not None
     attempt = tracker.release(record, requeued_event(record, reason), counts=True, expired_only=expired_only)
     if attempt is None:
         return False

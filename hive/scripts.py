@@ -10,8 +10,8 @@ outside) takes a new fence, `max(now in ms, stored + 1)`, so that it also grows 
 counts up inside. Hence a caller that shows the fence it has read has proven that nothing changed hands since, and a
 worker whose fence is not the stored one is a zombie and is refused.
 
-Time is Redis' own. State machine: queued -> running -> complete | failed | cancelled; running -> queued (release);
-see docs/architecture.md.
+Time is Redis' own. State machine: queued -> running -> complete | failed | cancelled; running -> queued, and running,
+queued -> paused -> queued (release); see docs/architecture.md.
 """
 
 from __future__ import annotations
@@ -117,26 +117,32 @@ return {1, r[3] or ''}
 """
 )
 
-#: Gives a download back to the queue as its next attempt. KEYS: record, channel, pending, leases.
-#: ARGV: id, fence as read, next attempt, 1 when an attempt without a new byte counts as a stall, 1 when only an
-#:   expired lease may go, event.
+#: Takes a download out of a worker's hands or the queue: back to the queue as its next attempt, or aside (`paused`);
+#: and a paused one back to the queue. KEYS: record, channel, pending, leases.
+#: ARGV: id, fence as read, next attempt, 1 when an attempt without a new byte counts as a stall, 1 when only an expired
+#:   lease may go, event, `queued` or `paused`.
 #: -> 1 released, 0 refused.
 RELEASE: Final = (
     _PRELUDE
     + """
 local r = redis.call('HMGET', KEYS[1], 'state', 'fence', 'attempt', 'bytes_done', 'bytes_at_claim', 'stalls')
-if r[1] == 'queued' and r[3] == ARGV[3] then return 1 end
-if (r[1] ~= 'running' and r[1] ~= 'queued') or r[2] ~= ARGV[2] then return 0 end
+if r[1] == ARGV[7] and r[3] == ARGV[3] then return 1 end
+if (r[1] ~= 'running' and r[1] ~= 'queued' and r[1] ~= 'paused') or r[2] ~= ARGV[2] then return 0 end
 if ARGV[5] == '1' then
   local until_ms = redis.call('ZSCORE', KEYS[4], ARGV[1])
   if until_ms and tonumber(until_ms) > now_ms() then return 0 end
 end
 local stalls = tonumber(r[6] or '0')
 if tonumber(r[4] or '0') > tonumber(r[5] or '0') then stalls = 0 elseif ARGV[4] == '1' then stalls = stalls + 1 end
-redis.call('HSET', KEYS[1], 'state', 'queued', 'status', 'queued', 'attempt', ARGV[3], 'stalls', stalls)
+redis.call('HSET', KEYS[1], 'state', ARGV[7], 'status', ARGV[7], 'attempt', ARGV[3], 'stalls', stalls)
 redis.call('HSET', KEYS[1], 'owner', '', 'worker', '')
 redis.call('ZREM', KEYS[4], ARGV[1])
-redis.call('ZADD', KEYS[3], int(now_ms()), ARGV[1])
+if ARGV[7] == 'queued' then
+  redis.call('ZADD', KEYS[3], int(now_ms()), ARGV[1])
+else
+  redis.call('HSET', KEYS[1], 'control', '')
+  redis.call('ZREM', KEYS[3], ARGV[1])
+end
 say(KEYS[1], KEYS[2], next_fence(KEYS[1]), '1', '0', ARGV[6])
 return 1
 """

@@ -125,7 +125,7 @@ class DownloadTracker:
         return [i.decode() for i in self._redis.zrange(keys.PENDING, 0, limit - 1)]
 
     def leave_word(self, record: Record, word: str) -> bool:
-        """Leave `cancel` for the worker that runs it. False when it changed hands since `record` was read."""
+        """Leave `cancel` or `pause` for the worker. False when the download changed hands since `record` was read."""
         return bool(self._control(keys=[keys.record(record.id)], args=[word, record.fence]))
 
     def end_from_outside(self, record: Record, state: State, event: Event, *, expired_only: bool = False) -> bool:
@@ -170,16 +170,32 @@ class DownloadTracker:
         return Ack(bool(held), control.decode())
 
     def release(
-        self, record: Record, event: Event, *, counts: bool, fence: int | None = None, expired_only: bool = False
+        self,
+        record: Record,
+        event: Event,
+        *,
+        counts: bool,
+        fence: int | None = None,
+        expired_only: bool = False,
+        to: Literal["queued", "paused"] = "queued",
     ) -> int | None:
-        """Put a download back into the queue; gives the number of its next attempt, or None when it changed hands.
+        """Put a download (back) into the queue, or aside; gives the number of its next attempt, or None when it changed
+        hands.
 
         `counts` makes an attempt that brought no byte count against the limit: a death does, an orderly stop does not.
         """
         attempt = record.attempt + 1
         done = self._release(
             keys=[keys.record(record.id), keys.events(record.id), keys.PENDING, keys.LEASES],
-            args=[record.id, fence or record.fence, attempt, int(counts), int(expired_only), events.encode(event)],
+            args=[
+                record.id,
+                fence or record.fence,
+                attempt,
+                int(counts),
+                int(expired_only),
+                events.encode(event),
+                to,
+            ],
         )
         return attempt if done else None
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from typing import Any
+from typing import Any, Literal
 
 import fakeredis
 import pytest
@@ -116,15 +116,15 @@ class Downloads(RuleBasedStateMachine):
             assert self.tracker.finish(claim, self.seq, state, event, "/x") == present  # type: ignore[arg-type]
         self.ends += present
 
-    @rule(expired=st.booleans(), only=st.booleans(), twice=st.booleans())
-    def release(self, expired: bool, only: bool, twice: bool) -> None:
+    @rule(expired=st.booleans(), only=st.booleans(), twice=st.booleans(), to=st.sampled_from(["queued", "paused"]))
+    def release(self, expired: bool, only: bool, twice: bool, to: Literal["queued", "paused"]) -> None:
         before = self.record
         if expired and before.state == "running":
             self.redis.zadd(keys.LEASES, {self.id: 1})
         runs_on = only and not expired and before.state == "running"
-        allowed = before.state in ("running", "queued") and not runs_on
+        allowed = not before.is_terminal and not runs_on
         got = [
-            self.tracker.release(before, downloading(), counts=True, expired_only=only)
+            self.tracker.release(before, downloading(), counts=True, expired_only=only, to=to)
             for _ in range(2 if twice else 1)
         ]
         assert got == [before.attempt + 1 if allowed else None] * len(got)

@@ -197,6 +197,8 @@ class Download:
             log.warning("the lease was lost; leaving the download to its new owner")
         elif self._reporter.cancelled:
             self._finish("cancelled", cancelled_event(self._present_record()))
+        elif self._reporter.paused:
+            self._put_aside()
         elif DRAIN.requested or self._reporter.files_lost:
             self._give_back()
         else:
@@ -218,6 +220,16 @@ class Download:
         if isinstance(attempt, int):
             self._reporter.insist(lambda: self._queue.enqueue(record.id, attempt))
             log.info("given back to the queue")
+
+    def _put_aside(self) -> None:
+        """A person paused it: this worker is free for another download, and what has arrived stays."""
+        self._reporter.stop()
+        record = self._present_record()
+        event = requeued_event(record, "Paused. Resume it to go on.", "paused")
+        self._reporter.insist(
+            lambda: self._tracker.release(record, event, counts=False, fence=self._claim.fence, to="paused")
+        )
+        log.info("paused")
 
     def _present_record(self) -> Record:
         """The record with the figures as they are now."""

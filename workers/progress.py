@@ -91,10 +91,11 @@ class Reporter:
         files: Leases | None = None,
         bytes_floor: int = 0,
     ) -> None:
-        #: The claim is somebody else's; a file is; a person wants the end.
+        #: The claim is somebody else's; a file is; a person wants the end, or a pause.
         self.lost = False
         self.files_lost = False
         self.cancelled = False
+        self.paused = False
         self._tracker = tracker
         self._claim = claim
         self._attempt = attempt
@@ -238,8 +239,8 @@ class Reporter:
             self.lost = True
             self._brake.fence()
             return
-        if ack.control == "cancel" and not self.cancelled:
-            self.cancelled = True
+        if ack.control in ("cancel", "pause") and not (self.cancelled or self.paused):
+            self.cancelled, self.paused = ack.control == "cancel", ack.control == "pause"
             self._brake.cancel()
         if self._held:
             self._held = False

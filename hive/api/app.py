@@ -20,7 +20,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hive import logs
-from hive.api import bodies, downloads, models, system
+from hive.api import bodies, controls, downloads, models, system
 from hive.api.services import Services
 from hive.errors import HiveError, StoreUnavailable
 from hive.reaper import SWEEP_INTERVAL_S
@@ -32,7 +32,10 @@ ROUTES = [
     # GET /v1/models/download/progress is downloads.progress: see Api.__call__
     Route("/v1/downloads", downloads.index, methods=["GET"]),
     Route("/v1/downloads/{id}", downloads.show, methods=["GET"]),
-    Route("/v1/downloads/{id}", downloads.cancel, methods=["DELETE"]),
+    Route("/v1/downloads/{id}", controls.cancel, methods=["DELETE"]),
+    Route("/v1/downloads/{id}/pause", controls.pause, methods=["POST"]),
+    Route("/v1/downloads/{id}/resume", controls.resume, methods=["POST"]),
+    Route("/v1/downloads/{id}/retry", controls.retry, methods=["POST"]),
     Route("/v1/models", models.index, methods=["GET"]),
     Route("/v1/models/{id:path}", models.show, methods=["GET"]),
     Route("/v1/models/{id:path}", models.delete, methods=["DELETE"]),

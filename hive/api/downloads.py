@@ -1,4 +1,4 @@
-"""Downloads: start one, watch it, list them, cancel one."""
+"""Downloads: start one, watch it, list them."""
 
 from __future__ import annotations
 
@@ -18,16 +18,14 @@ from starlette.types import Receive, Scope, Send
 from hive import errors, sse
 from hive.api.bodies import JsonResponse, error_response, read_body
 from hive.api.services import Services, services
-from hive.provisioner import Wish, read_ref
-from hive.record import TERMINAL_STATES, Record, cancelled_event
+from hive.provisioner import Provisioned, Wish, read_ref
+from hive.record import TERMINAL_STATES, Record
 from hive.wire.refs import MAX_REF_CHARS
 
 #: Where a download is watched.
 PROGRESS_PATH = "/v1/models/download/progress"
 #: How many downloads a page of the list has, when not told, and at most.
 DEFAULT_LIMIT, MAX_LIMIT = 50, 200
-#: How often a cancel looks again when the download changes hands meanwhile.
-MAX_CANCEL_TRIES = 5
 
 ACTIVE = frozenset({"queued", "resolving", "downloading", "verifying", "paused", "retrying"})
 _FILTERS = {
@@ -35,6 +33,8 @@ _FILTERS = {
     "ended": TERMINAL_STATES,
     **{status: frozenset({status}) for status in ACTIVE | TERMINAL_STATES},
 }
+#: A token of the Hub, as a request may bring it.
+Token = Annotated[str, msgspec.Meta(min_length=1, max_length=512, pattern=r"^[\x21-\x7e]+$")]
 _Glob = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 _Globs = Annotated[tuple[_Glob, ...], msgspec.Meta(max_length=64)]
 
@@ -47,7 +47,7 @@ class DownloadRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     include: _Globs = ()
     exclude: _Globs = ()
     update: bool = False
-    hf_token: Annotated[str, msgspec.Meta(min_length=1, max_length=512, pattern=r"^[\x21-\x7e]+$")] | None = None
+    hf_token: Token | None = None
     sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-fA-F]{64}$")] | None = None
 
 
@@ -62,6 +62,11 @@ async def create(request: Request) -> Response:
     wish = Wish(ref, body.include, body.exclude, body.update, sha256, body.hf_token)
     on_disk = await run_in_threadpool(parts.provisioner.look, wish)
     made = await parts.commands.run(parts.provisioner.start, wish, on_disk)
+    return started(made)
+
+
+def started(made: Provisioned) -> Response:
+    """The answer to whoever asked for a model."""
     return JsonResponse(
         {"download_id": made.download_id, "local_path": made.local_path, "joined": made.joined},
         status_code=200 if made.local_path else 202,
@@ -109,25 +114,7 @@ async def index(request: Request) -> Response:
 
 async def show(request: Request) -> Response:
     """`GET /v1/downloads/{id}`."""
-    return JsonResponse(view(await _find(request)))
-
-
-async def cancel(request: Request) -> Response:
-    """`DELETE /v1/downloads/{id}`: ends a waiting download at once, and asks the worker of a running one to end it."""
-    parts = services(request)
-    for _ in range(MAX_CANCEL_TRIES):
-        record = await _find(request)
-        if record.is_terminal:
-            raise errors.DownloadEnded(status=record.status)
-        if record.state == "running":
-            done = await parts.commands.run(parts.tracker.leave_word, record, "cancel")
-        else:
-            done = await parts.commands.run(
-                parts.tracker.end_from_outside, record, "cancelled", cancelled_event(record)
-            )
-        if done:
-            return JsonResponse(view(await _find(request)), status_code=202)
-    raise errors.Conflict("The download is changing hands just now. Try again.")
+    return JsonResponse(view(await find(request)))
 
 
 def view(record: Record) -> dict[str, Any]:
@@ -139,6 +126,7 @@ def view(record: Record) -> dict[str, Any]:
         "status": record.status,
         "local_path": record.local_path or None,
         "attempt": record.attempt,
+        "retry_of": record.retry_of or None,
         "worker": record.worker or None,
         "created_at": _seconds(record.created_ms),
         "started_at": _seconds(record.started_ms),
@@ -148,7 +136,12 @@ def view(record: Record) -> dict[str, Any]:
     }
 
 
-async def _find(request: Request) -> Record:
+async def find(request: Request) -> Record:
+    """The record of the download that the path names.
+
+    Raises:
+        InvalidId, DownloadNotFound: there is none.
+    """
     parts = services(request)
     download_id = read_id(request.path_params["id"])
     record = await parts.commands.run(parts.tracker.read, download_id)

@@ -27,6 +27,7 @@ class Services:
     tracker: DownloadTracker
     catalog: ModelCatalog
     provisioner: ModelProvisioner
+    queue: JobQueue
     registry: WorkerRegistry
     reaper: Reaper
     fanout: Fanout
@@ -48,6 +49,7 @@ def make_services(settings: Settings, redis_url: str) -> Services:
         tracker=tracker,
         catalog=catalog,
         provisioner=ModelProvisioner(settings, tracker, queue, catalog),
+        queue=queue,
         registry=WorkerRegistry(commands.client),
         reaper=Reaper(commands.client, tracker, queue, lease_s=settings.lease_s, max_attempts=settings.max_attempts),
         fanout=fanout,
