@@ -130,6 +130,21 @@ class Client(Connection):
         """
         return self._call(calls.cancel(download_id))
 
+    def pause(self, download_id: str) -> Download:
+        """Set a download aside; its worker is free within two seconds. Raises DownloadNotFound and DownloadEnded."""
+        return self._call(calls.pause(download_id))
+
+    def resume(self, download_id: str) -> Download:
+        """Let a paused download go on. Raises DownloadNotFound and DownloadEnded."""
+        return self._call(calls.resume(download_id))
+
+    def retry(self, download_id: str) -> Started:
+        """Try again what failed or was cancelled, as a new download that goes on from what arrived.
+
+        Raises DownloadNotFound, and Conflict where it has not ended.
+        """
+        return self._call(calls.retry(download_id))
+
     def models(self) -> list[Model]:
         """The models in the server's store."""
         return list(self._call(calls.MODELS).data)
@@ -248,6 +263,18 @@ class AsyncClient(Connection):
     async def cancel(self, download_id: str) -> Download:
         """See Client.cancel."""
         return await self._call(calls.cancel(download_id))
+
+    async def pause(self, download_id: str) -> Download:
+        """See Client.pause."""
+        return await self._call(calls.pause(download_id))
+
+    async def resume(self, download_id: str) -> Download:
+        """See Client.resume."""
+        return await self._call(calls.resume(download_id))
+
+    async def retry(self, download_id: str) -> Started:
+        """See Client.retry."""
+        return await self._call(calls.retry(download_id))
 
     async def models(self) -> list[Model]:
         """See Client.models."""

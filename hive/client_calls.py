@@ -88,6 +88,21 @@ def cancel(download_id: str) -> Call[Download]:
     return Call("DELETE", f"/v1/downloads/{quote(download_id, safe='')}", Download)
 
 
+def pause(download_id: str) -> Call[Download]:
+    """Set a download aside."""
+    return Call("POST", f"/v1/downloads/{quote(download_id, safe='')}/pause", Download)
+
+
+def resume(download_id: str) -> Call[Download]:
+    """Let a paused download go on."""
+    return Call("POST", f"/v1/downloads/{quote(download_id, safe='')}/resume", Download)
+
+
+def retry(download_id: str) -> Call[Started]:
+    """Try again what failed or was cancelled."""
+    return Call("POST", f"/v1/downloads/{quote(download_id, safe='')}/retry", Started)
+
+
 def model(model_id: str) -> Call[Model]:
     """One model. Slashes, colons and @ stay as they are: a proxy may refuse an encoded slash."""
     return Call("GET", f"/v1/models/{quote(model_id, safe='/:@')}", Model)

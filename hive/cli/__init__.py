@@ -35,7 +35,10 @@ COMMANDS: Final[dict[str, dict[str, Entry]]] = {
     "Downloads": {
         "ps": Entry("hive.cli.downloads", "List the downloads under way."),
         "watch": Entry("hive.cli.pull", "Follow a download to its end."),
-        "cancel": Entry("hive.cli.downloads", "End a download; what arrived is kept."),
+        "cancel": Entry("hive.cli.controls", "End a download; what arrived is kept."),
+        "pause": Entry("hive.cli.controls", "Set a download aside."),
+        "resume": Entry("hive.cli.controls", "Let a paused download go on."),
+        "retry": Entry("hive.cli.controls", "Try again what failed or was cancelled."),
     },
     "Service": {
         "up": Entry("hive.cli.up", "Run everything on this machine: Redis, server, workers."),

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hive.cli.ids import SHORT_ID_CHARS, find_download
+from hive.cli.ids import SHORT_ID_CHARS
 from hive.cli.server import need_server
 from hive.cli.table import Column, print_table
-from hive.cli.units import age, duration, percent, plain, size, speed
+from hive.cli.units import age, duration, percent, size, speed
 from hive.settings import Settings
 from hive.wire.events import Complete, Downloading, Error
 
@@ -58,19 +58,6 @@ def ps(every: bool, limit: int, quiet: bool, as_json: bool) -> None:
             click.echo(download.id)
     else:
         print_table(_COLUMNS, [_row(download) for download in found])
-
-
-@click.command(short_help="End a download; what arrived is kept.")
-@click.argument("download_id", metavar="ID")
-def cancel(download_id: str) -> None:
-    """End a download. What arrived is kept, so that pulling the model again goes on from there.
-
-    ID is the download's id, or the first 4 or more characters of it.
-    """
-    with need_server(Settings.from_env()).client() as client:
-        download = find_download(client, download_id)
-        client.cancel(download.id)
-    click.echo(f"Cancelled {download.id[:SHORT_ID_CHARS]}  {plain(download.model_ref)}", err=True)
 
 
 def _row(download: Download) -> list[str]:

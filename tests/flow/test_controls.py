@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import requests
 
 from tests.flow.conftest import Service
@@ -10,6 +14,7 @@ from tests.flow.test_downloads import MIB
 from tests.hub import SyntheticFile, faults
 from tests.hub.server import HubServer
 from tests.processes import Server, Workers, wait_for
+
 
 def act(service: Service, download_id: str, word: str) -> requests.Response:
     return requests.post(f"{service.server.url}/v1/downloads/{download_id}/{word}", timeout=5)
@@ -67,6 +72,32 @@ def test_a_waiting_download_can_be_paused_and_cancelled(service: Service, hub: H
     assert client.wait().last["code"] == "CANCELLED"
     assert act(service, download_id, "resume").status_code == 409
     service.workers = Workers(service.env, 1)
+
+
+def hive(service: Service, *args: str) -> subprocess.CompletedProcess[str]:
+    env = {**service.env, "PATH": os.environ["PATH"], "HIVE_HOST": service.server.url}
+    return subprocess.run(
+        [sys.executable, "-m", "hive.cli", *args], env=env, capture_output=True, text=True, timeout=30
+    )
+
+
+def test_the_command_line_has_the_same_controls(service: Service, hub: HubServer) -> None:
+    download_id, client = under_way(service, slow(hub))
+    short = download_id[:8]
+    paused = hive(service, "pause", short)
+    assert (paused.returncode, "Paused" in paused.stderr) == (0, True), paused.stderr
+    wait_for(lambda: client.last.get("status") == "paused")
+    assert "paused" in hive(service, "ps").stdout
+    assert hive(service, "resume", short).returncode == 0
+    wait_for(lambda: client.last.get("status") == "downloading")
+    assert hive(service, "cancel", short).returncode == 0
+    assert client.wait().last["code"] == "CANCELLED"
+    hub.limit_rate_bytes_per_s = None
+    again = hive(service, "retry", short)
+    assert again.returncode == 0, again.stderr
+    assert service.watch(again.stdout.strip()).wait(60).last["stage"] == "complete"
+    late = hive(service, "resume", short)
+    assert (late.returncode, "[DOWNLOAD_ENDED]" in late.stderr) == (1, True)
 
 
 def test_what_failed_is_retried_as_a_new_download(service: Service, hub: HubServer) -> None:
