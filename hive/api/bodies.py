@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from starlette.exceptions import HTTPException
@@ -10,11 +10,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from hive import errors
+from hive.settings import MIN_BYTES_PER_SECOND
 
 T = TypeVar("T", bound=msgspec.Struct)
 
 #: The largest request body, in bytes.
 MAX_BODY_BYTES = 65_536
+
+
+#: A limit of the bandwidth in a request; at most 2**53, which every JSON reader holds exactly.
+BytesPerSecond = Annotated[int, msgspec.Meta(ge=MIN_BYTES_PER_SECOND, le=1 << 53)]
 
 
 class JsonResponse(Response):

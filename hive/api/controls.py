@@ -84,7 +84,8 @@ async def retry(request: Request) -> Response:
         raise errors.Conflict("The URL had a query, which hive does not keep. Ask with POST /v1/models/download again.")
     body = await read_body(request, RetryRequest) if await request.body() else RetryRequest()
     asked = record.request
-    wish = Wish(read_ref(asked.ref), asked.include, asked.exclude, asked.update, asked.sha256, body.hf_token)
+    limit = asked.max_bytes_per_second
+    wish = Wish(read_ref(asked.ref), asked.include, asked.exclude, asked.update, asked.sha256, body.hf_token, limit)
     on_disk = await run_in_threadpool(parts.provisioner.look, wish)
     made = await parts.commands.run(parts.provisioner.start, wish, on_disk, record.id)
     return started(made)

@@ -16,8 +16,9 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from hive import errors, sse
-from hive.api.bodies import JsonResponse, error_response, read_body
+from hive.api.bodies import BytesPerSecond, JsonResponse, error_response, read_body
 from hive.api.services import Services, services
+from hive.api.waiting import read_wait, wait_for_end
 from hive.provisioner import Provisioned, Wish, read_ref
 from hive.record import TERMINAL_STATES, Record
 from hive.wire.refs import MAX_REF_CHARS
@@ -49,6 +50,7 @@ class DownloadRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     update: bool = False
     hf_token: Token | None = None
     sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-fA-F]{64}$")] | None = None
+    max_bytes_per_second: BytesPerSecond | None = None
 
 
 async def create(request: Request) -> Response:
@@ -59,7 +61,8 @@ async def create(request: Request) -> Response:
     if body.sha256 and ref.kind != "url":
         raise errors.BadRequest("'sha256' is for plain URLs; the Hub names the digests of its files itself.")
     sha256 = body.sha256.lower() if body.sha256 else None
-    wish = Wish(ref, body.include, body.exclude, body.update, sha256, body.hf_token)
+    limit = body.max_bytes_per_second
+    wish = Wish(ref, body.include, body.exclude, body.update, sha256, body.hf_token, limit)
     on_disk = await run_in_threadpool(parts.provisioner.look, wish)
     made = await parts.commands.run(parts.provisioner.start, wish, on_disk)
     return started(made)
@@ -113,8 +116,13 @@ async def index(request: Request) -> Response:
 
 
 async def show(request: Request) -> Response:
-    """`GET /v1/downloads/{id}`."""
-    return JsonResponse(view(await find(request)))
+    """`GET /v1/downloads/{id}`; with `?wait=30s` when it has ended, or after that time."""
+    parts, wait_s = services(request), read_wait(request.query_params.get("wait"))
+    record = await find(request)
+    if wait_s and not record.is_terminal:
+        await wait_for_end(parts.fanout, record.id, wait_s)
+        record = await find(request)
+    return JsonResponse(view(record))
 
 
 def view(record: Record) -> dict[str, Any]:

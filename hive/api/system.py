@@ -1,13 +1,15 @@
-"""Health, readiness, workers."""
+"""Health, readiness, workers, and the one setting that can be changed while everything runs."""
 
 from __future__ import annotations
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
 from hive import errors
-from hive.api.bodies import JsonResponse, error_response
+from hive.api.bodies import BytesPerSecond, JsonResponse, error_response, read_body
 from hive.api.services import services
+from hive.bandwidth import FleetLimit
 from hive.version import VERSION
 
 
@@ -28,6 +30,28 @@ async def readyz(request: Request) -> Response:
     if not parts.fanout.connected:
         return error_response(errors.StoreUnavailable("The process is not subscribed to Redis yet."))
     return JsonResponse({"status": "ready"})
+
+
+class BandwidthRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """The body of `PUT /v1/settings/bandwidth`; null: no limit."""
+
+    bytes_per_second: BytesPerSecond | None
+
+
+async def bandwidth(request: Request) -> Response:
+    """`GET /v1/settings/bandwidth`: what all workers together may take from the network."""
+    parts = services(request)
+    limit = FleetLimit(parts.commands.client, parts.settings.max_bytes_per_second)
+    return JsonResponse({"bytes_per_second": await parts.commands.run(limit.read)})
+
+
+async def set_bandwidth(request: Request) -> Response:
+    """`PUT /v1/settings/bandwidth`: downloads under way follow within a second or two."""
+    parts = services(request)
+    body = await read_body(request, BandwidthRequest)
+    limit = FleetLimit(parts.commands.client, parts.settings.max_bytes_per_second)
+    await parts.commands.run(limit.write, body.bytes_per_second)
+    return JsonResponse({"bytes_per_second": body.bytes_per_second})
 
 
 async def workers(request: Request) -> Response:

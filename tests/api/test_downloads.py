@@ -215,3 +215,29 @@ def test_a_full_queue_is_429(redis_url: str, tmp_path: Path) -> None:
         assert codes == [202, 202, 429]
     finally:
         server.stop()
+
+
+def test_a_long_poll_answers_when_the_download_has_ended(api: str, tracker: DownloadTracker) -> None:
+    download_id = create(tracker)
+    held = claim(tracker, download_id)
+    answers: list[dict[str, Any]] = []
+    url = f"{api}/v1/downloads/{download_id}?wait=30s"
+    thread = threading.Thread(target=lambda: answers.append(requests.get(url, timeout=35).json()))
+    thread.start()
+    thread.join(0.3)
+    assert thread.is_alive()
+    tracker.finish(held, 2, "complete", complete(), "/x")
+    thread.join(5)
+    assert [answer["status"] for answer in answers] == ["complete"]
+    assert requests.get(url, timeout=5).json()["status"] == "complete", "ended already: at once"
+
+
+def test_a_long_poll_answers_with_the_present_state_when_its_time_is_up(api: str, tracker: DownloadTracker) -> None:
+    download_id = create(tracker)
+    assert requests.get(f"{api}/v1/downloads/{download_id}?wait=0.2", timeout=5).json()["status"] == "queued"
+
+
+@pytest.mark.parametrize("wait", ["soon", "-1", "56s", "1e9", "10m", ""])
+def test_a_wait_that_is_none_is_told(api: str, tracker: DownloadTracker, wait: str) -> None:
+    answer = requests.get(f"{api}/v1/downloads/{create(tracker)}?wait={wait}", timeout=5)
+    assert (answer.status_code, error_of(answer)) == (400, "INVALID_REQUEST")
