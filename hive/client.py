@@ -61,6 +61,7 @@ class Client(Connection):
         update: bool = False,
         hf_token: str | None = None,
         sha256: str | None = None,
+        max_bytes_per_second: int | None = None,
     ) -> Started:
         """Ask for a model. The answer comes at once, with `local_path` where the model is on disk already.
 
@@ -68,7 +69,8 @@ class Client(Connection):
             HiveError: InvalidModelRef and others, as the server says.
             ServerUnreachable: when no server answers.
         """
-        return self._call(calls.download(model_ref, revision, include, exclude, update, hf_token, sha256))
+        limit = max_bytes_per_second
+        return self._call(calls.download(model_ref, revision, include, exclude, update, hf_token, sha256, limit))
 
     def watch(
         self, download_id: str, *, on_wait: Callable[[float], None] | None = None
@@ -165,6 +167,14 @@ class Client(Connection):
         """That the server lives, and its version."""
         return self._call(calls.HEALTH)
 
+    def bandwidth(self) -> int | None:
+        """Bytes per second that all workers together may take from the network; None: no limit."""
+        return self._call(calls.BANDWIDTH).bytes_per_second
+
+    def set_bandwidth(self, bytes_per_second: int | None) -> int | None:
+        """Change that limit; downloads under way follow within a second or two."""
+        return self._call(calls.set_bandwidth(bytes_per_second)).bytes_per_second
+
     def close(self) -> None:
         """Close the connections."""
         self._http.close()
@@ -208,9 +218,11 @@ class AsyncClient(Connection):
         update: bool = False,
         hf_token: str | None = None,
         sha256: str | None = None,
+        max_bytes_per_second: int | None = None,
     ) -> Started:
         """See Client.download."""
-        return await self._call(calls.download(model_ref, revision, include, exclude, update, hf_token, sha256))
+        limit = max_bytes_per_second
+        return await self._call(calls.download(model_ref, revision, include, exclude, update, hf_token, sha256, limit))
 
     async def watch(
         self, download_id: str, *, on_wait: Callable[[float], None] | None = None
@@ -295,6 +307,14 @@ class AsyncClient(Connection):
     async def health(self) -> Health:
         """See Client.health."""
         return await self._call(calls.HEALTH)
+
+    async def bandwidth(self) -> int | None:
+        """See Client.bandwidth."""
+        return (await self._call(calls.BANDWIDTH)).bytes_per_second
+
+    async def set_bandwidth(self, bytes_per_second: int | None) -> int | None:
+        """See Client.set_bandwidth."""
+        return (await self._call(calls.set_bandwidth(bytes_per_second))).bytes_per_second
 
     async def close(self) -> None:
         """Close the connections."""

@@ -15,7 +15,7 @@ import msgspec
 
 from hive.client_sse import PATIENCE_S, Watch
 from hive.errors import HiveError, ServerUnreachable, all_errors
-from hive.replies import Deleted, Download, ErrorReply, Health, Model, Page, Started, Worker
+from hive.replies import Bandwidth, Deleted, Download, ErrorReply, Health, Model, Page, Started, Worker
 from hive.version import VERSION
 
 T = TypeVar("T")
@@ -48,6 +48,7 @@ class Call(NamedTuple, Generic[T]):
 MODELS: Final = Call("GET", "/v1/models", Page[Model])
 WORKERS: Final = Call("GET", "/v1/workers", Page[Worker])
 HEALTH: Final = Call("GET", "/v1/health", Health)
+BANDWIDTH: Final = Call("GET", "/v1/settings/bandwidth", Bandwidth)
 
 
 def download(
@@ -58,6 +59,7 @@ def download(
     update: bool,
     hf_token: str | None,
     sha256: str | None,
+    max_bytes_per_second: int | None = None,
 ) -> Call[Started]:
     """Ask for a model; what was not given is left out."""
     given: dict[str, Any] = {
@@ -67,6 +69,7 @@ def download(
         "update": update,
         "hf_token": hf_token,
         "sha256": sha256,
+        "max_bytes_per_second": max_bytes_per_second,
     }
     body = {"model_ref": model_ref} | {name: value for name, value in given.items() if value}
     return Call("POST", "/v1/models/download", Started, body=body)
@@ -111,6 +114,11 @@ def model(model_id: str) -> Call[Model]:
 def delete_model(model_id: str) -> Call[Deleted]:
     """Delete a model."""
     return Call("DELETE", f"/v1/models/{quote(model_id, safe='/:@')}", Deleted)
+
+
+def set_bandwidth(bytes_per_second: int | None) -> Call[Bandwidth]:
+    """Limit what all workers together take from the network; None: no limit."""
+    return Call("PUT", "/v1/settings/bandwidth", Bandwidth, body={"bytes_per_second": bytes_per_second})
 
 
 class Connection:

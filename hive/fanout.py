@@ -57,9 +57,11 @@ class Subscriber(Protocol):
 
 
 class Topic:
-    """One watched download: the latest event, framed once for all."""
+    """One watched download: the latest event, framed once for all; `chunk` is the frame as a chunk of HTTP/1.1."""
 
     __slots__ = (
+        "chunk",
+        "first_read",
         "frame",
         "heard_s",
         "held",
@@ -75,11 +77,14 @@ class Topic:
     def __init__(self, download_id: str) -> None:
         self.id = download_id
         self.version = NOTHING
-        self.frame = b""
+        self.frame = self.chunk = b""
         self.terminal = False
         self.subscribers: set[Subscriber] = set()
         self.heard_s = self.spoke_s = time.monotonic()
         self.missing_since_s: float | None = None
+        #: The read of the state that everyone who comes meanwhile waits for. It belongs to this topic and not to the
+        #: id: a read that began before the topic was there may have missed what was said in between.
+        self.first_read: asyncio.Future[None] | None = None
         #: Whether a subscriber holds a stream without knowing any state, because Redis was away when it came.
         self.held = False
         #: Whether it waits for delivery.
@@ -98,6 +103,7 @@ class Topic:
         self.version, self.terminal, self.frame = message.version, message.terminal, sse.frame(message)
         if self.terminal:
             self.frame += sse.DONE
+        self.chunk = sse.chunk(self.frame, last=self.terminal)
         return True
 
 
@@ -117,6 +123,9 @@ class Fanout:
         self._probe = keys.probe(uuid.uuid4().hex).encode()
         self._probe_back_s = time.monotonic()
         self._subscription = Subscription(url, keys.EVENTS_PATTERN, self._on_message, self._on_subscribed)
+        self._told = 0
+        self._watchers: set[Subscriber] = set()
+        self._when_subscribed: list[Callable[[], None]] = []
         self.frames_sent = 0
 
     # -- for subscribers ---------------------------------------------------------------------------------------------
@@ -143,10 +152,12 @@ class Fanout:
         topic.subscribers.add(subscriber)
         if topic.known:
             return topic
+        if topic.first_read is None:
+            topic.first_read = self._read(download_id)
         try:
-            await asyncio.shield(self._read(download_id))
+            await asyncio.shield(topic.first_read)
         except StoreUnavailable:
-            topic.held = True
+            topic.held, topic.first_read = True, None
             return topic
         except BaseException:
             self.leave(topic, subscriber)
@@ -162,6 +173,18 @@ class Fanout:
         if not topic.subscribers and self._topics.get(topic.id) is topic:
             del self._topics[topic.id]
 
+    def watch_all(self, subscriber: Subscriber) -> None:
+        """Put this subscriber on every download of which something is heard from now on."""
+        self._watchers.add(subscriber)
+
+    def unwatch_all(self, subscriber: Subscriber) -> None:
+        """No more of that; the topics that it is on it leaves itself."""
+        self._watchers.discard(subscriber)
+
+    def on_subscribed(self, callback: Callable[[], None]) -> None:
+        """Call this whenever the process is subscribed (again): what was said before may have been missed."""
+        self._when_subscribed.append(callback)
+
     # -- the loops ---------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
@@ -171,9 +194,7 @@ class Fanout:
                 group.create_task(_forever(loop))
 
     async def _deliver(self) -> None:
-        """Tell subscribers of changed topics; topics that ended go first, and after each chunk other work gets a
-        turn.
-        """
+        """Tell subscribers of changed topics; topics that ended go first."""
         while True:
             await self._work.wait()
             self._work.clear()
@@ -181,12 +202,7 @@ class Fanout:
                 topic = (self._ended or self._changed).popleft()
                 topic.queued = False
                 topic.spoke_s = time.monotonic()
-                waiting = list(topic.subscribers)
-                for start in range(0, len(waiting), CHUNK):
-                    for subscriber in waiting[start : start + CHUNK]:
-                        subscriber.notify(topic)
-                    await asyncio.sleep(0)
-                self.frames_sent += len(waiting)
+                self.frames_sent += await self._tell(topic, _notify)
 
     async def _read_batches(self) -> None:
         """Read the state of all ids that were asked for meanwhile in one round trip."""
@@ -212,17 +228,28 @@ class Fanout:
             for topic in list(self._topics.values()):
                 if now - topic.spoke_s >= self._keepalive_s:
                     topic.spoke_s = now
-                    await self._keep_alive(topic)
+                    await self._tell(topic, _keep_alive)
                 if now - topic.heard_s >= SILENCE_S and not topic.terminal:
                     topic.heard_s = now
                     self._request_read(topic.id)
 
-    async def _keep_alive(self, topic: Topic) -> None:
-        waiting = list(topic.subscribers)
-        for start in range(0, len(waiting), CHUNK):
-            for subscriber in waiting[start : start + CHUNK]:
-                subscriber.keep_alive()
-            await asyncio.sleep(0)
+    async def _tell(self, topic: Topic, tell: Callable[[Subscriber, Topic], None]) -> int:
+        """Tell everyone who watches this topic, and give their number.
+
+        After each chunk, of whatever topics, other work of the process gets a turn. An error with one client must not
+        keep the end from the others.
+        """
+        subscribers = tuple(topic.subscribers)
+        for subscriber in subscribers:
+            try:
+                tell(subscriber, topic)
+            except Exception:
+                log.exception("a stream stumbled; the others go on")
+            self._told += 1
+            if self._told >= CHUNK:
+                self._told = 0
+                await asyncio.sleep(0)
+        return len(subscribers)
 
     async def _probe_loop(self) -> None:
         """Publish to ourselves: a connection can be dead though nothing says so, and pub/sub has no other sign of
@@ -248,13 +275,20 @@ class Fanout:
         for topic in self._topics.values():
             if not topic.terminal:
                 self._request_read(topic.id)
+        for callback in self._when_subscribed:
+            callback()
 
     def _on_message(self, channel: bytes, payload: bytes) -> None:
         if channel == self._probe:
             self._probe_back_s = time.monotonic()
             return
         download_id = keys.id_of_channel(channel)
-        if download_id in self._topics and (message := parse_message(payload)) is not None:
+        if download_id is None or (download_id not in self._topics and not self._watchers):
+            return
+        message = parse_message(payload)
+        if message is not None:
+            if self._watchers:
+                self._topics.setdefault(download_id, Topic(download_id)).subscribers.update(self._watchers)
             self._learn(download_id, message)
 
     def _learn(self, download_id: str, message: Message | None) -> None:
@@ -303,6 +337,14 @@ async def _forever(loop: Callable[[], Awaitable[None]]) -> None:
         except Exception:
             log.exception("a loop of the fan-out stumbled; it goes on")
             await asyncio.sleep(TICK_S)
+
+
+def _notify(subscriber: Subscriber, topic: Topic) -> None:
+    subscriber.notify(topic)
+
+
+def _keep_alive(subscriber: Subscriber, topic: Topic) -> None:
+    subscriber.keep_alive()
 
 
 def _settle(futures: Iterable[asyncio.Future[None]], error: Exception | None) -> None:

@@ -32,6 +32,7 @@ class Wish(NamedTuple):
     update: bool = False
     sha256: str | None = None
     hf_token: str | None = None
+    max_bytes_per_second: int | None = None
 
 
 class Provisioned(NamedTuple):
@@ -79,6 +80,7 @@ class ModelProvisioner:
             exclude=wish.exclude,
             update=wish.update,
             sha256=wish.sha256,
+            max_bytes_per_second=wish.max_bytes_per_second,
         )
         key = identity(wish.ref, wish.include, wish.exclude, wish.sha256)
         if on_disk is not None:

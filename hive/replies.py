@@ -101,6 +101,12 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     api_version: str = ""
 
 
+class Bandwidth(msgspec.Struct, frozen=True, kw_only=True):
+    """What all workers together may take from the network, in bytes per second; None: no limit."""
+
+    bytes_per_second: int | None
+
+
 class Page(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
     """One page of a list; `next_cursor` asks for the next one and is None on the last."""
 

@@ -1,4 +1,7 @@
-"""The HTTP process: uvicorn with sockets tuned for many streams, which drains them on SIGTERM.
+"""The HTTP process: uvicorn with sockets tuned for many streams, which hands connections over and drains on SIGTERM.
+
+A stream needs a socket and nothing of HTTP once its head is sent, so the protocol offers each request its connection
+(see sink.py); uvicorn goes on counting it among the open ones.
 
 uvicorn by itself waits for open responses before it runs the application's shutdown, without bound: with one open
 stream it never stops. So the server is ours to stop: on SIGTERM the listener closes, every stream is ended cleanly
@@ -10,17 +13,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import resource
 import socket
 from collections.abc import Awaitable, Callable, Iterator
 from types import FrameType
 
 import uvicorn
+from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from hive import sse
 from hive.api.app import Api
 from hive.api.services import make_services
-from hive.errors import HiveError
+from hive.errors import CannotListen
 from hive.settings import Settings
+from hive.sink import EXTENSION, Listener, SocketSink
 
 log = logging.getLogger("hive.server")
 
@@ -39,12 +46,6 @@ SHUTDOWN_GRACE_S = 2
 KEEPALIVE_IDLE_S = 30
 
 
-class CannotListen(HiveError):
-    """The address is in use, or may not be used."""
-
-    code = "CANNOT_LISTEN"
-
-
 def run(settings: Settings, host: str, port: int) -> None:
     """Serve until SIGTERM or SIGINT.
 
@@ -52,6 +53,7 @@ def run(settings: Settings, host: str, port: int) -> None:
         CannotListen: when the address is taken.
     """
     assert settings.redis_url is not None
+    _allow_many_connections()
     listener = listen(host, port)
     parts = make_services(settings, settings.redis_url)
     config = uvicorn.Config(
@@ -69,7 +71,14 @@ def run(settings: Settings, host: str, port: int) -> None:
     )
     bound_host, bound_port = listener.getsockname()[:2]
     log.info("listening", extra={"fields": {"address": f"http://{bound_host}:{bound_port}"}})
-    DrainingServer(config, parts.streams.drain, settings.drain_s).run(sockets=[listener])
+    DrainingServer(config, parts.drain, settings.drain_s).run(sockets=[listener])
+
+
+def _allow_many_connections() -> None:
+    """Raise the limit of open files as far as we may: each client is one, and the customary 1,024 are soon used up."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # macOS says "infinity" and means less
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -101,12 +110,43 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 class StreamProtocol(HttpToolsProtocol):
-    """uvicorn's protocol with a small write buffer: back-pressure is to reach a stream before it holds much."""
+    """uvicorn's protocol, which hands a connection over to the stream that asks for it."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Set the buffer's limit for this connection."""
+        """A small write buffer: back-pressure is to reach a response before it holds much."""
         super().connection_made(transport)
         transport.set_write_buffer_limits(high=WRITE_HIGH_WATER_BYTES)
+
+    def on_message_begin(self) -> None:
+        """Offer the connection to the request."""
+        super().on_message_begin()
+        self.scope["extensions"] = {EXTENSION: self._hand_over}  # type: ignore[dict-item]
+
+    def _hand_over(self, scope: Scope, listener: Listener) -> SocketSink | None:
+        """The connection of this request, from which everything of HTTP is taken away, as for a WebSocket.
+
+        None where the client has gone, has sent a second request behind this one, or has yet to take the answer
+        before: that client gets its stream through `send`.
+        """
+        cycle = self.cycle
+        if cycle.scope is not scope or cycle.disconnected or self.flow.write_paused or self.transport.is_closing():
+            return None
+        del scope["extensions"]
+        self.connections.discard(self)
+        self.flow.resume_reading()
+        # What belongs to a connection that is not the request's any more is silent: its task ends without a word.
+        cycle.disconnected = True
+        self.parser = None  # type: ignore[assignment]
+        chunked = scope["http_version"] == "1.1"
+        head = _stream_head(self.server_state.default_headers, chunked)
+        return SocketSink(self.transport, self.connections, listener, head=head, chunked=chunked)
+
+
+def _stream_head(default_headers: list[tuple[bytes, bytes]], chunked: bool) -> bytes:
+    headers = [*default_headers, *sse.HEADERS, (b"connection", b"close")]
+    if chunked:
+        headers.append((b"transfer-encoding", b"chunked"))
+    return b"HTTP/1.1 200 OK\r\n" + b"".join(b"%b: %b\r\n" % header for header in headers) + b"\r\n"
 
 
 class DrainingServer(uvicorn.Server):

@@ -21,6 +21,9 @@ from hive.version import VERSION
 #: Where the HTTP process listens, and where clients look for it.
 DEFAULT_ADDRESS = "127.0.0.1:8080"
 
+#: The lowest limit of the bandwidth, in bytes per second: below, one read of the network takes longer than a stall.
+MIN_BYTES_PER_SECOND = 65_536
+
 #: Words for on and off that other tools take.
 _SWITCHES = {"yes": "1", "on": "1", "no": "0", "off": "0"}
 
@@ -52,6 +55,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     allow_hosts: str = field(default="", name="HIVE_ALLOW_HOSTS")
     log_level: Literal["debug", "info", "warning", "error"] = field(default="info", name="HIVE_LOG_LEVEL")
     log_format: Literal["auto", "console", "json"] = field(default="auto", name="HIVE_LOG_FORMAT")
+    transport: Literal["auto", "xet", "http"] = field(default="auto", name="HIVE_TRANSPORT")
+    max_bytes_per_second: int = field(default=0, name="HIVE_MAX_BYTES_PER_SECOND")
     files_at_once: int = field(default=8, name="HIVE_FILES_AT_ONCE")
     keep_free_percent: float = field(default=5.0, name="HIVE_KEEP_FREE_PERCENT")
     ended_ttl_s: int = field(default=86_400, name="HIVE_ENDED_TTL_S")
@@ -99,6 +104,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ):
             if not low <= value <= high:
                 raise SettingsError(f"{name} is {value}; it must lie between {low} and {high}.")
+        if self.max_bytes_per_second and self.max_bytes_per_second < MIN_BYTES_PER_SECOND:
+            raise SettingsError(f"HIVE_MAX_BYTES_PER_SECOND must be 0 (no limit) or at least {MIN_BYTES_PER_SECOND}.")
         if not self.hf_endpoint.startswith(("http://", "https://")):
             raise SettingsError("HF_ENDPOINT must be an http(s) URL.")
 

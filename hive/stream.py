@@ -1,141 +1,114 @@
-"""One subscriber: Running -> SendingDone -> Done, as a lean ASGI response whose frames are driven by the fan-out.
+"""One subscriber: Running -> SendingDone -> Done, driven by the fan-out.
 
 Problem: a client may be slow, stalled or gone, and there may be ten thousand of them. The easy way, a task per client
-that awaits a queue and a `StreamingResponse`, costs a wake-up and a task switch per frame and grows a queue for every
-slow client. So: no queue and no waking. The fan-out calls `notify`; the frame's `send` coroutine is stepped right
-there and nearly always finishes at once. When it does not, the client's buffer is full: the started send goes on in a
-task of its own, and meanwhile newer events only replace the topic's slot. When it is through, the slot is looked at
-again, so a slow client skips frames and never the terminal, which is simply the last value.
-
-The request's own task waits in `receive()`: it alone notices that a client has gone, since `send()` to a closed
-connection returns silently.
+that awaits a queue, costs a wake-up and a task switch per frame and grows a queue for every slow client. So: no queue,
+no task and no waking. The fan-out calls `notify`, and the frame is written right there (sink.py). When the client has
+not taken what it was sent before, nothing is written: newer events replace the topic's slot, and when it has, the slot
+is looked at again. So a slow client skips frames and never the terminal, which is simply the last value.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Generator
-from typing import Any, Literal
+from typing import Final, Literal
 
-from starlette.types import Message as AsgiMessage
 from starlette.types import Receive, Scope, Send
 
 from hive import sse
 from hive.fanout import NOTHING, Fanout, Topic
+from hive.sink import EXTENSION, AsgiSink, HandOver, Sink
 from hive.wire.events import Version
 
-Phase = Literal["running", "sending_done", "done"]
+Phase = Literal["joining", "running", "sending_done", "done"]
+
+#: Seconds between two groups of streams that a drain ends.
+_DRAIN_STEP_S = 0.02
+#: Milliseconds after which a client that found the server full or draining is to come back.
+_BUSY_RETRY_MS = 5000
+#: The first bytes of every stream, plain and as a chunk: how to connect again.
+_GREETING: Final = sse.retry(sse.RETRY_MS)
+_GREETING_CHUNK: Final = sse.chunk(_GREETING)
+_KEEPALIVE_CHUNK: Final = sse.chunk(sse.KEEPALIVE)
 
 
 class Stream:
     """The response to `GET /v1/models/download/progress`."""
 
-    __slots__ = ("_blocked", "_closing", "_send", "_started", "phase", "seen", "topic")
+    __slots__ = ("_chunked", "_closing", "_endpoint", "_sink", "_write", "phase", "seen", "started", "topic")
 
-    def __init__(self, send: Send) -> None:
-        self._send = send
-        self._started = False
-        self._blocked = False
+    def __init__(self, endpoint: StreamEndpoint) -> None:
+        self._endpoint = endpoint
         self._closing: bytes | None = None
-        self.phase: Phase = "running"
+        self.phase: Phase = "joining"
+        #: Whether a sink is responsible for its end.
+        self.started = False
         self.seen: Version = NOTHING
         self.topic: Topic | None = None
 
-    async def run(self, topic: Topic, fanout: Fanout, receive: Receive) -> None:
-        """Serve the topic until its end is sent, the server drains, or the client goes."""
-        self.topic = topic
-        try:
-            await self._send({"type": "http.response.start", "status": 200, "headers": sse.HEADERS})
-            self._started = True
-            self._greet(topic)
-            while (await receive())["type"] != "http.disconnect":
-                pass
-        finally:
-            self.phase = "done"
-            fanout.leave(topic, self)
+    def start(self, sink: Sink, topic: Topic) -> None:
+        """The first bytes, at once: how to connect again, and the present state where there is one."""
+        self._sink, self._write, self._chunked = sink, sink.write, sink.chunked
+        self.topic, self.started = topic, True
+        if self.phase != "joining":
+            self._close()
+            return
+        self.phase, self.seen = "running", topic.version
+        first = sink.head + (_GREETING_CHUNK + topic.chunk if sink.chunked else _GREETING + topic.frame)
+        sink.head = b""
+        if topic.terminal:
+            self._end(first)
+        else:
+            self._write(first)
 
     # -- called by the fan-out; none of these waits ------------------------------------------------------------------
 
     def notify(self, topic: Topic) -> None:
-        """Send the topic's slot, unless it was sent, a send is under way, or the stream is over."""
-        if not self._started or self._blocked or self.phase != "running" or topic.version <= self.seen:
+        """Send the topic's slot, unless it was sent, the client is behind, or the stream is over."""
+        # A version is one object for as long as it is in the slot, and the slot only ever moves on.
+        if self.phase != "running" or self.seen is topic.version or self._sink.paused:
             return
         self.seen = topic.version
         if topic.terminal:
-            self.phase = "sending_done"
-        self._write(topic.frame, last=topic.terminal)
+            self._end(topic.chunk if self._chunked else topic.frame)
+        else:
+            self._write(topic.chunk if self._chunked else topic.frame)
 
     def keep_alive(self) -> None:
         """Send a comment, unless the client has not even taken what it was sent before."""
-        if self._started and not self._blocked and self.phase == "running":
-            self._write(sse.KEEPALIVE)
+        if self.phase == "running" and not self._sink.paused:
+            self._write(_KEEPALIVE_CHUNK if self._chunked else sse.KEEPALIVE)
 
     def close(self, retry_ms: int) -> None:
         """End the response without `[DONE]`: the client is to connect again, elsewhere or later."""
-        if self.phase != "running":
+        if self.phase not in ("joining", "running"):
             return
-        self.phase, self._closing = "sending_done", sse.retry(retry_ms)
-        if self._started and not self._blocked:
-            self._write(self._closing, last=True)
+        self._closing = sse.retry(retry_ms)
+        if self.phase == "running" and not self._sink.paused:
+            self._close()
+        self.phase = "sending_done"
 
-    def _greet(self, topic: Topic) -> None:
-        """The first bytes, at once: how to reconnect, and the present state where there is one."""
-        self.seen = topic.version
-        if topic.terminal:
-            self.phase = "sending_done"
-        self._write(sse.retry(sse.RETRY_MS) + topic.frame, last=topic.terminal)
+    # -- called by the sink ------------------------------------------------------------------------------------------
 
-    # -- sending -----------------------------------------------------------------------------------------------------
-
-    def _write(self, body: bytes, *, last: bool = False) -> None:
-        """Step the send once: it finishes here, or goes on in a task when the client's buffer is full."""
-        message: AsgiMessage = {"type": "http.response.body", "body": body, "more_body": not last}
-        sending = self._send(message)
-        assert isinstance(sending, Coroutine)
-        try:
-            waits_for = sending.send(None)
-        except StopIteration:
-            return
-        self._blocked = True
-        task = asyncio.get_running_loop().create_task(self._finish(_Started(sending, waits_for)))
-        _finishing.add(task)
-        task.add_done_callback(_finishing.discard)
-
-    async def _finish(self, rest: _Started) -> None:
-        await rest
-        self._blocked = False
+    def on_writable(self) -> None:
+        """The client has caught up: send what is newest."""
         if self._closing is not None:
-            self._write(self._closing, last=True)
+            self._close()
         elif self.topic is not None:
             self.notify(self.topic)
 
+    def on_gone(self) -> None:
+        """The response is over, however it ended."""
+        self.phase = "done"
+        self._endpoint.forget(self)
 
-#: Sends that wait for a slow client: the event loop itself holds tasks only weakly.
-_finishing: set[asyncio.Task[None]] = set()
+    def _end(self, data: bytes) -> None:
+        self.phase = "sending_done"
+        self._sink.end(data)
 
-
-class _Started:
-    """The rest of a coroutine that was stepped once by hand: hands what it waits for on to the task that awaits this."""
-
-    __slots__ = ("_coroutine", "_waits_for")
-
-    def __init__(self, coroutine: Coroutine[Any, Any, None], waits_for: Any) -> None:
-        self._coroutine = coroutine
-        self._waits_for = waits_for
-
-    def __await__(self) -> Generator[Any, Any, None]:
-        waits_for = self._waits_for
-        while True:
-            try:
-                value = yield waits_for
-            except BaseException as error:
-                step: Any = (self._coroutine.throw, error)
-            else:
-                step = (self._coroutine.send, value)
-            try:
-                waits_for = step[0](step[1])
-            except StopIteration:
-                return
+    def _close(self) -> None:
+        assert self._closing is not None
+        data, self._closing = self._closing, None
+        self._sink.end(self._sink.head + (sse.chunk(data, last=True) if self._chunked else data))
 
 
 class StreamEndpoint:
@@ -156,25 +129,37 @@ class StreamEndpoint:
     async def __call__(
         self, download_id: str, last_event_id: str | None, scope: Scope, receive: Receive, send: Send
     ) -> bool:
-        """Serve one client. False, with nothing sent, where the id is unknown."""
-        stream = Stream(send)
+        """Serve one client. False, with nothing sent, where the id is unknown.
+
+        Returns before the stream has ended where the server hands the connection over.
+        """
         if self._draining or len(self._open) >= self._max_streams:
             await _end_at_once(send)
             return True
+        stream = Stream(self)
         self._open.add(stream)
         self.opened_total += 1
         try:
             topic = await self._fanout.join(download_id, stream)
             if topic is None:
                 return False
+            stream.topic = topic
             if topic.terminal and last_event_id is not None and Version.parse(last_event_id) == topic.version:
-                self._fanout.leave(topic, stream)
                 await _no_content(send)
-                return True
-            await stream.run(topic, self._fanout, receive)
+            elif not _take_over(scope, stream, topic):
+                sink = AsgiSink(send, stream)
+                stream.start(sink, topic)
+                await sink.run(receive)
             return True
         finally:
-            self._open.discard(stream)
+            if not stream.started:
+                self.forget(stream)
+
+    def forget(self, stream: Stream) -> None:
+        """The stream has ended, or never began."""
+        self._open.discard(stream)
+        if stream.topic is not None:
+            self._fanout.leave(stream.topic, stream)
 
     async def drain(self, window_s: float) -> None:
         """End every stream cleanly and without `[DONE]`, spread over `window_s` seconds so that the clients do not
@@ -190,10 +175,14 @@ class StreamEndpoint:
                 await asyncio.sleep(window_s / steps)
 
 
-#: Seconds between two groups of streams that a drain ends.
-_DRAIN_STEP_S = 0.02
-#: Milliseconds after which a client that found the server full or draining is to come back.
-_BUSY_RETRY_MS = 5000
+def _take_over(scope: Scope, stream: Stream, topic: Topic) -> bool:
+    """Start the stream on the connection itself. False where the server does not offer it."""
+    hand_over: HandOver | None = scope.get("extensions", {}).get(EXTENSION)
+    sink = hand_over(scope, stream) if hand_over is not None else None
+    if sink is None:
+        return False
+    stream.start(sink, topic)
+    return True
 
 
 async def _end_at_once(send: Send) -> None:

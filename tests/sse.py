@@ -23,6 +23,7 @@ class SseClient:
         self.headers: dict[str, str] = {}
         self.events: list[dict[str, Any]] = []
         self.ids: list[str] = []
+        self.names: list[str] = []
         self.retries: list[int] = []
         self.comments = 0
         self.done = 0
@@ -81,6 +82,8 @@ class SseClient:
                 self.comments += 1
             elif field == "id":
                 self.ids.append(value)
+            elif field == "event":
+                self.names.append(value)
             elif field == "retry":
                 self.retries.append(int(value))
             elif field == "data" and value == "[DONE]":

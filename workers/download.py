@@ -32,8 +32,9 @@ from workers.progress import Reporter
 from workers.resolving import resolve_patiently
 from workers.sources import Plan
 from workers.store import Store
+from workers.traffic import Traffic
 from workers.transfer import Control, Network
-from workers.transferring import Transfer, limits_of, outbound
+from workers.transferring import Transfer, outbound
 
 log = logging.getLogger("workers.download")
 
@@ -80,7 +81,8 @@ class Download:
         self._queue = queue
         self._record = record
         self._claim = claim
-        self._control = Control()
+        self._traffic = Traffic(settings, claim.id, record.request.max_bytes_per_second)
+        self._control = Control(self._traffic.bandwidth)
         self._store = Store(settings)
         self._leases = leases
         self._started_s = time.monotonic()
@@ -138,12 +140,13 @@ class Download:
 
     def _transfer(self, plan: Plan, network: Network) -> Transfer:
         return Transfer(
+            self._settings,
             plan,
             self._store,
             self._reporter,
             self._control,
             network,
-            limits_of(self._settings),
+            self._traffic.cooldown,
             self._leases,
             self._tracker,
             self._claim.id,
@@ -159,6 +162,7 @@ class Download:
             token=credentials.hf_token or self._settings.token(),
             control=self._control,
             reporter=self._reporter,
+            cooldown=self._traffic.cooldown,
         )
 
     def _credentials(self) -> Credentials:

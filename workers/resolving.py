@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+from urllib.parse import urlsplit
 
 from hive.errors import HubUnavailable
 from hive.settings import Settings
@@ -11,7 +12,7 @@ from hive.wire.jobs import Request
 from hive.wire.refs import ModelRef
 from workers.progress import Reporter
 from workers.sources import Plan, RetryLater, resolve
-from workers.transfer import Control, Network
+from workers.transfer import Control, Cooldown, Network
 
 #: How often an unreachable Hub is asked, and the bounds of the waits between, in seconds (exponential, full jitter).
 HUB_ATTEMPTS = 6
@@ -29,15 +30,19 @@ def resolve_patiently(
     token: str | None,
     control: Control,
     reporter: Reporter,
+    cooldown: Cooldown,
 ) -> Plan:
-    """The plan.
+    """The plan. A Hub that asked any worker for a rest gets it from this one too.
 
     Raises:
         HiveError: there is none, or the Hub stays away; what `control` was cancelled with.
     """
     attempts = 0
+    host = hub_host(settings) if ref.url is None else ""
     while True:
         try:
+            if host and (rest_s := cooldown.remaining_s(host)) > 0:
+                raise RetryLater(rest_s)
             return resolve(
                 ref,
                 settings=settings,
@@ -49,6 +54,7 @@ def resolve_patiently(
             )
         except RetryLater as limit:
             wait_s = min(limit.seconds, RATE_LIMIT_WAIT_MAX_S)
+            cooldown.set(host, wait_s)
             message = f"The Hub asks to wait {wait_s:.0f} s (rate limit)."
         except HubUnavailable as error:
             attempts += 1
@@ -59,6 +65,11 @@ def resolve_patiently(
         reporter.status("retrying", message)
         sleep(wait_s, control)
         reporter.status("resolving")
+
+
+def hub_host(settings: Settings) -> str:
+    """The host that rests when the Hub limits requests."""
+    return urlsplit(settings.hf_endpoint).hostname or ""
 
 
 def sleep(seconds: float, control: Control) -> None:

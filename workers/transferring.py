@@ -6,23 +6,39 @@ other.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from hive.errors import DownloadError
 from hive.settings import Settings
 from hive.tracker import DownloadTracker
 from hive.wire.events import Downloading, Status
 from workers.filelease import FileLeases
 from workers.progress import Reporter
-from workers.resolving import sleep
-from workers.sources import Plan, PlannedFile
+from workers.resolving import hub_host, sleep
+from workers.sources import Plan, PlannedFile, RetryLater
 from workers.store import Store
-from workers.transfer import Control, Job, Limits, Network, Snapshot, address_check, fetch_many
+from workers.transfer import (
+    Control,
+    Cooldown,
+    HostPool,
+    Job,
+    Limits,
+    Location,
+    Network,
+    Snapshot,
+    Source,
+    Transport,
+    address_check,
+    fetch_many,
+)
+from workers.transfer.transport import Throttled
+from workers.transfer.xet import Xet, available
 
 #: Seconds between two looks at a file that another download is fetching.
 FOLLOW_INTERVAL_S = 0.5
-#: Ports of plain URLs are not limited: a public host may serve files on any.
-_ALL_PORTS = range(1, 65_536)
 
 
 def outbound(settings: Settings, *, guarded: bool) -> Network:
@@ -36,7 +52,7 @@ def outbound(settings: Settings, *, guarded: bool) -> Network:
         no_proxy=settings.no_proxy or "",
         ca_bundle=settings.ca_bundle,
         user_agent=settings.user_agent,
-        address_check=address_check(settings.allowed_hosts, _ALL_PORTS) if guarded else None,
+        address_check=address_check(settings.allowed_hosts) if guarded else None,
     )
 
 
@@ -50,22 +66,25 @@ class Transfer:
 
     def __init__(
         self,
+        settings: Settings,
         plan: Plan,
         store: Store,
         reporter: Reporter,
         control: Control,
         network: Network,
-        limits: Limits,
+        cooldown: Cooldown,
         leases: FileLeases,
         tracker: DownloadTracker,
         download_id: str,
     ) -> None:
+        self._settings = settings
         self._plan = plan
         self._store = store
         self._reporter = reporter
         self._control = control
         self._network = network
-        self._limits = limits
+        self._cooldown = cooldown
+        self._limits = limits_of(settings)
         self._leases = leases
         self._tracker = tracker
         self._download_id = download_id
@@ -82,19 +101,20 @@ class Transfer:
         for file in missing:
             mine = self._is_small(file) or self._leases.acquire(self._partial(file).name) is None
             (ours if mine else others).append(file)
-        self._fetch(ours)
-        for file in others:
-            self._follow(file)
+        with contextlib.ExitStack() as stack:
+            pool = stack.enter_context(HostPool(self._network, self._limits, self._cooldown))
+            ways = Ways(self._settings, self._plan, pool, self._limits, stack)
+            self._fetch(ours, pool, ways)
+            for file in others:
+                self._follow(file, pool, ways)
 
-    def _fetch(self, files: Sequence[PlannedFile]) -> None:
-        jobs = {Job(file.source, self._partial(file)): file for file in files}
+    def _fetch(self, files: Sequence[PlannedFile], pool: HostPool, ways: Ways) -> None:
+        jobs = {Job(self._patient(file.source), self._partial(file), ways.to(file)): file for file in files}
 
         def on_progress(job: Job, snapshot: Snapshot) -> None:
             self._tell(jobs[job], snapshot)
 
-        arriving = fetch_many(
-            jobs, control=self._control, network=self._network, on_progress=on_progress, limits=self._limits
-        )
+        arriving = fetch_many(jobs, control=self._control, on_progress=on_progress, limits=self._limits, shared=pool)
         for job, fetched in arriving:
             file = jobs[job]
             self._control.gate()
@@ -104,7 +124,22 @@ class Transfer:
             self._statuses.pop(file.path, None)
             self._reporter.file_done(file.path, fetched.size, fetched.bytes_refetched)
 
-    def _follow(self, file: PlannedFile) -> None:
+    def _patient(self, source: Source) -> Source:
+        """The source with a `locate` that keeps to the Hub's rests, and tells the others of new ones."""
+        host, locate = hub_host(self._settings), source.locate
+
+        def locate_patiently() -> Location:
+            try:
+                if self._plan.kind == "hf" and (rest_s := self._cooldown.remaining_s(host)) > 0:
+                    raise RetryLater(rest_s)
+                return locate()
+            except RetryLater as limit:
+                self._cooldown.set(host, limit.seconds)
+                raise Throttled(str(limit), limit.seconds) from None
+
+        return replace(source, locate=locate_patiently)
+
+    def _follow(self, file: PlannedFile, pool: HostPool, ways: Ways) -> None:
         """Wait for a file that another download is fetching, show how far it is, and take over where that one gives
         up.
         """
@@ -116,7 +151,7 @@ class Transfer:
                 self._reporter.file_done(file.path, file.size or 0)
                 return
             if owner is None:
-                self._fetch([file])
+                self._fetch([file], pool, ways)
                 return
             self._show_progress_of(owner, file)
             sleep(FOLLOW_INTERVAL_S, self._control)
@@ -141,6 +176,40 @@ class Transfer:
 
     def _partial(self, file: PlannedFile) -> Path:
         return self._store.partial(self._plan, file, self._download_id if self._is_small(file) else "")
+
+
+class Ways:
+    """How the files of a plan are fetched besides HTTP: over Xet, where the file and the settings allow it."""
+
+    def __init__(
+        self, settings: Settings, plan: Plan, pool: HostPool, limits: Limits, stack: contextlib.ExitStack
+    ) -> None:
+        """What is made here is closed with `stack`."""
+        self._forced = settings.transport == "xet"
+        self._limits = limits
+        self._xet: Xet | None = None
+        if settings.transport != "http" and plan.xet_token is not None and (available() or self._forced):
+            location = plan.xet_token
+            self._xet = stack.enter_context(Xet(lambda: location, pool, limits))
+
+    def to(self, file: PlannedFile) -> tuple[Transport, ...]:
+        """The ways to this file that are tried before HTTP.
+
+        A small file is one request over HTTP and three over Xet, so it takes Xet only where that is asked for.
+
+        Raises:
+            DownloadError: Xet is asked for, and hf_xet is not installed.
+        """
+        size = file.size or 0
+        if self._xet is None or file.digest is None or not file.xet_hash or not size:
+            return ()
+        if self._forced and not available():
+            raise DownloadError("HIVE_TRANSPORT is xet, and hf_xet is not installed. Install it, or set auto.")
+        if size < self._limits.small_file_bytes and not self._forced:
+            return ()
+        with contextlib.suppress(ValueError):
+            return (self._xet.transport(file.xet_hash, size),)
+        return ()
 
 
 def _together(statuses: Sequence[Status]) -> Status:

@@ -29,7 +29,7 @@ log = logging.getLogger("hive.api")
 
 ROUTES = [
     Route("/v1/models/download", downloads.create, methods=["POST"]),
-    # GET /v1/models/download/progress is downloads.progress: see Api.__call__
+    # GET /v1/models/download/progress and GET /v1/downloads/progress are streams: see Api.__call__
     Route("/v1/downloads", downloads.index, methods=["GET"]),
     Route("/v1/downloads/{id}", downloads.show, methods=["GET"]),
     Route("/v1/downloads/{id}", controls.cancel, methods=["DELETE"]),
@@ -69,6 +69,8 @@ class Api:
         """Answer one request."""
         if scope["type"] == "http" and scope["path"] == downloads.PROGRESS_PATH:
             await downloads.progress(self.services, scope, receive, send)
+        elif scope["type"] == "http" and scope["path"] == downloads.MANY_PATH:
+            await downloads.progress_of_many(self.services, scope, receive, send)
         else:
             await self._starlette(scope, receive, send)
 

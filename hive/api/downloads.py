@@ -19,12 +19,15 @@ from hive import errors, sse
 from hive.api.bodies import BytesPerSecond, JsonResponse, error_response, read_body
 from hive.api.services import Services, services
 from hive.api.waiting import read_wait, wait_for_end
+from hive.manystream import MAX_IDS
 from hive.provisioner import Provisioned, Wish, read_ref
 from hive.record import TERMINAL_STATES, Record
 from hive.wire.refs import MAX_REF_CHARS
 
 #: Where a download is watched.
 PROGRESS_PATH = "/v1/models/download/progress"
+#: Where many are.
+MANY_PATH = "/v1/downloads/progress"
 #: How many downloads a page of the list has, when not told, and at most.
 DEFAULT_LIMIT, MAX_LIMIT = 50, 200
 
@@ -86,9 +89,7 @@ async def progress(parts: Services, scope: Scope, receive: Receive, send: Send) 
             raise errors.MethodNotAllowed(allow="GET, HEAD")
         download_id = read_id(query.get("id", [""])[0])
         if scope["method"] == "HEAD":
-            await Response(status_code=200, headers={k.decode(): v.decode() for k, v in sse.HEADERS})(
-                scope, receive, send
-            )
+            await _stream_headers()(scope, receive, send)
             return
         last_seen = (
             dict(scope["headers"]).get(b"last-event-id", b"").decode("latin-1") or query.get("last_event_id", [""])[0]
@@ -97,6 +98,30 @@ async def progress(parts: Services, scope: Scope, receive: Receive, send: Send) 
             raise errors.DownloadNotFound(id=download_id)
     except errors.HiveError as error:
         await error_response(error)(scope, receive, send)
+
+
+async def progress_of_many(parts: Services, scope: Scope, receive: Receive, send: Send) -> None:
+    """`GET /v1/downloads/progress`: one stream for all downloads, the active ones, or those named with `id`."""
+    query = parse_qs(scope["query_string"].decode("latin-1"))
+    try:
+        if scope["method"] not in ("GET", "HEAD"):
+            raise errors.MethodNotAllowed(allow="GET, HEAD")
+        wanted = tuple(dict.fromkeys(read_id(text) for text in query.get("id", [])))
+        if len(wanted) > MAX_IDS:
+            raise errors.BadRequest(f"A stream names at most {MAX_IDS} downloads.")
+        status = query.get("status", [""])[0]
+        if status not in ("", "active") or (status and wanted):
+            raise errors.BadRequest("Give ids, or status=active, or neither.")
+        if scope["method"] == "HEAD":
+            await _stream_headers()(scope, receive, send)
+            return
+        await parts.many_streams(wanted, ACTIVE if status else None, scope, receive, send)
+    except errors.HiveError as error:
+        await error_response(error)(scope, receive, send)
+
+
+def _stream_headers() -> Response:
+    return Response(status_code=200, headers={name.decode(): value.decode() for name, value in sse.HEADERS})
 
 
 async def index(request: Request) -> Response:

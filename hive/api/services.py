@@ -10,6 +10,7 @@ from hive.catalog import ModelCatalog
 from hive.connections import CommandThread
 from hive.fanout import Fanout
 from hive.jobqueue import JobQueue
+from hive.manystream import ManyEndpoint
 from hive.provisioner import ModelProvisioner
 from hive.reaper import Reaper
 from hive.registry import WorkerRegistry
@@ -32,6 +33,12 @@ class Services:
     reaper: Reaper
     fanout: Fanout
     streams: StreamEndpoint
+    many_streams: ManyEndpoint
+
+    async def drain(self, window_s: float) -> None:
+        """End all streams so that their clients come back, elsewhere."""
+        self.many_streams.drain()
+        await self.streams.drain(window_s)
 
 
 def make_services(settings: Settings, redis_url: str) -> Services:
@@ -54,6 +61,7 @@ def make_services(settings: Settings, redis_url: str) -> Services:
         reaper=Reaper(commands.client, tracker, queue, lease_s=settings.lease_s, max_attempts=settings.max_attempts),
         fanout=fanout,
         streams=StreamEndpoint(fanout, settings.max_streams),
+        many_streams=ManyEndpoint(fanout, commands, tracker, settings.keepalive_s),
     )
 
 

@@ -44,6 +44,7 @@ COMMANDS: Final[dict[str, dict[str, Entry]]] = {
         "up": Entry("hive.cli.up", "Run everything on this machine: Redis, server, workers."),
         "serve": Entry("hive.cli.up", "Run the HTTP server."),
         "worker": Entry("hive.cli.up", "Run workers."),
+        "limit": Entry("hive.cli.limit", "Show or set what all workers together take from the network."),
         "version": Entry("hive.cli.about", "Show the version of this program and of the server."),
     },
 }

@@ -19,6 +19,13 @@ DOWNLOADS: Final = "hive:downloads"
 #: Set of the names of workers that may be alive.
 WORKERS: Final = "hive:workers"
 
+#: String: bytes per second for the whole fleet, 0 for no limit; without it each process goes by its settings.
+BANDWIDTH_LIMIT: Final = "hive:bandwidth:limit"
+#: String: when the line is free for the next bytes, microseconds.
+BANDWIDTH_LINE: Final = "hive:bandwidth:line"
+#: Sorted set: who took a share lately, by when, microseconds.
+BANDWIDTH_TAKERS: Final = "hive:bandwidth:takers"
+
 _EVENTS_PREFIX: Final = "hive:events:{"
 #: What a process subscribes to: every download's channel.
 EVENTS_PATTERN: Final = "hive:events:*"
@@ -58,6 +65,11 @@ def worker(name: str) -> str:
 def file(name: str) -> str:
     """String: the download that writes this partial file; expires with its lease."""
     return f"hive:file:{name}"
+
+
+def cooldown(host: str) -> str:
+    """String: this host asked to be left alone; expires when that is over."""
+    return f"hive:cooldown:{host}"
 
 
 def probe(replica: str) -> str:

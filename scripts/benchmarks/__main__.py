@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 
 from benchmarks import machine
 
+#: The scenarios of `stream`, in their order.
+SCENARIOS = ("one", "small", "many", "saturation", "idle", "reconnect", "stalled")
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 def cli() -> None:
     """Measure hive against its peers, on loopback addresses only. Every table is Markdown."""
     machine.prepare()
-
-
-SCENARIOS = ("one", "small", "many", "saturation", "idle", "reconnect", "stalled")
 
 
 @cli.command()
@@ -30,29 +31,88 @@ SCENARIOS = ("one", "small", "many", "saturation", "idle", "reconnect", "stalled
 def stream(
     scenarios: tuple[str, ...], subscribers: int, connections: int, ids: int, clients: int, seconds: float, pairs: int
 ) -> None:
-    """The progress stream against nchan. Without a scenario: all of them.
+    """The progress stream, against nchan where there is one. Without a scenario: all of them.
 
-    one: --subscribers of one download. small: 1,000 of one. many: --connections over --ids. saturation: more than a
-    core can do. idle, reconnect: --connections. stalled: --clients that never read.
+    \b
+    one         --subscribers of one download
+    small       1,000 subscribers of one download
+    many        --connections over --ids downloads
+    saturation  more than a core can deliver
+    idle        --connections to which nothing is said
+    reconnect   --connections that come back in the same moment
+    stalled     --clients that never read, beside others that do
     """
     from benchmarks import stream as it
 
+    one, small = (it.Load(count, seconds=seconds) for count in (subscribers, 1000))
+    many = it.Load(connections, ids, seconds=seconds)
+    runs: dict[str, Callable[[it.Bench], None]] = {
+        "one": lambda bench: it.compare(
+            bench, one, pairs, f"{subscribers:,} subscribers of one download, 5 events a second"
+        ),
+        "small": lambda bench: it.compare(bench, small, pairs, "1,000 subscribers of one download, 5 events a second"),
+        "many": lambda bench: it.compare(
+            bench,
+            many,
+            pairs,
+            f"{connections:,} subscribers over {ids:,} downloads, 5 events a second each",
+            peer=False,
+        ),
+        "saturation": lambda bench: it.saturate(bench, it.Load(subscribers, rate_per_s=100, seconds=seconds)),
+        "idle": lambda bench: it.idle(bench, connections, max(seconds, 30)),
+        "reconnect": lambda bench: it.reconnect(bench, connections, pairs),
+        "stalled": lambda bench: it.stalled(bench, one, clients),
+    }
     with tempfile.TemporaryDirectory(prefix="hive-bench-") as folder, it.Bench(Path(folder)) as bench:
         for scenario in scenarios or SCENARIOS:
-            if scenario == "one":
-                it.compare(bench, it.Load(subscribers, seconds=seconds), pairs, f"{subscribers:,} subscribers of one download, 5 events a second")
-            elif scenario == "small":
-                it.compare(bench, it.Load(1000, seconds=seconds), pairs, "1,000 subscribers of one download, 5 events a second")
-            elif scenario == "many":
-                it.compare(bench, it.Load(connections, ids, seconds=seconds), pairs, f"{connections:,} subscribers over {ids:,} downloads, 5 events a second each")
-            elif scenario == "saturation":
-                it.saturate(bench, it.Load(subscribers, rate_per_s=100, seconds=seconds))
-            elif scenario == "idle":
-                it.idle(bench, connections, max(seconds, 30))
-            elif scenario == "reconnect":
-                it.reconnect(bench, connections, pairs)
-            elif scenario == "stalled":
-                it.stalled(bench, it.Load(subscribers, rate_per_s=5, seconds=seconds), clients)
+            runs[scenario](bench)
+
+
+@cli.command()
+@click.option("--runs", default=20, help="Runs of `hive --help`.")
+@click.option("--ups", default=5, help="Runs of `hive up`.")
+@click.option("--requests", default=500, help="Requests for a download.")
+def start(runs: int, ups: int, requests: int) -> None:
+    """How soon hive is there: `hive --help`, `hive up`, and the answer to a request for a download."""
+    from benchmarks import start as it
+
+    with tempfile.TemporaryDirectory(prefix="hive-bench-") as folder:
+        it.help_times(runs)
+        it.up_times(Path(folder), ups)
+        it.request_times(Path(folder), requests)
+
+
+#: The forms of `transfer`.
+FORMS = ("one", "limited", "unlimited", "small")
+
+
+@cli.command()
+@click.argument("forms", nargs=-1, type=click.Choice(FORMS))
+@click.option("--gib", default=1.0, help="Size of the file of `one`; `limited` and `unlimited` have twice as much.")
+@click.option("--runs", default=3, help="Runs of each tool, in turns.")
+@click.option("--folder", type=click.Path(path_type=Path), help="Where files go.  [default: the temporary folder]")
+def transfer(forms: tuple[str, ...], gib: float, runs: int, folder: Path | None) -> None:
+    """Time and CPU of a download, against what people use today. Without a form: all of them.
+
+    \b
+    one        one file, against curl and hf download
+    limited    twice the size, each connection limited to 40 MiB/s, against aria2c, hf and a loop with requests
+    unlimited  the same without the limit
+    small      2,000 small files, against hf download
+    """
+    from benchmarks import transfer as it
+
+    names = list(it.TOOLS)
+    others = [name for name in names if name != "curl"]
+    runs_of: dict[str, Callable[[Path], None]] = {
+        "one": lambda place: it.big(place, gib, runs, names[:3]),
+        "limited": lambda place: it.big(place, 2 * gib, runs, others, it.LIMIT),
+        "unlimited": lambda place: it.big(place, 2 * gib, runs, others),
+        "small": lambda place: it.small(place, runs),
+    }
+    for form in forms or FORMS:
+        with tempfile.TemporaryDirectory(prefix="hive-bench-", dir=folder) as place:
+            runs_of[form](Path(place))
 
 
 if __name__ == "__main__":

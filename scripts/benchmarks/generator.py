@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,12 +26,15 @@ def compile_generator(folder: Path) -> Path:
     """
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / "ssebench"
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        raise SystemExit("There is no C compiler: apt-get install gcc libc6-dev")
     try:
-        subprocess.run(["gcc", "-O2", "-Wall", "-o", str(target), str(SOURCE)], check=True, timeout=COMPILE_TIMEOUT_S)
-    except FileNotFoundError:
-        raise SystemExit("gcc is missing: apt-get install gcc libc6-dev") from None
+        subprocess.run(
+            [compiler, "-O2", "-Wall", "-o", str(target), str(SOURCE)], check=True, timeout=COMPILE_TIMEOUT_S
+        )
     except subprocess.CalledProcessError:
-        raise SystemExit(f"gcc does not compile {SOURCE}") from None
+        raise SystemExit(f"{compiler} does not compile {SOURCE}") from None
     return target
 
 

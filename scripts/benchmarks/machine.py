@@ -36,6 +36,18 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
 
 
+def family_cpu_s(pid: int) -> float:
+    """Seconds of CPU time of a process, of all that it has started and that run, and of all of them that have ended."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    own_s = sum(int(field) for field in fields[11:15]) / _TICKS_PER_S
+    return own_s + sum(family_cpu_s(child) for child in children(pid))
+
+
+def waited_s(pid: int) -> float:
+    """Seconds for which a process's main thread had work and got no core: the doing of whatever else runs here."""
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
+
+
 def memory(pid: int) -> Memory:
     """Memory of a process now."""
     found = dict.fromkeys(("Rss:", "Pss:"), 0)
@@ -44,6 +56,11 @@ def memory(pid: int) -> Memory:
         if name in found:
             found[name] = int(amount)
     return Memory(found["Rss:"], found["Pss:"])
+
+
+def open_files(pid: int) -> int:
+    """How many files and connections a process holds open."""
+    return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
 
 
 def children(pid: int) -> list[int]:

@@ -89,7 +89,15 @@ class _Hive(_Target):
                 self._seq += 1
                 self._script(
                     keys=[keys.record(claim.id), keys.events(claim.id), keys.LEASES],
-                    args=[claim.id, claim.fence, self._seq, events.encode(_event(_now_us())), LEASE_S * 1000, "downloading", 1],
+                    args=[
+                        claim.id,
+                        claim.fence,
+                        self._seq,
+                        events.encode(_event(_now_us())),
+                        LEASE_S * 1000,
+                        "downloading",
+                        1,
+                    ],
                     client=pipeline,
                 )
             pipeline.execute()

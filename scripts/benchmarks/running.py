@@ -58,12 +58,14 @@ def listens(port: int) -> bool:
 
 
 class Process:
-    """A child on one core. A context manager: leaving it ends the child, first with SIGTERM, then for good."""
+    """A child, on one core unless that is None. A context manager that ends the child: SIGTERM first, then for good."""
 
-    def __init__(self, command: list[str], core: int, *, log: Path, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, command: list[str], core: int | None, *, log: Path, env: Mapping[str, str] | None = None
+    ) -> None:
         self._log = log.open("ab")
         self._process = subprocess.Popen(
-            pinned(core, command),
+            command if core is None else pinned(core, command),
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=self._log,
@@ -86,7 +88,9 @@ class Process:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.stop()
 
     def stop(self) -> None:
@@ -119,33 +123,25 @@ class Process:
 class Redis(Process):
     """A Redis of the benchmark's own, with the append-only file that hive runs it with."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, core: int | None = DRIVER_CORE) -> None:
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         folder.mkdir(parents=True, exist_ok=True)
         options = f"--bind 127.0.0.1 --port {self.port} --save '' --appendonly yes --maxclients 20000".split()
         options[options.index("''")] = ""
-        super().__init__(["redis-server", *options, "--dir", str(folder)], DRIVER_CORE, log=folder / "redis.log")
+        super().__init__(["redis-server", *options, "--dir", str(folder)], core, log=folder / "redis.log")
         self.wait_for(lambda: listens(self.port), "Redis")
 
 
 class Server(Process):
     """`hive serve`, alone on its core."""
 
-    def __init__(self, redis_url: str, folder: Path, **settings: str) -> None:
+    def __init__(self, redis_url: str, folder: Path, core: int | None = SERVER_CORE, **settings: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         log = folder / "server.log"
         log.unlink(missing_ok=True)
-        env = {
-            "REDIS_URL": redis_url,
-            "HIVE_STORE": str(folder / "store"),
-            "HIVE_HOME": str(folder / "home"),
-            "HIVE_LOG_FORMAT": "json",
-            "HIVE_DRAIN_S": "0",
-            **settings,
-        }
         command = [sys.executable, "-m", "hive.cli", "serve", "--port", "0"]
-        super().__init__(command, SERVER_CORE, log=log, env=env)
+        super().__init__(command, core, log=log, env=environment(redis_url, folder, **settings))
         self.wait_for(lambda: self._address() is not None, "hive serve")
         self.url = str(self._address())
         self.port = int(self.url.rpartition(":")[2])
@@ -160,10 +156,36 @@ class Server(Process):
         return None
 
 
+class Workers(Process):
+    """`hive worker`, on any core."""
+
+    def __init__(self, redis_url: str, folder: Path, **settings: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        log = folder / "workers.log"
+        log.unlink(missing_ok=True)
+        command = [sys.executable, "-m", "hive.cli", "worker", "--concurrency", "1"]
+        super().__init__(command, None, log=log, env=environment(redis_url, folder, **settings))
+        self.wait_for(lambda: "workers are ready" in log.read_text(errors="replace"), "hive worker")
+
+
+def environment(redis_url: str, folder: Path, **settings: str) -> dict[str, str]:
+    """What hive's processes share: Redis, and a store and a home in `folder`."""
+    return {
+        "REDIS_URL": redis_url,
+        "HIVE_STORE": str(folder / "store"),
+        "HIVE_HOME": str(folder / "home"),
+        "HIVE_LOG_FORMAT": "json",
+        "HIVE_DRAIN_S": "0",
+        **settings,
+    }
+
+
 class Nginx(Process):
     """nginx with one worker process. `http` is the inside of its http block; PORT in it becomes the port."""
 
-    def __init__(self, folder: Path, http: str, *, modules: tuple[Path, ...] = (), core: int = SERVER_CORE) -> None:
+    def __init__(
+        self, folder: Path, http: str, *, modules: tuple[Path, ...] = (), core: int | None = SERVER_CORE
+    ) -> None:
         self.port = free_port()
         folder.mkdir(parents=True, exist_ok=True)
         config = folder / "nginx.conf"
@@ -171,7 +193,8 @@ class Nginx(Process):
             "".join(f"load_module {module};\n" for module in modules)
             + f"daemon off; worker_processes 1; user root; pid {folder}/nginx.pid;\n"
             + f"error_log {folder}/nginx-error.log;\nevents {{ worker_connections 16384; }}\n"
-            + f"http {{ access_log off; client_body_temp_path {folder}/body;\n{http.replace('PORT', str(self.port))}\n}}\n"
+            + f"http {{ access_log off; client_body_temp_path {folder}/body;\n"
+            + f"{http.replace('PORT', str(self.port))}\n}}\n"
         )
         super().__init__(["nginx", "-c", str(config)], core, log=folder / "nginx.log")
         self.url = f"http://127.0.0.1:{self.port}"
@@ -182,7 +205,8 @@ class Nginx(Process):
 
 def answer(port: int, path: str, method: str = "GET", body: bytes = b"") -> bytes:
     """The whole answer to one HTTP request, or nothing where none comes."""
-    request = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+    headers = f"Host: 127.0.0.1:{port}\r\nConnection: close\r\nContent-Length: {len(body)}\r\n"
+    request = f"{method} {path} HTTP/1.1\r\n{headers}\r\n"
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 5) as connection:
         connection.sendall(request.encode() + body)
         return b"".join(iter(lambda: connection.recv(65536), b""))
@@ -193,6 +217,7 @@ class Told:
     """A child that takes commands on standard input, a line each, and answers each with a line of JSON."""
 
     def __init__(self, command: list[str], core: int, env: Mapping[str, str] | None = None) -> None:
+        self._program = command[0]
         self._process = subprocess.Popen(
             pinned(core, command),
             stdin=subprocess.PIPE,
@@ -210,7 +235,9 @@ class Told:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         with contextlib.suppress(BrokenPipeError):
@@ -237,16 +264,21 @@ class Told:
             RuntimeError: when the child has ended.
         """
         assert self._process.stdout is not None
-        line = _line(self._process.stdout, timeout_s)
+        line = self.line(self._process.stdout, timeout_s)
         if not line:
-            raise RuntimeError(f"{self._process.args} ended with {self._process.wait(STOP_TIMEOUT_S)}")
+            raise RuntimeError(f"{self._program} ended with {self._process.wait(STOP_TIMEOUT_S)}")
         found: dict[str, Any] = json.loads(line)
         return found
 
+    @staticmethod
+    def line(stream: IO[bytes], timeout_s: float) -> bytes:
+        """The next line of a pipe from which only lines are read.
 
-def _line(stream: IO[bytes], timeout_s: float) -> bytes:
-    with selectors.DefaultSelector() as selector:
-        selector.register(stream, selectors.EVENT_READ)
-        if not selector.select(timeout_s):
-            raise TimeoutError(f"no answer within {timeout_s:.0f} s")
-    return stream.readline()
+        Raises:
+            TimeoutError: when none comes.
+        """
+        with selectors.DefaultSelector() as selector:
+            selector.register(stream, selectors.EVENT_READ)
+            if not selector.select(timeout_s):
+                raise TimeoutError(f"no answer within {timeout_s:.0f} s")
+        return stream.readline()

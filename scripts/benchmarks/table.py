@@ -20,7 +20,8 @@ def print_table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) 
 
 def ratio(figures: Sequence[float], peers: Sequence[float]) -> str:
     """The median of the ratios of figures and peers that were measured in turns."""
-    return f"{statistics.median(a / b for a, b in zip(figures, peers, strict=True)):.2f}"
+    pairs = [(a, b) for a, b in zip(figures, peers, strict=True) if b]
+    return f"{statistics.median(a / b for a, b in pairs):.2f}" if pairs else ""
 
 
 def middle(figures: Iterable[float], digits: int = 1) -> str:

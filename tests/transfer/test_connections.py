@@ -22,7 +22,7 @@ def drive(count: ConnectionCount, rate_of: Callable[[int], float], seconds: floa
 
 
 def test_a_server_that_limits_each_connection_gets_all_of_them() -> None:
-    targets = drive(ConnectionCount(LIMITS, 0.0), lambda n: n * 40 * MB, 8.0)
+    targets = drive(ConnectionCount(LIMITS), lambda n: n * 40 * MB, 8.0)
     assert targets[-1] == LIMITS.connections_max
     assert 4 in targets
     assert targets == sorted(targets)
@@ -30,18 +30,18 @@ def test_a_server_that_limits_each_connection_gets_all_of_them() -> None:
 
 
 def test_a_line_that_one_connection_fills_gets_no_more() -> None:
-    targets = drive(ConnectionCount(LIMITS, 0.0), lambda n: 900 * MB, 10.0)
+    targets = drive(ConnectionCount(LIMITS), lambda n: 900 * MB, 10.0)
     assert set(targets) == {1}
 
 
 def test_connections_that_do_not_pay_are_taken_back() -> None:
-    targets = drive(ConnectionCount(LIMITS, 0.0), lambda n: min(n, 4) * 20 * MB, 10.0)
+    targets = drive(ConnectionCount(LIMITS), lambda n: min(n, 4) * 20 * MB, 10.0)
     assert max(targets) == 6
     assert targets[-1] == 4
 
 
 def test_a_settled_count_is_tried_again_after_a_while() -> None:
-    count = ConnectionCount(LIMITS, 0.0)
+    count = ConnectionCount(LIMITS)
     drive(count, lambda n: min(n, 4) * 20 * MB, 10.0)
     assert count.target == 4
     targets = drive(count, lambda n: n * 20 * MB, 40.0, start_s=10.0)
@@ -49,7 +49,7 @@ def test_a_settled_count_is_tried_again_after_a_while() -> None:
 
 
 def test_too_many_requests_halve_the_count_once_a_second() -> None:
-    count = ConnectionCount(LIMITS, 0.0)
+    count = ConnectionCount(LIMITS)
     drive(count, lambda n: n * 40 * MB, 8.0)
     for _ in range(16):
         count.throttled(8.0)
@@ -61,8 +61,14 @@ def test_too_many_requests_halve_the_count_once_a_second() -> None:
     assert count.target == 1
 
 
-def test_nothing_is_added_before_a_byte_has_come() -> None:
-    targets = drive(ConnectionCount(LIMITS, 0.0), lambda n: 0.0, 30.0)
+def test_a_connection_that_falls_silent_gets_company() -> None:
+    targets = drive(ConnectionCount(LIMITS), lambda n: 0.0 if n == 1 else n * 40 * MB, 10.0)
+    assert targets[: int(1.9 / 0.05)] == [1] * int(1.9 / 0.05)
+    assert targets[-1] == LIMITS.connections_max
+
+
+def test_the_time_before_the_first_look_says_nothing_of_the_rate() -> None:
+    targets = drive(ConnectionCount(LIMITS), lambda n: 900 * MB, 5.0, start_s=1000.0)
     assert set(targets) == {1}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -72,6 +73,27 @@ def test_a_file_that_stays_wrong_is_set_aside_and_never_passed_on(
     assert bad_path(tmp_path / "f").stat().st_size == content.size
     assert not data_path(tmp_path / "f").exists()
     assert not journal_path(tmp_path / "f").exists()
+
+
+def test_a_disk_that_spoils_the_same_byte_each_time_is_given_up(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = big()
+    real = os.pwrite
+
+    def write(fd: int, data: memoryview, offset: int) -> int:
+        at = MIB - offset
+        spoiled = bytearray(data)
+        if 0 <= at < len(spoiled):
+            spoiled[at] ^= 1
+        return real(fd, spoiled, offset)
+
+    monkeypatch.setattr(os, "pwrite", write)
+    with pytest.raises(ChecksumMismatch):
+        get(source(hub.plain("f", content), content), tmp_path / "f", ONE)
+    # Three times the part, once the whole.
+    assert 2 * content.size < hub.bytes_sent("/f") < 3 * content.size
+    assert bad_path(tmp_path / "f").exists()
 
 
 def test_other_content_of_the_same_size_half_way_is_never_accepted(hub: HubServer, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from tests.hub import HubServer, faults
 from tests.hub.repo import Repo
 from tests.transfer.helpers import KIB, MIB, ONE, QUICK, Heard, big, digest_of, get, holds, source, transfer_threads
 from workers.transfer import HostPool, Limits, LocalCooldown, Location, Network, Source, bad_path, discard, journal_path
+from workers.transfer.connections import ConnectionCount
 
 
 def lfs(hub: HubServer, size: int = 2 * MIB) -> tuple[Repo, Source]:
@@ -283,6 +284,18 @@ def test_a_server_error_that_passes_is_tried_again(hub: HubServer, tmp_path: Pat
     content = big()
     hub.faults.add(faults.status(status), "/f", count=4)
     assert get(source(hub.plain("f", content), content), tmp_path / "f").verified
+
+
+@pytest.mark.parametrize(("status", "halved"), [(429, True), (503, True), (502, False)])
+def test_an_overloaded_server_gets_fewer_connections(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int, halved: bool
+) -> None:
+    content = big()
+    heard: list[float] = []
+    monkeypatch.setattr(ConnectionCount, "throttled", lambda self, now_s: heard.append(now_s))
+    hub.faults.add(faults.status(status), "/f", count=1, skip=2)
+    get(source(hub.plain("f", content), content), tmp_path / "f")
+    assert bool(heard) is halved
 
 
 @pytest.mark.parametrize("limits", [QUICK, replace(QUICK, small_file_bytes=16 * MIB)], ids=["parts", "one-get"])

@@ -76,13 +76,13 @@ def test_leaving_the_loop_early_ends_the_rest(hub: HubServer, tmp_path: Path) ->
 
 def test_a_cancel_reaches_every_file(hub: HubServer, tmp_path: Path) -> None:
     control = Control()
-    done = 0
+    arriving = fetch_many(jobs(hub, tmp_path, 200), limits=SMALL, control=control)
+    for _ in range(5):
+        next(arriving)
+    control.cancel("enough")
     with pytest.raises(Cancelled, match="enough"):
-        for _ in fetch_many(jobs(hub, tmp_path, 200), limits=SMALL, control=control):
-            done += 1
-            if done == 5:
-                control.cancel("enough")
-    assert done < 200
+        list(arriving)
+    assert len(hub.hits("*")) < 200
     assert transfer_threads() == []
 
 

@@ -136,7 +136,7 @@ def test_a_proxy_gets_the_request_and_no_proxy_goes_past_it(hub: HubServer, tmp_
     url = hub.plain("f", content)
     what = source(url, content)
     dead = {"http": "http://127.0.0.1:9"}
-    with pytest.raises(DownloadError, match="proxy|reached|timed out"):
+    with pytest.raises(DownloadError, match=r"proxy|reached|timed out"):
         get(what, tmp_path / "f", network=Network(proxies=dead))
     assert not hub.hits("/f")
     assert get(what, tmp_path / "f", network=Network(proxies=dead, no_proxy="127.0.0.1")).verified

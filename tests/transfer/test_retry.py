@@ -68,14 +68,14 @@ def test_a_date_is_the_time_until_then() -> None:
 
 
 def test_a_trickle_is_no_progress() -> None:
-    progress = Progress(0.05, replace(LIMITS, min_bytes_per_s=1_000_000))
+    progress = Progress(0.05, replace(LIMITS, min_bytes_per_s=10**9))
     began = time.monotonic()
     while not progress.stalled:
         progress.add(1)
         assert time.monotonic() - began < 5
     with pytest.raises(DownloadTimeout, match="the last word"):
         progress.check("the last word")
-    progress.add(1_000_000)
+    progress.add(10**9)
     assert not progress.stalled
     progress.check(None)
 

@@ -25,7 +25,7 @@ from hive.settings import Settings
 from hive.wire.layout import is_commit
 from hive.wire.selection import RepoFile
 from workers.sources import hubtransport
-from workers.transfer import Network
+from workers.transfer import Location, Network
 from workers.transfer.urls import signed_url_expiry
 
 #: Most files of a repository that are listed: beyond the Hub's own recommendation of 100,000.
@@ -66,6 +66,10 @@ class HubClient:
     def resolve_url(self, repo: str, commit: str, path: str) -> str:
         """The Hub's own address of a file; it redirects to a signed URL for an LFS file."""
         return f"{self._endpoint}/{repo}/resolve/{commit}/{quote(path)}"
+
+    def xet_token_location(self, repo: str, commit: str) -> Location:
+        """Where the Hub hands out tokens for its Xet store, to those who may read the repository."""
+        return Location(f"{self._endpoint}/api/models/{repo}/xet-read-token/{commit}", self.credentials)
 
     def commit(self, repo: str, revision: str) -> tuple[str, bool]:
         """The commit that a revision stands for now, and whether the repository is gated."""

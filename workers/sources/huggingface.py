@@ -64,6 +64,7 @@ def resolve(
         files=tuple(_planned(hub, ref.repo, commit, file) for file in selection.files),
         tree=tree,
         primary=selection.primary,
+        xet_token=hub.xet_token_location(ref.repo, commit),
     )
 
 

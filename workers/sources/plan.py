@@ -7,7 +7,7 @@ from typing import Literal
 
 from hive.wire.refs import ModelRef
 from hive.wire.selection import RepoFile
-from workers.transfer import Digest, Source
+from workers.transfer import Digest, Location, Source
 
 
 class RetryLater(Exception):
@@ -50,6 +50,8 @@ class Plan:
     commit: str | None = None
     variant: str | None = None
     tree: tuple[RepoFile, ...] = ()
+    #: Where tokens for the Xet store are handed out; None where there is none.
+    xet_token: Location | None = None
 
     @property
     def total_bytes(self) -> int | None:

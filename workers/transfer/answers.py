@@ -18,7 +18,7 @@ from hive.errors import (
 )
 from workers.transfer.limits import Limits
 from workers.transfer.retry import retry_after_s
-from workers.transfer.transport import Throttled, Transient
+from workers.transfer.transport import Busy, Throttled, Transient
 
 #: Bytes of an error's body that are read, and characters of it that a person gets to see.
 ERROR_BODY_BYTES = 4096
@@ -91,6 +91,8 @@ def failure(status: int, headers: Mapping[str, str], body: bytes, limits: Limits
         return Throttled(f"the server answers {_status(status)}", asked_s)
     if status == HTTPStatus.SERVICE_UNAVAILABLE and asked_s is not None:
         return Throttled(f"the server answers {_status(status)}", asked_s)
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        return Busy(f"the server answers {_status(status)}")
     if status >= 500 or status in _TRY_AGAIN:
         return Transient(f"the server answers {_status(status)}")
     return _final(status, headers, body, signed)

@@ -16,11 +16,14 @@ LOOKS_TO_PAY = 3
 #: Seconds. Several connections hear "too many requests" at the same moment; that is one reason to halve, not several.
 HALVE_EVERY_S = 1.0
 
+#: Seconds after which a first connection that has fallen silent gets company all the same.
+SILENT_S = 2.0
+
 
 class ConnectionCount:
     """The number of connections a file should have now."""
 
-    def __init__(self, limits: Limits, now_s: float) -> None:
+    def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self.target = 1
         #: The rate before the last addition, in bytes per second, and the count then.
@@ -29,22 +32,26 @@ class ConnectionCount:
         self._looks_left = 0
         self._settled_s: float | None = None
         self._halved_s = -HALVE_EVERY_S
-        self._look_from(now_s, 0)
+        self._look_s: float | None = None
+        self._look_bytes = 0
 
     def look(self, now_s: float, bytes_moved: int) -> int:
         """The target, given the bytes that all connections have moved so far. Call it often."""
-        interval_s = (
-            self._limits.solo_look_s if self.target == 1 and not self._before_count else self._limits.ramp_interval_s
-        )
+        if self._look_s is None:
+            # The clock starts with the first answer: the time before it says nothing of the rate.
+            self._look_from(now_s, bytes_moved)
+            return self.target
+        alone = self.target == 1 and not self._before_count
+        silent = alone and bytes_moved == self._look_bytes
         elapsed_s = now_s - self._look_s
-        if elapsed_s < interval_s or (bytes_moved == self._look_bytes and self._before_count == 0):
+        if elapsed_s < (SILENT_S if silent else self._limits.solo_look_s if alone else self._limits.ramp_interval_s):
             return self.target
         rate = (bytes_moved - self._look_bytes) / elapsed_s
         self._look_from(now_s, bytes_moved)
-        if self._settled_s is None:
-            self._weigh(rate, now_s)
-        elif now_s - self._settled_s > self._limits.ramp_again_s:
+        if silent or (self._settled_s is not None and now_s - self._settled_s > self._limits.ramp_again_s):
             self._grow(rate, now_s)
+        elif self._settled_s is None:
+            self._weigh(rate, now_s)
         return self.target
 
     def throttled(self, now_s: float) -> None:

@@ -18,11 +18,11 @@ from hive.errors import Cancelled, HiveError
 class Control:
     """Cancel, pause and hold for one fetch or for several that belong together. Every method is safe from any thread.
 
-    `bandwidth(n_bytes)` is called before bytes are accepted and may block (a token bucket); it should return within a
-    second or so when `cancelled` turns true.
+    `bandwidth(n_bytes)` is called before bytes are accepted. It gives the seconds to wait, and is asked again with 0
+    bytes from the same thread until it gives 0 (or None). It may block instead, for a second or so.
     """
 
-    def __init__(self, bandwidth: Callable[[int], None] | None = None) -> None:
+    def __init__(self, bandwidth: Callable[[int], float | None] | None = None) -> None:
         self.bandwidth = bandwidth
         self._error: HiveError | None = None
         self._fenced = False

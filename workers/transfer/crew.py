@@ -7,6 +7,7 @@ file has no threads at all, the caller's reads.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -19,10 +20,15 @@ from workers.transfer.partmap import UNKNOWN_END, PartMap, Piece
 from workers.transfer.progress import Status
 from workers.transfer.reader import Reader
 from workers.transfer.retry import Progress
-from workers.transfer.transport import Known, RangesRefused, Stream, Transport
+from workers.transfer.transport import Known, Particular, RangesRefused, Stream, Transport, Unusable
+
+log = logging.getLogger("workers.transfer")
 
 #: Bytes that must fit besides what is kept free, while nobody knows where the file ends.
 ROOM_AHEAD_BYTES = 256 * MIB
+
+#: Seconds after which the caller's limit is asked again: it may have been changed.
+SHARE_LOOK_S = 0.5
 
 #: Seconds that readers get to finish in good order when the last byte is there, so that their connections can be kept.
 GRACE_S = 1.0
@@ -66,7 +72,7 @@ class Crew:
         self._on_look = on_look
         self._settled = False
         self._all_idle = Progress(limits.stall_all_s, limits)
-        self._count = ConnectionCount(limits, time.monotonic())
+        self._count = ConnectionCount(limits)
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._look_now = threading.Event()
@@ -112,12 +118,18 @@ class Crew:
             return
         if self._settled and not self._solo:
             self._count.look(time.monotonic(), self.moved)
-        while len(self._readers) < self._count.target and self.parts.has_work(self.limits.steal_min_bytes):
-            reader = Reader(self)
-            thread = threading.Thread(target=self._man, args=(reader,), name="transfer-reader", daemon=True)
-            with self._lock:
-                self._readers[reader] = thread
-            thread.start()
+        # A bounded number a look: a reader may be gone, with an error, before the next one is made.
+        limits = self._transports.limits(self.limits)
+        for _ in range(self._readers_wanted - len(self._readers)):
+            if self._error is None and self.parts.has_work(limits.steal_min_bytes):
+                self._hire()
+
+    def _hire(self) -> None:
+        reader = Reader(self)
+        thread = threading.Thread(target=self._man, args=(reader,), name="transfer-reader", daemon=True)
+        with self._lock:
+            self._readers[reader] = thread
+        thread.start()
 
     def _look(self) -> None:
         """Watch for stalls, and report."""
@@ -193,6 +205,11 @@ class Crew:
         return self._pinned or bool(self._known.validator)
 
     @property
+    def _readers_wanted(self) -> int:
+        """How many readers are worth having over the transport in use."""
+        return min(self._count.target, self._transports.limits(self.limits).connections_max)
+
+    @property
     def bytes_missing(self) -> int:
         """Bytes that are still to be written, as far as is known."""
         return (self.parts.size or 0) - self.parts.written
@@ -200,15 +217,24 @@ class Crew:
     def next_piece(self) -> Piece | None:
         """The next piece for a reader, or None: then it leaves."""
         with self._lock:
-            if self.stopping or (not self._inline and len(self._readers) > self._count.target):
+            if self.stopping or (not self._inline and len(self._readers) > self._readers_wanted):
                 return None
-        part_bytes = UNKNOWN_END if self._solo or self._inline else self.limits.part_bytes(self.parts.size)
-        return self.parts.take(part_bytes, self.limits.steal_min_bytes)
+        limits = self._transports.limits(self.limits)
+        part_bytes = UNKNOWN_END if self._solo or self._inline else limits.part_bytes(self.parts.size)
+        return self.parts.take(part_bytes, limits.steal_min_bytes)
 
     def open(self, piece: Piece) -> Stream:
         """Ask for the rest of a piece; raises what Transport.open raises."""
         whole = self._solo and piece.at == 0
         return self._transports.current.open(piece.at, None if whole else piece.end, self._known, self.control)
+
+    def give_up(self, failure: Unusable) -> None:
+        """A transport does not bring this file: the next one takes over, where it left off."""
+        if self._transports.give_up(failure.transport):
+            log.warning(
+                "this transport does not bring the file; going on over another",
+                extra={"fields": {"transport": failure.transport.name, "reason": str(failure)}},
+            )
 
     def accept(self, stream: Stream, piece: Piece) -> None:
         """Agree to an answer before its first byte is written; raises RangesRefused when it does not fit."""
@@ -248,6 +274,24 @@ class Crew:
         self._all_idle.add(n_bytes)
         self.attend()
 
+    def await_share(self, bandwidth: Callable[[int], float | None], n_bytes: int) -> float:
+        """Wait for the caller's limit, or until the crew is dismissed; gives the seconds it took. This is no stall."""
+        began_s = step_s = time.monotonic()
+        wait_s = bandwidth(n_bytes)
+        while wait_s and not self.stopping:
+            self.rest(min(wait_s, SHARE_LOOK_S))
+            now_s = time.monotonic()
+            self._excuse(now_s - step_s)
+            step_s = now_s
+            wait_s = bandwidth(0)
+        now_s = time.monotonic()
+        self._excuse(now_s - step_s)
+        return now_s - began_s
+
+    def _excuse(self, seconds: float) -> None:
+        self.progress.excuse(seconds)
+        self._all_idle.excuse(seconds)
+
     def throttled(self) -> None:
         """The server wants fewer connections."""
         with self._lock:
@@ -267,13 +311,31 @@ class Transports:
     def __init__(self, transports: list[Transport]) -> None:
         self._transports = transports
         self._at = 0
+        self._lock = threading.Lock()
 
     @property
     def current(self) -> Transport:
         """The one in use."""
-        return self._transports[self._at]
+        with self._lock:
+            return self._transports[self._at]
+
+    def limits(self, usual: Limits) -> Limits:
+        """The numbers that suit the one in use."""
+        current = self.current
+        return current.limits if isinstance(current, Particular) else usual
 
     def fail_over(self) -> None:
         """Nothing moves: the next one, or the same with a fresh location."""
-        self._at = (self._at + 1) % len(self._transports)
+        with self._lock:
+            self._at = (self._at + 1) % len(self._transports)
         self.current.refresh()
+
+    def give_up(self, transport: Transport) -> bool:
+        """Never use this one again for this file. False when that is known already, or it is the only one."""
+        with self._lock:
+            if transport not in self._transports or len(self._transports) == 1:
+                return False
+            current = self._transports[self._at]
+            self._transports = [other for other in self._transports if other is not transport]
+            self._at = self._transports.index(current) if current in self._transports else 0
+            return True

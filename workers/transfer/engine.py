@@ -95,7 +95,7 @@ class _Fetch:
         self._received = 0
         #: Bytes that were on disk when the map was made, and such bytes that were given up since.
         self._base = self._given_up = 0
-        self._changes = self._restarts = 0
+        self._changes = self._restarts = self._mendings = 0
         self._second_whole = False
 
     def run(self) -> Fetched:
@@ -109,11 +109,10 @@ class _Fetch:
         self._hash = self._new_hash()
         try:
             self._resume()
-            for round_ in range(MENDING_ROUNDS + 1):
+            self._receive()
+            while not self._verified():
+                self._mend()
                 self._receive()
-                if self._verified():
-                    break
-                self._mend(round_)
             with translated():
                 self._settle_on_disk()
             return self._result(time.monotonic() - began)
@@ -241,7 +240,7 @@ class _Fetch:
             self._raise_from_helpers()
         return self._source.digest is None or self._hash.hexdigest() == self._source.digest.hex
 
-    def _mend(self, round_: int) -> None:
+    def _mend(self) -> None:
         """Give up what is wrong on disk, so that it is fetched again.
 
         Raises ChecksumMismatch when nothing is left to try.
@@ -249,7 +248,8 @@ class _Fetch:
         A part whose CRC is not the one it arrived with was spoiled here, and it alone is fetched again. If all are as
         they arrived, the source sent wrong bytes: then everything once more, over the other transport, in one stream.
         """
-        bad = self._spoiled() if round_ < MENDING_ROUNDS else []
+        self._mendings += 1
+        bad = self._spoiled() if self._mendings <= MENDING_ROUNDS else []
         if bad:
             self._stop_keeper()
             self._hash.stop()
@@ -318,7 +318,7 @@ class _Fetch:
         self._hash.stop()
         keeper = self._keeper
         with contextlib.suppress(OSError):
-            if keeper is not None and not self._control.fenced and not self._parts.complete:
+            if keeper is not None and not keeper.forbidden and not self._parts.complete:
                 keeper.sync()
         self._stop_keeper()
         os.close(self._fd)

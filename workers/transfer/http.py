@@ -7,35 +7,19 @@ directly. It is kept until it expires or is refused; then the way is gone again 
 
 from __future__ import annotations
 
-import http.client
-import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-
-import urllib3
-from urllib3.exceptions import (
-    ConnectTimeoutError,
-    HTTPError,
-    NameResolutionError,
-    NewConnectionError,
-    ProxyError,
-    ReadTimeoutError,
-    SSLError,
-)
 
 from hive.errors import DownloadError, HiveError, HubUnavailable, SourceChanged
 from workers.transfer import answers
 from workers.transfer.control import Control
 from workers.transfer.limits import Limits
-from workers.transfer.network import Body, Lifeline, requesting
 from workers.transfer.pool import HostPool
+from workers.transfer.reply import HttpStream, Reply
 from workers.transfer.source import Location, Source
 from workers.transfer.transport import ContentChanged, Known, RangesRefused, Throttled, Transient
 from workers.transfer.urls import Url, expired, next_hop, parse_url, signed_url_expiry
-
-#: Bytes of a redirect's or an error's body that are read so that the connection can be kept.
-DISCARD_BYTES = 64 * 1024
 
 #: Seconds that a host is left alone after "too many requests" without a time.
 DEFAULT_REST_S = 1.0
@@ -126,14 +110,14 @@ class HttpTransport:
                     place.used = True
                     self._keep(asked, place)
                     return stream
-                place = _hop(place, reply.response.headers.get("location", ""))
+                place = _hop(place, reply.headers.get("location", ""))
             except BaseException:
                 reply.close()
                 raise
             reply.discard()
         raise DownloadError(f"The server redirects more than {self._limits.redirects_max} times.")
 
-    def _get(self, place: _Place, start: int, end: int | None, known: Known, control: Control) -> _Reply:
+    def _get(self, place: _Place, start: int, end: int | None, known: Known, control: Control) -> Reply:
         url = place.url
         rest_s = self._pool.cooldown.remaining_s(url.host)
         if rest_s > 0:
@@ -143,122 +127,15 @@ class HttpTransport:
             headers["Range"] = f"bytes={start}-{end - 1}"
             if known.validator:
                 headers["If-Range"] = known.validator
-        return _Reply.to(url, headers, self._pool, self._limits, control)
-
-
-class _Reply:
-    """An answer whose body is still on the wire, with all that has to be given back."""
-
-    def __init__(
-        self, response: urllib3.BaseHTTPResponse, body: Body, lifeline: Lifeline, slot: threading.Semaphore
-    ) -> None:
-        self.response = response
-        self.status = response.status
-        self.body = body
-        self.lifeline = lifeline
-        self._slot: threading.Semaphore | None = slot
-
-    @classmethod
-    def to(cls, url: Url, headers: Mapping[str, str], pool: HostPool, limits: Limits, control: Control) -> _Reply:
-        """Ask for `url`. Raises Transient, UnsafeUrl, and the error of `control.cancel`."""
-        slot = pool.take_slot(url.host, control)
-        lifeline = Lifeline()
-        try:
-            # The waker is for the time until the headers are here; the reader of the body has one of its own.
-            with control.waking(lifeline.cut), requesting(lifeline, pool.network.address_check) as last_body:
-                response = pool.manager(url).urlopen(
-                    "GET",
-                    str(url),
-                    headers=headers,
-                    redirect=False,
-                    retries=False,
-                    preload_content=False,
-                    decode_content=False,
-                    timeout=urllib3.Timeout(connect=limits.connect_timeout_s, read=limits.stall_s),
-                )
-                body = last_body()
-            assert body is not None
-        except BaseException as error:
-            lifeline.let_go()
-            slot.release()
-            control.check()
-            if isinstance(error, HTTPError | OSError | http.client.HTTPException):
-                raise Transient(plainly(error)) from error
-            raise
-        return cls(response, body, lifeline, slot)
-
-    def some(self, n_bytes: int) -> bytes:
-        """At most so many bytes of the body; fewer when it breaks."""
-        try:
-            return self.response.read(n_bytes, decode_content=False) or b""
-        except (HTTPError, OSError, http.client.HTTPException):
-            return b""
-
-    def discard(self) -> None:
-        """Read a short body away, so that the connection can be kept."""
-        self.some(DISCARD_BYTES)
-        self.close()
-
-    def close(self) -> None:
-        """Keep the connection when the body was read, else close it. Twice does no harm."""
-        slot, self._slot = self._slot, None
-        if slot is None:
-            return
-        if self.body.isclosed() and not self.lifeline.was_cut:
-            self.response.release_conn()
-        else:
-            self.response.close()
-        self.lifeline.let_go()
-        slot.release()
-
-
-class HttpStream:
-    """See Stream."""
-
-    def __init__(
-        self, reply: _Reply, start: int, total: int | None, buffer_bytes: int, *, whole: bool, decode: bool
-    ) -> None:
-        self.start = start
-        self.whole = whole
-        self.total = total
-        self.validator = answers.strong_validator(reply.response.headers)
-        self.etag: str | None = reply.response.headers.get("etag")
-        self._reply = reply
-        self._buffer_bytes = buffer_bytes
-        self._decode = decode
-
-    def chunks(self) -> Iterator[memoryview]:
-        """See Stream.chunks."""
-        reply = self._reply
-        try:
-            if self._decode or reply.response.headers.get("transfer-encoding"):
-                for data in reply.response.stream(self._buffer_bytes, decode_content=self._decode):
-                    yield memoryview(data)
-            else:
-                buffer = memoryview(bytearray(self._buffer_bytes))
-                while n_bytes := reply.body.read_into(buffer):
-                    yield buffer[:n_bytes]
-        except (HTTPError, OSError, http.client.HTTPException) as error:
-            raise Transient(plainly(error)) from error
-        if reply.lifeline.was_cut:
-            # Where the server gives no length, this looks like the file's end.
-            raise Transient("the connection was given up")
-
-    def abort(self) -> None:
-        """See Stream.abort."""
-        self._reply.lifeline.cut()
-
-    def close(self) -> None:
-        """See Stream.close."""
-        self._reply.close()
+        return Reply.to(url, headers, self._pool, self._limits, control)
 
 
 class _Judge:
     """Whether an answer may be written at `start`."""
 
-    def __init__(self, reply: _Reply, place: _Place, source: Source, limits: Limits, pool: HostPool) -> None:
+    def __init__(self, reply: Reply, place: _Place, source: Source, limits: Limits, pool: HostPool) -> None:
         self._reply = reply
-        self._headers = reply.response.headers
+        self._headers = reply.headers
         self._place = place
         self._source = source
         self._limits = limits
@@ -339,24 +216,3 @@ def _hop(place: _Place, location: str) -> _Place:
     if url.origin == place.url.origin:
         return _Place(url, place.headers, place.expires_at, place.signed)
     return _Place(url, {}, signed_url_expiry(str(url)), signed=True)
-
-
-def plainly(error: BaseException) -> str:
-    """A network error in words; never its text, which may hold a URL."""
-    for kind, words in _WORDS:
-        if isinstance(error, kind):
-            return words
-    cause = error.__cause__ or error.__context__ or error
-    number = getattr(cause, "errno", None) or getattr(error, "errno", None)
-    return os.strerror(number).lower() if isinstance(number, int) and number > 0 else "the connection broke"
-
-
-_WORDS: tuple[tuple[type[BaseException], str], ...] = (
-    (NameResolutionError, "the name of the server cannot be resolved"),
-    (NewConnectionError, "the server cannot be reached"),
-    (ConnectTimeoutError, "connecting to the server timed out"),
-    (ReadTimeoutError, "the server sent nothing for too long"),
-    (TimeoutError, "the server sent nothing for too long"),
-    (ProxyError, "the proxy cannot be reached"),
-    (SSLError, "the TLS connection failed"),
-)

@@ -1,4 +1,4 @@
-"""Keeps the journal: a record at least every second or 64 MiB, a sync at least every 10 seconds or 1 GiB.
+"""Keeps the journal: a record at least every second or 16 MiB, a sync at least every 10 seconds or 1 GiB.
 
 Two threads, since an fdatasync takes seconds on a busy disk, and a kill in that time must not cost more than one
 record.
@@ -87,7 +87,7 @@ class Keeper:
     def _record_turn(self) -> None:
         self._wake.wait(self._limits.journal_every_s)
         self._wake.clear()
-        if not self._forbidden():
+        if not self.forbidden:
             self.record()
 
     def _sync_turn(self) -> None:
@@ -97,8 +97,10 @@ class Keeper:
                 return
             if self._parts.written - self._synced >= self._limits.sync_every_bytes:
                 break
-        if self._parts.written != self._synced and not self._forbidden():
+        if self._parts.written != self._synced and not self.forbidden:
             self.sync()
 
-    def _forbidden(self) -> bool:
+    @property
+    def forbidden(self) -> bool:
+        """Whether nothing may be written now: the files are, or may be, somebody else's."""
         return self._control.fenced or self._control.waiting == "held"

@@ -30,6 +30,15 @@ class Limits:
     #: Bytes. The hash reads the file back in such blocks; they stay in the CPU's cache.
     hash_block_bytes: int = 512 * KIB
 
+    #: Bytes of a piece and of a half worth stealing over Xet, whose streams fetch ahead by tens of megabytes: what is
+    #: taken from one is fetched twice.
+    xet_part_bytes: int = 256 * MIB
+    xet_steal_min_bytes: int = 64 * MIB
+    #: Streams of one file over Xet. Each has many connections inside; the second one covers the pause between pieces.
+    xet_streams_max: int = 2
+    #: Failures of Xet in a row, without a byte, before the file goes on over HTTP.
+    xet_failures_max: int = 3
+
     #: Connections after the first answer, the step of growth, and the cap per file and per host.
     connections_start: int = 4
     connections_step: int = 2
@@ -70,9 +79,10 @@ class Limits:
     #: Seconds before the expiry of a signed URL at which it is resolved anew.
     expiry_margin_s: float = 5 * 60.0
 
-    #: A record goes to the journal at the latest after so many seconds or bytes; it bounds what a kill -9 costs.
+    #: A record goes to the journal at the latest after so many seconds or bytes; it bounds what a kill -9 costs. What
+    #: sits in the sockets of all connections is lost too, so the bytes are a quarter of the 64 MiB a kill may cost.
     journal_every_s: float = 1.0
-    journal_every_bytes: int = 64 * MIB
+    journal_every_bytes: int = 16 * MIB
     #: The same for fdatasync; it bounds what a power cut costs.
     sync_every_s: float = 10.0
     sync_every_bytes: int = GIB

@@ -15,6 +15,7 @@ from workers.transfer.network import Network
 from workers.transfer.pool import HostPool
 from workers.transfer.progress import Snapshot
 from workers.transfer.source import Fetched, Source
+from workers.transfer.transport import Transport
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,8 @@ class Job:
 
     source: Source
     partial: Path
+    #: Other ways to the same bytes, tried before HTTP.
+    transports: tuple[Transport, ...] = ()
 
 
 def fetch_many(
@@ -49,7 +52,15 @@ def fetch_many(
         def one(job: Job) -> Fetched:
             ours.check()
             tell = None if on_progress is None else (lambda snapshot: on_progress(job, snapshot))
-            return fetch(job.source, job.partial, control=ours, on_progress=tell, limits=limits, shared=pool)
+            return fetch(
+                job.source,
+                job.partial,
+                control=ours,
+                on_progress=tell,
+                limits=limits,
+                shared=pool,
+                transports=job.transports,
+            )
 
         # Runs before the executors' own exits, which wait for their threads.
         stack.callback(ours.cancel, "another file of the batch failed")

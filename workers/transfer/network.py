@@ -12,10 +12,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import http.client
+import io
 import os
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -54,6 +56,17 @@ class Network:
         proxy = self.proxies.get(scheme)
         bypassed = bool(self.no_proxy) and bool(proxy_bypass_environment(host, {"no": self.no_proxy}))
         return None if bypassed else proxy
+
+    def check_proxied(self, host: str, port: int) -> None:
+        """Raise UnsafeUrl when a target that a proxy would connect to resolves to a forbidden address here.
+
+        The proxy resolves it again, and may know names that this machine does not; those are its business.
+        """
+        if self.address_check is None:
+            return
+        with contextlib.suppress(OSError, UnicodeError):
+            for *_, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+                self.address_check(str(address[0]), host, port)
 
 
 class Lifeline:
@@ -97,6 +110,29 @@ class Lifeline:
         self._handle = None
 
 
+class _Patience(io.RawIOBase):
+    """A socket's file that stops reading at a deadline, though bytes keep trickling in."""
+
+    def __init__(self, raw: io.RawIOBase) -> None:
+        self._raw = raw
+        self.deadline_s: float | None = None
+
+    def readable(self) -> bool:
+        """Yes."""
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        """As RawIOBase; raises TimeoutError after the deadline."""
+        if self.deadline_s is not None and time.monotonic() > self.deadline_s:
+            raise TimeoutError("the headers took too long")
+        return self._raw.readinto(buffer)
+
+    def close(self) -> None:
+        """Close the socket's file too."""
+        self._raw.close()
+        super().close()
+
+
 class Body(http.client.HTTPResponse):
     """An answer whose body can be read into a buffer of one's own, as much as is there and no more.
 
@@ -106,7 +142,17 @@ class Body(http.client.HTTPResponse):
 
     def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
         super().__init__(sock, *args, **kwargs)
+        self.fp.close()
+        self._patience = _Patience(sock.makefile("rb", buffering=0))
+        self.fp = io.BufferedReader(self._patience)
+        self._head_s = 2 * (sock.gettimeout() or 0)
         _current.body = self
+
+    def begin(self) -> None:
+        """Read status and headers, in twice the read time-out at most: a byte a second is not an answer."""
+        self._patience.deadline_s = time.monotonic() + self._head_s if self._head_s else None
+        super().begin()
+        self._patience.deadline_s = None
 
     def read_into(self, buffer: memoryview) -> int:
         """Bytes put into the buffer by at most one system call.
@@ -181,9 +227,12 @@ class _HTTPSPool(HTTPSConnectionPool):
     ConnectionCls = _GuardedTLS
 
 
-def pool_manager(network: Network, proxy: str | None, connections: int) -> urllib3.PoolManager:
-    """A keep-alive pool of guarded connections, directly or through a proxy."""
-    options: dict[str, Any] = {"num_pools": KEPT_ORIGINS, "maxsize": connections, "ssl_context": _tls(network)}
+def pool_manager(network: Network, scheme: str, proxy: str | None, connections: int) -> urllib3.PoolManager:
+    """A keep-alive pool of guarded connections for URLs of a scheme, directly or through a proxy."""
+    options: dict[str, Any] = {"num_pools": KEPT_ORIGINS, "maxsize": connections}
+    if scheme == "https" or (proxy or "").startswith("https:"):
+        # Reading the certificates takes 40 ms; plain http does without.
+        options["ssl_context"] = _tls(network)
     manager = urllib3.ProxyManager(proxy, **options) if proxy else urllib3.PoolManager(**options)
     manager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
     return manager

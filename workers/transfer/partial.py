@@ -38,8 +38,8 @@ def finish(partial: Path, target: Path) -> None:
         sync_folder(target.parent)
         # The journal goes last: without its data file it says nothing, but data without a journal would be fetched
         # again.
-        _remove(journal_path(partial))
-        sync_folder(partial.parent)
+        if _remove(journal_path(partial)):
+            sync_folder(partial.parent)
 
 
 def discard(partial: Path) -> None:
@@ -56,6 +56,9 @@ def set_aside(partial: Path) -> None:
     os.replace(data_path(partial), bad_path(partial))
 
 
-def _remove(path: Path) -> None:
+def _remove(path: Path) -> bool:
+    """Remove a file; whether it was there."""
     with contextlib.suppress(FileNotFoundError):
         path.unlink()
+        return True
+    return False

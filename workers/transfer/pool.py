@@ -61,17 +61,24 @@ class HostPool:
         self.network = network
         self.cooldown: Cooldown = cooldown or LocalCooldown()
         self._limits = limits or Limits()
-        self._managers: dict[str | None, urllib3.PoolManager] = {}
+        self._managers: dict[tuple[str, str | None], urllib3.PoolManager] = {}
         self._slots: dict[str, threading.BoundedSemaphore] = defaultdict(self._new_slots)
+        #: Hosts and ports that may be asked of a proxy; looked up once, since there may be no resolver behind a proxy.
+        self._proxied: set[tuple[str, int]] = set()
         self._lock = threading.Lock()
 
     def manager(self, url: Url) -> urllib3.PoolManager:
-        """The urllib3 pool for this URL."""
-        proxy = self.network.proxy_for(url.scheme, url.host.strip("[]"))
+        """The urllib3 pool for this URL. Raises UnsafeUrl for one that a proxy would fetch from a forbidden address."""
+        host = url.host.strip("[]")
+        proxy = self.network.proxy_for(url.scheme, host)
+        if proxy is not None and (host, url.port) not in self._proxied:
+            self.network.check_proxied(host, url.port)
+            self._proxied.add((host, url.port))
         with self._lock:
-            if proxy not in self._managers:
-                self._managers[proxy] = pool_manager(self.network, proxy, self._limits.connections_max)
-            return self._managers[proxy]
+            key = (url.scheme, proxy)
+            if key not in self._managers:
+                self._managers[key] = pool_manager(self.network, url.scheme, proxy, self._limits.connections_max)
+            return self._managers[key]
 
     def take_slot(self, host: str, control: Control) -> threading.BoundedSemaphore:
         """Wait for one of the host's connections; release what it gives. Raises the error of `control.cancel`."""

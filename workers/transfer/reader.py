@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 import zlib
 from typing import TYPE_CHECKING
 
 from workers.transfer.disk import translated, write_all
 from workers.transfer.partmap import Piece
 from workers.transfer.retry import Backoff, Progress
-from workers.transfer.transport import RangesRefused, Stream, Throttled, Transient
+from workers.transfer.transport import Busy, RangesRefused, Stream, Throttled, Transient, Unusable
 
 if TYPE_CHECKING:
     from workers.transfer.crew import Crew
@@ -46,9 +45,14 @@ class Reader:
         except Throttled as refusal:
             crew.throttled()
             self._wait(str(refusal), refusal.seconds or crew.limits.backoff_min_s)
+        except Unusable as failure:
+            crew.give_up(failure)
+            self._backoff.reset()
         except Transient as failure:
             if crew.stopping:
                 return
+            if isinstance(failure, Busy):
+                crew.throttled()
             if crew.moved - self._moved_before >= crew.limits.stall_s * crew.limits.min_bytes_per_s:
                 self._backoff.reset()
             self._moved_before = crew.moved
@@ -95,10 +99,7 @@ class Reader:
         control = crew.control
         waited_s = 0.0
         if control.bandwidth is not None:
-            began = time.monotonic()
-            control.bandwidth(n_bytes)
-            waited_s = time.monotonic() - began
-            crew.progress.excuse(waited_s)
+            waited_s = crew.await_share(control.bandwidth, n_bytes)
             # A limit of the caller's is no reason to close the connection.
             waited_s = min(waited_s, crew.limits.pause_keeps_connection_s)
         if control.waiting:

@@ -9,9 +9,10 @@ map, journal and hash, so a file that stalls on one goes on over the next withou
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from workers.transfer.control import Control
+from workers.transfer.limits import Limits
 
 
 class Known(NamedTuple):
@@ -58,7 +59,7 @@ class Transport(Protocol):
     def open(self, start: int, end: int | None, known: Known, control: Control) -> Stream:
         """Bytes [start, end), or the whole file in one stream when `end` is None. `control.cancel` ends the wait.
 
-        Raises Transient, Throttled, RangesRefused, ContentChanged, or the
+        Raises Transient, Throttled, RangesRefused, ContentChanged, Unusable, or the
         HiveError that ends the download (access denied, not found, cancelled).
         """
 
@@ -66,8 +67,19 @@ class Transport(Protocol):
         """Whatever is remembered of the location is in doubt: resolve it anew."""
 
 
+@runtime_checkable
+class Particular(Protocol):
+    """A transport with numbers of its own: how long a piece is, how many connections pay."""
+
+    limits: Limits
+
+
 class Transient(Exception):
     """It may work when tried again. The text is for people and holds no URL."""
+
+
+class Busy(Transient):
+    """The server is overloaded: it may work when tried again, over fewer connections."""
 
 
 class Throttled(Exception):
@@ -76,6 +88,14 @@ class Throttled(Exception):
     def __init__(self, reason: str, seconds: float | None) -> None:
         super().__init__(reason)
         self.seconds = seconds
+
+
+class Unusable(Exception):
+    """This way does not bring this file; another may. `transport` is the one that says so."""
+
+    def __init__(self, reason: str, transport: Transport) -> None:
+        super().__init__(reason)
+        self.transport = transport
 
 
 class RangesRefused(Exception):

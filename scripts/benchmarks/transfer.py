@@ -1,0 +1,202 @@
+"""Bringing files: hive against what people use today, from one server in one run, each into a folder of its own.
+
+hive verifies the digest of what it brings; of the others only aria2c and the loop with sha256 do, and say so in their
+names. CPU is user and system time of all processes of the tool, for hive that of its server, its worker with all that
+it forks, and its Redis.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+from urllib.request import Request, urlopen
+
+from benchmarks import machine
+from benchmarks.running import Redis, Server, Workers, free_port
+from benchmarks.statichub import REPO, Listed, StaticHub, write_random
+from benchmarks.table import print_table
+
+#: Seconds that one transfer may take.
+TRANSFER_TIMEOUT_S = 300
+#: The limit of a connection in the limited form: bytes a second, as nginx writes it.
+LIMIT = "40m"
+#: Connections of aria2c: what its users are told to give it.
+ARIA2_CONNECTIONS = "8"
+#: Small files of the repo with many, and their size.
+SMALL_FILES, SMALL_BYTES = 2000, 10_000
+
+_LOOP = """
+import hashlib, sys, requests
+digest = hashlib.sha256()
+with requests.get(sys.argv[1], stream=True, timeout=60) as answer, open(sys.argv[2], "wb", buffering=0) as file:
+    for part in answer.iter_content(2**20):
+        file.write(part)
+        digest.update(part)
+sys.exit(digest.hexdigest() != sys.argv[3])
+"""
+
+
+class Cost(NamedTuple):
+    """What one transfer took."""
+
+    seconds: float
+    cpu_s: float
+
+
+#: Brings everything that the hub has into an empty folder.
+Tool = Callable[[StaticHub, Path], Cost]
+
+
+def run_command(command: Sequence[str], env: dict[str, str] | None = None) -> Cost:
+    """Time and CPU of a command and all that it starts.
+
+    Raises:
+        SystemExit: when it fails, with the end of what it said.
+    """
+    before, began_s = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    done = subprocess.run(command, env={**os.environ, **(env or {})}, capture_output=True, timeout=TRANSFER_TIMEOUT_S)
+    seconds, after = time.monotonic() - began_s, resource.getrusage(resource.RUSAGE_CHILDREN)
+    if done.returncode:
+        raise SystemExit(f"{command[0]}: {(done.stdout + done.stderr)[-2000:].decode(errors='replace')}")
+    return Cost(seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+
+
+def curl(hub: StaticHub, folder: Path) -> Cost:
+    """One connection, nothing verified."""
+    (file,) = hub.files
+    return run_command(["curl", "-sSfL", "-o", str(folder / file.name), f"{hub.resolve}/{file.name}"])
+
+
+def aria2c(hub: StaticHub, folder: Path) -> Cost:
+    """Eight connections, and the digest when all is there."""
+    (file,) = hub.files
+    options = ["-q", "-x", ARIA2_CONNECTIONS, "-s", ARIA2_CONNECTIONS, "--allow-overwrite=true", "-d", str(folder)]
+    return run_command(["aria2c", *options, f"--checksum=sha-256={file.sha256}", f"{hub.resolve}/{file.name}"])
+
+
+def requests_loop(hub: StaticHub, folder: Path) -> Cost:
+    """The shortest program that does it right: one connection, hashed on the way."""
+    (file,) = hub.files
+    return run_command(
+        [sys.executable, "-c", _LOOP, f"{hub.resolve}/{file.name}", str(folder / file.name), file.sha256]
+    )
+
+
+def hf(hub: StaticHub, folder: Path) -> Cost:
+    """`hf download`, as huggingface_hub brings it, over HTTP."""
+    env = {
+        "HF_HOME": str(folder),
+        "HF_ENDPOINT": hub.url,
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_UPDATE_CHECK": "1",
+    }
+    return run_command([str(Path(sys.executable).parent / "hf"), "download", REPO], env)
+
+
+def hive(hub: StaticHub, folder: Path) -> Cost:
+    """A running hive: from the POST to the terminal event, digest verified, file published."""
+    settings = {"HF_ENDPOINT": hub.url, "HIVE_KEEP_FREE_PERCENT": "0"}
+    with (
+        Redis(folder / "redis", None) as redis,
+        Server(redis.url, folder, None, **settings) as server,
+        Workers(redis.url, folder, **settings) as workers,
+    ):
+        pids = (redis.pid, server.pid, workers.pid)
+        cpu_s, began_s = sum(map(machine.family_cpu_s, pids)), time.monotonic()
+        end = _bring(server.url, f"hf:{REPO}")
+        seconds = time.monotonic() - began_s
+        if end["stage"] != "complete":
+            raise SystemExit(f"hive: {end}")
+        return Cost(seconds, sum(map(machine.family_cpu_s, pids)) - cpu_s)
+
+
+def _bring(url: str, ref: str) -> dict[str, str]:
+    """The terminal event of a download."""
+    body = json.dumps({"model_ref": ref}).encode()
+    request = Request(f"{url}/v1/models/download", body, {"Content-Type": "application/json"})  # noqa: S310
+    with urlopen(request, timeout=10) as answer:  # noqa: S310
+        download_id = json.load(answer)["download_id"]
+    event: dict[str, str] = {"stage": "nothing"}
+    with urlopen(f"{url}/v1/models/download/progress?id={download_id}", timeout=TRANSFER_TIMEOUT_S) as stream:  # noqa: S310
+        for line in stream:
+            if line.startswith(b"data: {"):
+                event = json.loads(line[6:])
+            elif line == b"data: [DONE]\n":
+                break
+    return event
+
+
+#: Name in the table, program, Debian package, tool. hive is the first: ratios are to the others.
+TOOLS: dict[str, tuple[str, str, Tool]] = {
+    "hive (verified)": ("redis-server", "redis-server", hive),
+    "curl": ("curl", "curl", curl),
+    "hf download": (str(Path(sys.executable).parent / "hf"), "huggingface_hub (pip)", hf),
+    "aria2c -x8 -s8 (verified)": ("aria2c", "aria2", aria2c),
+    "requests, sha256 on the way (verified)": (sys.executable, "python3", requests_loop),
+}
+
+
+def compare(title: str, folder: Path, files: list[Listed], names: Sequence[str], runs: int, limit: str = "0") -> None:
+    """The tools in turns, each `runs` times, every run into an empty folder."""
+    present = [name for name in names if machine.program(*TOOLS[name][:2])]
+    costs: dict[str, list[Cost]] = {name: [] for name in present}
+    size_bytes = sum(file.size_bytes for file in files)
+    with StaticHub(folder / "nginx", folder / "files", files, limit) as hub:
+        for _ in range(runs):
+            for name in present:
+                with _empty(folder / f"to-{free_port()}") as target:
+                    costs[name].append(TOOLS[name][2](hub, target))
+    mine = costs[present[0]]
+    rows = []
+    for name, found in costs.items():
+        seconds, cpu_s = (statistics.median(cost[i] for cost in found) for i in (0, 1))
+        slower, dearer = (statistics.median(a[i] / b[i] for a, b in zip(mine, found, strict=True)) for i in (0, 1))
+        rows.append(
+            [
+                name,
+                f"{seconds:.2f}",
+                f"{size_bytes / seconds / 1e6:.0f}",
+                f"{cpu_s:.2f}",
+                f"{slower:.2f}",
+                f"{dearer:.2f}",
+            ]
+        )
+    head = ["", "seconds", "MB/s", "CPU seconds", "time, hive : this", "CPU, hive : this"]
+    print_table(f"{title}, medians of {runs} runs in turns, from nginx on the same machine", head, rows)
+
+
+def big(folder: Path, gib: float, runs: int, names: Sequence[str], limit: str = "0") -> None:
+    """One large file."""
+    file = write_random(folder / "files" / "model.gguf", int(gib * 2**30))
+    form = f"limited to {limit} bytes a second and connection" if limit != "0" else "no limit"
+    compare(f"{gib:g} GiB in one file, {form}", folder, [file], names, runs, limit)
+
+
+def small(folder: Path, runs: int) -> None:
+    """A repo of many small files."""
+    shutil.rmtree(folder / "files", ignore_errors=True)
+    files = [write_random(folder / "files" / f"part-{number:05}.json", SMALL_BYTES) for number in range(SMALL_FILES)]
+    names = ["hive (verified)", "hf download"]
+    compare(f"{SMALL_FILES:,} files of {SMALL_BYTES:,} bytes", folder, files, names, runs)
+
+
+@contextlib.contextmanager
+def _empty(folder: Path) -> Iterator[Path]:
+    """A folder for one run; what it held is written back before the next run begins."""
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.sync()

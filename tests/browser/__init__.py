@@ -1,0 +1,1 @@
+"""A real EventSource in a real browser, behind a real load balancer."""

@@ -1,0 +1,65 @@
+"""One worker hears "too many requests", and the whole fleet leaves the host alone."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from tests.flow.conftest import Service
+from tests.hub import SyntheticFile, faults
+from tests.hub.server import HubServer
+from tests.processes import wait_for
+from workers.cooldown import FRESH_S
+
+MIB = 1 << 20
+RETRY_AFTER_S = 4.0
+#: Seconds within which the others must know: what they last heard is believed for FRESH_S, and a request may be on its
+#: way.
+SPREAD_S = FRESH_S + 0.25
+
+
+def test_a_rest_at_the_hubs_api_is_kept_by_all_workers(service: Service, hub: HubServer) -> None:
+    for number in range(4):
+        hub.create(f"org/m{number}", {"model.safetensors": SyntheticFile(1000, seed=number)})
+    rule = hub.faults.add(faults.too_many_requests(RETRY_AFTER_S), "/api/models/*", count=1)
+    first = service.post("hf:org/m0")["download_id"]
+    wait_for(lambda: rule.struck)
+    refused_at = next(hit.at_s for hit in hub.log if hit.status == 429)
+    wait_for(lambda: time.monotonic() > refused_at + SPREAD_S)
+    others = [service.post(f"hf:org/m{number}")["download_id"] for number in range(1, 4)]
+
+    for download_id in (first, *others):
+        assert service.watch(download_id).wait(30).last["stage"] == "complete"
+
+    later = sorted(hit.at_s - refused_at for hit in hub.log if hit.at_s > refused_at)
+    assert later[0] >= RETRY_AFTER_S - 0.05, later[:3]
+    assert later[0] < RETRY_AFTER_S + 5, "a rest has an end"
+
+
+@pytest.mark.slow
+def test_a_rest_in_the_middle_of_two_transfers_is_kept_by_both(service: Service, hub: HubServer) -> None:
+    contents = [SyntheticFile(48 * MIB, seed=80 + number) for number in range(2)]
+    for number, content in enumerate(contents):
+        hub.create(f"org/m{number}", {"model.safetensors": content})
+    hub.limit_rate_bytes_per_s = 4 * MIB
+    ids = [service.post(f"hf:org/m{number}")["download_id"] for number in range(2)]
+    wait_for(lambda: len({hit.file for hit in hub.log if hit.bytes_sent > MIB}) == 2)
+    rule = hub.faults.add(faults.too_many_requests(RETRY_AFTER_S), "*model.safetensors", origin="cdn", count=1)
+    wait_for(lambda: rule.struck)
+    refused = next(hit for hit in hub.log if hit.status == 429)
+
+    for download_id in ids:
+        end = service.watch(download_id).wait(60).last
+        assert end["stage"] == "complete"
+        assert end["attempt"] == 1
+
+    during = [
+        (hit.file, hit.at_s - refused.at_s)
+        for hit in hub.log
+        if refused.at_s + SPREAD_S < hit.at_s < refused.at_s + RETRY_AFTER_S - 0.05
+    ]
+    assert during == []
+    assert {hit.file for hit in hub.log if hit.at_s > refused.at_s + RETRY_AFTER_S} == {hit.file for hit in hub.log} - {
+        ""
+    }

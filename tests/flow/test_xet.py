@@ -1,0 +1,85 @@
+"""Xet through the whole service: which transport brings a file is a setting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.flow.conftest import Service
+from tests.flow.test_downloads import sha256
+from tests.hub import DEFAULT_TOKEN, SyntheticFile
+from tests.hub.server import HubServer
+from tests.transfer.xetstore import need_hf_xet, upload
+
+MIB = 1 << 20
+LARGE = SyntheticFile(40 * MIB, seed=91)
+SMALL = SyntheticFile(MIB, seed=92)
+
+
+@pytest.fixture
+def start(env: dict[str, str]) -> Iterator[Callable[[str], Service]]:
+    made: list[Service] = []
+
+    def start(transport: str) -> Service:
+        made.append(Service({**env, "HIVE_TRANSPORT": transport, "HF_TOKEN": DEFAULT_TOKEN}, workers=1))
+        return made[-1]
+
+    try:
+        yield start
+    finally:
+        for service in made:
+            service.stop()
+
+
+@pytest.fixture
+def store(hub: HubServer, tmp_path: Path) -> Path:
+    """A Hub with a gated repository whose files lie in a Xet store."""
+    need_hf_xet()
+    folder = tmp_path / "xet-store"
+    files = {"model.safetensors": LARGE, "small.safetensors": SMALL}
+    repo = hub.create("org/xet", {**files, "config.json": b"{}"}, xet=True, gated="manual")
+    for path, content in files.items():
+        repo.set_xet_hash(path, upload(folder, content))
+    hub.api.xet_endpoint = f"local://{folder}"
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("transport", "large_over_http", "small_over_http"), [("auto", 0, MIB), ("xet", 0, 0), ("http", 40 * MIB, MIB)]
+)
+def test_the_setting_says_which_transport_brings_a_file(
+    start: Callable[[str], Service],
+    hub: HubServer,
+    store: Path,
+    transport: str,
+    large_over_http: int,
+    small_over_http: int,
+) -> None:
+    end = start(transport).bring("hf:org/xet")
+    assert end["stage"] == "complete", end
+    assert end["verified"] is True
+    folder = Path(end["local_path"])
+    assert sha256(str(folder / "model.safetensors")) == LARGE.sha256()
+    assert sha256(str(folder / "small.safetensors")) == SMALL.sha256()
+    sent = hub.bytes_sent("*model.safetensors", origin="cdn")
+    assert large_over_http <= sent <= large_over_http * 1.5
+    assert hub.bytes_sent("*small.safetensors", origin="cdn") == small_over_http
+    tokens = hub.hits("*xet-read-token*")
+    assert len(tokens) == (0 if transport == "http" else 1)
+    assert all(hit.headers["authorization"] == f"Bearer {DEFAULT_TOKEN}" for hit in tokens)
+
+
+def test_a_store_that_is_gone_is_made_good_by_http(
+    start: Callable[[str], Service], hub: HubServer, store: Path
+) -> None:
+    for block in (store / "xet" / "xorbs" / "xorbs").iterdir():
+        if block.is_file():
+            block.unlink()
+    service = start("auto")
+    end = service.bring("hf:org/xet/model.safetensors")
+    assert end["stage"] == "complete", end
+    assert sha256(end["local_path"]) == LARGE.sha256()
+    assert "this transport does not bring the file" in service.workers.output
+    assert hub.bytes_sent("*model.safetensors", origin="cdn") >= LARGE.size

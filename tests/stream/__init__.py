@@ -1,0 +1,1 @@
+"""The progress stream under everything that may happen to it."""
