@@ -26,6 +26,7 @@ from hive import sse
 from hive.api.app import Api
 from hive.api.services import make_services
 from hive.errors import CannotListen
+from hive.prefork import Prefork
 from hive.settings import Settings
 from hive.sink import EXTENSION, Listener, SocketSink
 
@@ -46,15 +47,25 @@ SHUTDOWN_GRACE_S = 2
 KEEPALIVE_IDLE_S = 30
 
 
-def run(settings: Settings, host: str, port: int) -> None:
-    """Serve until SIGTERM or SIGINT.
+def run(settings: Settings, host: str, port: int, processes: int = 1) -> None:
+    """Serve until SIGTERM or SIGINT, with so many processes on one listening socket.
 
     Raises:
         CannotListen: when the address is taken.
     """
-    assert settings.redis_url is not None
     _allow_many_connections()
     listener = listen(host, port)
+    bound_host, bound_port = listener.getsockname()[:2]
+    log.info("listening", extra={"fields": {"address": f"http://{bound_host}:{bound_port}"}})
+    if processes == 1:
+        serve(settings, listener)
+    else:
+        Prefork(lambda: serve(settings, listener), processes).run()
+
+
+def serve(settings: Settings, listener: socket.socket) -> None:
+    """Be one HTTP process on this socket until SIGTERM or SIGINT."""
+    assert settings.redis_url is not None
     parts = make_services(settings, settings.redis_url)
     config = uvicorn.Config(
         Api(parts),
@@ -69,8 +80,6 @@ def run(settings: Settings, host: str, port: int) -> None:
         timeout_keep_alive=KEEPALIVE_IDLE_S,
         timeout_graceful_shutdown=SHUTDOWN_GRACE_S,
     )
-    bound_host, bound_port = listener.getsockname()[:2]
-    log.info("listening", extra={"fields": {"address": f"http://{bound_host}:{bound_port}"}})
     DrainingServer(config, parts.drain, settings.drain_s).run(sockets=[listener])
 
 

@@ -9,7 +9,6 @@ is put on the queue at once.
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import signal
@@ -26,6 +25,7 @@ from rq.worker.base import WorkerStatus
 
 from hive.connections import connect, is_store_error
 from hive.jobqueue import JobQueue
+from hive.prefork import die_with_parent
 from hive.recovery import take_over
 from hive.registry import WorkerInfo, WorkerRegistry
 from hive.settings import Settings
@@ -41,7 +41,6 @@ HEARTBEAT_S = 5
 _RQ_DEQUEUE_MARGIN_S = 15
 #: Seconds to wait before Redis is tried again.
 STORE_RETRY_S = 1.0
-_PR_SET_PDEATHSIG = 1
 
 
 class DownloadWorker(Worker):
@@ -206,16 +205,6 @@ class DownloadWorker(Worker):
         self._registry.beat(
             msgspec.structs.replace(self._info, state=state, download_id=self._download_id, seen_at=now)
         )
-
-
-def die_with_parent(sig: signal.Signals) -> None:
-    """Have the kernel send `sig` to this process when the thread that forked it dies. Linux only; elsewhere it does
-    nothing.
-    """
-    try:
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(sig), 0, 0, 0)
-    except (OSError, AttributeError):
-        log.debug("no prctl on this system")
 
 
 def _signal(pid: int, sig: signal.Signals) -> None:

@@ -91,14 +91,21 @@ def up(host: str | None, port: int | None, workers: int, allow_remote: bool, pri
 @click.command(short_help="Run the HTTP server.")
 @_host
 @_port
-def serve(host: str | None, port: int | None) -> None:
+@click.option(
+    "--processes",
+    type=click.IntRange(1, MAX_WORKERS),
+    default=1,
+    show_default=True,
+    help="Processes on one port; one a core is enough.",
+)
+def serve(host: str | None, port: int | None, processes: int) -> None:
     """Run the HTTP server until SIGTERM. Needs REDIS_URL, and workers on the same Redis."""
     settings = _settings_with_redis("serve")
     address = listen_address(settings, host, port)
     from hive import logs, server
 
     logs.setup(settings.log_level, settings.log_format)
-    server.run(settings, *address)
+    server.run(settings, *address, processes=processes)
 
 
 @click.command(short_help="Run workers.")

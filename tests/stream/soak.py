@@ -104,12 +104,18 @@ class _Soak:
         return self.report
 
     async def _play(self) -> None:
-        enough = asyncio.Event()
-        trouble = asyncio.create_task(self._world.disturb(enough))
+        calm = asyncio.Event()
+        trouble = asyncio.create_task(self._world.disturb(calm))
+        players = [asyncio.create_task(self._play_one_after_the_other()) for _ in range(AT_ONCE)]
         try:
-            await asyncio.gather(*(self._play_one_after_the_other() for _ in range(AT_ONCE)))
+            await asyncio.wait(players, return_when=asyncio.FIRST_EXCEPTION)
         finally:
-            enough.set()
+            for player in players:
+                player.cancel()
+            for ended in await asyncio.gather(*players, return_exceptions=True):
+                if isinstance(ended, Exception) and not isinstance(ended, _EnoughError):
+                    self.report.violations.append(f"a trial stumbled: {ended!r}")
+            calm.set()
             await trouble
 
     async def _play_one_after_the_other(self) -> None:
@@ -122,7 +128,7 @@ class _Soak:
                 self._sum_up()
                 self._tell(self.report)
             if len(self.report.violations) >= self._most_violations:
-                return
+                raise _EnoughError
 
     def _sum_up(self) -> None:
         self.report.counts = dict(self._world.counts)
@@ -131,6 +137,10 @@ class _Soak:
 
     def _on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
         self.report.violations.append(f"unhandled in the event loop: {context}")
+
+
+class _EnoughError(Exception):
+    """Too much was violated to go on."""
 
 
 class _ErrorLog(logging.Handler):
