@@ -32,6 +32,9 @@ SWEEP_INTERVAL_S = 0.5
 #: worker has just taken from the queue is claimed within this time.
 ORPHAN_CHECK_INTERVAL_S = 2.5
 ORPHAN_AGE_S = 5.0
+#: Seconds between two looks for expired records in the list, and how many of the oldest are looked at.
+FORGET_INTERVAL_S = 60.0
+FORGET_AT_ONCE = 1000
 
 
 class Reaper:
@@ -48,7 +51,7 @@ class Reaper:
         self._hold_until = time.monotonic() + lease_s
         self._run_id: str | None = None
         self._orphans: dict[str, float] = {}
-        self._next_orphan_check = 0.0
+        self._next_orphan_check = self._next_forgetting = 0.0
 
     def sweep(self) -> None:
         """Look once, and put right what is found. Raises redis-py's errors, after noting that one came."""
@@ -61,9 +64,16 @@ class Reaper:
             if time.monotonic() >= self._next_orphan_check:
                 self._next_orphan_check = time.monotonic() + ORPHAN_CHECK_INTERVAL_S
                 self._adopt_orphans()
+            if time.monotonic() >= self._next_forgetting:
+                self._next_forgetting = time.monotonic() + FORGET_INTERVAL_S
+                self.forget_expired()
         except redis.exceptions.RedisError:
             self.hold_off()
             raise
+
+    def forget_expired(self) -> None:
+        """Take the downloads whose records have expired from the list, which would grow for ever otherwise."""
+        self._tracker.forget_expired(FORGET_AT_ONCE)
 
     def hold_off(self) -> None:
         """Take no lease for expired before its worker had the time to renew it."""

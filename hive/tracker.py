@@ -120,6 +120,17 @@ class DownloadTracker:
         """Drop a lease whose download has ended or is gone."""
         self._redis.zrem(keys.LEASES, download_id)
 
+    def forget_expired(self, limit: int) -> None:
+        """Look at so many of the oldest in the list, and forget those whose records have expired."""
+        ids = self._redis.zrange(keys.DOWNLOADS, 0, limit - 1)
+        with self._redis.pipeline(transaction=False) as pipeline:
+            for download_id in ids:
+                pipeline.exists(keys.record(download_id.decode()))
+            there = pipeline.execute()
+        gone = [download_id for download_id, found in zip(ids, there, strict=True) if not found]
+        if gone:
+            self._redis.zrem(keys.DOWNLOADS, *gone)
+
     def pending(self, limit: int = 10_000) -> list[str]:
         """Ids of queued downloads, the longest waiting first."""
         return [i.decode() for i in self._redis.zrange(keys.PENDING, 0, limit - 1)]

@@ -8,12 +8,18 @@ import pytest
 import requests
 
 from hive.api.app import ROUTES
-from hive.connections import RedisClient
+from hive.connections import RedisClient, connect
 from hive.embedded import EmbeddedRedis
 from hive.errors import all_errors
+from hive.jobqueue import JobQueue
+from hive.reaper import Reaper
 from hive.registry import WorkerInfo, WorkerRegistry
+from hive.tracker import DownloadTracker
 from hive.version import VERSION
+from hive.wire import keys
+from tests.makers import claim, complete, create
 from tests.processes import Server, environment, wait_for
+from tests.sse import SseClient
 
 
 def test_health_is_the_contract(api: str) -> None:
@@ -98,3 +104,30 @@ def test_without_redis_the_api_says_503_soon_and_health_stays_alive(tmp_path_fac
         wait_for(lambda: requests.get(f"{server.url}/readyz", timeout=5).status_code == 200)
         assert server.stop() == 0
     assert "Traceback" not in server.output
+
+
+def test_a_replica_has_two_connections_to_redis_however_many_clients(tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("c")
+    with EmbeddedRedis(folder) as own, connect(own.url, max_connections=1) as client:
+        tracker = DownloadTracker(client, ended_ttl_s=60, max_queued=100, lease_s=6)
+        server = Server(environment(own.url, folder, HIVE_DRAIN_S="0"))
+        wait_for(lambda: requests.get(f"{server.url}/readyz", timeout=5).status_code == 200)
+        ids = [create(tracker, f"model-{n}") for n in range(20)]
+        streams = [SseClient(f"{server.url}/v1/models/download/progress?id={ids[n % 20]}") for n in range(200)]
+        streams.append(SseClient(f"{server.url}/v1/downloads/progress?status=active"))
+        wait_for(lambda: all(stream.events for stream in streams))
+        ours = client.client_id()
+        assert len([c for c in client.client_list() if int(c["id"]) != ours]) == 2
+        assert server.stop() == 0
+
+
+def test_the_list_of_downloads_stays_bounded(store: RedisClient) -> None:
+    """Ended records expire; the list forgets them when it is read, and the reaper when nobody reads it."""
+    tracker = DownloadTracker(store, ended_ttl_s=60, max_queued=100, lease_s=6)
+    for number in range(30):
+        download_id = create(tracker, f"model-{number}")
+        tracker.finish(claim(tracker, download_id), 2, "complete", complete(), "/x")
+        store.delete(keys.record(download_id))  # as its expiry will
+    assert store.zcard(keys.DOWNLOADS) == 30
+    Reaper(store, tracker, JobQueue(store), lease_s=6, max_attempts=3).forget_expired()
+    assert store.zcard(keys.DOWNLOADS) == 0
