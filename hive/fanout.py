@@ -69,6 +69,7 @@ class Topic:
         "missing_since_s",
         "queued",
         "spoke_s",
+        "stale",
         "subscribers",
         "terminal",
         "version",
@@ -87,6 +88,8 @@ class Topic:
         self.first_read: asyncio.Future[None] | None = None
         #: Whether a subscriber holds a stream without knowing any state, because Redis was away when it came.
         self.held = False
+        #: Whether something may have been missed: it is read at every tick until a read has succeeded.
+        self.stale = False
         #: Whether it waits for delivery.
         self.queued = False
 
@@ -157,7 +160,8 @@ class Fanout:
         try:
             await asyncio.shield(topic.first_read)
         except StoreUnavailable:
-            topic.held, topic.first_read = True, None
+            topic.held = topic.stale = True
+            topic.first_read = None
             return topic
         except BaseException:
             self.leave(topic, subscriber)
@@ -166,6 +170,14 @@ class Fanout:
             self.leave(topic, subscriber)
             return None
         return topic
+
+    async def read_again(self, topic: Topic) -> bool:
+        """Whether Redis has the record, which the topic then shows: for a client that has seen more than this one."""
+        try:
+            await asyncio.shield(self._read(topic.id))
+        except StoreUnavailable:
+            return False
+        return topic.missing_since_s is None
 
     def leave(self, topic: Topic, subscriber: Subscriber) -> None:
         """Forget this subscriber; with the last one the topic goes too."""
@@ -214,8 +226,10 @@ class Fanout:
                 try:
                     messages = await self._commands.run(self._tracker.read_messages, list(wanted))
                 except Exception as error:
+                    self._mark(wanted, stale=True)
                     _settle(wanted.values(), error if isinstance(error, StoreUnavailable) else StoreUnavailable())
                     continue
+                self._mark(wanted, stale=False)
                 for download_id, message in zip(wanted, messages, strict=True):
                     self._learn(download_id, message)
                 _settle(wanted.values(), None)
@@ -229,7 +243,7 @@ class Fanout:
                 if now - topic.spoke_s >= self._keepalive_s:
                     topic.spoke_s = now
                     await self._tell(topic, _keep_alive)
-                if now - topic.heard_s >= SILENCE_S and not topic.terminal:
+                if (topic.stale or now - topic.heard_s >= SILENCE_S) and not topic.terminal:
                     topic.heard_s = now
                     self._request_read(topic.id)
 
@@ -274,6 +288,7 @@ class Fanout:
         self._probe_back_s = time.monotonic()
         for topic in self._topics.values():
             if not topic.terminal:
+                topic.stale = True
                 self._request_read(topic.id)
         for callback in self._when_subscribed:
             callback()
@@ -317,7 +332,14 @@ class Fanout:
             return
         error = errors.DownloadNotFound()
         event = events.Error(message=error.message, code=error.code, status="failed")
-        self._learn(topic.id, Message(Version(topic.version.fence, topic.version.seq + 1), True, events.encode(event)))
+        version = Version(max(0, topic.version.fence), topic.version.seq + 1)
+        self._learn(topic.id, Message(version, True, events.encode(event)))
+
+    def _mark(self, download_ids: Iterable[str], *, stale: bool) -> None:
+        for download_id in download_ids:
+            topic = self._topics.get(download_id)
+            if topic is not None:
+                topic.stale = stale
 
     def _read(self, download_id: str) -> asyncio.Future[None]:
         self._request_read(download_id)

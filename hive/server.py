@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import resource
 import socket
@@ -80,6 +81,8 @@ def serve(settings: Settings, listener: socket.socket) -> None:
         timeout_keep_alive=KEEPALIVE_IDLE_S,
         timeout_graceful_shutdown=SHUTDOWN_GRACE_S,
     )
+    # What was imported stays for good: a full collection of garbage, which stops every stream, need not look at it.
+    gc.freeze()
     DrainingServer(config, parts.drain, settings.drain_s).run(sockets=[listener])
 
 

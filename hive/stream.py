@@ -34,7 +34,7 @@ _KEEPALIVE_CHUNK: Final = sse.chunk(sse.KEEPALIVE)
 class Stream:
     """The response to `GET /v1/models/download/progress`."""
 
-    __slots__ = ("_chunked", "_closing", "_endpoint", "_sink", "_write", "phase", "seen", "started", "topic")
+    __slots__ = ("_chunked", "_closing", "_endpoint", "_floor", "_sink", "_write", "phase", "seen", "started", "topic")
 
     def __init__(self, endpoint: StreamEndpoint) -> None:
         self._endpoint = endpoint
@@ -44,6 +44,12 @@ class Stream:
         self.started = False
         self.seen: Version = NOTHING
         self.topic: Topic | None = None
+        #: What the client has seen elsewhere, where this process cannot know whether it knows as much.
+        self._floor: Version | None = None
+
+    def not_before(self, version: Version) -> None:
+        """Show nothing until there is something newer than this."""
+        self._floor = version
 
     def start(self, sink: Sink, topic: Topic) -> None:
         """The first bytes, at once: how to connect again, and the present state where there is one."""
@@ -53,6 +59,10 @@ class Stream:
             self._close()
             return
         self.phase, self.seen = "running", topic.version
+        if self._floor is not None:
+            self._write(sink.head + (_GREETING_CHUNK if sink.chunked else _GREETING))
+            sink.head = b""
+            return
         first = sink.head + (_GREETING_CHUNK + topic.chunk if sink.chunked else _GREETING + topic.frame)
         sink.head = b""
         if topic.terminal:
@@ -68,6 +78,10 @@ class Stream:
         if self.phase != "running" or self.seen is topic.version or self._sink.paused:
             return
         self.seen = topic.version
+        if self._floor is not None:
+            if topic.version <= self._floor and not topic.terminal:
+                return
+            self._floor = None
         if topic.terminal:
             self._end(topic.chunk if self._chunked else topic.frame)
         else:
@@ -144,7 +158,11 @@ class StreamEndpoint:
             if topic is None:
                 return False
             stream.topic = topic
-            if topic.terminal and last_event_id is not None and Version.parse(last_event_id) == topic.version:
+            last = Version.parse(last_event_id) if last_event_id is not None else None
+            # The client was at a replica that is ahead of this one: what is in the slot here is its past.
+            if last is not None and topic.version < last and not await self._fanout.read_again(topic):
+                stream.not_before(last)
+            if topic.terminal and last == topic.version:
                 await _no_content(send)
             elif not _take_over(scope, stream, topic):
                 sink = AsgiSink(send, stream)

@@ -97,7 +97,7 @@ def parse_ref(text: str) -> ModelRef:
 
 
 def without_query(ref: ModelRef) -> ModelRef:
-    """The reference without a URL's query, which may be a signature and travels encrypted; `with_query` puts it back."""
+    """The reference without a URL's query, which may be a signature and travels encrypted. See `with_query`."""
     return msgspec.structs.replace(ref, url=urlunsplit(urlsplit(ref.url)._replace(query=""))) if ref.url else ref
 
 

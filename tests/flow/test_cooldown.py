@@ -60,6 +60,18 @@ def test_a_rest_in_the_middle_of_two_transfers_is_kept_by_both(service: Service,
         if refused.at_s + SPREAD_S < hit.at_s < refused.at_s + RETRY_AFTER_S - 0.05
     ]
     assert during == []
-    assert {hit.file for hit in hub.log if hit.at_s > refused.at_s + RETRY_AFTER_S} == {hit.file for hit in hub.log} - {
-        ""
-    }
+    after = {hit.file for hit in hub.log if hit.at_s > refused.at_s + RETRY_AFTER_S}
+    assert after == {"org/m0/model.safetensors", "org/m1/model.safetensors"}
+
+
+def test_a_rest_while_a_signed_address_is_asked_for_costs_no_attempt(service: Service, hub: HubServer) -> None:
+    hub.create("org/large", {"model.safetensors": SyntheticFile(20 * MIB, seed=85)})
+    rule = hub.faults.add(faults.too_many_requests(1), "*model.safetensors", origin="hub", method="HEAD", count=1)
+
+    end = service.bring("hf:org/large")
+
+    assert rule.struck
+    assert end["stage"] == "complete", end
+    assert end["attempt"] == 1
+    refused, following = [hit.at_s for hit in hub.hits("*model.safetensors", origin="hub")][:2]
+    assert following - refused >= 0.95

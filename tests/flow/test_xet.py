@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from tests.flow.conftest import Service
 from tests.flow.test_downloads import sha256
 from tests.hub import DEFAULT_TOKEN, SyntheticFile
 from tests.hub.server import HubServer
+from tests.processes import Workers, stopping, wait_for
 from tests.transfer.xetstore import need_hf_xet, upload
 
 MIB = 1 << 20
@@ -83,3 +86,22 @@ def test_a_store_that_is_gone_is_made_good_by_http(
     assert sha256(end["local_path"]) == LARGE.sha256()
     assert "this transport does not bring the file" in service.workers.output
     assert hub.bytes_sent("*model.safetensors", origin="cdn") >= LARGE.size
+
+
+def test_a_worker_that_is_stopped_leaves_at_once_and_another_goes_on_over_xet(
+    start: Callable[[str], Service], hub: HubServer, store: Path
+) -> None:
+    service = start("auto")
+    download_id = service.post("hf:org/xet/model.safetensors", max_bytes_per_second=4 * MIB)["download_id"]
+    watch = service.watch(download_id)
+    wait_for(lambda: watch.events and watch.last["bytes_downloaded"] > 4 * MIB)
+    began = time.monotonic()
+    service.workers.signal(signal.SIGTERM)
+    assert service.workers.wait(10) == 0
+    assert time.monotonic() - began < 5
+    with stopping(Workers(service.env)):
+        end = watch.wait(60).last
+    assert end["stage"] == "complete", end
+    assert end["attempt"] == 2
+    assert sha256(end["local_path"]) == LARGE.sha256()
+    assert hub.bytes_sent("*model.safetensors", origin="cdn") == 0

@@ -180,4 +180,8 @@ async def watch(
     except OSError:
         plain.close()
         connection.connection_lost(None)
+    except BaseException:
+        connection.leave()
+        plain.close()
+        raise
     return connection

@@ -247,6 +247,17 @@ def test_a_token_is_asked_for_again_before_it_ends(file: XetFile, monkeypatch: p
         assert xet.grant(Control()) is not first
 
 
+def test_a_token_that_may_be_why_a_stream_failed_is_not_used_again(file: XetFile) -> None:
+    with HostPool(Network()) as pool, Xet(file.locate_token, pool, XET_QUICK) as xet:
+        way = xet.transport("ab" * 32, CONTENT_BYTES)
+        for asked in (1, 2):
+            stream = way.open(0, 100, Known(), Control())
+            assert len(file.hub.hits("*xet-read-token*")) == asked
+            with pytest.raises(Transient):
+                list(stream.chunks())
+            stream.close()
+
+
 def test_a_token_is_shown_nowhere(file: XetFile) -> None:
     with HostPool(Network()) as pool, Xet(file.locate_token, pool, XET_QUICK) as xet:
         grant = xet.grant(Control())

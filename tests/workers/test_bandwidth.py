@@ -185,14 +185,16 @@ def test_a_clock_that_was_set_back_does_not_stop_the_line(store: RedisClient) ->
 
 def test_a_fetch_keeps_to_it_and_a_wait_is_no_stall(hub: HubServer, store: RedisClient, tmp_path: Path) -> None:
     """At this rate each read waits for longer than the engine takes for a stall."""
-    content = big(512 * KIB)
-    limits = replace(QUICK, stall_s=0.2, stall_all_s=0.2, give_up_s=0.4, read_bytes=128 * KIB, connections_max=1)
-    FleetLimit(store, 0).write(256 * KIB)
+    content = big(192 * KIB)
+    limits = replace(
+        QUICK, stall_s=0.7, stall_all_s=0.7, give_up_s=0.7, read_bytes=64 * KIB, part_min_bytes=MIB, connections_max=1
+    )
+    FleetLimit(store, 0).write(64 * KIB)
     began = time.monotonic()
     control = Control(Bandwidth(Fleet(store, 0, "a")))
     fetched = get(source(hub.plain("f", content), content), tmp_path / "f", limits, control=control)
     assert holds(tmp_path / "f", content)
-    assert time.monotonic() - began > 1.2
+    assert time.monotonic() - began > 1.7
     assert fetched.bytes_refetched == 0
 
 
