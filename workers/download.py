@@ -146,7 +146,7 @@ class Download:
             self._reporter,
             self._control,
             network,
-            self._traffic.cooldown,
+            self._traffic,
             self._leases,
             self._tracker,
             self._claim.id,

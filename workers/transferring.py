@@ -20,6 +20,7 @@ from workers.progress import Reporter
 from workers.resolving import hub_host, sleep
 from workers.sources import Plan, PlannedFile, RetryLater
 from workers.store import Store
+from workers.traffic import Traffic
 from workers.transfer import (
     Control,
     Cooldown,
@@ -72,7 +73,7 @@ class Transfer:
         reporter: Reporter,
         control: Control,
         network: Network,
-        cooldown: Cooldown,
+        traffic: Traffic,
         leases: FileLeases,
         tracker: DownloadTracker,
         download_id: str,
@@ -83,7 +84,8 @@ class Transfer:
         self._reporter = reporter
         self._control = control
         self._network = network
-        self._cooldown = cooldown
+        self._traffic = traffic
+        self._cooldown: Cooldown = traffic.cooldown
         self._limits = limits_of(settings)
         self._leases = leases
         self._tracker = tracker
@@ -103,7 +105,8 @@ class Transfer:
             (ours if mine else others).append(file)
         with contextlib.ExitStack() as stack:
             pool = stack.enter_context(HostPool(self._network, self._limits, self._cooldown))
-            ways = Ways(self._settings, self._plan, pool, self._limits, stack)
+            limited = self._traffic.bandwidth.limited
+            ways = Ways(self._settings, self._plan, pool, self._limits, stack, limited=limited)
             self._fetch(ours, pool, ways)
             for file in others:
                 self._follow(file, pool, ways)
@@ -182,13 +185,23 @@ class Ways:
     """How the files of a plan are fetched besides HTTP: over Xet, where the file and the settings allow it."""
 
     def __init__(
-        self, settings: Settings, plan: Plan, pool: HostPool, limits: Limits, stack: contextlib.ExitStack
+        self,
+        settings: Settings,
+        plan: Plan,
+        pool: HostPool,
+        limits: Limits,
+        stack: contextlib.ExitStack,
+        *,
+        limited: bool,
     ) -> None:
-        """What is made here is closed with `stack`."""
+        """What is made here is closed with `stack`. Under a limit of the bandwidth Xet is used only where it is asked
+        for: hf_xet fetches hundreds of megabytes ahead of its reader, at full speed.
+        """
         self._forced = settings.transport == "xet"
         self._limits = limits
         self._xet: Xet | None = None
-        if settings.transport != "http" and plan.xet_token is not None and (available() or self._forced):
+        wanted = self._forced or (settings.transport == "auto" and available() and not limited)
+        if wanted and plan.xet_token is not None:
             location = plan.xet_token
             self._xet = stack.enter_context(Xet(lambda: location, pool, limits))
 

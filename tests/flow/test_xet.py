@@ -74,6 +74,15 @@ def test_the_setting_says_which_transport_brings_a_file(
     assert all(hit.headers["authorization"] == f"Bearer {DEFAULT_TOKEN}" for hit in tokens)
 
 
+def test_under_a_limit_files_come_over_http_which_does_not_run_ahead(
+    start: Callable[[str], Service], hub: HubServer, store: Path
+) -> None:
+    end = start("auto").bring("hf:org/xet/model.safetensors", max_bytes_per_second=100 * MIB)
+    assert end["stage"] == "complete", end
+    assert hub.hits("*xet-read-token*") == []
+    assert hub.bytes_sent("*model.safetensors", origin="cdn") >= LARGE.size
+
+
 def test_a_store_that_is_gone_is_made_good_by_http(
     start: Callable[[str], Service], hub: HubServer, store: Path
 ) -> None:
@@ -91,7 +100,7 @@ def test_a_store_that_is_gone_is_made_good_by_http(
 def test_a_worker_that_is_stopped_leaves_at_once_and_another_goes_on_over_xet(
     start: Callable[[str], Service], hub: HubServer, store: Path
 ) -> None:
-    service = start("auto")
+    service = start("xet")
     download_id = service.post("hf:org/xet/model.safetensors", max_bytes_per_second=4 * MIB)["download_id"]
     watch = service.watch(download_id)
     wait_for(lambda: watch.events and watch.last["bytes_downloaded"] > 4 * MIB)

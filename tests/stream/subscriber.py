@@ -70,7 +70,7 @@ class Subscriber:
         try:
             status = connection.answered.result()
             if status == 200:
-                await self._stay(connection)
+                await self._stay(connection, creations)
                 if isinstance(self.witness.last, Error) and not self.trial.lost_since(creations):
                     self._wrong.append(f"a known id was said to be unknown: {self.witness.last!r}")
             elif status == 404 and self.trial.lost_since(creations):
@@ -82,7 +82,7 @@ class Subscriber:
         finally:
             connection.leave()
 
-    async def _stay(self, connection: Connection) -> None:
+    async def _stay(self, connection: Connection, creations: int) -> None:
         self.trial.world.counts["joins"] += 1
         if self.lags and connection.transport is not None and not connection.transport.is_closing():
             connection.transport.pause_reading()
@@ -96,6 +96,11 @@ class Subscriber:
                 return
         arrived_s = time.monotonic()
         clean = await connection.over
+        if clean and self.witness.terminal is None and self.trial.lost_since(creations):
+            # It knows more than a replica that has seen the record's loss: it is sent to connect again.
+            self.trial.world.counts["sent_away"] += 1
+            await asyncio.sleep(ASK_AGAIN_S)
+            return
         if not clean or self.witness.terminal is None:
             self._wrong.append(f"the stream was dropped, {'cleanly' if clean else 'cut'}, at {self.witness.last!r}")
         self._note_lag(arrived_s)

@@ -12,10 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from redis.exceptions import BusyLoadingError, ConnectionError, TimeoutError
+from redis.exceptions import BusyLoadingError, ConnectionError, NoScriptError, TimeoutError
 
 from hive.api.downloads import PROGRESS_PATH
-from hive.connections import RedisClient, connect
+from hive.connections import RedisClient, connect, is_store_error
 from hive.embedded import EmbeddedRedis, find_server
 from hive.record import Claim
 from hive.tracker import DownloadTracker
@@ -124,6 +124,27 @@ def test_an_end_during_an_outage_is_told_within_a_second_of_the_return(
     own_tracker.finish(held, 2, "complete", complete(), "/x")
     current_after(back_s, client.closed.is_set, "the end")
     assert (client.last["stage"], client.done) == ("complete", 1)
+
+
+def test_a_restart_between_the_load_of_a_script_and_its_call_is_an_outage(
+    own_redis: EmbeddedRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """redis-py loads a script that the server does not know, and calls it: a server that has just come back empty in
+    between knows it no more. That is no mistake of the caller's.
+    """
+    with connect(own_redis.url) as client:
+        script = client.register_script("return 1")
+        load = client.script_load
+
+        def load_and_lose(text: str) -> str:
+            sha: str = load(text)
+            client.script_flush()
+            return sha
+
+        monkeypatch.setattr(client, "script_load", load_and_lose)
+        with pytest.raises(NoScriptError) as raised:
+            script()
+        assert is_store_error(raised.value)
 
 
 #: Microseconds that the slow Redis takes for each key when it loads its file, and the keys it has: three seconds, in

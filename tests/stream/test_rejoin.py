@@ -11,6 +11,7 @@ import pytest
 
 from hive.connections import connect
 from hive.embedded import EmbeddedRedis
+from hive.fanout import Topic
 from hive.pubsub import Subscription
 from hive.tracker import DownloadTracker
 from hive.wire import keys
@@ -43,6 +44,16 @@ def deaf(monkeypatch: pytest.MonkeyPatch) -> None:
         await asyncio.Event().wait()
 
     monkeypatch.setattr(Subscription, "run", hear_nothing)
+
+
+class Stays:
+    """Somebody who holds a topic and does nothing."""
+
+    def notify(self, topic: Topic) -> None:
+        """Ignored."""
+
+    def keep_alive(self) -> None:
+        """Ignored."""
 
 
 async def seen(witness: Witness) -> None:
@@ -167,3 +178,26 @@ async def test_nor_where_redis_has_lost_the_record(
         assert not returns.seen, "it was shown the past"
         connection.leave()
         again.leave()
+
+
+async def test_a_client_that_is_ahead_of_an_end_is_not_left_waiting(
+    own_redis: EmbeddedRedis, own_tracker: DownloadTracker, tmp_path: Path
+) -> None:
+    """Redis had lost the record, it was made again, and this replica still holds the end of its first life. Nothing
+    newer can come to that topic: the client gets an end, or is sent to connect again.
+    """
+    download_id = create(own_tracker)
+    held = claim(own_tracker, download_id)
+    async with replica(own_redis, tmp_path) as here:
+        topic = await here.services.fanout.join(download_id, Stays())
+        assert topic is not None
+        own_tracker.finish(held, 2, "complete", complete(), "/x")
+        async with asyncio.timeout(DEADLINE_S):
+            while not topic.terminal:
+                await asyncio.sleep(0.005)
+        own_redis.kill()
+        connection = await watch(here.url, download_id, Witness(), last_event_id=f"{held.fence + 1}-1")
+        try:
+            assert await asyncio.wait_for(connection.over, DEADLINE_S), "the stream was cut"
+        finally:
+            connection.leave()

@@ -174,9 +174,11 @@ async def watch(
         plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, TINY_BUFFER_BYTES)
     loop = asyncio.get_running_loop()
     try:
-        await asyncio.wait_for(loop.sock_connect(plain, (address.hostname, address.port)), ANSWER_S)
-        await loop.create_connection(lambda: connection, sock=plain)
-        await asyncio.wait_for(asyncio.shield(connection.answered), ANSWER_S)
+        # Not wait_for, which in Python 3.11 forgets a cancellation that comes together with the result.
+        async with asyncio.timeout(ANSWER_S):
+            await loop.sock_connect(plain, (address.hostname, address.port))
+            await loop.create_connection(lambda: connection, sock=plain)
+            await asyncio.shield(connection.answered)
     except OSError:
         plain.close()
         connection.connection_lost(None)

@@ -20,6 +20,8 @@ from functools import partial
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
+from redis.exceptions import NoScriptError
+
 from hive.connections import connect, is_store_error
 from hive.embedded import EmbeddedRedis
 from hive.tracker import DownloadTracker
@@ -76,7 +78,8 @@ class World:
             try:
                 return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: work(*args, **kwargs))
             except Exception as error:
-                if not is_store_error(error):
+                # A restart between the load of a script and its call is an outage, too.
+                if not is_store_error(error) and not isinstance(error, NoScriptError):
                     raise
                 await asyncio.sleep(REPEAT_S)
 

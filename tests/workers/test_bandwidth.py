@@ -18,7 +18,7 @@ from hive.embedded import EmbeddedRedis
 from hive.errors import Cancelled
 from hive.wire import keys
 from tests.hub import HubServer
-from tests.transfer.helpers import KIB, MIB, QUICK, big, get, holds, source, transfer_threads
+from tests.transfer.helpers import KIB, MIB, QUICK, Heard, big, get, holds, source, transfer_threads
 from workers import bandwidth as bandwidth_module
 from workers.bandwidth import SHARE_S, Bandwidth, Fleet, Line
 from workers.transfer import Control, Snapshot
@@ -213,3 +213,18 @@ def test_a_cancel_ends_the_wait_for_a_share(hub: HubServer, store: RedisClient, 
         get(source(hub.plain("f", content), content), tmp_path / "f", control=control, on_progress=cancel)
     assert time.monotonic() - cancelled_at[0] < 1.0
     assert transfer_threads() == []
+
+
+def test_who_is_held_back_opens_no_further_connection(hub: HubServer, store: RedisClient, tmp_path: Path) -> None:
+    """Each would bring a buffer full of bytes that the limit has not allowed yet. QUICK adds one at every look."""
+    content, heard = big(), Heard()
+    FleetLimit(store, 0).write(2 * MIB)
+    control = Control(Bandwidth(Fleet(store, 0, "a")))
+    get(source(hub.plain("f", content), content), tmp_path / "f", control=control, on_progress=heard)
+    assert holds(tmp_path / "f", content)
+    assert max(snapshot.connections for snapshot in heard.snapshots) <= QUICK.connections_start
+    FleetLimit(store, 0).write(None)
+    free = Heard()
+    hub.limit_rate_bytes_per_s = MIB / 4
+    get(source(hub.plain("g", content), content), tmp_path / "g", control=control, on_progress=free)
+    assert max(snapshot.connections for snapshot in free.snapshots) > QUICK.connections_start

@@ -30,6 +30,9 @@ ROOM_AHEAD_BYTES = 256 * MIB
 #: Seconds after which the caller's limit is asked again: it may have been changed.
 SHARE_LOOK_S = 0.5
 
+#: Seconds without a wait after which the caller's limit is none.
+LIMITED_S = 2.0
+
 #: Seconds that readers get to finish in good order when the last byte is there, so that their connections can be kept.
 GRACE_S = 1.0
 
@@ -78,6 +81,8 @@ class Crew:
         self._look_now = threading.Event()
         self._readers: dict[Reader, threading.Thread | None] = {}
         self._error: BaseException | None = None
+        #: When a reader was last held back by the caller's limit.
+        self._limited_s = -LIMITED_S
         self._inline = False
 
     # The conductor's side.
@@ -116,7 +121,7 @@ class Crew:
             check_room(self.fd, ROOM_AHEAD_BYTES, self.limits)
         if self.control.waiting:
             return
-        if self._settled and not self._solo:
+        if self._settled and not self._solo and not self.limited:
             self._count.look(time.monotonic(), self.moved)
         # A bounded number a look: a reader may be gone, with an error, before the next one is made.
         limits = self._transports.limits(self.limits)
@@ -279,6 +284,7 @@ class Crew:
         began_s = step_s = time.monotonic()
         wait_s = bandwidth(n_bytes)
         while wait_s and not self.stopping:
+            self._limited_s = time.monotonic()
             self.rest(min(wait_s, SHARE_LOOK_S))
             now_s = time.monotonic()
             self._excuse(now_s - step_s)
@@ -287,6 +293,13 @@ class Crew:
         now_s = time.monotonic()
         self._excuse(now_s - step_s)
         return now_s - began_s
+
+    @property
+    def limited(self) -> bool:
+        """Whether the caller's limit holds the readers of a large file back: then more of them gain nothing, and each
+        brings a buffer full of bytes that were not allowed yet.
+        """
+        return not self._inline and time.monotonic() - self._limited_s < LIMITED_S
 
     def _excuse(self, seconds: float) -> None:
         self.progress.excuse(seconds)

@@ -94,6 +94,13 @@ class Lifeline:
                 with contextlib.suppress(OSError):
                     self._handle.shutdown(socket.SHUT_RDWR)
 
+    def narrow(self, n_bytes: int) -> None:
+        """Let the kernel take no more than about so many bytes ahead of the reader. For good: it cannot be undone."""
+        with self._lock:
+            if self._handle is not None:
+                with contextlib.suppress(OSError):
+                    self._handle.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, n_bytes)
+
     def let_go(self) -> None:
         """The request is over; the connection may live on."""
         with self._lock:

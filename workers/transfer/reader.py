@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from workers.transfer.disk import translated, write_all
 from workers.transfer.partmap import Piece
 from workers.transfer.retry import Backoff, Progress
-from workers.transfer.transport import Busy, RangesRefused, Stream, Throttled, Transient, Unusable
+from workers.transfer.transport import Busy, Narrowable, RangesRefused, Stream, Throttled, Transient, Unusable
 
 if TYPE_CHECKING:
     from workers.transfer.crew import Crew
@@ -100,6 +100,8 @@ class Reader:
         waited_s = 0.0
         if control.bandwidth is not None:
             waited_s = crew.await_share(control.bandwidth, n_bytes)
+            if crew.limited and isinstance(self.stream, Narrowable):
+                self.stream.narrow()
             # A limit of the caller's is no reason to close the connection.
             waited_s = min(waited_s, crew.limits.pause_keeps_connection_s)
         if control.waiting:

@@ -74,6 +74,14 @@ class Particular(Protocol):
     limits: Limits
 
 
+@runtime_checkable
+class Narrowable(Protocol):
+    """A stream whose sender can be kept from running ahead of its reader."""
+
+    def narrow(self) -> None:
+        """The reader is held back by a limit: take little ahead of it, or the limit is that of the disk only."""
+
+
 class Transient(Exception):
     """It may work when tried again. The text is for people and holds no URL."""
 
