@@ -32,6 +32,8 @@ log = logging.getLogger("workers.bandwidth")
 SHARE_S = 0.1
 #: Seconds between two looks for a limit where there is none, or while waiting under one.
 LOOK_S = 1.0
+#: Seconds after which a thread asks again whose turn is about to come.
+ASK_AGAIN_S = 0.001
 #: Seconds after which Redis is tried again when it was away.
 STORE_RETRY_S = 2.0
 #: Seconds after which a process that takes nothing is not counted any more.
@@ -98,16 +100,24 @@ class Fleet:
         #: Grows when the limit changes: what was booked under the old one is void.
         self.changes = 0
 
-    def book(self, n_bytes: int) -> float:
-        """The moment (monotonic) from which these bytes may be accepted; 0.0 for now."""
-        if self._limit == 0 and time.monotonic() < self._look_at_s:
-            return 0.0
-        if self._left < n_bytes and not self._refill(n_bytes - self._left):
-            return self._own.book(n_bytes, self._limit / self._takers) if self._limit else 0.0
+    def book(self, n_bytes: int) -> tuple[bool, float]:
+        """The moment (monotonic) from which these bytes may be accepted, 0.0 for now. (False, moment): ask again then.
+
+        A process has one place in the queue, however many connections it has: what was taken last must be due before it
+        takes more, or those with many connections would leave little to the others.
+        """
+        now_s = time.monotonic()
+        if self._limit == 0 and now_s < self._look_at_s:
+            return True, 0.0
+        if self._left < n_bytes:
+            if now_s < self._start_s:
+                return False, self._start_s
+            if not self._refill(n_bytes - self._left):
+                return True, self._own.book(n_bytes, self._limit / self._takers) if self._limit else 0.0
         if self._limit == 0:
-            return 0.0
+            return True, 0.0
         self._left -= n_bytes
-        return self._start_s
+        return True, self._start_s
 
     def look(self) -> None:
         """See whether the limit has changed, once a second at most: for those who wait."""
@@ -159,11 +169,13 @@ class Fleet:
         if limit != self._limit:
             self._limit = limit
             self._left = 0
+            self._start_s = 0.0
             self.changes += 1
 
     def _away(self, error: RedisError) -> None:
         self._store_at_s = time.monotonic() + STORE_RETRY_S
         self._left = 0
+        self._start_s = 0.0
         reason = {"reason": type(error).__name__}
         log.debug("no share of the bandwidth from Redis; going on at the last one", extra={"fields": reason})
 
@@ -172,8 +184,10 @@ class _Booking(NamedTuple):
     """What a thread waits for."""
 
     n_bytes: int
+    #: The moment by the download's own limit, and by both; whether the fleet's is settled, and under which limit.
     own_s: float
     start_s: float
+    booked: bool
     changes: int
 
 
@@ -201,10 +215,13 @@ class Bandwidth:
                 booking = self._book(n_bytes, own_s)
             elif booking is not None:
                 self._fleet.look()
-                if booking.changes != self._fleet.changes:
+                if not booking.booked or booking.changes != self._fleet.changes:
                     booking = self._book(booking.n_bytes, booking.own_s)
         self._mine.booking = booking
-        return max(0.0, booking.start_s - time.monotonic()) if booking is not None else 0.0
+        if booking is None:
+            return 0.0
+        # Not 0 for what is not booked yet: the caller would take it for a yes.
+        return max(0.0 if booking.booked else ASK_AGAIN_S, booking.start_s - time.monotonic())
 
     @property
     def limited(self) -> bool:
@@ -213,5 +230,5 @@ class Bandwidth:
             return bool(self._own_limit) or self._fleet.limited
 
     def _book(self, n_bytes: int, own_s: float) -> _Booking:
-        start_s = max(own_s, self._fleet.book(n_bytes))
-        return _Booking(n_bytes, own_s, start_s, self._fleet.changes)
+        booked, start_s = self._fleet.book(n_bytes)
+        return _Booking(n_bytes, own_s, max(own_s, start_s), booked, self._fleet.changes)

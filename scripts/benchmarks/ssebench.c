@@ -29,8 +29,9 @@
 #include <time.h>
 #include <unistd.h>
 
-/* Bytes of a line that are kept when it comes in pieces; stage and bytes_downloaded stand at its start. */
-#define LINE_BYTES 256
+#include "body.h"
+#include "histogram.h"
+
 /* Bytes of a request and of one path. */
 #define REQUEST_BYTES 1024
 /* Bytes read in one go. */
@@ -43,34 +44,21 @@
 #define GENTLE 256
 /* Seconds after which an attempt to open all connections is given up. */
 #define OPEN_TIMEOUT_S 60
-/* Latencies go to buckets, 64 to each power of two: off by at most 1.6 percent, whatever their number. */
-#define SUB_BITS 6
-#define BUCKETS ((40 - SUB_BITS + 1) << SUB_BITS)
 
 enum state { CONNECTING, HEAD, BODY, CLOSED, FAILED };
-enum chunk { SIZE, DATA, DATA_END, TRAILER };
-
-struct histogram {
-    uint64_t count, max;
-    uint32_t bucket[BUCKETS];
-};
 
 struct connection {
     int fd;
     uint8_t state;         /* enum state */
-    uint8_t chunk;         /* enum chunk */
     bool stalled;          /* never reads */
-    bool chunked;
     bool has_first;        /* a frame has come since it was opened */
     bool frame_has_data;   /* the frame under way has a data line */
     bool frame_is_end;     /* and it is a terminal event */
     bool frame_is_done;    /* and it is [DONE] */
-    uint16_t line_length;
     uint32_t window_frames;
     uint32_t terminals, dones;
-    uint64_t left;         /* bytes left of the chunk */
     uint64_t opened_us;
-    char line[LINE_BYTES]; /* the start of a line that came in pieces */
+    struct body body;
 };
 
 static struct {
@@ -106,34 +94,6 @@ static void fail(const char *what) {
     exit(1);
 }
 
-/* -- latencies ----------------------------------------------------------------------------------------------------- */
-
-static void note(struct histogram *h, uint64_t us) {
-    int shift = 0;
-    if (us > h->max) h->max = us;
-    h->count++;
-    while (us >> shift >= 2u << SUB_BITS && shift < 40 - SUB_BITS) shift++;
-    uint64_t index = ((uint64_t)shift << SUB_BITS) + (us >> shift);
-    h->bucket[index < BUCKETS ? index : BUCKETS - 1]++;
-}
-
-static double percentile_ms(const struct histogram *h, double share) {
-    uint64_t wanted = (uint64_t)(share * (double)h->count), seen = 0;
-    for (uint64_t i = 0; i < BUCKETS; i++) {
-        seen += h->bucket[i];
-        if (seen > wanted) {
-            uint64_t shift = i >> SUB_BITS ? (i >> SUB_BITS) - 1 : 0;
-            return (double)((i - (shift << SUB_BITS)) << shift) / 1e3;
-        }
-    }
-    return (double)h->max / 1e3;
-}
-
-static void print_histogram(const char *name, const struct histogram *h) {
-    printf(",\"%s\":{\"count\":%lu,\"p50_ms\":%.3f,\"p99_ms\":%.3f,\"max_ms\":%.3f}", name, (unsigned long)h->count,
-           percentile_ms(h, 0.5), percentile_ms(h, 0.99), (double)h->max / 1e3);
-}
-
 /* -- reading a stream ---------------------------------------------------------------------------------------------- */
 
 static bool has(const char *text, size_t length, const char *word) {
@@ -160,8 +120,8 @@ static void on_frame(struct connection *c, uint64_t t) {
     }
 }
 
-static void on_line(struct connection *c, const char *line, size_t length, uint64_t t) {
-    if (length && line[length - 1] == '\r') length--;
+static void on_line(void *whose, const char *line, size_t length, uint64_t t) {
+    struct connection *c = whose;
     if (length == 0) {
         if (c->frame_has_data) on_frame(c, t);
         c->frame_has_data = c->frame_is_end = c->frame_is_done = false;
@@ -182,47 +142,6 @@ static void on_line(struct connection *c, const char *line, size_t length, uint6
     }
 }
 
-/* The body's bytes, after chunks are taken apart. Only a line that comes in pieces is copied. */
-static void on_body(struct connection *c, const char *data, size_t length, uint64_t t) {
-    const char *end = data + length, *newline;
-    while (data < end && (newline = memchr(data, '\n', (size_t)(end - data)))) {
-        size_t part = (size_t)(newline - data);
-        if (c->line_length) {
-            size_t room = sizeof c->line - c->line_length, kept = part < room ? part : room;
-            memcpy(c->line + c->line_length, data, kept);
-            on_line(c, c->line, c->line_length + kept, t);
-            c->line_length = 0;
-        } else {
-            on_line(c, data, part, t);
-        }
-        data = newline + 1;
-    }
-    size_t rest = (size_t)(end - data), room = sizeof c->line - c->line_length;
-    if (rest > room) rest = room;
-    memcpy(c->line + c->line_length, data, rest);
-    c->line_length = (uint16_t)(c->line_length + rest);
-}
-
-static void on_chunked(struct connection *c, const char *data, size_t length, uint64_t t) {
-    const char *end = data + length;
-    while (data < end) {
-        if (c->chunk == DATA) {
-            size_t part = (size_t)(end - data) < c->left ? (size_t)(end - data) : (size_t)c->left;
-            on_body(c, data, part, t);
-            data += part;
-            c->left -= part;
-            if (!c->left) c->chunk = DATA_END;
-        } else {
-            char byte = *data++;
-            int digit = byte >= '0' && byte <= '9' ? byte - '0' : (byte | 32) >= 'a' && (byte | 32) <= 'f' ? (byte | 32) - 'a' + 10 : -1;
-            if (c->chunk == SIZE && digit >= 0) c->left = c->left * 16 + (uint64_t)digit;
-            else if (byte != '\n') continue;
-            else if (c->chunk == DATA_END) c->chunk = SIZE, c->left = 0;
-            else if (c->chunk == SIZE) c->chunk = c->left ? DATA : TRAILER;
-        }
-    }
-}
-
 /* The head must come in one piece, as it does from every server that writes it at once. False is an error. */
 static bool on_head(struct connection *c, const char *data, size_t length, uint64_t t) {
     const char *end = memmem(data, length, "\r\n\r\n", 4);
@@ -236,11 +155,9 @@ static bool on_head(struct connection *c, const char *data, size_t length, uint6
     if (head >= sizeof text) return false;
     memcpy(text, data, head);
     text[head] = 0;
-    c->chunked = strcasestr(text, "transfer-encoding: chunked") != NULL;
-    c->chunk = SIZE;
+    c->body = (struct body){.chunked = strcasestr(text, "transfer-encoding: chunked") != NULL};
     c->state = BODY;
-    if (c->chunked) on_chunked(c, data + head, length - head, t);
-    else on_body(c, data + head, length - head, t);
+    feed(&c->body, data + head, length - head, on_line, c, t);
     return true;
 }
 
@@ -312,10 +229,8 @@ static void on_event(struct connection *c, uint32_t events) {
     window_bytes += (uint64_t)got;
     if (c->state == HEAD) {
         if (!on_head(c, buffer, (size_t)got, t)) drop(c, FAILED);
-    } else if (c->chunked) {
-        on_chunked(c, buffer, (size_t)got, t);
     } else {
-        on_body(c, buffer, (size_t)got, t);
+        feed(&c->body, buffer, (size_t)got, on_line, c, t);
     }
 }
 

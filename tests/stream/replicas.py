@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 from typing import Protocol
 
@@ -16,6 +17,8 @@ from tests.processes import Server, environment
 
 #: Seconds until a replica must be subscribed.
 READY_S = 20.0
+#: Seconds for clients that have gone to be noticed.
+LEAVE_S = 5.0
 
 
 class Replica(Protocol):
@@ -62,8 +65,9 @@ class LocalReplica:
 
     async def stop(self) -> list[str]:
         """End it in order; nobody must be left in it."""
-        await asyncio.sleep(0)
-        left = self.services.streams.open_streams
+        deadline_s = time.monotonic() + LEAVE_S
+        while (left := self.services.streams.open_streams) and time.monotonic() < deadline_s:
+            await asyncio.sleep(0.01)
         self._server.should_exit = True
         if self._ticks is not None:
             await self._ticks

@@ -37,7 +37,6 @@ async def replica(redis: EmbeddedRedis, folder: Path) -> AsyncIterator[LocalRepl
 @pytest.fixture
 def deaf(monkeypatch: pytest.MonkeyPatch) -> None:
     """A replica whose messages are still on their way: it hears nothing, and does not know it."""
-    monkeypatch.setattr(Subscription, "connected", True, raising=False)
 
     async def hear_nothing(self: Subscription) -> None:
         self.connected = True
