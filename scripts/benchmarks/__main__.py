@@ -83,7 +83,7 @@ def start(runs: int, ups: int, requests: int) -> None:
 
 
 #: The forms of `transfer`.
-FORMS = ("one", "limited", "unlimited", "small")
+FORMS = ("one", "limited", "unlimited", "distant", "small")
 
 
 @cli.command()
@@ -98,6 +98,7 @@ def transfer(forms: tuple[str, ...], gib: float, runs: int, folder: Path | None)
     one        one file, against curl and hf download
     limited    twice the size, each connection limited to 40 MiB/s, against aria2c, hf and a loop with requests
     unlimited  the same without the limit
+    distant    one file from 50 ms away over connections that break now and then, against aria2c
     small      2,000 small files, against hf download
     """
     from benchmarks import transfer as it
@@ -108,6 +109,7 @@ def transfer(forms: tuple[str, ...], gib: float, runs: int, folder: Path | None)
         "one": lambda place: it.big(place, gib, runs, names[:3]),
         "limited": lambda place: it.big(place, 2 * gib, runs, others, it.LIMIT),
         "unlimited": lambda place: it.big(place, 2 * gib, runs, others),
+        "distant": lambda place: it.distant(place, gib, runs),
         "small": lambda place: it.small(place, runs),
     }
     for form in forms or FORMS:

@@ -22,7 +22,7 @@ from typing import NamedTuple
 from urllib.request import Request, urlopen
 
 from benchmarks import machine
-from benchmarks.running import Redis, Server, Workers, free_port
+from benchmarks.running import ROOT, Process, Redis, Server, Workers, free_port, listens
 from benchmarks.statichub import REPO, Listed, StaticHub, write_random
 from benchmarks.table import print_table
 
@@ -32,6 +32,9 @@ TRANSFER_TIMEOUT_S = 300
 LIMIT = "40m"
 #: Connections of aria2c: what its users are told to give it.
 ARIA2_CONNECTIONS = "8"
+#: The server that is far away: delay of each direction, bytes under way in one connection (a tenth of a second of 10
+#: MB/s), and bytes after which a connection breaks, in the mean.
+FAR_DELAY_MS, FAR_WINDOW_BYTES, FAR_CUT_EVERY_BYTES = 50, 2**20, 2**26
 #: Small files of the repo with many, and their size.
 SMALL_FILES, SMALL_BYTES = 2000, 10_000
 
@@ -147,12 +150,37 @@ TOOLS: dict[str, tuple[str, str, Tool]] = {
 }
 
 
-def compare(title: str, folder: Path, files: list[Listed], names: Sequence[str], runs: int, limit: str = "0") -> None:
+@contextlib.contextmanager
+def put_far_away(hub: StaticHub, folder: Path) -> Iterator[None]:
+    """The hub's addresses lead through a proxy that delays, limits what is under way, and breaks connections."""
+    port = free_port()
+    words = [str(word) for word in (port, hub.port, FAR_DELAY_MS, FAR_WINDOW_BYTES, FAR_CUT_EVERY_BYTES)]
+    command = [sys.executable, "-m", "benchmarks.distance", *words]
+    with Process(command, None, log=folder / "distance.log", env={"PYTHONPATH": str(ROOT / "scripts")}) as proxy:
+        proxy.wait_for(lambda: listens(port), "the proxy")
+        near, far = hub.url, f"http://127.0.0.1:{port}"
+        hub.url, hub.resolve = far, hub.resolve.replace(near, far)
+        yield
+
+
+def compare(
+    title: str,
+    folder: Path,
+    files: list[Listed],
+    names: Sequence[str],
+    runs: int,
+    limit: str = "0",
+    *,
+    far: bool = False,
+) -> None:
     """The tools in turns, each `runs` times, every run into an empty folder."""
     present = [name for name in names if machine.program(*TOOLS[name][:2])]
     costs: dict[str, list[Cost]] = {name: [] for name in present}
     size_bytes = sum(file.size_bytes for file in files)
-    with StaticHub(folder / "nginx", folder / "files", files, limit) as hub:
+    with contextlib.ExitStack() as stack:
+        hub = stack.enter_context(StaticHub(folder / "nginx", folder / "files", files, limit))
+        if far:
+            stack.enter_context(put_far_away(hub, folder))
         for _ in range(runs):
             for name in present:
                 with _empty(folder / f"to-{free_port()}") as target:
@@ -181,6 +209,14 @@ def big(folder: Path, gib: float, runs: int, names: Sequence[str], limit: str = 
     file = write_random(folder / "files" / "model.gguf", int(gib * 2**30))
     form = f"limited to {limit} bytes a second and connection" if limit != "0" else "no limit"
     compare(f"{gib:g} GiB in one file, {form}", folder, [file], names, runs, limit)
+
+
+def distant(folder: Path, gib: float, runs: int) -> None:
+    """One large file from far away, over connections that break now and then."""
+    file = write_random(folder / "files" / "model.gguf", int(gib * 2**30))
+    title = f"{gib:g} GiB, {FAR_DELAY_MS} ms each way, a connection breaks every {FAR_CUT_EVERY_BYTES / 2**20:.0f} MiB"
+    names = ["hive (verified)", "aria2c -x8 -s8 (verified)"]
+    compare(title, folder, [file], names, runs, far=True)
 
 
 def small(folder: Path, runs: int) -> None:
