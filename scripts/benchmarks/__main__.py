@@ -11,7 +11,7 @@ import click
 from benchmarks import machine
 
 #: The scenarios of `stream`, in their order.
-SCENARIOS = ("one", "small", "many", "saturation", "idle", "reconnect", "stalled")
+SCENARIOS = ("one", "small", "many", "saturation", "processes", "idle", "reconnect", "stalled")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -38,6 +38,7 @@ def stream(
     small       1,000 subscribers of one download
     many        --connections over --ids downloads
     saturation  more than a core can deliver
+    processes   the same load on one server process and on two
     idle        --connections to which nothing is said
     reconnect   --connections that come back in the same moment
     stalled     --clients that never read, beside others that do
@@ -58,6 +59,7 @@ def stream(
             f"{connections:,} subscribers over {ids:,} downloads, 5 events a second each",
             peer=False,
         ),
+        "processes": lambda bench: it.processes(bench, it.Load(subscribers, rate_per_s=100, seconds=seconds)),
         "saturation": lambda bench: it.saturate(bench, it.Load(subscribers, rate_per_s=100, seconds=seconds)),
         "idle": lambda bench: it.idle(bench, connections, max(seconds, 30)),
         "reconnect": lambda bench: it.reconnect(bench, connections, pairs),

@@ -134,13 +134,15 @@ class Redis(Process):
 
 
 class Server(Process):
-    """`hive serve`, alone on its core."""
+    """`hive serve`, alone on its core, or on any where `core` is None."""
 
-    def __init__(self, redis_url: str, folder: Path, core: int | None = SERVER_CORE, **settings: str) -> None:
+    def __init__(
+        self, redis_url: str, folder: Path, core: int | None = SERVER_CORE, processes: int = 1, **settings: str
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         log = folder / "server.log"
         log.unlink(missing_ok=True)
-        command = [sys.executable, "-m", "hive.cli", "serve", "--port", "0"]
+        command = [sys.executable, "-m", "hive.cli", "serve", "--port", "0", "--processes", str(processes)]
         super().__init__(command, core, log=log, env=environment(redis_url, folder, **settings))
         self.wait_for(lambda: self._address() is not None, "hive serve")
         self.url = str(self._address())

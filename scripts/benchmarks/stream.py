@@ -79,10 +79,14 @@ class Bench:
         self.redis.stop()
 
     @contextlib.contextmanager
-    def hive(self) -> Iterator[tuple[int, int, Callable[[Load], Publisher], str]]:
-        """hive's server: port, pid, a maker of publishers, and the path of a stream."""
+    def hive(self, processes: int = 0) -> Iterator[tuple[int, int, Callable[[Load], Publisher], str]]:
+        """hive's server: port, pid, a maker of publishers, and the path of a stream.
+
+        On the server's core, or with so many `processes` on any.
+        """
         self.client.flushall()
-        with Server(self.redis.url, self.folder / "hive") as server:
+        place = {"core": None, "processes": processes} if processes else {}
+        with Server(self.redis.url, self.folder / "hive", **place) as server:  # type: ignore[arg-type]
             yield server.port, server.pid, lambda load: Publisher(self.redis.url, load.ids, load.rate_per_s), HIVE_PATH
 
     @contextlib.contextmanager
@@ -262,3 +266,15 @@ def saturate(bench: Bench, load: Load) -> None:
     print_table(
         f"Saturation: {load.subscribers:,} subscribers, {load.rate_per_s:.0f} events a second", ["", "hive"], rows
     )
+
+
+def processes(bench: Bench, load: Load) -> None:
+    """What `hive serve --processes 2` gives, where the generator and Redis want the cores too."""
+    runs = [deliver(bench.hive(number), bench, load) for number in (1, 2)]
+    rows = [
+        ["deliveries a second", *(f"{run.deliveries_per_s:,.0f}" for run in runs)],
+        ["latency p50 / p99, ms", *(f"{run.p50_ms:.1f} / {run.p99_ms:.1f}" for run in runs)],
+        ["ends seen", *(f"{run.ends['terminals']}/{load.subscribers}" for run in runs)],
+    ]
+    title = f"Processes: {load.subscribers:,} subscribers, {load.rate_per_s:.0f} events a second, no core reserved"
+    print_table(title, ["", "1 process", "2 processes"], rows)

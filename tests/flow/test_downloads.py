@@ -132,7 +132,7 @@ def test_a_plain_url_arrives_and_its_query_stays_secret(
     service: Service, hub: HubServer, redis_url: str, env: dict[str, str]
 ) -> None:
     service.stop()
-    allowed = {**env, "HIVE_ALLOW_HOSTS": "127.0.0.1"}
+    allowed = {**env, "HIVE_ALLOW_HOSTS": hub.endpoint.removeprefix("http://")}
     again = Service(allowed)
     try:
         content = SyntheticFile(3 * MIB, seed=9)
