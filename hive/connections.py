@@ -49,6 +49,7 @@ STORE_REFUSALS = (
     redis.exceptions.OutOfMemoryError,
     redis.exceptions.ReadOnlyError,
     redis.exceptions.MasterDownError,
+    redis.exceptions.NoScriptError,
 )
 
 

@@ -10,6 +10,7 @@ is looked at again. So a slow client skips frames and never the terminal, which 
 from __future__ import annotations
 
 import asyncio
+import random
 from typing import Final, Literal
 
 from starlette.types import Receive, Scope, Send
@@ -59,6 +60,11 @@ class Stream:
             self._close()
             return
         self.phase, self.seen = "running", topic.version
+        if self._floor is not None and topic.terminal:
+            # Nothing newer ever comes to this topic: the client is to come back, and finds the record read anew.
+            self._closing, self.phase = sse.retry(sse.RETRY_MS), "sending_done"
+            self._close()
+            return
         if self._floor is not None:
             self._write(sink.head + (_GREETING_CHUNK if sink.chunked else _GREETING))
             sink.head = b""
@@ -187,8 +193,8 @@ class StreamEndpoint:
         streams = list(self._open)
         steps = max(1, min(len(streams), int(window_s / _DRAIN_STEP_S)))
         for step in range(steps):
-            for index, stream in enumerate(streams[step::steps]):
-                stream.close(sse.RETRY_MS // 2 + (index * 7919) % sse.RETRY_MS)
+            for stream in streams[step::steps]:
+                stream.close(sse.RETRY_MS // 2 + random.randrange(sse.RETRY_MS))
             if step < steps - 1:
                 await asyncio.sleep(window_s / steps)
 
