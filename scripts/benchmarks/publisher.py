@@ -16,7 +16,7 @@ import selectors
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from benchmarks.machine import DRIVER_CORE
 from benchmarks.running import ROOT, Told
@@ -39,18 +39,16 @@ class Publisher(Told):
         self.ids: list[str] = self.hear()["ids"]
 
 
-class _Target:
+class _Target(Protocol):
     """Where events go: `ids`, a way to publish events for some of them, and a way to end them all."""
 
     ids: Sequence[str]
 
     def publish(self, indices: Sequence[int]) -> None:
         """One event for each of these downloads."""
-        raise NotImplementedError
 
     def finish(self) -> None:
         """The terminal event of every download."""
-        raise NotImplementedError
 
 
 class _Hive(_Target):
