@@ -35,8 +35,8 @@ ARIA2_CONNECTIONS = "8"
 #: The server that is far away: delay of each direction, bytes under way in one connection (a tenth of a second of 10
 #: MB/s), and bytes after which a connection breaks, in the mean.
 FAR_DELAY_MS, FAR_WINDOW_BYTES, FAR_CUT_EVERY_BYTES = 50, 2**20, 2**26
-#: Small files of the repo with many, and their size.
-SMALL_FILES, SMALL_BYTES = 2000, 10_000
+#: Small files of the repo with many, the least and the most bytes of one: spread evenly over the orders of magnitude.
+SMALL_FILES, SMALL_LEAST_BYTES, SMALL_MOST_BYTES = 2000, 10 * 2**10, 2**20
 
 _LOOP = """
 import hashlib, sys, requests
@@ -222,9 +222,14 @@ def distant(folder: Path, gib: float, runs: int) -> None:
 def small(folder: Path, runs: int) -> None:
     """A repo of many small files."""
     shutil.rmtree(folder / "files", ignore_errors=True)
-    files = [write_random(folder / "files" / f"part-{number:05}.json", SMALL_BYTES) for number in range(SMALL_FILES)]
+    growth = (SMALL_MOST_BYTES / SMALL_LEAST_BYTES) ** (1 / (SMALL_FILES - 1))
+    files = [
+        write_random(folder / "files" / f"part-{number:05}.json", int(SMALL_LEAST_BYTES * growth**number))
+        for number in range(SMALL_FILES)
+    ]
+    total_mb = sum(file.size_bytes for file in files) / 1e6
     names = ["hive (verified)", "hf download"]
-    compare(f"{SMALL_FILES:,} files of {SMALL_BYTES:,} bytes", folder, files, names, runs)
+    compare(f"{SMALL_FILES:,} files of 10 KiB to 1 MiB, {total_mb:.0f} MB", folder, files, names, runs)
 
 
 @contextlib.contextmanager
