@@ -21,11 +21,13 @@ from typing import Final, Self, TypeVar
 import httpx2
 
 from hive import client_calls as calls
-from hive.client_calls import DEFAULT_URL, READ_TIMEOUT_S, Call, Connection
+from hive.client_calls import DEFAULT_URL, READ_TIMEOUT_S, Call
 from hive.client_sse import PATIENCE_S, Watch
+from hive.client_upkeep import AsyncUpkeep, Upkeep
 from hive.errors import ServerUnreachable
 from hive.replies import Deleted, Download, Health, Model, Started, Worker
 from hive.wire.events import Event
+from hive.wire.jobs import Priority
 
 __all__ = ["DEFAULT_URL", "AsyncClient", "Client", "ServerUnreachable"]
 
@@ -35,7 +37,7 @@ T = TypeVar("T")
 LIST_LIMIT: Final = 100
 
 
-class Client(Connection):
+class Client(Upkeep):
     """A blocking client. Close it, or use it as a context manager.
 
     `address` is `host:port` or a URL. A watch gives up after `patience_s` seconds without a connection.
@@ -62,6 +64,8 @@ class Client(Connection):
         hf_token: str | None = None,
         sha256: str | None = None,
         max_bytes_per_second: int | None = None,
+        priority: Priority = "normal",
+        webhook_url: str | None = None,
     ) -> Started:
         """Ask for a model. The answer comes at once, with `local_path` where the model is on disk already.
 
@@ -70,7 +74,10 @@ class Client(Connection):
             ServerUnreachable: when no server answers.
         """
         limit = max_bytes_per_second
-        return self._call(calls.download(model_ref, revision, include, exclude, update, hf_token, sha256, limit))
+        call = calls.download(
+            model_ref, revision, include, exclude, update, hf_token, sha256, limit, priority, webhook_url
+        )
+        return self._call(call)
 
     def watch(
         self, download_id: str, *, on_wait: Callable[[float], None] | None = None
@@ -125,12 +132,12 @@ class Client(Connection):
         """One download. Raises DownloadNotFound."""
         return self._call(calls.get(download_id))
 
-    def cancel(self, download_id: str) -> Download:
-        """Ask a download to end; what arrived stays on disk for the next one.
+    def cancel(self, download_id: str, *, purge: bool = False) -> Download:
+        """Ask a download to end; what arrived stays on disk for the next one, unless `purge`.
 
         Raises DownloadNotFound and DownloadEnded.
         """
-        return self._call(calls.cancel(download_id))
+        return self._call(calls.cancel(download_id, purge=purge))
 
     def pause(self, download_id: str) -> Download:
         """Set a download aside; its worker is free within two seconds. Raises DownloadNotFound and DownloadEnded."""
@@ -139,6 +146,10 @@ class Client(Connection):
     def resume(self, download_id: str) -> Download:
         """Let a paused download go on. Raises DownloadNotFound and DownloadEnded."""
         return self._call(calls.resume(download_id))
+
+    def set_priority(self, download_id: str, priority: Priority) -> Download:
+        """Change how soon a download gets a worker. Raises DownloadNotFound and DownloadEnded."""
+        return self._call(calls.set_priority(download_id, priority))
 
     def retry(self, download_id: str) -> Started:
         """Try again what failed or was cancelled, as a new download that goes on from what arrived.
@@ -166,6 +177,14 @@ class Client(Connection):
     def health(self) -> Health:
         """That the server lives, and its version."""
         return self._call(calls.HEALTH)
+
+    def running_limit(self) -> int | None:
+        """How many downloads may run at once in the whole fleet; None: no limit."""
+        return self._call(calls.RUNNING).max_running
+
+    def set_running_limit(self, max_running: int | None) -> int | None:
+        """Change that limit; those that run go on."""
+        return self._call(calls.set_running_limit(max_running)).max_running
 
     def bandwidth(self) -> int | None:
         """Bytes per second that all workers together may take from the network; None: no limit."""
@@ -195,7 +214,7 @@ class Client(Connection):
         self.close()
 
 
-class AsyncClient(Connection):
+class AsyncClient(AsyncUpkeep):
     """Client with `await`: the same methods, answers and errors."""
 
     def __init__(
@@ -219,10 +238,15 @@ class AsyncClient(Connection):
         hf_token: str | None = None,
         sha256: str | None = None,
         max_bytes_per_second: int | None = None,
+        priority: Priority = "normal",
+        webhook_url: str | None = None,
     ) -> Started:
         """See Client.download."""
         limit = max_bytes_per_second
-        return await self._call(calls.download(model_ref, revision, include, exclude, update, hf_token, sha256, limit))
+        call = calls.download(
+            model_ref, revision, include, exclude, update, hf_token, sha256, limit, priority, webhook_url
+        )
+        return await self._call(call)
 
     async def watch(
         self, download_id: str, *, on_wait: Callable[[float], None] | None = None
@@ -272,9 +296,9 @@ class AsyncClient(Connection):
         """See Client.get."""
         return await self._call(calls.get(download_id))
 
-    async def cancel(self, download_id: str) -> Download:
+    async def cancel(self, download_id: str, *, purge: bool = False) -> Download:
         """See Client.cancel."""
-        return await self._call(calls.cancel(download_id))
+        return await self._call(calls.cancel(download_id, purge=purge))
 
     async def pause(self, download_id: str) -> Download:
         """See Client.pause."""
@@ -283,6 +307,10 @@ class AsyncClient(Connection):
     async def resume(self, download_id: str) -> Download:
         """See Client.resume."""
         return await self._call(calls.resume(download_id))
+
+    async def set_priority(self, download_id: str, priority: Priority) -> Download:
+        """See Client.set_priority."""
+        return await self._call(calls.set_priority(download_id, priority))
 
     async def retry(self, download_id: str) -> Started:
         """See Client.retry."""
@@ -307,6 +335,14 @@ class AsyncClient(Connection):
     async def health(self) -> Health:
         """See Client.health."""
         return await self._call(calls.HEALTH)
+
+    async def running_limit(self) -> int | None:
+        """See Client.running_limit."""
+        return (await self._call(calls.RUNNING)).max_running
+
+    async def set_running_limit(self, max_running: int | None) -> int | None:
+        """See Client.set_running_limit."""
+        return (await self._call(calls.set_running_limit(max_running))).max_running
 
     async def bandwidth(self) -> int | None:
         """See Client.bandwidth."""

@@ -15,8 +15,9 @@ import msgspec
 
 from hive.client_sse import PATIENCE_S, Watch
 from hive.errors import HiveError, ServerUnreachable, all_errors
-from hive.replies import Bandwidth, Deleted, Download, ErrorReply, Health, Model, Page, Started, Worker
+from hive.replies import Bandwidth, Deleted, Download, ErrorReply, Health, Model, Page, Running, Started, Worker
 from hive.version import VERSION
+from hive.wire.jobs import Priority
 
 T = TypeVar("T")
 
@@ -49,6 +50,7 @@ MODELS: Final = Call("GET", "/v1/models", Page[Model])
 WORKERS: Final = Call("GET", "/v1/workers", Page[Worker])
 HEALTH: Final = Call("GET", "/v1/health", Health)
 BANDWIDTH: Final = Call("GET", "/v1/settings/bandwidth", Bandwidth)
+RUNNING: Final = Call("GET", "/v1/settings/downloads", Running)
 
 
 def download(
@@ -60,6 +62,8 @@ def download(
     hf_token: str | None,
     sha256: str | None,
     max_bytes_per_second: int | None = None,
+    priority: Priority = "normal",
+    webhook_url: str | None = None,
 ) -> Call[Started]:
     """Ask for a model; what was not given is left out."""
     given: dict[str, Any] = {
@@ -70,6 +74,8 @@ def download(
         "hf_token": hf_token,
         "sha256": sha256,
         "max_bytes_per_second": max_bytes_per_second,
+        "priority": priority if priority != "normal" else None,
+        "webhook_url": webhook_url,
     }
     body = {"model_ref": model_ref} | {name: value for name, value in given.items() if value}
     return Call("POST", "/v1/models/download", Started, body=body)
@@ -86,9 +92,10 @@ def get(download_id: str) -> Call[Download]:
     return Call("GET", f"/v1/downloads/{quote(download_id, safe='')}", Download)
 
 
-def cancel(download_id: str) -> Call[Download]:
-    """End a download."""
-    return Call("DELETE", f"/v1/downloads/{quote(download_id, safe='')}", Download)
+def cancel(download_id: str, *, purge: bool) -> Call[Download]:
+    """End a download; with `purge` its partial files go too."""
+    params = {"purge": "true"} if purge else {}
+    return Call("DELETE", f"/v1/downloads/{quote(download_id, safe='')}", Download, params=params)
 
 
 def pause(download_id: str) -> Call[Download]:
@@ -99,6 +106,12 @@ def pause(download_id: str) -> Call[Download]:
 def resume(download_id: str) -> Call[Download]:
     """Let a paused download go on."""
     return Call("POST", f"/v1/downloads/{quote(download_id, safe='')}/resume", Download)
+
+
+def set_priority(download_id: str, priority: Priority) -> Call[Download]:
+    """Change how soon a download gets a worker."""
+    path = f"/v1/downloads/{quote(download_id, safe='')}/priority"
+    return Call("PUT", path, Download, body={"priority": priority})
 
 
 def retry(download_id: str) -> Call[Started]:
@@ -114,6 +127,11 @@ def model(model_id: str) -> Call[Model]:
 def delete_model(model_id: str) -> Call[Deleted]:
     """Delete a model."""
     return Call("DELETE", f"/v1/models/{quote(model_id, safe='/:@')}", Deleted)
+
+
+def set_running_limit(max_running: int | None) -> Call[Running]:
+    """Limit how many downloads run at once in the whole fleet; None: no limit."""
+    return Call("PUT", "/v1/settings/downloads", Running, body={"max_running": max_running})
 
 
 def set_bandwidth(bytes_per_second: int | None) -> Call[Bandwidth]:

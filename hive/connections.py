@@ -11,6 +11,8 @@ each call. A call is a round trip or two, so one thread carries thousands a seco
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import functools
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -84,11 +86,17 @@ class CommandThread:
         self.client = connect(url, max_connections=1)
         self._answer_timeout_s = answer_timeout_s
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="redis")
+        self._sends = _Sends(self.client)
         self._waiting = 0
         self._lock = threading.Lock()
 
+    @property
+    def round_trips(self) -> int:
+        """How often something was sent to Redis; a pipeline is one."""
+        return self._sends.count
+
     async def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """The result of `call`, run in the thread.
+        """The result of `call`, run in the thread; what it logs carries the ids of whoever called.
 
         Raises:
             StoreUnavailable: when Redis is away, or no answer came within the deadline. A call that was not begun is
@@ -99,10 +107,14 @@ class CommandThread:
             raise StoreUnavailable
         with self._lock:
             self._waiting += 1
-        future = self._executor.submit(call, *args, **kwargs)
+        bound = functools.partial(call, *args, **kwargs)
+        future = self._executor.submit(contextvars.copy_context().run, bound)
         future.add_done_callback(self._done)
         try:
-            return await asyncio.wait_for(asyncio.wrap_future(future), self._answer_timeout_s)
+            # Not wait_for: up to Python 3.11 it loses a cancellation that comes together with the answer, and a loop
+            # that is to end with its process goes on for ever.
+            async with asyncio.timeout(self._answer_timeout_s):
+                return await asyncio.wrap_future(future)
         except TimeoutError:
             raise StoreUnavailable from None
         except Exception as error:
@@ -118,3 +130,24 @@ class CommandThread:
         """Drop what waits, end the thread and the connection."""
         self._executor.shutdown(wait=True, cancel_futures=True)
         self.client.close()
+
+
+class _Sends:
+    """Counts what a client sends. redis-py has no counter for it; whatever is sent, a pipeline too, goes through this
+    one method of its connections.
+    """
+
+    def __init__(self, client: RedisClient) -> None:
+        self.count = 0
+        pool = client.connection_pool
+        pool.connection_class = self._counted(pool.connection_class)
+
+    def _counted(self, connection_class: Any) -> Any:
+        sends = self
+
+        class CountedConnection(connection_class):  # type: ignore[misc]
+            def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+                sends.count += 1
+                super().send_packed_command(command, check_health)
+
+        return CountedConnection

@@ -17,7 +17,8 @@
     |-- ModelAccessDenied     403  MODEL_ACCESS_DENIED
     |-- Conflict              409  CONFLICT
     |   |-- ModelInUse        409  MODEL_IN_USE
-    |   `-- DownloadEnded     409  DOWNLOAD_ENDED
+    |   |-- DownloadEnded     409  DOWNLOAD_ENDED
+    |   `-- TooManyWebhooks   409  TOO_MANY_WEBHOOKS
     |-- TooManyDownloads      429  TOO_MANY_DOWNLOADS
     |-- StoreUnavailable      503  STORE_UNAVAILABLE       (Redis)
     |-- HubUnavailable        503  HUB_UNAVAILABLE
@@ -25,6 +26,7 @@
     |-- CannotListen          503  CANNOT_LISTEN           (at start)
     |-- InternalError         500  INTERNAL_ERROR
     `-- DownloadError         502  DOWNLOAD_FAILED
+        |-- CredentialsLost   502  CREDENTIALS_LOST
         |-- DownloadTimeout   504  DOWNLOAD_TIMEOUT
         |-- ChecksumMismatch  502  CHECKSUM_MISMATCH
         |-- SourceChanged     502  SOURCE_CHANGED
@@ -170,6 +172,12 @@ class DownloadEnded(Conflict):
     code = "DOWNLOAD_ENDED"
 
 
+class TooManyWebhooks(Conflict):
+    """This download has as many webhooks as it may have. It goes on; watch it in another way."""
+
+    code = "TOO_MANY_WEBHOOKS"
+
+
 class TooManyDownloads(HiveError):
     """Too many downloads are waiting. Try again when some have started."""
 
@@ -214,6 +222,14 @@ class DownloadError(HiveError):
 
     status = 502
     code = "DOWNLOAD_FAILED"
+
+
+class CredentialsLost(DownloadError):
+    """The URL's query, which may be a signature, was kept in Redis alone and is gone. Ask for the whole URL again; it
+    goes on from what is on disk.
+    """
+
+    code = "CREDENTIALS_LOST"
 
 
 class DownloadTimeout(DownloadError):

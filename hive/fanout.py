@@ -80,7 +80,8 @@ class Topic:
         self.version = NOTHING
         self.frame = self.chunk = b""
         self.terminal = False
-        self.subscribers: set[Subscriber] = set()
+        #: In the order in which they came, which is that in which they are told.
+        self.subscribers: dict[Subscriber, None] = {}
         self.heard_s = self.spoke_s = time.monotonic()
         self.missing_since_s: float | None = None
         #: The read of the state that everyone who comes meanwhile waits for. It belongs to this topic and not to the
@@ -129,6 +130,7 @@ class Fanout:
         self._told = 0
         self._watchers: set[Subscriber] = set()
         self._when_subscribed: list[Callable[[], None]] = []
+        #: Changes told to subscribers: one of a topic that n watch counts n.
         self.frames_sent = 0
 
     # -- for subscribers ---------------------------------------------------------------------------------------------
@@ -143,6 +145,16 @@ class Fanout:
         """Everyone who watches anything."""
         return {subscriber for topic in self._topics.values() for subscriber in topic.subscribers}
 
+    @property
+    def messages_received(self) -> int:
+        """How many messages have arrived over the subscription."""
+        return self._subscription.messages
+
+    @property
+    def reconnects(self) -> int:
+        """How often the subscription was made again."""
+        return self._subscription.reconnects
+
     async def join(self, download_id: str, subscriber: Subscriber) -> Topic | None:
         """The topic, with the subscriber on it: None where no such download exists.
 
@@ -152,7 +164,7 @@ class Fanout:
         topic = self._topics.get(download_id)
         if topic is None:
             topic = self._topics[download_id] = Topic(download_id)
-        topic.subscribers.add(subscriber)
+        topic.subscribers[subscriber] = None
         if topic.known:
             return topic
         if topic.first_read is None:
@@ -181,7 +193,7 @@ class Fanout:
 
     def leave(self, topic: Topic, subscriber: Subscriber) -> None:
         """Forget this subscriber; with the last one the topic goes too."""
-        topic.subscribers.discard(subscriber)
+        topic.subscribers.pop(subscriber, None)
         if not topic.subscribers and self._topics.get(topic.id) is topic:
             del self._topics[topic.id]
 
@@ -303,7 +315,8 @@ class Fanout:
         message = parse_message(payload)
         if message is not None:
             if self._watchers:
-                self._topics.setdefault(download_id, Topic(download_id)).subscribers.update(self._watchers)
+                topic = self._topics.setdefault(download_id, Topic(download_id))
+                topic.subscribers.update(dict.fromkeys(self._watchers))
             self._learn(download_id, message)
 
     def _learn(self, download_id: str, message: Message | None) -> None:

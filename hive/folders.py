@@ -58,8 +58,8 @@ def read_file(folder: int, name: str, limit: int) -> bytes | None:
     return data if len(data) <= limit else None
 
 
-def write_file(folder: int, name: str, data: bytes) -> None:
-    """Write a file so that readers see the old content or the new, and the new survives a power cut.
+def write_file(folder: int, name: str, data: bytes, *, durable: bool = True) -> None:
+    """Write a file so that readers see the old content or the new; the new survives a power cut where `durable`.
 
     Raises:
         OSError: where it cannot be written.
@@ -72,9 +72,11 @@ def write_file(folder: int, name: str, data: bytes) -> None:
     ):
         stream.write(data)
         stream.flush()
-        os.fsync(stream.fileno())
+        if durable:
+            os.fsync(stream.fileno())
         os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
-    os.fsync(folder)
+    if durable:
+        os.fsync(folder)
 
 
 def write_link(folder: int, name: str, target: str) -> None:

@@ -1,4 +1,9 @@
-"""The RQ queue, as hive uses it: it carries the id of a download to a worker, and nothing else.
+"""The RQ queue, as hive uses it: it calls a worker, and nothing else.
+
+Problem: a list knows first come, first served; a priority that can be changed, a limit for the fleet and an urgent
+download need another order. Several lists make a worker lose jobs, and moving jobs inside one is a race. So a job is a
+ticket: its worker claims whatever is first in `hive:pending`, in the order of the records. Only the number of tickets
+matters, and one too many does no harm.
 
 RQ's own retries, callbacks, time-outs and registries were measured not to hold when processes die
 (docs/architecture.md), so none of them is used: the record of the download says what is to be done, the reaper sees
@@ -8,6 +13,7 @@ that it is. This is the one place of the HTTP side that imports RQ.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 
 from rq import Queue
 from rq.exceptions import DuplicateJobError
@@ -35,11 +41,14 @@ class JobQueue:
         """Put the job of this attempt on the queue; does nothing where it has been there already, so it is safe to
         repeat.
         """
+        self._put(jobs.job_id(download_id, attempt), download_id, attempt)
+
+    def _put(self, job_id: str, download_id: str, attempt: int) -> None:
         try:
             self._queue.enqueue_call(
                 jobs.DOWNLOAD_JOB,
                 args=(download_id, attempt),
-                job_id=jobs.job_id(download_id, attempt),
+                job_id=job_id,
                 unique=True,
                 timeout=NO_TIMEOUT,
                 result_ttl=RESULT_TTL_S,
@@ -47,8 +56,13 @@ class JobQueue:
                 description=jobs.DOWNLOAD_JOB,
             )
         except DuplicateJobError:
-            log.debug("job was queued already", extra={"fields": {"download_id": download_id, "attempt": attempt}})
+            log.debug("job was queued already", extra={"fields": {"job_id": job_id}})
 
-    def waiting(self) -> set[str]:
-        """The ids of the jobs in the queue."""
-        return {job_id.decode() for job_id in self._redis.lrange(self._queue.key, 0, -1)}
+    def add_tickets(self, download_ids: Iterable[str]) -> None:
+        """Put in a ticket for each where one was lost. One too many calls a worker that finds nothing to do."""
+        for download_id in download_ids:
+            self._put(jobs.ticket_id(download_id), download_id, 0)
+
+    def tickets(self) -> int:
+        """How many jobs wait in the queue."""
+        return int(self._redis.llen(self._queue.key))

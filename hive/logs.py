@@ -28,6 +28,11 @@ def bound(**fields: Any) -> Iterator[None]:
         _context.reset(token)
 
 
+def bound_field(name: str) -> str:
+    """What is bound under this name here and now; '' for nothing."""
+    return str((_context.get() or {}).get(name, ""))
+
+
 def setup(level: str = "info", style: str = "auto", stream: TextIO | None = None) -> None:
     """Send all logging of the process to `stream` (standard error), as `console` or `json`; `auto` is json unless a
     terminal.

@@ -63,6 +63,11 @@ class ManyStream:
         """Whether new downloads belong to it."""
         return self._wanted is None
 
+    @property
+    def started(self) -> bool:
+        """Whether anything was sent."""
+        return self._sink is not None
+
     def start(self, sink: Sink) -> None:
         """The first bytes, then the snapshot: every topic that it was put on until now."""
         self._sink, self._running = sink, True
@@ -103,6 +108,10 @@ class ManyStream:
                 self._end(sse.DONE)
             else:
                 return
+
+    def on_stalled(self) -> None:
+        """The client has taken nothing for too long, and is given up."""
+        self._endpoint.stalled_total += 1
 
     def on_gone(self) -> None:
         """The response is over, however it ended."""
@@ -157,6 +166,8 @@ class ManyEndpoint:
         self._open: set[ManyStream] = set()
         self._refreshing: set[asyncio.Task[None]] = set()
         self._keep: dict[ManyStream, frozenset[str] | None] = {}
+        #: Streams that have ended, and how many of them because the client took nothing.
+        self.ended_total = self.stalled_total = 0
         fanout.on_subscribed(self._refresh_all)
 
     @property
@@ -202,6 +213,7 @@ class ManyEndpoint:
     def forget(self, stream: ManyStream, topics: Sequence[Topic]) -> None:
         """The stream has ended, or never began."""
         self._open.discard(stream)
+        self.ended_total += stream.started
         self._keep.pop(stream, None)
         self._fanout.unwatch_all(stream)
         for topic in topics:

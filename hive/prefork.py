@@ -22,6 +22,8 @@ RESPAWN_FIRST_S, RESPAWN_LAST_S = 0.2, 10.0
 #: Seconds that a child must have lived for its death not to count as one in a row.
 STEADY_S = 10.0
 _PR_SET_PDEATHSIG = 1
+#: What the parent hands on to its children.
+_HANDLED = (signal.SIGTERM, signal.SIGINT)
 
 
 class Prefork:
@@ -36,7 +38,7 @@ class Prefork:
 
     def run(self) -> None:
         """Until asked to stop, and all children have ended. Every further signal is handed on to them."""
-        for sig in (signal.SIGTERM, signal.SIGINT):
+        for sig in _HANDLED:
             signal.signal(sig, self._on_signal)
         for _ in range(self._count):
             self._spawn()
@@ -57,17 +59,23 @@ class Prefork:
                 self._spawn()
 
     def _spawn(self) -> None:
+        """Fork a child. Signals wait meanwhile: a child that is asked to stop before it has let go of its parent's
+        handler would do what its parent does, and live on.
+        """
         parent = os.getpid()
+        signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
         pid = os.fork()
         if pid:
             self._started[pid] = time.monotonic()
             if self._signals:
                 os.kill(pid, signal.SIGTERM)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
             return
         try:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             # Ctrl-C reaches every process of the terminal; the parent is the one that acts on it.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
             die_with_parent(signal.SIGTERM)
             if os.getppid() == parent:
                 self._work()

@@ -6,6 +6,8 @@ dies between the two leaves a queued record without a job, which the reaper puts
 
 from __future__ import annotations
 
+import logging
+import time
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -14,13 +16,16 @@ import msgspec
 from hive.catalog import ModelCatalog, OnDisk
 from hive.errors import InvalidModelRef, TooManyDownloads
 from hive.jobqueue import JobQueue
+from hive.ledger import Entry
 from hive.record import New
 from hive.secrets import SECRET_TTL_S, Credentials, seal
 from hive.settings import Settings
 from hive.tracker import DownloadTracker
 from hive.wire import events
-from hive.wire.jobs import Request
+from hive.wire.jobs import Priority, Request
 from hive.wire.refs import ModelRef, RefError, identity, parse_ref, without_query
+
+log = logging.getLogger("hive.provisioner")
 
 
 class Wish(NamedTuple):
@@ -33,14 +38,20 @@ class Wish(NamedTuple):
     sha256: str | None = None
     hf_token: str | None = None
     max_bytes_per_second: int | None = None
+    priority: Priority = "normal"
+    request_id: str = ""
 
 
 class Provisioned(NamedTuple):
-    """The answer: the id to watch, the path where the model is on disk, and whether an earlier download is shared."""
+    """The answer: the id to watch, the path where the model is on disk, and whether an earlier download is shared.
+
+    `entry` is for the ledger, where the download is new.
+    """
 
     download_id: str
     local_path: str | None
     joined: bool
+    entry: Entry | None = None
 
 
 class ModelProvisioner:
@@ -64,13 +75,15 @@ class ModelProvisioner:
         Raises:
             TooManyDownloads: when the queue is full.
         """
-        download_id, outcome = self._tracker.create(
-            msgspec.structs.replace(self._new(wish, on_disk), retry_of=retry_of)
-        )
+        new = msgspec.structs.replace(self._new(wish, on_disk), retry_of=retry_of)
+        download_id, outcome = self._tracker.create(new)
         if outcome == "full":
             raise TooManyDownloads
+        _say(download_id, "on disk" if on_disk else "joined" if outcome == "joined" else "asked for", wish, retry_of)
         if outcome == "created" and on_disk is None:
+            log.info("queued", extra={"fields": {"download_id": download_id, "attempt": 1}})
             self._queue.enqueue(download_id, attempt=1)
+            return Provisioned(download_id, None, False, _entry(download_id, new))
         return Provisioned(download_id, on_disk.local_path if on_disk else None, outcome == "joined")
 
     def _new(self, wish: Wish, on_disk: OnDisk | None) -> New:
@@ -91,7 +104,12 @@ class ModelProvisioner:
                 files_total=len(on_disk.files),
             )
             return New(
-                identity=key, ref=wish.ref.display, request=request, event=complete, local_path=on_disk.local_path
+                identity=key,
+                ref=wish.ref.display,
+                request=request,
+                event=complete,
+                local_path=on_disk.local_path,
+                request_id=wish.request_id,
             )
         query = urlsplit(wish.ref.url).query if wish.ref.url else None
         credentials = Credentials(hf_token=wish.hf_token, url_query=query or None)
@@ -102,6 +120,8 @@ class ModelProvisioner:
             event=first_event(),
             secret=seal(credentials, self._settings.secret_key_path) if credentials else b"",
             secret_ttl_s=SECRET_TTL_S,
+            priority=wish.priority,
+            request_id=wish.request_id,
         )
 
 
@@ -120,6 +140,30 @@ def read_ref(text: str, revision: str | None = None) -> ModelRef:
         return parse_ref(str(msgspec.structs.replace(ref, revision=revision)))
     except RefError as error:
         raise InvalidModelRef(str(error)) from None
+
+
+def _say(download_id: str, message: str, wish: Wish, retry_of: str) -> None:
+    """The first line of the download's life (docs/logs.md), or that another request shares it."""
+    fields: dict[str, str | int] = {"download_id": download_id}
+    if message == "asked for":
+        fields.update(attempt=1, priority=wish.priority)
+    if retry_of:
+        fields["retry_of"] = retry_of
+    log.info(message, extra={"fields": {**fields, "model_ref": wish.ref.display}})
+
+
+def _entry(download_id: str, new: New) -> Entry:
+    """What the ledger keeps of a request that was just made."""
+    return Entry(
+        id=download_id,
+        identity=new.identity,
+        ref=new.ref,
+        request=new.request,
+        priority=new.priority,
+        created_ms=int(time.time() * 1000),
+        retry_of=new.retry_of,
+        request_id=new.request_id,
+    )
 
 
 def first_event() -> events.Downloading:

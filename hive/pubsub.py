@@ -40,15 +40,29 @@ class Subscription:
         self._on_message = on_message
         self._on_subscribed = on_subscribed
         self._protocol: _PubSubProtocol | None = None
+        self._messages_before = 0
+        self._subscribed = 0
         self.connected = False
+
+    @property
+    def messages(self) -> int:
+        """How many have arrived."""
+        return self._messages_before + (self._protocol.messages if self._protocol is not None else 0)
+
+    @property
+    def reconnects(self) -> int:
+        """How often it was subscribed again."""
+        return max(0, self._subscribed - 1)
 
     async def run(self) -> None:
         """Stay subscribed until cancelled."""
         wait_s = RECONNECT_FIRST_S
         while True:
             try:
-                protocol = await asyncio.wait_for(self._subscribe(), SUBSCRIBE_TIMEOUT_S)
+                async with asyncio.timeout(SUBSCRIBE_TIMEOUT_S):  # not wait_for: see CommandThread.run
+                    protocol = await self._subscribe()
                 wait_s, self.connected = RECONNECT_FIRST_S, True
+                self._subscribed += 1
                 self._on_subscribed()
                 await protocol.lost
                 log.warning("the subscription was lost; connecting again")
@@ -68,6 +82,7 @@ class Subscription:
     async def _subscribe(self) -> _PubSubProtocol:
         loop = asyncio.get_running_loop()
         options = ConnectionPool.from_url(self._url).connection_kwargs
+        self._messages_before = self.messages
         protocol = self._protocol = _PubSubProtocol(self._on_message)
         if "path" in options:
             await loop.create_unix_connection(lambda: protocol, options["path"])
@@ -93,6 +108,7 @@ class _PubSubProtocol(asyncio.Protocol):
         self._on_message = on_message
         self._reader = hiredis.Reader()
         self._reply: asyncio.Future[Any] | None = None
+        self.messages = 0
         self.transport: asyncio.Transport | None = None
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -113,6 +129,7 @@ class _PubSubProtocol(asyncio.Protocol):
         self._reader.feed(data)
         while (reply := self._reader.gets()) is not False:
             if type(reply) is list and len(reply) == 4 and reply[0] == b"pmessage":
+                self.messages += 1
                 self._on_message(reply[2], reply[3])
             elif self._reply is not None and not self._reply.done():
                 self._reply.set_result(reply)

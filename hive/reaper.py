@@ -3,8 +3,8 @@
 Problem: a worker that is killed says nothing; RQ notices after minutes, or never (docs/failures.md). The easy way,
 RQ's maintenance, runs only when a worker idles. So every HTTP process sweeps twice a second: a lease that ran out
 goes back to the queue as the next attempt, or to its end when too many attempts in a row brought no byte; a queued
-record without a job gets one. Every step is a script that proves nothing changed hands since it looked, so any number
-of reapers may sweep at once.
+record without a job gets one; an urgent download that nobody takes gets the place of one of low priority. Every step
+is a script that proves nothing changed hands since it looked, so any number of reapers may sweep at once.
 
 After an outage of Redis all leases look expired, though the workers are alive and were only kept from renewing. So
 the reaper holds off for one lease time after any error and after Redis came back as another process.
@@ -19,19 +19,18 @@ import redis
 
 from hive.connections import RedisClient
 from hive.jobqueue import JobQueue
-from hive.record import requeued_event
 from hive.recovery import take_over
 from hive.tracker import DownloadTracker
-from hive.wire import jobs
 
 log = logging.getLogger("hive.reaper")
 
 #: Seconds between two sweeps.
 SWEEP_INTERVAL_S = 0.5
-#: Seconds between two looks for queued records without a job, and how long one must have been seen so: a job that a
-#: worker has just taken from the queue is claimed within this time.
-ORPHAN_CHECK_INTERVAL_S = 2.5
-ORPHAN_AGE_S = 5.0
+#: The most tickets put in by one sweep.
+MAX_NEW_TICKETS = 100
+#: Seconds that an urgent download waits for a worker that is free, before one is asked to give up what it does, and
+#: before another one is asked.
+URGENT_PATIENCE_S, ASK_AGAIN_S = 1.0, 5.0
 #: Seconds between two looks for expired records in the list, and how many of the oldest are looked at.
 FORGET_INTERVAL_S = 60.0
 FORGET_AT_ONCE = 1000
@@ -50,8 +49,9 @@ class Reaper:
         self._max_attempts = max_attempts
         self._hold_until = time.monotonic() + lease_s
         self._run_id: str | None = None
-        self._orphans: dict[str, float] = {}
-        self._next_orphan_check = self._next_forgetting = 0.0
+        self._short_before = 0
+        self._urgent_since: dict[str, float] = {}
+        self._next_forgetting = 0.0
 
     def sweep(self) -> None:
         """Look once, and put right what is found. Raises redis-py's errors, after noting that one came."""
@@ -61,9 +61,8 @@ class Reaper:
             if time.monotonic() >= self._hold_until:
                 for download_id in self._tracker.expired_leases():
                     self._take_over(download_id)
-            if time.monotonic() >= self._next_orphan_check:
-                self._next_orphan_check = time.monotonic() + ORPHAN_CHECK_INTERVAL_S
-                self._adopt_orphans()
+            self._replace_lost_tickets()
+            self._make_room()
             if time.monotonic() >= self._next_forgetting:
                 self._next_forgetting = time.monotonic() + FORGET_INTERVAL_S
                 self.forget_expired()
@@ -99,21 +98,22 @@ class Reaper:
             reason="The worker fell silent; another one goes on.",
         )
 
-    def _adopt_orphans(self) -> None:
-        """Queue again what is recorded as queued and has no job: its job died between queue and claim, or was never
-        put there.
+    def _replace_lost_tickets(self) -> None:
+        """Put in tickets where there are fewer than downloads that could be claimed: a worker died with one in hand,
+        or the process that made the record before it put one in.
+
+        A worker that has just taken a ticket has not claimed yet, so what counts is what two sweeps have seen.
         """
-        pending, waiting, now = self._tracker.pending(), self._queue.waiting(), time.monotonic()
-        taken = {job_id.rpartition("-a")[0] for job_id in waiting}
-        self._orphans = {i: self._orphans.get(i, now) for i in pending if i not in taken}
-        for download_id in [i for i, since in self._orphans.items() if now - since >= ORPHAN_AGE_S]:
-            self._orphans.pop(download_id)
-            record = self._tracker.read(download_id)
-            if record is None or record.state != "queued":
-                continue
-            attempt = self._tracker.release(record, requeued_event(record, None), counts=False)
-            if attempt is not None:
-                log.warning(
-                    "queued again: the job was lost", extra={"fields": {"job_id": jobs.job_id(download_id, attempt)}}
-                )
-                self._queue.enqueue(download_id, attempt)
+        short = self._tracker.claimable() - self._queue.tickets()
+        missing, self._short_before = min(short, self._short_before, MAX_NEW_TICKETS), short
+        if missing > 0:
+            log.warning("tickets were lost; putting in new ones", extra={"fields": {"tickets": missing}})
+            self._queue.add_tickets(self._tracker.pending(limit=missing))
+
+    def _make_room(self) -> None:
+        """Let an urgent download that found no free worker have that of one of low priority."""
+        now = time.monotonic()
+        self._urgent_since = {i: self._urgent_since.get(i, now) for i in self._tracker.urgent()}
+        for download_id, since in self._urgent_since.items():
+            if now - since >= URGENT_PATIENCE_S and self._tracker.make_room(download_id, ASK_AGAIN_S):
+                log.info("asked a worker to make room", extra={"fields": {"download_id": download_id}})

@@ -10,7 +10,7 @@ import msgspec
 from hive import errors
 from hive.wire import events
 from hive.wire.events import Downloading, Event
-from hive.wire.jobs import Request
+from hive.wire.jobs import Priority, Request
 
 State = Literal["queued", "running", "paused", "complete", "failed", "cancelled"]
 TERMINAL_STATES = frozenset({"complete", "failed", "cancelled"})
@@ -34,8 +34,17 @@ class Record(msgspec.Struct, kw_only=True, frozen=True):
     bytes_at_claim: int = 0
     worker: str = ""
     control: str = ""
+    priority: Priority = "normal"
     local_path: str = ""
     retry_of: str = ""
+    request_id: str = ""
+    #: Bytes that came over the network in all attempts, and how many of them had come before.
+    bytes_received: int = 0
+    bytes_refetched: int = 0
+    #: Milliseconds that workers spent on it.
+    active_ms: int = 0
+    queued_ms: int = 0
+    claimed_ms: int = 0
     created_ms: int = 0
     started_ms: int = 0
     updated_ms: int = 0
@@ -65,6 +74,8 @@ class New(msgspec.Struct, kw_only=True, frozen=True):
     secret: bytes = b""
     secret_ttl_s: int = 0
     retry_of: str = ""
+    request_id: str = ""
+    priority: Priority = "normal"
 
 
 class Claim(NamedTuple):
@@ -76,10 +87,19 @@ class Claim(NamedTuple):
 
 
 class Ack(NamedTuple):
-    """The answer to a publish or renewal: whether the claim still holds, and a word (`cancel`) or none."""
+    """The answer to a publish or renewal: whether the claim still holds, and a word (`cancel`, `pause`, `yield`) or
+    none.
+    """
 
     held: bool
     control: str
+
+
+class Traffic(NamedTuple):
+    """Bytes of one attempt: all that came over the network, and those among them that had come before."""
+
+    received: int = 0
+    refetched: int = 0
 
 
 class Page(NamedTuple):

@@ -26,22 +26,28 @@ def take_over(
     `expired_only` lets the scripts refuse while the lease still runs: for whoever only suspects that the worker is
     dead.
     """
-    fields = {"download_id": record.id, "attempt": record.attempt, "worker": record.worker}
     if record.control == "cancel":
-        return tracker.end_from_outside(record, "cancelled", cancelled_event(record), expired_only=expired_only)
+        ended = tracker.end_from_outside(record, "cancelled", cancelled_event(record), expired_only=expired_only)
+        return ended and _say(logging.INFO, "cancelled", record)
     if record.bytes_done <= record.bytes_at_claim and record.stalls + 1 >= max_attempts:
         lost = errors.WorkerLost()
         end = events.Error(message=lost.message, code=lost.code, status="failed", attempt=record.attempt)
         ended = tracker.end_from_outside(record, "failed", end, expired_only=expired_only)
-        if ended:
-            log.error("gave up: attempt after attempt died without a byte", extra={"fields": fields})
-        return ended
+        return ended and _say(logging.ERROR, "failed", record, code=lost.code, reason=lost.message)
     if record.control == "pause":
         event = requeued_event(record, None, "paused")
-        return tracker.release(record, event, counts=True, expired_only=expired_only, to="paused") is not None
+        paused = tracker.release(record, event, counts=True, expired_only=expired_only, to="paused") is not None
+        return paused and _say(logging.INFO, "paused", record)
     attempt = tracker.release(record, requeued_event(record, reason), counts=True, expired_only=expired_only)
     if attempt is None:
         return False
-    log.warning("took over: %s", reason, extra={"fields": fields})
+    _say(logging.WARNING, "recovered", record, reason=reason)
     queue.enqueue(record.id, attempt)
+    return True
+
+
+def _say(level: int, message: str, record: Record, **more: str) -> bool:
+    """One line of the download's life (docs/logs.md), of the attempt whose worker is gone; always True."""
+    ids = {"download_id": record.id, "attempt": record.attempt, "request_id": record.request_id}
+    log.log(level, message, extra={"fields": {**ids, "worker": record.worker, **more}})
     return True

@@ -43,6 +43,12 @@ class WorkerRegistry:
             pipeline.sadd(keys.WORKERS, info.name)
             pipeline.execute()
 
+    def busy(self, name: str, download_id: str) -> None:
+        """Say at once what this worker does, which its next heartbeat would say in some seconds."""
+        key = keys.worker(name)
+        if self._redis.exists(key):
+            self._redis.hset(key, mapping={"state": "busy", "download_id": download_id})
+
     def leave(self, name: str) -> None:
         """Say that this worker has ended."""
         with self._redis.pipeline() as pipeline:

@@ -40,7 +40,7 @@ def remove_snapshot_files(hub: Path, hive: Path, folder: str, commit: str, paths
         else:
             _remove_links(cache.fd, commit, paths)
         freed = _remove_blobs(cache.fd, gone, kept)
-        _remove_empty_repo(hub, cache.fd, folder)
+        remove_empty_repo(hub, cache.fd, folder)
     return freed
 
 
@@ -85,18 +85,18 @@ def _remove_blobs(repo: int, gone: list[Entry], kept: list[Entry]) -> int:
     return freed
 
 
-def _remove_empty_repo(hub: Path, repo: int, folder: str) -> None:
-    """Remove the repository's folder, when no commit is left; while another tool's blob is under way in it, it stays.
+def remove_empty_repo(hub: Path, repo: int, folder: str) -> None:
+    """Remove the repository's folder, when nothing is left in it; while another tool's blob is under way, it stays.
 
     `snapshots` goes last: tools take a repository without it for broken.
     """
     for name in (TREES, REFS, _NOT_THERE, BLOBS):
         remove_empty(repo, name)
     with os.scandir(repo) as entries:
-        only_snapshots = [entry.name for entry in entries] == [SNAPSHOTS]
-    if only_snapshots:
+        left = [entry.name for entry in entries]
+    if left in ([SNAPSHOTS], []):
         with open_folder(hub) as above:
-            remove_empty(above, f"{folder}/{SNAPSHOTS}")
+            remove_empty(above, "/".join([folder, *left]))
 
 
 def _unlink(folder: int, *path: str) -> bool:

@@ -39,12 +39,19 @@ class Download(msgspec.Struct, frozen=True, kw_only=True):
     status: str
     object: str = "download"
     local_path: str | None = None
+    priority: str = "normal"
     attempt: int | None = None
     worker: str | None = None
     created_at: float | None = None
     started_at: float | None = None
     updated_at: float | None = None
     ended_at: float | None = None
+    duration_seconds: float | None = None
+    active_seconds: float = 0.0
+    bytes_received: int = 0
+    bytes_refetched: int = 0
+    average_bytes_per_second: int | None = None
+    reason: str | None = None
     progress: Event | None = None
 
 
@@ -105,6 +112,12 @@ class Bandwidth(msgspec.Struct, frozen=True, kw_only=True):
     """What all workers together may take from the network, in bytes per second; None: no limit."""
 
     bytes_per_second: int | None
+
+
+class Running(msgspec.Struct, frozen=True, kw_only=True):
+    """How many downloads may run at once in the whole fleet; None: no limit."""
+
+    max_running: int | None
 
 
 class Page(msgspec.Struct, Generic[T], frozen=True, kw_only=True):

@@ -8,6 +8,8 @@ it travels under a key of its own, encrypted (Fernet: AES-128-CBC and HMAC-SHA25
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import os
 from pathlib import Path
 
@@ -53,6 +55,25 @@ def unseal(sealed: bytes, key_file: Path) -> Credentials:
             "The credentials of this download were encrypted with another key. "
             "Give the server and all workers the same HIVE_SECRET_KEY_FILE."
         ) from None
+
+
+def seal_text(text: str, key_file: Path) -> bytes:
+    """Any text, encrypted. Makes the key file where there is none."""
+    return _cipher(key_file, create=True).encrypt(text.encode())
+
+
+def unseal_text(sealed: bytes, key_file: Path) -> str:
+    """The text again. Raises SecretKeyError."""
+    try:
+        return _cipher(key_file, create=False).decrypt(sealed).decode()
+    except InvalidToken:
+        raise SecretKeyError("It was encrypted with another key: HIVE_SECRET_KEY_FILE differs.") from None
+
+
+def fingerprint(text: str, key_file: Path) -> str:
+    """A name for a secret text: the same for the same text, and of no use to whoever has not the key."""
+    _cipher(key_file, create=True)
+    return hmac.digest(key_file.read_bytes().strip(), b"name:" + text.encode(), hashlib.sha256).hex()[:24]
 
 
 def ensure_key(key_file: Path) -> None:

@@ -16,6 +16,9 @@ from typing import Literal
 import msgspec
 from msgspec import field
 
+from hive.errors import UnsafeUrl
+from hive.signature import read_key
+from hive.urls import Url, parse_url
 from hive.version import VERSION
 
 #: Where the HTTP process listens, and where clients look for it.
@@ -23,6 +26,12 @@ DEFAULT_ADDRESS = "127.0.0.1:8080"
 
 #: The lowest limit of the bandwidth, in bytes per second: below, one read of the network takes longer than a stall.
 MIN_BYTES_PER_SECOND = 65_536
+
+#: The highest limit of downloads that run at once.
+MAX_RUNNING = 100_000
+
+#: The most webhooks that may be set, and the most and longest waits between their tries.
+MAX_WEBHOOKS, MAX_WEBHOOK_RETRIES, MAX_WEBHOOK_RETRY_S = 16, 24, 86_400.0
 
 #: Words for on and off that other tools take.
 _SWITCHES = {"yes": "1", "on": "1", "no": "0", "off": "0"}
@@ -60,12 +69,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     files_at_once: int = field(default=8, name="HIVE_FILES_AT_ONCE")
     keep_free_percent: float = field(default=5.0, name="HIVE_KEEP_FREE_PERCENT")
     ended_ttl_s: int = field(default=86_400, name="HIVE_ENDED_TTL_S")
+    partial_ttl_s: int = field(default=604_800, name="HIVE_PARTIAL_TTL_S")
     max_attempts: int = field(default=6, name="HIVE_MAX_ATTEMPTS")
     lease_s: float = field(default=6.0, name="HIVE_LEASE_S")
     drain_s: float = field(default=5.0, name="HIVE_DRAIN_S")
     keepalive_s: float = field(default=10.0, name="HIVE_KEEPALIVE_S")
     max_streams: int = field(default=20_000, name="HIVE_MAX_STREAMS")
     max_queued: int = field(default=10_000, name="HIVE_MAX_QUEUED")
+    max_running: int = field(default=0, name="HIVE_MAX_RUNNING")
+
+    webhook_urls: str = field(default="", name="HIVE_WEBHOOK_URLS")
+    webhook_secret: str | None = field(default=None, name="HIVE_WEBHOOK_SECRET")
+    webhook_timeout_s: float = field(default=10.0, name="HIVE_WEBHOOK_TIMEOUT_S")
+    webhook_retry_s: str = field(default="5,30,120,600,1800,3600,7200,14400,28800,28800", name="HIVE_WEBHOOK_RETRY_S")
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> Settings:
@@ -95,12 +111,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             ("HIVE_FILES_AT_ONCE", self.files_at_once, 1, 64),
             ("HIVE_KEEP_FREE_PERCENT", self.keep_free_percent, 0, 90),
             ("HIVE_ENDED_TTL_S", self.ended_ttl_s, 60, 31_536_000),
+            ("HIVE_PARTIAL_TTL_S", self.partial_ttl_s, 600, 31_536_000),
             ("HIVE_MAX_ATTEMPTS", self.max_attempts, 1, 1000),
             ("HIVE_LEASE_S", self.lease_s, 0.5, 600),
             ("HIVE_DRAIN_S", self.drain_s, 0, 600),
             ("HIVE_KEEPALIVE_S", self.keepalive_s, 0.1, 60),
             ("HIVE_MAX_STREAMS", self.max_streams, 1, 1_000_000),
             ("HIVE_MAX_QUEUED", self.max_queued, 1, 1_000_000),
+            ("HIVE_WEBHOOK_TIMEOUT_S", self.webhook_timeout_s, 0.1, 60),
+            ("HIVE_MAX_RUNNING", self.max_running, 0, MAX_RUNNING),
         ):
             if not low <= value <= high:
                 raise SettingsError(f"{name} is {value}; it must lie between {low} and {high}.")
@@ -108,6 +127,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             raise SettingsError(f"HIVE_MAX_BYTES_PER_SECOND must be 0 (no limit) or at least {MIN_BYTES_PER_SECOND}.")
         if not self.hf_endpoint.startswith(("http://", "https://")):
             raise SettingsError("HF_ENDPOINT must be an http(s) URL.")
+        key = self.webhook_key
+        if self.webhooks and key is None:
+            raise SettingsError("HIVE_WEBHOOK_URLS needs HIVE_WEBHOOK_SECRET, which webhooks are signed with.")
+        if len(self.webhooks) > MAX_WEBHOOKS:
+            raise SettingsError(f"HIVE_WEBHOOK_URLS has {len(self.webhooks)} URLs; {MAX_WEBHOOKS} are the most.")
+        waits_s = self.webhook_waits_s
+        if len(waits_s) > MAX_WEBHOOK_RETRIES or not all(0 < wait_s <= MAX_WEBHOOK_RETRY_S for wait_s in waits_s):
+            most = f"{MAX_WEBHOOK_RETRIES} waits of up to {MAX_WEBHOOK_RETRY_S:g} s"
+            raise SettingsError(f"HIVE_WEBHOOK_RETRY_S must have at most {most}.")
 
     @property
     def home_dir(self) -> Path:
@@ -146,6 +174,31 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return frozenset(entry.strip().lower() for entry in self.allow_hosts.split(",") if entry.strip())
 
     @property
+    def webhooks(self) -> tuple[Url, ...]:
+        """Where every end of a download is told. Raises SettingsError, which names no URL."""
+        texts = dict.fromkeys(text.strip() for text in self.webhook_urls.split(",") if text.strip())
+        try:
+            return tuple(parse_url(text) for text in texts)
+        except UnsafeUrl as error:
+            raise SettingsError(f"HIVE_WEBHOOK_URLS cannot be used: {error.message}") from None
+
+    @property
+    def webhook_key(self) -> bytes | None:
+        """What webhooks are signed with, or None. Raises SettingsError, which does not name it."""
+        try:
+            return read_key(self.webhook_secret.strip()) if self.webhook_secret else None
+        except ValueError as error:
+            raise SettingsError(f"HIVE_WEBHOOK_SECRET cannot be used: {error}.") from None
+
+    @property
+    def webhook_waits_s(self) -> tuple[float, ...]:
+        """Seconds between the tries of a webhook. Raises SettingsError."""
+        try:
+            return tuple(float(part) for part in self.webhook_retry_s.split(",") if part.strip())
+        except ValueError:
+            raise SettingsError("HIVE_WEBHOOK_RETRY_S must be seconds separated by commas.") from None
+
+    @property
     def proxies(self) -> dict[str, str]:
         """Outbound proxies by scheme, as requests takes them."""
         pairs = {"https": self.https_proxy, "http": self.http_proxy, "no_proxy": self.no_proxy}
@@ -167,7 +220,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             return None
 
     def __repr__(self) -> str:
-        """Without the token, and without addresses that may hold a password."""
-        hidden = {"hf_token", "redis_url", "https_proxy", "http_proxy"}
+        """Without what is secret, and without addresses that may hold a password."""
+        hidden = {"hf_token", "redis_url", "https_proxy", "http_proxy", "webhook_urls", "webhook_secret"}
         shown = {f: ("***" if f in hidden and getattr(self, f) else getattr(self, f)) for f in self.__struct_fields__}
         return f"Settings({', '.join(f'{name}={value!r}' for name, value in shown.items())})"

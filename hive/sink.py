@@ -40,6 +40,9 @@ class Listener(Protocol):
     def on_writable(self) -> None:
         """The client has taken what it was sent."""
 
+    def on_stalled(self) -> None:
+        """The client has taken nothing for too long: it is given up, `on_gone` follows."""
+
     def on_gone(self) -> None:
         """The response has ended, or the client has gone. Nothing may be written any more."""
 
@@ -114,7 +117,7 @@ class SocketSink(asyncio.Protocol):
     def pause_writing(self) -> None:
         """The kernel's buffer for this client is full."""
         self.paused = True
-        self._stall = asyncio.get_running_loop().call_later(STALL_TIMEOUT_S, self._give_up)
+        self._stall = asyncio.get_running_loop().call_later(STALL_TIMEOUT_S, self._stalled)
 
     def resume_writing(self) -> None:
         """Everything has left for the kernel."""
@@ -141,6 +144,11 @@ class SocketSink(asyncio.Protocol):
         if self._stall is not None:
             self._stall.cancel()
             self._stall = None
+
+    def _stalled(self) -> None:
+        if self._listener is not None:
+            self._listener.on_stalled()
+        self._give_up()
 
     def _give_up(self) -> None:
         with contextlib.suppress(OSError):

@@ -37,11 +37,14 @@ class Entry(NamedTuple):
 
 
 class Blob(NamedTuple):
-    """A blob that is there: size in bytes, unix seconds, and whether it lies in the shared store."""
+    """A blob that is there: size in bytes, unix seconds, and whether it lies in the shared store; `at` says where
+    below `hub`.
+    """
 
     size: int
     modified: float
     shared: bool
+    at: tuple[str, ...]
 
 
 class RepoCache:
@@ -116,12 +119,12 @@ class RepoCache:
             if not file.is_symlink():
                 found = file.stat(follow_symlinks=False)
                 return Entry(path, found.st_size, found.st_mtime, None) if stat.S_ISREG(found.st_mode) else None
-            name = self._blob_of(path, os.readlink(file.name, dir_fd=folder))
+            name = self.blob_of(path, os.readlink(file.name, dir_fd=folder))
             if name and (blob := self.blob(name)):
                 return Entry(path, blob.size, blob.modified, name, blob.shared)
         return None
 
-    def _blob_of(self, path: str, target: str) -> str | None:
+    def blob_of(self, path: str, target: str) -> str | None:
         """The name of the blob that a link at this path points to, or None where it points elsewhere."""
         blobs = f"{self.path / BLOBS}/" if target.startswith("/") else "../" * (path.count("/") + 2) + f"{BLOBS}/"
         name = target.removeprefix(blobs)
@@ -133,13 +136,14 @@ class RepoCache:
                 self._blobs_fd = self._open.enter_context(open_folder(self.fd, BLOBS))
             found = os.stat(name, dir_fd=self._blobs_fd, follow_symlinks=False)
             if stat.S_ISREG(found.st_mode):
-                return Blob(found.st_size, found.st_mtime, False)
+                return Blob(found.st_size, found.st_mtime, False, (self._folder, BLOBS, name))
             if stat.S_ISLNK(found.st_mode) and (
                 match := _SHARED_BLOB.fullmatch(os.readlink(name, dir_fd=self._blobs_fd))
             ):
                 with open_folder(self._hub, BLOBS, match[1]) as shared:
                     found = os.stat(match[2], dir_fd=shared, follow_symlinks=False)
-                return Blob(found.st_size, found.st_mtime, True) if stat.S_ISREG(found.st_mode) else None
+                at = (BLOBS, match[1], match[2])
+                return Blob(found.st_size, found.st_mtime, True, at) if stat.S_ISREG(found.st_mode) else None
         return None
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from typing import Final, Literal
 
 from starlette.types import Receive, Scope, Send
@@ -116,6 +117,10 @@ class Stream:
         elif self.topic is not None:
             self.notify(self.topic)
 
+    def on_stalled(self) -> None:
+        """The client has taken nothing for too long, and is given up."""
+        self._endpoint.stalled_total += 1
+
     def on_gone(self) -> None:
         """The response is over, however it ended."""
         self.phase = "done"
@@ -139,7 +144,8 @@ class StreamEndpoint:
         self._max_streams = max_streams
         self._open: set[Stream] = set()
         self._draining = False
-        self.opened_total = 0
+        #: Streams that have ended, and how many of them because the client took nothing.
+        self.ended_total = self.stalled_total = 0
 
     @property
     def open_streams(self) -> int:
@@ -158,7 +164,6 @@ class StreamEndpoint:
             return True
         stream = Stream(self)
         self._open.add(stream)
-        self.opened_total += 1
         try:
             topic = await self._fanout.join(download_id, stream)
             if topic is None:
@@ -166,8 +171,12 @@ class StreamEndpoint:
             stream.topic = topic
             last = Version.parse(last_event_id) if last_event_id is not None else None
             # The client was at a replica that is ahead of this one: what is in the slot here is its past.
-            if last is not None and topic.version < last and not await self._fanout.read_again(topic):
-                stream.not_before(last)
+            if last is not None and topic.version < last:
+                there = await self._fanout.read_again(topic)
+                # Made again after Redis lost its data: its worker, under the same fence, is about to say more.
+                behind = topic.version < last and topic.version.fence == last.fence and not topic.terminal
+                if behind or not there:
+                    stream.not_before(last)
             if topic.terminal and last == topic.version:
                 await _no_content(send)
             elif not _take_over(scope, stream, topic):
@@ -182,6 +191,7 @@ class StreamEndpoint:
     def forget(self, stream: Stream) -> None:
         """The stream has ended, or never began."""
         self._open.discard(stream)
+        self.ended_total += stream.started
         if stream.topic is not None:
             self._fanout.leave(stream.topic, stream)
 
@@ -192,11 +202,13 @@ class StreamEndpoint:
         self._draining = True
         streams = list(self._open)
         steps = max(1, min(len(streams), int(window_s / _DRAIN_STEP_S)))
+        began_s = time.monotonic()
         for step in range(steps):
             for stream in streams[step::steps]:
                 stream.close(sse.RETRY_MS // 2 + random.randrange(sse.RETRY_MS))
             if step < steps - 1:
-                await asyncio.sleep(window_s / steps)
+                # By the clock, not by so many sleeps: each is a little longer than asked for.
+                await asyncio.sleep(began_s + (step + 1) * window_s / steps - time.monotonic())
 
 
 def _take_over(scope: Scope, stream: Stream, topic: Topic) -> bool:

@@ -129,7 +129,8 @@ def _open_pipe() -> tuple[IO[bytes], int]:
 async def happens(event: asyncio.Event, timeout_s: float) -> bool:
     """Whether the event is set within this time."""
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(event.wait(), timeout_s)
+        async with asyncio.timeout(timeout_s):
+            await event.wait()
     return event.is_set()
 
 

@@ -18,9 +18,11 @@ import msgspec
 
 from hive import scripts
 from hive.connections import RedisClient
-from hive.record import Ack, Claim, New, Page, Record, State, read_record
+from hive.record import Ack, Claim, New, Page, Record, State, Traffic, read_record
+from hive.settings import Settings
 from hive.wire import events, keys
 from hive.wire.events import Event, Message, Version
+from hive.wire.jobs import RANKS, Priority
 
 Outcome = Literal["created", "joined", "known", "full"]
 
@@ -28,20 +30,45 @@ Outcome = Literal["created", "joined", "known", "full"]
 MAX_SCANNED = 20_000
 #: Ids read in one pipeline.
 PAGE = 200
+#: How many running downloads are looked at for one that may make room.
+MAX_RUNNING_SCANNED = 2000
+
+
+#: What nobody has counted.
+NO_TRAFFIC = Traffic()
+
+
+class FleetFull(Exception):
+    """As many downloads run as may; the next one is claimed when one has ended."""
 
 
 class DownloadTracker:
     """Reads and changes the records, over one blocking Redis client."""
 
-    def __init__(self, client: RedisClient, *, ended_ttl_s: int, max_queued: int, lease_s: float) -> None:
+    def __init__(
+        self, client: RedisClient, *, ended_ttl_s: int, max_queued: int, lease_s: float, max_running: int = 0
+    ) -> None:
+        """`max_running`: downloads at once in the whole fleet, 0 for no limit, until somebody sets another number."""
         self._redis = client
+        self._max_running = max_running
         self._ended_ttl_s = ended_ttl_s
         self._max_queued = max_queued
         self._lease_ms = int(lease_s * 1000)
         register = client.register_script
         self._create, self._claim, self._publish = map(register, (scripts.CREATE, scripts.CLAIM, scripts.PUBLISH))
         self._renew, self._release, self._finish = map(register, (scripts.RENEW, scripts.RELEASE, scripts.FINISH))
-        self._control = register(scripts.CONTROL)
+        self._control, self._priority = map(register, (scripts.CONTROL, scripts.PRIORITY))
+
+    @classmethod
+    def of(cls, client: RedisClient, settings: Settings) -> DownloadTracker:
+        """One that keeps to the settings."""
+        return cls(
+            client,
+            ended_ttl_s=settings.ended_ttl_s,
+            max_queued=settings.max_queued,
+            lease_s=settings.lease_s,
+            max_running=settings.max_running,
+        )
 
     # -- the HTTP process --------------------------------------------------------------------------------------------
 
@@ -57,6 +84,7 @@ class DownloadTracker:
             "request": msgspec.json.encode(new.request),
             "attempt": 1,
             "retry_of": new.retry_of,
+            "request_id": new.request_id,
         }
         found = self._create(
             keys=[
@@ -76,6 +104,7 @@ class DownloadTracker:
                 new.secret,
                 new.secret_ttl_s,
                 new.local_path,
+                new.priority,
                 *(part for pair in fields.items() for part in pair),
             ],
         )
@@ -120,6 +149,10 @@ class DownloadTracker:
         """Drop a lease whose download has ended or is gone."""
         self._redis.zrem(keys.LEASES, download_id)
 
+    def forget_pending(self, download_id: str) -> None:
+        """Drop a place in the queue whose download is gone."""
+        self._redis.zrem(keys.PENDING, download_id)
+
     def forget_expired(self, limit: int) -> None:
         """Look at so many of the oldest in the list, and forget those whose records have expired."""
         ids = self._redis.zrange(keys.DOWNLOADS, 0, limit - 1)
@@ -132,33 +165,98 @@ class DownloadTracker:
             self._redis.zrem(keys.DOWNLOADS, *gone)
 
     def pending(self, limit: int = 10_000) -> list[str]:
-        """Ids of queued downloads, the longest waiting first."""
+        """Ids of queued downloads, the next one first."""
         return [i.decode() for i in self._redis.zrange(keys.PENDING, 0, limit - 1)]
 
+    def urgent(self, limit: int = 100) -> list[str]:
+        """Ids of queued downloads of high priority, the next one first."""
+        end = RANKS["normal"] * 10**13
+        found = self._redis.zrangebyscore(keys.PENDING, "-inf", f"({end}", start=0, num=limit)
+        return [i.decode() for i in found]
+
+    def claimable(self) -> int:
+        """How many queued downloads could be claimed now."""
+        with self._redis.pipeline(transaction=False) as pipeline:
+            pipeline.zcard(keys.PENDING)
+            pipeline.zcard(keys.LEASES)
+            pipeline.get(keys.RUNNING_LIMIT)
+            queued, running, limit = pipeline.execute()
+        most = self._max_running if limit is None else int(limit)
+        return min(int(queued), max(most - int(running), 0)) if most else int(queued)
+
+    def running_limit(self) -> int | None:
+        """How many downloads may run at once in the whole fleet; None for no limit."""
+        found = self._redis.get(keys.RUNNING_LIMIT)
+        return (self._max_running if found is None else int(found)) or None
+
+    def set_running_limit(self, limit: int | None) -> None:
+        """Change that."""
+        self._redis.set(keys.RUNNING_LIMIT, limit or 0)
+
+    def make_room(self, download_id: str, patience_s: float) -> bool:
+        """Ask the worker of the youngest running download of low priority to give it back, for the sake of this one;
+        False where there is none, or one was asked less than `patience_s` ago.
+        """
+        if not self._redis.set(keys.urgent(download_id), 1, nx=True, px=int(patience_s * 1000)):
+            return False
+        running = [i.decode() for i in self._redis.zrange(keys.LEASES, 0, MAX_RUNNING_SCANNED - 1)]
+        records = [record for _, record in self._present([(0, i) for i in running])]
+        low = [r for r in records if r.priority == "low" and r.state == "running" and not r.control]
+        low.sort(key=lambda record: record.claimed_ms, reverse=True)
+        return any(self.leave_word(record, "yield") for record in low)
+
+    def set_priority(self, download_id: str, priority: Priority) -> bool:
+        """Change how soon a download gets a worker; False when it has ended."""
+        return bool(self._priority(keys=[keys.record(download_id), keys.PENDING], args=[download_id, priority]))
+
     def leave_word(self, record: Record, word: str) -> bool:
-        """Leave `cancel` or `pause` for the worker. False when the download changed hands since `record` was read."""
+        """Leave `cancel`, `pause` or `yield` for the worker. False when the download changed hands since `record` was
+        read, and for `yield` where there is a word already.
+        """
         return bool(self._control(keys=[keys.record(record.id)], args=[word, record.fence]))
 
     def end_from_outside(self, record: Record, state: State, event: Event, *, expired_only: bool = False) -> bool:
         """End a download that no worker holds. False when it changed hands since `record` was read, or is held after
         all.
         """
-        return self._end(record.id, record.identity, record.fence, "", state, event, "", expired_only)
+        return self._end(record.id, record.identity, record.fence, "", state, event, expired_only=expired_only)
 
     # -- a worker ----------------------------------------------------------------------------------------------------
 
     def claim(self, record: Record, owner: str, worker: str, event: Event) -> Claim | None:
-        """Take hold of a queued download; None when the job is stale (ended, claimed, or queued again as a later
+        """Take hold of a queued download; None when it is not queued (ended, claimed, or queued again as a later
         attempt).
+
+        Raises:
+            FleetFull: as many downloads run as may.
         """
         fence = self._claim(
-            keys=[keys.record(record.id), keys.events(record.id), keys.PENDING, keys.LEASES],
-            args=[record.id, record.attempt, owner, self._lease_ms, worker, events.encode(event)],
+            keys=[keys.record(record.id), keys.events(record.id), keys.PENDING, keys.LEASES, keys.RUNNING_LIMIT],
+            args=[
+                record.id,
+                record.attempt,
+                owner,
+                self._lease_ms,
+                worker,
+                events.encode(event),
+                self._max_running,
+            ],
         )
+        if fence == b"full":
+            raise FleetFull
         return Claim(record.id, record.identity, int(fence)) if fence else None
 
-    def publish(self, claim: Claim, seq: int, event: events.Downloading) -> Ack:
-        """Make this the latest event, tell the channel, and renew the lease."""
+    def publish(
+        self,
+        claim: Claim,
+        seq: int,
+        event: events.Downloading,
+        traffic: Traffic = NO_TRAFFIC,
+        found: int | None = None,
+    ) -> Ack:
+        """Make this the latest event, tell the channel, and renew the lease. `found`: bytes that were on disk already,
+        once they are known.
+        """
         held, control = self._publish(
             keys=[keys.record(claim.id), keys.events(claim.id), keys.LEASES],
             args=[
@@ -169,6 +267,8 @@ class DownloadTracker:
                 self._lease_ms,
                 event.status or "downloading",
                 event.bytes_downloaded,
+                *traffic,
+                "" if found is None else found,
             ],
         )
         return Ack(bool(held), control.decode())
@@ -189,6 +289,7 @@ class DownloadTracker:
         fence: int | None = None,
         expired_only: bool = False,
         to: Literal["queued", "paused"] = "queued",
+        traffic: Traffic = NO_TRAFFIC,
     ) -> int | None:
         """Put a download (back) into the queue, or aside; gives the number of its next attempt, or None when it changed
         hands.
@@ -206,13 +307,22 @@ class DownloadTracker:
                 int(expired_only),
                 events.encode(event),
                 to,
+                *traffic,
             ],
         )
         return attempt if done else None
 
-    def finish(self, claim: Claim, seq: int, state: State, event: Event, local_path: str = "") -> bool:
+    def finish(
+        self,
+        claim: Claim,
+        seq: int,
+        state: State,
+        event: Event,
+        local_path: str = "",
+        traffic: Traffic = NO_TRAFFIC,
+    ) -> bool:
         """End the download that this worker holds. False when the claim is lost: somebody else has or will end it."""
-        return self._end(claim.id, claim.identity, claim.fence, seq, state, event, local_path, False)
+        return self._end(claim.id, claim.identity, claim.fence, seq, state, event, local_path, traffic)
 
     def read_secret(self, download_id: str) -> bytes | None:
         """The sealed credentials of a download, or None."""
@@ -229,9 +339,13 @@ class DownloadTracker:
         seq: int | str,
         state: State,
         event: Event,
-        local_path: str,
-        expired_only: bool,
+        local_path: str = "",
+        traffic: Traffic = NO_TRAFFIC,
+        *,
+        expired_only: bool = False,
     ) -> bool:
+        code = event.code if isinstance(event, events.Error) else None
+        total = event.bytes_total if isinstance(event, events.Complete) else None
         return bool(
             self._finish(
                 keys=[
@@ -251,6 +365,9 @@ class DownloadTracker:
                     self._ended_ttl_s,
                     local_path,
                     int(expired_only),
+                    code or "",
+                    *traffic,
+                    "" if total is None else total,
                 ],
             )
         )

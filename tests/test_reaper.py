@@ -15,7 +15,7 @@ from hive.record import Record
 from hive.tracker import DownloadTracker
 from hive.wire import events, keys
 from hive.wire.events import Downloading, Error
-from tests.makers import claim, create, downloading
+from tests.makers import claim, create, downloading, new
 
 LEASE_S = 6.0
 
@@ -83,7 +83,7 @@ def test_a_dead_workers_download_is_queued_as_the_next_attempt(
     reaper.sweep()
     record = read(tracker, download_id)
     assert (record.state, record.attempt, record.stalls) == ("queued", 2, 1)
-    assert queue.waiting() == {f"{download_id}-a2"}
+    assert store.lrange("rq:queue:hive", 0, -1) == [f"{download_id}-a2".encode()]
     event = record.last_event
     assert isinstance(event, Downloading)
     assert (event.status, event.attempt) == ("retrying", 2)
@@ -207,29 +207,70 @@ def test_it_holds_off_after_an_error(
     assert read(tracker, download_id).state == "running"
 
 
-def test_a_queued_download_without_a_job_gets_one(
-    reaper: Reaper, tracker: DownloadTracker, queue: JobQueue, clock: Clock
-) -> None:
-    """The process that made the record died before it queued the job, or the worker that took the job before it
-    claimed.
-    """
+def test_a_queued_download_without_a_ticket_gets_one(reaper: Reaper, tracker: DownloadTracker, queue: JobQueue) -> None:
+    """The process that made the record died before it put the ticket in, or the worker with the ticket in hand."""
     download_id = create(tracker)
-    for _ in range(3):
-        clock.now_s += reaper_module.ORPHAN_CHECK_INTERVAL_S
+    reaper.sweep()
+    assert queue.tickets() == 0, "a worker may have it in hand just now"
+    reaper.sweep()
+    assert queue.tickets() == 1
+    assert read(tracker, download_id).attempt == 1
+    for _ in range(5):
         reaper.sweep()
-    assert read(tracker, download_id).attempt == 2
-    assert queue.waiting() == {f"{download_id}-a2"}
+    assert queue.tickets() == 1
 
 
-def test_a_queued_download_with_a_job_is_left_alone(
-    reaper: Reaper, tracker: DownloadTracker, queue: JobQueue, clock: Clock
+def test_a_queued_download_with_a_ticket_is_left_alone(
+    reaper: Reaper, tracker: DownloadTracker, queue: JobQueue
 ) -> None:
     download_id = create(tracker)
     queue.enqueue(download_id, 1)
     for _ in range(6):
-        clock.now_s += reaper_module.ORPHAN_CHECK_INTERVAL_S
         reaper.sweep()
-    assert read(tracker, download_id).attempt == 1
+    assert queue.tickets() == 1
+
+
+def test_a_full_fleet_needs_no_tickets(reaper: Reaper, tracker: DownloadTracker, queue: JobQueue) -> None:
+    tracker.set_running_limit(1)
+    claim(tracker, create(tracker, "a"))
+    create(tracker, "b")
+    for _ in range(4):
+        reaper.sweep()
+    assert queue.tickets() == 0
+    tracker.set_running_limit(2)
+    reaper.sweep()
+    reaper.sweep()
+    assert queue.tickets() == 1
+
+
+def test_an_urgent_download_gets_the_place_of_the_youngest_low_one(
+    reaper: Reaper, tracker: DownloadTracker, clock: Clock, store: RedisClient
+) -> None:
+    running = [tracker.create(new(name, priority=word))[0] for name, word in (("a", "low"), ("b", "normal"))]
+    running.append(tracker.create(new("c", priority="low"))[0])
+    for number, download_id in enumerate(running):
+        claim(tracker, download_id, download_id)
+        store.hset(keys.record(download_id), "claimed_ms", number)
+    tracker.create(new("urgent", priority="high"))
+    reaper.sweep()
+    words = [read(tracker, i).control for i in running]
+    assert words == ["", "", ""], "a worker may be free"
+    clock.now_s += reaper_module.URGENT_PATIENCE_S
+    for _ in range(3):
+        reaper.sweep()
+    assert [read(tracker, i).control for i in running] == ["", "", "yield"]
+
+
+def test_an_urgent_download_takes_no_place_of_a_normal_one(
+    reaper: Reaper, tracker: DownloadTracker, clock: Clock
+) -> None:
+    normal = create(tracker)
+    claim(tracker, normal)
+    tracker.create(new("urgent", priority="high"))
+    for _ in range(4):
+        clock.now_s += reaper_module.URGENT_PATIENCE_S
+        reaper.sweep()
+    assert read(tracker, normal).control == ""
 
 
 def test_a_lease_without_a_record_is_forgotten(reaper: Reaper, store: RedisClient) -> None:

@@ -26,17 +26,18 @@ from hypothesis.stateful import (
 
 from hive import scripts
 from hive.connections import RedisClient
-from hive.record import Claim, Record
+from hive.record import Claim, Record, Traffic
 from hive.tracker import DownloadTracker
 from hive.wire import keys
 from hive.wire.events import Version, parse_message
+from hive.wire.jobs import RANKS
 from tests.makers import complete, downloading, failed, new
 
 #: What CI affords; HIVE_TEST_EXAMPLES raises it.
 EXAMPLES = int(os.environ.get("HIVE_TEST_EXAMPLES", "60"))
 REAL_EXAMPLES, STEPS = EXAMPLES // 3, 25
 #: A mutant is looked for until it is caught, so this costs time only when one escapes.
-MUTANT_EXAMPLES = 1000
+MUTANT_EXAMPLES = 3000
 
 
 class Downloads(RuleBasedStateMachine):
@@ -59,6 +60,7 @@ class Downloads(RuleBasedStateMachine):
         self.claims: dict[str, tuple[Claim, int]] = {}
         self.seq = 1
         self.ends = 0
+        self.received: dict[int, int] = {}
 
     def teardown(self) -> None:
         if hasattr(self, "pubsub"):
@@ -141,6 +143,38 @@ class Downloads(RuleBasedStateMachine):
         assert done == (fresh and not before.is_terminal)
         self.ends += done
 
+    @precondition(lambda self: self.claims)
+    @rule(data=st.data(), twice=st.booleans(), received=st.integers(0, 50))
+    def count_bytes(self, data: st.DataObject, twice: bool, received: int) -> None:
+        name = data.draw(st.sampled_from(sorted(self.claims)))
+        claim, present = self.holder(name)
+        self.seq += 1
+        self.received[claim.fence] = self.received.get(claim.fence, 0) + received * present
+        for _ in range(2 if twice else 1):
+            self.tracker.publish(claim, self.seq, downloading(), Traffic(self.received[claim.fence]))
+
+    @rule(priority=st.sampled_from(["low", "normal", "high"]))
+    def set_priority(self, priority: Literal["low", "normal", "high"]) -> None:
+        assert self.tracker.set_priority(self.id, priority) == (not self.record.is_terminal)
+
+    @rule(word=st.sampled_from(["yield", "cancel"]))
+    def leave_word(self, word: str) -> None:
+        before = self.record
+        left = self.tracker.leave_word(before, word)
+        assert left == (before.state == "running" and not (word == "yield" and before.control))
+        assert self.record.control == (word if left else before.control)
+
+    @invariant()
+    def bytes_are_counted_once(self) -> None:
+        if hasattr(self, "tracker"):
+            assert self.record.bytes_received == sum(self.received.values())
+
+    @invariant()
+    def the_place_in_the_queue_is_that_of_the_priority(self) -> None:
+        if hasattr(self, "tracker") and self.record.state == "queued":
+            rank, created_ms = divmod(int(self.redis.zscore(keys.PENDING, self.id)), 10**13)
+            assert (rank, created_ms) == (RANKS[self.record.priority], self.record.created_ms)
+
     @rule()
     def create_again(self) -> None:
         live = not self.record.is_terminal
@@ -212,6 +246,18 @@ MUTANTS = {
     "a fence that does not grow": ("RELEASE", "next_fence(KEYS[1]), '1'", "r[2], '1'"),
     "a release that takes from the living": ("RELEASE", "if ARGV[5] == '1' then", "if false then"),
     "an end that leaves the lease": ("FINISH", "redis.call('ZREM', KEYS[4], ARGV[1])", ""),
+    "bytes that are counted again": ("PUBLISH", "- tonumber(counted or '0')", ""),
+    "a wish that talks over a person": (
+        "CONTROL",
+        "if ARGV[1] == 'yield' and r[3] and r[3] ~= '' then return 0 end",
+        "",
+    ),
+    "a priority without its place": (
+        "PRIORITY",
+        "redis.call('ZADD', KEYS[2], 'XX', place(ARGV[2], r[2]), ARGV[1])",
+        "",
+    ),
+    "a place by the time of the attempt": ("RELEASE", "place(r[9], r[10])", "place(r[9], now_ms())"),
     "a claim by two": ("CLAIM", "if r[1] ~= 'queued' or r[2] ~= ARGV[2] then return '' end", ""),
 }
 

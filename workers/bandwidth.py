@@ -203,6 +203,8 @@ class Bandwidth:
         self._own = Line()
         self._lock = threading.Lock()
         self._mine = threading.local()
+        #: Bytes asked for so far, which are the bytes that were received.
+        self.received = 0
 
     def __call__(self, n_bytes: int) -> float:
         """Seconds to wait before these bytes may be accepted. With 0: how much longer, for the thread's last ones; a
@@ -211,6 +213,7 @@ class Bandwidth:
         booking: _Booking | None = getattr(self._mine, "booking", None)
         with self._lock:
             if n_bytes:
+                self.received += n_bytes
                 own_s = self._own.book(n_bytes, self._own_limit) if self._own_limit else 0.0
                 booking = self._book(n_bytes, own_s)
             elif booking is not None:

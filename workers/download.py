@@ -8,6 +8,7 @@ to do).
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
@@ -15,21 +16,25 @@ import uuid
 
 import msgspec
 import rq
+from redis.exceptions import RedisError
 
 from hive import errors, logs
-from hive.connections import connect
+from hive.connections import connect, is_store_error
 from hive.jobqueue import JobQueue
 from hive.record import Claim, Record, cancelled_event, requeued_event
+from hive.registry import WorkerRegistry
 from hive.secrets import Credentials, SecretKeyError, unseal
 from hive.settings import Settings
-from hive.tracker import DownloadTracker
+from hive.tracker import DownloadTracker, FleetFull
 from hive.wire import events
 from hive.wire.events import Downloading
-from hive.wire.refs import parse_ref, with_query
+from hive.wire.refs import HIDDEN_QUERY, parse_ref, with_query
+from workers.claimed import CLAIMED
 from workers.drain import DRAIN
 from workers.filelease import FileLeases
+from workers.holding import Holding
 from workers.progress import Reporter
-from workers.resolving import resolve_patiently
+from workers.resolving import resolve_patiently, until_redis_answers
 from workers.sources import Plan
 from workers.store import Store
 from workers.traffic import Traffic
@@ -39,29 +44,85 @@ from workers.transferring import Transfer, outbound
 log = logging.getLogger("workers.download")
 
 #: Seconds for one reply of Redis while a download runs: short against a lease, since each failed try eats from it.
-REPLY_TIMEOUT_S = 1.0
+REPLY_TIMEOUT_S, REPLIES_PER_LEASE = 1.0, 4
+#: Seconds for which a claim is tried again whose reply did not come, and between two tries.
+CLAIM_PATIENCE_S, CLAIM_RETRY_S = 4.0, 0.2
+#: How often another download is tried when others were faster to claim the first one.
+MAX_CLAIM_TRIES = 256
 
 
 def run(download_id: str, attempt: int) -> None:
-    """Run one attempt of a download, to its end or until somebody interferes. Stale jobs do nothing."""
+    """Take the download whose turn it is, and run it to its end or until somebody interferes.
+
+    The arguments say what the ticket was made for (hive/jobqueue.py), which is mostly, but need not be, the download
+    that is taken. A ticket too many does nothing.
+    """
     settings = Settings.from_env()
     assert settings.redis_url is not None
-    client = connect(settings.redis_url, reply_timeout_s=REPLY_TIMEOUT_S, retries=0)
-    tracker = DownloadTracker(
-        client, ended_ttl_s=settings.ended_ttl_s, max_queued=settings.max_queued, lease_s=settings.lease_s
-    )
-    with logs.bound(download_id=download_id, attempt=attempt):
-        record = tracker.read(download_id)
-        if record is None or record.attempt != attempt:
-            log.info("the job is stale; nothing to do")
-            return
-        claim = tracker.claim(record, uuid.uuid4().hex, _worker_name(), _claimed_event(record))
-        if claim is None:
-            log.info("somebody else has this download; nothing to do")
-            return
+    reply_timeout_s = min(REPLY_TIMEOUT_S, settings.lease_s / REPLIES_PER_LEASE)
+    client = connect(settings.redis_url, reply_timeout_s=reply_timeout_s, retries=0)
+    tracker, queue = DownloadTracker.of(client, settings), JobQueue(client)
+    try:
+        taken = _take_next(tracker)
+    except RedisError as error:
+        if not is_store_error(error):
+            raise
+        # Whatever came of the claim: the reaper puts in a new ticket, or hands on what nobody renews.
+        log.warning("Redis went away before a download was claimed", extra={"fields": {"reason": str(error)}})
+        return
+    if taken is None:
+        log.debug("nothing to do", extra={"fields": {"ticket_of": download_id, "attempt": attempt}})
+        return
+    record, claim = taken
+    with logs.bound(download_id=record.id, attempt=record.attempt, request_id=record.request_id):
         log.info("started", extra={"fields": {"model_ref": record.ref}})
+        with contextlib.suppress(RedisError):
+            WorkerRegistry(client).busy(_worker_name(), record.id)
         leases = FileLeases(client, claim.id, claim.fence, settings.lease_s)
-        Download(settings, tracker, JobQueue(client), record, claim, leases).run()
+        holding = Holding(settings, client, tracker, record, claim, _worker_name())
+        Download(settings, tracker, queue, record, claim, leases, holding).run()
+    with contextlib.suppress(RedisError):
+        _call_the_next(tracker, queue)
+
+
+def _take_next(tracker: DownloadTracker) -> tuple[Record, Claim] | None:
+    """Claim the first download of the queue; None where there is none, or as many run as may."""
+    owner, worker = uuid.uuid4().hex, _worker_name()
+    for _ in range(MAX_CLAIM_TRIES):
+        first = tracker.pending(limit=1)
+        if not first:
+            return None
+        record = tracker.read(first[0])
+        if record is None:
+            tracker.forget_pending(first[0])
+            continue
+        CLAIMED.write(record.id)
+        try:
+            claim = _claim(tracker, record, owner, worker)
+        except FleetFull:
+            break
+        if claim is not None:
+            return record, claim
+    CLAIMED.write("")
+    return None
+
+
+def _claim(tracker: DownloadTracker, record: Record, owner: str, worker: str) -> Claim | None:
+    """The claim, asked for again where the reply was lost: it may be ours already, and nobody else would know."""
+    deadline_s = time.monotonic() + CLAIM_PATIENCE_S
+    while True:
+        try:
+            return tracker.claim(record, owner, worker, _claimed_event(record))
+        except RedisError as error:
+            if not is_store_error(error) or time.monotonic() > deadline_s:
+                raise
+            time.sleep(CLAIM_RETRY_S)
+
+
+def _call_the_next(tracker: DownloadTracker, queue: JobQueue) -> None:
+    """Where a limit of the fleet made workers refuse, their tickets are gone: the place that is free now needs one."""
+    if tracker.claimable() > queue.tickets():
+        queue.add_tickets(tracker.pending(limit=1))
 
 
 class Download:
@@ -75,8 +136,11 @@ class Download:
         record: Record,
         claim: Claim,
         leases: FileLeases,
+        holding: Holding,
     ) -> None:
         self._settings = settings
+        self._holding = holding
+        self._ended = False
         self._tracker = tracker
         self._queue = queue
         self._record = record
@@ -93,12 +157,16 @@ class Download:
             _Brake(self._control),
             lease_s=settings.lease_s,
             files=leases,
-            bytes_floor=record.bytes_done,
+            # A worker that gave it back has shown more than it had published before.
+            bytes_floor=max(record.bytes_done, _claimed_event(record).bytes_downloaded),
+            received=lambda: self._traffic.bandwidth.received,
+            keep=holding.keep,
         )
 
     def run(self) -> None:
         """The story, and its one end."""
         DRAIN.on_request(self._stop)
+        self._holding.begin()
         self._reporter.start()
         try:
             plan = self._bring()
@@ -111,6 +179,8 @@ class Download:
             self._end_well(plan)
         finally:
             self._leases.release_all()
+            if self._ended:
+                self._holding.close()
             DRAIN.on_request(None)
 
     def _stop(self) -> None:
@@ -125,15 +195,20 @@ class Download:
         plan = self._resolve(credentials, network)
         missing = self._store.missing(plan)
         on_disk = [file for file in plan.files if file not in missing]
+        bytes_on_disk = sum(file.size or 0 for file in on_disk)
         self._reporter.plan(
             bytes_total=plan.total_bytes or 0,
             files_total=len(plan.files),
             files_done=len(on_disk),
-            bytes_done=sum(file.size or 0 for file in on_disk),
+            bytes_done=bytes_on_disk,
         )
+        found = {"files": len(plan.files), "bytes": plan.total_bytes, "bytes_on_disk": bytes_on_disk}
+        log.info("resolved", extra={"fields": found})
         if missing:
             self._reporter.status("downloading")
-            self._transfer(plan, network).run(missing)
+            transfer = self._transfer(plan, network)
+            self._holding.plan(transfer.shared(missing), plan.total_bytes or 0)
+            transfer.run(missing)
         self._control.check()
         self._store.complete(plan)
         return plan
@@ -166,7 +241,10 @@ class Download:
         )
 
     def _credentials(self) -> Credentials:
-        sealed = self._tracker.read_secret(self._claim.id)
+        read = self._tracker.read_secret
+        sealed = self._holding.secret = until_redis_answers(lambda: read(self._claim.id), self._control)
+        if sealed is None and self._record.ref.endswith(HIDDEN_QUERY):
+            raise errors.CredentialsLost
         if sealed is None:
             return Credentials()
         try:
@@ -190,8 +268,10 @@ class Download:
             seconds=seconds,
             attempt=self._record.attempt,
         )
-        if self._reporter.finish("complete", complete, path):
-            log.info("complete", extra={"fields": {"bytes": complete.bytes_total, "seconds": seconds}})
+        self._ended = self._reporter.finish("complete", complete, path)
+        if self._ended:
+            brought = {"bytes": complete.bytes_total, "seconds": seconds, "verified": complete.verified}
+            log.info("complete", extra={"fields": brought})
         else:
             log.warning("complete, but somebody else holds this download now")
 
@@ -203,37 +283,50 @@ class Download:
             self._finish("cancelled", cancelled_event(self._present_record()))
         elif self._reporter.paused:
             self._put_aside()
+        elif self._reporter.yielding and not DRAIN.requested:
+            self._give_back("Gave its place to an urgent download; goes on by itself.", "queued")
         elif DRAIN.requested or self._reporter.files_lost:
-            self._give_back()
+            self._give_back("The worker was stopped; another one goes on.", "retrying")
         else:
             self._finish("failed", self._error_event(error))
 
     def _finish(self, state: str, event: events.Error) -> None:
         assert state in ("cancelled", "failed")
-        if self._reporter.finish("cancelled" if state == "cancelled" else "failed", event):
-            log.info(state, extra={"fields": {"code": event.code, "reason": event.message}})
+        self._ended = self._reporter.finish("cancelled" if state == "cancelled" else "failed", event)
+        if self._ended:
+            fields = {"code": event.code, "reason": event.message} if state == "failed" else {}
+            log.info(state, extra={"fields": fields})
 
-    def _give_back(self) -> None:
-        """The worker is stopping: the next attempt goes to the queue, and resumes from the partial files."""
+    def _give_back(self, message: str, status: events.Status) -> None:
+        """The worker is stopping, or wanted for another: the next attempt goes to the queue, and resumes from the
+        partial files.
+        """
         self._reporter.stop()
         record = self._present_record()
-        event = requeued_event(record, "The worker was stopped; another one goes on.")
+        event = requeued_event(record, message, status)
         attempt = self._reporter.insist(
-            lambda: self._tracker.release(record, event, counts=False, fence=self._claim.fence)
+            lambda: self._tracker.release(
+                record, event, counts=False, fence=self._claim.fence, traffic=self._reporter.traffic()
+            )
         )
         if isinstance(attempt, int):
+            log.info("preempted" if status == "queued" else "given back", extra={"fields": {"reason": message}})
             self._reporter.insist(lambda: self._queue.enqueue(record.id, attempt))
-            log.info("given back to the queue")
+            self._holding.let_go(self._reporter.snapshot())
 
     def _put_aside(self) -> None:
         """A person paused it: this worker is free for another download, and what has arrived stays."""
         self._reporter.stop()
         record = self._present_record()
         event = requeued_event(record, "Paused. Resume it to go on.", "paused")
-        self._reporter.insist(
-            lambda: self._tracker.release(record, event, counts=False, fence=self._claim.fence, to="paused")
+        attempt = self._reporter.insist(
+            lambda: self._tracker.release(
+                record, event, counts=False, fence=self._claim.fence, to="paused", traffic=self._reporter.traffic()
+            )
         )
-        log.info("paused")
+        if isinstance(attempt, int):
+            self._holding.let_go(self._reporter.snapshot())
+            log.info("paused")
 
     def _present_record(self) -> Record:
         """The record with the figures as they are now."""

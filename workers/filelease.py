@@ -54,17 +54,15 @@ class FileLeases:
         return owner.decode().split(" ")[0] if owner else ""
 
     def release(self, name: str) -> None:
-        """Give the file up."""
-        key = keys.file(name)
-        with self._lock:
-            self._held.discard(key)
-        self._release_script(keys=[key], args=[self._owner])
+        """Give the file up. A Redis that is away forgets it by itself: it is not renewed any more."""
+        with contextlib.suppress(RedisError):
+            self._release(keys.file(name))
 
     def release_all(self) -> None:
-        """Give up all that is still held. A Redis that is away forgets it by itself."""
+        """Give up all that is still held; the rest is left to expire as soon as Redis does not answer."""
         with contextlib.suppress(RedisError):
             for key in list(self._held):
-                self.release(key.removeprefix(keys.file("")))
+                self._release(key)
 
     def renew(self) -> bool:
         """Keep all that is held. False when one was lost: Redis was away for longer than the lease, and somebody took
@@ -73,3 +71,8 @@ class FileLeases:
         with self._lock:
             held = list(self._held)
         return not held or bool(self._renew_script(keys=held, args=[self._owner, self._lease_ms]))
+
+    def _release(self, key: str) -> None:
+        with self._lock:
+            self._held.discard(key)
+        self._release_script(keys=[key], args=[self._owner])

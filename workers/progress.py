@@ -23,7 +23,7 @@ from typing import Protocol
 import msgspec
 import redis
 
-from hive.record import Ack, Claim, State
+from hive.record import Ack, Claim, State, Traffic
 from hive.tracker import DownloadTracker
 from hive.wire.events import BYTES_PER_MB, MAX_FILES_IN_EVENT, Downloading, Event, FileProgress, Status, shorten
 from workers.meter import Meter
@@ -33,6 +33,8 @@ log = logging.getLogger("workers.progress")
 #: Seconds between two progress events, and between two in which only figures repeat.
 MIN_INTERVAL_S = 0.2
 HEARTBEAT_S = 5.0
+#: What a download may be asked for from outside.
+WORDS = ("cancel", "pause", "yield")
 #: Renewals in one lease time.
 RENEWALS_PER_LEASE = 3
 #: Seconds before a failed publish or end is tried again.
@@ -90,18 +92,28 @@ class Reporter:
         lease_s: float,
         files: Leases | None = None,
         bytes_floor: int = 0,
+        received: Callable[[], int] = int,
+        keep: Callable[[], bool] = bool,
     ) -> None:
+        """`received` gives the bytes that have come over the network in this attempt; `keep` makes the record again
+        where Redis has lost it, and is False where the claim is somebody else's.
+        """
         #: The claim is somebody else's; a file is; a person wants the end, or a pause.
         self.lost = False
         self.files_lost = False
         self.cancelled = False
         self.paused = False
+        #: An urgent download wants this worker.
+        self.yielding = False
         self._tracker = tracker
         self._claim = claim
         self._attempt = attempt
         self._brake = brake
         self._lease_s = lease_s
         self._bytes_floor = bytes_floor
+        self._received = received
+        self._keep = keep
+        self._found: int | None = None
         self._leases = files
         self._figures = Figures()
         self._files: dict[str, FileProgress] = {}
@@ -134,6 +146,7 @@ class Reporter:
         with self._condition:
             self._figures.bytes_total, self._figures.files_total = bytes_total, files_total
             self._figures.files_done, self._done_bytes = files_done, bytes_done
+            self._found = bytes_done
             self._wake(urgent=True)
 
     def file(self, path: str, bytes_done: int, bytes_total: int) -> None:
@@ -160,6 +173,10 @@ class Reporter:
         with self._condition:
             return self._event()
 
+    def traffic(self) -> Traffic:
+        """The bytes of this attempt so far."""
+        return Traffic(self._received(), self._figures.bytes_refetched)
+
     def stop(self) -> None:
         """Say nothing more."""
         with self._condition:
@@ -173,7 +190,12 @@ class Reporter:
         """
         self.stop()
         self._seq += 1
-        return self.insist(lambda: self._tracker.finish(self._claim, self._seq, state, event, local_path)) is True
+        traffic = self.traffic()
+
+        def end() -> bool:
+            return self._tracker.finish(self._claim, self._seq, state, event, local_path, traffic)
+
+        return self.insist(lambda: end() or (self._keep() and end())) is True
 
     def insist(self, call: Callable[[], object]) -> object:
         """The result of a call to Redis, tried again while Redis is away; None when patience ends."""
@@ -194,6 +216,15 @@ class Reporter:
     # -- the thread --------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        try:
+            self._speak_until_stopped()
+        except Exception:
+            # A mistake of ours. Nobody renews the lease from here on, so nothing may be written either.
+            log.exception("the reporter stumbled; stopping the transfer")
+            self.lost = True
+            self._brake.fence()
+
+    def _speak_until_stopped(self) -> None:
         while True:
             with self._condition:
                 self._condition.wait_for(lambda: self._stopping or self._due(), timeout=self._next_wait_s())
@@ -221,11 +252,14 @@ class Reporter:
                 ack = self._tracker.renew(self._claim)
             else:
                 self._seq += 1
-                ack = self._tracker.publish(self._claim, self._seq, event)
+                ack = self._tracker.publish(self._claim, self._seq, event, self.traffic(), self._found)
                 self._published_s = asked_s
+            if not ack.held and self._keep():
+                ack = self._tracker.renew(self._claim)
+                self._published_s = 0.0
             files_held = self._leases is None or self._leases.renew()
         except redis.exceptions.RedisError as error:
-            self._unconfirmed(error)
+            self._unconfirmed(error, time.monotonic() - asked_s)
             return
         if ack.held and not files_held:
             self.files_lost = True
@@ -239,16 +273,19 @@ class Reporter:
             self.lost = True
             self._brake.fence()
             return
-        if ack.control in ("cancel", "pause") and not (self.cancelled or self.paused):
-            self.cancelled, self.paused = ack.control == "cancel", ack.control == "pause"
+        if ack.control in WORDS and not (self.cancelled or self.paused or self.yielding):
+            self.cancelled, self.paused, self.yielding = (ack.control == word for word in WORDS)
             self._brake.cancel()
         if self._held:
             self._held = False
             self._brake.release()
 
-    def _unconfirmed(self, error: Exception) -> None:
-        """Hold the transfer when the lease may have run out by the time of the next try."""
-        if not self._held and time.monotonic() - self._confirmed_s >= self._lease_s * (1 - 1 / RENEWALS_PER_LEASE):
+    def _unconfirmed(self, error: Exception, tried_s: float) -> None:
+        """Hold the transfer when the lease may have run out by the end of the next try, which may take as long as this
+        one.
+        """
+        margin_s = max(self._lease_s / RENEWALS_PER_LEASE, tried_s + STORE_RETRY_S)
+        if not self._held and time.monotonic() - self._confirmed_s >= self._lease_s - margin_s:
             log.warning("the lease is unconfirmed; holding the transfer", extra={"fields": {"reason": str(error)}})
             self._held = True
             self._brake.hold()

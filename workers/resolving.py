@@ -1,11 +1,16 @@
-"""From a reference to a plan, patiently: the Hub may be away for a moment, or ask to wait."""
+"""From a reference to a plan, patiently: the Hub may be away for a moment, or ask to wait; and so may Redis."""
 
 from __future__ import annotations
 
 import random
 import threading
+from collections.abc import Callable
+from typing import TypeVar
 from urllib.parse import urlsplit
 
+from redis.exceptions import RedisError
+
+from hive.connections import is_store_error
 from hive.errors import HubUnavailable
 from hive.settings import Settings
 from hive.wire.jobs import Request
@@ -14,6 +19,10 @@ from workers.progress import Reporter
 from workers.sources import Plan, RetryLater, resolve
 from workers.transfer import Control, Cooldown, Network
 
+T = TypeVar("T")
+
+#: Seconds between two tries to reach a Redis that is away.
+STORE_RETRY_S = 0.3
 #: How often an unreachable Hub is asked, and the bounds of the waits between, in seconds (exponential, full jitter).
 HUB_ATTEMPTS = 6
 HUB_WAIT_FIRST_S, HUB_WAIT_LAST_S = 0.5, 20.0
@@ -78,3 +87,18 @@ def sleep(seconds: float, control: Control) -> None:
     with control.waking(woken.set):
         woken.wait(seconds)
     control.check()
+
+
+def until_redis_answers(call: Callable[[], T], control: Control) -> T:
+    """The result of a call that is safe to repeat, made again while Redis is away: a transfer outlives that.
+
+    Raises:
+        HiveError: what `control` was cancelled with meanwhile.
+    """
+    while True:
+        try:
+            return call()
+        except RedisError as error:
+            if not is_store_error(error):
+                raise
+        sleep(STORE_RETRY_S, control)

@@ -17,7 +17,7 @@ from hive.tracker import DownloadTracker
 from hive.wire.events import Downloading, Status
 from workers.filelease import FileLeases
 from workers.progress import Reporter
-from workers.resolving import hub_host, sleep
+from workers.resolving import hub_host, sleep, until_redis_answers
 from workers.sources import Plan, PlannedFile, RetryLater
 from workers.store import Store
 from workers.traffic import Traffic
@@ -101,7 +101,7 @@ class Transfer:
         ours: list[PlannedFile] = []
         others: list[PlannedFile] = []
         for file in missing:
-            mine = self._is_small(file) or self._leases.acquire(self._partial(file).name) is None
+            mine = self._is_small(file) or self._acquire(self._partial(file).name) is None
             (ours if mine else others).append(file)
         with contextlib.ExitStack() as stack:
             pool = stack.enter_context(HostPool(self._network, self._limits, self._cooldown))
@@ -110,6 +110,10 @@ class Transfer:
             self._fetch(ours, pool, ways)
             for file in others:
                 self._follow(file, pool, ways)
+
+    def shared(self, files: Sequence[PlannedFile]) -> tuple[str, ...]:
+        """The names of those partial files of these that another download may go on with."""
+        return tuple(self._partial(file).name for file in files if not self._is_small(file))
 
     def _fetch(self, files: Sequence[PlannedFile], pool: HostPool, ways: Ways) -> None:
         jobs = {Job(self._patient(file.source), self._partial(file), ways.to(file)): file for file in files}
@@ -148,7 +152,7 @@ class Transfer:
         """
         name = self._partial(file).name
         while True:
-            owner = self._leases.acquire(name)
+            owner = self._acquire(name)
             if self._store.has(self._plan, file):
                 self._leases.release(name)
                 self._reporter.file_done(file.path, file.size or 0)
@@ -159,8 +163,12 @@ class Transfer:
             self._show_progress_of(owner, file)
             sleep(FOLLOW_INTERVAL_S, self._control)
 
+    def _acquire(self, name: str) -> str | None:
+        return until_redis_answers(lambda: self._leases.acquire(name), self._control)
+
     def _show_progress_of(self, download_id: str, file: PlannedFile) -> None:
-        record = self._tracker.read(download_id) if download_id else None
+        read = self._tracker.read
+        record = until_redis_answers(lambda: read(download_id), self._control) if download_id else None
         event = record.last_event if record is not None else None
         if isinstance(event, Downloading):
             for other in event.files:

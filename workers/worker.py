@@ -31,6 +31,7 @@ from hive.registry import WorkerInfo, WorkerRegistry
 from hive.settings import Settings
 from hive.tracker import DownloadTracker
 from hive.version import VERSION
+from workers.claimed import CLAIMED
 from workers.drain import DRAIN
 
 log = logging.getLogger("workers.worker")
@@ -65,19 +66,21 @@ class DownloadWorker(Worker):
         client = connect(settings.redis_url)
         self._registry = WorkerRegistry(client)
         self._job_queue = JobQueue(client)
-        self._tracker = DownloadTracker(
-            client, ended_ttl_s=settings.ended_ttl_s, max_queued=settings.max_queued, lease_s=settings.lease_s
-        )
+        self._tracker = DownloadTracker.of(client, settings)
         self._info = WorkerInfo(
             name=name, host=os.uname().nodename, pid=os.getpid(), version=VERSION, started_at=time.time()
         )
-        self._download_id = ""
         self._signals = 0
+        CLAIMED.share()
 
     # -- stopping ----------------------------------------------------------------------------------------------------
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
         """First signal: the horse gives its download back, then the worker ends. Second: the horse is killed."""
+        if os.getpid() != self._info.pid:
+            # A horse that was forked this moment has this handler until it sets its own; the signal must not be lost.
+            DRAIN.request()
+            return
         self._signals += 1
         self._stop_requested = True
         if self.horse_pid:
@@ -87,9 +90,8 @@ class DownloadWorker(Worker):
 
     def fork_work_horse(self, job: Job, queue: Queue) -> None:
         """Fork, and make sure that the horse does not outlive this process."""
-        parent = os.getpid()
-        self._download_id = str(job.args[0]) if job.args else ""
-        self._horse_parent = parent
+        self._horse_parent = os.getpid()
+        CLAIMED.write("")
         super().fork_work_horse(job, queue)
         self.heartbeat()
         if self._stop_requested:
@@ -109,7 +111,8 @@ class DownloadWorker(Worker):
 
     def handle_work_horse_killed(self, job: Job, retpid: int, ret_val: int, rusage: Any) -> None:
         """The horse died without a word: put its download back now instead of waiting for the lease."""
-        record = self._tracker.read(self._download_id)
+        download_id = CLAIMED.read()
+        record = self._tracker.read(download_id) if download_id else None
         if record is not None and record.state == "running" and record.worker == self.name:
             take_over(
                 self._tracker,
@@ -131,7 +134,7 @@ class DownloadWorker(Worker):
                 raise
             log.warning("Redis went away during a job; going on", extra={"fields": {"reason": str(error)}})
         finally:
-            self._download_id = ""
+            CLAIMED.write("")
             self._state = WorkerStatus.IDLE
 
     def dequeue_job_and_maintain_ttl(
@@ -200,10 +203,10 @@ class DownloadWorker(Worker):
             log.debug("could not say good-bye", extra={"fields": {"reason": str(error)}})
 
     def _beat(self) -> None:
-        state = "busy" if self._download_id else "idle"
-        now = time.time()
+        download_id = CLAIMED.read()
+        state = "busy" if download_id else "idle"
         self._registry.beat(
-            msgspec.structs.replace(self._info, state=state, download_id=self._download_id, seen_at=now)
+            msgspec.structs.replace(self._info, state=state, download_id=download_id, seen_at=time.time())
         )
 
 

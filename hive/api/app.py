@@ -20,7 +20,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hive import logs
-from hive.api import bodies, controls, downloads, models, system
+from hive.api import bodies, controls, downloads, metrics, models, system, upkeep
+from hive.api.courier import Courier
 from hive.api.services import Services
 from hive.errors import HiveError, StoreUnavailable
 from hive.reaper import SWEEP_INTERVAL_S
@@ -36,13 +37,19 @@ ROUTES = [
     Route("/v1/downloads/{id}/pause", controls.pause, methods=["POST"]),
     Route("/v1/downloads/{id}/resume", controls.resume, methods=["POST"]),
     Route("/v1/downloads/{id}/retry", controls.retry, methods=["POST"]),
+    Route("/v1/downloads/{id}/priority", controls.set_priority, methods=["PUT"]),
     Route("/v1/models", models.index, methods=["GET"]),
+    Route("/v1/models/verify", upkeep.verify, methods=["POST"]),
+    Route("/v1/gc", upkeep.collect, methods=["POST"]),
     Route("/v1/models/{id:path}", models.show, methods=["GET"]),
     Route("/v1/models/{id:path}", models.delete, methods=["DELETE"]),
     Route("/v1/workers", system.workers, methods=["GET"]),
     Route("/v1/settings/bandwidth", system.bandwidth, methods=["GET"]),
     Route("/v1/settings/bandwidth", system.set_bandwidth, methods=["PUT"]),
+    Route("/v1/settings/downloads", system.running_limit, methods=["GET"]),
+    Route("/v1/settings/downloads", system.set_running_limit, methods=["PUT"]),
     Route("/v1/health", system.health, methods=["GET"]),
+    Route("/metrics", metrics.metrics, methods=["GET"]),
     Route("/healthz", system.healthz, methods=["GET"]),
     Route("/readyz", system.readyz, methods=["GET"]),
 ]
@@ -78,13 +85,23 @@ class Api:
 @contextlib.asynccontextmanager
 async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     parts: Services = app.state.services
-    loops = [asyncio.create_task(parts.fanout.run()), asyncio.create_task(_reap(parts))]
+    courier = Courier(parts.settings, parts.commands, parts.tracker, parts.webhooks)
+    running = (
+        parts.fanout.run(),
+        parts.replica.run(),
+        courier.run(),
+        parts.books.run(),
+        _reap(parts),
+        upkeep.tidy_for_ever(parts),
+    )
+    loops = [asyncio.create_task(loop) for loop in running]
     try:
         yield
     finally:
         for loop in loops:
             loop.cancel()
         await asyncio.gather(*loops, return_exceptions=True)
+        await parts.replica.leave()
         parts.commands.close()
 
 

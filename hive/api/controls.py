@@ -6,6 +6,7 @@ is looked at again.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 import msgspec
@@ -13,31 +14,47 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from hive import errors
+from hive import errors, logs
 from hive.api.bodies import JsonResponse, read_body
-from hive.api.downloads import Token, find, started, view
+from hive.api.downloads import Token, WebhookUrl, find, started, view
 from hive.api.services import services
 from hive.provisioner import Wish, read_ref
 from hive.record import Record, cancelled_event, requeued_event
+from hive.wire.jobs import Priority
+
+log = logging.getLogger("hive.api.controls")
 
 #: How often a change is tried again when the download changes hands meanwhile.
 MAX_TRIES = 5
 
 
+class PriorityRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """The body of `PUT /v1/downloads/{id}/priority`."""
+
+    priority: Priority
+
+
 class RetryRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """The body of a retry; may be left out. The first request's token is not kept."""
+    """The body of a retry; may be left out. The first request's token and webhook are not kept."""
 
     hf_token: Token | None = None
+    webhook_url: WebhookUrl | None = None
 
 
 async def cancel(request: Request) -> Response:
-    """`DELETE /v1/downloads/{id}`: ends a waiting download at once, and asks the worker of a running one to end it."""
-    parts = services(request)
+    """`DELETE /v1/downloads/{id}`: ends a waiting download at once, and asks the worker of a running one to end it;
+    with `?purge=true` its partial files go too.
+    """
+    parts, purge = services(request), _read_flag(request, "purge")
+    record = await find(request)
+    if not record.is_terminal:
+        await parts.books.cancelling(record, purge=purge)
 
     def attempt(record: Record) -> bool:
         if record.state == "running":
-            return parts.tracker.leave_word(record, "cancel")
-        return parts.tracker.end_from_outside(record, "cancelled", cancelled_event(record))
+            return parts.tracker.leave_word(record, "cancel") and _say("asked to cancel", record)
+        ended = parts.tracker.end_from_outside(record, "cancelled", cancelled_event(record))
+        return ended and _say("cancelled", record)
 
     return await _change(request, attempt)
 
@@ -50,9 +67,10 @@ async def pause(request: Request) -> Response:
         if record.state == "paused":
             return True
         if record.state == "running":
-            return parts.tracker.leave_word(record, "pause")
+            return parts.tracker.leave_word(record, "pause") and _say("asked to pause", record)
         event = requeued_event(record, "Paused. Resume it to go on.", "paused")
-        return parts.tracker.release(record, event, counts=False, to="paused") is not None
+        paused = parts.tracker.release(record, event, counts=False, to="paused") is not None
+        return paused and _say("paused", record)
 
     return await _change(request, attempt)
 
@@ -63,13 +81,26 @@ async def resume(request: Request) -> Response:
 
     def attempt(record: Record) -> bool:
         if record.state == "running" and record.control == "pause":
-            return parts.tracker.leave_word(record, "")
+            return parts.tracker.leave_word(record, "") and _say("resumed", record)
         if record.state != "paused":
             return True
         number = parts.tracker.release(record, requeued_event(record, None, "queued"), counts=False)
         if number is not None:
+            _say("resumed", record, attempt=number)
             parts.queue.enqueue(record.id, number)
         return number is not None
+
+    return await _change(request, attempt)
+
+
+async def set_priority(request: Request) -> Response:
+    """`PUT /v1/downloads/{id}/priority`: a waiting download changes its place in the queue at once."""
+    parts = services(request)
+    body = await read_body(request, PriorityRequest)
+
+    def attempt(record: Record) -> bool:
+        changed = parts.tracker.set_priority(record.id, body.priority)
+        return changed and _say("priority changed", record, priority=body.priority)
 
     return await _change(request, attempt)
 
@@ -83,11 +114,26 @@ async def retry(request: Request) -> Response:
     if record.ref.endswith("?..."):
         raise errors.Conflict("The URL had a query, which hive does not keep. Ask with POST /v1/models/download again.")
     body = await read_body(request, RetryRequest) if await request.body() else RetryRequest()
+    webhook = parts.webhooks.read(body.webhook_url) if body.webhook_url else None
     asked = record.request
     limit = asked.max_bytes_per_second
-    wish = Wish(read_ref(asked.ref), asked.include, asked.exclude, asked.update, asked.sha256, body.hf_token, limit)
+    wish = Wish(
+        read_ref(asked.ref),
+        asked.include,
+        asked.exclude,
+        asked.update,
+        asked.sha256,
+        body.hf_token,
+        limit,
+        record.priority,
+        logs.bound_field("request_id"),
+    )
     on_disk = await run_in_threadpool(parts.provisioner.look, wish)
     made = await parts.commands.run(parts.provisioner.start, wish, on_disk, record.id)
+    if made.entry is not None:
+        await parts.books.note(made.entry)
+    if webhook is not None:
+        await parts.commands.run(parts.webhooks.add, made.download_id, webhook)
     return started(made)
 
 
@@ -99,5 +145,20 @@ async def _change(request: Request, attempt: Callable[[Record], bool]) -> Respon
         if record.is_terminal:
             raise errors.DownloadEnded(status=record.status)
         if await parts.commands.run(attempt, record):
-            return JsonResponse(view(await find(request)), status_code=202)
+            changed = await find(request)
+            await parts.books.changed(changed)
+            return JsonResponse(view(changed), status_code=202)
     raise errors.Conflict("The download is changing hands just now. Try again.")
+
+
+def _read_flag(request: Request, name: str) -> bool:
+    text = request.query_params.get(name, "false")
+    if text not in ("true", "false"):
+        raise errors.BadRequest(f"'{name}' is true or false.")
+    return text == "true"
+
+
+def _say(message: str, record: Record, **more: str | int) -> bool:
+    """One line of the download's life (docs/logs.md), under the id of the request that is being served; always True."""
+    log.info(message, extra={"fields": {"download_id": record.id, "attempt": record.attempt, **more}})
+    return True

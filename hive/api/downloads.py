@@ -15,13 +15,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from hive import errors, sse
+from hive import errors, logs, sse
 from hive.api.bodies import BytesPerSecond, JsonResponse, error_response, read_body
 from hive.api.services import Services, services
 from hive.api.waiting import read_wait, wait_for_end
 from hive.manystream import MAX_IDS
 from hive.provisioner import Provisioned, Wish, read_ref
 from hive.record import TERMINAL_STATES, Record
+from hive.webhooks import MAX_URL_CHARS
+from hive.wire import events
+from hive.wire.jobs import Priority
 from hive.wire.refs import MAX_REF_CHARS
 
 #: Where a download is watched.
@@ -39,6 +42,8 @@ _FILTERS = {
 }
 #: A token of the Hub, as a request may bring it.
 Token = Annotated[str, msgspec.Meta(min_length=1, max_length=512, pattern=r"^[\x21-\x7e]+$")]
+#: Where the end of a download is to be told.
+WebhookUrl = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_URL_CHARS)]
 _Glob = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 _Globs = Annotated[tuple[_Glob, ...], msgspec.Meta(max_length=64)]
 
@@ -54,6 +59,8 @@ class DownloadRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     hf_token: Token | None = None
     sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-fA-F]{64}$")] | None = None
     max_bytes_per_second: BytesPerSecond | None = None
+    priority: Priority = "normal"
+    webhook_url: WebhookUrl | None = None
 
 
 async def create(request: Request) -> Response:
@@ -64,10 +71,26 @@ async def create(request: Request) -> Response:
     if body.sha256 and ref.kind != "url":
         raise errors.BadRequest("'sha256' is for plain URLs; the Hub names the digests of its files itself.")
     sha256 = body.sha256.lower() if body.sha256 else None
+    webhook = parts.webhooks.read(body.webhook_url) if body.webhook_url else None
     limit = body.max_bytes_per_second
-    wish = Wish(ref, body.include, body.exclude, body.update, sha256, body.hf_token, limit)
+    wish = Wish(
+        ref,
+        body.include,
+        body.exclude,
+        body.update,
+        sha256,
+        body.hf_token,
+        limit,
+        body.priority,
+        logs.bound_field("request_id"),
+    )
     on_disk = await run_in_threadpool(parts.provisioner.look, wish)
     made = await parts.commands.run(parts.provisioner.start, wish, on_disk)
+    if made.entry is not None:
+        await parts.books.note(made.entry)
+    if webhook is not None:
+        # Whoever gets no answer because this process died in between asks again, and joins.
+        await parts.commands.run(parts.webhooks.add, made.download_id, webhook)
     return started(made)
 
 
@@ -94,7 +117,12 @@ async def progress(parts: Services, scope: Scope, receive: Receive, send: Send) 
         last_seen = (
             dict(scope["headers"]).get(b"last-event-id", b"").decode("latin-1") or query.get("last_event_id", [""])[0]
         )
-        if not await parts.streams(download_id, last_seen or None, scope, receive, send):
+        if await parts.streams(download_id, last_seen or None, scope, receive, send):
+            return
+        if not (
+            await parts.books.bring_back(download_id)
+            and await parts.streams(download_id, last_seen or None, scope, receive, send)
+        ):
             raise errors.DownloadNotFound(id=download_id)
     except errors.HiveError as error:
         await error_response(error)(scope, receive, send)
@@ -115,7 +143,12 @@ async def progress_of_many(parts: Services, scope: Scope, receive: Receive, send
         if scope["method"] == "HEAD":
             await _stream_headers()(scope, receive, send)
             return
-        await parts.many_streams(wanted, ACTIVE if status else None, scope, receive, send)
+        try:
+            await parts.many_streams(wanted, ACTIVE if status else None, scope, receive, send)
+        except errors.DownloadNotFound:
+            if not await parts.books.bring_back(*wanted):
+                raise
+            await parts.many_streams(wanted, None, scope, receive, send)
     except errors.HiveError as error:
         await error_response(error)(scope, receive, send)
 
@@ -151,13 +184,14 @@ async def show(request: Request) -> Response:
 
 
 def view(record: Record) -> dict[str, Any]:
-    """A download as clients see it. Times are unix seconds; `progress` is the latest event."""
+    """A download as clients see it. Times are unix seconds, durations seconds; `progress` is the latest event."""
     return {
         "id": record.id,
         "object": "download",
         "model_ref": record.ref,
         "status": record.status,
         "local_path": record.local_path or None,
+        "priority": record.priority,
         "attempt": record.attempt,
         "retry_of": record.retry_of or None,
         "worker": record.worker or None,
@@ -165,8 +199,24 @@ def view(record: Record) -> dict[str, Any]:
         "started_at": _seconds(record.started_ms),
         "updated_at": _seconds(record.updated_ms),
         "ended_at": _seconds(record.ended_ms),
+        "duration_seconds": _seconds(record.ended_ms - record.created_ms) if record.is_terminal else None,
+        "active_seconds": record.active_ms / 1000,
+        "bytes_received": record.bytes_received,
+        "bytes_refetched": record.bytes_refetched,
+        "average_bytes_per_second": record.bytes_received * 1000 // record.active_ms if record.active_ms else None,
+        "reason": _reason(record),
         "progress": msgspec.Raw(record.event),
     }
+
+
+def _reason(record: Record) -> str | None:
+    """Why a download ended: the code of its error, `COMPLETE` or `ON_DISK`; None while it goes on."""
+    if not record.is_terminal:
+        return None
+    end = record.last_event
+    if isinstance(end, events.Error):
+        return end.code
+    return "COMPLETE" if record.started_ms else "ON_DISK"
 
 
 async def find(request: Request) -> Record:
@@ -178,6 +228,8 @@ async def find(request: Request) -> Record:
     parts = services(request)
     download_id = read_id(request.path_params["id"])
     record = await parts.commands.run(parts.tracker.read, download_id)
+    if record is None and await parts.books.bring_back(download_id):
+        record = await parts.commands.run(parts.tracker.read, download_id)
     if record is None:
         raise errors.DownloadNotFound(id=download_id)
     return record

@@ -10,10 +10,9 @@ from starlette.responses import Response
 
 from hive import errors
 from hive.api.bodies import JsonResponse
-from hive.api.downloads import ACTIVE
 from hive.api.services import services
 from hive.catalog import Model
-from hive.wire.refs import ModelRef, RefError, parse_ref
+from hive.underway import Live, place_of, read_live
 
 
 async def index(request: Request) -> Response:
@@ -31,8 +30,8 @@ async def delete(request: Request) -> Response:
     """`DELETE /v1/models/{id}`: removes its files, unless a download is using it."""
     parts = services(request)
     model = await _find(request)
-    live = await parts.commands.run(parts.tracker.page, limit=1000, keep=ACTIVE)
-    if any(_repo_of(record.request.ref) == model.repo for record in live.records):
+    live = await parts.commands.run(lambda: read_live(parts.commands.client))
+    if any(_uses(download, model) for download in live):
         raise errors.ModelInUse(id=model.id)
     freed = await run_in_threadpool(parts.catalog.delete, model.id)
     return JsonResponse({"id": model.id, "object": "model", "deleted": True, "freed_bytes": freed})
@@ -58,9 +57,7 @@ async def _find(request: Request) -> Model:
     return await run_in_threadpool(services(request).catalog.get, request.path_params["id"])
 
 
-def _repo_of(ref: str) -> str | None:
-    try:
-        parsed: ModelRef = parse_ref(ref)
-    except RefError:
-        return None
-    return parsed.repo or None
+def _uses(download: Live, model: Model) -> bool:
+    """Whether a download, also a queued or paused one, is of the same repository or URL (its query aside)."""
+    repo, url = place_of(download.ref)
+    return repo == model.repo if model.repo else url == model.url

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from starlette.requests import HTTPConnection
 
+from hive.api.books import Books
+from hive.api.lines import Upkeep
 from hive.catalog import ModelCatalog
 from hive.connections import CommandThread
+from hive.disk import Disk
 from hive.fanout import Fanout
 from hive.jobqueue import JobQueue
 from hive.manystream import ManyEndpoint
 from hive.provisioner import ModelProvisioner
 from hive.reaper import Reaper
 from hive.registry import WorkerRegistry
+from hive.replica import Replica
 from hive.settings import Settings
 from hive.stream import StreamEndpoint
 from hive.tracker import DownloadTracker
+from hive.webhooks import Webhooks
 
 
 @dataclass(frozen=True)
@@ -34,9 +39,15 @@ class Services:
     fanout: Fanout
     streams: StreamEndpoint
     many_streams: ManyEndpoint
+    replica: Replica
+    disk: Disk
+    webhooks: Webhooks
+    books: Books
+    upkeep: Upkeep = field(default_factory=Upkeep)
 
     async def drain(self, window_s: float) -> None:
         """End all streams so that their clients come back, elsewhere."""
+        self.upkeep.stop()
         self.many_streams.drain()
         await self.streams.drain(window_s)
 
@@ -44,12 +55,12 @@ class Services:
 def make_services(settings: Settings, redis_url: str) -> Services:
     """The parts, wired. Connects to nothing yet."""
     commands = CommandThread(redis_url)
-    tracker = DownloadTracker(
-        commands.client, ended_ttl_s=settings.ended_ttl_s, max_queued=settings.max_queued, lease_s=settings.lease_s
-    )
+    tracker = DownloadTracker.of(commands.client, settings)
     queue = JobQueue(commands.client)
     catalog = ModelCatalog(settings)
     fanout = Fanout(redis_url, commands, tracker, keepalive_s=settings.keepalive_s)
+    streams = StreamEndpoint(fanout, settings.max_streams)
+    many_streams = ManyEndpoint(fanout, commands, tracker, settings.keepalive_s)
     return Services(
         settings=settings,
         commands=commands,
@@ -60,8 +71,12 @@ def make_services(settings: Settings, redis_url: str) -> Services:
         registry=WorkerRegistry(commands.client),
         reaper=Reaper(commands.client, tracker, queue, lease_s=settings.lease_s, max_attempts=settings.max_attempts),
         fanout=fanout,
-        streams=StreamEndpoint(fanout, settings.max_streams),
-        many_streams=ManyEndpoint(fanout, commands, tracker, settings.keepalive_s),
+        streams=streams,
+        many_streams=many_streams,
+        replica=Replica(commands, fanout, streams, many_streams),
+        disk=Disk(settings.store_dir),
+        webhooks=Webhooks(commands.client, settings),
+        books=Books(settings, redis_url, commands),
     )
 
 

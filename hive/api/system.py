@@ -1,6 +1,8 @@
-"""Health, readiness, workers, and the one setting that can be changed while everything runs."""
+"""Health, readiness, workers, and the settings that can be changed while everything runs."""
 
 from __future__ import annotations
+
+from typing import Annotated
 
 import msgspec
 from starlette.requests import Request
@@ -10,6 +12,7 @@ from hive import errors
 from hive.api.bodies import BytesPerSecond, JsonResponse, error_response, read_body
 from hive.api.services import services
 from hive.bandwidth import FleetLimit
+from hive.settings import MAX_RUNNING
 from hive.version import VERSION
 
 
@@ -52,6 +55,26 @@ async def set_bandwidth(request: Request) -> Response:
     limit = FleetLimit(parts.commands.client, parts.settings.max_bytes_per_second)
     await parts.commands.run(limit.write, body.bytes_per_second)
     return JsonResponse({"bytes_per_second": body.bytes_per_second})
+
+
+class RunningRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """The body of `PUT /v1/settings/downloads`; null: no limit."""
+
+    max_running: Annotated[int, msgspec.Meta(ge=1, le=MAX_RUNNING)] | None
+
+
+async def running_limit(request: Request) -> Response:
+    """`GET /v1/settings/downloads`: how many downloads may run at once in the whole fleet."""
+    parts = services(request)
+    return JsonResponse({"max_running": await parts.commands.run(parts.tracker.running_limit)})
+
+
+async def set_running_limit(request: Request) -> Response:
+    """`PUT /v1/settings/downloads`: those that run go on; the next one begins when fewer do."""
+    parts = services(request)
+    body = await read_body(request, RunningRequest)
+    await parts.commands.run(parts.tracker.set_running_limit, body.max_running)
+    return JsonResponse({"max_running": body.max_running})
 
 
 async def workers(request: Request) -> Response:

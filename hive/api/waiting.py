@@ -42,7 +42,8 @@ async def wait_for_end(fanout: Fanout, download_id: str, seconds: float) -> None
     try:
         waiter.notify(topic)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(waiter.ended.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await waiter.ended.wait()
     finally:
         fanout.leave(topic, waiter)
 

@@ -31,6 +31,8 @@ COMMANDS: Final[dict[str, dict[str, Entry]]] = {
         "ls": Entry("hive.cli.models", "List the models on disk."),
         "show": Entry("hive.cli.show", "Show a download or a model."),
         "rm": Entry("hive.cli.models", "Delete a model from disk."),
+        "catalog": Entry("hive.cli.catalog", "Check the models on disk."),
+        "gc": Entry("hive.cli.gc", "Remove from disk what nothing refers to."),
     },
     "Downloads": {
         "ps": Entry("hive.cli.downloads", "List the downloads under way."),
@@ -39,12 +41,13 @@ COMMANDS: Final[dict[str, dict[str, Entry]]] = {
         "pause": Entry("hive.cli.controls", "Set a download aside."),
         "resume": Entry("hive.cli.controls", "Let a paused download go on."),
         "retry": Entry("hive.cli.controls", "Try again what failed or was cancelled."),
+        "priority": Entry("hive.cli.controls", "Change how soon a download gets a worker."),
     },
     "Service": {
         "up": Entry("hive.cli.up", "Run everything on this machine: Redis, server, workers."),
         "serve": Entry("hive.cli.up", "Run the HTTP server."),
         "worker": Entry("hive.cli.up", "Run workers."),
-        "limit": Entry("hive.cli.limit", "Show or set what all workers together take from the network."),
+        "limit": Entry("hive.cli.limit", "Show or set the limits of all workers together."),
         "version": Entry("hive.cli.about", "Show the version of this program and of the server."),
     },
 }

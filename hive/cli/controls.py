@@ -1,4 +1,4 @@
-"""What people do to a download from the command line: cancel, pause, resume, retry."""
+"""What people do to a download from the command line: cancel, pause, resume, retry, priority."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ from hive.cli.ids import SHORT_ID_CHARS, find_download
 from hive.cli.server import need_server
 from hive.cli.units import plain
 from hive.settings import Settings
+from hive.wire.jobs import RANKS, Priority
 
 _id = click.argument("download_id", metavar="ID")
 
 
 @click.command(short_help="End a download; what arrived is kept.")
 @_id
-def cancel(download_id: str) -> None:
+@click.option("--purge", is_flag=True, help="Remove what arrived, unless another download is using it.")
+def cancel(download_id: str, purge: bool) -> None:
     """End a download. What arrived is kept, so that pulling the model again goes on from there.
 
     ID is the download's id, or the first 4 or more characters of it.
     """
-    _act("cancel", download_id, "Cancelled")
+    _act("cancel", download_id, "Cancelled", purge=purge)
 
 
 @click.command(short_help="Set a download aside.")
@@ -53,8 +55,23 @@ def retry(download_id: str) -> None:
         click.echo(client.retry(find_download(client, download_id).id).download_id)
 
 
-def _act(word: str, download_id: str, done: str) -> None:
+@click.command(short_help="Change how soon a download gets a worker.")
+@_id
+@click.argument("level", type=click.Choice(list(RANKS)))
+def priority(download_id: str, level: Priority) -> None:
+    """Change how soon a download gets a worker: high, normal or low.
+
+    High is for what is needed now: where no worker is free, one gives up a download of low priority, which goes on
+    later from what it has.
+
+    ID is the download's id, or the first 4 or more characters of it.
+    """
+    with need_server(Settings.from_env()).client() as client:
+        client.set_priority(find_download(client, download_id).id, level)
+
+
+def _act(word: str, download_id: str, done: str, **options: bool) -> None:
     with need_server(Settings.from_env()).client() as client:
         download = find_download(client, download_id)
-        getattr(client, word)(download.id)
+        getattr(client, word)(download.id, **options)
     click.echo(f"{done} {download.id[:SHORT_ID_CHARS]}  {plain(download.model_ref)}", err=True)

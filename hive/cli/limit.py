@@ -1,4 +1,4 @@
-"""`hive limit`: how much all workers together take from the network."""
+"""`hive limit`: how much all workers together take from the network, and how many downloads run at once."""
 
 from __future__ import annotations
 
@@ -8,24 +8,53 @@ import click
 
 from hive.cli.failure import USAGE, CliError
 from hive.cli.server import need_server
+from hive.cli.table import print_fields
 from hive.cli.units import speed
-from hive.settings import MIN_BYTES_PER_SECOND, Settings
+from hive.settings import MAX_RUNNING, MIN_BYTES_PER_SECOND, Settings
 
 _RATE = re.compile(r"(\d{1,15}(?:\.\d{1,6})?)\s*(k|m|g|t)?(i?)b?(?:/s|ps)?", re.IGNORECASE)
+#: What people write for no limit.
+OFF = frozenset({"off", "none", "unlimited", "0"})
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 
-@click.command(short_help="Show or set what all workers together take from the network.")
+@click.command(short_help="Show or set the limits of all workers together.")
 @click.argument("rate", required=False)
-def limit(rate: str | None) -> None:
-    """Show what all workers together may take from the network, or set it to RATE: 40MB/s, 2.5M, 800k, off.
+@click.option("--downloads", metavar="N", help="How many downloads run at once in the whole fleet, or off.")
+def limit(rate: str | None, downloads: str | None) -> None:
+    """Show the limits of all workers together, or set how much they take from the network to RATE: 40MB/s, 2.5M, 800k,
+    off.
 
     k, M and G are powers of 1000, Ki, Mi and Gi of 1024. Downloads under way follow within a second or two.
     """
     wanted = None if rate is None else bytes_per_second(rate)
+    most = None if downloads is None else number(downloads)
     with need_server(Settings.from_env()).client() as client:
-        found = client.bandwidth() if rate is None else client.set_bandwidth(wanted)
-    click.echo(speed(found) or "off")
+        if rate is not None:
+            client.set_bandwidth(wanted)
+        if downloads is not None:
+            client.set_running_limit(most)
+        print_fields(
+            [
+                ("bandwidth", speed(client.bandwidth()) or "off"),
+                ("downloads", str(client.running_limit() or "off")),
+            ]
+        )
+
+
+def number(text: str) -> int | None:
+    """The number of downloads that a person means, None for `off`.
+
+    Raises:
+        CliError: when it is none.
+    """
+    if text.strip().lower() in OFF:
+        return None
+    if not (text.isascii() and text.isdecimal() and 1 <= int(text) <= MAX_RUNNING):
+        raise CliError(
+            f"'{text[:40]}' is no number of downloads.", f"write 1 to {MAX_RUNNING}, or off", exit_code=USAGE
+        )
+    return int(text)
 
 
 def bytes_per_second(text: str) -> int | None:
@@ -34,7 +63,7 @@ def bytes_per_second(text: str) -> int | None:
     Raises:
         CliError: when it is none, or too low.
     """
-    if text.strip().lower() in ("off", "none", "unlimited", "0"):
+    if text.strip().lower() in OFF:
         return None
     found = _RATE.fullmatch(text.strip())
     if found is None:

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from hive.cli.failure import USAGE, CliError, hints_of
+from hive.cli.limit import bytes_per_second
 from hive.cli.progress import choose_printer
 from hive.cli.server import Server, find_server, need_server
 from hive.cli.token import Token, read_token
 from hive.cli.units import plain
 from hive.settings import Settings
 from hive.wire.events import Complete, Error, Event
+from hive.wire.jobs import RANKS
 from hive.wire.refs import RefError, parse_ref
 
 if TYPE_CHECKING:
@@ -31,6 +33,10 @@ class Output(NamedTuple):
     quiet: bool = False
 
 
+def _rate(_: click.Context, __: click.Parameter, text: str | None) -> int | None:
+    return None if text is None else bytes_per_second(text)
+
+
 @click.command(short_help="Download a model and show how far it is.")
 @click.argument("ref")
 @click.option("-r", "--revision", metavar="REV", help="Branch, tag or commit; the same as @REV in the reference.")
@@ -38,6 +44,8 @@ class Output(NamedTuple):
 @click.option("--exclude", metavar="GLOB", multiple=True, help="No files that match. May be given several times.")
 @click.option("--update", is_flag=True, help="Ask the Hub for a newer version where the model is on disk.")
 @click.option("--sha256", metavar="HEX", help="The digest that the file of a plain URL must have.")
+@click.option("--priority", type=click.Choice(list(RANKS)), default="normal", help="How soon it gets a worker.")
+@click.option("--limit-rate", metavar="RATE", callback=_rate, help="A limit for this download alone: 10MB/s, 800k.")
 @click.option("-d", "--detach", is_flag=True, help="Start it, print its id, and do not wait.")
 @click.option("--json", "as_json", is_flag=True, help="Print events, one JSON object a line.")
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress; print the path only.")
@@ -65,6 +73,7 @@ def pull(
     """
     _unwind_on_sigterm()
     settings = Settings.from_env()
+    selection["max_bytes_per_second"] = selection.pop("limit_rate")
     name = _name_of(ref)
     token = read_token(settings, token_file, from_stdin=token_stdin, none=no_token)
     output = Output(as_json, quiet)

@@ -12,7 +12,7 @@ from hive.cli.progress import line, summary
 from hive.cli.server import need_server
 from hive.cli.shelf import find_model, open_shelf
 from hive.cli.table import print_fields
-from hive.cli.units import age, size
+from hive.cli.units import age, duration, size, speed
 from hive.settings import Settings
 from hive.wire.events import Complete, Downloading, Error
 
@@ -60,12 +60,32 @@ def download_fields(download: Download) -> list[tuple[str, str]]:
         ("status", download.status),
         ("progress", progress),
         ("path", path or ""),
+        ("reason", download.reason or ""),
+        ("priority", download.priority),
         ("attempt", str(download.attempt or "")),
         ("worker", download.worker or ""),
         ("created", _moment(download.created_at)),
         ("updated", _moment(download.updated_at)),
         ("ended", _moment(download.ended_at)),
+        ("took", _took(download)),
+        ("received", _received(download)),
     ]
+
+
+def _took(download: Download) -> str:
+    """`3m05s, 2m10s of it at work`, of a download that has ended."""
+    if download.duration_seconds is None:
+        return ""
+    return f"{duration(download.duration_seconds)}, {duration(download.active_seconds)} of it at work"
+
+
+def _received(download: Download) -> str:
+    """`7.2 GB at 210 MB/s, 1.2 MB of it again`: what came over the network."""
+    if not download.bytes_received:
+        return ""
+    again = f", {size(download.bytes_refetched)} of it again" if download.bytes_refetched else ""
+    rate = speed(download.average_bytes_per_second)
+    return size(download.bytes_received) + (f" at {rate}" if rate else "") + again
 
 
 def model_fields(model: Model) -> list[tuple[str, str]]:

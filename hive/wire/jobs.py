@@ -1,17 +1,24 @@
-"""What goes through the queue: the import path of the job and the id of the download, and nothing else.
+"""What goes through the queue: the import path of the job and the id of a download, and nothing else.
 
-Everything that a worker needs is in the record of the download, so a job in Redis never holds a reference, a path or
-a token.
+A job is a ticket: it calls a worker, and the worker takes the download whose turn it is, whichever the ticket names
+(hive/scripts.py). Everything that a worker needs is in the record of the download, so a job in Redis never holds a
+reference, a path or a token.
 """
 
 from __future__ import annotations
 
-from typing import Final
+import secrets
+from typing import Final, Literal
 
 import msgspec
 
 #: The only function a worker runs. RQ gets it as a string: the HTTP process never imports the workers.
 DOWNLOAD_JOB: Final = "workers.download.run"
+
+#: How soon a download gets a worker. `high` takes the place of a running `low` one.
+Priority = Literal["low", "normal", "high"]
+#: The place of each in the queue.
+RANKS: Final[dict[Priority, int]] = {"high": 0, "normal": 1, "low": 2}
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -28,3 +35,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 def job_id(download_id: str, attempt: int) -> str:
     """The id of the RQ job of one attempt; never used twice, so that a repeated enqueue is seen as one."""
     return f"{download_id}-a{attempt}"
+
+
+def ticket_id(download_id: str) -> str:
+    """The id of a ticket that is put in for one that was lost; never the same twice."""
+    return f"{download_id}-t{secrets.token_hex(4)}"

@@ -12,19 +12,38 @@ from typing import Final
 QUEUE: Final = "hive"
 #: Sorted set: running downloads by the end of their lease, ms.
 LEASES: Final = "hive:leases"
-#: Sorted set: queued downloads by the time they were queued, ms.
+#: Sorted set: queued downloads, the next one first: by priority, then by the time they were made, ms.
 PENDING: Final = "hive:pending"
+#: Set: paused downloads.
+PAUSED: Final = "hive:paused"
 #: Sorted set: all listed downloads by the time they were made, ms.
 DOWNLOADS: Final = "hive:downloads"
+#: String: old partial files were collected; expires when it is time again.
+TIDY_TURN: Final = "hive:tidy"
 #: Set of the names of workers that may be alive.
 WORKERS: Final = "hive:workers"
 
+#: Set of the names of HTTP processes that may be alive.
+REPLICAS: Final = "hive:replicas"
+
+#: String: the mark by which HTTP processes see that Redis has lost its data: it is gone then.
+EPOCH: Final = "hive:epoch"
+
+#: Hash: counters of the whole fleet, counted up by the scripts.
+METRICS: Final = "hive:metrics"
+#: String: how many downloads may run at once in the whole fleet, 0 for no limit; without it the settings count.
+RUNNING_LIMIT: Final = "hive:limits:running"
 #: String: bytes per second for the whole fleet, 0 for no limit; without it each process goes by its settings.
 BANDWIDTH_LIMIT: Final = "hive:bandwidth:limit"
 #: String: when the line is free for the next bytes, microseconds.
 BANDWIDTH_LINE: Final = "hive:bandwidth:line"
 #: Sorted set: who took a share lately, by when, microseconds.
 BANDWIDTH_TAKERS: Final = "hive:bandwidth:takers"
+
+#: Sorted set: webhooks to send, `<download id>/<name>`, by when, ms.
+WEBHOOKS_DUE: Final = "hive:webhooks:due"
+#: Sorted set: names of the webhooks of the settings, which every end goes to, by how long they count, ms.
+WEBHOOKS_STANDING: Final = "hive:webhooks:standing"
 
 _EVENTS_PREFIX: Final = "hive:events:{"
 #: What a process subscribes to: every download's channel.
@@ -57,9 +76,24 @@ def secret(download_id: str) -> str:
     return f"hive:secret:{{{download_id}}}"
 
 
+def urgent(download_id: str) -> str:
+    """String: a worker was asked to make room for this download; expires, so that another is asked then."""
+    return f"hive:urgent:{download_id}"
+
+
+def webhooks(download_id: str) -> str:
+    """Hash: the webhooks of a download: `t:<name>` its sealed URL, `n:<name>` the tries so far, `body`."""
+    return f"hive:webhooks:{{{download_id}}}"
+
+
 def worker(name: str) -> str:
     """Hash: what a worker says of itself; expires when it falls silent."""
     return f"hive:worker:{name}"
+
+
+def replica(name: str) -> str:
+    """Hash: the figures of an HTTP process; expires when it falls silent."""
+    return f"hive:replica:{name}"
 
 
 def file(name: str) -> str:

@@ -7,6 +7,7 @@
     hive/trees/models--org--name/<commit>.json            the same, while only a part of the commit is on the disk
     hive/files/<16 hex of sha256(url)>/<name>             a file from a plain URL, and manifest.json beside it
     hive/partial/<digest or hash of the URL>.*            a file under way
+    hive/downloads/<16 hex>/<download id>.json            a request that has not ended; see hive.ledger
 
 `hub/` is huggingface_hub's own layout, so `trees/` follows its rule: with a listing there, it calls a snapshot
 incomplete that lacks any file of it. A selection (one quantisation, no duplicates) is therefore recorded in
@@ -31,7 +32,10 @@ BLOBS: Final = "blobs"
 TREES: Final = "trees"
 FILES: Final = "files"
 PARTIAL: Final = "partial"
+LEDGER: Final = "downloads"
 MANIFEST: Final = "manifest.json"
+#: The endings of a partial file: what of it is real, the same while rewritten, the bytes, bytes of a wrong digest.
+PARTIAL_ENDINGS: Final = (".journal", ".journal.new", ".part", ".bad")
 #: What marks a folder as a cache for backup programs, and the first line that makes the file count.
 CACHEDIR_TAG: Final = "CACHEDIR.TAG"
 CACHEDIR_TAG_TEXT: Final = "Signature: 8a477f597d28d172789f06886806bc55\n# Model files that can be fetched again.\n"

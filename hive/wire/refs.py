@@ -22,6 +22,8 @@ MAX_REF_CHARS = 4096
 #: Longest path of a file inside a repository, in bytes, and of one of its segments (the limit of common filesystems).
 MAX_PATH_BYTES = 1024
 MAX_SEGMENT_BYTES = 255
+#: What is shown in place of a URL's query.
+HIDDEN_QUERY = "?..."
 #: The branch that a reference without a revision means.
 DEFAULT_REVISION = "main"
 
@@ -62,7 +64,7 @@ class ModelRef(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         """The reference for logs, events and lists. The query of a URL may be a signature, so it is not shown."""
         if self.url is None:
             return str(self)
-        return f"{without_query(self)}{'?...' if urlsplit(self.url).query else ''}"
+        return f"{without_query(self)}{HIDDEN_QUERY if urlsplit(self.url).query else ''}"
 
     @property
     def rev(self) -> str:

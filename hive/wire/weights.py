@@ -8,6 +8,7 @@ model per folder): a format goes only where a better one is complete beside it.
 
 from __future__ import annotations
 
+import itertools
 import posixpath
 import re
 from collections import defaultdict
@@ -77,6 +78,19 @@ def missing_shards(paths: Iterable[str]) -> int:
     return sum(
         total - len({number for number in present if 1 <= number <= total}) for (_, total), present in sets.items()
     )
+
+
+def absent_shards(paths: Iterable[str], limit: int) -> list[str]:
+    """The paths of shards that lack among such sets, sorted; at most `limit` of a set."""
+    sets: dict[tuple[str, str, str], set[int]] = defaultdict(set)
+    for path in paths:
+        if shard := _SHARD.search(path):
+            sets[path[: shard.start()], shard[2], path[shard.end() :]].add(int(shard[1]))
+    found: list[str] = []
+    for (stem, total, ending), present in sets.items():
+        absent = (number for number in range(1, int(total) + 1) if number not in present)
+        found += [f"{stem}-{number:05d}-of-{total}{ending}" for number in itertools.islice(absent, limit)]
+    return sorted(found)
 
 
 def _placed(path: str) -> tuple[str, str | None]:

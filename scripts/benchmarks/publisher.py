@@ -95,6 +95,9 @@ class _Hive(_Target):
                         LEASE_S * 1000,
                         "downloading",
                         1,
+                        0,
+                        0,
+                        "",
                     ],
                     client=pipeline,
                 )

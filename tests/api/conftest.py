@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import requests
 
+from hive.connections import connect
 from hive.embedded import EmbeddedRedis
 from hive.settings import Settings
 from tests.processes import Server, environment, wait_for
@@ -33,6 +34,8 @@ def api(server: Server, server_env: dict[str, str], redis_url: str) -> str:
     """The address of the server."""
     shutil.rmtree(server_env["HIVE_STORE"], ignore_errors=True)
     Path(server_env["HIVE_STORE"]).mkdir(parents=True)
+    with connect(redis_url) as client:
+        client.flushall()  # again: the server may have brought downloads of the test before back from its store
     return server.url
 
 

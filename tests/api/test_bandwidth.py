@@ -53,7 +53,14 @@ def test_the_command_line_reads_and_sets_it(
     monkeypatch.setenv("HIVE_HOST", api)
     for args, said in ((), "off"), (("40MB/s",), "40.0 MB/s"), ((), "40.0 MB/s"), (("off",), "off"), ((), "off"):
         assert run(["limit", *args]) == 0
-        assert capsys.readouterr().out == f"{said}\n"
+        assert capsys.readouterr().out == f"bandwidth  {said}\ndownloads  off\n"
+    assert run(["limit", "--downloads", "3"]) == 0
+    assert capsys.readouterr().out == "bandwidth  off\ndownloads  3\n"
+    assert run(["limit", "--downloads", "off"]) == 0
+    assert capsys.readouterr().out == "bandwidth  off\ndownloads  off\n"
+    for wrong in ("0.5", "-1", "many"):
+        assert run(["limit", f"--downloads={wrong}"]) == 2
+        assert "1 to 100000" in capsys.readouterr().err
     assert run(["limit", "fast"]) == 2
     assert "40MB/s" in capsys.readouterr().err
 

@@ -11,9 +11,10 @@ import pytest
 
 from tests.flow.conftest import Service
 from tests.flow.test_downloads import sha256
-from tests.hub import DEFAULT_TOKEN, SyntheticFile
+from tests.hub import DEFAULT_TOKEN, SyntheticFile, faults
 from tests.hub.server import HubServer
 from tests.processes import Workers, stopping, wait_for
+from tests.transfer.xetserver import XetServer
 from tests.transfer.xetstore import need_hf_xet, upload
 
 MIB = 1 << 20
@@ -74,6 +75,42 @@ def test_the_setting_says_which_transport_brings_a_file(
     assert all(hit.headers["authorization"] == f"Bearer {DEFAULT_TOKEN}" for hit in tokens)
 
 
+@pytest.fixture
+def served(hub: HubServer, store: Path) -> Iterator[XetServer]:
+    """The same store over HTTP."""
+    with XetServer(store) as server:
+        hub.api.xet_endpoint = server.endpoint
+        yield server
+
+
+def test_a_worker_reads_a_store_over_http_and_hands_on_no_token_of_the_hub(
+    start: Callable[[str], Service], hub: HubServer, served: XetServer
+) -> None:
+    service = start("auto")
+    end = service.bring("hf:org/xet/model.safetensors")
+    assert end["stage"] == "complete", end
+    assert end["verified"] is True
+    assert sha256(end["local_path"]) == LARGE.sha256()
+    assert served.bytes_of_blocks() > 0
+    assert hub.bytes_sent("*model.safetensors", origin="cdn") == 0
+    assert DEFAULT_TOKEN not in served.tokens_seen()
+    shown = [*(hit.path + hit.query for hit in hub.hits()), service.workers.output, service.server.output]
+    assert not any(token in text for token in served.tokens_seen() for text in shown)
+
+
+def test_a_store_that_refuses_its_blocks_is_made_good_by_http_without_showing_their_urls(
+    start: Callable[[str], Service], hub: HubServer, served: XetServer
+) -> None:
+    served.faults.add(faults.status(403), "/blocks/*")
+    service = start("auto")
+    end = service.bring("hf:org/xet/model.safetensors")
+    assert end["stage"] == "complete", end
+    assert sha256(end["local_path"]) == LARGE.sha256()
+    assert hub.bytes_sent("*model.safetensors", origin="cdn") >= LARGE.size
+    assert "this transport does not bring the file" in service.workers.output
+    assert "Signature=" not in service.workers.output
+
+
 def test_under_a_limit_files_come_over_http_which_does_not_run_ahead(
     start: Callable[[str], Service], hub: HubServer, store: Path
 ) -> None:
@@ -112,5 +149,24 @@ def test_a_worker_that_is_stopped_leaves_at_once_and_another_goes_on_over_xet(
         end = watch.wait(60).last
     assert end["stage"] == "complete", end
     assert end["attempt"] == 2
+    assert sha256(end["local_path"]) == LARGE.sha256()
+    assert hub.bytes_sent("*model.safetensors", origin="cdn") == 0
+
+
+def test_a_worker_that_waits_for_a_silent_store_leaves_at_once(
+    start: Callable[[str], Service], hub: HubServer, served: XetServer
+) -> None:
+    silence = served.faults.add(faults.stall(1000), "/blocks/*")
+    service = start("xet")
+    watch = service.watch(service.post("hf:org/xet/model.safetensors")["download_id"])
+    served.log.wait_for("/blocks/*", sent_bytes=1000)
+    began = time.monotonic()
+    service.workers.signal(signal.SIGTERM)
+    assert service.workers.wait(10) == 0
+    assert time.monotonic() - began < 5
+    served.faults.remove(silence)
+    with stopping(Workers(service.env)):
+        end = watch.wait(60).last
+    assert end["stage"] == "complete", end
     assert sha256(end["local_path"]) == LARGE.sha256()
     assert hub.bytes_sent("*model.safetensors", origin="cdn") == 0

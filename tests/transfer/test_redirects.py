@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from hive.errors import DownloadError, UnsafeUrl
+from hive.urls import parse_url
 from tests.hub import HubServer
 from tests.transfer.helpers import KIB, ONE, QUICK, big, digest_of, get, source
 from workers.transfer import Location, Network, Source
-from workers.transfer.urls import next_hop, parse_url, signed_url_expiry
+from workers.transfer.urls import next_hop, signed_url_expiry
 
 SECRETS = {"Authorization": "Bearer hf_canary", "X-Api-Key": "canary", "Cookie": "session=canary"}
 

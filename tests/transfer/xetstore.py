@@ -26,14 +26,17 @@ def need_hf_xet() -> None:
 
 
 def upload(folder: Path, content: Content) -> str:
-    """Put a content into the store in `folder`; gives its Xet hash."""
+    """Put a content into the store in `folder`; gives its Xet hash. A file on disk is not read into memory."""
     os.environ.setdefault("HF_XET_LOG_DEST", os.devnull)
     import hf_xet
 
     folder.mkdir(exist_ok=True)
     session = hf_xet.XetSession(hf_xet.XetConfig().with_config({"telemetry.enabled": False}))
     commit = session.new_upload_commit(endpoint=f"local://{folder}")
-    commit.start_upload_bytes(read_all(content))
+    if content.path is not None:
+        commit.start_upload_file(str(content.path))
+    else:
+        commit.start_upload_bytes(read_all(content))
     (done,) = commit.wait_to_finish().uploads.values()
     return str(done.xet_info.hash)
 

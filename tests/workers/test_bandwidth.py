@@ -247,7 +247,9 @@ def test_who_is_held_back_opens_no_further_connection(hub: HubServer, store: Red
     """Each would bring a buffer full of bytes that the limit has not allowed yet. QUICK adds one at every look."""
     content, heard = big(), Heard()
     FleetLimit(store, 0).write(2 * MIB)
-    control = Control(Bandwidth(Fleet(store, 0, "a")))
+    bandwidth = Bandwidth(Fleet(store, 0, "a"))
+    bandwidth(MIB)  # the line is taken for half a second: already the first bytes have to wait
+    control = Control(bandwidth)
     get(source(hub.plain("f", content), content), tmp_path / "f", control=control, on_progress=heard)
     assert holds(tmp_path / "f", content)
     assert max(snapshot.connections for snapshot in heard.snapshots) <= QUICK.connections_start

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import redis
@@ -52,10 +53,10 @@ class Unreliable:
         if self.away:
             raise redis.exceptions.ConnectionError("away")
 
-    def publish(self, claim: Claim, seq: int, event: Downloading) -> Ack:
+    def publish(self, claim: Claim, seq: int, event: Downloading, *figures: Any) -> Ack:
         self._check()
         self.published.append((time.monotonic(), event))
-        return self._tracker.publish(claim, seq, event)
+        return self._tracker.publish(claim, seq, event, *figures)
 
     def renew(self, claim: Claim) -> Ack:
         self._check()
@@ -162,6 +163,25 @@ def test_a_word_of_cancel_stops_the_transfer(scene: Scene) -> None:
     wait_for(lambda: scene.brake.calls == ["cancel"])
     assert scene.reporter.cancelled
     assert not scene.reporter.lost
+
+
+def test_a_wish_for_its_place_stops_the_transfer(scene: Scene) -> None:
+    scene.real.leave_word(scene.record, "yield")
+    wait_for(lambda: scene.brake.calls == ["cancel"])
+    assert scene.reporter.yielding
+    assert not scene.reporter.cancelled
+
+
+def test_a_mistake_of_ours_stops_the_transfer_as_well(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody renews the lease any more, so the file will be somebody else's."""
+
+    def stumble(*_: object) -> None:
+        raise KeyError("a mistake")
+
+    monkeypatch.setattr(scene.tracker, "publish", stumble)
+    scene.reporter.status("verifying")
+    wait_for(lambda: scene.brake.calls == ["fence"])
+    assert scene.reporter.lost
 
 
 def test_an_unconfirmed_lease_holds_the_transfer_until_it_is_confirmed(scene: Scene) -> None:

@@ -9,7 +9,8 @@ It knows neither Redis nor a queue: a `Control` steers it, a callback hears `Sna
 between fetches.
 """
 
-from workers.transfer.addresses import address_check, is_public
+from hive.addresses import address_check, is_public
+from hive.urls import parse_url
 from workers.transfer.control import Control
 from workers.transfer.engine import fetch
 from workers.transfer.limits import Limits
@@ -20,7 +21,7 @@ from workers.transfer.pool import Cooldown, HostPool, LocalCooldown
 from workers.transfer.progress import Snapshot
 from workers.transfer.source import Digest, Fetched, Location, Source
 from workers.transfer.transport import Stream, Transport
-from workers.transfer.urls import parse_url, signed_url_expiry
+from workers.transfer.urls import signed_url_expiry
 
 __all__ = [
     "Control",

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hive.errors import DownloadError, HiveError, HubUnavailable, SourceChanged
+from hive.urls import Url, parse_url
 from workers.transfer import answers
 from workers.transfer.control import Control
 from workers.transfer.limits import Limits
@@ -19,7 +20,7 @@ from workers.transfer.pool import HostPool
 from workers.transfer.reply import HttpStream, Reply
 from workers.transfer.source import Location, Source
 from workers.transfer.transport import ContentChanged, Known, RangesRefused, Throttled, Transient
-from workers.transfer.urls import Url, expired, next_hop, parse_url, signed_url_expiry
+from workers.transfer.urls import expired, next_hop, signed_url_expiry
 
 #: Seconds that a host is left alone after "too many requests" without a time.
 DEFAULT_REST_S = 1.0

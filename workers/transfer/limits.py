@@ -34,7 +34,13 @@ class Limits:
     #: taken from one is fetched twice.
     xet_part_bytes: int = 256 * MIB
     xet_steal_min_bytes: int = 64 * MIB
-    #: Streams of one file over Xet. Each has many connections inside; the second one covers the pause between pieces.
+    #: Bytes whose plan a stream over Xet asks for at a time, and so the longest run that it holds as one. Smaller ones
+    #: are more requests for plans; larger ones are more memory, and a longer wait for the first byte on a slow line.
+    xet_fetch_bytes: int = 6 * MIB
+    #: Bytes that a stream has on their way or not yet handed on. At least twice the above: the last run of a piece may
+    #: be so long, and one that never fits would be waited for for ever.
+    xet_buffer_bytes: int = 18 * MIB
+    #: Streams of one file over Xet. Each has several connections inside; the second covers the pause between pieces.
     xet_streams_max: int = 2
     #: Failures of Xet in a row, without a byte, before the file goes on over HTTP.
     xet_failures_max: int = 3

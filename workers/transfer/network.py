@@ -29,7 +29,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
 
-from workers.transfer.addresses import AddressCheck
+from hive.addresses import AddressCheck
 
 #: Origins whose idle connections are kept. A signed URL's host is the same for thousands of files.
 KEPT_ORIGINS = 16

@@ -12,10 +12,10 @@ from typing import Protocol
 
 import urllib3
 
+from hive.urls import Url
 from workers.transfer.control import Control
 from workers.transfer.limits import Limits
 from workers.transfer.network import Network, pool_manager
-from workers.transfer.urls import Url
 
 #: Seconds between two looks at a host whose slots are all taken.
 SLOT_POLL_S = 0.05

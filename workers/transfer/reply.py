@@ -19,13 +19,13 @@ from urllib3.exceptions import (
     SSLError,
 )
 
+from hive.urls import Url
 from workers.transfer import answers
 from workers.transfer.control import Control
 from workers.transfer.limits import Limits
 from workers.transfer.network import Body, Lifeline, requesting
 from workers.transfer.pool import HostPool
 from workers.transfer.transport import Transient
-from workers.transfer.urls import Url
 
 #: Bytes of a redirect's or an error's body that are read so that the connection can be kept, and seconds for it.
 DISCARD_BYTES = 64 * 1024

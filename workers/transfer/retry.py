@@ -7,9 +7,9 @@ import re
 import threading
 import time
 from collections.abc import Mapping
-from email.utils import parsedate_to_datetime
 
 from hive.errors import DownloadError, DownloadTimeout
+from hive.retryafter import parse_retry_after
 from workers.transfer.limits import Limits
 
 #: The draft's header as the Hub sends it: `"resolvers";r=0;t=55`, t being the seconds until the window ends.
@@ -99,21 +99,10 @@ def retry_after_s(headers: Mapping[str, str], limits: Limits) -> float | None:
 
     None without.
     """
-    seconds = _retry_after(headers.get("retry-after"))
+    seconds = parse_retry_after(headers.get("retry-after"))
     if seconds is None:
         seconds = _rate_limit_reset(headers)
     return None if seconds is None else min(max(seconds, 0.0), limits.retry_after_max_s)
-
-
-def _retry_after(value: str | None) -> float | None:
-    if not value:
-        return None
-    if value.strip().isdecimal():
-        return float(value.strip()[:9])
-    try:
-        return parsedate_to_datetime(value).timestamp() - time.time()
-    except (ValueError, TypeError, OverflowError):
-        return None
 
 
 def _rate_limit_reset(headers: Mapping[str, str]) -> float | None:

@@ -1,13 +1,13 @@
 """Xet: the same bytes out of the Hub's chunk store, through the range streams of hf_xet.
 
-Problem: hf_xet is a native library made for whole files. It checks no content, waits for minutes by default, keeps a
-gigabyte of buffers, writes a log to the home folder, and cannot be cut off by the flag that Python has. Measured with
+Problem: hf_xet is a native library made for whole files. It checks no content, waits for minutes by default, keeps
+gigabytes of buffers, writes a log to the home folder, and cannot be cut off by the flag that Python has. Measured with
 1.8.0: a refused token, an unknown file and a time-out may all end the stream *cleanly*, without an error and without a
 byte; `cancel()` of a stream raises while another thread reads it; two pieces of one group cannot be ended one by one.
 
 The easy way, its download to a path, gives up resume, journal and cancel. So it is used for one thing: bytes [start,
-end) as an iterator, in a group of its own that can be aborted (2 ms), in a session made by the process that uses it.
-Every byte is counted, a stream that ends early is a failure whatever it says, and the digest is ours as for HTTP.
+end) as an iterator, in a session of its own that can be ended (xetsession.py). Every byte is counted, a stream that
+ends early is a failure whatever it says, and the digest is ours as for HTTP.
 
 The token for the store is asked for here, over the same guarded connections, proxies and cool-down as everything else,
 and not by hf_xet: so the Hub's own token never reaches native code, and making a group touches no network. What hf_xet
@@ -17,11 +17,10 @@ then fetches it fetches by itself, past Python's checks of addresses; `HIVE_TRAN
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
@@ -35,6 +34,7 @@ from workers.transfer.limits import Limits
 from workers.transfer.pool import HostPool
 from workers.transfer.source import Location, Source
 from workers.transfer.transport import Known, RangesRefused, Throttled, Transient, Unusable
+from workers.transfer.xetsession import Sessions, load
 
 #: Bytes of a token's answer; a token has some 500.
 GRANT_MAX_BYTES = 64 * 1024
@@ -42,15 +42,6 @@ GRANT_MAX_BYTES = 64 * 1024
 GRANT_MARGIN_S = 60.0
 #: Seconds that the store is left alone when it limits requests; hf_xet does not hand on for how long it asked.
 REST_S = 5.0
-#: Tries of one request inside hf_xet, beyond the first, and the pause before the first of them in ms. The engine tries
-#: again by itself.
-RETRIES = 2
-RETRY_BASE_DELAY_MS = 500
-#: Bytes that hf_xet fetches ahead: for the session, more for each stream, and at most. Below the 64 MiB of one of the
-#: store's blocks its streams were seen to wait for each other for ever; the defaults are 1.5 to 6 GB.
-BUFFER_BYTES = 160_000_000
-BUFFER_PER_STREAM_BYTES = 80_000_000
-BUFFER_MAX_BYTES = 320_000_000
 
 _HASH = re.compile(r"[0-9a-f]{64}")
 #: How hf_xet begins the text of its error for a 429.
@@ -82,7 +73,7 @@ class Grant(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class Xet:
-    """The Xet store as one download uses it: one native session, one token at a time. Safe from any thread.
+    """The Xet store as one download uses it: one token, and a native session for each stream. Safe from any thread.
 
     Make it in the process that fetches, and close it, or use it as a context manager.
     """
@@ -95,8 +86,7 @@ class Xet:
         self._tokens = HttpTransport(Source(locate_token, None, None, "a token for Xet"), pool, limits)
         self._lock = threading.Lock()
         self._grant: Grant | None = None
-        self._native: Any = None
-        self._session: Any = None
+        self.sessions = Sessions(limits, pool.network.ca_bundle)
 
     def transport(self, xet_hash: str, size: int) -> XetTransport:
         """The way to one file of `size` bytes. Raises ValueError when the hash is none."""
@@ -121,17 +111,22 @@ class Xet:
                 self._grant = None
 
     def stream(self, grant: Grant, xet_hash: str, size: int, start: int, end: int) -> tuple[Any, Iterator[bytes]]:
-        """A group and its only stream. Touches no network. Raises whatever hf_xet does."""
-        native, session = self._open_session()
-        group = session.new_download_stream_group(
-            endpoint=grant.cas_url, token=grant.access_token, token_expiry_unix_secs=grant.exp
-        )
-        return group, iter(group.download_stream(native.XetFileInfo(xet_hash, size), start, end))
+        """A session and its only stream. Touches no network. Raises whatever hf_xet does."""
+        session = self.sessions.take()
+        try:
+            group = session.new_download_stream_group(
+                endpoint=grant.cas_url, token=grant.access_token, token_expiry_unix_secs=grant.exp
+            )
+            file = load(self.pool.network.ca_bundle).XetFileInfo(xet_hash, size)
+            return session, iter(group.download_stream(file, start, end))
+        except BaseException:
+            session.sigint_abort()
+            raise
 
     def close(self) -> None:
-        """End the session and its threads. The streams must have been closed."""
+        """End the sessions and their threads. The streams must have been closed."""
+        self.sessions.close()
         with self._lock:
-            self._session = None
             self._grant = None
 
     def __enter__(self) -> Xet:
@@ -163,13 +158,6 @@ class Xet:
             raise Transient("the Hub names a Xet store without encryption")
         return grant
 
-    def _open_session(self) -> tuple[Any, Any]:
-        with self._lock:
-            if self._session is None:
-                self._native = _import_native(self.pool.network.ca_bundle)
-                self._session = self._native.XetSession(_config(self._native, self.limits))
-            return self._native, self._session
-
 
 @dataclass
 class _Attempt:
@@ -195,7 +183,7 @@ class XetTransport:
             connections_max=min(limits.connections_max, limits.xet_streams_max),
         )
         self.size = size
-        self._xet = xet
+        self.xet = xet
         self._hash = xet_hash
         self._lock = threading.Lock()
         self._incidents = 0
@@ -205,15 +193,15 @@ class XetTransport:
         """See Transport.open."""
         grant = self._grant(control)
         attempt = _Attempt(grant, self._incidents)
-        rest_s = self._xet.pool.cooldown.remaining_s(grant.host)
+        rest_s = self.xet.pool.cooldown.remaining_s(grant.host)
         if rest_s > 0:
             raise Throttled("the Xet store asked for a rest", rest_s)
         end = self.size if end is None else end
         try:
-            group, chunks = self._xet.stream(grant, self._hash, self.size, start, end)
+            session, chunks = self.xet.stream(grant, self._hash, self.size, start, end)
         except BaseException as error:
             raise self.failed(attempt, error) from None
-        return XetStream(self, attempt, group, chunks, start, end - start)
+        return XetStream(self, attempt, session, chunks, start, end - start)
 
     def refresh(self) -> None:
         """See Transport.refresh."""
@@ -233,9 +221,9 @@ class XetTransport:
         """
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             return error
-        self._xet.forget(attempt.grant)
+        self.xet.forget(attempt.grant)
         if str(error).startswith(_RATE_LIMITED):
-            self._xet.pool.cooldown.set(attempt.grant.host, REST_S)
+            self.xet.pool.cooldown.set(attempt.grant.host, REST_S)
             return Throttled("the Xet store limits requests", REST_S)
         return self._counted(attempt.incident, _words(error))
 
@@ -250,7 +238,7 @@ class XetTransport:
     def _grant(self, control: Control) -> Grant:
         incident = self._incidents
         try:
-            return self._xet.grant(control)
+            return self.xet.grant(control)
         except Transient as failure:
             raise self._counted(incident, str(failure)) from None
         except (HiveError, RangesRefused) as error:
@@ -269,34 +257,61 @@ class XetStream:
     etag: str | None = None
 
     def __init__(
-        self, way: XetTransport, attempt: _Attempt, group: Any, chunks: Iterator[bytes], start: int, n_bytes: int
+        self, way: XetTransport, attempt: _Attempt, session: Any, chunks: Iterator[bytes], start: int, n_bytes: int
     ) -> None:
         self.start = start
         self.total: int | None = way.size
         self._way = way
         self._attempt = attempt
-        self._group = group
+        self._session = session
+        self._lock = threading.Lock()
         self._chunks = chunks
+        self._given: Generator[memoryview, None, None] | None = None
         self._left = n_bytes
         self._aborted = False
 
     def chunks(self) -> Iterator[memoryview]:
-        """See Stream.chunks. hf_xet gives up to 64 MiB at a time; they are handed on in the engine's measure."""
-        step = self._way.limits.read_bytes
-        while self._left > 0:
-            view = memoryview(self._next())[: self._left]
-            self._left -= len(view)
-            for at in range(0, len(view), step):
-                yield view[at : at + step]
+        """See Stream.chunks. hf_xet gives a whole run at a time; it is handed on in the engine's measure."""
+        self._given = self._give()
+        return self._given
 
     def abort(self) -> None:
         """See Stream.abort."""
         self._aborted = True
-        self._group.abort()
+        session = self._take_session()
+        if session is not None:
+            session.sigint_abort()
 
     def close(self) -> None:
         """See Stream.close."""
-        self._group.abort()
+        session = self._take_session()
+        if session is not None and self._left == 0:
+            self._way.xet.sessions.give_back(session)
+        elif session is not None:
+            session.sigint_abort()
+        # What is held goes now: an error that is kept refers to this stream, and tens of megabytes would stay with it
+        # until Python looks for cycles.
+        if self._given is not None:
+            self._given.close()
+        self._chunks = iter(())
+
+    def _give(self) -> Generator[memoryview, None, None]:
+        step = self._way.limits.read_bytes
+        while self._left > 0:
+            # Let go of before the next one is awaited, by whoever took the last part of it too: else each stream holds
+            # two.
+            with memoryview(self._next()) as data:
+                n_bytes = min(len(data), self._left)
+                self._left -= n_bytes
+                for at in range(0, n_bytes, step):
+                    with data[at : min(at + step, n_bytes)] as part:
+                        yield part
+
+    def _take_session(self) -> Any:
+        """The session, once: a late `abort` must not end the next stream's."""
+        with self._lock:
+            session, self._session = self._session, None
+        return session
 
     def _next(self) -> bytes:
         """The next bytes, at least one."""
@@ -312,38 +327,6 @@ class XetStream:
             raise Transient("the transfer over Xet was given up")
         self._way.moved()
         return data
-
-
-def _import_native(ca_bundle: str | None) -> Any:
-    """hf_xet, imported late: at import it starts its log, in a thread and in a file of the home folder, unless the
-    environment says otherwise.
-    """
-    os.environ.setdefault("HF_XET_LOG_DEST", os.devnull)
-    if ca_bundle is not None:
-        os.environ.setdefault("SSL_CERT_FILE", ca_bundle)
-    import hf_xet
-
-    return hf_xet
-
-
-def _config(native: Any, limits: Limits) -> Any:
-    return native.XetConfig().with_config(
-        {
-            "telemetry.enabled": False,
-            "client.connect_timeout": _ms(limits.connect_timeout_s),
-            "client.read_timeout": _ms(limits.stall_s),
-            "client.retry_max_attempts": RETRIES,
-            "client.retry_base_delay": f"{RETRY_BASE_DELAY_MS}ms",
-            "client.retry_max_duration": _ms(limits.stall_all_s),
-            "reconstruction.download_buffer_size": BUFFER_BYTES,
-            "reconstruction.download_buffer_perfile_size": BUFFER_PER_STREAM_BYTES,
-            "reconstruction.download_buffer_limit": BUFFER_MAX_BYTES,
-        }
-    )
-
-
-def _ms(seconds: float) -> str:
-    return f"{int(seconds * 1000)}ms"
 
 
 def _words(error: BaseException) -> str:

@@ -4,6 +4,8 @@ Problem: a URL from a stranger may lead into the own network (SSRF), in dozens o
 `ipaddress.is_global`, lets NAT64, 6to4, site-local and metadata addresses through, and a check of the *name* is void
 when DNS answers otherwise a moment later. So the table is our own, everything is asked of the resolved address, and the
 connection goes to the very address that was asked about.
+
+Downloads of plain URLs and webhooks both go by it.
 """
 
 from __future__ import annotations
@@ -72,7 +74,7 @@ def is_public(ip: str) -> bool:
 
 
 def address_check(allow_hosts: Collection[str] = (), ports: Collection[int] = WEB_PORTS) -> AddressCheck:
-    """A check for `Network`: (ip, host, port) -> None; raises UnsafeUrl.
+    """A check for whoever connects: (ip, host, port) -> None; raises UnsafeUrl.
 
     `allow_hosts` has entries "host" or "host:port" ("[v6]:port"); these may be private and, with a port, use that port.
     """

@@ -1,0 +1,476 @@
+"""Collection of garbage: what nothing refers to goes, and nothing else does."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from huggingface_hub import scan_cache_dir
+
+from hive import garbage
+from hive.catalog import ModelCatalog
+from hive.garbage import Collector, Take
+from hive.ledger import Entry, Hold, Ledger
+from hive.settings import Settings
+from hive.underway import Live, Needed, needed
+from hive.wire.jobs import Request
+from hive.wire.layout import url_key
+from hive.wire.upkeep import Collected, CollectionLine, Kept, Removed
+from tests.cache import COMMIT, OTHER, QUANTS, WHOLE, everything_below, put, put_tree, put_url, settings_for, sha256
+
+ID = "11111111-2222-4333-8444-555555555555"
+OTHER_ID = "21111111-2222-4333-8444-555555555555"
+DIGEST = "ab" * 32
+#: Older than any retention here, in seconds.
+OLD_S = 30 * 86_400
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return settings_for(tmp_path, HIVE_HOME=str(tmp_path / "home"))
+
+
+def age(path: Path, seconds: float = OLD_S) -> None:
+    """Make a path, and all below it, as old as this."""
+    then = time.time() - seconds
+    for found in [*path.rglob("*"), path] if path.is_dir() and not path.is_symlink() else [path]:
+        os.utime(found, (then, then), follow_symlinks=False)
+
+
+def collect(
+    settings: Settings,
+    look: Callable[[], Needed] | None = None,
+    take: Take | None = None,
+    *,
+    partials_only: bool = False,
+    **options: object,
+) -> list[CollectionLine]:
+    """All that a collection says."""
+    said: list[CollectionLine] = []
+    collector = Collector(
+        settings,
+        said.append,
+        threading.Event(),
+        look or (lambda: needed(settings, ())),
+        take,
+        **options,  # type: ignore[arg-type]
+    )
+    end = collector.run_partials() if partials_only else collector.run()
+    assert said[-1] == end
+    removed = [line for line in said if isinstance(line, Removed)]
+    assert (end.removed, end.bytes) == (len(removed), sum(line.bytes for line in removed))
+    return said
+
+
+def removed(said: list[CollectionLine]) -> list[tuple[str, str]]:
+    """Kind and last part of the path of what was removed."""
+    return sorted((line.kind, line.path.rpartition("/")[2]) for line in said if isinstance(line, Removed))
+
+
+def partial(settings: Settings, name: str, content: bytes = b"half", *, seconds: float = OLD_S) -> Path:
+    path = settings.hive_dir / "partial" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    age(path, seconds)
+    return path
+
+
+def stray_blob(settings: Settings, repo: str, content: bytes) -> Path:
+    """A content that no link leads to."""
+    blob = settings.hub_dir / f"models--{repo.replace('/', '--')}" / "blobs" / sha256(content)
+    blob.parent.mkdir(parents=True, exist_ok=True)
+    blob.write_bytes(content)
+    age(blob)
+    return blob
+
+
+def live(ref: str = "hf:org/name", created_s: float = 0.0) -> Live:
+    return Live(ID, ref, int(created_s * 1000))
+
+
+def test_a_store_without_garbage_stays_as_it_is(settings: Settings, tmp_path: Path) -> None:
+    put(settings, "org/name", WHOLE)
+    put_tree(settings, "org/name", WHOLE)
+    put(settings, "org/pinned", QUANTS, refs=())
+    put_url(settings, "https://host.example/f", b"content")
+    age(settings.store_dir)
+    before = everything_below(settings.store_dir)
+    assert removed(collect(settings)) == []
+    assert everything_below(settings.store_dir) == before
+    assert not (settings.hub_dir / ".locks").exists()
+
+
+def test_an_empty_store_has_no_garbage(settings: Settings) -> None:
+    [end] = collect(settings)
+    assert isinstance(end, Collected)
+    assert not settings.store_dir.exists()
+
+
+def test_a_blob_without_a_link_goes_and_the_others_stay(settings: Settings) -> None:
+    put(settings, "org/name", WHOLE)
+    put(settings, "org/name", {"a": b"of another commit"}, commit=OTHER, refs=())
+    stray_blob(settings, "org/name", b"stray")
+    age(settings.hub_dir)
+    [line, _] = collect(settings)
+    path = f"hub/models--org--name/blobs/{sha256(b'stray')}"
+    assert line == Removed(kind="blob", path=path, bytes=5)
+    assert scan_cache_dir(settings.hub_dir).warnings == []
+    assert len(ModelCatalog(settings).list()) == 2
+    assert {path.name for path in (settings.hub_dir / "models--org--name" / "blobs").iterdir()} == {
+        sha256(content) for content in [*WHOLE.values(), b"of another commit"]
+    }
+
+
+def test_a_dry_run_says_the_same_and_touches_nothing(settings: Settings) -> None:
+    put(settings, "org/name", WHOLE)
+    stray_blob(settings, "org/name", b"stray")
+    partial(settings, f"{DIGEST}.part")
+    partial(settings, f"{DIGEST}.bad")
+    snapshot = put(settings, "org/gone", {"a": b"a"}, refs=())
+    (snapshot / "a").resolve().unlink()
+    age(settings.store_dir)
+    before = everything_below(settings.store_dir)
+    would = collect(settings, dry_run=True)
+    assert everything_below(settings.store_dir) == before
+    assert removed(collect(settings)) == removed(would)
+    assert len(removed(would)) == 4
+    assert isinstance(would[-1], Collected)
+    assert would[-1].dry_run
+
+
+def test_what_is_young_stays_whatever_was_asked_for(settings: Settings) -> None:
+    put(settings, "org/name", WHOLE)
+    blob = stray_blob(settings, "org/name", b"stray")
+    path = partial(settings, f"{DIGEST}.part")
+    age(blob, 300)
+    age(path, 300)
+    assert removed(collect(settings, older_than_s=0)) == []
+    age(blob, garbage.GRACE_S + 1)
+    age(path, garbage.GRACE_S + 1)
+    assert removed(collect(settings)) == []
+    assert removed(collect(settings, older_than_s=0)) == [("blob", blob.name), ("partial", path.name)]
+
+
+def test_a_link_in_whatever_form_keeps_its_blob(settings: Settings, tmp_path: Path) -> None:
+    snapshot = put(settings, "org/name", WHOLE)
+    blob = stray_blob(settings, "org/name", b"used in another way")
+    (snapshot / "absolute").symlink_to(tmp_path / "elsewhere" / "blobs" / blob.name)
+    age(settings.hub_dir)
+    assert removed(collect(settings)) == []
+
+
+def test_the_blobs_of_a_download_under_way_stay_although_nothing_links_to_them_yet(settings: Settings) -> None:
+    blob = stray_blob(settings, "org/name", b"published")
+    other = stray_blob(settings, "org/other", b"garbage")
+    said = collect(settings, lambda: needed(settings, [live()]))
+    assert removed(said) == [("blob", other.name)]
+    assert blob.exists()
+    assert not (settings.hub_dir / "models--org--other").exists()
+
+
+def test_the_ledger_keeps_what_redis_has_forgotten(settings: Settings) -> None:
+    """A download of another hive on this store, or of this one after FLUSHALL."""
+    entry = Entry(id=ID, identity="a" * 64, ref="hf:org/name", request=Request(ref="hf:org/name"), paused=True)
+    ledger = Ledger(settings)
+    ledger.write(entry)
+    ledger.write_hold(ID, Hold(attempt=1, fence=1, partials=(DIGEST,)))
+    blob = stray_blob(settings, "org/name", b"published")
+    kept = [partial(settings, f"{DIGEST}.part"), partial(settings, f"{DIGEST}.{ID}.part")]
+    gone = partial(settings, f"{'cd' * 32}.part")
+    assert removed(collect(settings)) == [("partial", gone.name)]
+    assert blob.exists()
+    assert all(path.exists() for path in kept)
+    ledger.remove(ID)
+    assert len(removed(collect(settings))) == 3
+
+
+def test_a_ledger_that_nobody_has_written_to_for_a_month_does_not_count(settings: Settings) -> None:
+    Ledger(settings).write(Entry(id=ID, identity="a" * 64, ref="hf:org/name", request=Request(ref="hf:org/name")))
+    blob = stray_blob(settings, "org/name", b"published")
+    age(settings.hive_dir / "downloads", 31 * 86_400)
+    assert removed(collect(settings)) == [("blob", blob.name)]
+
+
+def test_partials_go_by_the_newest_of_their_files(settings: Settings) -> None:
+    partial(settings, f"{DIGEST}.part")
+    partial(settings, f"{DIGEST}.journal", seconds=3600)
+    assert removed(collect(settings)) == []
+    partial(settings, f"{DIGEST}.journal")
+    partial(settings, f"{DIGEST}.journal.new", b"")
+    [line, _] = collect(settings)
+    assert isinstance(line, Removed)
+    assert (line.kind, line.bytes) == ("partial", 8)
+    assert list((settings.hive_dir / "partial").iterdir()) == []
+
+
+def test_partials_of_every_kind_go_and_strangers_stay(settings: Settings) -> None:
+    names = [f"{DIGEST}.part", f"git-{'1' * 40}.{ID}.part", f"url-{DIGEST}.journal", f"{DIGEST}.bad"]
+    names += [f"{DIGEST}.0a1b2c3d.bad", f".{DIGEST}.part.0123456789abcdef.tmp"]
+    strangers = ["README", f"{DIGEST}.part.orig", "x.part", f"{DIGEST}"]
+    for name in [*names, *strangers]:
+        partial(settings, name)
+    assert sorted(name for _, name in removed(collect(settings))) == sorted(names)
+    assert {path.name for path in (settings.hive_dir / "partial").iterdir()} == set(strangers)
+
+
+def test_a_small_partial_stays_as_long_as_its_download_lives(settings: Settings) -> None:
+    mine, other = partial(settings, f"{DIGEST}.{ID}.part"), partial(settings, f"{DIGEST}.{OTHER_ID}.part")
+    assert removed(collect(settings, lambda: needed(settings, [live()]))) == [("partial", other.name)]
+    assert mine.exists()
+
+
+def test_what_a_download_may_have_written_that_no_ledger_lists_stays(settings: Settings) -> None:
+    """The store could not be written when it was asked for: its partials are those younger than it."""
+    older, younger = partial(settings, f"{DIGEST}.part"), partial(settings, f"{'cd' * 32}.part", seconds=OLD_S - 100)
+    created_s = time.time() - OLD_S + 50
+    said = collect(settings, lambda: needed(settings, [live(created_s=created_s)]))
+    assert removed(said) == [("partial", older.name)]
+    assert younger.exists()
+
+
+def test_a_partial_goes_only_under_its_lease(settings: Settings) -> None:
+    path = partial(settings, f"{DIGEST}.part")
+    small = partial(settings, f"{DIGEST}.{ID}.part")
+    asked = []
+
+    @contextlib.contextmanager
+    def take(name: str) -> Iterator[bool]:
+        asked.append(name)
+        yield name != DIGEST
+
+    said = collect(settings, take=take)
+    assert removed(said) == [("partial", small.name)]
+    assert asked == [DIGEST + f".{ID}", DIGEST]
+    [kept] = [line for line in said if isinstance(line, Kept)]
+    assert (kept.path, kept.in_use) == (f"hive/partial/{path.name}", True)
+    assert path.exists()
+
+
+def test_a_blob_that_is_linked_between_the_two_looks_is_put_back(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot = put(settings, "org/name", WHOLE)
+    blob = stray_blob(settings, "org/name", b"wanted")
+    other = stray_blob(settings, "org/name", b"stray")
+    age(settings.hub_dir)
+    real = garbage._linked
+
+    def link(cache: object) -> set[str]:
+        assert not blob.exists()
+        (snapshot / "late").symlink_to(f"../../blobs/{blob.name}")
+        return real(cache)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(garbage, "_linked", link)
+    said = collect(settings)
+    assert (snapshot / "late").read_bytes() == b"wanted"
+    assert removed(said) == [("blob", other.name)]
+    assert [line.in_use for line in said if isinstance(line, Kept)] == [True]
+
+
+def test_a_blob_is_put_back_when_a_download_began_between_the_two_looks(settings: Settings) -> None:
+    blob = stray_blob(settings, "org/name", b"wanted")
+    looks = []
+
+    def look() -> Needed:
+        looks.append(blob.exists())
+        return needed(settings, [live()] if len(looks) > 1 else [])
+
+    assert removed(collect(settings, look)) == []
+    assert looks[:2] == [True, False]
+    assert blob.read_bytes() == b"wanted"
+
+
+def test_a_blob_that_came_back_meanwhile_is_not_replaced(settings: Settings) -> None:
+    blob = stray_blob(settings, "org/name", b"old")
+
+    def look() -> Needed:
+        if not blob.exists():
+            blob.write_bytes(b"fetched again")
+            return needed(settings, [live()])
+        return Needed()
+
+    collect(settings, look)
+    assert blob.read_bytes() == b"fetched again"
+    assert [path.name for path in blob.parent.iterdir()] == [blob.name]
+
+
+def test_a_blob_under_huggingface_hubs_lock_stays(settings: Settings) -> None:
+    blob = stray_blob(settings, "org/name", b"stray")
+    lock = settings.hub_dir / ".locks" / "models--org--name" / f"{blob.name}.lock"
+    lock.parent.mkdir(parents=True)
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        said = collect(settings)
+        assert removed(said) == []
+        assert blob.exists()
+    assert removed(collect(settings)) == [("blob", blob.name)]
+    assert lock.exists()
+
+
+def test_another_tools_half_files_stay_for_a_day_at_least(settings: Settings) -> None:
+    put(settings, "org/name", WHOLE)
+    half = settings.hub_dir / "models--org--name" / "blobs" / f"{DIGEST}.0a1b2c3d.incomplete"
+    half.write_bytes(b"half")
+    age(half, 80_000)
+    assert removed(collect(settings, older_than_s=0)) == []
+    age(half, 90_000)
+    assert removed(collect(settings, older_than_s=0)) == [("incomplete", half.name)]
+
+
+def test_a_snapshot_of_which_nothing_is_left_goes(settings: Settings) -> None:
+    put(settings, "org/name", WHOLE)
+    gone = put(settings, "org/name", {"deep/er/a": b"a", "b": b"b"}, commit=OTHER, refs=())
+    for path in ("deep/er/a", "b"):
+        (gone / path).resolve().unlink()
+    put_tree(settings, "org/name", {"b": b"b"}, commit=OTHER)
+    empty = settings.hub_dir / "models--org--name" / "snapshots" / ("c" * 40)
+    empty.mkdir()
+    age(settings.hub_dir)
+    assert removed(collect(settings)) == [("snapshot", OTHER), ("snapshot", "c" * 40)]
+    assert not gone.exists()
+    assert not empty.exists()
+    assert scan_cache_dir(settings.hub_dir).warnings == []
+    assert [model.revision for model in ModelCatalog(settings).list()] == [COMMIT]
+
+
+def test_a_broken_snapshot_stays_where_a_ref_names_it_or_anything_is_left(settings: Settings, tmp_path: Path) -> None:
+    named = put(settings, "org/named", {"a": b"a"})
+    partly = put(settings, "org/partly", {"a": b"a", "b": b"b"}, refs=())
+    foreign = put(settings, "org/foreign", {"a": b"a"}, refs=())
+    (foreign / "mine").symlink_to(tmp_path / "elsewhere")
+    for snapshot in (named, partly, foreign):
+        (snapshot / "a").resolve().unlink()
+    age(settings.hub_dir)
+    assert removed(collect(settings)) == []
+
+
+def test_a_repository_of_which_nothing_is_left_goes_with_its_folder(settings: Settings) -> None:
+    snapshot = put(settings, "org/name", {"a": b"a"}, refs=())
+    (snapshot / "a").resolve().unlink()
+    own = settings.hive_dir / "trees" / "models--org--name"
+    own.mkdir(parents=True)
+    (own / f"{COMMIT}.json").write_bytes(b"{}")
+    age(settings.store_dir)
+    assert removed(collect(settings)) == [("listing", f"{COMMIT}.json"), ("snapshot", COMMIT)]
+    assert not (settings.hub_dir / "models--org--name").exists()
+    assert not own.exists()
+
+
+def test_a_urls_file_without_its_manifest_goes(settings: Settings) -> None:
+    broken = put_url(settings, "https://host.example/f", b"content")
+    short = put_url(settings, "https://host.example/g", b"content", size=9)
+    sound = put_url(settings, "https://host.example/h", b"content")
+    (broken.parent / "manifest.json").unlink()
+    age(settings.hive_dir)
+    kept = collect(settings, lambda: needed(settings, [live("https://host.example/other")]))
+    assert removed(kept) == []
+    assert removed(collect(settings)) == sorted(("url_file", path.parent.name) for path in (broken, short))
+    assert sound.exists()
+    assert not broken.parent.exists()
+
+
+def test_temporary_files_go_wherever_hive_leaves_them(settings: Settings) -> None:
+    put(settings, "org/name", WHOLE)
+    put_url(settings, "https://host.example/f", b"content")
+    repo, name = settings.hub_dir / "models--org--name", ".x.0123456789abcdef.tmp"
+    folders = [repo / "refs", repo / "blobs", repo / "snapshots" / COMMIT]
+    folders += [settings.hive_dir / "partial", settings.hive_dir / "files" / url_key("https://host.example/f")]
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"t")
+    age(settings.store_dir)
+    assert removed(collect(settings)) == [("temporary", name)] * len(folders)
+    assert ModelCatalog(settings).get("org/name").refs == ("main",)
+
+
+def test_nothing_is_removed_through_a_link(settings: Settings, tmp_path: Path) -> None:
+    """Links planted in the store lead to files that look like garbage; none of them is touched."""
+    outside = tmp_path / "outside"
+    for folder in ("blobs", "snapshots", "partial", "files", "models--org--evil/blobs", "trees"):
+        (outside / folder).mkdir(parents=True)
+        (outside / folder / sha256(b"x")).write_bytes(b"x")
+        (outside / folder / f"{DIGEST}.part").write_bytes(b"x")
+    put(settings, "org/name", WHOLE)
+    (settings.hub_dir / "models--org--evil").symlink_to(outside / "models--org--evil")
+    (settings.hub_dir / "models--org--blobs").mkdir()
+    (settings.hub_dir / "models--org--blobs" / "blobs").symlink_to(outside / "blobs")
+    (settings.hub_dir / "models--org--blobs" / "snapshots").symlink_to(outside / "snapshots")
+    settings.hive_dir.mkdir()
+    for name in ("partial", "files", "trees"):
+        (settings.hive_dir / name).symlink_to(outside / name)
+    stray = settings.hub_dir / "models--org--name" / "blobs" / ("ef" * 32)
+    stray.symlink_to(outside / "blobs" / sha256(b"x"))
+    age(tmp_path)
+    before = everything_below(outside)
+    collect(settings)
+    assert everything_below(outside) == before
+    assert not stray.is_symlink()
+
+
+def test_other_tools_folders_in_the_cache_are_not_looked_at(settings: Settings) -> None:
+    blob = settings.hub_dir / "datasets--org--name" / "blobs" / DIGEST
+    blob.parent.mkdir(parents=True)
+    blob.write_bytes(b"data")
+    age(settings.hub_dir)
+    assert removed(collect(settings)) == []
+
+
+def test_the_hourly_collection_takes_partials_only(settings: Settings) -> None:
+    path = partial(settings, f"{DIGEST}.part")
+    stray_blob(settings, "org/name", b"stray")
+    assert removed(collect(settings, partials_only=True)) == [("partial", path.name)]
+
+
+def test_a_collection_that_is_killed_leaves_no_harm(settings: Settings) -> None:
+    """In its worst moment: everything is put aside and nothing is removed yet."""
+    put(settings, "org/name", WHOLE)
+    blobs = [stray_blob(settings, "org/name", b"%d" % number) for number in range(3)]
+    age(settings.hub_dir)
+    pid = os.fork()
+    if pid == 0:
+
+        def look() -> Needed:
+            if not any(blob.exists() for blob in blobs):
+                os.kill(os.getpid(), 9)
+            return Needed()
+
+        collect(settings, look)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -9
+    assert not any(blob.exists() for blob in blobs)
+    assert removed(collect(settings)) == []
+    assert ModelCatalog(settings).get("org/name").complete
+    folder = settings.hub_dir / "models--org--name" / "blobs"
+    for left in folder.glob(".*.tmp"):
+        age(left)
+    assert [kind for kind, _ in removed(collect(settings))] == ["temporary"] * 3
+    assert len(list(folder.iterdir())) == len(WHOLE)
+
+
+def test_two_collections_at_once_remove_each_thing_once(settings: Settings) -> None:
+    put(settings, "org/name", WHOLE)
+    blobs = [stray_blob(settings, "org/name", b"%d" % number) for number in range(200)]
+    age(settings.hub_dir)
+    said: list[list[CollectionLine]] = []
+    threads = [threading.Thread(target=lambda: said.append(collect(settings))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert sorted(name for lines in said for _, name in removed(lines)) == sorted(blob.name for blob in blobs)
+    assert len(list((settings.hub_dir / "models--org--name" / "blobs").iterdir())) == len(WHOLE)
+
+
+def test_a_broken_ledger_disturbs_nobody(settings: Settings) -> None:
+    folder = settings.hive_dir / "downloads" / "0123456789abcdef"
+    folder.mkdir(parents=True)
+    (folder / f"{ID}.json").write_bytes(b"{")
+    (folder / f"{OTHER_ID}.json").write_bytes(msgspec.json.encode({"request": {"ref": "no ref at all"}}))
+    assert needed(settings, ()).ids == frozenset({OTHER_ID})

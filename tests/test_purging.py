@@ -1,0 +1,103 @@
+"""What a purge removes at the end of a download, and what it leaves."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from hive.connections import RedisClient
+from hive.ledger import Hold, Ledger, entry_of
+from hive.purging import close
+from hive.restoring import Restorer
+from hive.settings import Settings
+from hive.tracker import DownloadTracker
+from hive.wire import keys
+from hive.wire.layout import PARTIAL
+from tests.ledgers import an_entry, folder, ledger_fixture, restorer_fixture, started
+from tests.makers import claim, complete
+
+__all__ = ["ledger_fixture", "restorer_fixture"]
+
+DIGEST, OTHER_DIGEST = "ab" * 32, "cd" * 32
+
+
+def make_partials(settings: Settings, *names: str) -> Path:
+    place = settings.hive_dir / PARTIAL
+    place.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (place / name).write_bytes(b"x" * 5000)
+    return place
+
+
+def test_a_purge_removes_what_only_this_download_wanted(settings: Settings, ledger: Ledger, store: RedisClient) -> None:
+    entry, other = an_entry(purge=True), an_entry("hf:org/other")
+    place = make_partials(
+        settings,
+        *(f"{DIGEST}{ending}" for ending in (".part", ".journal", ".bad")),
+        f"{'12' * 20}.{entry.id}.part",
+        f"{OTHER_DIGEST}.part",
+        f"{'34' * 20}.{other.id}.part",
+        f"{'ef' * 32}.part",
+    )
+    ledger.write(entry)
+    ledger.write(other)
+    ledger.write_hold(entry.id, Hold(attempt=1, fence=1, partials=(DIGEST, OTHER_DIGEST)))
+    ledger.write_hold(other.id, Hold(attempt=1, fence=2, partials=(OTHER_DIGEST,)))
+    close(settings, store, ledger, entry.id)
+    assert sorted(os.listdir(place)) == sorted(
+        [f"{OTHER_DIGEST}.part", f"{'34' * 20}.{other.id}.part", f"{'ef' * 32}.part"]
+    )
+    assert ledger.ids() == [other.id]
+    assert store.keys("hive:file:*") == []
+
+
+@pytest.mark.parametrize("owner", ["another-download 7", "x"])
+def test_a_purge_leaves_a_file_that_somebody_writes(
+    settings: Settings, ledger: Ledger, store: RedisClient, owner: str
+) -> None:
+    entry = an_entry(purge=True)
+    place = make_partials(settings, f"{DIGEST}.part")
+    ledger.write(entry)
+    ledger.write_hold(entry.id, Hold(attempt=1, fence=1, partials=(DIGEST,)))
+    store.set(keys.file(DIGEST), owner)
+    close(settings, store, ledger, entry.id)
+    assert os.listdir(place) == [f"{DIGEST}.part"]
+
+
+def test_without_the_wish_everything_stays(settings: Settings, ledger: Ledger, store: RedisClient) -> None:
+    entry = an_entry()
+    place = make_partials(settings, f"{DIGEST}.part")
+    ledger.write(entry)
+    ledger.write_hold(entry.id, Hold(attempt=1, fence=1, partials=(DIGEST,)))
+    close(settings, store, ledger, entry.id)
+    assert os.listdir(place) == [f"{DIGEST}.part"]
+    assert ledger.ids() == []
+
+
+def test_a_purge_that_died_is_done_by_whoever_looks_next(
+    settings: Settings, tracker: DownloadTracker, ledger: Ledger, restorer: Restorer, store: RedisClient
+) -> None:
+    record = started(tracker, ledger)
+    ledger.write(entry_of(record, cancelled=True, purge=True))
+    place = make_partials(settings, f"{DIGEST}.part")
+    ledger.write_hold(record.id, Hold(attempt=1, fence=1, partials=(DIGEST,)))
+    held = claim(tracker, record.id)
+    tracker.finish(held, 2, "complete", complete(), "/store/x")
+    restorer.look(None)
+    assert os.listdir(place) == []
+
+
+def test_a_name_that_leads_elsewhere_is_not_removed(
+    settings: Settings, ledger: Ledger, store: RedisClient, tmp_path: Path
+) -> None:
+    entry = an_entry(purge=True)
+    make_partials(settings)
+    target = tmp_path / "precious.part"
+    target.write_bytes(b"x")
+    ledger.write(entry)
+    path = folder(settings) / f"{entry.id}.held.json"
+    path.write_text('{"attempt":1,"fence":1,"partials":["../../../precious"]}')
+    close(settings, store, ledger, entry.id)
+    assert target.exists()

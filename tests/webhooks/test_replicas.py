@@ -1,0 +1,124 @@
+"""Several servers send: nothing twice, nothing lost when one of them, or Redis, dies."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections import Counter
+
+import pytest
+import requests
+
+from hive.api.courier import MAX_UNDER_WAY
+from hive.connections import RedisClient, connect
+from hive.embedded import EmbeddedRedis
+from hive.tracker import DownloadTracker
+from hive.wire import keys
+from tests.makers import claim, complete, create
+from tests.processes import Server, wait_for
+from tests.webhooks.conftest import Serve
+from tests.webhooks.receiver import Receiver, Reply, receiving
+from tests.webhooks.test_delivery import cancel, hits, nothing_due
+
+
+def test_two_servers_tell_everything_once(
+    serve: Serve, receiver: Receiver, tracker: DownloadTracker, store: RedisClient
+) -> None:
+    servers = [serve(HIVE_WEBHOOK_URLS=receiver.url, HIVE_WEBHOOK_TIMEOUT_S="10") for _ in range(2)]
+    wait_for(lambda: store.zcard(keys.WEBHOOKS_STANDING))
+    gate = threading.Event()
+    receiver.replies = [Reply(gate=gate)] * (2 * MAX_UNDER_WAY)
+    ids = [create(tracker, f"m{n}") for n in range(60)]
+    for download_id in ids:
+        tracker.finish(claim(tracker, download_id), 2, "complete", complete(), "/x")
+    hits(receiver, 2 * MAX_UNDER_WAY)  # each has its hands full, and of one another's they take none
+    gate.set()
+    hits(receiver, len(ids))
+    wait_for(lambda: nothing_due(store))
+    assert Counter(hit.id for hit in receiver.hits) == Counter(ids)
+    sent = [server.output.count("webhook sent") for server in servers]
+    assert sum(sent) == len(ids)
+    assert min(sent) >= MAX_UNDER_WAY, f"both had a part in it: {sent}"
+
+
+def test_a_server_that_is_killed_while_it_sends_is_stood_in_for(
+    serve: Serve, receiver: Receiver, tracker: DownloadTracker, store: RedisClient
+) -> None:
+    settings = {"HIVE_WEBHOOK_URLS": receiver.url, "HIVE_WEBHOOK_TIMEOUT_S": "1"}
+    dying, other = serve(**settings), serve(**settings)
+    wait_for(lambda: store.zcard(keys.WEBHOOKS_STANDING))
+    gate = threading.Event()
+    receiver.replies = [Reply(gate=gate)]
+    other.signal(signal.SIGSTOP)
+    download_id = create(tracker)
+    cancel(dying, download_id)
+    hits(receiver)
+    dying.signal(signal.SIGKILL)
+    dying.wait()
+    other.signal(signal.SIGCONT)
+    gate.set()
+    hits(receiver, 2)
+    assert [hit.id for hit in receiver.hits] == [download_id] * 2
+    wait_for(lambda: nothing_due(store))
+    assert other.output.count("webhook sent") == 1
+
+
+def test_a_server_that_is_stopped_does_not_wait_for_a_receiver(
+    everywhere: Server, receiver: Receiver, tracker: DownloadTracker, serve: Serve
+) -> None:
+    gate = threading.Event()
+    receiver.replies = [Reply(gate=gate)]
+    slow = serve(HIVE_WEBHOOK_URLS=receiver.url, HIVE_WEBHOOK_TIMEOUT_S="60")
+    everywhere.stop()
+    cancel(slow, create(tracker))
+    hits(receiver)
+    began_s = time.monotonic()
+    assert slow.stop() == 0
+    assert time.monotonic() - began_s < 10
+    gate.set()
+
+
+@pytest.mark.parametrize("when", ["while it is sent", "while it waits"])
+def test_an_outage_of_redis_loses_no_message(
+    own_redis: EmbeddedRedis, receiver: Receiver, serve: Serve, when: str
+) -> None:
+    settings = {"HIVE_WEBHOOK_RETRY_S": ",".join(["0.2"] * 24)}
+    server = serve(own_redis.url, HIVE_WEBHOOK_URLS=receiver.url, **settings)
+    gate = threading.Event()
+    with connect(own_redis.url) as store:
+        wait_for(lambda: store.zcard(keys.WEBHOOKS_STANDING))
+        tracker = DownloadTracker(store, ended_ttl_s=3600, max_queued=100, lease_s=3600)
+        download_id = create(tracker)
+        if when == "while it is sent":
+            receiver.replies = [Reply(gate=gate)]
+        else:
+            receiver.default = Reply(503)
+        cancel(server, download_id)
+        hits(receiver)
+    own_redis.kill()
+    gate.set()
+    wait_for(lambda: requests.get(f"{server.url}/readyz", timeout=5).status_code == 503)
+    receiver.default = Reply()
+    own_redis.launch()
+    with connect(own_redis.url) as store:
+        wait_for(lambda: nothing_due(store), what="it was told, and noted")
+    wait_for(lambda: server.logged("webhook sent") is not None)
+    assert {hit.id for hit in receiver.hits} == {download_id}
+
+
+def test_servers_with_different_settings_leave_each_other_theirs(
+    serve: Serve, receiver: Receiver, tracker: DownloadTracker, store: RedisClient
+) -> None:
+    """As while one after the other is started with a new list."""
+    more = {"HIVE_WEBHOOK_RETRY_S": ",".join(["0.1"] * 24)}
+    with receiving() as second:
+        servers = [serve(HIVE_WEBHOOK_URLS=one.url, **more) for one in (receiver, second)]
+        wait_for(lambda: store.zcard(keys.WEBHOOKS_STANDING) == 2)
+        ids = [create(tracker, f"m{n}") for n in range(3)]
+        for download_id in ids:
+            cancel(servers[0], download_id)
+        for one in (receiver, second):
+            hits(one, 3)
+        wait_for(lambda: nothing_due(store))
+        assert Counter(hit.id for hit in second.hits) == Counter(ids) == Counter(hit.id for hit in receiver.hits)
