@@ -275,7 +275,7 @@ return 1
 CONTROL: Final = """
 local r = redis.call('HMGET', KEYS[1], 'state', 'fence', 'control')
 if r[1] ~= 'running' or r[2] ~= ARGV[2] then return 0 end
-if ARGV[1] == 'yield' and r[3] and r[3] ~= '' then return 0 end
+if ARGV[1] == 'yield' and r[3] and r[3] ~= '' and r[3] ~= 'yield' then return 0 end
 redis.call('HSET', KEYS[1], 'control', ARGV[1])
 return 1
 """

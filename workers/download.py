@@ -19,7 +19,7 @@ import rq
 from redis.exceptions import RedisError
 
 from hive import errors, logs
-from hive.connections import connect, is_store_error
+from hive.connections import RedisClient, connect, is_store_error
 from hive.jobqueue import JobQueue
 from hive.record import Claim, Record, cancelled_event, requeued_event
 from hive.registry import WorkerRegistry
@@ -34,12 +34,13 @@ from workers.drain import DRAIN
 from workers.filelease import FileLeases
 from workers.holding import Holding
 from workers.progress import Reporter
+from workers.reservation import Reservation
 from workers.resolving import resolve_patiently, until_redis_answers
 from workers.sources import Plan
 from workers.store import Store
 from workers.traffic import Traffic
 from workers.transfer import Control, Network
-from workers.transferring import Transfer, outbound
+from workers.transferring import Transfer, limits_of, outbound
 
 log = logging.getLogger("workers.download")
 
@@ -80,7 +81,7 @@ def run(download_id: str, attempt: int) -> None:
             WorkerRegistry(client).busy(_worker_name(), record.id)
         leases = FileLeases(client, claim.id, claim.fence, settings.lease_s)
         holding = Holding(settings, client, tracker, record, claim, _worker_name())
-        Download(settings, tracker, queue, record, claim, leases, holding).run()
+        Download(settings, client, tracker, queue, record, claim, leases, holding).run()
     with contextlib.suppress(RedisError):
         _call_the_next(tracker, queue)
 
@@ -131,6 +132,7 @@ class Download:
     def __init__(
         self,
         settings: Settings,
+        client: RedisClient,
         tracker: DownloadTracker,
         queue: JobQueue,
         record: Record,
@@ -149,6 +151,7 @@ class Download:
         self._control = Control(self._traffic.bandwidth)
         self._store = Store(settings)
         self._leases = leases
+        self._reservation = Reservation(client, claim.id, settings.hive_dir, limits_of(settings), self._control)
         self._started_s = time.monotonic()
         self._reporter = Reporter(
             tracker,
@@ -179,6 +182,7 @@ class Download:
             self._end_well(plan)
         finally:
             self._leases.release_all()
+            self._reservation.release()
             if self._ended:
                 self._holding.close()
             DRAIN.on_request(None)
@@ -223,6 +227,7 @@ class Download:
             network,
             self._traffic,
             self._leases,
+            self._reservation,
             self._tracker,
             self._claim.id,
         )

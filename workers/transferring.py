@@ -17,6 +17,7 @@ from hive.tracker import DownloadTracker
 from hive.wire.events import Downloading, Status
 from workers.filelease import FileLeases
 from workers.progress import Reporter
+from workers.reservation import Reservation
 from workers.resolving import hub_host, sleep, until_redis_answers
 from workers.sources import Plan, PlannedFile, RetryLater
 from workers.store import Store
@@ -75,6 +76,7 @@ class Transfer:
         network: Network,
         traffic: Traffic,
         leases: FileLeases,
+        reservation: Reservation,
         tracker: DownloadTracker,
         download_id: str,
     ) -> None:
@@ -88,6 +90,7 @@ class Transfer:
         self._cooldown: Cooldown = traffic.cooldown
         self._limits = limits_of(settings)
         self._leases = leases
+        self._reservation = reservation
         self._tracker = tracker
         self._download_id = download_id
         self._statuses: dict[str, Status] = {}
@@ -103,6 +106,7 @@ class Transfer:
         for file in missing:
             mine = self._is_small(file) or self._acquire(self._partial(file).name) is None
             (ours if mine else others).append(file)
+        self._reserve(ours)
         with contextlib.ExitStack() as stack:
             pool = stack.enter_context(HostPool(self._network, self._limits, self._cooldown))
             limited = self._traffic.bandwidth.limited
@@ -129,7 +133,11 @@ class Transfer:
             if not self._is_small(file):
                 self._leases.release(job.partial.name)
             self._statuses.pop(file.path, None)
+            self._reservation.done(job.partial)
             self._reporter.file_done(file.path, fetched.size, fetched.bytes_refetched)
+
+    def _reserve(self, files: Sequence[PlannedFile]) -> None:
+        self._reservation.take((self._partial(file), file.size or 0) for file in files)
 
     def _patient(self, source: Source) -> Source:
         """The source with a `locate` that keeps to the Hub's rests, and tells the others of new ones."""
@@ -158,6 +166,7 @@ class Transfer:
                 self._reporter.file_done(file.path, file.size or 0)
                 return
             if owner is None:
+                self._reserve([file])
                 self._fetch([file], pool, ways)
                 return
             self._show_progress_of(owner, file)
@@ -177,6 +186,7 @@ class Transfer:
         self._reporter.status("downloading", "Another download is fetching this file; sharing it.")
 
     def _tell(self, file: PlannedFile, snapshot: Snapshot) -> None:
+        self._reservation.update()
         self._reporter.file(file.path, snapshot.bytes_done, snapshot.bytes_total or file.size or 0)
         self._statuses[file.path] = snapshot.status
         self._reporter.status(_together(list(self._statuses.values())), snapshot.message)
@@ -203,7 +213,7 @@ class Ways:
         limited: bool,
     ) -> None:
         """What is made here is closed with `stack`. Under a limit of the bandwidth Xet is used only where it is asked
-        for: hf_xet fetches hundreds of megabytes ahead of its reader, at full speed.
+        for: hf_xet fetches tens of megabytes ahead of its reader, at full speed.
         """
         self._forced = settings.transport == "xet"
         self._limits = limits

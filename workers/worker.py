@@ -109,19 +109,29 @@ class DownloadWorker(Worker):
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         DRAIN.install()
 
-    def handle_work_horse_killed(self, job: Job, retpid: int, ret_val: int, rusage: Any) -> None:
-        """The horse died without a word: put its download back now instead of waiting for the lease."""
-        download_id = CLAIMED.read()
-        record = self._tracker.read(download_id) if download_id else None
-        if record is not None and record.state == "running" and record.worker == self.name:
-            take_over(
-                self._tracker,
-                self._job_queue,
-                record,
-                max_attempts=self._settings.max_attempts,
-                expired_only=False,
-                reason="The download process was killed; another one goes on.",
-            )
+    def _hand_on(self) -> None:
+        """The horse is gone: what it still holds goes to another one now, and not when the lease has run out.
+
+        RQ asks its own record of the job first and says nothing where Redis has lost it, or is away just then.
+        """
+        download_id, deadline_s = CLAIMED.read(), time.monotonic() + self._settings.lease_s
+        while download_id and not self._stop_requested and time.monotonic() < deadline_s:
+            try:
+                record = self._tracker.read(download_id)
+                if record is not None and record.state == "running" and record.worker == self.name:
+                    take_over(
+                        self._tracker,
+                        self._job_queue,
+                        record,
+                        max_attempts=self._settings.max_attempts,
+                        expired_only=False,
+                        reason="The download process was killed; another one goes on.",
+                    )
+                return
+            except RedisError as error:
+                if not is_store_error(error):
+                    raise
+                time.sleep(STORE_RETRY_S)
 
     # -- outliving Redis ---------------------------------------------------------------------------------------------
 
@@ -134,6 +144,7 @@ class DownloadWorker(Worker):
                 raise
             log.warning("Redis went away during a job; going on", extra={"fields": {"reason": str(error)}})
         finally:
+            self._hand_on()
             CLAIMED.write("")
             self._state = WorkerStatus.IDLE
 

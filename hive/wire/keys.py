@@ -29,6 +29,8 @@ REPLICAS: Final = "hive:replicas"
 #: String: the mark by which HTTP processes see that Redis has lost its data: it is gone then.
 EPOCH: Final = "hive:epoch"
 
+#: Hash: bytes on the disk that running downloads will still take.
+RESERVED: Final = "hive:reserved"
 #: Hash: counters of the whole fleet, counted up by the scripts.
 METRICS: Final = "hive:metrics"
 #: String: how many downloads may run at once in the whole fleet, 0 for no limit; without it the settings count.

@@ -19,6 +19,8 @@ MIB = 1 << 20
 LEASE_S = 3.0
 #: Bytes a second of one connection to the stand-in while a test wants a download to last.
 SLOW_BYTES_PER_S = 0.25 * MIB
+#: Lines of each process that are shown where a test fails.
+TAIL_LINES = 40
 
 _numbers = itertools.count(1)
 
@@ -38,6 +40,9 @@ def world(shared_world: World) -> Iterator[World]:
     shared_world.hub.reset_log()
     yield shared_world
     shared_world.hub.faults.clear()
+    # Shown where a test fails: what its processes said.
+    for party in shared_world.parties:
+        print(f"-- {party.name}", *party.process.lines[-TAIL_LINES:], sep="\n")
     assert shared_world.judge() == []
 
 

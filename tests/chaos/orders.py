@@ -23,6 +23,8 @@ SMALLEST_BYTES, LARGEST_BYTES = 64 << 10, 200 * MIB
 MANY_FILES_CHANCE = 0.25
 #: How often a person meddles with a download, and the seconds within which it does.
 MEDDLE_CHANCE, MEDDLE_WITHIN_S = 0.25, 8.0
+#: Seconds until a person tries again.
+ASK_AGAIN_S = 0.2
 #: Seconds for which a download stays paused, at most.
 PAUSED_S = 10.0
 
@@ -35,8 +37,9 @@ class Order:
     contents: dict[str, Content]
     watch: Watch
     asked_s: float
-    #: What a person does to it, and when.
+    #: What a person does to it, and when; one thing after the other.
     meddling: list[tuple[float, str]]
+    doing: Future[None] | None = None
     cancelled: bool = False
     paused: bool = False
     strikes: list[int] = field(default_factory=list)
@@ -74,7 +77,6 @@ class Office:
         self._meddle = meddle
         self._people = ThreadPoolExecutor(6, thread_name_prefix="person")
         self._asking: list[Future[Order]] = []
-        self._busy: list[Future[None]] = []
         self._numbers = iter(range(1, 1_000_000))
         self._by_repo: dict[str, Order] = {}
         self._seen_hits = 0
@@ -101,8 +103,11 @@ class Office:
         self._count_hits()
         now_s = time.monotonic()
         for order in self.orders:
-            while order.meddling and order.meddling[0][0] <= now_s:
-                self._busy.append(self._people.submit(self._do, order, order.meddling.pop(0)[1]))
+            if order.doing is not None and order.doing.done():
+                order.doing.result()
+                order.doing = None
+            if order.doing is None and order.meddling and order.meddling[0][0] <= now_s:
+                order.doing = self._people.submit(self._do, order, order.meddling.pop(0)[1])
         over = [order for order in self.orders if order.watch.over]
         for order in over:
             self.orders.remove(order)
@@ -161,10 +166,12 @@ class Office:
         else:
             order.paused = word == "pause"
             answer = self._world.ask("POST", f"{path}/{word}")
-        if answer.status_code not in (202, 409) and not (answer.status_code == 404 and self.may_be_lost):
+        conflict = answer.status_code == 409 and answer.json()["error"]["code"] == "CONFLICT"
+        if conflict or (answer.status_code == 404 and self.may_be_lost):
+            time.sleep(ASK_AGAIN_S)  # it changed hands just then, or is being brought back: a person tries again
+            self._do(order, word)
+        elif answer.status_code not in (202, 409):
             order.wrong.append(f"{order.watch.id}: {word} was answered {answer.status_code}: {answer.text}")
-        elif answer.status_code == 409 and answer.json()["error"]["code"] == "CONFLICT":
-            self._do(order, word)  # it changed hands again and again: a person tries again
 
     def _see_out(self, order: Order) -> None:
         order.ended_s = time.monotonic()
@@ -186,9 +193,6 @@ class Office:
             order = future.result()
             self.orders.append(order)
             self._by_repo[order.name] = order
-        for done in [future for future in self._busy if future.done()]:
-            self._busy.remove(done)
-            done.result()
 
     def _count_hits(self) -> None:
         """Give every hit on the CDN to its order; those of orders that are not known yet wait for the next time."""

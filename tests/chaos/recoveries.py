@@ -83,10 +83,12 @@ class Reconnection:
             since_s = self.strike.ended_s
         if self.order.watch.over or self.viewer.witness.terminal is not None:
             self.void = True
-        elif self.viewer.served_s > since_s and (
-            self.viewer.connected_s > since_s or FAULTS[self.strike.kind].since == "end"
-        ):
+        elif self.viewer.served_s > since_s and (self.viewer.connected_s > since_s or self._outlived()):
             self.took_s = self.viewer.served_s - since_s
+
+    def _outlived(self) -> bool:
+        """Whether the connection is still the same, and speaks again."""
+        return self.strike.ended_s is not None and self.viewer.served_s > self.strike.ended_s
 
 
 def begin(strike: Strike, orders: list[Order]) -> list[Recovery | Reconnection]:

@@ -226,8 +226,9 @@ def test_an_urgent_download_is_seen_to_take_a_place(env: dict[str, str], hub: Hu
         said = [line["message"] for line in life(low, service.server, service.workers)]
         assert said[:5] == ["asked for", "queued", "started", "resolved", "preempted"]
         act(service, low, "DELETE", "", "enough")
+        word = "asked a worker to make room"
+        wait_for(lambda: word in [line["message"] for line in life(high, service.server)])
         urgent = life(high, service.server, service.workers)
-        assert "asked a worker to make room" in [line["message"] for line in urgent]
         assert urgent[0]["priority"] == "high"
     finally:
         service.stop()

@@ -12,6 +12,7 @@ between fetches.
 from hive.addresses import address_check, is_public
 from hive.urls import parse_url
 from workers.transfer.control import Control
+from workers.transfer.disk import free_bytes
 from workers.transfer.engine import fetch
 from workers.transfer.limits import Limits
 from workers.transfer.many import Job, fetch_many
@@ -45,6 +46,7 @@ __all__ = [
     "fetch",
     "fetch_many",
     "finish",
+    "free_bytes",
     "is_public",
     "journal_path",
     "parse_url",

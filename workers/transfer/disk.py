@@ -51,11 +51,18 @@ def check_room(fd: int, needed: int, limits: Limits) -> None:
     """Raise DiskFull when `needed` more bytes would eat into what has to stay free."""
     if needed <= 0:
         return
-    room = os.fstatvfs(fd)
-    kept = min(int(room.f_blocks * room.f_frsize * limits.keep_free_fraction), limits.keep_free_max_bytes)
-    available = max(0, room.f_bavail * room.f_frsize - kept)
+    available = free_bytes(fd, limits)
     if needed > available:
         raise DiskFull(needed=needed, available=available)
+
+
+def free_bytes(place: int | Path, limits: Limits) -> int:
+    """Bytes that may be taken from the filesystem of a descriptor or a folder: what is free, less what has to stay
+    so.
+    """
+    room = os.statvfs(place)
+    kept = min(int(room.f_blocks * room.f_frsize * limits.keep_free_fraction), limits.keep_free_max_bytes)
+    return max(0, room.f_bavail * room.f_frsize - kept)
 
 
 def write_all(fd: int, data: memoryview, offset: int) -> None:
