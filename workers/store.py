@@ -15,7 +15,7 @@ import errno
 import hashlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -45,8 +45,9 @@ from hive.wire.layout import (
     url_key,
 )
 from hive.wire.refs import without_query
+from workers.adoption import adopt
 from workers.sources.plan import Plan, PlannedFile
-from workers.transfer import Fetched, Limits, data_path, finish, journal_path
+from workers.transfer import Fetched, Limits, data_path, discard, finish, journal_path
 from workers.transfer.disk import as_error
 
 #: Bytes from which a file is made durable by itself when it is published: what it would cost to fetch it again.
@@ -87,6 +88,19 @@ class Store:
     def has(self, plan: Plan, file: PlannedFile) -> bool:
         """Whether this file need not be fetched. `missing` is quicker for many."""
         return not self.missing(dataclasses.replace(plan, files=(file,)))
+
+    def adopt(self, plan: Plan, file: PlannedFile, check: Callable[[], None]) -> bool:
+        """Take the file from another repository of the store that has it; False where none has. `check` raises where
+        this is to end.
+        """
+        if plan.kind == "url" or file.digest is None or file.digest.algorithm != "sha256" or file.size is None:
+            return False
+        with _our_errors():
+            found = adopt(self._hub, _folder(plan), _etag(file), file.size, check)
+            if found:
+                with open_folder(self._hub, _folder(plan), SNAPSHOTS, create=True):
+                    discard(self.partial(plan, file))
+            return found
 
     def publish(self, plan: Plan, file: PlannedFile, partial: Path, fetched: Fetched) -> None:
         """Move a verified file from its partial to its blob, where `missing` finds it, or to its place below `files`.

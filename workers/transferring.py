@@ -106,6 +106,7 @@ class Transfer:
         for file in missing:
             mine = self._is_small(file) or self._acquire(self._partial(file).name) is None
             (ours if mine else others).append(file)
+        ours = [file for file in ours if not self._adopt(file)]
         self._reserve(ours)
         with contextlib.ExitStack() as stack:
             pool = stack.enter_context(HostPool(self._network, self._limits, self._cooldown))
@@ -136,6 +137,22 @@ class Transfer:
             self._reservation.done(job.partial)
             self._reporter.file_done(file.path, fetched.size, fetched.bytes_refetched)
 
+    def _adopt(self, file: PlannedFile) -> bool:
+        """Take a large file from another repository of the store; False where it has to be fetched."""
+        if self._is_small(file) or file.size is None:
+            return False
+
+        def check() -> None:
+            self._reporter.status("verifying", "Another model of the store has this file; checking it.")
+            self._control.check()
+
+        if not self._store.adopt(self._plan, file, check):
+            self._reporter.status("downloading")
+            return False
+        self._leases.release(self._partial(file).name)
+        self._reporter.file_done(file.path, file.size)
+        return True
+
     def _reserve(self, files: Sequence[PlannedFile]) -> None:
         self._reservation.take((self._partial(file), file.size or 0) for file in files)
 
@@ -164,6 +181,8 @@ class Transfer:
             if self._store.has(self._plan, file):
                 self._leases.release(name)
                 self._reporter.file_done(file.path, file.size or 0)
+                return
+            if owner is None and self._adopt(file):
                 return
             if owner is None:
                 self._reserve([file])

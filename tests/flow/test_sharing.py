@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import requests
 
 from tests.flow.conftest import Service
@@ -53,3 +55,49 @@ def test_the_second_goes_on_where_the_first_is_cancelled(service: Service, hub: 
     assert service.show(first)["status"] == "cancelled"
     figures = [event["bytes_downloaded"] for event in watch.events[:-1]]
     assert figures == sorted(figures)
+
+
+def test_a_file_of_another_repository_is_linked_and_not_fetched(service: Service, hub: HubServer) -> None:
+    hub.create("org/one", {"m-Q4_K_M.gguf": CONTENT})
+    hub.create("org/two", {"other-name.gguf": CONTENT, "config.json": b"{}"})
+    first = service.bring("hf:org/one")
+    hub.reset_log()
+    second = service.bring("hf:org/two")
+    assert second["stage"] == "complete"
+    assert second["verified"]
+    assert hub.bytes_sent("*.gguf", origin="cdn") == 0
+    one, two = Path(first["local_path"]), Path(second["local_path"])
+    two = two / "other-name.gguf" if two.is_dir() else two
+    assert one.samefile(two)
+    deleted = requests.delete(f"{service.server.url}/v1/models/org/one:Q4_K_M", timeout=5)
+    assert deleted.status_code == 200, deleted.text
+    assert sha256(str(two)) == CONTENT.sha256()
+
+
+def test_a_file_of_another_repository_that_has_gone_bad_is_fetched(service: Service, hub: HubServer) -> None:
+    hub.create("org/one", {"m-Q4_K_M.gguf": CONTENT})
+    hub.create("org/two", {"m-Q4_K_M.gguf": CONTENT})
+    bad = Path(service.bring("hf:org/one")["local_path"])
+    with bad.open("r+b") as file:
+        file.seek(MIB)
+        file.write(b"not as it was")
+    end = service.bring("hf:org/two")
+    assert (end["stage"], sha256(end["local_path"])) == ("complete", CONTENT.sha256())
+    assert not bad.samefile(end["local_path"])
+
+
+def test_two_repositories_with_the_same_file_fetch_it_once(service: Service, hub: HubServer) -> None:
+    hub.create("org/one", {"m-Q4_K_M.gguf": CONTENT})
+    hub.create("org/two", {"m-Q4_K_M.gguf": CONTENT})
+    hub.limit_rate_bytes_per_s = 0.3 * MIB
+    first = service.watch(service.post("hf:org/one")["download_id"])
+    wait_for(lambda: first.events and first.last["bytes_downloaded"] > 2 * MIB)
+    second = service.watch(service.post("hf:org/two")["download_id"])
+    wait_for(lambda: second.events and second.last["bytes_downloaded"] > 3 * MIB)
+    assert "Another download" in second.last["message"]
+    hub.limit_rate_bytes_per_s = None
+    hub.close_connections()
+    for client in (first, second):
+        assert client.wait(60).last["stage"] == "complete", client.last
+        assert sha256(client.last["local_path"]) == CONTENT.sha256()
+    assert hub.bytes_sent("org/two/*.gguf", origin="cdn") == 0
