@@ -117,7 +117,7 @@ class ModelProvisioner:
             identity=key,
             ref=wish.ref.display,
             request=request,
-            event=first_event(),
+            event=first_event(wish.priority),
             secret=seal(credentials, self._settings.secret_key_path) if credentials else b"",
             secret_ttl_s=SECRET_TTL_S,
             priority=wish.priority,
@@ -166,6 +166,9 @@ def _entry(download_id: str, new: New) -> Entry:
     )
 
 
-def first_event() -> events.Downloading:
+def first_event(priority: Priority) -> events.Downloading:
     """What a download says before any worker has it."""
-    return events.Downloading(bytes_downloaded=0, bytes_total=0, speed_mbps=0.0, status="queued", attempt=1)
+    shown = events.shown(priority)
+    return events.Downloading(
+        bytes_downloaded=0, bytes_total=0, speed_mbps=0.0, status="queued", attempt=1, priority=shown
+    )

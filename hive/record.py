@@ -124,6 +124,7 @@ def requeued_event(record: Record, message: str | None, status: events.Status = 
         bytes_per_second=None,
         eta_seconds=None,
         files=(),
+        priority=events.shown(record.priority),
         message=message,
     )
 

@@ -152,6 +152,7 @@ def restore(client: RedisClient, entry: Entry, hold: Hold | None, lease_s: float
         speed_mbps=0.0,
         status=status,
         attempt=attempt,
+        priority=events.shown(entry.priority),
         message=MESSAGE,
     )
     fields = {

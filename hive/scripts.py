@@ -280,15 +280,19 @@ redis.call('HSET', KEYS[1], 'control', ARGV[1])
 return 1
 """
 
-#: Changes the priority, and the place in the queue with it. KEYS: record, pending. ARGV: id, priority. -> 1, or 0 when
-#: it has ended.
+#: Changes the priority, and the place in the queue with it. Of one that runs nobody is told: its events are its
+#: worker's. KEYS: record, channel, pending. ARGV: id, fence as read, priority, event.
+#: -> 1, or 0 when it has ended or changed hands.
 PRIORITY: Final = (
     _PRELUDE
     + """
-local r = redis.call('HMGET', KEYS[1], 'terminal', 'created_ms')
+local r = redis.call('HMGET', KEYS[1], 'terminal', 'created_ms', 'fence', 'state', 'event', 'priority')
 if r[1] ~= '0' then return 0 end
-redis.call('HSET', KEYS[1], 'priority', ARGV[2])
-redis.call('ZADD', KEYS[2], 'XX', place(ARGV[2], r[2]), ARGV[1])
+if r[5] == ARGV[4] and r[6] == ARGV[3] then return 1 end
+if r[3] ~= ARGV[2] then return 0 end
+redis.call('HSET', KEYS[1], 'priority', ARGV[3])
+redis.call('ZADD', KEYS[3], 'XX', place(ARGV[3], r[2]), ARGV[1])
+if r[4] ~= 'running' then say(KEYS[1], KEYS[2], next_fence(KEYS[1]), '1', '0', ARGV[4]) end
 return 1
 """
 )

@@ -205,9 +205,19 @@ class DownloadTracker:
         low.sort(key=lambda record: record.claimed_ms, reverse=True)
         return any(self.leave_word(record, "yield") for record in low)
 
-    def set_priority(self, download_id: str, priority: Priority) -> bool:
-        """Change how soon a download gets a worker; False when it has ended."""
-        return bool(self._priority(keys=[keys.record(download_id), keys.PENDING], args=[download_id, priority]))
+    def set_priority(self, record: Record, priority: Priority) -> bool:
+        """Change how soon a download gets a worker; False when it has ended, or changed hands since `record` was
+        read.
+        """
+        event = record.last_event
+        if isinstance(event, events.Downloading):
+            event = msgspec.structs.replace(event, priority=events.shown(priority))
+        return bool(
+            self._priority(
+                keys=[keys.record(record.id), keys.events(record.id), keys.PENDING],
+                args=[record.id, record.fence, priority, events.encode(event)],
+            )
+        )
 
     def leave_word(self, record: Record, word: str) -> bool:
         """Leave `cancel`, `pause` or `yield` for the worker. False when the download changed hands since `record` was

@@ -133,7 +133,7 @@ def test_a_queued_download_comes_back_under_its_id_with_all_that_was_asked_for(
     tracker: DownloadTracker, ledger: Ledger, restorer: Restorer, store: RedisClient
 ) -> None:
     before = started(tracker, ledger)
-    tracker.set_priority(before.id, "high")
+    tracker.set_priority(before, "high")
     ledger.write(entry_of(read(tracker, before.id)))
     store.flushall()
     restorer.look(None)

@@ -153,9 +153,11 @@ class Downloads(RuleBasedStateMachine):
         for _ in range(2 if twice else 1):
             self.tracker.publish(claim, self.seq, downloading(), Traffic(self.received[claim.fence]))
 
-    @rule(priority=st.sampled_from(["low", "normal", "high"]))
-    def set_priority(self, priority: Literal["low", "normal", "high"]) -> None:
-        assert self.tracker.set_priority(self.id, priority) == (not self.record.is_terminal)
+    @rule(priority=st.sampled_from(["low", "normal", "high"]), twice=st.booleans())
+    def set_priority(self, priority: Literal["low", "normal", "high"], twice: bool) -> None:
+        before = self.record
+        for _ in range(2 if twice else 1):
+            assert self.tracker.set_priority(before, priority) == (not before.is_terminal)
 
     @rule(word=st.sampled_from(["yield", "cancel"]))
     def leave_word(self, word: str) -> None:
@@ -254,7 +256,7 @@ MUTANTS = {
     ),
     "a priority without its place": (
         "PRIORITY",
-        "redis.call('ZADD', KEYS[2], 'XX', place(ARGV[2], r[2]), ARGV[1])",
+        "redis.call('ZADD', KEYS[3], 'XX', place(ARGV[3], r[2]), ARGV[1])",
         "",
     ),
     "a place by the time of the attempt": ("RELEASE", "place(r[9], r[10])", "place(r[9], now_ms())"),

@@ -298,7 +298,7 @@ def test_the_queue_is_in_order_of_priority_and_then_of_age(tracker: DownloadTrac
         pass_a_millisecond(read(tracker, ids[number]))
     assert tracker.pending() == [ids[i] for i in (2, 4, 1, 5, 0, 3)]
     assert tracker.urgent() == [ids[2], ids[4]]
-    assert tracker.set_priority(ids[3], "high")
+    assert tracker.set_priority(read(tracker, ids[3]), "high")
     assert tracker.pending()[:3] == [ids[2], ids[3], ids[4]]
 
 
@@ -323,7 +323,7 @@ def test_who_joins_in_a_hurry_makes_the_download_urgent(tracker: DownloadTracker
 def test_the_priority_of_an_ended_download_cannot_be_changed(tracker: DownloadTracker) -> None:
     download_id = create(tracker)
     tracker.finish(claim(tracker, download_id), 2, "complete", complete(), "/x")
-    assert not tracker.set_priority(download_id, "high")
+    assert not tracker.set_priority(read(tracker, download_id), "high")
     assert tracker.pending() == []
 
 

@@ -162,6 +162,7 @@ class Download:
             files=leases,
             # A worker that gave it back has shown more than it had published before.
             bytes_floor=max(record.bytes_done, _claimed_event(record).bytes_downloaded),
+            priority=record.priority,
             received=lambda: self._traffic.bandwidth.received,
             keep=holding.keep,
         )
@@ -368,7 +369,9 @@ def _claimed_event(record: Record) -> Downloading:
     """What a download says when a worker has taken it: the progress of earlier attempts, and that it resolves."""
     last = record.last_event
     known = last if isinstance(last, Downloading) else Downloading(bytes_downloaded=0, bytes_total=0, speed_mbps=0.0)
-    return msgspec.structs.replace(known, status="resolving", attempt=record.attempt, message=None)
+    return msgspec.structs.replace(
+        known, status="resolving", attempt=record.attempt, priority=events.shown(record.priority), message=None
+    )
 
 
 def _worker_name() -> str:

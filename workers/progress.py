@@ -25,7 +25,8 @@ import redis
 
 from hive.record import Ack, Claim, State, Traffic
 from hive.tracker import DownloadTracker
-from hive.wire.events import BYTES_PER_MB, MAX_FILES_IN_EVENT, Downloading, Event, FileProgress, Status, shorten
+from hive.wire.events import BYTES_PER_MB, MAX_FILES_IN_EVENT, Downloading, Event, FileProgress, Status, shorten, shown
+from hive.wire.jobs import Priority
 from workers.meter import Meter
 
 log = logging.getLogger("workers.progress")
@@ -92,6 +93,7 @@ class Reporter:
         lease_s: float,
         files: Leases | None = None,
         bytes_floor: int = 0,
+        priority: Priority = "normal",
         received: Callable[[], int] = int,
         keep: Callable[[], bool] = bool,
     ) -> None:
@@ -112,6 +114,7 @@ class Reporter:
         self._lease_s = lease_s
         self._bytes_floor = bytes_floor
         self._received = received
+        self._priority = priority
         self._keep = keep
         self._found: int | None = None
         self._leases = files
@@ -321,5 +324,6 @@ class Reporter:
             files=tuple(self._files.values())[:MAX_FILES_IN_EVENT],
             bytes_refetched=figures.bytes_refetched,
             attempt=self._attempt,
+            priority=shown(self._priority),
             message=figures.message,
         )

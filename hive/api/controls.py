@@ -99,7 +99,7 @@ async def set_priority(request: Request) -> Response:
     body = await read_body(request, PriorityRequest)
 
     def attempt(record: Record) -> bool:
-        changed = parts.tracker.set_priority(record.id, body.priority)
+        changed = parts.tracker.set_priority(record, body.priority)
         return changed and _say("priority changed", record, priority=body.priority)
 
     return await _change(request, attempt)

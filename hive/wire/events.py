@@ -14,6 +14,8 @@ from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
+from hive.wire.jobs import Priority
+
 #: Bytes per megabyte in `speed_mbps`: the original prints it as MB/s, 10^6 bytes.
 BYTES_PER_MB: Final = 1_000_000
 #: The longest `message` of an event, in characters.
@@ -48,6 +50,8 @@ class Downloading(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
     files: tuple[FileProgress, ...] = ()
     bytes_refetched: int = 0
     attempt: int | None = None
+    #: Where it is not `normal`.
+    priority: Priority | None = None
     message: str | None = None
 
 
@@ -124,6 +128,11 @@ def decode(data: bytes | str) -> Event:
         msgspec.ValidationError: when it is none of the three.
     """
     return _decoder.decode(data)
+
+
+def shown(priority: Priority) -> Priority | None:
+    """A priority as events have it: only where it is not the ordinary one."""
+    return None if priority == "normal" else priority
 
 
 def is_terminal(event: Event) -> bool:

@@ -74,9 +74,13 @@ def test_the_queue_goes_by_priority_and_then_by_age(alone: Service, hub: HubServ
     ids = {name: ask(alone, hub, name, priority=word) for name, word in (("one", "low"), ("three", "normal"))}
     ids["seven"] = ask(alone, hub, "seven", priority="low")
     ids["eleven"] = ask(alone, hub, "eleven")
+    watching = alone.watch(ids["seven"])
+    wait_for(lambda: watching.events)
+    assert watching.last["priority"] == "low"
     done = hive(alone, "priority", ids["seven"][:8], "high")
     assert done.returncode == 0, done.stderr
     assert alone.show(ids["seven"])["priority"] == "high"
+    wait_for(lambda: watching.last.get("priority") == "high")
     assert running.last["attempt"] == 1, "a normal one is left in peace"
     hub.limit_rate_bytes_per_s = None
     hub.close_connections()
