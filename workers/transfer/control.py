@@ -50,7 +50,7 @@ class Control:
             wake()
 
     def pause(self) -> None:
-        """Stop writing and reading until `resume`; connections are given up after a few seconds."""
+        """Stop writing and reading until `resume`; connections are given up after half a minute."""
         self._set(paused=True)
 
     def resume(self) -> None:
