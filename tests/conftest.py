@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -57,3 +60,26 @@ def settings(tmp_path: Path, redis_url: str) -> Settings:
     return Settings.from_env(
         {"REDIS_URL": redis_url, "HIVE_STORE": str(tmp_path / "store"), "HIVE_HOME": str(tmp_path / "home")}
     )
+
+
+@pytest.fixture
+def canary() -> Iterator[tuple[int, list[Any]]]:
+    """A port on all addresses of this machine, and the connections that were made to it."""
+    server = socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True)
+    visits: list[Any] = []
+
+    def serve() -> None:
+        while True:
+            try:
+                connection, peer = server.accept()
+            except OSError:
+                return
+            visits.append(peer)
+            connection.close()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    yield server.getsockname()[1], visits
+    server.shutdown(socket.SHUT_RDWR)
+    server.close()
+    thread.join()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import socket
-import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -161,29 +159,6 @@ def test_a_public_address_is_allowed(ip: str) -> None:
 def test_the_tables_are_as_long_as_they_should_be() -> None:
     assert len(PRIVATE) >= 60
     assert len(SPELLINGS) >= 45
-
-
-@pytest.fixture
-def canary() -> Iterator[tuple[int, list[Any]]]:
-    """A port on all addresses of this machine, and the connections that were made to it."""
-    server = socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True)
-    visits: list[Any] = []
-
-    def serve() -> None:
-        while True:
-            try:
-                connection, peer = server.accept()
-            except OSError:
-                return
-            visits.append(peer)
-            connection.close()
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    yield server.getsockname()[1], visits
-    server.shutdown(socket.SHUT_RDWR)
-    server.close()
-    thread.join()
 
 
 def test_no_spelling_of_this_machine_reaches_the_canary(canary: tuple[int, list[Any]], tmp_path: Path) -> None:

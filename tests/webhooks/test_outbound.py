@@ -7,7 +7,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from email.utils import format_datetime
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -64,29 +64,6 @@ def test_retry_after_is_read_as_seconds_and_as_a_date(receiver: Receiver) -> Non
     assert send(receiver.url) == Answer(503, 120.0)
     assert 90 < (send(receiver.url).retry_after_s or 0) <= 100
     assert send(receiver.url).retry_after_s is None
-
-
-@pytest.fixture
-def canary() -> Iterator[tuple[int, list[Any]]]:
-    """A port on all addresses of this machine, and the connections that were made to it."""
-    server = socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True)
-    visits: list[Any] = []
-
-    def work() -> None:
-        while True:
-            try:
-                connection, peer = server.accept()
-            except OSError:
-                return
-            visits.append(peer)
-            connection.close()
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    yield server.getsockname()[1], visits
-    server.shutdown(socket.SHUT_RDWR)
-    server.close()
-    thread.join()
 
 
 def test_no_spelling_of_this_machine_reaches_the_canary(canary: tuple[int, list[Any]]) -> None:
