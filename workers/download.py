@@ -263,7 +263,8 @@ class Download:
     def _end_well(self, plan: Plan) -> None:
         path = self._store.local_path(plan)
         figures = self._reporter.snapshot()
-        seconds = round(time.monotonic() - self._started_s, 3)
+        # Of all attempts, as `active_seconds` of the history has it.
+        seconds = round(self._record.active_ms / 1000 + time.monotonic() - self._started_s, 3)
         complete = events.Complete(
             local_path=path,
             status="complete",
