@@ -76,11 +76,14 @@ def _remove_links(repo: int, commit: str, paths: Iterable[str]) -> None:
 
 
 def _remove_blobs(repo: int, gone: list[Entry], kept: list[Entry]) -> int:
-    """A blob in the shared store only loses this repository's link: huggingface_hub knows who else uses it."""
+    """A blob in the shared store only loses this repository's link: huggingface_hub knows who else uses it. One that
+    has a second name in another repository goes on to exist there, and frees nothing.
+    """
     freed = sum(entry.size for entry in gone if entry.blob is None)
     used = {entry.blob for entry in kept}
     for entry in {entry.blob: entry for entry in gone if entry.blob and entry.blob not in used}.values():
-        if _unlink(repo, BLOBS, entry.blob or "") and not entry.shared:
+        alone = not entry.shared and _has_one_name(repo, BLOBS, entry.blob or "")
+        if _unlink(repo, BLOBS, entry.blob or "") and alone:
             freed += entry.size
     return freed
 
@@ -97,6 +100,12 @@ def remove_empty_repo(hub: Path, repo: int, folder: str) -> None:
     if left in ([SNAPSHOTS], []):
         with open_folder(hub) as above:
             remove_empty(above, "/".join([folder, *left]))
+
+
+def _has_one_name(folder: int, *path: str) -> bool:
+    with contextlib.suppress(OSError), open_folder(folder, *path[:-1]) as above:
+        return os.stat(path[-1], dir_fd=above, follow_symlinks=False).st_nlink == 1
+    return False
 
 
 def _unlink(folder: int, *path: str) -> bool:

@@ -71,6 +71,7 @@ def test_a_file_of_another_repository_is_linked_and_not_fetched(service: Service
     assert one.samefile(two)
     deleted = requests.delete(f"{service.server.url}/v1/models/org/one:Q4_K_M", timeout=5)
     assert deleted.status_code == 200, deleted.text
+    assert deleted.json()["freed_bytes"] == 0, "the bytes are still there under their other name"
     assert sha256(str(two)) == CONTENT.sha256()
 
 
