@@ -5,6 +5,9 @@ downloads may want to write the same one at once (one mmproj for two quantisatio
 Bytes of a pinned digest may be written twice without harm, but not after the file was renamed to where programs read
 it, while the second writer's source may be a bad one. File locks are silently granted on some cluster filesystems.
 So: a key in Redis per partial, held by a download, renewed with its own lease.
+
+A later attempt of the same download has it from the earlier one without waiting: it got its fence when that one was
+known to be dead, or had lost its lease and with it the right to write.
 """
 
 from __future__ import annotations
@@ -17,11 +20,14 @@ from redis.exceptions import RedisError
 from hive.connections import RedisClient
 from hive.wire import keys
 
-#: KEYS: files. ARGV: owner, lease_ms. -> 1 when all are ours (again), 0 when one is somebody else's.
+#: KEYS: files. ARGV: owner, lease_ms, id, fence. -> 1 when all are ours (again), 0 when one is somebody else's.
 _RENEW = """
 for _, key in ipairs(KEYS) do
   local owner = redis.call('GET', key)
-  if owner and owner ~= ARGV[1] then return 0 end
+  if owner and owner ~= ARGV[1] then
+    local id, fence = string.match(owner, '^(%S+) (%d+)$')
+    if id ~= ARGV[3] or tonumber(fence) > tonumber(ARGV[4]) then return 0 end
+  end
 end
 for _, key in ipairs(KEYS) do redis.call('SET', key, ARGV[1], 'PX', ARGV[2]) end
 return 1
@@ -37,7 +43,7 @@ class FileLeases:
     def __init__(self, client: RedisClient, download_id: str, fence: int, lease_s: float) -> None:
         self._redis = client
         self._owner = f"{download_id} {fence}".encode()
-        self._lease_ms = int(lease_s * 1000)
+        self._args = [self._owner, int(lease_s * 1000), download_id, fence]
         self._held: set[str] = set()
         self._lock = threading.Lock()
         self._renew_script = client.register_script(_RENEW)
@@ -46,7 +52,7 @@ class FileLeases:
     def acquire(self, name: str) -> str | None:
         """None when the file is ours now, else the id of the download that has it."""
         key = keys.file(name)
-        if self._renew_script(keys=[key], args=[self._owner, self._lease_ms]):
+        if self._renew_script(keys=[key], args=self._args):
             with self._lock:
                 self._held.add(key)
             return None
@@ -70,7 +76,7 @@ class FileLeases:
         """
         with self._lock:
             held = list(self._held)
-        return not held or bool(self._renew_script(keys=held, args=[self._owner, self._lease_ms]))
+        return not held or bool(self._renew_script(keys=held, args=self._args))
 
     def _release(self, key: str) -> None:
         with self._lock:

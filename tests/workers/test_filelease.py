@@ -29,10 +29,14 @@ def test_only_the_holder_can_release(store: RedisClient) -> None:
     assert store.get(keys.file("f")) == b"one 1"
 
 
-def test_an_attempt_is_not_its_predecessor(store: RedisClient) -> None:
-    """The zombie of the first attempt may still be writing."""
-    assert leases(store, "one", fence=1).acquire("f") is None
-    assert leases(store, "one", fence=2).acquire("f") == "one"
+def test_an_attempt_inherits_from_its_predecessor_and_not_the_other_way_round(store: RedisClient) -> None:
+    first, second = leases(store, "one", fence=9), leases(store, "one", fence=10)
+    assert first.acquire("f") is None
+    assert second.acquire("f") is None
+    assert not first.renew()
+    assert first.acquire("f") == "one"
+    first.release("f")
+    assert store.get(keys.file("f")) == b"one 10"
 
 
 def test_a_dead_holders_files_become_free(store: RedisClient) -> None:
