@@ -1,4 +1,7 @@
-"""One server process for all tests of the API; each test gets an empty Redis and an empty store."""
+"""One server process for the tests of a file; each test gets an empty Redis and an empty store.
+
+Not one for all of the run: its reaper would look after the downloads of other tests, which share its Redis.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +18,12 @@ from hive.settings import Settings
 from tests.processes import Server, environment, wait_for
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def server_env(redis_server: EmbeddedRedis, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return environment(redis_server.url, tmp_path_factory.mktemp("api"), HIVE_KEEPALIVE_S="0.5", HIVE_DRAIN_S="0.5")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def server(server_env: dict[str, str]) -> Iterator[Server]:
     process = Server(server_env)
     wait_for(lambda: requests.get(f"{process.url}/readyz", timeout=5).status_code == 200)
