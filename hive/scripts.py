@@ -22,7 +22,7 @@ from __future__ import annotations
 from typing import Final
 
 from hive.wire import keys
-from hive.wire.jobs import RANKS
+from hive.wire.jobs import RANK_STEP, RANKS
 
 #: Upper ends of the classes of the time that downloads wait for a worker, in seconds.
 QUEUE_WAIT_CLASSES_S: Final = (1, 5, 30, 120, 600, 3600)
@@ -31,6 +31,7 @@ _PRELUDE: Final = (
     f"""
 local METRICS, PAUSED = '{keys.METRICS}', '{keys.PAUSED}'
 local RANKS = {{{", ".join(f"{name} = {rank}" for name, rank in RANKS.items())}}}
+local RANK_STEP = {RANK_STEP}
 local WAIT_CLASSES_S = {{{", ".join(map(str, QUEUE_WAIT_CLASSES_S))}}}
 """
     + """
@@ -41,7 +42,7 @@ end
 local function int(n) return string.format('%.0f', n) end
 local function count(name, by) redis.call('HINCRBY', METRICS, name, int(by or 1)) end
 -- The place in the queue: whoever was there first comes first, also after an attempt that failed.
-local function place(priority, created_ms) return int((RANKS[priority] or 1) * 1e13 + created_ms) end
+local function place(priority, created_ms) return int((RANKS[priority] or 1) * RANK_STEP + created_ms) end
 -- Bytes of this attempt so far, added to those of the record and the fleet; what was counted already is not again.
 local function count_bytes(record, name, by_attempt, counted)
   local more = tonumber(by_attempt) - tonumber(counted or '0')

@@ -20,9 +20,10 @@ from hive import scripts
 from hive.connections import RedisClient
 from hive.record import Ack, Claim, New, Page, Record, State, Traffic, read_record
 from hive.settings import Settings
+from hive.waitingline import WaitingLine
 from hive.wire import events, keys
 from hive.wire.events import Event, Message, Version
-from hive.wire.jobs import RANKS, Priority
+from hive.wire.jobs import Priority
 
 Outcome = Literal["created", "joined", "known", "full"]
 
@@ -42,15 +43,14 @@ class FleetFull(Exception):
     """As many downloads run as may; the next one is claimed when one has ended."""
 
 
-class DownloadTracker:
+class DownloadTracker(WaitingLine):
     """Reads and changes the records, over one blocking Redis client."""
 
     def __init__(
         self, client: RedisClient, *, ended_ttl_s: int, max_queued: int, lease_s: float, max_running: int = 0
     ) -> None:
         """`max_running`: downloads at once in the whole fleet, 0 for no limit, until somebody sets another number."""
-        self._redis = client
-        self._max_running = max_running
+        super().__init__(client, max_running)
         self._ended_ttl_s = ended_ttl_s
         self._max_queued = max_queued
         self._lease_ms = int(lease_s * 1000)
@@ -149,10 +149,6 @@ class DownloadTracker:
         """Drop a lease whose download has ended or is gone."""
         self._redis.zrem(keys.LEASES, download_id)
 
-    def forget_pending(self, download_id: str) -> None:
-        """Drop a place in the queue whose download is gone."""
-        self._redis.zrem(keys.PENDING, download_id)
-
     def forget_expired(self, limit: int) -> None:
         """Look at so many of the oldest in the list, and forget those whose records have expired."""
         ids = self._redis.zrange(keys.DOWNLOADS, 0, limit - 1)
@@ -163,35 +159,6 @@ class DownloadTracker:
         gone = [download_id for download_id, found in zip(ids, there, strict=True) if not found]
         if gone:
             self._redis.zrem(keys.DOWNLOADS, *gone)
-
-    def pending(self, limit: int = 10_000) -> list[str]:
-        """Ids of queued downloads, the next one first."""
-        return [i.decode() for i in self._redis.zrange(keys.PENDING, 0, limit - 1)]
-
-    def urgent(self, limit: int = 100) -> list[str]:
-        """Ids of queued downloads of high priority, the next one first."""
-        end = RANKS["normal"] * 10**13
-        found = self._redis.zrangebyscore(keys.PENDING, "-inf", f"({end}", start=0, num=limit)
-        return [i.decode() for i in found]
-
-    def claimable(self) -> int:
-        """How many queued downloads could be claimed now."""
-        with self._redis.pipeline(transaction=False) as pipeline:
-            pipeline.zcard(keys.PENDING)
-            pipeline.zcard(keys.LEASES)
-            pipeline.get(keys.RUNNING_LIMIT)
-            queued, running, limit = pipeline.execute()
-        most = self._max_running if limit is None else int(limit)
-        return min(int(queued), max(most - int(running), 0)) if most else int(queued)
-
-    def running_limit(self) -> int | None:
-        """How many downloads may run at once in the whole fleet; None for no limit."""
-        found = self._redis.get(keys.RUNNING_LIMIT)
-        return (self._max_running if found is None else int(found)) or None
-
-    def set_running_limit(self, limit: int | None) -> None:
-        """Change that."""
-        self._redis.set(keys.RUNNING_LIMIT, limit or 0)
 
     def make_room(self, download_id: str, patience_s: float) -> bool:
         """Ask the worker of the youngest running download of low priority to give it back, for the sake of this one;

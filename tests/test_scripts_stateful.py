@@ -30,7 +30,7 @@ from hive.record import Claim, Record, Traffic
 from hive.tracker import DownloadTracker
 from hive.wire import keys
 from hive.wire.events import Version, parse_message
-from hive.wire.jobs import RANKS
+from hive.wire.jobs import RANK_STEP, RANKS
 from tests.makers import complete, downloading, failed, new
 
 #: What CI affords; HIVE_TEST_EXAMPLES raises it.
@@ -174,7 +174,7 @@ class Downloads(RuleBasedStateMachine):
     @invariant()
     def the_place_in_the_queue_is_that_of_the_priority(self) -> None:
         if hasattr(self, "tracker") and self.record.state == "queued":
-            rank, created_ms = divmod(int(self.redis.zscore(keys.PENDING, self.id)), 10**13)
+            rank, created_ms = divmod(int(self.redis.zscore(keys.PENDING, self.id)), RANK_STEP)
             assert (rank, created_ms) == (RANKS[self.record.priority], self.record.created_ms)
 
     @rule()

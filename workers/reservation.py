@@ -25,6 +25,7 @@ from hive.errors import DiskFull
 from hive.wire import keys
 from workers.resolving import sleep
 from workers.transfer import Control, Limits, data_path, free_bytes
+from workers.transfer.disk import STAT_BLOCK_BYTES
 
 log = logging.getLogger("workers.reservation")
 
@@ -33,8 +34,6 @@ UPDATE_INTERVAL_S = 2.0
 #: Seconds for which a download that does not fit looks again, and between two looks: longer than the others take to
 #: say what they have allocated.
 PATIENCE_S, LOOK_INTERVAL_S = 3.0, 0.25
-#: Bytes of a block in st_blocks, whatever the filesystem's own block is.
-STAT_BLOCK_BYTES = 512
 
 #: KEYS: reservations, leases. ARGV: id, bytes needed, bytes free.
 #: -> {1, bytes reserved by others} and it is reserved, or {0, ...} when it does not fit beside them.

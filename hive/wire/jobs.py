@@ -19,6 +19,9 @@ DOWNLOAD_JOB: Final = "workers.download.run"
 Priority = Literal["low", "normal", "high"]
 #: The place of each in the queue.
 RANKS: Final[dict[Priority, int]] = {"high": 0, "normal": 1, "low": 2}
+#: A place in the queue is this, times the rank, plus the milliseconds at which the download was made: more than any
+#: such moment until the year 2286, and exact in the doubles that Redis sorts by.
+RANK_STEP: Final = 10**13
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
