@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import os
-import threading
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -16,83 +11,19 @@ from huggingface_hub import scan_cache_dir
 
 from hive import garbage
 from hive.catalog import ModelCatalog
-from hive.garbage import Collector, Take
 from hive.ledger import Entry, Hold, Ledger
 from hive.settings import Settings
-from hive.underway import Live, Needed, needed
+from hive.underway import needed
 from hive.wire.jobs import Request
 from hive.wire.layout import url_key
-from hive.wire.upkeep import Collected, CollectionLine, Kept, Removed
+from hive.wire.upkeep import Collected, Removed
 from tests.cache import COMMIT, OTHER, QUANTS, WHOLE, everything_below, put, put_tree, put_url, settings_for, sha256
-
-ID = "11111111-2222-4333-8444-555555555555"
-OTHER_ID = "21111111-2222-4333-8444-555555555555"
-DIGEST = "ab" * 32
-#: Older than any retention here, in seconds.
-OLD_S = 30 * 86_400
+from tests.garbage import DIGEST, ID, OLD_S, OTHER_ID, age, collect, live, partial, removed, stray_blob
 
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     return settings_for(tmp_path, HIVE_HOME=str(tmp_path / "home"))
-
-
-def age(path: Path, seconds: float = OLD_S) -> None:
-    """Make a path, and all below it, as old as this."""
-    then = time.time() - seconds
-    for found in [*path.rglob("*"), path] if path.is_dir() and not path.is_symlink() else [path]:
-        os.utime(found, (then, then), follow_symlinks=False)
-
-
-def collect(
-    settings: Settings,
-    look: Callable[[], Needed] | None = None,
-    take: Take | None = None,
-    *,
-    partials_only: bool = False,
-    **options: object,
-) -> list[CollectionLine]:
-    """All that a collection says."""
-    said: list[CollectionLine] = []
-    collector = Collector(
-        settings,
-        said.append,
-        threading.Event(),
-        look or (lambda: needed(settings, ())),
-        take,
-        **options,  # type: ignore[arg-type]
-    )
-    end = collector.run_partials() if partials_only else collector.run()
-    assert said[-1] == end
-    removed = [line for line in said if isinstance(line, Removed)]
-    assert (end.removed, end.bytes) == (len(removed), sum(line.bytes for line in removed))
-    return said
-
-
-def removed(said: list[CollectionLine]) -> list[tuple[str, str]]:
-    """Kind and last part of the path of what was removed."""
-    return sorted((line.kind, line.path.rpartition("/")[2]) for line in said if isinstance(line, Removed))
-
-
-def partial(settings: Settings, name: str, content: bytes = b"half", *, seconds: float = OLD_S) -> Path:
-    path = settings.hive_dir / "partial" / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
-    age(path, seconds)
-    return path
-
-
-def stray_blob(settings: Settings, repo: str, content: bytes) -> Path:
-    """A content that no link leads to."""
-    blob = settings.hub_dir / f"models--{repo.replace('/', '--')}" / "blobs" / sha256(content)
-    blob.parent.mkdir(parents=True, exist_ok=True)
-    blob.write_bytes(content)
-    age(blob)
-    return blob
-
-
-def live(ref: str = "hf:org/name", created_s: float = 0.0) -> Live:
-    return Live(ID, ref, int(created_s * 1000))
 
 
 def test_a_store_without_garbage_stays_as_it_is(settings: Settings, tmp_path: Path) -> None:
@@ -235,85 +166,6 @@ def test_what_a_download_may_have_written_that_no_ledger_lists_stays(settings: S
     assert younger.exists()
 
 
-def test_a_partial_goes_only_under_its_lease(settings: Settings) -> None:
-    path = partial(settings, f"{DIGEST}.part")
-    small = partial(settings, f"{DIGEST}.{ID}.part")
-    asked = []
-
-    @contextlib.contextmanager
-    def take(name: str) -> Iterator[bool]:
-        asked.append(name)
-        yield name != DIGEST
-
-    said = collect(settings, take=take)
-    assert removed(said) == [("partial", small.name)]
-    assert asked == [DIGEST + f".{ID}", DIGEST]
-    [kept] = [line for line in said if isinstance(line, Kept)]
-    assert (kept.path, kept.in_use) == (f"hive/partial/{path.name}", True)
-    assert path.exists()
-
-
-def test_a_blob_that_is_linked_between_the_two_looks_is_put_back(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    snapshot = put(settings, "org/name", WHOLE)
-    blob = stray_blob(settings, "org/name", b"wanted")
-    other = stray_blob(settings, "org/name", b"stray")
-    age(settings.hub_dir)
-    real = garbage._linked
-
-    def link(cache: object) -> set[str]:
-        assert not blob.exists()
-        (snapshot / "late").symlink_to(f"../../blobs/{blob.name}")
-        return real(cache)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(garbage, "_linked", link)
-    said = collect(settings)
-    assert (snapshot / "late").read_bytes() == b"wanted"
-    assert removed(said) == [("blob", other.name)]
-    assert [line.in_use for line in said if isinstance(line, Kept)] == [True]
-
-
-def test_a_blob_is_put_back_when_a_download_began_between_the_two_looks(settings: Settings) -> None:
-    blob = stray_blob(settings, "org/name", b"wanted")
-    looks = []
-
-    def look() -> Needed:
-        looks.append(blob.exists())
-        return needed(settings, [live()] if len(looks) > 1 else [])
-
-    assert removed(collect(settings, look)) == []
-    assert looks[:2] == [True, False]
-    assert blob.read_bytes() == b"wanted"
-
-
-def test_a_blob_that_came_back_meanwhile_is_not_replaced(settings: Settings) -> None:
-    blob = stray_blob(settings, "org/name", b"old")
-
-    def look() -> Needed:
-        if not blob.exists():
-            blob.write_bytes(b"fetched again")
-            return needed(settings, [live()])
-        return Needed()
-
-    collect(settings, look)
-    assert blob.read_bytes() == b"fetched again"
-    assert [path.name for path in blob.parent.iterdir()] == [blob.name]
-
-
-def test_a_blob_under_huggingface_hubs_lock_stays(settings: Settings) -> None:
-    blob = stray_blob(settings, "org/name", b"stray")
-    lock = settings.hub_dir / ".locks" / "models--org--name" / f"{blob.name}.lock"
-    lock.parent.mkdir(parents=True)
-    with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        said = collect(settings)
-        assert removed(said) == []
-        assert blob.exists()
-    assert removed(collect(settings)) == [("blob", blob.name)]
-    assert lock.exists()
-
-
 def test_another_tools_half_files_stay_for_a_day_at_least(settings: Settings) -> None:
     put(settings, "org/name", WHOLE)
     half = settings.hub_dir / "models--org--name" / "blobs" / f"{DIGEST}.0a1b2c3d.incomplete"
@@ -426,46 +278,6 @@ def test_the_hourly_collection_takes_partials_only(settings: Settings) -> None:
     path = partial(settings, f"{DIGEST}.part")
     stray_blob(settings, "org/name", b"stray")
     assert removed(collect(settings, partials_only=True)) == [("partial", path.name)]
-
-
-def test_a_collection_that_is_killed_leaves_no_harm(settings: Settings) -> None:
-    """In its worst moment: everything is put aside and nothing is removed yet."""
-    put(settings, "org/name", WHOLE)
-    blobs = [stray_blob(settings, "org/name", b"%d" % number) for number in range(3)]
-    age(settings.hub_dir)
-    pid = os.fork()
-    if pid == 0:
-
-        def look() -> Needed:
-            if not any(blob.exists() for blob in blobs):
-                os.kill(os.getpid(), 9)
-            return Needed()
-
-        collect(settings, look)
-        os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -9
-    assert not any(blob.exists() for blob in blobs)
-    assert removed(collect(settings)) == []
-    assert ModelCatalog(settings).get("org/name").complete
-    folder = settings.hub_dir / "models--org--name" / "blobs"
-    for left in folder.glob(".*.tmp"):
-        age(left)
-    assert [kind for kind, _ in removed(collect(settings))] == ["temporary"] * 3
-    assert len(list(folder.iterdir())) == len(WHOLE)
-
-
-def test_two_collections_at_once_remove_each_thing_once(settings: Settings) -> None:
-    put(settings, "org/name", WHOLE)
-    blobs = [stray_blob(settings, "org/name", b"%d" % number) for number in range(200)]
-    age(settings.hub_dir)
-    said: list[list[CollectionLine]] = []
-    threads = [threading.Thread(target=lambda: said.append(collect(settings))) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert sorted(name for lines in said for _, name in removed(lines)) == sorted(blob.name for blob in blobs)
-    assert len(list((settings.hub_dir / "models--org--name" / "blobs").iterdir())) == len(WHOLE)
 
 
 def test_a_broken_ledger_disturbs_nobody(settings: Settings) -> None:

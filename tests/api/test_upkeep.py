@@ -26,10 +26,10 @@ from hive.wire import keys
 from hive.wire.jobs import Request
 from hive.wire.upkeep import Collected, Problem, Refetch, Removed, Verified
 from tests.cache import COMMIT, WHOLE, put, put_url, sha256
+from tests.garbage import DIGEST, age, partial, stray_blob
 from tests.makers import claim, downloading, new
 from tests.processes import Server, stopping, wait_for
 from tests.serving import until
-from tests.test_garbage import DIGEST, age, partial, stray_blob
 
 pytestmark = pytest.mark.anyio
 

@@ -18,8 +18,8 @@ from hive.settings import Settings
 from tests.cache import COMMIT, OTHER, QUANTS, WHOLE, put, sha256
 from tests.cli.conftest import COMMAND_TIMEOUT_S, Hive, Result
 from tests.cli.test_private import ALONE, CONTENT, EXPECTED, digest, pull
+from tests.garbage import DIGEST, partial, stray_blob
 from tests.hub import HubServer
-from tests.test_garbage import DIGEST, partial, stray_blob
 from tests.waiting import wait_for
 
 COUNT = len(WHOLE)
@@ -180,7 +180,7 @@ def test_gc_takes_a_shorter_retention_and_prints_json(no_server: None, settings:
 def test_gc_without_a_server_keeps_what_a_stopped_pull_needs(alone: dict[str, str], home: Path, hub: HubServer) -> None:
     """Redis is not there to be asked; the ledger on the disk says it."""
     from tests.cli.test_private import start_pull, wait_until_under_way
-    from tests.test_garbage import age
+    from tests.garbage import age
 
     hub.limit_rate_bytes_per_s = 1_000_000
     with start_pull(alone, "org/name") as process:

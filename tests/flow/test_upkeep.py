@@ -16,10 +16,10 @@ from hive.wire.upkeep import Removed, Verified
 from tests.cache import put
 from tests.flow.conftest import Service
 from tests.flow.test_downloads import MIB, sha256
+from tests.garbage import age, stray_blob
 from tests.hub import SyntheticFile
 from tests.hub.server import HubServer
 from tests.processes import Server, stopping, wait_for
-from tests.test_garbage import age, stray_blob
 
 #: Files that are published one after the other, and one that takes a while.
 SMALL = {f"part-{number}.bin": SyntheticFile(2 * MIB, seed=number) for number in range(6)}
