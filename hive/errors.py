@@ -20,7 +20,7 @@
     |   |-- DownloadEnded     409  DOWNLOAD_ENDED
     |   `-- TooManyWebhooks   409  TOO_MANY_WEBHOOKS
     |-- TooManyDownloads      429  TOO_MANY_DOWNLOADS
-    |-- StoreUnavailable      503  STORE_UNAVAILABLE       (Redis)
+    |-- RedisUnavailable      503  STORE_UNAVAILABLE       (Redis)
     |-- HubUnavailable        503  HUB_UNAVAILABLE
     |-- ServerUnreachable     503  SERVER_UNREACHABLE      (the client's)
     |-- CannotListen          503  CANNOT_LISTEN           (at start)
@@ -185,7 +185,7 @@ class TooManyDownloads(HiveError):
     code = "TOO_MANY_DOWNLOADS"
 
 
-class StoreUnavailable(HiveError):
+class RedisUnavailable(HiveError):
     """Redis does not answer. Nothing is lost; try again in a moment."""
 
     status = 503

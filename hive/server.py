@@ -23,13 +23,13 @@ import uvicorn
 from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from hive import sse
 from hive.api.app import Api
 from hive.api.services import make_services
 from hive.errors import CannotListen
-from hive.prefork import Prefork
+from hive.processes.prefork import Prefork
 from hive.settings import Settings
-from hive.sink import EXTENSION, Listener, SocketSink
+from hive.streams import sse
+from hive.streams.writer import EXTENSION, Listener, SocketWriter
 
 log = logging.getLogger("hive.server")
 
@@ -67,9 +67,9 @@ def run(settings: Settings, host: str, port: int, processes: int = 1) -> None:
 def serve(settings: Settings, listener: socket.socket) -> None:
     """Be one HTTP process on this socket until SIGTERM or SIGINT."""
     assert settings.redis_url is not None
-    parts = make_services(settings, settings.redis_url)
+    services = make_services(settings, settings.redis_url)
     config = uvicorn.Config(
-        Api(parts),
+        Api(services),
         loop="uvloop",
         http=StreamProtocol,
         ws="none",
@@ -83,7 +83,7 @@ def serve(settings: Settings, listener: socket.socket) -> None:
     )
     # What was imported stays for good: a full collection of garbage, which stops every stream, need not look at it.
     gc.freeze()
-    DrainingServer(config, parts.drain, settings.drain_s).run(sockets=[listener])
+    DrainingServer(config, services.drain, settings.drain_s).run(sockets=[listener])
 
 
 def _allow_many_connections() -> None:
@@ -134,7 +134,7 @@ class StreamProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self.scope["extensions"] = {EXTENSION: self._hand_over}  # type: ignore[dict-item]
 
-    def _hand_over(self, scope: Scope, listener: Listener) -> SocketSink | None:
+    def _hand_over(self, scope: Scope, listener: Listener) -> SocketWriter | None:
         """The connection of this request, from which everything of HTTP is taken away, as for a WebSocket.
 
         None where the client has gone, has sent a second request behind this one, or has yet to take the answer
@@ -151,7 +151,7 @@ class StreamProtocol(HttpToolsProtocol):
         self.parser = None  # type: ignore[assignment]
         chunked = scope["http_version"] == "1.1"
         head = _stream_head(self.server_state.default_headers, chunked)
-        return SocketSink(self.transport, self.connections, listener, head=head, chunked=chunked)
+        return SocketWriter(self.transport, self.connections, listener, head=head, chunked=chunked)
 
 
 def _stream_head(default_headers: list[tuple[bytes, bytes]], chunked: bool) -> bytes:

@@ -17,9 +17,9 @@ import msgspec
 from msgspec import field
 
 from hive.errors import UnsafeUrl
-from hive.signature import read_key
-from hive.urls import Url, parse_url
+from hive.net.urls import Url, parse_url
 from hive.version import VERSION
+from hive.webhooks.signature import read_key
 
 #: Where the HTTP process listens, and where clients look for it.
 DEFAULT_ADDRESS = "127.0.0.1:8080"

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from hive.connections import RedisClient, connect
-from hive.embedded import EmbeddedRedis
+from hive.downloads.tracker import DownloadTracker
+from hive.processes.embedded_redis import EmbeddedRedis
+from hive.redis_client import RedisClient, connect
 from hive.settings import Settings
-from hive.tracker import DownloadTracker
 
 pytest_plugins = ["tests.hub.fixtures"]
 

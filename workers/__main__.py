@@ -17,12 +17,12 @@ import time
 from rq import Queue
 
 from hive import logs
-from hive.connections import connect, is_store_error
-from hive.prefork import Prefork
+from hive.processes.prefork import Prefork
+from hive.redis_client import connect, is_redis_error
 from hive.settings import Settings, SettingsError
 from hive.wire import keys
-from workers.job import DownloadJob
-from workers.worker import DownloadWorker
+from workers.process.job import DownloadJob
+from workers.process.worker import DownloadWorker
 
 log = logging.getLogger("workers.pool")
 
@@ -43,7 +43,7 @@ def work(settings: Settings) -> None:
             worker = DownloadWorker(settings, queue, name)
             break
         except Exception as error:
-            if not is_store_error(error):
+            if not is_redis_error(error):
                 raise
             log.warning("waiting for Redis", extra={"fields": {"reason": str(error)}})
             time.sleep(1)

@@ -19,28 +19,28 @@ import rq
 from redis.exceptions import RedisError
 
 from hive import errors, logs
-from hive.connections import RedisClient, connect, is_store_error
-from hive.jobqueue import JobQueue
-from hive.record import Claim, Record, cancelled_event, requeued_event
-from hive.registry import WorkerRegistry
+from hive.downloads.jobqueue import JobQueue
+from hive.downloads.record import Claim, Record, cancelled_event, requeued_event
+from hive.downloads.registry import WorkerRegistry
+from hive.downloads.tracker import DownloadTracker, FleetFull
+from hive.redis_client import RedisClient, connect, is_redis_error
 from hive.secrets import Credentials, SecretKeyError, unseal
 from hive.settings import Settings
-from hive.tracker import DownloadTracker, FleetFull
 from hive.wire import events
 from hive.wire.events import Downloading
 from hive.wire.refs import HIDDEN_QUERY, parse_ref, with_query
-from workers.claimed import CLAIMED
-from workers.drain import DRAIN
-from workers.filelease import FileLeases
-from workers.holding import Holding
-from workers.progress import Reporter
-from workers.reservation import Reservation
-from workers.resolving import resolve_patiently, until_redis_answers
+from workers.fetch import Transfer, limits_of, outbound
+from workers.fleet import Traffic
+from workers.fleet.file_lease import FileLeases
+from workers.fleet.reservation import Reservation
+from workers.intent import Holding
+from workers.process.current import CURRENT
+from workers.process.shutdown import SHUTDOWN
+from workers.publish import Store
+from workers.reporter import Reporter
+from workers.resolve import resolve_patiently, until_redis_answers
 from workers.sources import Plan
-from workers.store import Store
-from workers.traffic import Traffic
 from workers.transfer import Control, Network
-from workers.transferring import Transfer, limits_of, outbound
 
 log = logging.getLogger("workers.download")
 
@@ -55,7 +55,7 @@ MAX_CLAIM_TRIES = 256
 def run(download_id: str, attempt: int) -> None:
     """Take the download whose turn it is, and run it to its end or until somebody interferes.
 
-    The arguments say what the ticket was made for (hive/jobqueue.py), which is mostly, but need not be, the download
+    The arguments say what the ticket was made for (see JobQueue), which is mostly, but need not be, the download
     that is taken. A ticket too many does nothing.
     """
     settings = Settings.from_env()
@@ -66,7 +66,7 @@ def run(download_id: str, attempt: int) -> None:
     try:
         taken = _take_next(tracker)
     except RedisError as error:
-        if not is_store_error(error):
+        if not is_redis_error(error):
             raise
         # Whatever came of the claim: the reaper puts in a new ticket, or hands on what nobody renews.
         log.warning("Redis went away before a download was claimed", extra={"fields": {"reason": str(error)}})
@@ -97,14 +97,14 @@ def _take_next(tracker: DownloadTracker) -> tuple[Record, Claim] | None:
         if record is None:
             tracker.forget_pending(first[0])
             continue
-        CLAIMED.write(record.id)
+        CURRENT.write(record.id)
         try:
             claim = _claim(tracker, record, owner, worker)
         except FleetFull:
             break
         if claim is not None:
             return record, claim
-    CLAIMED.write("")
+    CURRENT.write("")
     return None
 
 
@@ -115,7 +115,7 @@ def _claim(tracker: DownloadTracker, record: Record, owner: str, worker: str) ->
         try:
             return tracker.claim(record, owner, worker, _claimed_event(record))
         except RedisError as error:
-            if not is_store_error(error) or time.monotonic() > deadline_s:
+            if not is_redis_error(error) or time.monotonic() > deadline_s:
                 raise
             time.sleep(CLAIM_RETRY_S)
 
@@ -169,7 +169,7 @@ class Download:
 
     def run(self) -> None:
         """The story, and its one end."""
-        DRAIN.on_request(self._stop)
+        SHUTDOWN.on_request(self._stop)
         self._holding.begin()
         self._reporter.start()
         try:
@@ -177,7 +177,7 @@ class Download:
         except errors.HiveError as error:
             self._end_badly(error)
         except Exception:
-            log.exception("the download stumbled")
+            log.exception("the download failed")
             self._end_badly(errors.InternalError())
         else:
             self._end_well(plan)
@@ -186,7 +186,7 @@ class Download:
             self._reservation.release()
             if self._ended:
                 self._holding.close()
-            DRAIN.on_request(None)
+            SHUTDOWN.on_request(None)
 
     def _stop(self) -> None:
         """SIGTERM: leave off where it is, keep what has arrived, and do not wait for anybody."""
@@ -290,9 +290,9 @@ class Download:
             self._finish("cancelled", cancelled_event(self._present_record()))
         elif self._reporter.paused:
             self._put_aside()
-        elif self._reporter.yielding and not DRAIN.requested:
+        elif self._reporter.yielding and not SHUTDOWN.requested:
             self._give_back("Gave its place to an urgent download; goes on by itself.", "queued")
-        elif DRAIN.requested or self._reporter.files_lost:
+        elif SHUTDOWN.requested or self._reporter.files_lost:
             self._give_back("The worker was stopped; another one goes on.", "retrying")
         else:
             self._finish("failed", self._error_event(error))

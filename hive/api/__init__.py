@@ -1,1 +1,1 @@
-"""The HTTP side: routes that read a request, ask one of hive's parts, and write the answer."""
+"""The HTTP side: routes that read a request, ask one of hive's services, and write the answer."""

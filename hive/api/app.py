@@ -20,11 +20,11 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hive import logs
-from hive.api import bodies, controls, downloads, metrics, models, system, upkeep
-from hive.api.courier import Courier
+from hive.api import controls, downloads, json, maintenance, metrics, models, system
 from hive.api.services import Services
-from hive.errors import HiveError, StoreUnavailable
-from hive.reaper import SWEEP_INTERVAL_S
+from hive.downloads.reaper import SWEEP_INTERVAL_S
+from hive.errors import HiveError, RedisUnavailable
+from hive.webhooks.dispatcher import WebhookDispatcher
 
 log = logging.getLogger("hive.api")
 
@@ -39,8 +39,8 @@ ROUTES = [
     Route("/v1/downloads/{id}/retry", controls.retry, methods=["POST"]),
     Route("/v1/downloads/{id}/priority", controls.set_priority, methods=["PUT"]),
     Route("/v1/models", models.index, methods=["GET"]),
-    Route("/v1/models/verify", upkeep.verify, methods=["POST"]),
-    Route("/v1/gc", upkeep.collect, methods=["POST"]),
+    Route("/v1/models/verify", maintenance.verify, methods=["POST"]),
+    Route("/v1/gc", maintenance.collect, methods=["POST"]),
     Route("/v1/models/{id:path}", models.show, methods=["GET"]),
     Route("/v1/models/{id:path}", models.delete, methods=["DELETE"]),
     Route("/v1/workers", system.workers, methods=["GET"]),
@@ -58,19 +58,19 @@ ROUTES = [
 class Api:
     """The ASGI application of one HTTP process."""
 
-    def __init__(self, parts: Services) -> None:
-        self.services = parts
+    def __init__(self, services: Services) -> None:
+        self.services = services
         self._starlette = Starlette(
             routes=ROUTES,
             middleware=[Middleware(RequestId)],
             exception_handlers={
-                HiveError: bodies.on_hive_error,
-                HTTPException: bodies.on_http_error,
-                Exception: bodies.on_crash,
+                HiveError: json.on_hive_error,
+                HTTPException: json.on_http_error,
+                Exception: json.on_crash,
             },
             lifespan=_lifespan,
         )
-        self._starlette.state.services = parts
+        self._starlette.state.services = services
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -84,15 +84,15 @@ class Api:
 
 @contextlib.asynccontextmanager
 async def _lifespan(app: Starlette) -> AsyncIterator[None]:
-    parts: Services = app.state.services
-    courier = Courier(parts.settings, parts.commands, parts.tracker, parts.webhooks)
+    services: Services = app.state.services
+    courier = WebhookDispatcher(services.settings, services.commands, services.tracker, services.webhooks)
     running = (
-        parts.fanout.run(),
-        parts.replica.run(),
+        services.fanout.run(),
+        services.replica.run(),
         courier.run(),
-        parts.books.run(),
-        _reap(parts),
-        upkeep.tidy_for_ever(parts),
+        services.books.run(),
+        _reap(services),
+        maintenance.tidy_for_ever(services),
     )
     loops = [asyncio.create_task(loop) for loop in running]
     try:
@@ -101,20 +101,20 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
         for loop in loops:
             loop.cancel()
         await asyncio.gather(*loops, return_exceptions=True)
-        await parts.replica.leave()
-        parts.commands.close()
+        await services.replica.leave()
+        services.commands.close()
 
 
-async def _reap(parts: Services) -> None:
+async def _reap(services: Services) -> None:
     """Sweep for as long as the process lives; an unreachable Redis is no reason to stop."""
     while True:
         await asyncio.sleep(SWEEP_INTERVAL_S)
         try:
-            await parts.commands.run(parts.reaper.sweep)
-        except StoreUnavailable:
-            parts.reaper.hold_off()
+            await services.commands.run(services.reaper.sweep)
+        except RedisUnavailable:
+            services.reaper.hold_off()
         except Exception:
-            log.exception("the reaper stumbled; it goes on")
+            log.exception("the reaper failed; it goes on")
 
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")

@@ -15,12 +15,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from hive import errors, logs
-from hive.api.bodies import JsonResponse, read_body
 from hive.api.downloads import Token, WebhookUrl, find, started, view
-from hive.api.services import services
-from hive.provisioner import Wish, read_ref
-from hive.record import Record, cancelled_event, requeued_event
+from hive.api.json import JsonResponse, read_body
+from hive.api.services import services_of
+from hive.downloads.provisioner import read_ref
+from hive.downloads.record import Record, cancelled_event, requeued_event
 from hive.wire.jobs import Priority
+from hive.wire.spec import DownloadSpec
 
 log = logging.getLogger("hive.api.controls")
 
@@ -45,15 +46,15 @@ async def cancel(request: Request) -> Response:
     """`DELETE /v1/downloads/{id}`: ends a waiting download at once, and asks the worker of a running one to end it;
     with `?purge=true` its partial files go too.
     """
-    parts, purge = services(request), _read_flag(request, "purge")
+    services, purge = services_of(request), _read_flag(request, "purge")
     record = await find(request)
     if not record.is_terminal:
-        await parts.books.cancelling(record, purge=purge)
+        await services.books.cancelling(record, purge=purge)
 
     def attempt(record: Record) -> bool:
         if record.state == "running":
-            return parts.tracker.leave_word(record, "cancel") and _say("asked to cancel", record)
-        ended = parts.tracker.end_from_outside(record, "cancelled", cancelled_event(record))
+            return services.tracker.request_control(record, "cancel") and _say("asked to cancel", record)
+        ended = services.tracker.finish_unclaimed(record, "cancelled", cancelled_event(record))
         return ended and _say("cancelled", record)
 
     return await _change(request, attempt)
@@ -61,15 +62,15 @@ async def cancel(request: Request) -> Response:
 
 async def pause(request: Request) -> Response:
     """`POST /v1/downloads/{id}/pause`: sets a waiting download aside at once, a running one soon."""
-    parts = services(request)
+    services = services_of(request)
 
     def attempt(record: Record) -> bool:
         if record.state == "paused":
             return True
         if record.state == "running":
-            return parts.tracker.leave_word(record, "pause") and _say("asked to pause", record)
+            return services.tracker.request_control(record, "pause") and _say("asked to pause", record)
         event = requeued_event(record, "Paused. Resume it to go on.", "paused")
-        paused = parts.tracker.release(record, event, counts=False, to="paused") is not None
+        paused = services.tracker.release(record, event, counts=False, to="paused") is not None
         return paused and _say("paused", record)
 
     return await _change(request, attempt)
@@ -77,17 +78,17 @@ async def pause(request: Request) -> Response:
 
 async def resume(request: Request) -> Response:
     """`POST /v1/downloads/{id}/resume`: a paused download waits for a worker again, and goes on from what it has."""
-    parts = services(request)
+    services = services_of(request)
 
     def attempt(record: Record) -> bool:
         if record.state == "running" and record.control == "pause":
-            return parts.tracker.leave_word(record, "") and _say("resumed", record)
+            return services.tracker.request_control(record, "") and _say("resumed", record)
         if record.state != "paused":
             return True
-        number = parts.tracker.release(record, requeued_event(record, None, "queued"), counts=False)
+        number = services.tracker.release(record, requeued_event(record, None, "queued"), counts=False)
         if number is not None:
             _say("resumed", record, attempt=number)
-            parts.queue.enqueue(record.id, number)
+            services.queue.enqueue(record.id, number)
         return number is not None
 
     return await _change(request, attempt)
@@ -95,11 +96,11 @@ async def resume(request: Request) -> Response:
 
 async def set_priority(request: Request) -> Response:
     """`PUT /v1/downloads/{id}/priority`: a waiting download changes its place in the queue at once."""
-    parts = services(request)
+    services = services_of(request)
     body = await read_body(request, PriorityRequest)
 
     def attempt(record: Record) -> bool:
-        changed = parts.tracker.set_priority(record, body.priority)
+        changed = services.tracker.set_priority(record, body.priority)
         return changed and _say("priority changed", record, priority=body.priority)
 
     return await _change(request, attempt)
@@ -107,17 +108,17 @@ async def set_priority(request: Request) -> Response:
 
 async def retry(request: Request) -> Response:
     """`POST /v1/downloads/{id}/retry`: a new download of what failed or was cancelled; it goes on from what arrived."""
-    parts = services(request)
+    services = services_of(request)
     record = await find(request)
     if not record.is_terminal:
         raise errors.Conflict("The download has not ended; there is nothing to retry.", status=record.status)
     if record.ref.endswith("?..."):
         raise errors.Conflict("The URL had a query, which hive does not keep. Ask with POST /v1/models/download again.")
     body = await read_body(request, RetryRequest) if await request.body() else RetryRequest()
-    webhook = parts.webhooks.read(body.webhook_url) if body.webhook_url else None
+    webhook = services.webhooks.read(body.webhook_url) if body.webhook_url else None
     asked = record.request
     limit = asked.max_bytes_per_second
-    wish = Wish(
+    spec = DownloadSpec(
         read_ref(asked.ref),
         asked.include,
         asked.exclude,
@@ -128,25 +129,25 @@ async def retry(request: Request) -> Response:
         record.priority,
         logs.bound_field("request_id"),
     )
-    on_disk = await run_in_threadpool(parts.provisioner.look, wish)
-    made = await parts.commands.run(parts.provisioner.start, wish, on_disk, record.id)
-    if made.entry is not None:
-        await parts.books.note(made.entry)
+    on_disk = await run_in_threadpool(services.provisioner.look, spec)
+    made = await services.commands.run(services.provisioner.start, spec, on_disk, record.id)
+    if made.intent is not None:
+        await services.books.note(made.intent)
     if webhook is not None:
-        await parts.commands.run(parts.webhooks.add, made.download_id, webhook)
+        await services.commands.run(services.webhooks.add, made.download_id, webhook)
     return started(made)
 
 
 async def _change(request: Request, attempt: Callable[[Record], bool]) -> Response:
     """Do `attempt` on the record as it is, again when it changed hands meanwhile; answers 202 with what came of it."""
-    parts = services(request)
+    services = services_of(request)
     for _ in range(MAX_TRIES):
         record = await find(request)
         if record.is_terminal:
             raise errors.DownloadEnded(status=record.status)
-        if await parts.commands.run(attempt, record):
+        if await services.commands.run(attempt, record):
             changed = await find(request)
-            await parts.books.changed(changed)
+            await services.books.changed(changed)
             return JsonResponse(view(changed), status_code=202)
     raise errors.Conflict("The download is changing hands just now. Try again.")
 

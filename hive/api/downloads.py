@@ -15,17 +15,19 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from hive import errors, logs, sse
-from hive.api.bodies import BytesPerSecond, JsonResponse, error_response, read_body
-from hive.api.services import Services, services
-from hive.api.waiting import read_wait, wait_for_end
-from hive.manystream import MAX_IDS
-from hive.provisioner import Provisioned, Wish, read_ref
-from hive.record import TERMINAL_STATES, Record
-from hive.webhooks import MAX_URL_CHARS
+from hive import errors, logs
+from hive.api.json import BytesPerSecond, JsonResponse, error_response, read_body
+from hive.api.services import Services, services_of
+from hive.downloads.provisioner import Provisioned, read_ref
+from hive.downloads.record import TERMINAL_STATES, Record
+from hive.streams import sse
+from hive.streams.longpoll import read_wait, wait_for_end
+from hive.streams.many import MAX_IDS
+from hive.webhooks.outbox import MAX_URL_CHARS
 from hive.wire import events
 from hive.wire.jobs import Priority
 from hive.wire.refs import MAX_REF_CHARS
+from hive.wire.spec import DownloadSpec
 
 #: Where a download is watched.
 PROGRESS_PATH = "/v1/models/download/progress"
@@ -65,15 +67,15 @@ class DownloadRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 async def create(request: Request) -> Response:
     """`POST /v1/models/download`: 202 for a new or joined download, 200 for a model on disk."""
-    parts = services(request)
+    services = services_of(request)
     body = await read_body(request, DownloadRequest)
     ref = read_ref(body.model_ref, body.revision)
     if body.sha256 and ref.kind != "url":
         raise errors.BadRequest("'sha256' is for plain URLs; the Hub names the digests of its files itself.")
     sha256 = body.sha256.lower() if body.sha256 else None
-    webhook = parts.webhooks.read(body.webhook_url) if body.webhook_url else None
+    webhook = services.webhooks.read(body.webhook_url) if body.webhook_url else None
     limit = body.max_bytes_per_second
-    wish = Wish(
+    spec = DownloadSpec(
         ref,
         body.include,
         body.exclude,
@@ -84,13 +86,13 @@ async def create(request: Request) -> Response:
         body.priority,
         logs.bound_field("request_id"),
     )
-    on_disk = await run_in_threadpool(parts.provisioner.look, wish)
-    made = await parts.commands.run(parts.provisioner.start, wish, on_disk)
-    if made.entry is not None:
-        await parts.books.note(made.entry)
+    on_disk = await run_in_threadpool(services.provisioner.look, spec)
+    made = await services.commands.run(services.provisioner.start, spec, on_disk)
+    if made.intent is not None:
+        await services.books.note(made.intent)
     if webhook is not None:
         # Whoever gets no answer because this process died in between asks again, and joins.
-        await parts.commands.run(parts.webhooks.add, made.download_id, webhook)
+        await services.commands.run(services.webhooks.add, made.download_id, webhook)
     return started(made)
 
 
@@ -102,7 +104,7 @@ def started(made: Provisioned) -> Response:
     )
 
 
-async def progress(parts: Services, scope: Scope, receive: Receive, send: Send) -> None:
+async def progress(services: Services, scope: Scope, receive: Receive, send: Send) -> None:
     """`GET /v1/models/download/progress?id=`: dispatched in front of Starlette, which would cost a task group per
     client.
     """
@@ -117,18 +119,18 @@ async def progress(parts: Services, scope: Scope, receive: Receive, send: Send) 
         last_seen = (
             dict(scope["headers"]).get(b"last-event-id", b"").decode("latin-1") or query.get("last_event_id", [""])[0]
         )
-        if await parts.streams(download_id, last_seen or None, scope, receive, send):
+        if await services.streams(download_id, last_seen or None, scope, receive, send):
             return
         if not (
-            await parts.books.bring_back(download_id)
-            and await parts.streams(download_id, last_seen or None, scope, receive, send)
+            await services.books.bring_back(download_id)
+            and await services.streams(download_id, last_seen or None, scope, receive, send)
         ):
             raise errors.DownloadNotFound(id=download_id)
     except errors.HiveError as error:
         await error_response(error)(scope, receive, send)
 
 
-async def progress_of_many(parts: Services, scope: Scope, receive: Receive, send: Send) -> None:
+async def progress_of_many(services: Services, scope: Scope, receive: Receive, send: Send) -> None:
     """`GET /v1/downloads/progress`: one stream for all downloads, the active ones, or those named with `id`."""
     query = parse_qs(scope["query_string"].decode("latin-1"))
     try:
@@ -144,11 +146,11 @@ async def progress_of_many(parts: Services, scope: Scope, receive: Receive, send
             await _stream_headers()(scope, receive, send)
             return
         try:
-            await parts.many_streams(wanted, ACTIVE if status else None, scope, receive, send)
+            await services.many_streams(wanted, ACTIVE if status else None, scope, receive, send)
         except errors.DownloadNotFound:
-            if not await parts.books.bring_back(*wanted):
+            if not await services.books.bring_back(*wanted):
                 raise
-            await parts.many_streams(wanted, None, scope, receive, send)
+            await services.many_streams(wanted, None, scope, receive, send)
     except errors.HiveError as error:
         await error_response(error)(scope, receive, send)
 
@@ -159,14 +161,14 @@ def _stream_headers() -> Response:
 
 async def index(request: Request) -> Response:
     """`GET /v1/downloads`: newest first, filtered by `status`, in pages."""
-    parts, query = services(request), request.query_params
+    services, query = services_of(request), request.query_params
     status = query.get("status")
     if status is not None and status not in _FILTERS:
         raise errors.BadRequest(f"'{status[:40]}' is not a status.", allowed=sorted(_FILTERS))
     limit = _read_limit(query.get("limit"))
     cursor = _read_cursor(query["cursor"]) if "cursor" in query else None
-    page = await parts.commands.run(
-        parts.tracker.page, limit=limit, cursor=cursor, keep=_FILTERS[status] if status else None
+    page = await services.commands.run(
+        services.tracker.page, limit=limit, cursor=cursor, keep=_FILTERS[status] if status else None
     )
     return JsonResponse(
         {"object": "list", "data": [view(r) for r in page.records], "next_cursor": _write_cursor(page.cursor)}
@@ -175,10 +177,10 @@ async def index(request: Request) -> Response:
 
 async def show(request: Request) -> Response:
     """`GET /v1/downloads/{id}`; with `?wait=30s` when it has ended, or after that time."""
-    parts, wait_s = services(request), read_wait(request.query_params.get("wait"))
+    services, wait_s = services_of(request), read_wait(request.query_params.get("wait"))
     record = await find(request)
     if wait_s and not record.is_terminal:
-        await wait_for_end(parts.fanout, record.id, wait_s)
+        await wait_for_end(services.fanout, record.id, wait_s)
         record = await find(request)
     return JsonResponse(view(record))
 
@@ -225,11 +227,11 @@ async def find(request: Request) -> Record:
     Raises:
         InvalidId, DownloadNotFound: there is none.
     """
-    parts = services(request)
+    services = services_of(request)
     download_id = read_id(request.path_params["id"])
-    record = await parts.commands.run(parts.tracker.read, download_id)
-    if record is None and await parts.books.bring_back(download_id):
-        record = await parts.commands.run(parts.tracker.read, download_id)
+    record = await services.commands.run(services.tracker.read, download_id)
+    if record is None and await services.books.bring_back(download_id):
+        record = await services.commands.run(services.tracker.read, download_id)
     if record is None:
         raise errors.DownloadNotFound(id=download_id)
     return record

@@ -9,15 +9,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from hive import errors
-from hive.api.bodies import JsonResponse
-from hive.api.services import services
-from hive.catalog import Model
-from hive.underway import Live, place_of, read_live
+from hive.api.json import JsonResponse
+from hive.api.services import services_of
+from hive.downloads.live import Live, place_of, read_live
+from hive.store.catalog import Model
 
 
 async def index(request: Request) -> Response:
     """`GET /v1/models`: OpenAI's list shape, with size, files, path and revision added."""
-    models = await run_in_threadpool(services(request).catalog.list)
+    models = await run_in_threadpool(services_of(request).catalog.list)
     return JsonResponse({"object": "list", "data": [view(model) for model in models]})
 
 
@@ -28,12 +28,12 @@ async def show(request: Request) -> Response:
 
 async def delete(request: Request) -> Response:
     """`DELETE /v1/models/{id}`: removes its files, unless a download is using it."""
-    parts = services(request)
+    services = services_of(request)
     model = await _find(request)
-    live = await parts.commands.run(lambda: read_live(parts.commands.client))
+    live = await services.commands.run(lambda: read_live(services.commands.client))
     if any(_uses(download, model) for download in live):
         raise errors.ModelInUse(id=model.id)
-    freed = await run_in_threadpool(parts.catalog.delete, model.id)
+    freed = await run_in_threadpool(services.catalog.delete, model.id)
     return JsonResponse({"id": model.id, "object": "model", "deleted": True, "freed_bytes": freed})
 
 
@@ -54,7 +54,7 @@ def view(model: Model) -> dict[str, Any]:
 
 
 async def _find(request: Request) -> Model:
-    return await run_in_threadpool(services(request).catalog.get, request.path_params["id"])
+    return await run_in_threadpool(services_of(request).catalog.get, request.path_params["id"])
 
 
 def _uses(download: Live, model: Model) -> bool:

@@ -6,27 +6,27 @@ from dataclasses import dataclass, field
 
 from starlette.requests import HTTPConnection
 
-from hive.api.books import Books
-from hive.api.lines import Upkeep
-from hive.catalog import ModelCatalog
-from hive.connections import CommandThread
-from hive.disk import Disk
-from hive.fanout import Fanout
-from hive.jobqueue import JobQueue
-from hive.manystream import ManyEndpoint
-from hive.provisioner import ModelProvisioner
-from hive.reaper import Reaper
-from hive.registry import WorkerRegistry
-from hive.replica import Replica
+from hive.api.operations import Operations
+from hive.downloads.intent_sync import Books
+from hive.downloads.jobqueue import JobQueue
+from hive.downloads.provisioner import ModelProvisioner
+from hive.downloads.reaper import Reaper
+from hive.downloads.registry import WorkerRegistry
+from hive.downloads.tracker import DownloadTracker
+from hive.metrics.replica import Replica
+from hive.redis_client import CommandThread
 from hive.settings import Settings
-from hive.stream import StreamEndpoint
-from hive.tracker import DownloadTracker
-from hive.webhooks import Webhooks
+from hive.store.catalog import ModelCatalog
+from hive.store.space import Disk
+from hive.streams.fanout import Fanout
+from hive.streams.many import ManyEndpoint
+from hive.streams.stream import StreamEndpoint
+from hive.webhooks.outbox import WebhookOutbox
 
 
 @dataclass(frozen=True)
 class Services:
-    """The parts of the HTTP process. Whatever talks to Redis goes through `commands.run`."""
+    """The services of the HTTP process. Whatever talks to Redis goes through `commands.run`."""
 
     settings: Settings
     commands: CommandThread
@@ -41,19 +41,19 @@ class Services:
     many_streams: ManyEndpoint
     replica: Replica
     disk: Disk
-    webhooks: Webhooks
+    webhooks: WebhookOutbox
     books: Books
-    upkeep: Upkeep = field(default_factory=Upkeep)
+    operations: Operations = field(default_factory=Operations)
 
     async def drain(self, window_s: float) -> None:
         """End all streams so that their clients come back, elsewhere."""
-        self.upkeep.stop()
+        self.operations.stop()
         self.many_streams.drain()
         await self.streams.drain(window_s)
 
 
 def make_services(settings: Settings, redis_url: str) -> Services:
-    """The parts, wired. Connects to nothing yet."""
+    """The services, wired. Connects to nothing yet."""
     commands = CommandThread(redis_url)
     tracker = DownloadTracker.of(commands.client, settings)
     queue = JobQueue(commands.client)
@@ -75,12 +75,12 @@ def make_services(settings: Settings, redis_url: str) -> Services:
         many_streams=many_streams,
         replica=Replica(commands, fanout, streams, many_streams),
         disk=Disk(settings.store_dir),
-        webhooks=Webhooks(commands.client, settings),
+        webhooks=WebhookOutbox(commands.client, settings),
         books=Books(settings, redis_url, commands),
     )
 
 
-def services(connection: HTTPConnection) -> Services:
-    """The parts, from inside a route."""
+def services_of(connection: HTTPConnection) -> Services:
+    """The services, from inside a route."""
     found: Services = connection.app.state.services
     return found

@@ -9,9 +9,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from hive import errors
-from hive.api.bodies import BytesPerSecond, JsonResponse, error_response, read_body
-from hive.api.services import services
-from hive.bandwidth import FleetLimit
+from hive.api.json import BytesPerSecond, JsonResponse, error_response, read_body
+from hive.api.services import services_of
+from hive.downloads.admission import BandwidthLimit
 from hive.settings import MAX_RUNNING
 from hive.version import VERSION
 
@@ -28,10 +28,10 @@ async def healthz(request: Request) -> Response:
 
 async def readyz(request: Request) -> Response:
     """`GET /readyz`: 200 when requests can be answered: Redis answers, and the process is subscribed."""
-    parts = services(request)
-    await parts.commands.run(parts.commands.client.ping)
-    if not parts.fanout.connected:
-        return error_response(errors.StoreUnavailable("The process is not subscribed to Redis yet."))
+    services = services_of(request)
+    await services.commands.run(services.commands.client.ping)
+    if not services.fanout.connected:
+        return error_response(errors.RedisUnavailable("The process is not subscribed to Redis yet."))
     return JsonResponse({"status": "ready"})
 
 
@@ -43,17 +43,17 @@ class BandwidthRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True)
 
 async def bandwidth(request: Request) -> Response:
     """`GET /v1/settings/bandwidth`: what all workers together may take from the network."""
-    parts = services(request)
-    limit = FleetLimit(parts.commands.client, parts.settings.max_bytes_per_second)
-    return JsonResponse({"bytes_per_second": await parts.commands.run(limit.read)})
+    services = services_of(request)
+    limit = BandwidthLimit(services.commands.client, services.settings.max_bytes_per_second)
+    return JsonResponse({"bytes_per_second": await services.commands.run(limit.read)})
 
 
 async def set_bandwidth(request: Request) -> Response:
     """`PUT /v1/settings/bandwidth`: downloads under way follow within a second or two."""
-    parts = services(request)
+    services = services_of(request)
     body = await read_body(request, BandwidthRequest)
-    limit = FleetLimit(parts.commands.client, parts.settings.max_bytes_per_second)
-    await parts.commands.run(limit.write, body.bytes_per_second)
+    limit = BandwidthLimit(services.commands.client, services.settings.max_bytes_per_second)
+    await services.commands.run(limit.write, body.bytes_per_second)
     return JsonResponse({"bytes_per_second": body.bytes_per_second})
 
 
@@ -65,22 +65,22 @@ class RunningRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 async def running_limit(request: Request) -> Response:
     """`GET /v1/settings/downloads`: how many downloads may run at once in the whole fleet."""
-    parts = services(request)
-    return JsonResponse({"max_running": await parts.commands.run(parts.tracker.running_limit)})
+    services = services_of(request)
+    return JsonResponse({"max_running": await services.commands.run(services.tracker.running_limit)})
 
 
 async def set_running_limit(request: Request) -> Response:
     """`PUT /v1/settings/downloads`: those that run go on; the next one begins when fewer do."""
-    parts = services(request)
+    services = services_of(request)
     body = await read_body(request, RunningRequest)
-    await parts.commands.run(parts.tracker.set_running_limit, body.max_running)
+    await services.commands.run(services.tracker.set_running_limit, body.max_running)
     return JsonResponse({"max_running": body.max_running})
 
 
 async def workers(request: Request) -> Response:
     """`GET /v1/workers`: who is alive, doing what."""
-    parts = services(request)
-    found = await parts.commands.run(parts.registry.list)
+    services = services_of(request)
+    found = await services.commands.run(services.registry.list)
     return JsonResponse(
         {
             "object": "list",

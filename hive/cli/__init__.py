@@ -47,8 +47,8 @@ COMMANDS: Final[dict[str, dict[str, Entry]]] = {
         "up": Entry("hive.cli.up", "Run everything on this machine: Redis, server, workers."),
         "serve": Entry("hive.cli.up", "Run the HTTP server."),
         "worker": Entry("hive.cli.up", "Run workers."),
-        "limit": Entry("hive.cli.limit", "Show or set the limits of all workers together."),
-        "version": Entry("hive.cli.about", "Show the version of this program and of the server."),
+        "limit": Entry("hive.cli.limits", "Show or set the limits of all workers together."),
+        "version": Entry("hive.cli.version", "Show the version of this program and of the server."),
     },
 }
 
@@ -79,7 +79,7 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except BrokenPipeError as error:
-            from hive.cli.failure import ReaderGone
+            from hive.cli.errors import ReaderGone
 
             raise ReaderGone from error
 
@@ -128,7 +128,7 @@ def run(args: Sequence[str] | None = None) -> int:
         # What is still buffered is written here, where a closed pipe is handled, and not when the interpreter ends.
         sys.stdout.flush()
     except BaseException as error:
-        from hive.cli.failure import report
+        from hive.cli.errors import report
 
         return report(error)
     return result if isinstance(result, int) else 0

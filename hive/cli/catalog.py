@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from hive.cli.failure import CliError
+from hive.cli.errors import CliError
+from hive.cli.format import counted, duration, percent, plain, size
 from hive.cli.server import Server, find_server
-from hive.cli.units import counted, duration, percent, plain, size
 from hive.settings import Settings
-from hive.wire.upkeep import Note, Problem, Progress, Refetch, VerificationLine, Verified
+from hive.wire.maintenance import Note, Problem, Progress, Refetch, VerificationLine, Verified
 
 if TYPE_CHECKING:
     from hive.client import Client
@@ -54,7 +54,7 @@ def verify(models: tuple[str, ...], fetch: bool, as_json: bool) -> None:
         if not fetch:
             _verify_here(settings, printer, models)
             return
-        from hive.cli.private import HomeTaken, private_stack
+        from hive.cli.private_server import HomeTaken, private_stack
 
         with contextlib.suppress(HomeTaken):
             with private_stack(settings) as server:
@@ -74,8 +74,8 @@ def _verify_over(server: Server, printer: _Printer, models: tuple[str, ...], *, 
 def _verify_here(settings: Settings, printer: _Printer, models: tuple[str, ...]) -> None:
     import threading
 
-    from hive.contents import all_targets, target
-    from hive.verification import Verification
+    from hive.store.inventory import all_targets, target
+    from hive.store.verify import Verification
 
     targets = [target(settings, model) for model in dict.fromkeys(models)] if models else all_targets(settings)
     Verification(settings, targets, printer.show, threading.Event(), named=bool(models)).run()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
-from hive.cli.ids import SHORT_ID_CHARS, find_download
+from hive.cli.download_ids import SHORT_ID_CHARS, find_download
+from hive.cli.format import plain
 from hive.cli.server import need_server
-from hive.cli.units import plain
 from hive.settings import Settings
 from hive.wire.jobs import RANKS, Priority
 

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hive.cli.ids import SHORT_ID_CHARS
+from hive.cli.download_ids import SHORT_ID_CHARS
+from hive.cli.format import age, duration, percent, size, speed
 from hive.cli.server import need_server
 from hive.cli.table import Column, print_table
-from hive.cli.units import age, duration, percent, size, speed
 from hive.settings import Settings
 from hive.wire.events import Complete, Downloading, Error
 
 if TYPE_CHECKING:
-    from hive.replies import Download
+    from hive.wire.api import Download
 
 #: How many downloads `hive ps --all` lists, newest first, unless told otherwise.
 DEFAULT_LIMIT = 50

@@ -9,11 +9,11 @@ from collections.abc import Callable
 import click
 import msgspec
 
-from hive.cli.failure import USAGE, CliError
+from hive.cli.errors import USAGE, CliError
+from hive.cli.format import counted, plain, size
 from hive.cli.server import find_server
-from hive.cli.units import counted, plain, size
 from hive.settings import Settings
-from hive.wire.upkeep import Collected, CollectionLine, Kept, Removed
+from hive.wire.maintenance import Collected, CollectionLine, Kept, Removed
 
 _DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,3})?)\s*(s|m|h|d|w)?")
 _SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
@@ -70,8 +70,8 @@ def _collect(
         return
     import threading
 
-    from hive.garbage import Collector
-    from hive.underway import needed
+    from hive.downloads.live import needed
+    from hive.store.gc import Collector
 
     stop = threading.Event()
     Collector(settings, show, stop, lambda: needed(settings, ()), older_than_s=older_than_s, dry_run=dry_run).run()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 import click
 
-from hive.cli.units import duration, percent, plain, shortened, size, speed
+from hive.cli.format import duration, percent, plain, shortened, size, speed
 from hive.wire.events import Complete, Downloading, Event, encode
 
 if TYPE_CHECKING:

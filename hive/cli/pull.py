@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from hive.cli.failure import USAGE, CliError, hints_of
-from hive.cli.limit import bytes_per_second
+from hive.cli.errors import USAGE, CliError, hints_of
+from hive.cli.format import plain
+from hive.cli.hub_token import Token, read_token
+from hive.cli.limits import bytes_per_second
 from hive.cli.progress import choose_printer
 from hive.cli.server import Server, find_server, need_server
-from hive.cli.token import Token, read_token
-from hive.cli.units import plain
 from hive.settings import Settings
 from hive.wire.events import Complete, Error, Event
 from hive.wire.jobs import RANKS
@@ -101,7 +101,7 @@ def watch(download_id: str, as_json: bool, quiet: bool) -> None:
 
     ID is the download's id, or the first 4 or more characters of it.
     """
-    from hive.cli.ids import find_download
+    from hive.cli.download_ids import find_download
 
     _unwind_on_sigterm()
     output = Output(as_json, quiet)
@@ -155,7 +155,7 @@ def _pull_alone(
             "start one with `hive up`, or leave --detach away",
             exit_code=USAGE,
         )
-    from hive.cli.private import HomeTaken, private_stack
+    from hive.cli.private_server import HomeTaken, private_stack
 
     if not (output.quiet or output.as_json):
         click.echo(f"No hive is running: running one for this download, store {settings.store_dir}", err=True)

@@ -10,13 +10,13 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from hive.cli.failure import USAGE, CliError
-from hive.homelock import holder_of
+from hive.cli.errors import USAGE, CliError
+from hive.processes.instance_lock import holder_of
 from hive.settings import DEFAULT_ADDRESS, Settings
 
 if TYPE_CHECKING:
     from hive.client import Client
-    from hive.replies import Health
+    from hive.wire.api import Health
 
 #: Seconds to wait for a server that has taken the home and is about to listen.
 STARTING_TIMEOUT_S = 15.0
@@ -38,7 +38,7 @@ class Server(NamedTuple):
     def client(self) -> Client:
         """A client of it."""
         from hive.client import Client
-        from hive.client_sse import PATIENCE_S
+        from hive.client.watch import PATIENCE_S
 
         return Client(self.address, patience_s=PRIVATE_PATIENCE_S if self.private else PATIENCE_S)
 

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hive.cli.ids import find_download, is_id
+from hive.cli.download_ids import find_download, is_id
+from hive.cli.format import age, duration, size, speed
+from hive.cli.models import find_model, open_models
 from hive.cli.progress import line, summary
 from hive.cli.server import need_server
-from hive.cli.shelf import find_model, open_shelf
 from hive.cli.table import print_fields
-from hive.cli.units import age, duration, size, speed
 from hive.settings import Settings
 from hive.wire.events import Complete, Downloading, Error
 
 if TYPE_CHECKING:
-    from hive.replies import Download, Model
+    from hive.wire.api import Download, Model
 
 
 @click.command(short_help="Show a download or a model.")
@@ -32,8 +32,8 @@ def show(what: str, as_json: bool) -> None:
             found = find_download(client, what)
         fields = download_fields(found)
     else:
-        with open_shelf(settings) as shelf:
-            found = find_model(shelf, what)
+        with open_models(settings) as source:
+            found = find_model(source, what)
         fields = model_fields(found)
     if as_json:
         import msgspec

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 import click
 
-from hive.cli.units import plain
+from hive.cli.format import plain
 
 #: Spaces between two columns.
 GAP = "  "

@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 
 import click
 
-from hive.children import python_module
-from hive.cli.failure import USAGE, CliError, style
+from hive.cli.errors import USAGE, CliError, style
+from hive.processes.children import python_module
 from hive.settings import Settings
 
 #: Workers that `hive up` runs, and downloads that one `hive worker` has in hand at once.
@@ -60,8 +60,8 @@ def up(host: str | None, port: int | None, workers: int, allow_remote: bool, pri
     """
     import asyncio
 
-    from hive.homelock import HomeInUse
-    from hive.stack import Plan, Stack
+    from hive.processes.instance_lock import HomeInUse
+    from hive.processes.stack import Plan, Stack
 
     settings = Settings.from_env()
     address = listen_address(settings, host, port)
@@ -168,5 +168,5 @@ def _json_lines(name: str, line: str) -> None:
     if name == "hive":
         import json
 
-        line = json.dumps({"level": "info", "logger": "hive.stack", "message": line})
+        line = json.dumps({"level": "info", "logger": "hive.processes.stack", "message": line})
     click.echo(line, err=True)

@@ -3,7 +3,7 @@
 Nothing in a repository says which quantisation a file holds but its name, and every publisher writes names in another
 way: `model.Q4_K_M.gguf`, `Model-q4_k_m.gguf`, `BF16/Model-BF16-00001-of-00003.gguf`, `Q6_K/Model-00001-of-00002.gguf`.
 So the name is read once, here, for both sides: what to fetch (`hive.wire.selection`) and what lies on the disk
-(`hive.catalog`).
+(`hive.store.catalog`).
 """
 
 from __future__ import annotations

@@ -68,9 +68,9 @@ def id_of_channel(channel: bytes) -> str | None:
     return text[len(_EVENTS_PREFIX) : -1] if text.startswith(_EVENTS_PREFIX) and text.endswith("}") else None
 
 
-def flight(identity: str) -> str:
-    """String: the id of the download under way for this identity (see refs.identity)."""
-    return f"hive:flight:{identity}"
+def single_flight(dedup_key: str) -> str:
+    """String: the id of the download under way for this dedup key (see refs.dedup_key)."""
+    return f"hive:flight:{dedup_key}"
 
 
 def secret(download_id: str) -> str:

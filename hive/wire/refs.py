@@ -112,7 +112,7 @@ def with_query(ref: ModelRef, query: str | None) -> ModelRef:
     )
 
 
-def identity(
+def dedup_key(
     ref: ModelRef, include: tuple[str, ...] = (), exclude: tuple[str, ...] = (), sha256: str | None = None
 ) -> str:
     """What makes two requests the same download: 64 hex digits over the reference and the selection, order aside.

@@ -55,10 +55,10 @@ class _Hive(_Target):
     """Downloads of hive: created, claimed, published and finished through its tracker and scripts."""
 
     def __init__(self, redis_url: str, count: int) -> None:
-        from hive import scripts
-        from hive.connections import connect
-        from hive.record import New
-        from hive.tracker import DownloadTracker
+        from hive.downloads import scripts
+        from hive.downloads.record import New
+        from hive.downloads.tracker import DownloadTracker
+        from hive.redis_client import connect
         from hive.wire.jobs import Request
 
         self._redis = connect(redis_url)

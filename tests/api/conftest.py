@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import requests
 
-from hive.connections import connect
-from hive.embedded import EmbeddedRedis
+from hive.processes.embedded_redis import EmbeddedRedis
+from hive.redis_client import connect
 from hive.settings import Settings
-from tests.processes import Server, environment, wait_for
+from tests.support.processes import Server, environment, wait_for
 
 
 @pytest.fixture(scope="module")

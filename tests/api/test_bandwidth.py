@@ -8,11 +8,11 @@ import pytest
 import requests
 
 from hive.cli import run
-from hive.cli.failure import CliError
-from hive.cli.limit import bytes_per_second
+from hive.cli.errors import CliError
+from hive.cli.limits import bytes_per_second
 from hive.client import AsyncClient, Client
-from hive.connections import RedisClient
-from hive.tracker import DownloadTracker
+from hive.downloads.tracker import DownloadTracker
+from hive.redis_client import RedisClient
 
 
 def test_it_is_none_until_it_is_set_and_none_again_when_it_is_off(api: str) -> None:

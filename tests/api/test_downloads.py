@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 import requests
 
-from hive.connections import RedisClient
+from hive.downloads.tracker import DownloadTracker
+from hive.redis_client import RedisClient
 from hive.secrets import unseal
 from hive.settings import Settings
-from hive.tracker import DownloadTracker
 from hive.wire import keys
 from hive.wire.jobs import job_id
-from tests.makers import claim, complete, create, downloading
-from tests.processes import Server, environment, wait_for
-from tests.sse import SseClient
+from tests.support.downloads import claim, complete, create, downloading
+from tests.support.processes import Server, environment, wait_for
+from tests.support.sse_client import SseClient
 
 TOKEN = "hf_canary_0123456789"
 

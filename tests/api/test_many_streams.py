@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import requests
 
-from hive.connections import RedisClient
-from hive.tracker import DownloadTracker
-from tests.makers import claim, complete, create, downloading
-from tests.processes import Server, environment, wait_for
-from tests.sse import SseClient
+from hive.downloads.tracker import DownloadTracker
+from hive.redis_client import RedisClient
+from tests.support.downloads import claim, complete, create, downloading
+from tests.support.processes import Server, environment, wait_for
+from tests.support.sse_client import SseClient
 
 #: The id of no download.
 NOBODY = "00000000-0000-4000-8000-000000000000"

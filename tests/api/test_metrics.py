@@ -9,14 +9,14 @@ import pytest
 import requests
 from prometheus_client import parser
 
-from hive.connections import RedisClient, connect
-from hive.embedded import EmbeddedRedis
-from hive.registry import WorkerInfo, WorkerRegistry
-from hive.tracker import DownloadTracker
+from hive.downloads.registry import WorkerInfo, WorkerRegistry
+from hive.downloads.tracker import DownloadTracker
+from hive.processes.embedded_redis import EmbeddedRedis
+from hive.redis_client import RedisClient, connect
 from tests.flow.conftest import children
 from tests.flow.test_processes import ManyProcesses
-from tests.makers import claim, complete, create, downloading, failed
-from tests.processes import Server, environment, wait_for
+from tests.support.downloads import claim, complete, create, downloading, failed
+from tests.support.processes import Server, environment, wait_for
 
 #: A sample: its name and its labels.
 Series = tuple[str, tuple[tuple[str, str], ...]]

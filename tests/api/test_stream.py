@@ -7,11 +7,11 @@ import uuid
 import pytest
 import requests
 
-from hive.connections import RedisClient
-from hive.tracker import DownloadTracker
-from tests.makers import claim, complete, create, downloading, failed
-from tests.processes import Server, environment, wait_for
-from tests.sse import SseClient
+from hive.downloads.tracker import DownloadTracker
+from hive.redis_client import RedisClient
+from tests.support.downloads import claim, complete, create, downloading, failed
+from tests.support.processes import Server, environment, wait_for
+from tests.support.sse_client import SseClient
 
 
 def watch(api: str, download_id: str, **headers: str) -> SseClient:

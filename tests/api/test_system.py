@@ -8,18 +8,18 @@ import pytest
 import requests
 
 from hive.api.app import ROUTES
-from hive.connections import RedisClient, connect
-from hive.embedded import EmbeddedRedis
+from hive.downloads.jobqueue import JobQueue
+from hive.downloads.reaper import Reaper
+from hive.downloads.registry import WorkerInfo, WorkerRegistry
+from hive.downloads.tracker import DownloadTracker
 from hive.errors import all_errors
-from hive.jobqueue import JobQueue
-from hive.reaper import Reaper
-from hive.registry import WorkerInfo, WorkerRegistry
-from hive.tracker import DownloadTracker
+from hive.processes.embedded_redis import EmbeddedRedis
+from hive.redis_client import RedisClient, connect
 from hive.version import VERSION
 from hive.wire import keys
-from tests.makers import claim, complete, create
-from tests.processes import Server, environment, wait_for
-from tests.sse import SseClient
+from tests.support.downloads import claim, complete, create
+from tests.support.processes import Server, environment, wait_for
+from tests.support.sse_client import SseClient
 
 
 def test_health_is_the_contract(api: str) -> None:

@@ -13,10 +13,10 @@ import requests
 from playwright.sync_api import BrowserContext, Page, Response
 
 from hive.api.downloads import PROGRESS_PATH
-from hive.tracker import DownloadTracker
+from hive.downloads.tracker import DownloadTracker
 from tests.browser.balancer import CLOCK_PATH, PAGE_PATH, Balancer
-from tests.makers import claim, complete, create, downloading
-from tests.processes import Server, environment, stopping, wait_for
+from tests.support.downloads import claim, complete, create, downloading
+from tests.support.processes import Server, environment, stopping, wait_for
 
 pytestmark = pytest.mark.slow
 

@@ -1,4 +1,4 @@
-"""One world for all tests of a module, which each test leaves whole; what stumbled in it fails the test."""
+"""One world for all tests of a module, which each test leaves whole; what failed in it fails the test."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hive.wire.events import Complete, Event
 from tests.chaos.history import Watch, judge_files
 from tests.chaos.world import World
 from tests.hub import SyntheticFile
-from tests.processes import wait_for
+from tests.support.processes import wait_for
 
 MIB = 1 << 20
 #: Seconds of a lease in these tests: half of the default, and all that follows from it is as much shorter.

@@ -15,10 +15,10 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from hive.tracker import DownloadTracker
+from hive.downloads.tracker import DownloadTracker
 from workers.__main__ import main
-from workers.store import Store
-from workers.worker import DownloadWorker
+from workers.process.worker import DownloadWorker
+from workers.publish import Store
 
 
 def die(with_parent: bool) -> None:

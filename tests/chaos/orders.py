@@ -9,8 +9,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from hive.api.downloads import DownloadRequest
+from hive.store.layout import repo_folder
 from hive.wire.events import Complete, Error
-from hive.wire.layout import repo_folder
 from tests.chaos.history import Watch, judge_files
 from tests.chaos.world import World
 from tests.hub.content import Content, SyntheticFile

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hive.connections import is_store_error
+from hive.redis_client import is_redis_error
 from hive.wire.events import Complete
 from tests.chaos.faults import FAULTS, Strike
 from tests.chaos.orders import MIB, Office, Order
@@ -202,7 +202,7 @@ class _Soak:
         try:
             return self._world.holdings()
         except Exception as error:
-            if not is_store_error(error):
+            if not is_redis_error(error):
                 raise
             return []
 

@@ -11,13 +11,13 @@ from collections.abc import Iterator
 import pytest
 import requests
 
-from hive import scripts
+from hive.downloads import scripts
 from hive.wire.events import Error
 from tests.chaos.conftest import LEASE_S, MIB, Bringing
 from tests.chaos.world import World
 from tests.flow.conftest import children
 from tests.hub import faults
-from tests.processes import wait_for
+from tests.support.processes import wait_for
 
 #: Seconds within which the API must say that it cannot answer.
 REFUSAL_S = 3.0

@@ -14,15 +14,15 @@ from pathlib import Path
 import pytest
 from rq import Queue
 
-from hive.connections import RedisClient
+from hive.redis_client import RedisClient
 from hive.settings import Settings
 from tests.chaos.conftest import LEASE_S, MIB, Bringing
 from tests.chaos.marked import MARKS
 from tests.chaos.world import World
-from tests.processes import wait_for
-from workers.drain import DRAIN
-from workers.job import DownloadJob
-from workers.worker import DownloadWorker
+from tests.support.processes import wait_for
+from workers.process.job import DownloadJob
+from workers.process.shutdown import SHUTDOWN
+from workers.process.worker import DownloadWorker
 
 #: Seconds within which a worker that was told to stop must be gone.
 EXIT_S = 5.0
@@ -156,6 +156,6 @@ def test_a_horse_that_is_told_to_stop_before_it_listens_will_stop(settings: Sett
     horse = os.fork()
     if not horse:
         worker.request_stop(signal.SIGTERM, None)
-        os._exit(0 if DRAIN.requested else 1)
+        os._exit(0 if SHUTDOWN.requested else 1)
     assert os.waitpid(horse, 0)[1] == 0
-    assert not DRAIN.requested
+    assert not SHUTDOWN.requested

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from hive.connections import connect, is_store_error
-from hive.embedded import EmbeddedRedis
-from hive.tracker import DownloadTracker
+from hive.downloads.tracker import DownloadTracker
+from hive.processes.embedded_redis import EmbeddedRedis
+from hive.redis_client import connect, is_redis_error
 from hive.wire import keys
 from hive.wire.events import Complete
 from tests.chaos import watchman as watchman_module
@@ -22,8 +22,8 @@ from tests.chaos.history import Watch, judge_files
 from tests.chaos.proxy import LoopThread, Proxy
 from tests.chaos.watchman import Watchman
 from tests.hub.content import Bytes
-from tests.makers import claim, create
-from tests.processes import wait_for
+from tests.support.downloads import claim, create
+from tests.support.processes import wait_for
 
 PROGRESS = 'id: 5-{seq}\ndata: {{"stage":"downloading","bytes_downloaded":{done},"bytes_total":9,"speed_mbps":0.0}}\n\n'
 COMPLETE = 'id: {id}\ndata: {{"stage":"complete","local_path":"{path}"}}\n\n'
@@ -146,7 +146,7 @@ def test_a_cable_forgets_a_reply_and_delivers_late_what_was_sent_into_silence(ca
         cable.drop_reply_to(b"INCR")
         with pytest.raises(Exception, match=r"(?i)connection|reset|closed") as raised:
             client.incr("cable")
-        assert is_store_error(raised.value)
+        assert is_redis_error(raised.value)
         assert (client.get("cable"), cable.dropped) == (b"1", 1)
         cable.silence()
         with pytest.raises(Exception, match=r"(?i)timeout|timed out"):

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from hive.children import bound_to_us
-from hive.connections import RedisClient, connect, is_store_error
-from hive.embedded import find_server
+from hive.processes.children import bound_to_us
+from hive.processes.embedded_redis import find_server
+from hive.redis_client import RedisClient, connect, is_redis_error
 from tests.chaos.conftest import MIB, Bringing
 from tests.chaos.world import World
 from tests.hub import faults
-from tests.processes import wait_for
+from tests.support.processes import wait_for
 
 #: Seconds within which a download must have ended after a failover, when nothing but that holds it up.
 FAILOVER_S = 15.0
@@ -44,7 +44,7 @@ class TcpRedis:
         try:
             return bool(self.client.ping())
         except Exception as error:
-            if not is_store_error(error):
+            if not is_redis_error(error):
                 raise
             return False
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import threading
 import time
 
-from hive.connections import connect, is_store_error
-from hive.tracker import DownloadTracker
+from hive.downloads.tracker import DownloadTracker
+from hive.redis_client import connect, is_redis_error
 from hive.wire import keys
 
 #: Seconds for which a live download may have neither lease nor place in the queue.
@@ -47,8 +47,8 @@ class Watchman:
             try:
                 alone = self._alone()
             except Exception as error:
-                if not is_store_error(error):
-                    self.wrong.append(f"the watchman stumbled: {error!r}")
+                if not is_redis_error(error):
+                    self.wrong.append(f"the watchman failed: {error!r}")
                 self._alone_since.clear()
                 continue
             self.looks += 1

@@ -18,21 +18,21 @@ from urllib.parse import unquote
 
 import requests
 
-from hive.connections import connect
-from hive.embedded import EmbeddedRedis
-from hive.tracker import DownloadTracker
+from hive.downloads.tracker import DownloadTracker
+from hive.processes.embedded_redis import EmbeddedRedis
+from hive.redis_client import connect
 from tests.chaos.history import Watch
 from tests.chaos.proxy import Address, LoopThread, Proxy
 from tests.flow.conftest import alive, children
 from tests.hub.server import HubServer
-from tests.processes import HiveProcess, wait_for
+from tests.support.processes import HiveProcess, wait_for
 
 #: Seconds that one request of a person may take.
 REQUEST_S = 6.0
 #: Seconds within which a request must have found a replica that answers it.
 PATIENCE_S = 60.0
-#: What processes log when they stumbled.
-STUMBLES = ("Traceback", "stumbled")
+#: What processes log when they failed.
+STUMBLES = ("Traceback", "failed")
 #: The process id in a worker's name.
 WORKER_PID = re.compile(r"\.(\d+)\.[0-9a-f]+$")
 #: What a pool logs when one of its workers ended.

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from hive.cli import server as finding
-from hive.cli.units import age, duration, percent, plain, shortened, size, speed
-from hive.homelock import HomeLock
+from hive.cli.format import age, duration, percent, plain, shortened, size, speed
+from hive.processes.instance_lock import InstanceLock
 from tests.cli.conftest import COMMAND_TIMEOUT_S, Hive, command
 from tests.cli.standin import ID, OTHER_ID, StandIn, complete, download, failed, model
-from tests.terminal import Terminal
+from tests.support.pty import Terminal
 
 COMMIT = "c" * 40
 
@@ -76,7 +76,7 @@ def test_without_a_server_a_command_says_how_to_start_one(no_server: None, hive:
 def test_the_server_of_the_home_is_found_on_whatever_port(
     server: StandIn, no_server: None, home: Path, hive: Hive
 ) -> None:
-    lock = HomeLock(home)
+    lock = InstanceLock(home)
     lock.acquire()
     lock.announce(server.url)
     assert hive("ps", "-q").out == f"{ID}\n"

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from hive.cli.hub_token import Token, read_token
 from hive.cli.progress import Lines
-from hive.cli.token import Token, read_token
 from hive.settings import Settings
 from hive.wire.events import Downloading, Event, FileProgress, decode
 from tests.cli.conftest import COMMAND_TIMEOUT_S, Hive, command
@@ -27,8 +27,8 @@ from tests.cli.standin import (
     frame,
     running,
 )
-from tests.terminal import Terminal
-from tests.waiting import wait_for
+from tests.support.pty import Terminal
+from tests.support.waiting import wait_for
 
 
 def test_a_pull_prints_the_path_and_nothing_else_on_stdout(server: StandIn, hive: Hive) -> None:
@@ -181,7 +181,7 @@ def test_a_token_that_is_not_there_is_wrong_usage(
 
 
 def test_a_token_never_goes_over_plain_http_to_another_machine() -> None:
-    from hive.cli.failure import CliError
+    from hive.cli.errors import CliError
 
     settings = Settings.from_env({"HF_TOKEN": "hf_canary"})
     token = read_token(settings, None, from_stdin=False, none=False)

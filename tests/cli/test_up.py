@@ -16,13 +16,13 @@ from typing import NamedTuple
 
 import pytest
 
-from hive.cli.failure import CliError
+from hive.cli.errors import CliError
 from hive.cli.up import listen_address
 from hive.client import Client
-from hive.homelock import holder_of
+from hive.processes.instance_lock import holder_of
 from hive.settings import Settings
 from tests.cli.conftest import COMMAND_TIMEOUT_S, Hive, command
-from tests.waiting import is_alive, wait_for
+from tests.support.waiting import is_alive, wait_for
 
 linux_only = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 
@@ -164,7 +164,7 @@ def test_a_log_in_json_stays_json(env: dict[str, str], tmp_path: Path) -> None:
     with running_up(env | {"HIVE_LOG_FORMAT": "json"}, tmp_path / "log", "--workers", "1"):
         pass
     lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
-    assert {"hive.server", "hive.stack"} <= {line["logger"] for line in lines}
+    assert {"hive.server", "hive.processes.stack"} <= {line["logger"] for line in lines}
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "hive.example"])

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import requests
 
-from hive.connections import RedisClient
+from hive.redis_client import RedisClient
 from tests.hub.server import HubServer
-from tests.processes import Server, Workers, environment, wait_for
-from tests.sse import SseClient
+from tests.support.processes import Server, Workers, environment, wait_for
+from tests.support.sse_client import SseClient
 
 
 class Service:

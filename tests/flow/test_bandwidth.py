@@ -12,7 +12,7 @@ import requests
 from tests.flow.conftest import Service
 from tests.hub import SyntheticFile
 from tests.hub.server import HubServer
-from tests.processes import wait_for
+from tests.support.processes import wait_for
 
 MB = 1_000_000
 WORKERS = 4

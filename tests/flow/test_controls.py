@@ -13,7 +13,7 @@ from tests.flow.test_deaths import CONTENT, check_right_end, under_way
 from tests.flow.test_downloads import MIB
 from tests.hub import SyntheticFile, faults
 from tests.hub.server import HubServer
-from tests.processes import Server, Workers, wait_for
+from tests.support.processes import Server, Workers, wait_for
 
 
 def act(service: Service, download_id: str, word: str) -> requests.Response:

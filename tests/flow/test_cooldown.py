@@ -9,8 +9,8 @@ import pytest
 from tests.flow.conftest import Service
 from tests.hub import SyntheticFile, faults
 from tests.hub.server import HubServer
-from tests.processes import wait_for
-from workers.cooldown import FRESH_S
+from tests.support.processes import wait_for
+from workers.fleet.cooldown import FRESH_S
 
 MIB = 1 << 20
 RETRY_AFTER_S = 4.0

@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 import requests
 
-from hive.connections import RedisClient
-from hive.embedded import EmbeddedRedis
+from hive.processes.embedded_redis import EmbeddedRedis
+from hive.redis_client import RedisClient
 from tests.flow.conftest import Service, alive, children
 from tests.flow.test_downloads import MIB, sha256
 from tests.hub import SyntheticFile
 from tests.hub.server import HubServer
-from tests.processes import Server, Workers, environment, wait_for
-from tests.sse import SseClient
+from tests.support.processes import Server, Workers, environment, wait_for
+from tests.support.sse_client import SseClient
 
 CONTENT = SyntheticFile(60 * MIB, seed=11)
 

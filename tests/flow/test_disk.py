@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from hive.connections import RedisClient
+from hive.redis_client import RedisClient
 from hive.wire import keys
 from tests.flow.conftest import Service
 from tests.flow.test_downloads import MIB, sha256
 from tests.hub import SyntheticFile
 from tests.hub.server import HubServer
-from tests.processes import wait_for
+from tests.support.processes import wait_for
 
 #: Each of two models fits alone, not both.
 DISK_MIB, MODEL_MIB = 96, 60

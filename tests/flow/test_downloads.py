@@ -9,11 +9,11 @@ import pytest
 import requests
 from huggingface_hub import HfApi, scan_cache_dir, snapshot_download, try_to_load_from_cache
 
-from hive.connections import RedisClient
+from hive.redis_client import RedisClient
 from tests.flow.conftest import Service, secrets_in
 from tests.hub import SyntheticFile, faults
 from tests.hub.server import HubServer
-from tests.processes import wait_for
+from tests.support.processes import wait_for
 
 MIB = 1 << 20
 TOKEN = "hf_canary_abcdef0123456789"

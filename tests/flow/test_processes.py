@@ -8,11 +8,11 @@ from pathlib import Path
 
 import requests
 
-from hive.tracker import DownloadTracker
+from hive.downloads.tracker import DownloadTracker
 from tests.flow.conftest import alive, children
-from tests.makers import claim, complete, create
-from tests.processes import HiveProcess, environment, wait_for
-from tests.sse import SseClient
+from tests.support.downloads import claim, complete, create
+from tests.support.processes import HiveProcess, environment, wait_for
+from tests.support.sse_client import SseClient
 
 
 class ManyProcesses(HiveProcess):

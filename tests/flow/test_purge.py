@@ -14,7 +14,7 @@ from tests.flow.test_downloads import MIB, sha256
 from tests.flow.test_sharing import start_two
 from tests.hub import SyntheticFile
 from tests.hub.server import HubServer
-from tests.processes import Workers, wait_for
+from tests.support.processes import Workers, wait_for
 
 
 @pytest.fixture

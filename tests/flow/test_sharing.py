@@ -10,7 +10,7 @@ from tests.flow.conftest import Service
 from tests.flow.test_downloads import MIB, sha256
 from tests.hub import SyntheticFile
 from tests.hub.server import HubServer
-from tests.processes import wait_for
+from tests.support.processes import wait_for
 
 CONTENT = SyntheticFile(30 * MIB, seed=31)
 OTHER = SyntheticFile(MIB, seed=32)

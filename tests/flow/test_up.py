@@ -16,8 +16,8 @@ from tests.flow.conftest import alive, children
 from tests.flow.test_downloads import MIB, sha256
 from tests.hub import SyntheticFile
 from tests.hub.server import HubServer
-from tests.processes import HiveProcess, wait_for
-from tests.sse import SseClient
+from tests.support.processes import HiveProcess, wait_for
+from tests.support.sse_client import SseClient
 
 CONTENT = SyntheticFile(40 * MIB, seed=21)
 

@@ -13,9 +13,9 @@ from tests.flow.conftest import Service
 from tests.flow.test_downloads import sha256
 from tests.hub import DEFAULT_TOKEN, SyntheticFile, faults
 from tests.hub.server import HubServer
-from tests.processes import Workers, stopping, wait_for
-from tests.transfer.xetserver import XetServer
-from tests.transfer.xetstore import need_hf_xet, upload
+from tests.support.processes import Workers, stopping, wait_for
+from tests.support.xet_server import XetServer
+from tests.support.xet_store import need_hf_xet, upload
 
 MIB = 1 << 20
 LARGE = SyntheticFile(40 * MIB, seed=91)

@@ -1,1 +1,1 @@
-"""Webhooks: signed, sent at least once, to addresses that were checked."""
+"""WebhookOutbox: signed, sent at least once, to addresses that were checked."""

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import requests
 
-from hive.connections import RedisClient
-from hive.embedded import EmbeddedRedis
+from hive.processes.embedded_redis import EmbeddedRedis
+from hive.redis_client import RedisClient
 from hive.settings import Settings
 from hive.wire import keys
-from tests.processes import Server, environment, wait_for
-from tests.webhooks.receiver import SECRET, Receiver, receiving
+from tests.support.processes import Server, environment, wait_for
+from tests.support.webhook_receiver import SECRET, Receiver, receiving
 
 #: Starts a replica with these settings.
 Serve = Callable[..., Server]

@@ -16,14 +16,14 @@ import pytest
 import requests
 
 from hive.client import Client
-from hive.connections import RedisClient
-from hive.tracker import DownloadTracker
+from hive.downloads.tracker import DownloadTracker
+from hive.redis_client import RedisClient
 from hive.wire import keys
-from tests.cache import WHOLE, put, put_tree, settings_for
-from tests.makers import claim, complete, create, downloading, failed
-from tests.processes import Server, environment, wait_for
+from tests.support.downloads import claim, complete, create, downloading, failed
+from tests.support.processes import Server, environment, wait_for
+from tests.support.store import WHOLE, put, put_tree, settings_for
+from tests.support.webhook_receiver import SECRET, Receiver, Reply, documented_verify, receiving
 from tests.webhooks.conftest import QUICK, Serve
-from tests.webhooks.receiver import SECRET, Receiver, Reply, documented_verify, receiving
 
 MODEL = "hf:org/name"
 CANARY = "canary0123456789"

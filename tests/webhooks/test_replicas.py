@@ -10,15 +10,15 @@ from collections import Counter
 import pytest
 import requests
 
-from hive.api.courier import MAX_UNDER_WAY
-from hive.connections import RedisClient, connect
-from hive.embedded import EmbeddedRedis
-from hive.tracker import DownloadTracker
+from hive.downloads.tracker import DownloadTracker
+from hive.processes.embedded_redis import EmbeddedRedis
+from hive.redis_client import RedisClient, connect
+from hive.webhooks.dispatcher import MAX_UNDER_WAY
 from hive.wire import keys
-from tests.makers import claim, complete, create
-from tests.processes import Server, wait_for
+from tests.support.downloads import claim, complete, create
+from tests.support.processes import Server, wait_for
+from tests.support.webhook_receiver import Receiver, Reply, receiving
 from tests.webhooks.conftest import Serve
-from tests.webhooks.receiver import Receiver, Reply, receiving
 from tests.webhooks.test_delivery import cancel, hits, nothing_due
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hive.wire.gguf import matching, projector_for, projectors, quant_of, variants
-from tests.wire.listings import listed, shards
+from tests.support.listings import listed, shards
 
 NAMES = {
     "Llama-3.2-3B-Instruct-Q4_K_M.gguf": "Q4_K_M",

@@ -13,7 +13,7 @@ from hive.wire.refs import (
     ModelRef,
     RefError,
     check_path,
-    identity,
+    dedup_key,
     parse_ref,
     path_problem,
     with_query,
@@ -213,8 +213,8 @@ class TestIdentity:
     """Which requests are one download."""
 
     def test_the_default_revision_and_the_order_of_patterns_make_no_difference(self) -> None:
-        assert identity(parse_ref("org/name")) == identity(parse_ref("hf:org/name@main"))
-        assert identity(parse_ref("org/name"), ("a", "b")) == identity(parse_ref("org/name"), ("b", "a", "b"))
+        assert dedup_key(parse_ref("org/name")) == dedup_key(parse_ref("hf:org/name@main"))
+        assert dedup_key(parse_ref("org/name"), ("a", "b")) == dedup_key(parse_ref("org/name"), ("b", "a", "b"))
 
     def test_everything_else_does(self) -> None:
         refs = [
@@ -226,9 +226,9 @@ class TestIdentity:
             "https://h/a",
             "https://h/a?b",
         ]
-        found = [identity(parse_ref(ref)) for ref in refs]
-        found += [identity(parse_ref("org/name"), ("a",)), identity(parse_ref("org/name"), (), ("a",))]
-        found += [identity(parse_ref("https://h/a"), sha256="ab" * 32)]
+        found = [dedup_key(parse_ref(ref)) for ref in refs]
+        found += [dedup_key(parse_ref("org/name"), ("a",)), dedup_key(parse_ref("org/name"), (), ("a",))]
+        found += [dedup_key(parse_ref("https://h/a"), sha256="ab" * 32)]
 
         assert len(set(found)) == len(found)
         assert all(len(key) == 64 for key in found)

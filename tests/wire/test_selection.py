@@ -17,7 +17,7 @@ from hive.wire.selection import (
     select,
 )
 from tests.hub import listings
-from tests.wire.listings import listed, listing, shards
+from tests.support.listings import listed, listing, shards
 
 QUANTS = listing(listings.many_quants())
 UNSLOTH = listing(listings.unsloth())

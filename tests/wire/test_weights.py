@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hive.wire.weights import is_weights, missing_shards, without_duplicates
-from tests.wire.listings import shards
+from tests.support.listings import shards
 
 
 @pytest.mark.parametrize(

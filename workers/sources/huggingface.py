@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from typing import Final
 from urllib.parse import quote
 
-from hive.catalog import ModelCatalog
 from hive.errors import BadRequest, DownloadError, FileNotFound, HubUnavailable, SourceChanged, VariantNotFound
 from hive.settings import Settings
+from hive.store.catalog import ModelCatalog
 from hive.wire.refs import ModelRef, path_problem
 from hive.wire.selection import NoSuchFile, NoSuchVariant, RepoFile, Selection, SelectionError, select
-from workers.sources.hubclient import HubClient
+from workers.sources.hub_client import HubClient
 from workers.sources.plan import Plan, PlannedFile
 from workers.transfer import Digest, Location, Network, Source
 from workers.transfer.limits import Limits

@@ -6,7 +6,7 @@ import re
 from urllib.parse import unquote, urlsplit
 
 from hive.errors import BadRequest, InvalidModelRef
-from hive.wire.layout import safe_name
+from hive.store.layout import safe_name
 from hive.wire.refs import ModelRef
 from workers.sources.plan import Plan, PlannedFile
 from workers.transfer import Digest, Location, Source

@@ -9,28 +9,28 @@ It knows neither Redis nor a queue: a `Control` steers it, a callback hears `Sna
 between fetches.
 """
 
-from hive.addresses import address_check, is_public
-from hive.urls import parse_url
+from hive.net.addresses import address_check, is_public
+from hive.net.urls import parse_url
+from workers.transfer.batch import BatchItem, fetch_many
 from workers.transfer.control import Control
-from workers.transfer.disk import free_bytes
 from workers.transfer.engine import fetch
+from workers.transfer.http.pool import Cooldown, HostPool, LocalCooldown
+from workers.transfer.http.redirects import signed_url_expiry
+from workers.transfer.http.sockets import Network
 from workers.transfer.limits import Limits
-from workers.transfer.many import Job, fetch_many
-from workers.transfer.network import Network
-from workers.transfer.partial import bad_path, data_path, discard, finish, journal_path
-from workers.transfer.pool import Cooldown, HostPool, LocalCooldown
 from workers.transfer.progress import Snapshot
 from workers.transfer.source import Digest, Fetched, Location, Source
+from workers.transfer.state.disk import free_bytes
+from workers.transfer.state.partial import bad_path, data_path, discard, finish, journal_path
 from workers.transfer.transport import Stream, Transport
-from workers.transfer.urls import signed_url_expiry
 
 __all__ = [
+    "BatchItem",
     "Control",
     "Cooldown",
     "Digest",
     "Fetched",
     "HostPool",
-    "Job",
     "Limits",
     "LocalCooldown",
     "Location",

@@ -15,19 +15,19 @@ from pathlib import Path
 
 from hive.errors import ChecksumMismatch, DownloadError, SourceChanged
 from workers.transfer.control import Control
-from workers.transfer.crew import Crew, Transports
-from workers.transfer.disk import open_data, reserve, sync_data, translated
-from workers.transfer.hasher import FrontierHash
-from workers.transfer.http import HttpTransport
-from workers.transfer.journal import Identity, Journal, boot_id, recover
-from workers.transfer.keeper import Keeper
+from workers.transfer.coordinator import Coordinator, Transports
+from workers.transfer.http.pool import HostPool
+from workers.transfer.http.sockets import Network
+from workers.transfer.http.transport import HttpTransport
 from workers.transfer.limits import Limits
-from workers.transfer.network import Network
-from workers.transfer.partial import data_path, journal_path, set_aside
-from workers.transfer.partmap import Extent, PartMap
-from workers.transfer.pool import HostPool
 from workers.transfer.progress import OnProgress, Reports, Snapshot, Status
 from workers.transfer.source import Fetched, Source
+from workers.transfer.state.disk import open_data, reserve, sync_data, translated
+from workers.transfer.state.hasher import FrontierHash
+from workers.transfer.state.journal import Identity, Journal, boot_id, recover
+from workers.transfer.state.journal_writer import JournalWriter
+from workers.transfer.state.part_map import Extent, PartMap
+from workers.transfer.state.partial import data_path, journal_path, set_aside
 from workers.transfer.transport import ContentChanged, Known, RangesRefused, Stream, Transport
 
 #: Rounds of mending single parts before the whole file is fetched once more.
@@ -89,7 +89,7 @@ class _Fetch:
         self._parts = PartMap(source.size)
         self._known = Known(source.size)
         self._etag: str | None = None
-        self._keeper: Keeper | None = None
+        self._keeper: JournalWriter | None = None
         self._durable: list[Extent] = []
         self._hash = self._new_hash()
         self._received = 0
@@ -147,7 +147,7 @@ class _Fetch:
         """Fetch until no byte is missing, from the start again where that is the only way."""
         while not self._parts.complete:
             try:
-                self._crew_round()
+                self._transfer_round()
             except RangesRefused:
                 self._restarts += 1
                 if self._restarts > self._limits.attempts_max:
@@ -159,8 +159,8 @@ class _Fetch:
                     raise SourceChanged from None
                 self._start_over(solo=False)
 
-    def _crew_round(self) -> None:
-        crew = Crew(
+    def _transfer_round(self) -> None:
+        crew = Coordinator(
             self._fd,
             self._parts,
             self._transports,
@@ -197,7 +197,7 @@ class _Fetch:
     def _begin_journal(self, size: int, validator: str) -> None:
         identity = Identity(size, str(self._source.digest or ""), validator)
         journal = Journal(journal_path(self._partial), identity, boot_id(), self._parts.extents(), self._durable)
-        self._keeper = Keeper(self._fd, journal, self._parts, self._control, self._limits)
+        self._keeper = JournalWriter(self._fd, journal, self._parts, self._control, self._limits)
         self._keeper.start()
 
     def _wrote(self, n_bytes: int) -> None:
@@ -207,7 +207,7 @@ class _Fetch:
 
     def _start_over(self, *, solo: bool) -> None:
         """Forget everything on disk; the bytes stay there and are overwritten."""
-        self._stop_keeper()
+        self._stop_journal_writer()
         with translated():
             journal_path(self._partial).unlink(missing_ok=True)
         self._given_up += self._base
@@ -251,7 +251,7 @@ class _Fetch:
         self._mendings += 1
         bad = self._spoiled() if self._mendings <= MENDING_ROUNDS else []
         if bad:
-            self._stop_keeper()
+            self._stop_journal_writer()
             self._hash.stop()
             self._parts.forget(bad)
             self._hash = self._new_hash()
@@ -266,7 +266,7 @@ class _Fetch:
             self._transports.fail_over()
             self._start_over(solo=True)
         else:
-            self._stop_keeper()
+            self._stop_journal_writer()
             with translated():
                 set_aside(self._partial)
             raise ChecksumMismatch
@@ -320,10 +320,10 @@ class _Fetch:
         with contextlib.suppress(OSError):
             if keeper is not None and not keeper.forbidden and not self._parts.complete:
                 keeper.sync()
-        self._stop_keeper()
+        self._stop_journal_writer()
         os.close(self._fd)
 
-    def _stop_keeper(self) -> None:
+    def _stop_journal_writer(self) -> None:
         if self._keeper is not None:
             self._keeper.stop()
         self._keeper = None

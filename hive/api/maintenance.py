@@ -1,0 +1,201 @@
+"""Verification and collection of garbage, over HTTP and once an hour by itself.
+
+The work is done in a thread (`hive.api.operations`), which asks Redis through the process's one command thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import logging
+import secrets
+import threading
+from collections.abc import Callable, Generator
+from typing import Annotated, Final, TypeVar
+
+import msgspec
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+
+from hive import logs
+from hive.api.json import read_body
+from hive.api.operations import LinesResponse
+from hive.api.services import Services, services_of
+from hive.downloads.live import Needed, needed, read_live
+from hive.errors import Conflict, RedisUnavailable
+from hive.store.gc import Collector
+from hive.store.inventory import Holding, Target, all_targets, target
+from hive.store.repair import Mender
+from hive.store.verify import Verification
+from hive.wire import keys
+from hive.wire.maintenance import Collected
+from hive.wire.spec import DownloadSpec
+
+log = logging.getLogger("hive.operations")
+
+T = TypeVar("T")
+
+#: Models that one request may name.
+MAX_MODELS: Final = 1000
+#: Seconds for an answer of the command thread, which has a deadline of its own.
+CALL_TIMEOUT_S: Final = 10.0
+#: Milliseconds for which a partial file is kept from workers while it is removed.
+TAKE_MS: Final = 5_000
+#: Seconds between two collections of old partial files in the whole fleet, and between two looks whether it is time.
+TIDY_INTERVAL_S: Final = 3600
+TIDY_CHECK_S: Final = 60.0
+
+#: KEYS: file. ARGV: owner. -> 1 when it was ours.
+_GIVE: Final = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
+_VERIFICATION, _COLLECTION = "verification", "collection of garbage"
+
+
+class VerifyRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """The body of `POST /v1/models/verify`; none: every model. `fetch`: fetch what is wrong again."""
+
+    models: Annotated[
+        tuple[Annotated[str, msgspec.Meta(min_length=1, max_length=1024)], ...], msgspec.Meta(max_length=MAX_MODELS)
+    ] = ()
+    fetch: bool = False
+
+
+class CollectRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """The body of `POST /v1/gc`. `older_than_seconds` in place of HIVE_PARTIAL_TTL_S."""
+
+    dry_run: bool = False
+    older_than_seconds: Annotated[float, msgspec.Meta(ge=0, le=1e10)] | None = None
+
+
+async def verify(request: Request) -> Response:
+    """`POST /v1/models/verify`: reads what is on the disk and says, line by line, what is wrong with it."""
+    services = services_of(request)
+    body = await read_body(request, VerifyRequest) if await request.body() else VerifyRequest()
+    targets = await run_in_threadpool(_targets, services, body.models)
+    operation = services.operations.begin(_VERIFICATION)
+    context = OperationContext(services, operation.stop)
+    mend = Mender(services.settings, context.is_used, context.request).mend if body.fetch else None
+
+    def work(say: Callable[[msgspec.Struct], None]) -> None:
+        Verification(services.settings, targets, say, operation.stop, named=bool(body.models), mend=mend).run()
+
+    return LinesResponse(operation, work, services.settings.keepalive_s)
+
+
+async def collect(request: Request) -> Response:
+    """`POST /v1/gc`: removes what nothing refers to, and says what, line by line."""
+    services = services_of(request)
+    body = await read_body(request, CollectRequest) if await request.body() else CollectRequest()
+    operation = services.operations.begin(_COLLECTION)
+    context = OperationContext(services, operation.stop)
+
+    def work(say: Callable[[msgspec.Struct], None]) -> None:
+        collector = Collector(
+            services.settings,
+            say,
+            operation.stop,
+            context.look,
+            context.take,
+            older_than_s=body.older_than_seconds,
+            dry_run=body.dry_run,
+        )
+        _log(collector.run())
+
+    return LinesResponse(operation, work, services.settings.keepalive_s)
+
+
+async def tidy_for_ever(services: Services) -> None:
+    """Collect old partial files once an hour, in one of the processes. Never ends by itself."""
+    while True:
+        await asyncio.sleep(TIDY_CHECK_S)
+        try:
+            await tidy(services)
+        except (Conflict, RedisUnavailable):
+            continue  # a collection is under way, or Redis is away: another time
+        except Exception:
+            log.exception("the collection of old partial files failed; it is tried again")
+
+
+async def tidy(services: Services) -> bool:
+    """Collect old partial files, where that was not done by anybody within the hour; whether it was done.
+
+    Raises:
+        Conflict: a collection is under way in this process.
+        RedisUnavailable: Redis is away.
+    """
+    operation, client = services.operations.begin(_COLLECTION), services.commands.client
+    with contextlib.closing(operation):
+        if not await services.commands.run(lambda: client.set(keys.TIDY_TURN, 1, nx=True, ex=TIDY_INTERVAL_S)):
+            return False
+        context = OperationContext(services, operation.stop)
+
+        def work(say: Callable[[msgspec.Struct], None]) -> None:
+            _log(Collector(services.settings, say, operation.stop, context.look, context.take).run_partials())
+
+        async for _ in operation.lines(work, services.settings.keepalive_s):
+            pass
+    return True
+
+
+class OperationContext:
+    """What an operation's thread asks of the rest of the process, which lives in the event loop."""
+
+    def __init__(self, services: Services, stop: threading.Event) -> None:
+        self._parts = services
+        self._stop = stop
+        self._loop = asyncio.get_running_loop()
+
+    def look(self) -> Needed:
+        """What downloads need at this moment. Raises RedisUnavailable."""
+        return needed(self._parts.settings, self._run(lambda: read_live(self._parts.commands.client)))
+
+    @contextlib.contextmanager
+    def take(self, name: str) -> Generator[bool]:
+        """Hold the lease of a partial file, for as long as its removal takes; False where somebody else does.
+
+        Raises:
+            RedisUnavailable: Redis is away.
+        """
+        client, owner = self._parts.commands.client, f"gc {secrets.token_hex(8)}"
+        ours = bool(self._run(lambda: client.set(keys.file(name), owner, nx=True, px=TAKE_MS)))
+        try:
+            yield ours
+        finally:
+            if ours:
+                with contextlib.suppress(RedisUnavailable):  # it expires by itself
+                    self._run(lambda: client.register_script(_GIVE)(keys=[keys.file(name)], args=[owner]))
+
+    def is_used(self, holding: Holding) -> bool:
+        """Whether a download uses this model."""
+        now = self.look()
+        return holding.repo in now.repos if holding.repo else holding.folder in now.urls
+
+    def request(self, spec: DownloadSpec) -> str:
+        """Ask for a download; gives its id. Raises HiveError."""
+        spec = DownloadSpec(spec.ref, spec.include, sha256=spec.sha256, request_id=logs.bound_field("request_id"))
+        on_disk = self._parts.provisioner.look(spec)
+        made = self._run(lambda: self._parts.provisioner.start(spec, on_disk))
+        if made.intent is not None:
+            asyncio.run_coroutine_threadsafe(self._parts.books.note(made.intent), self._loop).result(CALL_TIMEOUT_S)
+        return made.download_id
+
+    def _run(self, call: Callable[[], T]) -> T:
+        if self._stop.is_set():
+            raise RedisUnavailable
+        try:
+            return asyncio.run_coroutine_threadsafe(self._parts.commands.run(call), self._loop).result(CALL_TIMEOUT_S)
+        except (TimeoutError, concurrent.futures.CancelledError):
+            raise RedisUnavailable from None
+
+
+def _targets(services: Services, models: tuple[str, ...]) -> list[Target]:
+    if not models:
+        return all_targets(services.settings)
+    return list(dict.fromkeys(target(services.settings, model_id) for model_id in models))
+
+
+def _log(end: Collected) -> None:
+    if end.removed and not end.dry_run:
+        fields = {"removed": end.removed, "bytes": end.bytes, "kept": end.kept}
+        log.info("garbage collected", extra={"fields": fields})

@@ -1,0 +1,78 @@
+"""The Hub token of a pull: where it comes from, and which servers may see it.
+
+A token is never an argument: arguments are seen by every user of the machine and kept by shells. It comes from
+HF_TOKEN, from a file, or from standard input. It goes to a server on this machine or behind https. Over plain http to
+another machine everyone on the way could read it: there HF_TOKEN stays at home without a word, because nobody asked for
+it to be sent, and a token that was named on the command line is an error, because somebody did. The file that `hf auth
+login` writes is not sent: workers on this machine read it themselves, and others have tokens of their own.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from hive.cli.errors import USAGE, CliError
+from hive.settings import Settings
+
+#: Characters of the longest token that is read; the Hub's have 37.
+MAX_TOKEN_CHARS = 512
+
+
+class Token(NamedTuple):
+    """A token, if there is one, and whether it was named on the command line."""
+
+    value: str | None = None
+    named: bool = False
+
+    def for_server(self, url: str) -> str | None:
+        """The token to send to this server, or None.
+
+        Raises:
+            CliError: when it was named on the command line and the way there is not safe.
+        """
+        from hive.client.calls import is_loopback
+
+        if self.value is None or url.startswith("https://") or is_loopback(url):
+            return self.value
+        if self.named:
+            raise CliError(
+                f"A token is not sent over plain http to {url}.",
+                "use an https address, or set HF_TOKEN for the workers there",
+                exit_code=USAGE,
+            )
+        return None
+
+    def __repr__(self) -> str:
+        return f"Token({'***' if self.value else None}, named={self.named})"
+
+
+def read_token(settings: Settings, file: str | None, *, from_stdin: bool, none: bool) -> Token:
+    """The token that the options and the environment give.
+
+    Raises:
+        CliError: when the options contradict each other, or there is no token where they say.
+    """
+    if sum((file is not None, from_stdin, none)) > 1:
+        raise CliError("Give only one of --token-file, --token-stdin and --no-token.", exit_code=USAGE)
+    if none:
+        return Token()
+    if file is None and not from_stdin:
+        return Token(settings.hf_token.strip() if settings.hf_token else None)
+    try:
+        text = sys.stdin.read(MAX_TOKEN_CHARS + 2) if file is None else _read_start(Path(file))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise CliError(
+            f"The token cannot be read from {file or 'standard input'}: {reason}.", exit_code=USAGE
+        ) from None
+    value = text.strip()
+    if not value or len(value) > MAX_TOKEN_CHARS or not all("!" <= char <= "~" for char in value):
+        raise CliError(f"{file or 'Standard input'} holds no token.", exit_code=USAGE)
+    return Token(value, named=True)
+
+
+def _read_start(path: Path) -> str:
+    with path.expanduser().open() as file:
+        return file.read(MAX_TOKEN_CHARS + 2)

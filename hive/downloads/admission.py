@@ -1,0 +1,77 @@
+"""Admission: which queued download is next, and how many may run at once.
+
+The order is that of `hive:pending`, which the scripts keep (hive/downloads/scripts.py): by priority, then by age.
+"""
+
+from __future__ import annotations
+
+from hive.redis_client import RedisClient
+from hive.wire import keys
+from hive.wire.jobs import RANK_STEP, RANKS
+
+
+class Admission:
+    """Reads the line and the fleet's limit, over one blocking Redis client; raises redis-py's errors."""
+
+    def __init__(self, client: RedisClient, max_running: int) -> None:
+        """`max_running` counts until somebody sets the limit; 0 for none."""
+        self._redis = client
+        self._max_running = max_running
+
+    def pending(self, limit: int = 10_000) -> list[str]:
+        """Ids of queued downloads, the next one first."""
+        return [i.decode() for i in self._redis.zrange(keys.PENDING, 0, limit - 1)]
+
+    def forget_pending(self, download_id: str) -> None:
+        """Drop a place in the queue whose download is gone."""
+        self._redis.zrem(keys.PENDING, download_id)
+
+    def urgent(self, limit: int = 100) -> list[str]:
+        """Ids of queued downloads of high priority, the next one first."""
+        end = RANKS["normal"] * RANK_STEP
+        found = self._redis.zrangebyscore(keys.PENDING, "-inf", f"({end}", start=0, num=limit)
+        return [i.decode() for i in found]
+
+    def claimable(self) -> int:
+        """How many queued downloads could be claimed now."""
+        with self._redis.pipeline(transaction=False) as pipeline:
+            pipeline.zcard(keys.PENDING)
+            pipeline.zcard(keys.LEASES)
+            pipeline.get(keys.RUNNING_LIMIT)
+            queued, running, limit = pipeline.execute()
+        most = self._max_running if limit is None else int(limit)
+        return min(int(queued), max(most - int(running), 0)) if most else int(queued)
+
+    def running_limit(self) -> int | None:
+        """How many downloads may run at once in the whole fleet; None for no limit."""
+        found = self._redis.get(keys.RUNNING_LIMIT)
+        return (self._max_running if found is None else int(found)) or None
+
+    def set_running_limit(self, limit: int | None) -> None:
+        """Change that."""
+        self._redis.set(keys.RUNNING_LIMIT, limit or 0)
+
+
+class BandwidthLimit:
+    """What all workers together may take from the network, in Redis, so that it can be changed while downloads run.
+
+    A setting alone would mean a restart of every worker to make room for a video call. The value in Redis wins; where
+    there is none, each process goes by its setting. Blocking calls of one round trip, which raise redis-py's errors.
+    """
+
+    def __init__(self, client: RedisClient, initial: int) -> None:
+        """`initial` counts until somebody sets the limit: bytes per second, 0 for none."""
+        self._redis = client
+        self._initial = initial
+
+    def read(self) -> int | None:
+        """Bytes per second, None for no limit."""
+        found = self._redis.get(keys.BANDWIDTH_LIMIT)
+        return (self._initial if found is None else int(found)) or None
+
+    def write(self, bytes_per_second: int | None) -> None:
+        """Set it. What was reserved under the old limit is forgotten, so the new one counts at once."""
+        with self._redis.pipeline(transaction=True) as pipeline:
+            pipeline.set(keys.BANDWIDTH_LIMIT, bytes_per_second or 0)
+            pipeline.delete(keys.BANDWIDTH_LINE)
+            pipeline.execute()

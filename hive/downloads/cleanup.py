@@ -1,0 +1,71 @@
+"""After the end of a download: its partial files, where a person wanted them gone, and its files in the intent log.
+
+Problem: partial files are named by their content, not by a download, so that any download resumes what another began.
+The easy way, to remove what a cancelled download was fetching, would take the bytes from under another that wants the
+same. So a file goes only when no other download that has not ended has it in its plan, and while nobody else holds its
+lease. The wish itself stands in the intent log, so that it is fulfilled whoever ends the download and whoever dies on the
+way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from typing import Final
+
+from hive.downloads.intents import IntentLog
+from hive.redis_client import RedisClient
+from hive.settings import Settings
+from hive.store.dirfd import open_folder
+from hive.store.layout import PARTIAL, PARTIAL_ENDINGS
+from hive.wire import keys
+
+log = logging.getLogger("hive.downloads.cleanup")
+
+#: Milliseconds for which a partial file is kept from others while it is removed.
+PURGE_LEASE_MS: Final = 10_000
+
+#: KEYS: file. ARGV: the ended download, lease_ms. -> 1 when nobody else holds it: it is ours then, to remove.
+_TAKE: Final = """
+local owner = redis.call('GET', KEYS[1])
+if owner and string.sub(owner, 1, #ARGV[1]) ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[1] .. ' 0', 'PX', ARGV[2])
+return 1
+"""
+
+
+def close(settings: Settings, client: RedisClient, intents: IntentLog, download_id: str) -> None:
+    """Do what is left to do when a download has ended. Safe to repeat. Raises redis-py's errors and OSError."""
+    entry = intents.read(download_id)
+    if entry is not None and entry.purge:
+        hold = intents.read_hold(download_id)
+        shared = set(hold.partials if hold else ()) - intents.partials_of_others(download_id)
+        with contextlib.suppress(FileNotFoundError), open_folder(settings.hive_dir, PARTIAL) as folder:
+            freed = _remove_own(folder, download_id)
+            freed += sum(_remove_shared(folder, client, name, download_id) for name in sorted(shared))
+            log.info("partial files removed", extra={"fields": {"download_id": download_id, "bytes": freed}})
+    intents.remove(download_id)
+
+
+def _remove_own(folder: int, download_id: str) -> int:
+    """Remove the partials of small files, which carry the id, and give the bytes that they took on the disk."""
+    return sum(_remove(folder, name) for name in os.listdir(folder) if f".{download_id}." in name)
+
+
+def _remove_shared(folder: int, client: RedisClient, name: str, download_id: str) -> int:
+    """The same of one that others may use, unless one does."""
+    key = keys.file(name)
+    if not client.register_script(_TAKE)(keys=[key], args=[download_id, PURGE_LEASE_MS]):
+        return 0
+    freed = sum(_remove(folder, name + ending) for ending in PARTIAL_ENDINGS)
+    client.delete(key)
+    return freed
+
+
+def _remove(folder: int, name: str) -> int:
+    with contextlib.suppress(FileNotFoundError):
+        size = os.stat(name, dir_fd=folder, follow_symlinks=False).st_blocks * 512
+        os.unlink(name, dir_fd=folder)
+        return size
+    return 0

@@ -1,0 +1,212 @@
+"""The intent log: what is under way, on the disk, for the day on which Redis has lost everything.
+
+Problem: Redis is the truth about what is in flight, and may lose all of it: FLUSHALL, a server without persistence, a
+volume that was thrown away. What arrived is still in the store, but nobody knows any more who asked for what under
+which id. The easy way, to write the record to the disk with every change, would make the disk a second Redis, and the
+two would part. So only that is written which nothing else tells: the request, when it is made, and which attempt of
+which worker runs it. How far it is stands in the journals of its partial files.
+
+    hive/downloads/<hive>/<id>.json        the request, by the HTTP process, before it answers
+    hive/downloads/<hive>/<id>.held.json   the hold of a worker on it, by that worker
+
+Each file has one kind of writer, so that none undoes what another wrote. Both go when the download has ended: a file
+says that the download has not. `<hive>` comes from the secret key, which all processes of one hive share and which a
+lost Redis does not take along: a store may serve several hives, and none may take the downloads of another for its
+own.
+
+No fsync: what a process wrote is there when it dies. A power cut may take the newest file or leave it empty, and
+counts only where Redis lost its data at the same moment. The disk's sync would make every request wait some ten
+milliseconds for that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import re
+from collections.abc import Iterator
+from typing import Annotated, Final, TypeVar
+
+import msgspec
+
+from hive.downloads.record import Record
+from hive.secrets import ensure_key
+from hive.settings import Settings
+from hive.store.dirfd import open_folder, read_file, subfolders, write_file
+from hive.store.layout import INTENTS
+from hive.wire.jobs import Priority, Request
+from hive.wire.refs import RefError, parse_ref
+
+log = logging.getLogger("hive.downloads.intents")
+
+#: Longest request and longest hold that are read, in bytes: globs and names of some ten thousand partial files.
+MAX_INTENT_BYTES: Final = 256 << 10
+MAX_ATTEMPT_BYTES: Final = 8 << 20
+#: Hex digits of the hash that names the folder of one hive.
+REALM_CHARS: Final = 16
+
+_INTENT, _ATTEMPT, _BAD = ".json", ".held.json", ".bad"
+_FILE = re.compile(r"([0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12})(?:\.held)?\.json")
+#: The name of a partial file without its ending; see workers.publish.
+_Partial = Annotated[str, msgspec.Meta(pattern="^(?:url-|git-)?[0-9a-f]{40,64}$")]
+
+
+class Intent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A request as it stands in the record, and what people want of it now. No credentials: a URL has no query."""
+
+    id: str
+    dedup_key: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")] = msgspec.field(name="identity")
+    ref: str
+    request: Request
+    priority: Priority = "normal"
+    created_ms: int = 0
+    retry_of: str = ""
+    request_id: str = ""
+    paused: bool = False
+    cancelled: bool = False
+    #: Whether the partial files are to be removed at the end.
+    purge: bool = False
+
+
+class Attempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An attempt. `held` turns False when its worker gives the download back; `partials` are its files under way."""
+
+    attempt: int
+    fence: int
+    worker: str = ""
+    held: bool = True
+    bytes_done: int = 0
+    bytes_total: int = 0
+    partials: tuple[_Partial, ...] = ()
+
+
+T = TypeVar("T", Intent, Attempt)
+
+
+class IntentLog:
+    """The files of one hive. Blocking; methods raise OSError where the store cannot be read or written."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._root = settings.hive_dir
+        self._realm = _realm(settings)
+
+    def ids(self) -> list[str]:
+        """Every download of which there is a file, sorted."""
+        return sorted({match[1] for name in self._names(self._realm) if (match := _FILE.fullmatch(name))})
+
+    def read(self, download_id: str) -> Intent | None:
+        """The request; None where there is none. One that cannot be used is set aside."""
+        entry = self._read(download_id + _INTENT, MAX_INTENT_BYTES, Intent)
+        if entry is None or (entry.id == download_id and _is_ref(entry.request.ref)):
+            return entry
+        self._set_aside(download_id + _INTENT, "it belongs to another download, or its reference is none")
+        return None
+
+    def read_hold(self, download_id: str) -> Attempt | None:
+        """The latest attempt; None where no worker has had it. One that cannot be used is set aside."""
+        return self._read(download_id + _ATTEMPT, MAX_ATTEMPT_BYTES, Attempt)
+
+    def write(self, entry: Intent) -> None:
+        """Write the request, or what people want of it now."""
+        self._write(entry.id + _INTENT, msgspec.json.encode(entry))
+
+    def write_hold(self, download_id: str, hold: Attempt) -> None:
+        """Write the hold of a worker, unless a later one is there."""
+        known = self.read_hold(download_id)
+        if known is None or known.fence <= hold.fence:
+            self._write(download_id + _ATTEMPT, msgspec.json.encode(hold))
+
+    def remove(self, download_id: str) -> None:
+        """The download has ended. The request goes last: while it is there, the rest is found."""
+        with contextlib.suppress(FileNotFoundError), open_folder(self._root, INTENTS, self._realm) as folder:
+            for ending in (_ATTEMPT, _INTENT):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(download_id + ending, dir_fd=folder)
+
+    def partials_of_others(self, download_id: str) -> frozenset[str]:
+        """The partial files of all other downloads that have not ended, of every hive on this store."""
+        found: set[str] = set()
+        for realm in self._realms():
+            for name in self._names(realm):
+                if name.endswith(_ATTEMPT) and name != download_id + _ATTEMPT:
+                    with contextlib.suppress(OSError, msgspec.DecodeError), self._folder(realm) as folder:
+                        data = read_file(folder, name, MAX_ATTEMPT_BYTES)
+                        found.update(msgspec.json.decode(data, type=Attempt).partials if data else ())
+        return frozenset(found)
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _realms(self) -> list[str]:
+        with contextlib.suppress(FileNotFoundError), open_folder(self._root, INTENTS) as folder:
+            return subfolders(folder)
+        return []
+
+    def _names(self, realm: str) -> list[str]:
+        with contextlib.suppress(FileNotFoundError), self._folder(realm) as folder:
+            return os.listdir(folder)
+        return []
+
+    def _read(self, name: str, limit: int, kind: type[T]) -> T | None:
+        try:
+            with self._folder(self._realm) as folder:
+                data = read_file(folder, name, limit)
+                if data is None:
+                    return None
+        except FileNotFoundError:
+            return None
+        try:
+            return msgspec.json.decode(data, type=kind)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            self._set_aside(name, str(error))
+            return None
+
+    def _write(self, name: str, data: bytes) -> None:
+        with open_folder(self._root, INTENTS, self._realm, create=True) as folder:
+            write_file(folder, name, data, durable=False)
+
+    def _set_aside(self, name: str, reason: str) -> None:
+        """Keep what is no use for somebody to look at, where it is not read again."""
+        log.error("a file of the intent log is broken; set aside", extra={"fields": {"file": name, "reason": reason}})
+        with contextlib.suppress(OSError), self._folder(self._realm) as folder:
+            os.replace(name, name + _BAD, src_dir_fd=folder, dst_dir_fd=folder)
+
+    @contextlib.contextmanager
+    def _folder(self, realm: str) -> Iterator[int]:
+        with open_folder(self._root, INTENTS, realm) as folder:
+            yield folder
+
+
+def intent_of(record: Record, *, cancelled: bool = False, purge: bool = False) -> Intent:
+    """The request of a record, and what people want of it now."""
+    return Intent(
+        id=record.id,
+        dedup_key=record.dedup_key,
+        ref=record.ref,
+        request=record.request,
+        priority=record.priority,
+        created_ms=record.created_ms,
+        retry_of=record.retry_of,
+        request_id=record.request_id,
+        paused=record.state == "paused" or record.control == "pause",
+        cancelled=cancelled,
+        purge=purge,
+    )
+
+
+def _is_ref(text: str) -> bool:
+    try:
+        return bool(parse_ref(text))
+    except RefError:
+        return False
+
+
+def _realm(settings: Settings) -> str:
+    """The name of this hive's folder. A process that can neither read nor make the key shares one with its like."""
+    key = b""
+    with contextlib.suppress(OSError):
+        if not settings.secret_key_path.exists():
+            ensure_key(settings.secret_key_path)
+        key = settings.secret_key_path.read_bytes().strip()
+    return hashlib.sha256(b"hive intents\0" + key).hexdigest()[:REALM_CHARS]

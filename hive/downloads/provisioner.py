@@ -1,0 +1,161 @@
+"""ModelProvisioner: on disk already? under way already? else a new download on the queue.
+
+The record is written first and the job second, so that an id which somebody holds is never unknown; a process that
+dies between the two leaves a queued record without a job, which the reaper puts on the queue.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+import msgspec
+
+from hive.downloads.intents import Intent
+from hive.downloads.jobqueue import JobQueue
+from hive.downloads.record import New
+from hive.downloads.tracker import DownloadTracker
+from hive.errors import InvalidModelRef, TooManyDownloads
+from hive.secrets import SECRET_TTL_S, Credentials, seal
+from hive.settings import Settings
+from hive.store.catalog import ModelCatalog, OnDisk
+from hive.wire import events
+from hive.wire.jobs import Priority, Request
+from hive.wire.refs import ModelRef, RefError, dedup_key, parse_ref, without_query
+from hive.wire.spec import DownloadSpec
+
+log = logging.getLogger("hive.downloads.provisioner")
+
+
+class Provisioned(NamedTuple):
+    """The answer: the id to watch, the path where the model is on disk, and whether an earlier download is shared.
+
+    `intent` is for the intent log, where the download is new.
+    """
+
+    download_id: str
+    local_path: str | None
+    joined: bool
+    intent: Intent | None = None
+
+
+class ModelProvisioner:
+    """Answers requests for models. `look` reads the disk, `start` talks to Redis: they run in different threads."""
+
+    def __init__(self, settings: Settings, tracker: DownloadTracker, queue: JobQueue, catalog: ModelCatalog) -> None:
+        self._settings = settings
+        self._tracker = tracker
+        self._queue = queue
+        self._catalog = catalog
+
+    def look(self, spec: DownloadSpec) -> OnDisk | None:
+        """Where the model is on disk, completely; None where it must be fetched, or looked for again (`update`)."""
+        if spec.update and not spec.ref.is_pinned:
+            return None
+        return self._catalog.find(spec.ref, spec.include, spec.exclude, spec.sha256)
+
+    def start(self, spec: DownloadSpec, on_disk: OnDisk | None, retry_of: str = "") -> Provisioned:
+        """Create the download and enqueue it, or join the one under way, or record that the model is on disk.
+
+        Raises:
+            TooManyDownloads: when the queue is full.
+        """
+        new = msgspec.structs.replace(self._new(spec, on_disk), retry_of=retry_of)
+        download_id, outcome = self._tracker.create(new)
+        if outcome == "full":
+            raise TooManyDownloads
+        _say(download_id, "on disk" if on_disk else "joined" if outcome == "joined" else "asked for", spec, retry_of)
+        if outcome == "created" and on_disk is None:
+            log.info("queued", extra={"fields": {"download_id": download_id, "attempt": 1}})
+            self._queue.enqueue(download_id, attempt=1)
+            return Provisioned(download_id, None, False, _intent(download_id, new))
+        return Provisioned(download_id, on_disk.local_path if on_disk else None, outcome == "joined")
+
+    def _new(self, spec: DownloadSpec, on_disk: OnDisk | None) -> New:
+        request = Request(
+            ref=str(without_query(spec.ref)),
+            include=spec.include,
+            exclude=spec.exclude,
+            update=spec.update,
+            sha256=spec.sha256,
+            max_bytes_per_second=spec.max_bytes_per_second,
+        )
+        key = dedup_key(spec.ref, spec.include, spec.exclude, spec.sha256)
+        if on_disk is not None:
+            complete = events.Complete(
+                local_path=on_disk.local_path,
+                status="complete",
+                bytes_total=on_disk.size,
+                files_total=len(on_disk.files),
+            )
+            return New(
+                dedup_key=key,
+                ref=spec.ref.display,
+                request=request,
+                event=complete,
+                local_path=on_disk.local_path,
+                request_id=spec.request_id,
+            )
+        query = urlsplit(spec.ref.url).query if spec.ref.url else None
+        credentials = Credentials(hf_token=spec.hf_token, url_query=query or None)
+        return New(
+            dedup_key=key,
+            ref=spec.ref.display,
+            request=request,
+            event=first_event(spec.priority),
+            secret=seal(credentials, self._settings.secret_key_path) if credentials else b"",
+            secret_ttl_s=SECRET_TTL_S,
+            priority=spec.priority,
+            request_id=spec.request_id,
+        )
+
+
+def read_ref(text: str, revision: str | None = None) -> ModelRef:
+    """The reference in a request.
+
+    Raises:
+        InvalidModelRef: says what is wrong with it.
+    """
+    try:
+        ref = parse_ref(text)
+        if revision is None:
+            return ref
+        if ref.revision not in (None, revision) or ref.kind != "hf":
+            raise RefError("Give the revision once: behind an '@' in the reference, or as 'revision'.")
+        return parse_ref(str(msgspec.structs.replace(ref, revision=revision)))
+    except RefError as error:
+        raise InvalidModelRef(str(error)) from None
+
+
+def _say(download_id: str, message: str, spec: DownloadSpec, retry_of: str) -> None:
+    """The first line of the download's life (docs/logs.md), or that another request shares it."""
+    fields: dict[str, str | int] = {"download_id": download_id}
+    if message == "asked for":
+        fields.update(attempt=1, priority=spec.priority)
+    if retry_of:
+        fields["retry_of"] = retry_of
+    log.info(message, extra={"fields": {**fields, "model_ref": spec.ref.display}})
+
+
+def _intent(download_id: str, new: New) -> Intent:
+    """What the intent log keeps of a request that was just made."""
+    return Intent(
+        id=download_id,
+        dedup_key=new.dedup_key,
+        ref=new.ref,
+        request=new.request,
+        priority=new.priority,
+        created_ms=int(time.time() * 1000),
+        retry_of=new.retry_of,
+        request_id=new.request_id,
+    )
+
+
+def first_event(priority: Priority) -> events.Downloading:
+    """What a download says before any worker has it."""
+    shown = events.shown(priority)
+    return events.Downloading(
+        bytes_downloaded=0, bytes_total=0, speed_mbps=0.0, status="queued", attempt=1, priority=shown
+    )

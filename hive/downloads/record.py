@@ -1,0 +1,149 @@
+"""The record of a download: its fields, the hold of a worker on it, and the events that follow from it alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+
+from hive import errors
+from hive.wire import events
+from hive.wire.events import Downloading, Event
+from hive.wire.jobs import Priority, Request
+
+State = Literal["queued", "running", "paused", "complete", "failed", "cancelled"]
+TERMINAL_STATES = frozenset({"complete", "failed", "cancelled"})
+
+
+class Record(msgspec.Struct, kw_only=True, frozen=True):
+    """A download as it stands in Redis. Times are unix milliseconds, 0 where they have not come."""
+
+    id: str
+    state: State
+    status: str
+    ref: str
+    dedup_key: str = msgspec.field(name="identity")
+    request: Request
+    fence: int
+    seq: int
+    event: bytes
+    attempt: int = 1
+    stalls: int = 0
+    bytes_done: int = 0
+    bytes_at_claim: int = 0
+    worker: str = ""
+    control: str = ""
+    priority: Priority = "normal"
+    local_path: str = ""
+    retry_of: str = ""
+    request_id: str = ""
+    #: Bytes that came over the network in all attempts, and how many of them had come before.
+    bytes_received: int = 0
+    bytes_refetched: int = 0
+    #: Milliseconds that workers spent on it.
+    active_ms: int = 0
+    queued_ms: int = 0
+    claimed_ms: int = 0
+    created_ms: int = 0
+    started_ms: int = 0
+    updated_ms: int = 0
+    ended_ms: int = 0
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether the download has ended."""
+        return self.state in TERMINAL_STATES
+
+    @property
+    def last_event(self) -> Event:
+        """The latest event, decoded."""
+        return events.decode(self.event)
+
+
+class New(msgspec.Struct, kw_only=True, frozen=True):
+    """A download to create. `local_path` with a `Complete` event records a model that is on disk already; `ref` is
+    what may be shown.
+    """
+
+    dedup_key: str
+    ref: str
+    request: Request
+    event: Event
+    local_path: str = ""
+    secret: bytes = b""
+    secret_ttl_s: int = 0
+    retry_of: str = ""
+    request_id: str = ""
+    priority: Priority = "normal"
+
+
+class Claim(NamedTuple):
+    """A worker's hold on a download: what it must show to change anything."""
+
+    id: str
+    dedup_key: str
+    fence: int
+
+
+class Ack(NamedTuple):
+    """The answer to a publish or renewal: whether the claim still holds, and a word (`cancel`, `pause`, `yield`) or
+    none.
+    """
+
+    held: bool
+    control: str
+
+
+class Traffic(NamedTuple):
+    """Bytes of one attempt: all that came over the network, and those among them that had come before."""
+
+    received: int = 0
+    refetched: int = 0
+
+
+class Page(NamedTuple):
+    """One page of a list and the cursor of the next, or None at the end."""
+
+    records: list[Record]
+    cursor: tuple[int, str] | None
+
+
+def requeued_event(record: Record, message: str | None, status: events.Status = "retrying") -> Downloading:
+    """What a download says when it goes back to the queue, or aside (`paused`): the progress so far, no speed, and the
+    number of the next attempt.
+    """
+    last = record.last_event
+    if not isinstance(last, Downloading):
+        last = Downloading(bytes_downloaded=0, bytes_total=0, speed_mbps=0.0)
+    return msgspec.structs.replace(
+        last,
+        status=status,
+        attempt=record.attempt + 1,
+        speed_mbps=0.0,
+        bytes_per_second=None,
+        eta_seconds=None,
+        files=(),
+        priority=events.shown(record.priority),
+        message=message,
+    )
+
+
+def cancelled_event(record: Record) -> events.Error:
+    """The end of a download that somebody cancelled."""
+    last = record.last_event
+    done = last.bytes_downloaded if isinstance(last, Downloading) else None
+    error = errors.Cancelled()
+    return events.Error(
+        message=error.message, code=error.code, status="cancelled", bytes_downloaded=done, attempt=record.attempt
+    )
+
+
+def read_record(fields: Mapping[bytes, bytes]) -> Record | None:
+    """The record in a hash as Redis gives it, or None where there is none."""
+    if b"state" not in fields or b"event" not in fields:
+        return None
+    values: dict[str, Any] = {name.decode(): value.decode() for name, value in fields.items()}
+    values["event"] = fields[b"event"]
+    values["request"] = msgspec.json.decode(fields[b"request"], type=Request)
+    return msgspec.convert(values, Record, strict=False, builtin_types=(bytes,))

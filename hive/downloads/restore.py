@@ -1,0 +1,199 @@
+"""Redis has lost its data: the downloads that were under way come back from the intent log, under their ids.
+
+Problem: FLUSHALL, a server without persistence, a failover that lost the last second: records vanish, and with them
+the queue, the leases, and what thousands of clients watch. The easy way, to let people ask again, gives them new ids,
+and their streams an error. So every HTTP process looks whether Redis still has the mark that was left there, once a
+second, and whether each file of the intent log has its record, every few seconds: where there is none the record is made
+again. The script does nothing where there is one, so any number of processes may do the same at once, and a client
+that asks for a lost id meanwhile brings it back by asking.
+
+A download that a worker had in hand comes back as running, under the fence of that worker: if it is alive it goes on
+without having noticed, or makes the record itself when it was faster (workers/intent.py). If it died too, its lease
+runs out and the reaper hands the download on. One that waited waits again (the reaper also puts in the tickets that
+are missing in the queue), a paused one is paused, a cancelled one ends. What lay in Redis alone is gone: tokens,
+queries of URLs, counters.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+import uuid
+from collections.abc import Iterator
+from typing import Final, Literal
+
+import msgspec
+
+from hive.downloads import scripts
+from hive.downloads.cleanup import close
+from hive.downloads.intents import Attempt, Intent, IntentLog
+from hive.downloads.record import TERMINAL_STATES, Record, cancelled_event
+from hive.downloads.tracker import DownloadTracker
+from hive.redis_client import RedisClient, connect
+from hive.settings import Settings
+from hive.wire import events, keys
+
+log = logging.getLogger("hive.downloads.restore")
+
+#: Seconds between two looks at the mark, and between two at every file of the intent log.
+LOOK_INTERVAL_S: Final = 1.0
+CHECK_INTERVAL_S: Final = 10.0
+#: Records that are looked at in one round trip.
+BATCH: Final = 500
+#: What a download says that came back.
+MESSAGE: Final = "Redis lost its data; the download goes on from what is on the disk."
+
+
+class Restorer:
+    """Keeps records and intents equal. Blocking, since it works on the disk, and therefore not in the thread that talks
+    to Redis: it has a connection of its own for as long as it needs one. Safe from several threads.
+    """
+
+    def __init__(self, settings: Settings, redis_url: str, intents: IntentLog) -> None:
+        self._settings = settings
+        self._redis = connect(redis_url)
+        self._tracker = DownloadTracker.of(self._redis, settings)
+        self._intents = intents
+        self._mark: bytes | None = None
+        self._next_check_s = 0.0
+
+    def is_due(self, mark: bytes | None) -> bool:
+        """Whether it is time to `look`, now that Redis has this mark."""
+        return mark is None or mark != self._mark or time.monotonic() >= self._next_check_s
+
+    def look(self, mark: bytes | None) -> None:
+        """Compare the intent log with the records, and leave a mark where there is none. Raises redis-py's errors and
+        OSError.
+        """
+        with self._connected():
+            self._check()
+            if mark is None:
+                # Only now: a process that dies before leaves the mark missing, and another one begins again.
+                self._redis.set(keys.EPOCH, uuid.uuid4().hex, nx=True)
+                mark = self._redis.get(keys.EPOCH)
+        self._mark = mark
+        self._next_check_s = time.monotonic() + CHECK_INTERVAL_S
+
+    def _check(self) -> None:
+        """Bring back what Redis has lost, and forget what has ended."""
+        ids = self._intents.ids()
+        lost = 0
+        for start in range(0, len(ids), BATCH):
+            batch = ids[start : start + BATCH]
+            for download_id, state in zip(batch, self._states(batch), strict=True):
+                if state in TERMINAL_STATES:
+                    close(self._settings, self._redis, self._intents, download_id)
+                elif state is None and (entry := self._intents.read(download_id)) is not None:
+                    lost += self._restore(entry)
+                elif state is None:
+                    self._intents.remove(download_id)  # what a worker wrote that had not seen the end
+        if lost:
+            log.warning("Redis had lost downloads that were under way; they go on", extra={"fields": {"count": lost}})
+
+    def bring_back(self, download_id: str) -> bool:
+        """Make the record of a download again that the intent log knows and Redis does not. Whether it is there. Raises
+        redis-py's errors and OSError.
+        """
+        entry = self._intents.read(download_id)
+        if entry is None:
+            return False
+        with self._connected():
+            self._restore(entry)
+            return self._tracker.read(download_id) is not None
+
+    def close(self, download_id: str) -> None:
+        """Forget a download that has ended, and remove its partial files where that is wished. Raises redis-py's errors
+        and OSError.
+        """
+        with self._connected():
+            close(self._settings, self._redis, self._intents, download_id)
+
+    def stop(self) -> None:
+        """Close the connection."""
+        self._redis.close()
+
+    def _restore(self, entry: Intent) -> bool:
+        """Make the record, and do what follows from it; False where Redis has one."""
+        if not restore(self._redis, entry, self._intents.read_hold(entry.id), self._settings.lease_s):
+            return False
+        if entry.cancelled and (record := self._tracker.read(entry.id)) is not None:
+            self._tracker.finish_unclaimed(record, "cancelled", cancelled_event(record))
+            close(self._settings, self._redis, self._intents, entry.id)
+        return True
+
+    @contextlib.contextmanager
+    def _connected(self) -> Iterator[None]:
+        """A server has two connections to Redis, and this one only while something is to be done."""
+        try:
+            yield
+        finally:
+            self._redis.connection_pool.disconnect(inuse_connections=False)
+
+    def _states(self, ids: list[str]) -> list[str | None]:
+        with self._redis.pipeline(transaction=False) as pipeline:
+            for download_id in ids:
+                pipeline.hget(keys.record(download_id), "state")
+            return [state.decode() if state else None for state in pipeline.execute()]
+
+
+def restore(client: RedisClient, entry: Intent, hold: Attempt | None, lease_s: float) -> bool:
+    """Make the record of this download, whatever runs it; False where Redis has one. Raises redis-py's errors."""
+    state: Literal["queued", "running", "paused"] = "queued"
+    if entry.paused or entry.cancelled:
+        state = "paused"
+    elif hold is not None and hold.held:
+        state = "running"
+    attempt = 1 if hold is None else hold.attempt if state == "running" else hold.attempt + 1
+    status: events.Status = "retrying" if state == "running" else state
+    event = events.Downloading(
+        bytes_downloaded=hold.bytes_done if hold else 0,
+        bytes_total=hold.bytes_total if hold else 0,
+        speed_mbps=0.0,
+        status=status,
+        attempt=attempt,
+        priority=events.shown(entry.priority),
+        message=MESSAGE,
+    )
+    fields = {
+        "status": status,
+        "ref": entry.ref,
+        "identity": entry.dedup_key,
+        "request": msgspec.json.encode(entry.request),
+        "attempt": attempt,
+        "worker": hold.worker if hold and state == "running" else "",
+        "retry_of": entry.retry_of,
+        "request_id": entry.request_id,
+        "bytes_done": event.bytes_downloaded,
+        # Nobody knows what this attempt brought before: its death is not held against the download.
+        "bytes_at_claim": -1,
+    }
+    made = client.register_script(scripts.RESTORE)(
+        keys=[
+            keys.record(entry.id),
+            keys.events(entry.id),
+            keys.single_flight(entry.dedup_key),
+            keys.DOWNLOADS,
+            keys.PENDING,
+            keys.LEASES,
+        ],
+        args=[
+            entry.id,
+            state,
+            hold.fence if hold else 0,
+            entry.created_ms,
+            int(lease_s * 1000),
+            entry.priority,
+            events.encode(event),
+            *(part for pair in fields.items() for part in pair),
+        ],
+    )
+    if made:
+        ids = {"download_id": entry.id, "attempt": attempt, "request_id": entry.request_id}
+        log.info("brought back", extra={"fields": {**ids, "state": state, "model_ref": entry.ref}})
+    return bool(made)
+
+
+def is_held_by(record: Record | None, fence: int) -> bool:
+    """Whether this is the record of a download that the worker with this fence runs."""
+    return record is not None and record.state == "running" and record.fence == fence

@@ -1,0 +1,1 @@
+"""Figures: of one HTTP process, of the whole fleet, and as Prometheus reads them."""

@@ -1,0 +1,103 @@
+"""The whole fleet in figures: what `/metrics` shows of all processes, read in a bounded number of round trips.
+
+Counters are in one hash, which the scripts count up with the changes themselves (downloads/scripts.py); what is queued,
+running or paused is the size of a set. So no process has to be asked, and every replica answers the same. What only
+the process itself can know comes from the notes that it leaves in Redis (replica.py, downloads/registry.py).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import msgspec
+
+from hive.metrics.replica import ReplicaFigures, add_replica, read_replica
+from hive.redis_client import RedisClient
+from hive.settings import Settings
+from hive.wire import keys
+
+#: Running downloads whose speed is read in one scrape; further ones do not count.
+MAX_RUNNING_READ = 1000
+#: Workers, and HTTP processes, that one scrape looks at.
+MAX_WORKERS_READ = 2000
+MAX_REPLICAS_READ = 500
+
+
+class Fleet(msgspec.Struct, kw_only=True, frozen=True):
+    """The fleet at one moment. `counters` are those of `hive:metrics`; limits are 0 where there is none."""
+
+    counters: dict[str, int]
+    queued: int
+    running: int
+    paused: int
+    bytes_per_second: int
+    bandwidth_limit: int
+    running_limit: int
+    workers: dict[str, int]
+    replicas: tuple[ReplicaFigures, ...]
+
+
+def read_fleet(client: RedisClient, own: ReplicaFigures, settings: Settings) -> Fleet:
+    """The figures, after `own` were noted. Two round trips, and a third when a process has died unnoticed; raises
+    redis-py's errors.
+    """
+    with client.pipeline(transaction=False) as pipeline:
+        add_replica(pipeline, own)
+        pipeline.hgetall(keys.METRICS)
+        pipeline.zcard(keys.PENDING)
+        pipeline.zcard(keys.LEASES)
+        pipeline.scard(keys.PAUSED)
+        pipeline.mget(keys.BANDWIDTH_LIMIT, keys.RUNNING_LIMIT)
+        pipeline.zrange(keys.LEASES, 0, MAX_RUNNING_READ - 1)
+        pipeline.smembers(keys.WORKERS)
+        pipeline.smembers(keys.REPLICAS)
+        counters, queued, running, paused, limits, ids, workers, replicas = pipeline.execute()[-8:]
+    running_ids = [i.decode() for i in ids]
+    worker_names = sorted(name.decode() for name in workers)[:MAX_WORKERS_READ]
+    replica_names = sorted(name.decode() for name in replicas - {own.name.encode()})[:MAX_REPLICAS_READ]
+    with client.pipeline(transaction=False) as pipeline:
+        for download_id in running_ids:
+            pipeline.hget(keys.record(download_id), "event")
+        for name in worker_names:
+            pipeline.hget(keys.worker(name), "state")
+        for name in replica_names:
+            pipeline.hgetall(keys.replica(name))
+        rows = pipeline.execute()
+    states = rows[len(running_ids) : len(running_ids) + len(worker_names)]
+    hashes = rows[len(running_ids) + len(worker_names) :]
+    _forget(client, [name for name, found in zip(replica_names, hashes, strict=True) if not found])
+    others = [read_replica(found) for found in hashes]
+    return Fleet(
+        counters={name.decode(): int(value) for name, value in counters.items()},
+        queued=queued,
+        running=running,
+        paused=paused,
+        bytes_per_second=sum(map(_speed, rows[: len(running_ids)])),
+        bandwidth_limit=settings.max_bytes_per_second if limits[0] is None else int(limits[0]),
+        running_limit=settings.max_running if limits[1] is None else int(limits[1]),
+        workers=Counter(state.decode() for state in states if state is not None),
+        replicas=(own, *(figures for figures in others if figures is not None)),
+    )
+
+
+class _Speed(msgspec.Struct):
+    """The one figure of an event that counts here."""
+
+    bytes_per_second: int | None = None
+
+
+_decoder = msgspec.json.Decoder(_Speed)
+
+
+def _speed(event: Any) -> int:
+    """Bytes per second that an event tells of, 0 where it tells of none."""
+    try:
+        return (_decoder.decode(event).bytes_per_second or 0) if event is not None else 0
+    except msgspec.DecodeError:
+        return 0
+
+
+def _forget(client: RedisClient, names: list[str]) -> None:
+    if names:
+        client.srem(keys.REPLICAS, *names)

@@ -1,0 +1,100 @@
+"""N processes of one kind: forked from one parent that replaces those that die and hands signals on.
+
+For the workers, and for an HTTP server that uses all cores. What every child needs is imported before the fork and
+shared; the parent does nothing but wait, so that there is little in it to fail. A child dies in order when its parent
+is gone.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable
+from types import FrameType
+
+log = logging.getLogger("hive.processes.prefork")
+
+#: Seconds before a child that died is replaced: doubles with each death in a row, up to the last.
+RESPAWN_FIRST_S, RESPAWN_LAST_S = 0.2, 10.0
+#: Seconds that a child must have lived for its death not to count as one in a row.
+STEADY_S = 10.0
+_PR_SET_PDEATHSIG = 1
+#: What the parent hands on to its children.
+_HANDLED = (signal.SIGTERM, signal.SIGINT)
+
+
+class Prefork:
+    """Keeps `count` children alive, each running `work`, until SIGTERM or SIGINT."""
+
+    def __init__(self, work: Callable[[], None], count: int, on_ready: Callable[[], None] = lambda: None) -> None:
+        self._work = work
+        self._count = count
+        self._on_ready = on_ready
+        self._started: dict[int, float] = {}
+        self._signals = 0
+
+    def run(self) -> None:
+        """Until asked to stop, and all children have ended. Every further signal is handed on to them."""
+        for sig in _HANDLED:
+            signal.signal(sig, self._on_signal)
+        for _ in range(self._count):
+            self._spawn()
+        self._on_ready()
+        respawn_s = RESPAWN_FIRST_S
+        while self._started:
+            try:
+                pid, status = os.wait()
+            except ChildProcessError:
+                break
+            lived_s = time.monotonic() - self._started.pop(pid, 0.0)
+            if self._signals:
+                continue
+            respawn_s = RESPAWN_FIRST_S if lived_s > STEADY_S else min(respawn_s * 2, RESPAWN_LAST_S)
+            log.warning("a process ended; replacing it", extra={"fields": {"pid": pid, "status": status}})
+            time.sleep(respawn_s)
+            if not self._signals:
+                self._spawn()
+
+    def _spawn(self) -> None:
+        """Fork a child. Signals wait meanwhile: a child that is asked to stop before it has let go of its parent's
+        handler would do what its parent does, and live on.
+        """
+        parent = os.getpid()
+        signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
+        pid = os.fork()
+        if pid:
+            self._started[pid] = time.monotonic()
+            if self._signals:
+                os.kill(pid, signal.SIGTERM)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
+            return
+        try:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            # Ctrl-C reaches every process of the terminal; the parent is the one that acts on it.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
+            die_with_parent(signal.SIGTERM)
+            if os.getppid() == parent:
+                self._work()
+            os._exit(0)
+        except BaseException:
+            log.exception("the process failed")
+            os._exit(1)
+
+    def _on_signal(self, signum: int, frame: FrameType | None) -> None:
+        self._signals += 1
+        for pid in self._started:
+            os.kill(pid, signal.SIGTERM)
+
+
+def die_with_parent(sig: signal.Signals) -> None:
+    """Have the kernel send `sig` to this process when the thread that forked it dies. Linux only; elsewhere it does
+    nothing.
+    """
+    try:
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(sig), 0, 0, 0)
+    except (OSError, AttributeError):
+        log.debug("no prctl on this system")

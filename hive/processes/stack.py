@@ -1,0 +1,248 @@
+"""The whole of hive on one machine: Redis, the HTTP server and workers as children of this process, started and ended
+in order.
+
+Problem: hive is three programs, and a person wants one. The easy way, all three in one process, would make a worker's
+crash the server's. So they are children: Redis first, because the others need it; the server and the workers at the
+same time. They end the other way round: the server first, so that clients are told to come back while it drains; then
+the workers, which hand back what they have in hand; then Redis, which must still be there to take it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import time
+from http.client import HTTPConnection, HTTPException
+from typing import Final, NamedTuple
+
+from hive.processes.children import python_module
+from hive.processes.embedded_redis import EmbeddedRedis, EmbeddedRedisError
+from hive.processes.instance_lock import HomeInUse, InstanceLock
+from hive.processes.supervisor import RESTART_MAX_S, RESTART_MIN_S, Child, Say, happens
+from hive.settings import Settings
+
+#: Seconds that the server may take on top of its drain: it waits for requests that are being answered.
+SERVER_GRACE_S: Final = 3.0
+#: Seconds that the workers may take to hand back their downloads.
+WORKER_STOP_S: Final = 5.0
+#: Seconds until the server must answer.
+READY_TIMEOUT_S: Final = 20.0
+#: Seconds that readiness waits for the workers once the server answers. Requests are queued until they come.
+WORKERS_TIMEOUT_S: Final = 10.0
+#: Seconds between two looks at whether things are ready, and at whether Redis lives.
+POLL_S: Final = 0.02
+REDIS_POLL_S: Final = 0.25
+#: Seconds for one look at the server.
+LOOK_TIMEOUT_S: Final = 1.0
+#: Bytes of an answer of the server that are read to see whether it is ready.
+MAX_LOOK_BYTES: Final = 1_000_000
+#: Addresses that mean "all of this machine's" to whoever listens, and where to reach one of those.
+_REACHABLE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - compared with, not bound to
+
+
+class StackError(RuntimeError):
+    """The stack cannot start; the text says why."""
+
+
+class Plan(NamedTuple):
+    """What to run: where the server listens (port 0: any free one), how many workers, and whether for one pull only."""
+
+    host: str
+    port: int
+    workers: int
+    private: bool = False
+
+
+class Stack:
+    """Redis, server and workers. `run` is all there is to do; `say` gets every line of the log with who wrote it."""
+
+    def __init__(self, settings: Settings, plan: Plan, say: Say) -> None:
+        self._settings = settings
+        self._say = say
+        self._port = free_port(plan.host, plan.port)
+        self._plan = plan
+        self._redis = EmbeddedRedis(settings.home_dir) if settings.redis_url is None else None
+        self._lock: InstanceLock | None = None
+        self._server: Child | None = None
+        self._workers: Child | None = None
+        self._told = asyncio.Event()
+        self._signals = 0
+
+    @property
+    def address(self) -> str:
+        """Where the server is to be reached from this machine."""
+        host = _REACHABLE.get(self._plan.host, self._plan.host)
+        return f"http://[{host}]:{self._port}" if ":" in host else f"http://{host}:{self._port}"
+
+    async def run(self, on_ready: Say) -> int:
+        """Start, call `on_ready` with the address and a sentence, wait for a signal, end in order. Gives the exit code.
+
+        Raises:
+            StackError: when the server does not start.
+            HomeInUse, EmbeddedRedisError, OSError: as EmbeddedRedis.start does.
+        """
+        self._listen_to_signals()
+        try:
+            self._start()
+            ready = asyncio.create_task(self._wait_until_ready())
+            told = asyncio.create_task(self._told.wait())
+            await asyncio.wait([ready, told], return_when=asyncio.FIRST_COMPLETED)
+            if ready.done():
+                missing = self._plan.workers - ready.result()
+                if self._lock is not None:
+                    self._lock.announce(self.address, private=self._plan.private)
+                on_ready(self.address, self._ready_line(missing))
+                await self._watch_redis()
+            ready.cancel()
+            told.cancel()
+        finally:
+            await self._stop()
+        return 130 if self._signals > 1 else 0
+
+    def _start(self) -> None:
+        """Redis until it answers, then the others without waiting."""
+        env = {**os.environ, "HIVE_LOG_FORMAT": "json" if self._settings.log_format == "json" else "console"}
+        if self._redis is not None:
+            self._redis.start()
+            self._lock = self._redis.lock
+            env["REDIS_URL"] = self._redis.url
+        else:
+            self._lock = self._try_lock()
+        if not self._settings.secret_key_path.exists():
+            # Before the others start, and only when it is needed: the library behind it takes longer to load than all
+            # of this.
+            from hive.secrets import ensure_key
+
+            ensure_key(self._settings.secret_key_path)
+        serve = python_module("hive.cli", "serve", "--host", self._plan.host, "--port", str(self._port))
+        work = python_module("workers", "--concurrency", str(self._plan.workers))
+        self._server = Child("server", serve, env, self._say)
+        self._workers = Child("workers", work, env, self._say)
+        self._server.start()
+        self._workers.start()
+
+    def _try_lock(self) -> InstanceLock | None:
+        """With a Redis of one's own the home needs no lock; where it is free we take it, so that `hive pull` finds
+        us.
+        """
+        lock = InstanceLock(self._settings.home_dir)
+        with contextlib.suppress(HomeInUse, OSError):
+            lock.acquire()
+            return lock
+        return None
+
+    async def _wait_until_ready(self) -> int:
+        """Return when the server answers and the workers have come: the number that have.
+
+        Raises:
+            StackError: when the server ended, or does not answer.
+        """
+        assert self._server is not None
+        since = time.time()
+        deadline = time.monotonic() + READY_TIMEOUT_S
+        while await asyncio.to_thread(self._look, "/readyz") is None:
+            if self._server.exit_code is not None:
+                raise StackError("The server did not start; its lines above say why.")
+            if time.monotonic() > deadline:
+                raise StackError(f"The server does not answer after {READY_TIMEOUT_S:.0f} s.")
+            await asyncio.sleep(POLL_S)
+        deadline = time.monotonic() + WORKERS_TIMEOUT_S
+        while (count := await asyncio.to_thread(self._count_workers, since)) < self._plan.workers:
+            if time.monotonic() > deadline:
+                break
+            await asyncio.sleep(POLL_S)
+        return count
+
+    def _count_workers(self, since_s: float) -> int:
+        """How many workers of this machine have started since then: those of an earlier run are listed for a while."""
+        reply = self._look("/v1/workers")
+        workers = reply.get("data", []) if isinstance(reply, dict) else []
+        return sum(
+            worker.get("host") == socket.gethostname() and (worker.get("started_at") or 0) >= since_s - 1
+            for worker in workers
+        )
+
+    def _look(self, path: str) -> object:
+        """The JSON at this path of the server, or None where it does not answer with 200."""
+        host = _REACHABLE.get(self._plan.host, self._plan.host)
+        connection = HTTPConnection(host, self._port, timeout=LOOK_TIMEOUT_S)
+        try:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            return json.loads(response.read(MAX_LOOK_BYTES)) if response.status == 200 else None
+        except (OSError, HTTPException, ValueError):
+            return None
+        finally:
+            connection.close()
+
+    async def _watch_redis(self) -> None:
+        """Until the stack is told to end: start Redis again when it dies, with a growing pause.
+
+        The others wait for it.
+        """
+        pause_s = RESTART_MIN_S
+        while not await happens(self._told, REDIS_POLL_S):
+            if self._redis is None or self._redis.pid is not None:
+                continue
+            self._say("hive", f"redis has ended and starts again in {pause_s:.0f} s; see {self._redis.log_path}")
+            if await happens(self._told, pause_s):
+                return
+            pause_s = min(pause_s * 2, RESTART_MAX_S)
+            try:
+                self._redis.launch()
+                pause_s = RESTART_MIN_S
+            except (EmbeddedRedisError, OSError) as error:
+                self._say("hive", str(error))
+
+    async def _stop(self) -> None:
+        if self._server is not None:
+            await self._server.stop(self._settings.drain_s + SERVER_GRACE_S)
+        if self._workers is not None:
+            await self._workers.stop(WORKER_STOP_S)
+        if self._redis is not None:
+            self._redis.stop()
+        elif self._lock is not None:
+            self._lock.release()
+
+    def _listen_to_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, self._on_signal)
+
+    def _on_signal(self) -> None:
+        """The first signal ends the stack in order, the second kills it."""
+        self._signals += 1
+        self._told.set()
+        if self._signals == 1:
+            self._say("hive", "stopping; once more to stop at once")
+            return
+        for child in (self._server, self._workers):
+            if child is not None:
+                child.kill()
+
+    def _ready_line(self, missing: int) -> str:
+        count = self._plan.workers
+        workers = f"{count} worker{'' if count == 1 else 's'}" + (f" ({missing} still starting)" if missing > 0 else "")
+        return f"hive is ready at {self.address}, store {self._settings.store_dir}, {workers}"
+
+
+def free_port(host: str, port: int) -> int:
+    """`port`, or a free one where it is 0; looked at before anything is started, so that a taken one is said at once.
+
+    Raises:
+        StackError: when nobody can listen there.
+    """
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            return int(listener.getsockname()[1])
+    except OSError as error:
+        raise StackError(f"Cannot listen on {host}:{port}: {error.strerror or error}.") from None

@@ -1,0 +1,301 @@
+"""What is on the disk, read from the disk and nothing else: still right when Redis has lost all and the Hub is away.
+
+    org/name                       the snapshot that refs/main stands for
+    org/name:Q4_K_M                one GGUF variant of it
+    org/name@v1.0:Q4_K_M           the same of another branch, tag or commit
+    url/<16 hex>/<file name>       a file from a plain URL
+
+Every file is looked at anew with each call: a thousand snapshots of fifty files take well under two seconds, and a
+cache of what other tools may change at any time would have to be as slow to be right.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from hive.errors import ModelNotOnDisk
+from hive.settings import Settings
+from hive.store.delete import remove_snapshot_files, remove_url_file
+from hive.store.dirfd import open_folder, read_file, size_of, subfolders
+from hive.store.layout import (
+    FILES,
+    MANIFEST,
+    MAX_MANIFEST_BYTES,
+    SNAPSHOTS,
+    TREES,
+    URL_KEY_CHARS,
+    Manifest,
+    decode_manifest,
+    repo_folder,
+    repo_of,
+    url_key,
+)
+from hive.store.repo_cache import Entry, RepoCache, read_tree
+from hive.wire.gguf import matching, projector_for, projectors, variants
+from hive.wire.refs import DEFAULT_REVISION, ModelRef, path_problem
+from hive.wire.selection import RepoFile, Selection, SelectionError, select
+from hive.wire.weights import is_weights, missing_shards
+
+
+class ModelFile(msgspec.Struct, frozen=True):
+    """One file of a model: its path inside the repository, and bytes."""
+
+    path: str
+    size: int
+
+
+class Model(msgspec.Struct, frozen=True, kw_only=True):
+    """One model on the disk. `path` is what a program opens: a file, the first shard, or the snapshot's folder.
+
+    `revision` is the commit and `refs` the branches and tags that stand for it; `url` is set for a file from a plain
+    URL. `size` is in bytes, a blob that two names share counted once; `created` in unix seconds. `complete` is False
+    where shards are missing.
+    """
+
+    id: str
+    path: str
+    size: int
+    files: tuple[ModelFile, ...]
+    created: float
+    complete: bool = True
+    repo: str | None = None
+    revision: str | None = None
+    refs: tuple[str, ...] = ()
+    variant: str | None = None
+    url: str | None = None
+
+
+class OnDisk(msgspec.Struct, frozen=True, kw_only=True):
+    """A reference that needs no download. `local_path` is what a program opens; `size` counts the bytes of `files`."""
+
+    model_id: str
+    local_path: str
+    size: int
+    files: tuple[ModelFile, ...]
+    commit: str | None = None
+    variant: str | None = None
+
+
+class _Snapshot(NamedTuple):
+    """One commit of a repository on the disk, with the label that tells it from the repository's others in an id."""
+
+    repo: str
+    path: Path
+    commit: str
+    refs: tuple[str, ...]
+    entries: list[Entry]
+
+    @property
+    def label(self) -> str:
+        return "" if DEFAULT_REVISION in self.refs else f"@{self.refs[0] if self.refs else self.commit}"
+
+
+class ModelCatalog:
+    """The models in a store. Every method reads the disk; all are safe to call from several threads."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._hub = settings.hub_dir
+        self._hive = settings.hive_dir
+
+    def find(
+        self, ref: ModelRef, include: Sequence[str] = (), exclude: Sequence[str] = (), sha256: str | None = None
+    ) -> OnDisk | None:
+        """What this reference means, when all of it is on the disk with the right sizes; else None: ask the Hub."""
+        if ref.url is not None:
+            return self._find_url(ref.url, sha256)
+        folder = repo_folder(ref.repo)
+        if repo_of(folder) != ref.repo:
+            return None
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), RepoCache(self._hub, folder) as cache:
+            commit = cache.commit_of(ref.rev)
+            snapshot = self._snapshot(cache, ref.repo, commit, cache.refs()) if commit else None
+            if snapshot is None:
+                return None
+            tree = self.tree(ref.repo, snapshot.commit)
+            if tree is None:
+                return _found_by_name(snapshot, ref, include, exclude)
+            with contextlib.suppress(SelectionError):
+                selection = select(tree, path=ref.path, quant=ref.quant, include=include, exclude=exclude)
+                return _found(snapshot, selection, sha256)
+        return None
+
+    def list(self) -> list[Model]:
+        """Every model on the disk, by id. Data sets, spaces, other tools' files and broken folders are left out."""
+        found = [model for folder in self._folders() for model in self._models_in(folder)]
+        return sorted([*found, *self._url_models()], key=lambda model: model.id)
+
+    def get(self, model_id: str) -> Model:
+        """The model of this id.
+
+        Raises:
+            ModelNotOnDisk: there is none.
+        """
+        models = self._url_models() if model_id.startswith("url/") else self._models_in(self._folder_of(model_id))
+        for model in models:
+            if model.id == model_id:
+                return model
+        raise ModelNotOnDisk(model_id=model_id)
+
+    def delete(self, model_id: str) -> int:
+        """Remove a model: its files, then what nothing else on the disk needs. Gives the bytes that were freed.
+
+        The id is looked up among what is there and never becomes a path. Whoever calls sees to it that no download of
+        the same repository is under way: its worker may be about to use a blob that looks unused.
+
+        Raises:
+            ModelNotOnDisk: there is no such model.
+            OSError: the store cannot be written.
+        """
+        model = self.get(model_id)
+        if model.repo is None or model.revision is None:
+            return remove_url_file(self._hive, model_id.split("/")[1])
+        folder = repo_folder(model.repo)
+        others = [m for m in self._models_in(folder) if m.revision == model.revision and m.id != model.id]
+        needed = {file.path for other in others for file in other.files}
+        paths = {file.path for file in model.files} - needed if others else None
+        return remove_snapshot_files(self._hub, self._hive, folder, model.revision, paths)
+
+    def _folders(self) -> Sequence[str]:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), open_folder(self._hub) as hub:
+            return [name for name in subfolders(hub) if repo_of(name)]
+        return ()
+
+    def _folder_of(self, model_id: str) -> str | None:
+        """The folder on the disk whose repository this id begins with."""
+        repo = "/".join(model_id.split("/")[:2]).partition("@")[0].partition(":")[0]
+        return next((folder for folder in self._folders() if repo_of(folder) == repo), None)
+
+    def _models_in(self, folder: str | None) -> Iterator[Model]:
+        repo = repo_of(folder) if folder else None
+        if not folder or not repo:
+            return
+        with contextlib.suppress(OSError), RepoCache(self._hub, folder) as cache:
+            refs = cache.refs()
+            for commit in cache.commits():
+                if snapshot := self._snapshot(cache, repo, commit, refs):
+                    yield from _models(snapshot)
+
+    def tree(self, repo: str, commit: str) -> tuple[RepoFile, ...] | None:
+        """The Hub's listing of a commit, where one was kept: a commit never changes, so it need not be asked again."""
+        folder = repo_folder(repo)
+        with contextlib.suppress(OSError), RepoCache(self._hub, folder) as cache:
+            if (tree := cache.tree(commit)) is not None:
+                return tree
+        return read_tree(self._hive, (TREES, folder), commit)
+
+    @staticmethod
+    def _snapshot(cache: RepoCache, repo: str, commit: str, refs: Mapping[str, Sequence[str]]) -> _Snapshot | None:
+        entries = cache.entries(commit)
+        path = cache.path / SNAPSHOTS / commit
+        return _Snapshot(repo, path, commit, tuple(refs.get(commit, ())), entries) if entries else None
+
+    def _find_url(self, url: str, sha256: str | None) -> OnDisk | None:
+        with contextlib.suppress(OSError):
+            model, manifest = next(self._url_model(url_key(url)), (None, None))
+            if model and manifest and sha256 in (None, manifest.sha256):
+                return OnDisk(model_id=model.id, local_path=model.path, size=model.size, files=model.files)
+        return None
+
+    def _url_models(self) -> Sequence[Model]:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), open_folder(self._hive, FILES) as files:
+            keys = [key for key in subfolders(files) if len(key) == URL_KEY_CHARS]
+            return [model for key in keys for model, _ in self._url_model(key)]
+        return ()
+
+    def _url_model(self, key: str) -> Iterator[tuple[Model, Manifest]]:
+        """The file in this folder of `hive/files`, when it is there with the size that its manifest says."""
+        with contextlib.suppress(OSError), open_folder(self._hive, FILES, key) as folder:
+            manifest = decode_manifest(read_file(folder, MANIFEST, MAX_MANIFEST_BYTES) or b"")
+            if manifest is None or size_of(folder, manifest.name) != manifest.size:
+                return
+            created = os.stat(manifest.name, dir_fd=folder, follow_symlinks=False).st_mtime
+            model = Model(
+                id=f"url/{key}/{manifest.name}",
+                path=str(self._hive / FILES / key / manifest.name),
+                size=manifest.size,
+                files=(ModelFile(manifest.name, manifest.size),),
+                created=created,
+                url=manifest.url,
+            )
+            yield model, manifest
+
+
+def _models(snapshot: _Snapshot) -> Iterator[Model]:
+    """The models of a snapshot: each GGUF variant, and the rest where it has no GGUF or other weights too."""
+    found = variants(snapshot.entries)
+    names = [variant.name for variant in found]
+    for variant in found:
+        projector = projector_for(variant, snapshot.entries)
+        entries = [*variant.files, *([projector] if projector else [])]
+        unique = names.count(variant.name) == 1
+        suffix = f"{snapshot.label}:{variant.name}" if unique else f"/{variant.primary}{snapshot.label}"
+        complete = not variant.missing and not variant.raw_parts
+        yield _model(snapshot, entries, f"{snapshot.repo}{suffix}", variant.primary, variant.name, complete)
+    gguf = {file.path for variant in found for file in variant.files} | {p.path for p in projectors(snapshot.entries)}
+    rest = [entry for entry in snapshot.entries if entry.path not in gguf] if found else snapshot.entries
+    if not found or any(is_weights(entry.path) for entry in rest):
+        primary = rest[0].path if len(rest) == 1 else None
+        complete = not missing_shards(entry.path for entry in rest)
+        yield _model(snapshot, rest, f"{snapshot.repo}{snapshot.label}", primary, None, complete)
+
+
+def _model(
+    snapshot: _Snapshot, entries: list[Entry], model_id: str, primary: str | None, variant: str | None, complete: bool
+) -> Model:
+    return Model(
+        id=model_id,
+        path=str(snapshot.path / primary if primary else snapshot.path),
+        size=sum({entry.blob or entry.path: entry.size for entry in entries}.values()),
+        files=tuple(ModelFile(entry.path, entry.size) for entry in entries),
+        created=max(entry.modified for entry in entries),
+        complete=complete,
+        repo=snapshot.repo,
+        revision=snapshot.commit,
+        refs=snapshot.refs,
+        variant=variant,
+    )
+
+
+def _found(snapshot: _Snapshot, selection: Selection, sha256: str | None) -> OnDisk | None:
+    """The selection, when each of its files lies in the snapshot with the size that the Hub listed."""
+    sizes = {entry.path: entry.size for entry in snapshot.entries}
+    if any(sizes.get(file.path) != file.size or path_problem(file.path) for file in selection.files):
+        return None
+    if sha256 and [file.sha256 for file in selection.files] != [sha256]:
+        return None
+    files = tuple(ModelFile(file.path, file.size) for file in selection.files)
+    return _on_disk(snapshot, files, selection.variant, selection.primary)
+
+
+def _found_by_name(snapshot: _Snapshot, ref: ModelRef, include: Sequence[str], exclude: Sequence[str]) -> OnDisk | None:
+    """Without the Hub's listing, only what names itself complete: one file, or all shards of a variant."""
+    if include or exclude:
+        return None
+    if ref.path is not None:
+        file = next((entry for entry in snapshot.entries if entry.path == ref.path), None)
+        return _on_disk(snapshot, (ModelFile(file.path, file.size),), None, file.path) if file else None
+    found = matching(variants(snapshot.entries), ref.quant) if ref.quant else []
+    if len(found) != 1 or found[0].missing or found[0].raw_parts:
+        return None
+    projector = projector_for(found[0], snapshot.entries)
+    entries = [*found[0].files, *([projector] if projector else [])]
+    files = tuple(ModelFile(entry.path, entry.size) for entry in entries)
+    return _on_disk(snapshot, files, found[0].name, found[0].primary)
+
+
+def _on_disk(snapshot: _Snapshot, files: tuple[ModelFile, ...], variant: str | None, primary: str | None) -> OnDisk:
+    name = variant or next((found.name for found in variants(files) if found.primary == primary), None)
+    return OnDisk(
+        model_id=f"{snapshot.repo}{snapshot.label}{f':{name}' if name else ''}",
+        local_path=str(snapshot.path / primary if primary else snapshot.path),
+        size=sum(file.size for file in files),
+        files=files,
+        commit=snapshot.commit,
+        variant=variant,
+    )

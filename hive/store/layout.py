@@ -1,0 +1,163 @@
+"""Where things lie on the shared disk, which a worker writes and the HTTP process and other tools read.
+
+    hub/models--org--name/refs/main                       the commit that a branch or tag stands for
+    hub/models--org--name/snapshots/<commit>/<path>       a relative link to ../../blobs/<etag>
+    hub/models--org--name/blobs/<etag>                    the content, named by its digest
+    hub/models--org--name/trees/<commit>.json             the Hub's listing of that commit
+    hive/trees/models--org--name/<commit>.json            the same, while only a part of the commit is on the disk
+    hive/files/<16 hex of sha256(url)>/<name>             a file from a plain URL, and manifest.json beside it
+    hive/partial/<digest or hash of the URL>.*            a file under way
+    hive/downloads/<16 hex>/<download id>.json            a request that has not ended; see hive.downloads.intents
+
+`hub/` is huggingface_hub's own layout, so `trees/` follows its rule: with a listing there, it calls a snapshot
+incomplete that lacks any file of it. A selection (one quantisation, no duplicates) is therefore recorded in
+`hive/trees/` instead.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable
+from typing import Final
+
+import msgspec
+
+from hive.wire.refs import MAX_SEGMENT_BYTES, path_problem
+from hive.wire.selection import RepoFile
+
+REFS: Final = "refs"
+SNAPSHOTS: Final = "snapshots"
+BLOBS: Final = "blobs"
+TREES: Final = "trees"
+FILES: Final = "files"
+PARTIAL: Final = "partial"
+INTENTS: Final = "downloads"
+MANIFEST: Final = "manifest.json"
+#: The endings of a partial file: what of it is real, the same while rewritten, the bytes, bytes of a wrong digest.
+PARTIAL_ENDINGS: Final = (".journal", ".journal.new", ".part", ".bad")
+#: What marks a folder as a cache for backup programs, and the first line that makes the file count.
+CACHEDIR_TAG: Final = "CACHEDIR.TAG"
+CACHEDIR_TAG_TEXT: Final = "Signature: 8a477f597d28d172789f06886806bc55\n# Model files that can be fetched again.\n"
+#: Hex digits of the hash of a URL that name its folder: 64 bits, no collision among the files that a disk can hold.
+URL_KEY_CHARS: Final = 16
+#: Longest listing that is read, in bytes: some 250,000 files, more than the Hub allows.
+MAX_TREE_BYTES: Final = 64 << 20
+#: Longest manifest of a URL's file, and longest ref, in bytes.
+MAX_MANIFEST_BYTES: Final = 64 << 10
+MAX_REF_BYTES: Final = 256
+#: The only version of the listing's format that huggingface_hub has.
+TREE_FORMAT: Final = 1
+
+_FOLDER = re.compile(r"models--([A-Za-z0-9._-]+)")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_XET_HASH = re.compile(r"[0-9a-f]{64}")
+_UNSAFE = re.compile(r"[^A-Za-z0-9._+ ()\[\]=@,-]+")
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a URL's file. `url` is shown to people: no query. `verified`: its digest was given."""
+
+    name: str
+    url: str
+    size: int
+    sha256: str
+    etag: str | None = None
+    fetched_at: float = 0.0
+    verified: bool = False
+
+
+class _TreeEntry(msgspec.Struct, omit_defaults=True):
+    size: int
+    blob_id: str
+    lfs_sha256: str | None = None
+    lfs_size: int | None = None
+    xet_hash: str | None = None
+
+
+class _Tree(msgspec.Struct):
+    format_version: int
+    files: dict[str, _TreeEntry]
+
+
+_tree_decoder = msgspec.json.Decoder(_Tree)
+_manifest_decoder = msgspec.json.Decoder(Manifest)
+
+
+def repo_folder(repo: str) -> str:
+    """The folder of a repository below `hub/`: `models--org--name`."""
+    return f"models--{repo.replace('/', '--')}"
+
+
+def repo_of(folder: str) -> str | None:
+    """The repository of a folder below `hub/`, or None where it is another tool's, a dataset's or a space's."""
+    match = _FOLDER.fullmatch(folder)
+    parts = match[1].split("--") if match else []
+    return "/".join(parts) if len(parts) in (1, 2) and all(parts) else None
+
+
+def is_commit(text: str) -> bool:
+    """Whether this is a full commit hash."""
+    return bool(_COMMIT.fullmatch(text))
+
+
+def blob_link(path: str, etag: str) -> str:
+    """What a snapshot's entry at this path points to: the blob, relative, so that a cache may be moved."""
+    return "../" * (path.count("/") + 2) + f"{BLOBS}/{etag}"
+
+
+def encode_tree(files: Iterable[RepoFile]) -> bytes:
+    """A commit's listing as huggingface_hub writes it."""
+    entries = {
+        file.path: _TreeEntry(
+            size=file.size,
+            blob_id=file.blob_id,
+            lfs_sha256=file.sha256,
+            lfs_size=file.size if file.sha256 else None,
+            xet_hash=file.xet_hash if file.xet_hash and _XET_HASH.fullmatch(file.xet_hash) else None,
+        )
+        for file in sorted(files, key=lambda file: file.path)
+    }
+    return msgspec.json.format(msgspec.json.encode(_Tree(TREE_FORMAT, entries)), indent=1)
+
+
+def decode_tree(data: bytes) -> tuple[RepoFile, ...] | None:
+    """The files of a listing, or None where it is not one that hive reads."""
+    try:
+        tree = _tree_decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    if tree.format_version != TREE_FORMAT or not all(_is_sound(entry) for entry in tree.files.values()):
+        return None
+    return tuple(RepoFile(path, e.size, e.blob_id, e.lfs_sha256, e.xet_hash) for path, e in tree.files.items())
+
+
+def _is_sound(entry: _TreeEntry) -> bool:
+    """Whether the digests are digests: they become the names of files."""
+    sha256_ok = entry.lfs_sha256 is None or _SHA256.fullmatch(entry.lfs_sha256) is not None
+    return entry.size >= 0 and sha256_ok and _COMMIT.fullmatch(entry.blob_id) is not None
+
+
+def decode_manifest(data: bytes) -> Manifest | None:
+    """A manifest, or None where it is not one or its file name could lead elsewhere."""
+    try:
+        manifest = _manifest_decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return None if path_problem(manifest.name) or "/" in manifest.name else manifest
+
+
+def url_key(url: str) -> str:
+    """The folder of a URL's file below `hive/files`."""
+    return hashlib.sha256(url.encode()).hexdigest()[:URL_KEY_CHARS]
+
+
+def safe_name(name: str) -> str:
+    """A stranger's file name made into one that every filesystem takes, of at most 255 bytes; `download` for none."""
+    cleaned = _UNSAFE.sub("_", name.replace("\\", "/").rpartition("/")[2]).strip(" .")
+    stem, dot, ending = cleaned.rpartition(".")
+    if len(cleaned) > MAX_SEGMENT_BYTES:
+        ending = dot + ending if stem and len(ending) < 32 else ""
+        cleaned = cleaned[: MAX_SEGMENT_BYTES - len(ending)] + ending
+    return "download" if not cleaned or path_problem(cleaned) or cleaned == MANIFEST else cleaned

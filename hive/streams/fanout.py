@@ -1,0 +1,392 @@
+"""Fan-out: one subscription of the process -> a topic per watched download -> its subscribers.
+
+Problem: thousands of clients watch one download, Redis pub/sub delivers at most once, and clients join at any moment.
+The easy way, one SUBSCRIBE per client, was measured to lose the end of a download that ends during the subscribe, to
+give nothing to a late client, and to cost 90 microseconds per delivery. So: progress is state. A topic holds the
+latest event (one slot, already framed); a message with a greater version replaces it and the subscribers are told;
+whoever was slow or absent reads the slot. Whatever could have been missed (before the first read, while the
+connection was away, in silence) is read again from the record, and versions make repeats harmless.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Protocol
+
+from hive import errors
+from hive.downloads.tracker import DownloadTracker
+from hive.errors import RedisUnavailable
+from hive.redis_client import CommandThread
+from hive.streams import sse
+from hive.streams.pubsub import Subscription
+from hive.wire import events, keys
+from hive.wire.events import Message, Version, parse_message
+
+log = logging.getLogger("hive.streams.fanout")
+
+#: Subscribers told in a row before other work of the process gets its turn.
+CHUNK = 256
+#: Ids read in one pipeline.
+READ_BATCH = 500
+#: Seconds of silence after which a watched, unfinished download is read again. Workers speak at least every 5 s.
+SILENCE_S = 15.0
+#: Seconds that a known download may be missing from Redis before its streams are ended: lost data comes back earlier
+#: than that.
+MISSING_S = 60.0
+#: Seconds between two looks at silence and keep-alives.
+TICK_S = 0.5
+#: Seconds between two probes of the subscription, and until an unanswered one means that it is dead.
+PROBE_INTERVAL_S = 5.0
+PROBE_TIMEOUT_S = 10.0
+#: The version of a topic of which nothing is known yet: less than every other.
+NOTHING = Version(-1, 0)
+
+
+class Subscriber(Protocol):
+    """Whoever watches a topic. Calls come from the event loop and must return at once."""
+
+    def notify(self, topic: Topic) -> None:
+        """The topic's slot has a newer event."""
+
+    def keep_alive(self) -> None:
+        """Nothing was said for a while."""
+
+
+class Topic:
+    """One watched download: the latest event, framed once for all; `chunk` is the frame as a chunk of HTTP/1.1."""
+
+    __slots__ = (
+        "chunk",
+        "first_read",
+        "frame",
+        "heard_s",
+        "held",
+        "id",
+        "missing_since_s",
+        "queued",
+        "spoke_s",
+        "stale",
+        "subscribers",
+        "terminal",
+        "version",
+    )
+
+    def __init__(self, download_id: str) -> None:
+        self.id = download_id
+        self.version = NOTHING
+        self.frame = self.chunk = b""
+        self.terminal = False
+        #: In the order in which they came, which is that in which they are told.
+        self.subscribers: dict[Subscriber, None] = {}
+        self.heard_s = self.spoke_s = time.monotonic()
+        self.missing_since_s: float | None = None
+        #: The read of the state that everyone who comes meanwhile waits for. It belongs to this topic and not to the
+        #: id: a read that began before the topic was there may have missed what was said in between.
+        self.first_read: asyncio.Future[None] | None = None
+        #: Whether a subscriber holds a stream without knowing any state, because Redis was away when it came.
+        self.held = False
+        #: Whether something may have been missed: it is read at every tick until a read has succeeded.
+        self.stale = False
+        #: Whether it waits for delivery.
+        self.queued = False
+
+    @property
+    def known(self) -> bool:
+        """Whether any state has been seen."""
+        return self.version is not NOTHING
+
+    def accept(self, message: Message) -> bool:
+        """Take a message that is newer than the slot; False for repeats, and after the end."""
+        self.heard_s, self.missing_since_s = time.monotonic(), None
+        if self.terminal or message.version <= self.version:
+            return False
+        self.version, self.terminal, self.frame = message.version, message.terminal, sse.frame(message)
+        if self.terminal:
+            self.frame += sse.DONE
+        self.chunk = sse.chunk(self.frame, last=self.terminal)
+        return True
+
+
+class Fanout:
+    """The topics of a process. `run` keeps them current; `join` and `leave` are for subscribers."""
+
+    def __init__(self, url: str, commands: CommandThread, tracker: DownloadTracker, *, keepalive_s: float) -> None:
+        self._commands = commands
+        self._tracker = tracker
+        self._keepalive_s = keepalive_s
+        self._topics: dict[str, Topic] = {}
+        self._changed: deque[Topic] = deque()
+        self._ended: deque[Topic] = deque()
+        self._work = asyncio.Event()
+        self._reads: dict[str, asyncio.Future[None]] = {}
+        self._read_wanted = asyncio.Event()
+        self._probe = keys.probe(uuid.uuid4().hex).encode()
+        self._probe_back_s = time.monotonic()
+        self._subscription = Subscription(url, keys.EVENTS_PATTERN, self._on_message, self._on_subscribed)
+        self._told = 0
+        self._watchers: set[Subscriber] = set()
+        self._when_subscribed: list[Callable[[], None]] = []
+        #: Changes told to subscribers: one of a topic that n watch counts n.
+        self.frames_sent = 0
+
+    # -- for subscribers ---------------------------------------------------------------------------------------------
+
+    @property
+    def connected(self) -> bool:
+        """Whether the process is subscribed."""
+        return self._subscription.connected
+
+    @property
+    def subscribers(self) -> set[Subscriber]:
+        """Everyone who watches anything."""
+        return {subscriber for topic in self._topics.values() for subscriber in topic.subscribers}
+
+    @property
+    def messages_received(self) -> int:
+        """How many messages have arrived over the subscription."""
+        return self._subscription.messages
+
+    @property
+    def reconnects(self) -> int:
+        """How often the subscription was made again."""
+        return self._subscription.reconnects
+
+    async def join(self, download_id: str, subscriber: Subscriber) -> Topic | None:
+        """The topic, with the subscriber on it: None where no such download exists.
+
+        The topic comes first and the read second, so that nothing falls between them. While Redis is away the topic
+        has no state yet: the subscriber is notified when there is one.
+        """
+        topic = self._topics.get(download_id)
+        if topic is None:
+            topic = self._topics[download_id] = Topic(download_id)
+        topic.subscribers[subscriber] = None
+        if topic.known:
+            return topic
+        if topic.first_read is None:
+            topic.first_read = self._read(download_id)
+        try:
+            await asyncio.shield(topic.first_read)
+        except RedisUnavailable:
+            topic.held = topic.stale = True
+            topic.first_read = None
+            return topic
+        except BaseException:
+            self.leave(topic, subscriber)
+            raise
+        if not topic.known:
+            self.leave(topic, subscriber)
+            return None
+        return topic
+
+    async def read_again(self, topic: Topic) -> bool:
+        """Whether Redis has the record, which the topic then shows: for a client that has seen more than this one."""
+        try:
+            await asyncio.shield(self._read(topic.id))
+        except RedisUnavailable:
+            return False
+        return topic.missing_since_s is None
+
+    def leave(self, topic: Topic, subscriber: Subscriber) -> None:
+        """Forget this subscriber; with the last one the topic goes too."""
+        topic.subscribers.pop(subscriber, None)
+        if not topic.subscribers and self._topics.get(topic.id) is topic:
+            del self._topics[topic.id]
+
+    def watch_all(self, subscriber: Subscriber) -> None:
+        """Put this subscriber on every download of which something is heard from now on."""
+        self._watchers.add(subscriber)
+
+    def unwatch_all(self, subscriber: Subscriber) -> None:
+        """No more of that; the topics that it is on it leaves itself."""
+        self._watchers.discard(subscriber)
+
+    def on_subscribed(self, callback: Callable[[], None]) -> None:
+        """Call this whenever the process is subscribed (again): what was said before may have been missed."""
+        self._when_subscribed.append(callback)
+
+    # -- the loops ---------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Everything that keeps the topics current, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for loop in (self._subscription.run, self._deliver, self._read_batches, self._tick, self._probe_loop):
+                group.create_task(_forever(loop))
+
+    async def _deliver(self) -> None:
+        """Tell subscribers of changed topics; topics that ended go first."""
+        while True:
+            await self._work.wait()
+            self._work.clear()
+            while self._ended or self._changed:
+                topic = (self._ended or self._changed).popleft()
+                topic.queued = False
+                topic.spoke_s = time.monotonic()
+                self.frames_sent += await self._tell(topic, _notify)
+
+    async def _read_batches(self) -> None:
+        """Read the state of all ids that were asked for meanwhile in one round trip."""
+        while True:
+            await self._read_wanted.wait()
+            self._read_wanted.clear()
+            while self._reads:
+                wanted = {i: self._reads.pop(i) for i in list(self._reads)[:READ_BATCH]}
+                try:
+                    messages = await self._commands.run(self._tracker.read_messages, list(wanted))
+                except Exception as error:
+                    self._mark(wanted, stale=True)
+                    _settle(wanted.values(), error if isinstance(error, RedisUnavailable) else RedisUnavailable())
+                    continue
+                self._mark(wanted, stale=False)
+                for download_id, message in zip(wanted, messages, strict=True):
+                    self._learn(download_id, message)
+                _settle(wanted.values(), None)
+
+    async def _tick(self) -> None:
+        """Keep-alives to the silent, and a second look at downloads of which nothing was heard."""
+        while True:
+            await asyncio.sleep(TICK_S)
+            now = time.monotonic()
+            for topic in list(self._topics.values()):
+                if now - topic.spoke_s >= self._keepalive_s:
+                    topic.spoke_s = now
+                    await self._tell(topic, _keep_alive)
+                if (topic.stale or now - topic.heard_s >= SILENCE_S) and not topic.terminal:
+                    topic.heard_s = now
+                    self._request_read(topic.id)
+
+    async def _tell(self, topic: Topic, tell: Callable[[Subscriber, Topic], None]) -> int:
+        """Tell everyone who watches this topic, and give their number.
+
+        After each chunk, of whatever topics, other work of the process gets a turn. An error with one client must not
+        keep the end from the others.
+        """
+        subscribers = tuple(topic.subscribers)
+        for subscriber in subscribers:
+            try:
+                tell(subscriber, topic)
+            except Exception:
+                log.exception("a stream failed; the others go on")
+            self._told += 1
+            if self._told >= CHUNK:
+                self._told = 0
+                await asyncio.sleep(0)
+        return len(subscribers)
+
+    async def _probe_loop(self) -> None:
+        """Publish to ourselves: a connection can be dead though nothing says so, and pub/sub has no other sign of
+        life.
+        """
+        while True:
+            await asyncio.sleep(PROBE_INTERVAL_S)
+            try:
+                await self._commands.run(self._commands.client.publish, self._probe, b"")
+            except RedisUnavailable:
+                self._probe_back_s = time.monotonic()
+                continue
+            if self.connected and time.monotonic() - self._probe_back_s > PROBE_TIMEOUT_S:
+                log.warning("the subscription is silent; connecting again")
+                self._probe_back_s = time.monotonic()
+                self._subscription.abort()
+
+    # -- what arrives ------------------------------------------------------------------------------------------------
+
+    def _on_subscribed(self) -> None:
+        """Whatever was said until now may have been missed: read every unfinished topic again."""
+        self._probe_back_s = time.monotonic()
+        for topic in self._topics.values():
+            if not topic.terminal:
+                topic.stale = True
+                self._request_read(topic.id)
+        for callback in self._when_subscribed:
+            callback()
+
+    def _on_message(self, channel: bytes, payload: bytes) -> None:
+        if channel == self._probe:
+            self._probe_back_s = time.monotonic()
+            return
+        download_id = keys.id_of_channel(channel)
+        if download_id is None or (download_id not in self._topics and not self._watchers):
+            return
+        message = parse_message(payload)
+        if message is not None:
+            if self._watchers:
+                topic = self._topics.setdefault(download_id, Topic(download_id))
+                topic.subscribers.update(dict.fromkeys(self._watchers))
+            self._learn(download_id, message)
+
+    def _learn(self, download_id: str, message: Message | None) -> None:
+        topic = self._topics.get(download_id)
+        if topic is None:
+            return
+        if message is None:
+            self._miss(topic)
+        elif topic.accept(message) and (topic.terminal or not topic.queued):
+            topic.queued = True
+            (self._ended if topic.terminal else self._changed).append(topic)
+            self._work.set()
+
+    def _miss(self, topic: Topic) -> None:
+        """Redis has no such record. Never known: whoever holds a stream (Redis was away when it came) is told the id
+        is unknown.
+
+        Known, and gone now: Redis lost its data. The workers or the disk bring it back; if nobody does, the stream
+        must end all the same.
+        """
+        if not topic.known and not topic.held:
+            return
+        now = time.monotonic()
+        topic.missing_since_s = topic.missing_since_s or now
+        if topic.known and now - topic.missing_since_s < MISSING_S:
+            return
+        error = errors.DownloadNotFound()
+        event = events.Error(message=error.message, code=error.code, status="failed")
+        version = Version(max(0, topic.version.fence), topic.version.seq + 1)
+        self._learn(topic.id, Message(version, True, events.encode(event)))
+
+    def _mark(self, download_ids: Iterable[str], *, stale: bool) -> None:
+        for download_id in download_ids:
+            topic = self._topics.get(download_id)
+            if topic is not None:
+                topic.stale = stale
+
+    def _read(self, download_id: str) -> asyncio.Future[None]:
+        self._request_read(download_id)
+        return self._reads[download_id]
+
+    def _request_read(self, download_id: str) -> None:
+        if download_id not in self._reads:
+            self._reads[download_id] = asyncio.get_running_loop().create_future()
+            self._read_wanted.set()
+
+
+async def _forever(loop: Callable[[], Awaitable[None]]) -> None:
+    """Run a loop again when it stumbles: streams that silently stop would be worse than any error."""
+    while True:
+        try:
+            await loop()
+        except Exception:
+            log.exception("a loop of the fan-out failed; it goes on")
+            await asyncio.sleep(TICK_S)
+
+
+def _notify(subscriber: Subscriber, topic: Topic) -> None:
+    subscriber.notify(topic)
+
+
+def _keep_alive(subscriber: Subscriber, topic: Topic) -> None:
+    subscriber.keep_alive()
+
+
+def _settle(futures: Iterable[asyncio.Future[None]], error: Exception | None) -> None:
+    for future in futures:
+        if error is None:
+            future.set_result(None)
+        else:
+            future.set_exception(error)
+            future.exception()  # nobody may be waiting: a read that was only a second look

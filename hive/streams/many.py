@@ -1,0 +1,269 @@
+"""One stream for many downloads: `GET /v1/downloads/progress`, for pages and fleets.
+
+Problem: a browser opens six HTTP/1.1 connections to a host, and a page shows twenty downloads. So one stream carries
+all that a client wants to see: the present state of each first, then every change, each with the same guarantees as a
+stream of its own. It is one subscriber on many topics. When the client is slow the topics that changed are noted,
+each once, and their newest state is sent when it has caught up; so what waits is bounded by the number of downloads,
+and an end is never dropped.
+
+A stream for named downloads ends with `[DONE]` when all of them have ended. One for all, or all active ones, goes on:
+new downloads appear in it by themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Sequence
+from typing import Final
+
+from starlette.types import Receive, Scope, Send
+
+from hive import errors
+from hive.downloads.tracker import DownloadTracker
+from hive.redis_client import CommandThread
+from hive.streams import sse
+from hive.streams.fanout import Fanout, Topic
+from hive.streams.writer import EXTENSION, AsgiWriter, HandOver, Writer
+from hive.wire.events import Version
+
+log = logging.getLogger("hive.streams.many")
+
+#: Downloads that one stream may name.
+MAX_IDS: Final = 100
+#: Downloads in the snapshot of a stream for all, the newest first.
+MAX_SNAPSHOT: Final = 1000
+#: Ended downloads that a stream remembers, so that it says no end twice.
+MAX_ENDED: Final = 4 * MAX_SNAPSHOT
+#: Streams of this kind in one process: each is told of every download.
+MAX_MANY_STREAMS: Final = 500
+
+
+class ManyStream:
+    """The response. `wanted` names its downloads, None means all that there are or will be."""
+
+    def __init__(self, endpoint: ManyEndpoint, wanted: frozenset[str] | None, keepalive_s: float) -> None:
+        self._endpoint = endpoint
+        self._wanted = wanted
+        self._keepalive_s = keepalive_s
+        self._topics: dict[str, Topic] = {}
+        self._seen: dict[str, Version] = {}
+        self._changed: dict[str, Topic] = {}
+        #: Ended, and said so; the oldest are forgotten.
+        self._ended: dict[str, None] = {}
+        self._sink: Writer | None = None
+        self._running = False
+        self._closing: bytes | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
+        self._spoke_s = self._loop.time()
+
+    @property
+    def wants_all(self) -> bool:
+        """Whether new downloads belong to it."""
+        return self._wanted is None
+
+    @property
+    def started(self) -> bool:
+        """Whether anything was sent."""
+        return self._sink is not None
+
+    def start(self, sink: Writer) -> None:
+        """The first bytes, then the snapshot: every topic that it was put on until now."""
+        self._sink, self._running = sink, True
+        self._write(sse.retry(sse.RETRY_MS))
+        self._timer = self._loop.call_later(self._keepalive_s, self._tick)
+        self.on_writable()
+
+    # -- called by the fan-out; none of these waits ------------------------------------------------------------------
+
+    def notify(self, topic: Topic) -> None:
+        """Note that the topic changed, and send what can be sent."""
+        if topic.id in self._ended:
+            self._endpoint.leave(topic, self)
+            return
+        if self._seen.get(topic.id) is topic.version or not topic.known:
+            return
+        self._topics[topic.id] = self._changed[topic.id] = topic
+        self.on_writable()
+
+    def keep_alive(self) -> None:
+        """The stream keeps its own time: one topic's silence is not the stream's."""
+
+    def close(self, retry_ms: int) -> None:
+        """End the response without `[DONE]`: the client is to connect again, elsewhere or later."""
+        self._closing = sse.retry(retry_ms)
+        self.on_writable()
+
+    # -- called by the sink ------------------------------------------------------------------------------------------
+
+    def on_writable(self) -> None:
+        """Send what is newest of everything that changed, as long as the client takes it."""
+        while self._running and self._sink is not None and not self._sink.paused:
+            if self._closing is not None:
+                self._end(self._closing)
+            elif self._changed:
+                self._send(self._changed.pop(next(iter(self._changed))))
+            elif self._wanted is not None and self._wanted <= self._ended.keys():
+                self._end(sse.DONE)
+            else:
+                return
+
+    def on_stalled(self) -> None:
+        """The client has taken nothing for too long, and is given up."""
+        self._endpoint.stalled_total += 1
+
+    def on_gone(self) -> None:
+        """The response is over, however it ended."""
+        self._running = False
+        if self._timer is not None:
+            self._timer.cancel()
+        self._endpoint.forget(self, list(self._topics.values()))
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _send(self, topic: Topic) -> None:
+        self._seen[topic.id] = topic.version
+        self._write(sse.labelled(topic.id, topic.version, topic.frame, terminal=topic.terminal))
+        if topic.terminal:
+            self._ended[topic.id] = None
+            if len(self._ended) > MAX_ENDED:
+                del self._ended[next(iter(self._ended))]
+            self._topics.pop(topic.id, None)
+            self._seen.pop(topic.id, None)
+            self._endpoint.leave(topic, self)
+
+    def _write(self, data: bytes) -> None:
+        assert self._sink is not None
+        self._spoke_s = self._loop.time()
+        head, self._sink.head = self._sink.head, b""
+        self._sink.write(head + (sse.chunk(data) if self._sink.chunked else data))
+
+    def _end(self, data: bytes) -> None:
+        assert self._sink is not None
+        self._running = False
+        head, self._sink.head = self._sink.head, b""
+        self._sink.end(head + (sse.chunk(data, last=True) if self._sink.chunked else data))
+
+    def _tick(self) -> None:
+        if not self._running or self._sink is None:
+            return
+        silent_s = self._loop.time() - self._spoke_s
+        if silent_s >= self._keepalive_s and not self._sink.paused:
+            self._write(sse.KEEPALIVE)
+            silent_s = 0.0
+        self._timer = self._loop.call_later(max(0.05, self._keepalive_s - silent_s), self._tick)
+
+
+class ManyEndpoint:
+    """Answers `GET /v1/downloads/progress`."""
+
+    def __init__(self, fanout: Fanout, commands: CommandThread, tracker: DownloadTracker, keepalive_s: float) -> None:
+        self._fanout = fanout
+        self._commands = commands
+        self._tracker = tracker
+        self._keepalive_s = keepalive_s
+        self._open: set[ManyStream] = set()
+        self._refreshing: set[asyncio.Task[None]] = set()
+        self._keep: dict[ManyStream, frozenset[str] | None] = {}
+        #: Streams that have ended, and how many of them because the client took nothing.
+        self.ended_total = self.stalled_total = 0
+        fanout.on_subscribed(self._refresh_all)
+
+    @property
+    def open_streams(self) -> int:
+        """How many clients are watching."""
+        return len(self._open)
+
+    async def __call__(
+        self,
+        wanted: Sequence[str],
+        keep: frozenset[str] | None,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        """Serve one client. `wanted` names downloads; without it all are meant, in the snapshot those whose status is
+        in `keep` (None: all).
+
+        Raises:
+            DownloadNotFound: a named one is unknown.
+            TooManyDownloads: too many such streams are open.
+        """
+        if len(self._open) >= MAX_MANY_STREAMS:
+            raise errors.TooManyDownloads("Too many streams for all downloads are open here. Name the ones you need.")
+        stream = ManyStream(self, frozenset(wanted) or None, self._keepalive_s)
+        self._open.add(stream)
+        self._keep[stream] = keep
+        try:
+            if stream.wants_all:
+                self._fanout.watch_all(stream)
+                with contextlib.suppress(errors.RedisUnavailable):  # the snapshot comes when Redis is back
+                    await self._snapshot(stream)
+            else:
+                await self._join_named(stream, wanted)
+        except BaseException:
+            stream.on_gone()
+            raise
+        if not self._take_over(scope, stream):
+            sink = AsgiWriter(send, stream)
+            stream.start(sink)
+            await sink.run(receive)
+
+    def forget(self, stream: ManyStream, topics: Sequence[Topic]) -> None:
+        """The stream has ended, or never began."""
+        self._open.discard(stream)
+        self.ended_total += stream.started
+        self._keep.pop(stream, None)
+        self._fanout.unwatch_all(stream)
+        for topic in topics:
+            self._fanout.leave(topic, stream)
+
+    def leave(self, topic: Topic, stream: ManyStream) -> None:
+        """The download has ended, and the stream has said so."""
+        self._fanout.leave(topic, stream)
+
+    def drain(self) -> None:
+        """End every stream without `[DONE]`."""
+        for stream in list(self._open):
+            stream.close(sse.RETRY_MS)
+
+    async def _join_named(self, stream: ManyStream, wanted: Sequence[str]) -> None:
+        for download_id, topic in zip(wanted, await self._join(stream, wanted), strict=True):
+            if topic is None:
+                raise errors.DownloadNotFound(id=download_id)
+
+    async def _snapshot(self, stream: ManyStream) -> None:
+        """Put the stream on every download there is: oldest first, so that it reads like what happened."""
+        keep = self._keep.get(stream)
+        page = await self._commands.run(self._tracker.page, limit=MAX_SNAPSHOT, keep=keep)
+        await self._join(stream, [record.id for record in reversed(page.records)])
+
+    async def _join(self, stream: ManyStream, ids: Sequence[str]) -> list[Topic | None]:
+        topics = await asyncio.gather(*(self._fanout.join(download_id, stream) for download_id in ids))
+        for topic in topics:
+            if topic is not None:
+                stream.notify(topic)
+        return list(topics)
+
+    def _refresh_all(self) -> None:
+        """The subscription was away: downloads may have begun meanwhile of which nothing was heard."""
+        for stream in [stream for stream in self._open if stream.wants_all]:
+            task = asyncio.get_running_loop().create_task(self._refresh(stream))
+            self._refreshing.add(task)
+            task.add_done_callback(self._refreshing.discard)
+
+    async def _refresh(self, stream: ManyStream) -> None:
+        with contextlib.suppress(errors.RedisUnavailable):
+            await self._snapshot(stream)
+
+    @staticmethod
+    def _take_over(scope: Scope, stream: ManyStream) -> bool:
+        """Start the stream on the connection itself. False where the server does not offer it."""
+        hand_over: HandOver | None = scope.get("extensions", {}).get(EXTENSION)
+        sink = hand_over(scope, stream) if hand_over is not None else None
+        if sink is None:
+            return False
+        stream.start(sink)
+        return True

@@ -1,0 +1,141 @@
+"""One pub/sub connection to Redis that tells when it is truly subscribed, and comes back by itself.
+
+Problem: everything that a process streams arrives over this connection, some thousands of messages a second, and
+whoever subscribes late or loses the connection unseen loses a terminal event. redis-py's asyncio client wakes a task
+and builds a dict per message (some 60 microseconds) and re-subscribes silently. So: hiredis' parser straight in the
+transport's `data_received` (some 3 microseconds a message), and a callback for every acknowledged subscription, upon
+which the caller reads again what it may have missed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import ssl
+from collections.abc import Callable
+from typing import Any, cast
+
+import hiredis
+from redis.asyncio import ConnectionPool
+
+log = logging.getLogger("hive.streams.pubsub")
+
+#: Seconds to connect and to be subscribed.
+SUBSCRIBE_TIMEOUT_S = 3.0
+#: Seconds to wait before connecting again: doubles from the first to the last, with jitter.
+RECONNECT_FIRST_S = 0.05
+RECONNECT_LAST_S = 0.5
+
+
+class Subscription:
+    """Subscribes to a pattern and keeps it so. Callbacks run in the event loop and must not block."""
+
+    def __init__(
+        self, url: str, pattern: str, on_message: Callable[[bytes, bytes], None], on_subscribed: Callable[[], None]
+    ) -> None:
+        self._url = url
+        self._pattern = pattern
+        self._on_message = on_message
+        self._on_subscribed = on_subscribed
+        self._protocol: _PubSubProtocol | None = None
+        self._messages_before = 0
+        self._subscribed = 0
+        self.connected = False
+
+    @property
+    def messages(self) -> int:
+        """How many have arrived."""
+        return self._messages_before + (self._protocol.messages if self._protocol is not None else 0)
+
+    @property
+    def reconnects(self) -> int:
+        """How often it was subscribed again."""
+        return max(0, self._subscribed - 1)
+
+    async def run(self) -> None:
+        """Stay subscribed until cancelled."""
+        wait_s = RECONNECT_FIRST_S
+        while True:
+            try:
+                async with asyncio.timeout(SUBSCRIBE_TIMEOUT_S):  # not wait_for: see CommandThread.run
+                    protocol = await self._subscribe()
+                wait_s, self.connected = RECONNECT_FIRST_S, True
+                self._subscribed += 1
+                self._on_subscribed()
+                await protocol.lost
+                log.warning("the subscription was lost; connecting again")
+            except Exception as error:  # whatever it was: without a subscription the process is of no use
+                log.warning("cannot subscribe", extra={"fields": {"reason": f"{type(error).__name__}: {error}"}})
+            finally:
+                self.connected = False
+                self.abort()
+            await asyncio.sleep(wait_s * random.uniform(0.5, 1))
+            wait_s = min(wait_s * 2, RECONNECT_LAST_S)
+
+    def abort(self) -> None:
+        """Cut the connection; `run` makes a new one."""
+        if self._protocol is not None and self._protocol.transport is not None:
+            self._protocol.transport.abort()
+
+    async def _subscribe(self) -> _PubSubProtocol:
+        loop = asyncio.get_running_loop()
+        options = ConnectionPool.from_url(self._url).connection_kwargs
+        self._messages_before = self.messages
+        protocol = self._protocol = _PubSubProtocol(self._on_message)
+        if "path" in options:
+            await loop.create_unix_connection(lambda: protocol, options["path"])
+        else:
+            context = ssl.create_default_context(cafile=options.get("ssl_ca_certs")) if self._is_tls else None
+            host, port = options.get("host", "localhost"), options.get("port", 6379)
+            await loop.create_connection(lambda: protocol, host, port, ssl=context)
+        if options.get("password"):
+            user = [options["username"]] if options.get("username") else []
+            await protocol.call("AUTH", *user, options["password"])
+        await protocol.call("PSUBSCRIBE", self._pattern)
+        return protocol
+
+    @property
+    def _is_tls(self) -> bool:
+        return self._url.startswith("rediss:")
+
+
+class _PubSubProtocol(asyncio.Protocol):
+    """RESP2 over one transport: replies to `call`, then messages to the callback."""
+
+    def __init__(self, on_message: Callable[[bytes, bytes], None]) -> None:
+        self._on_message = on_message
+        self._reader = hiredis.Reader()
+        self._reply: asyncio.Future[Any] | None = None
+        self.messages = 0
+        self.transport: asyncio.Transport | None = None
+        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def call(self, *words: str) -> Any:
+        """The reply to a command; one at a time."""
+        assert self.transport is not None
+        self._reply = asyncio.get_running_loop().create_future()
+        self.transport.write(hiredis.pack_command(words))  # type: ignore[arg-type]
+        reply = await self._reply
+        if isinstance(reply, hiredis.HiredisError):
+            raise reply
+        return reply
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
+
+    def data_received(self, data: bytes) -> None:
+        self._reader.feed(data)
+        while (reply := self._reader.gets()) is not False:
+            if type(reply) is list and len(reply) == 4 and reply[0] == b"pmessage":
+                self.messages += 1
+                self._on_message(reply[2], reply[3])
+            elif self._reply is not None and not self._reply.done():
+                self._reply.set_result(reply)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._reply is not None and not self._reply.done():
+            self._reply.set_exception(ConnectionError("Redis closed the connection"))
+        with contextlib.suppress(asyncio.InvalidStateError):
+            self.lost.set_result(None)

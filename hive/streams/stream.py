@@ -1,0 +1,233 @@
+"""One subscriber: Running -> SendingDone -> Done, driven by the fan-out.
+
+Problem: a client may be slow, stalled or gone, and there may be ten thousand of them. The easy way, a task per client
+that awaits a queue, costs a wake-up and a task switch per frame and grows a queue for every slow client. So: no queue,
+no task and no waking. The fan-out calls `notify`, and the frame is written right there (sink.py). When the client has
+not taken what it was sent before, nothing is written: newer events replace the topic's slot, and when it has, the slot
+is looked at again. So a slow client skips frames and never the terminal, which is simply the last value.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from typing import Final, Literal
+
+from starlette.types import Receive, Scope, Send
+
+from hive.streams import sse
+from hive.streams.fanout import NOTHING, Fanout, Topic
+from hive.streams.writer import EXTENSION, AsgiWriter, HandOver, Writer
+from hive.wire.events import Version
+
+Phase = Literal["joining", "running", "sending_done", "done"]
+
+#: Seconds between two groups of streams that a drain ends.
+_DRAIN_STEP_S = 0.02
+#: Milliseconds after which a client that found the server full or draining is to come back.
+_BUSY_RETRY_MS = 5000
+#: The first bytes of every stream, plain and as a chunk: how to connect again.
+_GREETING: Final = sse.retry(sse.RETRY_MS)
+_GREETING_CHUNK: Final = sse.chunk(_GREETING)
+_KEEPALIVE_CHUNK: Final = sse.chunk(sse.KEEPALIVE)
+
+
+class Stream:
+    """The response to `GET /v1/models/download/progress`."""
+
+    __slots__ = ("_chunked", "_closing", "_endpoint", "_floor", "_sink", "_write", "phase", "seen", "started", "topic")
+
+    def __init__(self, endpoint: StreamEndpoint) -> None:
+        self._endpoint = endpoint
+        self._closing: bytes | None = None
+        self.phase: Phase = "joining"
+        #: Whether a sink is responsible for its end.
+        self.started = False
+        self.seen: Version = NOTHING
+        self.topic: Topic | None = None
+        #: What the client has seen elsewhere, where this process cannot know whether it knows as much.
+        self._floor: Version | None = None
+
+    def not_before(self, version: Version) -> None:
+        """Show nothing until there is something newer than this."""
+        self._floor = version
+
+    def start(self, sink: Writer, topic: Topic) -> None:
+        """The first bytes, at once: how to connect again, and the present state where there is one."""
+        self._sink, self._write, self._chunked = sink, sink.write, sink.chunked
+        self.topic, self.started = topic, True
+        if self.phase != "joining":
+            self._close()
+            return
+        self.phase, self.seen = "running", topic.version
+        if self._floor is not None and topic.terminal:
+            # Nothing newer ever comes to this topic: the client is to come back, and finds the record read anew.
+            self._closing, self.phase = sse.retry(sse.RETRY_MS), "sending_done"
+            self._close()
+            return
+        if self._floor is not None:
+            self._write(sink.head + (_GREETING_CHUNK if sink.chunked else _GREETING))
+            sink.head = b""
+            return
+        first = sink.head + (_GREETING_CHUNK + topic.chunk if sink.chunked else _GREETING + topic.frame)
+        sink.head = b""
+        if topic.terminal:
+            self._end(first)
+        else:
+            self._write(first)
+
+    # -- called by the fan-out; none of these waits ------------------------------------------------------------------
+
+    def notify(self, topic: Topic) -> None:
+        """Send the topic's slot, unless it was sent, the client is behind, or the stream is over."""
+        # A version is one object for as long as it is in the slot, and the slot only ever moves on.
+        if self.phase != "running" or self.seen is topic.version or self._sink.paused:
+            return
+        self.seen = topic.version
+        if self._floor is not None:
+            if topic.version <= self._floor and not topic.terminal:
+                return
+            self._floor = None
+        if topic.terminal:
+            self._end(topic.chunk if self._chunked else topic.frame)
+        else:
+            self._write(topic.chunk if self._chunked else topic.frame)
+
+    def keep_alive(self) -> None:
+        """Send a comment, unless the client has not even taken what it was sent before."""
+        if self.phase == "running" and not self._sink.paused:
+            self._write(_KEEPALIVE_CHUNK if self._chunked else sse.KEEPALIVE)
+
+    def close(self, retry_ms: int) -> None:
+        """End the response without `[DONE]`: the client is to connect again, elsewhere or later."""
+        if self.phase not in ("joining", "running"):
+            return
+        self._closing = sse.retry(retry_ms)
+        if self.phase == "running" and not self._sink.paused:
+            self._close()
+        self.phase = "sending_done"
+
+    # -- called by the sink ------------------------------------------------------------------------------------------
+
+    def on_writable(self) -> None:
+        """The client has caught up: send what is newest."""
+        if self._closing is not None:
+            self._close()
+        elif self.topic is not None:
+            self.notify(self.topic)
+
+    def on_stalled(self) -> None:
+        """The client has taken nothing for too long, and is given up."""
+        self._endpoint.stalled_total += 1
+
+    def on_gone(self) -> None:
+        """The response is over, however it ended."""
+        self.phase = "done"
+        self._endpoint.forget(self)
+
+    def _end(self, data: bytes) -> None:
+        self.phase = "sending_done"
+        self._sink.end(data)
+
+    def _close(self) -> None:
+        assert self._closing is not None
+        data, self._closing = self._closing, None
+        self._sink.end(self._sink.head + (sse.chunk(data, last=True) if self._chunked else data))
+
+
+class StreamEndpoint:
+    """Answers the progress route: 200 and a stream, 204, or an error as JSON."""
+
+    def __init__(self, fanout: Fanout, max_streams: int) -> None:
+        self._fanout = fanout
+        self._max_streams = max_streams
+        self._open: set[Stream] = set()
+        self._draining = False
+        #: Streams that have ended, and how many of them because the client took nothing.
+        self.ended_total = self.stalled_total = 0
+
+    @property
+    def open_streams(self) -> int:
+        """How many clients are watching."""
+        return len(self._open)
+
+    async def __call__(
+        self, download_id: str, last_event_id: str | None, scope: Scope, receive: Receive, send: Send
+    ) -> bool:
+        """Serve one client. False, with nothing sent, where the id is unknown.
+
+        Returns before the stream has ended where the server hands the connection over.
+        """
+        if self._draining or len(self._open) >= self._max_streams:
+            await _end_at_once(send)
+            return True
+        stream = Stream(self)
+        self._open.add(stream)
+        try:
+            topic = await self._fanout.join(download_id, stream)
+            if topic is None:
+                return False
+            stream.topic = topic
+            last = Version.parse(last_event_id) if last_event_id is not None else None
+            # The client was at a replica that is ahead of this one: what is in the slot here is its past.
+            if last is not None and topic.version < last:
+                there = await self._fanout.read_again(topic)
+                # Made again after Redis lost its data: its worker, under the same fence, is about to say more.
+                behind = topic.version < last and topic.version.fence == last.fence and not topic.terminal
+                if behind or not there:
+                    stream.not_before(last)
+            if topic.terminal and last == topic.version:
+                await _no_content(send)
+            elif not _take_over(scope, stream, topic):
+                sink = AsgiWriter(send, stream)
+                stream.start(sink, topic)
+                await sink.run(receive)
+            return True
+        finally:
+            if not stream.started:
+                self.forget(stream)
+
+    def forget(self, stream: Stream) -> None:
+        """The stream has ended, or never began."""
+        self._open.discard(stream)
+        self.ended_total += stream.started
+        if stream.topic is not None:
+            self._fanout.leave(stream.topic, stream)
+
+    async def drain(self, window_s: float) -> None:
+        """End every stream cleanly and without `[DONE]`, spread over `window_s` seconds so that the clients do not
+        all return at once.
+        """
+        self._draining = True
+        streams = list(self._open)
+        steps = max(1, min(len(streams), int(window_s / _DRAIN_STEP_S)))
+        began_s = time.monotonic()
+        for step in range(steps):
+            for stream in streams[step::steps]:
+                stream.close(sse.RETRY_MS // 2 + random.randrange(sse.RETRY_MS))
+            if step < steps - 1:
+                # By the clock, not by so many sleeps: each is a little longer than asked for.
+                await asyncio.sleep(began_s + (step + 1) * window_s / steps - time.monotonic())
+
+
+def _take_over(scope: Scope, stream: Stream, topic: Topic) -> bool:
+    """Start the stream on the connection itself. False where the server does not offer it."""
+    hand_over: HandOver | None = scope.get("extensions", {}).get(EXTENSION)
+    sink = hand_over(scope, stream) if hand_over is not None else None
+    if sink is None:
+        return False
+    stream.start(sink, topic)
+    return True
+
+
+async def _end_at_once(send: Send) -> None:
+    """Any status but 200 is final for an EventSource: give an empty stream that asks to come back."""
+    await send({"type": "http.response.start", "status": 200, "headers": [*sse.HEADERS, (b"connection", b"close")]})
+    await send({"type": "http.response.body", "body": sse.retry(_BUSY_RETRY_MS), "more_body": False})
+
+
+async def _no_content(send: Send) -> None:
+    """204: the client has seen the end; this is what stops an EventSource."""
+    await send({"type": "http.response.start", "status": 204, "headers": []})
+    await send({"type": "http.response.body", "body": b"", "more_body": False})

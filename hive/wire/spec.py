@@ -1,0 +1,26 @@
+"""DownloadSpec: what somebody asks for, whoever asks: a route, a retry, a repair."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from hive.wire.jobs import Priority
+from hive.wire.refs import ModelRef
+
+
+class DownloadSpec(NamedTuple):
+    """A model that somebody asks for, and how it is to come.
+
+    `sha256` is the digest of a plain URL's file, `hf_token` the caller's own, `max_bytes_per_second` for this download
+    alone, `request_id` that of the HTTP request.
+    """
+
+    ref: ModelRef
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    update: bool = False
+    sha256: str | None = None
+    hf_token: str | None = None
+    max_bytes_per_second: int | None = None
+    priority: Priority = "normal"
+    request_id: str = ""

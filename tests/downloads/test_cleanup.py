@@ -1,0 +1,105 @@
+"""What a purge removes at the end of a download, and what it leaves."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from hive.downloads.cleanup import close
+from hive.downloads.intents import Attempt, IntentLog, intent_of
+from hive.downloads.restore import Restorer
+from hive.downloads.tracker import DownloadTracker
+from hive.redis_client import RedisClient
+from hive.settings import Settings
+from hive.store.layout import PARTIAL
+from hive.wire import keys
+from tests.support.downloads import claim, complete
+from tests.support.intents import an_intent, folder, intents_fixture, restorer_fixture, started
+
+__all__ = ["intents_fixture", "restorer_fixture"]
+
+DIGEST, OTHER_DIGEST = "ab" * 32, "cd" * 32
+
+
+def make_partials(settings: Settings, *names: str) -> Path:
+    place = settings.hive_dir / PARTIAL
+    place.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (place / name).write_bytes(b"x" * 5000)
+    return place
+
+
+def test_a_purge_removes_what_only_this_download_wanted(
+    settings: Settings, intents: IntentLog, store: RedisClient
+) -> None:
+    entry, other = an_intent(purge=True), an_intent("hf:org/other")
+    place = make_partials(
+        settings,
+        *(f"{DIGEST}{ending}" for ending in (".part", ".journal", ".bad")),
+        f"{'12' * 20}.{entry.id}.part",
+        f"{OTHER_DIGEST}.part",
+        f"{'34' * 20}.{other.id}.part",
+        f"{'ef' * 32}.part",
+    )
+    intents.write(entry)
+    intents.write(other)
+    intents.write_hold(entry.id, Attempt(attempt=1, fence=1, partials=(DIGEST, OTHER_DIGEST)))
+    intents.write_hold(other.id, Attempt(attempt=1, fence=2, partials=(OTHER_DIGEST,)))
+    close(settings, store, intents, entry.id)
+    assert sorted(os.listdir(place)) == sorted(
+        [f"{OTHER_DIGEST}.part", f"{'34' * 20}.{other.id}.part", f"{'ef' * 32}.part"]
+    )
+    assert intents.ids() == [other.id]
+    assert store.keys("hive:file:*") == []
+
+
+@pytest.mark.parametrize("owner", ["another-download 7", "x"])
+def test_a_purge_leaves_a_file_that_somebody_writes(
+    settings: Settings, intents: IntentLog, store: RedisClient, owner: str
+) -> None:
+    entry = an_intent(purge=True)
+    place = make_partials(settings, f"{DIGEST}.part")
+    intents.write(entry)
+    intents.write_hold(entry.id, Attempt(attempt=1, fence=1, partials=(DIGEST,)))
+    store.set(keys.file(DIGEST), owner)
+    close(settings, store, intents, entry.id)
+    assert os.listdir(place) == [f"{DIGEST}.part"]
+
+
+def test_without_the_wish_everything_stays(settings: Settings, intents: IntentLog, store: RedisClient) -> None:
+    entry = an_intent()
+    place = make_partials(settings, f"{DIGEST}.part")
+    intents.write(entry)
+    intents.write_hold(entry.id, Attempt(attempt=1, fence=1, partials=(DIGEST,)))
+    close(settings, store, intents, entry.id)
+    assert os.listdir(place) == [f"{DIGEST}.part"]
+    assert intents.ids() == []
+
+
+def test_a_purge_that_died_is_done_by_whoever_looks_next(
+    settings: Settings, tracker: DownloadTracker, intents: IntentLog, restorer: Restorer, store: RedisClient
+) -> None:
+    record = started(tracker, intents)
+    intents.write(intent_of(record, cancelled=True, purge=True))
+    place = make_partials(settings, f"{DIGEST}.part")
+    intents.write_hold(record.id, Attempt(attempt=1, fence=1, partials=(DIGEST,)))
+    held = claim(tracker, record.id)
+    tracker.finish(held, 2, "complete", complete(), "/store/x")
+    restorer.look(None)
+    assert os.listdir(place) == []
+
+
+def test_a_name_that_leads_elsewhere_is_not_removed(
+    settings: Settings, intents: IntentLog, store: RedisClient, tmp_path: Path
+) -> None:
+    entry = an_intent(purge=True)
+    make_partials(settings)
+    target = tmp_path / "precious.part"
+    target.write_bytes(b"x")
+    intents.write(entry)
+    path = folder(settings) / f"{entry.id}.held.json"
+    path.write_text('{"attempt":1,"fence":1,"partials":["../../../precious"]}')
+    close(settings, store, intents, entry.id)
+    assert target.exists()

@@ -1,0 +1,278 @@
+"""The scripts under any order of events: workers that live, die, come back as zombies, and calls that are sent twice.
+
+hypothesis plays creators, workers, reapers and cancellers against one download and compares what was told with what
+must hold: versions only rise, one end, nothing after it, a zombie changes nothing, and a live download always has a
+lease or a place in the queue. The machine itself is tested: it must catch scripts with a mistake in them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from typing import Any, Literal
+
+import fakeredis
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from hive.downloads import scripts
+from hive.downloads.record import Claim, Record, Traffic
+from hive.downloads.tracker import DownloadTracker
+from hive.redis_client import RedisClient
+from hive.wire import keys
+from hive.wire.events import Version, parse_message
+from hive.wire.jobs import RANK_STEP, RANKS
+from tests.support.downloads import complete, downloading, failed, new
+
+#: What CI affords; HIVE_TEST_EXAMPLES raises it.
+EXAMPLES = int(os.environ.get("HIVE_TEST_EXAMPLES", "60"))
+REAL_EXAMPLES, STEPS = EXAMPLES // 3, 25
+#: A mutant is looked for until it is caught, so this costs time only when one escapes.
+MUTANT_EXAMPLES = 3000
+
+
+class Downloads(RuleBasedStateMachine):
+    """One download, three workers, and everybody who may interfere."""
+
+    client: Any = None
+
+    @initialize()
+    def begin(self) -> None:
+        if type(self).client is None:
+            self.redis: Any = fakeredis.FakeRedis()
+        else:
+            self.redis = type(self).client
+            self.redis.flushall()
+        self.tracker = DownloadTracker(self.redis, ended_ttl_s=3600, max_queued=10, lease_s=60)
+        self.pubsub = self.redis.pubsub()
+        self.pubsub.psubscribe(keys.EVENTS_PATTERN)
+        self.told: list[tuple[Version, bool, bytes]] = []
+        self.id, _ = self.tracker.create(new())
+        self.claims: dict[str, tuple[Claim, int]] = {}
+        self.seq = 1
+        self.ends = 0
+        self.received: dict[int, int] = {}
+
+    def teardown(self) -> None:
+        if hasattr(self, "pubsub"):
+            self.pubsub.close()
+            if type(self).client is None:
+                self.redis.close()
+
+    @property
+    def record(self) -> Record:
+        record = self.tracker.read(self.id)
+        assert record is not None
+        return record
+
+    def holder(self, owner: str) -> tuple[Claim, bool]:
+        """A worker's claim, and whether it is the present one."""
+        claim, fence = self.claims[owner]
+        record = self.record
+        return claim, record.state == "running" and record.fence == fence
+
+    @rule(owner=st.sampled_from("abc"), twice=st.booleans())
+    def claim(self, owner: str, twice: bool) -> None:
+        before = self.record
+        got = self.tracker.claim(before, owner, owner, downloading(status="resolving"))
+        if twice:
+            again = self.tracker.claim(before, owner, owner, downloading(status="resolving"))
+            assert again == got
+        free = before.state == "queued"
+        held_by_me = before.state == "running" and owner in self.claims and self.claims[owner][1] == before.fence
+        assert (got is not None) == (free or held_by_me)
+        if got is not None:
+            self.claims[owner] = (got, got.fence)
+
+    @precondition(lambda self: self.claims)
+    @rule(data=st.data(), twice=st.booleans(), done=st.integers(0, 100))
+    def publish(self, data: st.DataObject, twice: bool, done: int) -> None:
+        claim, present = self.holder(data.draw(st.sampled_from(sorted(self.claims))))
+        self.seq += 1
+        for _ in range(2 if twice else 1):
+            assert self.tracker.publish(claim, self.seq, downloading(done)).held == present
+
+    @precondition(lambda self: self.claims)
+    @rule(data=st.data())
+    def renew(self, data: st.DataObject) -> None:
+        claim, present = self.holder(data.draw(st.sampled_from(sorted(self.claims))))
+        assert self.tracker.renew(claim).held == present
+
+    @precondition(lambda self: self.claims)
+    @rule(data=st.data(), twice=st.booleans(), well=st.booleans())
+    def finish(self, data: st.DataObject, twice: bool, well: bool) -> None:
+        claim, present = self.holder(data.draw(st.sampled_from(sorted(self.claims))))
+        self.seq += 1
+        event = complete(f"/store/{self.seq}") if well else failed(f"CODE_{self.seq}")
+        state = "complete" if well else "failed"
+        for _ in range(2 if twice else 1):
+            assert self.tracker.finish(claim, self.seq, state, event, "/x") == present  # type: ignore[arg-type]
+        self.ends += present
+
+    @rule(expired=st.booleans(), only=st.booleans(), twice=st.booleans(), to=st.sampled_from(["queued", "paused"]))
+    def release(self, expired: bool, only: bool, twice: bool, to: Literal["queued", "paused"]) -> None:
+        before = self.record
+        if expired and before.state == "running":
+            self.redis.zadd(keys.LEASES, {self.id: 1})
+        runs_on = only and not expired and before.state == "running"
+        allowed = not before.is_terminal and not runs_on
+        got = [
+            self.tracker.release(before, downloading(), counts=True, expired_only=only, to=to)
+            for _ in range(2 if twice else 1)
+        ]
+        assert got == [before.attempt + 1 if allowed else None] * len(got)
+
+    @rule(stale=st.booleans())
+    def finish_unclaimed(self, stale: bool) -> None:
+        before = self.record
+        if stale and before.state == "queued":
+            self.claim("a", False)
+        fresh = self.record.fence == before.fence
+        event = failed(f"OUTSIDE_{self.seq}")
+        self.seq += 1
+        done = self.tracker.finish_unclaimed(before, "cancelled", event)
+        assert done == (fresh and not before.is_terminal)
+        self.ends += done
+
+    @precondition(lambda self: self.claims)
+    @rule(data=st.data(), twice=st.booleans(), received=st.integers(0, 50))
+    def count_bytes(self, data: st.DataObject, twice: bool, received: int) -> None:
+        name = data.draw(st.sampled_from(sorted(self.claims)))
+        claim, present = self.holder(name)
+        self.seq += 1
+        self.received[claim.fence] = self.received.get(claim.fence, 0) + received * present
+        for _ in range(2 if twice else 1):
+            self.tracker.publish(claim, self.seq, downloading(), Traffic(self.received[claim.fence]))
+
+    @rule(priority=st.sampled_from(["low", "normal", "high"]), twice=st.booleans())
+    def set_priority(self, priority: Literal["low", "normal", "high"], twice: bool) -> None:
+        before = self.record
+        for _ in range(2 if twice else 1):
+            assert self.tracker.set_priority(before, priority) == (not before.is_terminal)
+
+    @rule(word=st.sampled_from(["yield", "cancel"]))
+    def request_control(self, word: str) -> None:
+        before = self.record
+        left = self.tracker.request_control(before, word)
+        assert left == (before.state == "running" and not (word == "yield" and before.control == "cancel"))
+        assert self.record.control == (word if left else before.control)
+
+    @invariant()
+    def bytes_are_counted_once(self) -> None:
+        if hasattr(self, "tracker"):
+            assert self.record.bytes_received == sum(self.received.values())
+
+    @invariant()
+    def the_place_in_the_queue_is_that_of_the_priority(self) -> None:
+        if hasattr(self, "tracker") and self.record.state == "queued":
+            rank, created_ms = divmod(int(self.redis.zscore(keys.PENDING, self.id)), RANK_STEP)
+            assert (rank, created_ms) == (RANKS[self.record.priority], self.record.created_ms)
+
+    @rule()
+    def create_again(self) -> None:
+        live = not self.record.is_terminal
+        got, outcome = self.tracker.create(new())
+        assert (
+            (outcome == "joined" and got == self.id) if live else (outcome in ("created", "joined") and got != self.id)
+        )
+
+    @invariant()
+    def what_was_told_is_in_order_and_ends_once(self) -> None:
+        if not hasattr(self, "tracker"):
+            return
+        while (message := self.pubsub.get_message(timeout=0.01 if type(self).client else 0)) is not None:
+            if message["type"] == "pmessage" and keys.id_of_channel(message["channel"]) == self.id:
+                parsed = parse_message(message["data"])
+                assert parsed is not None
+                self.told.append(tuple(parsed))  # type: ignore[arg-type]
+        versions = [version for version, _, _ in self.told]
+        assert all(a < b for a, b in itertools.pairwise(versions)), versions
+        terminals = [terminal for _, terminal, _ in self.told]
+        assert terminals.count(True) == self.ends <= 1
+        assert True not in terminals[:-1]
+
+    @invariant()
+    def a_live_download_has_a_lease_or_waits(self) -> None:
+        if not hasattr(self, "tracker"):
+            return
+        leased = self.redis.zscore(keys.LEASES, self.id) is not None
+        pending = self.redis.zscore(keys.PENDING, self.id) is not None
+        state = self.record.state
+        assert (leased, pending) == {"running": (True, False), "queued": (False, True)}.get(state, (False, False))
+
+
+def play(examples: int, machine: type[Downloads] = Downloads) -> None:
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=STEPS,
+            deadline=None,
+            phases=[Phase.generate],
+            database=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+
+
+def test_no_order_of_events_breaks_the_rules() -> None:
+    play(EXAMPLES)
+
+
+def test_nor_on_a_real_server(store: RedisClient) -> None:
+    play(REAL_EXAMPLES, type("RealDownloads", (Downloads,), {"client": store}))
+
+
+MUTANTS = {
+    "a publish that does not look at the fence": (
+        "PUBLISH",
+        "if r[1] ~= 'running' or r[2] ~= ARGV[2] then",
+        "if r[1] ~= 'running' then",
+    ),
+    "an end that does not look at the fence": (
+        "FINISH",
+        "if r[1] ~= '0' or r[2] ~= ARGV[2] then",
+        "if r[1] ~= '0' then",
+    ),
+    "an end after the end": ("FINISH", "if r[1] ~= '0' or r[2] ~= ARGV[2] then", "if r[2] ~= ARGV[2] then"),
+    "a repeated publish that is told again": ("PUBLISH", "if tonumber(ARGV[3]) > tonumber(r[3]) then", "if true then"),
+    "a fence that does not grow": ("RELEASE", "next_fence(KEYS[1]), '1'", "r[2], '1'"),
+    "a release that takes from the living": ("RELEASE", "if ARGV[5] == '1' then", "if false then"),
+    "an end that leaves the lease": ("FINISH", "redis.call('ZREM', KEYS[4], ARGV[1])", ""),
+    "bytes that are counted again": ("PUBLISH", "- tonumber(counted or '0')", ""),
+    "a wish that talks over a person": (
+        "CONTROL",
+        "if ARGV[1] == 'yield' and r[3] and r[3] ~= '' and r[3] ~= 'yield' then return 0 end",
+        "",
+    ),
+    "a priority without its place": (
+        "PRIORITY",
+        "redis.call('ZADD', KEYS[3], 'XX', place(ARGV[3], r[2]), ARGV[1])",
+        "",
+    ),
+    "a place by the time of the attempt": ("RELEASE", "place(r[9], r[10])", "place(r[9], now_ms())"),
+    "a claim by two": ("CLAIM", "if r[1] ~= 'queued' or r[2] ~= ARGV[2] then return '' end", ""),
+}
+
+
+@pytest.fixture(params=MUTANTS)
+def mutant(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    name, right, wrong = MUTANTS[request.param]
+    source = getattr(scripts, name)
+    assert source.count(right) == 1
+    monkeypatch.setattr(scripts, name, source.replace(right, wrong))
+
+
+@pytest.mark.usefixtures("mutant")
+def test_a_mistake_in_a_script_is_caught() -> None:
+    with pytest.raises((AssertionError, ExceptionGroup)):
+        play(MUTANT_EXAMPLES)

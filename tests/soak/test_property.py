@@ -1,0 +1,116 @@
+"""Whatever happens, in whatever order: every client gets one end and one `[DONE]`, and nothing goes back.
+
+The trials themselves are tried too: hive with a mistake in it must not get through. `scripts/soak-stream` runs the same
+for as long as one likes.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from hive.downloads import scripts
+from hive.streams import fanout, sse, stream
+from tests.soak import trial, world
+from tests.soak.soak import Report, soak
+
+#: What CI affords; HIVE_TEST_TRIALS raises it.
+TRIALS = int(os.environ.get("HIVE_TEST_TRIALS", "600"))
+PROCESS_TRIALS = TRIALS // 4
+#: A mistake is looked for until it is found, so this costs time only when one escapes.
+MUTANT_TRIALS = 2000
+
+
+def check(report: Report, trials: int) -> None:
+    assert not report.violations, "\n".join([str(report), *report.violations])
+    assert report.trials == trials
+    assert report.counts["joins"] > trials
+    for name in ("kills", "command_kills", "restarts", "wipes", "freezes", "retries", "zombies", "stopped"):
+        assert report.counts[name] > 0, f"this run tried no {name}: {report}"
+
+
+def test_every_client_gets_one_end_and_nothing_goes_back() -> None:
+    check(soak(TRIALS, secrets.randbits(32)), TRIALS)
+
+
+def test_nor_with_two_server_processes() -> None:
+    check(soak(PROCESS_TRIALS, secrets.randbits(32), processes=True), PROCESS_TRIALS)
+
+
+def _accept_anything(right: Any) -> Any:
+    def accept(self: fanout.Topic, message: Any) -> bool:
+        self.version = fanout.NOTHING
+        accepted: bool = right(self, message)
+        return accepted
+
+    return accept
+
+
+def _go_on_after_the_end(right: Any) -> Any:
+    def accept(self: fanout.Topic, message: Any) -> bool:
+        self.terminal = False
+        accepted: bool = right(self, message)
+        return accepted
+
+    return accept
+
+
+def _never_look_again(right: Any) -> Any:
+    return lambda self: None
+
+
+def _forget_who_saw_the_end(right: Any) -> Any:
+    async def call(self: Any, download_id: str, last_event_id: str | None, *rest: Any) -> bool:
+        answered: bool = await right(self, download_id, None, *rest)
+        return answered
+
+    return call
+
+
+def _script(right: str, wrong: str) -> Callable[[str], str]:
+    def change(source: str) -> str:
+        assert source.count(right) == 1
+        return source.replace(right, wrong)
+
+    return change
+
+
+MUTANTS: dict[str, tuple[Any, str, Callable[[Any], Any]]] = {
+    "what arrives last counts, however old it is": (fanout.Topic, "accept", _accept_anything),
+    "an end is no reason to stop listening": (fanout.Topic, "accept", _go_on_after_the_end),
+    "nothing is read again when the subscription comes back": (fanout.Fanout, "_on_subscribed", _never_look_again),
+    "a client that was slow gets nothing more": (stream.Stream, "on_writable", _never_look_again),
+    "no [DONE] after the end": (sse, "DONE", lambda right: b""),
+    "[DONE] twice": (sse, "DONE", lambda right: right * 2),
+    "one that has seen the end gets it again": (stream.StreamEndpoint, "__call__", _forget_who_saw_the_end),
+    "a zombie is obeyed": (
+        scripts,
+        "PUBLISH",
+        _script("if r[1] ~= 'running' or r[2] ~= ARGV[2] then", "if r[1] ~= 'running' then"),
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MUTANTS)
+def test_hive_with_a_mistake_in_it_is_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    place, attribute, change = MUTANTS[name]
+    monkeypatch.setattr(place, attribute, change(getattr(place, attribute)))
+    monkeypatch.setattr(trial, "END_WITHIN_S", 3.0)
+    report = soak(MUTANT_TRIALS, secrets.randbits(32), most_violations=1)
+    assert report.violations, f"{name}: not caught, {report}"
+
+
+@pytest.mark.slow
+def test_an_end_that_is_written_and_not_told_is_caught_in_calm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each lost subscription makes hive read again, which hides what was not told: so none is lost here."""
+    untold = _script("say(KEYS[1], KEYS[2], fence, seq, '1', ARGV[5])", "say(KEYS[1], 'x', fence, seq, '1', ARGV[5])")
+    monkeypatch.setattr(world, "WEIGHTS", {"freeze": 1})
+    monkeypatch.setattr(trial, "END_WITHIN_S", 3.0)
+    assert not soak(TRIALS // 4, 1).violations
+    monkeypatch.setattr(scripts, "FINISH", untold(scripts.FINISH))
+    assert soak(MUTANT_TRIALS, 1, most_violations=1).violations

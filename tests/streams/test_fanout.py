@@ -1,0 +1,214 @@
+"""Fan-out over a real Redis: what a subscriber sees, whenever it comes and whatever happens to the connection."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import uuid
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from hive.downloads.tracker import DownloadTracker
+from hive.redis_client import CommandThread, RedisClient
+from hive.streams import fanout as fanout_module
+from hive.streams.fanout import Fanout, Topic
+from hive.wire import keys
+from hive.wire.events import Version
+from tests.support.downloads import claim, complete, create, downloading
+
+pytestmark = pytest.mark.anyio
+
+DEADLINE_S = 5.0
+
+
+class Watcher:
+    """A subscriber that notes the versions it is told of."""
+
+    def __init__(self) -> None:
+        self.seen: list[Version] = []
+        self.ended = False
+        self.kept_alive = 0
+
+    def notify(self, topic: Topic) -> None:
+        if not self.seen or topic.version > self.seen[-1]:
+            self.seen.append(topic.version)
+            self.ended = topic.terminal
+
+    def keep_alive(self) -> None:
+        self.kept_alive += 1
+
+
+async def until(condition: Callable[[], object], deadline_s: float = DEADLINE_S) -> None:
+    async with asyncio.timeout(deadline_s):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+@contextlib.asynccontextmanager
+async def running(url: str, keepalive_s: float = 10.0) -> AsyncIterator[Fanout]:
+    commands = CommandThread(url)
+    tracker = DownloadTracker(commands.client, ended_ttl_s=60, max_queued=100, lease_s=6)
+    fanout = Fanout(url, commands, tracker, keepalive_s=keepalive_s)
+    task = asyncio.create_task(fanout.run())
+    try:
+        await until(lambda: fanout.connected)
+        yield fanout
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        commands.close()
+
+
+async def join(fanout: Fanout, download_id: str) -> Watcher:
+    watcher = Watcher()
+    topic = await fanout.join(download_id, watcher)
+    assert topic is not None
+    watcher.notify(topic)
+    return watcher
+
+
+async def test_a_subscriber_sees_the_present_state_then_each_change_then_the_end(
+    redis_url: str, tracker: DownloadTracker
+) -> None:
+    download_id = create(tracker)
+    async with running(redis_url) as fanout:
+        watcher = await join(fanout, download_id)
+        assert len(watcher.seen) == 1
+        held = claim(tracker, download_id)
+        await until(lambda: watcher.seen[-1] == (held.fence, 1))
+        tracker.publish(held, 2, downloading(10))
+        await until(lambda: watcher.seen[-1] == (held.fence, 2))
+        tracker.finish(held, 3, "complete", complete(), "/x")
+        await until(lambda: watcher.ended)
+    assert watcher.seen == sorted(set(watcher.seen))
+
+
+async def test_a_late_subscriber_sees_the_end_at_once(redis_url: str, tracker: DownloadTracker) -> None:
+    download_id = create(tracker)
+    tracker.finish(claim(tracker, download_id), 2, "complete", complete(), "/x")
+    async with running(redis_url) as fanout:
+        watcher = await join(fanout, download_id)
+        assert watcher.ended
+
+
+async def test_an_unknown_id_is_no_topic_and_leaves_none(redis_url: str) -> None:
+    async with running(redis_url) as fanout:
+        assert await fanout.join(str(uuid.uuid4()), Watcher()) is None
+        assert fanout.subscribers == set()
+
+
+async def test_a_topic_goes_with_its_last_subscriber(redis_url: str, tracker: DownloadTracker) -> None:
+    download_id = create(tracker)
+    async with running(redis_url) as fanout:
+        one, two = Watcher(), Watcher()
+        topic = await fanout.join(download_id, one)
+        assert topic is await fanout.join(download_id, two)
+        assert topic is not None
+        fanout.leave(topic, one)
+        assert fanout.subscribers == {two}
+        fanout.leave(topic, two)
+        assert await fanout.join(download_id, one) is not topic
+
+
+async def test_a_thousand_joins_at_once_cost_one_read(
+    redis_url: str, tracker: DownloadTracker, store: RedisClient
+) -> None:
+    download_id = create(tracker)
+    async with running(redis_url) as fanout:
+        before = store.info("commandstats")["cmdstat_hmget"]["calls"]
+        watchers = await asyncio.gather(*(join(fanout, download_id) for _ in range(1000)))
+        assert all(len(watcher.seen) == 1 for watcher in watchers)
+        assert store.info("commandstats")["cmdstat_hmget"]["calls"] - before <= 2
+
+
+async def test_what_was_said_while_the_connection_was_away_is_read_again(
+    redis_url: str, tracker: DownloadTracker, store: RedisClient
+) -> None:
+    download_id = create(tracker)
+    held = claim(tracker, download_id)
+    async with running(redis_url) as fanout:
+        watcher = await join(fanout, download_id)
+        for seq in range(2, 12):
+            store.client_kill_filter(_type="pubsub")
+            tracker.publish(held, seq, downloading(seq))
+        store.client_kill_filter(_type="pubsub")
+        tracker.finish(held, 12, "complete", complete(), "/x")
+        await until(lambda: watcher.ended)
+    assert watcher.seen[-1] == (held.fence, 12)
+
+
+async def test_an_end_during_the_subscribe_is_not_lost(redis_url: str, tracker: DownloadTracker) -> None:
+    async with running(redis_url) as fanout:
+        for n in range(50):
+            download_id = create(tracker, f"model-{n}")
+            held = claim(tracker, download_id)
+            joining = asyncio.create_task(join(fanout, download_id))
+            await asyncio.sleep(0)
+            tracker.finish(held, 2, "complete", complete(), "/x")
+            watcher = await joining
+            await until(lambda watcher=watcher: watcher.ended)  # type: ignore[misc]
+
+
+async def test_silence_makes_it_look_again(
+    redis_url: str, tracker: DownloadTracker, store: RedisClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A message can be lost although every connection lives: the record is written, and nobody is told."""
+    monkeypatch.setattr(fanout_module, "SILENCE_S", 0.2)
+    monkeypatch.setattr(fanout_module, "TICK_S", 0.05)
+    download_id = create(tracker)
+    async with running(redis_url) as fanout:
+        watcher = await join(fanout, download_id)
+        store.hset(
+            keys.record(download_id),
+            mapping={"fence": 2**50, "seq": 7, "terminal": 1, "event": b'{"stage":"complete"}'},
+        )
+        await until(lambda: watcher.ended)
+        assert watcher.seen[-1] == (2**50, 7)
+
+
+async def test_the_silent_are_kept_alive(
+    redis_url: str, tracker: DownloadTracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fanout_module, "TICK_S", 0.05)
+    download_id = create(tracker)
+    async with running(redis_url, keepalive_s=0.2) as fanout:
+        watcher = await join(fanout, download_id)
+        await until(lambda: watcher.kept_alive >= 3)
+
+
+async def test_a_record_that_redis_lost_ends_its_streams_after_a_while(
+    redis_url: str, tracker: DownloadTracker, store: RedisClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("SILENCE_S", 0.1), ("TICK_S", 0.05), ("MISSING_S", 0.5)):
+        monkeypatch.setattr(fanout_module, name, value)
+    download_id = create(tracker)
+    async with running(redis_url) as fanout:
+        watcher = Watcher()
+        topic = await fanout.join(download_id, watcher)
+        store.delete(keys.record(download_id))
+        await until(lambda: watcher.ended)
+        assert topic is not None
+        assert b"DOWNLOAD_NOT_FOUND" in topic.frame
+
+
+async def test_a_dead_subscription_is_found_by_the_probe(
+    redis_url: str, tracker: DownloadTracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing says that the connection is dead: Redis forgets the subscription, the socket stays open."""
+    monkeypatch.setattr(fanout_module, "PROBE_INTERVAL_S", 0.1)
+    monkeypatch.setattr(fanout_module, "PROBE_TIMEOUT_S", 0.3)
+    download_id = create(tracker)
+    held = claim(tracker, download_id)
+    async with running(redis_url) as fanout:
+        watcher = await join(fanout, download_id)
+        subscription = fanout._subscription
+        dead = subscription._protocol
+        assert dead is not None
+        monkeypatch.setattr(dead, "data_received", lambda data: None)
+        assert dead.transport is not None
+        dead.transport.pause_reading()
+        tracker.publish(held, 2, downloading(10))
+        await until(lambda: watcher.seen[-1] == (held.fence, 2))
+        assert subscription._protocol is not dead

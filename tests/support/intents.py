@@ -1,0 +1,58 @@
+"""An intent log in the temporary store, and downloads in it. The fixtures are imported under their functions' names."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from hive.downloads.intents import Intent, IntentLog, intent_of
+from hive.downloads.record import Record
+from hive.downloads.restore import Restorer
+from hive.downloads.tracker import DownloadTracker
+from hive.settings import Settings
+from hive.store.layout import INTENTS
+from hive.wire.jobs import Request
+from hive.wire.refs import dedup_key, parse_ref
+from tests.support.downloads import new
+
+
+@pytest.fixture(name="intents")
+def intents_fixture(settings: Settings) -> IntentLog:
+    return IntentLog(settings)
+
+
+@pytest.fixture(name="restorer")
+def restorer_fixture(settings: Settings, redis_url: str, intents: IntentLog) -> Iterator[Restorer]:
+    made = Restorer(settings, redis_url, intents)
+    yield made
+    made.stop()
+
+
+def folder(settings: Settings) -> Path:
+    (found,) = (settings.hive_dir / INTENTS).iterdir()
+    return found
+
+
+def an_intent(ref: str = "hf:org/model", **more: object) -> Intent:
+    fields = {
+        "id": str(uuid.uuid4()),
+        "identity": dedup_key(parse_ref(ref)),
+        "ref": ref,
+        "request": Request(ref=ref, include=("*.gguf",), sha256=None, max_bytes_per_second=100_000),
+        "created_ms": 1_795_000_000_000,
+    }
+    return msgspec.convert({**fields, **more}, Intent)
+
+
+def started(tracker: DownloadTracker, intents: IntentLog) -> Record:
+    """A download as the HTTP process makes it."""
+    key = dedup_key(parse_ref("hf:org/model"))
+    download_id, _ = tracker.create(new(key, request=Request(ref="hf:org/model")))
+    record = tracker.read(download_id)
+    assert record is not None
+    intents.write(intent_of(record))
+    return record

@@ -1,0 +1,140 @@
+"""hive's processes as they run for people: started as commands, found by what they log, ended by pid."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from hive.processes.children import bound_to_us
+
+#: Seconds within which a process must start, and end.
+DEADLINE_S = 20.0
+
+
+def wait_for(condition: Callable[[], Any], deadline_s: float = DEADLINE_S, what: str = "condition") -> Any:
+    """The first true result of `condition`."""
+    end = time.monotonic() + deadline_s
+    while True:
+        result = condition()
+        if result:
+            return result
+        if time.monotonic() > end:
+            raise TimeoutError(f"{what} did not come true in {deadline_s} s")
+        time.sleep(0.01)
+
+
+class HiveProcess:
+    """A process of hive; its log lines are read as they come."""
+
+    def __init__(self, *arguments: str, env: Mapping[str, str]) -> None:
+        self.lines: list[str] = []
+        self._process = subprocess.Popen(
+            bound_to_us([sys.executable, "-m", *arguments]),  # a test run that is killed leaves nothing behind
+            env={"PATH": os.environ["PATH"], "HOME": env.get("HIVE_HOME", "/nonexistent"), **env},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def output(self) -> str:
+        return "\n".join(self.lines)
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self.lines.append(line.rstrip("\n"))
+
+    def logged(self, message: str) -> dict[str, Any] | None:
+        """The first JSON log line with this message."""
+        for line in self.lines:
+            with contextlib.suppress(ValueError):
+                entry = json.loads(line)
+                if isinstance(entry, dict) and entry.get("message") == message:
+                    return entry
+        return None
+
+    def wait_for_log(self, message: str) -> dict[str, Any]:
+        def look() -> dict[str, Any] | None:
+            if self._process.poll() is not None:
+                raise RuntimeError(f"the process ended:\n{self.output}")
+            return self.logged(message)
+
+        found: dict[str, Any] = wait_for(look, what=f"log line {message!r}")
+        return found
+
+    def signal(self, sig: signal.Signals) -> None:
+        os.kill(self.pid, sig)
+
+    def wait(self, deadline_s: float = DEADLINE_S) -> int:
+        code = self._process.wait(deadline_s)
+        self._reader.join(deadline_s)
+        return code
+
+    def stop(self) -> int:
+        """End it in order; kill it, and all it forked, where it does not."""
+        if self._process.poll() is None:
+            self.signal(signal.SIGTERM)
+        try:
+            return self.wait()
+        except subprocess.TimeoutExpired:
+            os.killpg(self.pid, signal.SIGKILL)
+            self.wait()
+            raise
+        finally:
+            assert self._process.stdout is not None
+            self._process.stdout.close()
+
+
+class Server(HiveProcess):
+    """`hive serve` on a free port."""
+
+    def __init__(self, env: Mapping[str, str]) -> None:
+        super().__init__("hive.cli", "serve", "--port", "0", env=env)
+        self.url: str = self.wait_for_log("listening")["address"]
+        self.port = int(self.url.rpartition(":")[2])
+
+
+class Workers(HiveProcess):
+    """`hive worker --concurrency N`."""
+
+    def __init__(self, env: Mapping[str, str], concurrency: int = 1) -> None:
+        super().__init__("hive.cli", "worker", "--concurrency", str(concurrency), env=env)
+        self.wait_for_log(f"{concurrency} workers are ready")
+
+
+@contextlib.contextmanager
+def stopping(process: HiveProcess) -> Iterator[HiveProcess]:
+    """End the process when the block ends."""
+    try:
+        yield process
+    finally:
+        process.stop()
+
+
+def environment(redis_url: str, folder: Path, **more: str) -> dict[str, str]:
+    """What the processes of one test share."""
+    return {
+        "REDIS_URL": redis_url,
+        "HIVE_STORE": str(folder / "store"),
+        "HIVE_HOME": str(folder / "home"),
+        "HIVE_LOG_FORMAT": "json",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        **more,
+    }

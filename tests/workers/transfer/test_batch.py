@@ -1,0 +1,90 @@
+"""Many files with one set of connections."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hive.errors import Cancelled, FileNotFound
+from tests.hub import HubServer, faults
+from tests.hub.content import Bytes
+from tests.support.transfer import KIB, MIB, QUICK, big, holds, source, transfer_threads
+from workers.transfer import BatchItem, Control, Limits, Snapshot, fetch_many
+
+SMALL = replace(QUICK, small_file_bytes=64 * KIB)
+
+
+def jobs(hub: HubServer, folder: Path, n_files: int) -> list[BatchItem]:
+    made = []
+    for number in range(n_files):
+        content = Bytes(b"%d\n" % number * 1000)
+        made.append(BatchItem(source(hub.plain(f"small{number}", content), content), folder / f"small{number}"))
+    return made
+
+
+def test_many_small_files_share_a_few_connections(hub: HubServer, tmp_path: Path) -> None:
+    n_files = 300
+    done = list(fetch_many(jobs(hub, tmp_path, n_files), limits=Limits()))
+    assert {job.partial.name for job, _ in done} == {f"small{number}" for number in range(n_files)}
+    assert all(fetched.verified for _, fetched in done)
+    assert len({hit.connection_id for hit in hub.hits("*")}) <= Limits().small_files_at_once
+    assert len(hub.hits("*")) == n_files
+    assert transfer_threads() == []
+
+
+def test_large_and_small_files_go_side_by_side(hub: HubServer, tmp_path: Path) -> None:
+    large = big(4 * MIB)
+    mixed = [*jobs(hub, tmp_path, 20), BatchItem(source(hub.plain("large", large), large), tmp_path / "large")]
+    heard: dict[str, Snapshot] = {}
+
+    def tell(job: BatchItem, snapshot: Snapshot) -> None:
+        heard[job.partial.name] = snapshot
+
+    assert len(list(fetch_many(mixed, limits=SMALL, on_progress=tell))) == 21
+    assert holds(tmp_path / "large", large)
+    assert heard["large"].bytes_total == large.size
+
+
+def test_the_first_error_ends_the_others_and_is_raised(hub: HubServer, tmp_path: Path) -> None:
+    content = big(4 * MIB)
+    hub.faults.add(faults.stall(64 * KIB), "/large")
+    hub.faults.add(faults.status(404), "/small13")
+    mixed = [BatchItem(source(hub.plain("large", content), content), tmp_path / "large"), *jobs(hub, tmp_path, 30)]
+    control = Control()
+    began = time.monotonic()
+    with pytest.raises(FileNotFound):
+        list(fetch_many(mixed, limits=replace(SMALL, stall_s=30.0, stall_all_s=60.0), control=control))
+    assert time.monotonic() - began < 3
+    assert not control.cancelled
+    assert transfer_threads() == []
+
+
+def test_leaving_the_loop_early_ends_the_rest(hub: HubServer, tmp_path: Path) -> None:
+    content = big(4 * MIB)
+    hub.faults.add(faults.stall(64 * KIB), "/large")
+    mixed = [BatchItem(source(hub.plain("large", content), content), tmp_path / "large"), *jobs(hub, tmp_path, 5)]
+    arriving = fetch_many(mixed, limits=replace(SMALL, stall_s=30.0, stall_all_s=60.0))
+    next(arriving)
+    began = time.monotonic()
+    arriving.close()  # type: ignore[attr-defined]
+    assert time.monotonic() - began < 3
+    assert transfer_threads() == []
+
+
+def test_a_cancel_reaches_every_file(hub: HubServer, tmp_path: Path) -> None:
+    control = Control()
+    arriving = fetch_many(jobs(hub, tmp_path, 200), limits=SMALL, control=control)
+    for _ in range(5):
+        next(arriving)
+    control.cancel("enough")
+    with pytest.raises(Cancelled, match="enough"):
+        list(arriving)
+    assert len(hub.hits("*")) < 200
+    assert transfer_threads() == []
+
+
+def test_no_job_is_no_work() -> None:
+    assert list(fetch_many([])) == []

@@ -1,0 +1,270 @@
+"""From a plan to files in the store: the transfer engine at work, each file published as soon as it is verified.
+
+The engine knows files and bytes; the reporter speaks of the download as a whole. Here the one is translated into the
+other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from hive.downloads.tracker import DownloadTracker
+from hive.errors import DownloadError
+from hive.settings import Settings
+from hive.wire.events import Downloading, Status
+from workers.fleet import Traffic
+from workers.fleet.file_lease import FileLeases
+from workers.fleet.reservation import Reservation
+from workers.publish import Store
+from workers.reporter import Reporter
+from workers.resolve import hub_host, sleep, until_redis_answers
+from workers.sources import Plan, PlannedFile, RetryLater
+from workers.transfer import (
+    BatchItem,
+    Control,
+    Cooldown,
+    HostPool,
+    Limits,
+    Location,
+    Network,
+    Snapshot,
+    Source,
+    Transport,
+    address_check,
+    fetch_many,
+)
+from workers.transfer.transport import Throttled
+from workers.transfer.xet.transport import Xet, available
+
+#: Seconds between two looks at a file that another download is fetching.
+FOLLOW_INTERVAL_S = 0.5
+
+
+def outbound(settings: Settings, *, guarded: bool) -> Network:
+    """How to get out. `guarded` refuses private addresses: for URLs that a stranger may have written.
+
+    The Hub's endpoint comes from the settings alone and may well be private (a mirror); what it redirects to is its
+    word.
+    """
+    return Network(
+        proxies=settings.proxies,
+        no_proxy=settings.no_proxy or "",
+        ca_bundle=settings.ca_bundle,
+        user_agent=settings.user_agent,
+        address_check=address_check(settings.allowed_hosts) if guarded else None,
+    )
+
+
+def limits_of(settings: Settings) -> Limits:
+    """The engine's numbers, with what people may set."""
+    return Limits(small_files_at_once=settings.files_at_once, keep_free_fraction=settings.keep_free_percent / 100)
+
+
+class Transfer:
+    """The files of one download on their way into the store."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        plan: Plan,
+        store: Store,
+        reporter: Reporter,
+        control: Control,
+        network: Network,
+        traffic: Traffic,
+        leases: FileLeases,
+        reservation: Reservation,
+        tracker: DownloadTracker,
+        download_id: str,
+    ) -> None:
+        self._settings = settings
+        self._plan = plan
+        self._store = store
+        self._reporter = reporter
+        self._control = control
+        self._network = network
+        self._traffic = traffic
+        self._cooldown: Cooldown = traffic.cooldown
+        self._limits = limits_of(settings)
+        self._leases = leases
+        self._reservation = reservation
+        self._tracker = tracker
+        self._download_id = download_id
+        self._statuses: dict[str, Status] = {}
+
+    def run(self, missing: Sequence[PlannedFile]) -> None:
+        """Fetch, verify and publish these files; those that another download is fetching are waited for.
+
+        Raises:
+            HiveError: a file cannot be brought, or what `control` was cancelled with. What is on disk is resumed.
+        """
+        ours: list[PlannedFile] = []
+        others: list[PlannedFile] = []
+        for file in missing:
+            mine = self._is_small(file) or self._acquire(self._partial(file).name) is None
+            (ours if mine else others).append(file)
+        ours = [file for file in ours if not self._adopt(file)]
+        self._reserve(ours)
+        with contextlib.ExitStack() as stack:
+            pool = stack.enter_context(HostPool(self._network, self._limits, self._cooldown))
+            limited = self._traffic.bandwidth.limited
+            ways = Ways(self._settings, self._plan, pool, self._limits, stack, limited=limited)
+            self._fetch(ours, pool, ways)
+            for file in others:
+                self._follow(file, pool, ways)
+
+    def shared(self, files: Sequence[PlannedFile]) -> tuple[str, ...]:
+        """The names of those partial files of these that another download may go on with."""
+        return tuple(self._partial(file).name for file in files if not self._is_small(file))
+
+    def _fetch(self, files: Sequence[PlannedFile], pool: HostPool, ways: Ways) -> None:
+        jobs = {BatchItem(self._patient(file.source), self._partial(file), ways.to(file)): file for file in files}
+
+        def on_progress(job: BatchItem, snapshot: Snapshot) -> None:
+            self._tell(jobs[job], snapshot)
+
+        arriving = fetch_many(jobs, control=self._control, on_progress=on_progress, limits=self._limits, shared=pool)
+        for job, fetched in arriving:
+            file = jobs[job]
+            self._control.gate()
+            self._store.publish(self._plan, file, job.partial, fetched)
+            if not self._is_small(file):
+                self._leases.release(job.partial.name)
+            self._statuses.pop(file.path, None)
+            self._reservation.done(job.partial)
+            self._reporter.file_done(file.path, fetched.size, fetched.bytes_refetched)
+
+    def _adopt(self, file: PlannedFile) -> bool:
+        """Take a large file from another repository of the store; False where it has to be fetched."""
+        if self._is_small(file) or file.size is None:
+            return False
+
+        def check() -> None:
+            self._reporter.status("verifying", "Another model of the store has this file; checking it.")
+            self._control.check()
+
+        if not self._store.adopt(self._plan, file, check):
+            self._reporter.status("downloading")
+            return False
+        self._leases.release(self._partial(file).name)
+        self._reporter.file_done(file.path, file.size)
+        return True
+
+    def _reserve(self, files: Sequence[PlannedFile]) -> None:
+        self._reservation.take((self._partial(file), file.size or 0) for file in files)
+
+    def _patient(self, source: Source) -> Source:
+        """The source with a `locate` that keeps to the Hub's rests, and tells the others of new ones."""
+        host, locate = hub_host(self._settings), source.locate
+
+        def locate_patiently() -> Location:
+            try:
+                if self._plan.kind == "hf" and (rest_s := self._cooldown.remaining_s(host)) > 0:
+                    raise RetryLater(rest_s)
+                return locate()
+            except RetryLater as limit:
+                self._cooldown.set(host, limit.seconds)
+                raise Throttled(str(limit), limit.seconds) from None
+
+        return replace(source, locate=locate_patiently)
+
+    def _follow(self, file: PlannedFile, pool: HostPool, ways: Ways) -> None:
+        """Wait for a file that another download is fetching, show how far it is, and take over where that one gives
+        up.
+        """
+        name = self._partial(file).name
+        while True:
+            owner = self._acquire(name)
+            if self._store.has(self._plan, file):
+                self._leases.release(name)
+                self._reporter.file_done(file.path, file.size or 0)
+                return
+            if owner is None and self._adopt(file):
+                return
+            if owner is None:
+                self._reserve([file])
+                self._fetch([file], pool, ways)
+                return
+            self._show_progress_of(owner, file)
+            sleep(FOLLOW_INTERVAL_S, self._control)
+
+    def _acquire(self, name: str) -> str | None:
+        return until_redis_answers(lambda: self._leases.acquire(name), self._control)
+
+    def _show_progress_of(self, download_id: str, file: PlannedFile) -> None:
+        read = self._tracker.read
+        record = until_redis_answers(lambda: read(download_id), self._control) if download_id else None
+        event = record.last_event if record is not None else None
+        if isinstance(event, Downloading):
+            for other in event.files:
+                if other.path == file.path:
+                    self._reporter.file(file.path, other.bytes_downloaded, other.bytes_total)
+        self._reporter.status("downloading", "Another download is fetching this file; sharing it.")
+
+    def _tell(self, file: PlannedFile, snapshot: Snapshot) -> None:
+        self._reservation.update()
+        self._reporter.file(file.path, snapshot.bytes_done, snapshot.bytes_total or file.size or 0)
+        self._statuses[file.path] = snapshot.status
+        self._reporter.status(_together(list(self._statuses.values())), snapshot.message)
+
+    def _is_small(self, file: PlannedFile) -> bool:
+        """Whether the engine fetches it in one go, without a journal: such a partial is nobody else's."""
+        return file.size is not None and file.size < self._limits.small_file_bytes
+
+    def _partial(self, file: PlannedFile) -> Path:
+        return self._store.partial(self._plan, file, self._download_id if self._is_small(file) else "")
+
+
+class Ways:
+    """How the files of a plan are fetched besides HTTP: over Xet, where the file and the settings allow it."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        plan: Plan,
+        pool: HostPool,
+        limits: Limits,
+        stack: contextlib.ExitStack,
+        *,
+        limited: bool,
+    ) -> None:
+        """What is made here is closed with `stack`. Under a limit of the bandwidth Xet is used only where it is asked
+        for: hf_xet fetches tens of megabytes ahead of its reader, at full speed.
+        """
+        self._forced = settings.transport == "xet"
+        self._limits = limits
+        self._xet: Xet | None = None
+        wanted = self._forced or (settings.transport == "auto" and available() and not limited)
+        if wanted and plan.xet_token is not None:
+            location = plan.xet_token
+            self._xet = stack.enter_context(Xet(lambda: location, pool, limits))
+
+    def to(self, file: PlannedFile) -> tuple[Transport, ...]:
+        """The ways to this file that are tried before HTTP.
+
+        A small file is one request over HTTP and three over Xet, so it takes Xet only where that is asked for.
+
+        Raises:
+            DownloadError: Xet is asked for, and hf_xet is not installed.
+        """
+        size = file.size or 0
+        if self._xet is None or file.digest is None or not file.xet_hash or not size:
+            return ()
+        if self._forced and not available():
+            raise DownloadError("HIVE_TRANSPORT is xet, and hf_xet is not installed. Install it, or set auto.")
+        if size < self._limits.small_file_bytes and not self._forced:
+            return ()
+        with contextlib.suppress(ValueError):
+            return (self._xet.transport(file.xet_hash, size),)
+        return ()
+
+
+def _together(statuses: Sequence[Status]) -> Status:
+    """The status of a download from those of its files: it downloads while any file does."""
+    for status in ("downloading", "verifying", "retrying"):
+        if status in statuses:
+            return status
+    return statuses[0] if statuses else "downloading"

@@ -1,0 +1,290 @@
+"""Where verified files become a model: the Hub's cache as its own tools make it, and a folder for files from URLs.
+
+A file is published by one rename, of bytes that the engine has verified and synced, to `blobs/<digest>`. After the last
+file come the links in `snapshots/<commit>/`, then the listing of the commit and, as the very last, the ref: whoever
+reads a ref finds all that it promises, and a power cut at any moment leaves either the old state or files that the
+next attempt finds and uses. No folder below the store is reached through a link, so a planted one makes an error and
+not a write elsewhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from hive.errors import DownloadError, InternalError, StoreNotWritable
+from hive.settings import Settings
+from hive.store.dirfd import open_folder, read_file, size_of, write_file, write_link
+from hive.store.layout import (
+    BLOBS,
+    CACHEDIR_TAG,
+    CACHEDIR_TAG_TEXT,
+    FILES,
+    MANIFEST,
+    MAX_MANIFEST_BYTES,
+    MAX_REF_BYTES,
+    PARTIAL,
+    REFS,
+    SNAPSHOTS,
+    TREES,
+    Manifest,
+    blob_link,
+    decode_manifest,
+    encode_tree,
+    repo_folder,
+    url_key,
+)
+from hive.store.repo_cache import RepoCache
+from hive.wire.refs import without_query
+from workers.reuse import adopt
+from workers.sources.plan import Plan, PlannedFile
+from workers.transfer import Fetched, Limits, data_path, discard, finish, journal_path
+from workers.transfer.state.disk import as_error
+
+#: Bytes from which a file is made durable by itself when it is published: what it would cost to fetch it again.
+SYNCED_ALONE_FROM_BYTES: Final = Limits().small_file_bytes
+#: What a filesystem says that has no symbolic links: the file itself then goes into the snapshot, as huggingface_hub
+#: does it.
+_NO_LINKS: Final = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
+
+
+class Store:
+    """The shared model store. Methods raise StoreNotWritable or DiskFull where the disk refuses."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._hub = settings.hub_dir
+        self._hive = settings.hive_dir
+
+    def partial(self, plan: Plan, file: PlannedFile, own: str = "") -> Path:
+        """Where the engine keeps this file while it is under way: one place for a content, whoever asks for it.
+
+        With `own` (an id) a place that nobody shares: for files too small to be resumed.
+        """
+        with _our_errors(), open_folder(self._hive, PARTIAL, create=True):
+            return self._hive / PARTIAL / (_partial_key(plan, file) + (f".{own}" if own else ""))
+
+    def missing(self, plan: Plan) -> tuple[PlannedFile, ...]:
+        """The files that have to be fetched: those that are not in the store with the right size.
+
+        A content that several paths share is fetched once, for the first of them; `complete` links the others.
+        """
+        if plan.kind == "url":
+            return tuple(file for file in plan.files if not self._has_url_file(plan, file))
+        wanted = {_etag(file): file for file in reversed(plan.files)}
+        files = tuple(file for file in plan.files if wanted[_etag(file)] is file)
+        with _our_errors(), contextlib.suppress(FileNotFoundError), RepoCache(self._hub, _folder(plan)) as cache:
+            return tuple(file for file in files if not _is_there(cache, plan, file))
+        return files
+
+    def has(self, plan: Plan, file: PlannedFile) -> bool:
+        """Whether this file need not be fetched. `missing` is quicker for many."""
+        return not self.missing(dataclasses.replace(plan, files=(file,)))
+
+    def adopt(self, plan: Plan, file: PlannedFile, check: Callable[[], None]) -> bool:
+        """Take the file from another repository of the store that has it; False where none has. `check` raises where
+        this is to end.
+        """
+        if plan.kind == "url" or file.digest is None or file.digest.algorithm != "sha256" or file.size is None:
+            return False
+        with _our_errors():
+            found = adopt(self._hub, _folder(plan), _etag(file), file.size, check)
+            if found:
+                with open_folder(self._hub, _folder(plan), SNAPSHOTS, create=True):
+                    discard(self.partial(plan, file))
+            return found
+
+    def publish(self, plan: Plan, file: PlannedFile, partial: Path, fetched: Fetched) -> None:
+        """Move a verified file from its partial to its blob, where `missing` finds it, or to its place below `files`.
+
+        The links are left to `complete`: between the engine's busy threads each costs several times as much as at the
+        end. Tools take a repository without the folder `snapshots` for broken, so that is there from the start.
+        """
+        with _our_errors():
+            if plan.kind == "url":
+                self._publish_url_file(plan, file, partial, fetched)
+                return
+            with open_folder(self._hub, _folder(plan), create=True) as repo:
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(SNAPSHOTS, dir_fd=repo)
+                with open_folder(repo, BLOBS, create=True) as blobs:
+                    if fetched.size >= SYNCED_ALONE_FROM_BYTES:
+                        finish(partial, self._hub / _folder(plan) / BLOBS / _etag(file))
+                    else:
+                        _move(partial, blobs, _etag(file))
+
+    def complete(self, plan: Plan) -> None:
+        """Make the plan's files a model: links, listing, and last the ref.
+
+        Raises:
+            DownloadError: a file is not in the store (any more).
+        """
+        if plan.kind == "url":
+            return
+        with _our_errors():
+            with open_folder(self._hub, _folder(plan), SNAPSHOTS, _commit(plan), create=True):
+                self._write_tag()
+            with RepoCache(self._hub, _folder(plan)) as cache:
+                self._complete_links(plan, cache)
+            self._sync(plan)
+            with RepoCache(self._hub, _folder(plan)) as cache:
+                self._write_tree(plan, cache)
+            self._write_ref(plan)
+
+    def local_path(self, plan: Plan) -> str:
+        """What a program opens: the file, the first shard, or the snapshot's folder."""
+        if plan.ref.url is not None:
+            return str(self._hive / FILES / url_key(plan.ref.url) / plan.files[0].path)
+        snapshot = self._hub / _folder(plan) / SNAPSHOTS / _commit(plan)
+        return str(snapshot / plan.primary if plan.primary else snapshot)
+
+    def _link(self, plan: Plan, file: PlannedFile) -> None:
+        *folders, name = file.path.split("/")
+        repo = _folder(plan)
+        with open_folder(self._hub, repo, SNAPSHOTS, _commit(plan), *folders, create=True) as folder:
+            try:
+                write_link(folder, name, blob_link(file.path, _etag(file)))
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+                with open_folder(self._hub, repo, BLOBS) as blobs:
+                    os.replace(_etag(file), name, src_dir_fd=blobs, dst_dir_fd=folder)
+
+    def _complete_links(self, plan: Plan, cache: RepoCache) -> None:
+        """Files whose blob was there before have no link in this commit yet."""
+        sizes = {entry.path: entry.size for entry in cache.entries(_commit(plan))}
+        for file in plan.files:
+            if sizes.get(file.path) == file.size:
+                continue
+            if not _is_there(cache, plan, file):
+                raise DownloadError(f"{file.path} was removed from the store during the download. Start it again.")
+            self._link(plan, file)
+
+    def _sync(self, plan: Plan) -> None:
+        """Make all names survive a power cut: one fsync for each folder, not for each of a thousand files."""
+        folders = {tuple(file.path.split("/")[:-1]) for file in plan.files}
+        parents = {path[:depth] for path in folders for depth in range(len(path) + 1)}
+        base = (_folder(plan), SNAPSHOTS, _commit(plan))
+        for path in [
+            (_folder(plan), BLOBS),
+            *(base[:depth] for depth in range(len(base))),
+            *((*base, *parent) for parent in sorted(parents)),
+        ]:
+            with open_folder(self._hub, *path) as folder:
+                os.fsync(folder)
+
+    def _write_tree(self, plan: Plan, cache: RepoCache) -> None:
+        """Beside the snapshot where it is whole, else in hive's own folder; see hive.store.layout."""
+        folder, name = _folder(plan), f"{_commit(plan)}.json"
+        sizes = {entry.path: entry.size for entry in cache.entries(_commit(plan))}
+        whole = all(sizes.get(file.path) == file.size for file in plan.tree)
+        root, names = (self._hub, (folder, TREES)) if whole else (self._hive, (TREES, folder))
+        with open_folder(root, *names, create=True) as trees:
+            if not size_of(trees, name):
+                write_file(trees, name, encode_tree(plan.tree))
+
+    def _write_ref(self, plan: Plan) -> None:
+        commit, revision = _commit(plan), plan.revision
+        if revision in (None, commit):
+            return
+        *folders, name = (revision or "").split("/")
+        with open_folder(self._hub, _folder(plan), REFS, *folders, create=True) as refs:
+            if read_file(refs, name, MAX_REF_BYTES) != commit.encode():
+                write_file(refs, name, commit.encode())
+
+    def _write_tag(self) -> None:
+        """Backup programs skip a folder with this file."""
+        with open_folder(self._hub) as hub:
+            if not size_of(hub, CACHEDIR_TAG):
+                write_file(hub, CACHEDIR_TAG, CACHEDIR_TAG_TEXT.encode())
+
+    def _publish_url_file(self, plan: Plan, file: PlannedFile, partial: Path, fetched: Fetched) -> None:
+        """The old manifest goes first: it must never vouch for new bytes."""
+        key = url_key(plan.ref.url or "")
+        manifest = Manifest(
+            name=file.path,
+            url=str(without_query(plan.ref)),
+            size=fetched.size,
+            sha256=fetched.digest_hex,
+            etag=fetched.etag,
+            fetched_at=time.time(),
+            verified=fetched.verified,
+        )
+        with open_folder(self._hive, FILES, key, create=True) as folder:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(MANIFEST, dir_fd=folder)
+            finish(partial, self._hive / FILES / key / file.path)
+            write_file(folder, MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=1))
+
+    def _has_url_file(self, plan: Plan, file: PlannedFile) -> bool:
+        """Only a digest says that the URL still means what was fetched from it once."""
+        if file.digest is None:
+            return False
+        with contextlib.suppress(OSError), open_folder(self._hive, FILES, url_key(plan.ref.url or "")) as folder:
+            manifest = decode_manifest(read_file(folder, MANIFEST, MAX_MANIFEST_BYTES) or b"")
+            found = manifest is not None and size_of(folder, file.path) == manifest.size
+            return found and manifest is not None and manifest.sha256 == file.digest.hex
+        return False
+
+
+def _is_there(cache: RepoCache, plan: Plan, file: PlannedFile) -> bool:
+    """Whether the repository has the blob, or the file itself where there are no links, with the right size."""
+    blob = cache.blob(_etag(file))
+    if blob is not None and blob.size == file.size:
+        return True
+    *folders, name = file.path.split("/")
+    with contextlib.suppress(OSError), open_folder(cache.fd, SNAPSHOTS, _commit(plan), *folders) as folder:
+        return size_of(folder, name) == file.size
+    return False
+
+
+def _move(partial: Path, blobs: int, etag: str) -> None:
+    """Publish a small file as `finish` does, but leave the fsync of the folder to `complete`: two for each of a
+    thousand files took as long as to fetch them. A power cut in between costs no more than to fetch a small file again.
+    """
+    os.replace(data_path(partial), etag, dst_dir_fd=blobs)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(journal_path(partial))
+
+
+def _partial_key(plan: Plan, file: PlannedFile) -> str:
+    if file.digest is None:
+        return f"url-{hashlib.sha256((plan.ref.url or '').encode()).hexdigest()}"
+    return file.digest.hex if file.digest.algorithm == "sha256" else f"git-{file.digest.hex}"
+
+
+def _folder(plan: Plan) -> str:
+    if plan.repo is None:
+        raise InternalError("A plan of the Hub has no repository.")
+    return repo_folder(plan.repo)
+
+
+def _commit(plan: Plan) -> str:
+    if plan.commit is None:
+        raise InternalError("A plan of the Hub has no commit.")
+    return plan.commit
+
+
+def _etag(file: PlannedFile) -> str:
+    if file.etag is None:
+        raise InternalError("A file of the Hub has no digest.")
+    return file.etag
+
+
+@contextlib.contextmanager
+def _our_errors() -> Iterator[None]:
+    """The disk's refusals in hive's words."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENOTDIR):
+            raise StoreNotWritable("A folder of the store is a link or a file; hive follows no links there.") from error
+        raise as_error(error) from error

@@ -1,0 +1,329 @@
+"""Reporter: the one place of a work-horse that speaks to the tracker, in one thread: progress, lease, and the word of
+control.
+
+Problem: a transfer makes thousands of progress reports a second, the lease must be renewed whatever the transfer
+does, and a Redis that is silent for a minute must not stop the bytes nor lose the end. The easy way, publishing from
+the progress callback, blocks the transfer in Redis. So the callbacks only leave the newest figures here, and this
+thread publishes them: at most five times a second, at once when the status changes, and at least with every renewal
+of the lease.
+
+The guard: bytes may be written only while the lease is known to hold. When a renewal has not been confirmed in time
+the transfer is held, and goes on when it is; when the claim is lost the transfer is stopped, and this process has no
+more to say.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+import redis
+
+from hive.downloads.record import Ack, Claim, State, Traffic
+from hive.downloads.tracker import DownloadTracker
+from hive.wire.events import BYTES_PER_MB, MAX_FILES_IN_EVENT, Downloading, Event, FileProgress, Status, shorten, shown
+from hive.wire.jobs import Priority
+from workers.speed import Meter
+
+log = logging.getLogger("workers.reporter")
+
+#: Seconds between two progress events, and between two in which only figures repeat.
+MIN_INTERVAL_S = 0.2
+HEARTBEAT_S = 5.0
+#: What a download may be asked for from outside.
+WORDS = ("cancel", "pause", "yield")
+#: Renewals in one lease time.
+RENEWALS_PER_LEASE = 3
+#: Seconds before a failed publish or end is tried again.
+REDIS_RETRY_S = 0.3
+#: Seconds that the end is tried for while Redis is away, before this process gives up and leaves it to the reaper.
+FINISH_PATIENCE_S = 3600.0
+#: The same when the process was asked to stop: the reaper will do, and nothing is lost but a few seconds.
+HURRIED_PATIENCE_S = 2.0
+
+
+class Brake(Protocol):
+    """What the reporter does to the transfer."""
+
+    def cancel(self) -> None:
+        """Stop, keeping what is there for a later download."""
+
+    def fence(self) -> None:
+        """Stop, and touch nothing more: the files belong to somebody else by now."""
+
+    def hold(self) -> None:
+        """Write nothing until released."""
+
+    def release(self) -> None:
+        """Go on."""
+
+
+class Leases(Protocol):
+    """What is renewed together with the download's own lease."""
+
+    def renew(self) -> bool:
+        """False when one of them was lost."""
+
+
+class Figures(msgspec.Struct):
+    """Where the download is: what the callbacks write and the reporter's thread reads."""
+
+    status: Status = "resolving"
+    bytes_total: int = 0
+    files_done: int = 0
+    files_total: int = 0
+    bytes_refetched: int = 0
+    message: str | None = None
+
+
+class Reporter:
+    """Speaks for one claimed download until `finish` or `stop`."""
+
+    def __init__(
+        self,
+        tracker: DownloadTracker,
+        claim: Claim,
+        attempt: int,
+        brake: Brake,
+        *,
+        lease_s: float,
+        files: Leases | None = None,
+        bytes_floor: int = 0,
+        priority: Priority = "normal",
+        received: Callable[[], int] = int,
+        keep: Callable[[], bool] = bool,
+    ) -> None:
+        """`received` gives the bytes that have come over the network in this attempt; `keep` makes the record again
+        where Redis has lost it, and is False where the claim is somebody else's.
+        """
+        #: The claim is somebody else's; a file is; a person wants the end, or a pause.
+        self.lost = False
+        self.files_lost = False
+        self.cancelled = False
+        self.paused = False
+        #: An urgent download wants this worker.
+        self.yielding = False
+        self._tracker = tracker
+        self._claim = claim
+        self._attempt = attempt
+        self._brake = brake
+        self._lease_s = lease_s
+        self._bytes_floor = bytes_floor
+        self._received = received
+        self._priority = priority
+        self._keep = keep
+        self._found: int | None = None
+        self._leases = files
+        self._figures = Figures()
+        self._files: dict[str, FileProgress] = {}
+        self._done_bytes = 0
+        self._meter = Meter()
+        self._seq = 1
+        self._condition = threading.Condition()
+        self._urgent = self._changed = self._stopping = False
+        self._confirmed_s = time.monotonic()
+        self._published_s = 0.0
+        self._held = self._hurried = False
+        self._thread = threading.Thread(target=self._run, name="reporter", daemon=True)
+
+    def start(self) -> Reporter:
+        """Begin to speak."""
+        self._thread.start()
+        return self
+
+    # -- called by the download, from any thread ---------------------------------------------------------------------
+
+    def status(self, status: Status, message: str | None = None) -> None:
+        """A change of status goes out at once."""
+        with self._condition:
+            if (status, message) != (self._figures.status, self._figures.message):
+                self._figures.status, self._figures.message = status, message and shorten(message)
+                self._wake(urgent=True)
+
+    def plan(self, *, bytes_total: int, files_total: int, files_done: int, bytes_done: int) -> None:
+        """What there is to do, and how much of it was on disk already."""
+        with self._condition:
+            self._figures.bytes_total, self._figures.files_total = bytes_total, files_total
+            self._figures.files_done, self._done_bytes = files_done, bytes_done
+            self._found = bytes_done
+            self._wake(urgent=True)
+
+    def file(self, path: str, bytes_done: int, bytes_total: int) -> None:
+        """One file got further. Bytes count when written."""
+        with self._condition:
+            self._files[path] = FileProgress(path, bytes_done, bytes_total)
+            self._wake()
+
+    def file_done(self, path: str, size: int, refetched: int = 0) -> None:
+        """One file is verified and published."""
+        with self._condition:
+            self._files.pop(path, None)
+            self._done_bytes += size
+            self._figures.files_done += 1
+            self._figures.bytes_refetched += refetched
+            self._wake()
+
+    def hurry(self) -> None:
+        """The process is to stop: do not wait long for a Redis that is away."""
+        self._hurried = True
+
+    def snapshot(self) -> Downloading:
+        """The event that says where the download is now."""
+        with self._condition:
+            return self._event()
+
+    def traffic(self) -> Traffic:
+        """The bytes of this attempt so far."""
+        return Traffic(self._received(), self._figures.bytes_refetched)
+
+    def stop(self) -> None:
+        """Say nothing more."""
+        with self._condition:
+            self._stopping = True
+            self._condition.notify()
+        self._thread.join()
+
+    def finish(self, state: State, event: Event, local_path: str = "") -> bool:
+        """Say the end, however long Redis is away (an hour at most). False when the claim was lost: the end is
+        somebody else's.
+        """
+        self.stop()
+        self._seq += 1
+        traffic = self.traffic()
+
+        def end() -> bool:
+            return self._tracker.finish(self._claim, self._seq, state, event, local_path, traffic)
+
+        return self.insist(lambda: end() or (self._keep() and end())) is True
+
+    def insist(self, call: Callable[[], object]) -> object:
+        """The result of a call to Redis, tried again while Redis is away; None when patience ends."""
+        began_s = time.monotonic()
+        while not self.lost and time.monotonic() < began_s + (
+            HURRIED_PATIENCE_S if self._hurried else FINISH_PATIENCE_S
+        ):
+            try:
+                return call()
+            except redis.exceptions.RedisError as error:
+                log.warning(
+                    "Redis does not take the end of the download; trying again",
+                    extra={"fields": {"reason": str(error)}},
+                )
+                time.sleep(REDIS_RETRY_S)
+        return None
+
+    # -- the thread --------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            self._speak_until_stopped()
+        except Exception:
+            # A mistake of ours. Nobody renews the lease from here on, so nothing may be written either.
+            log.exception("the reporter failed; stopping the transfer")
+            self.lost = True
+            self._brake.fence()
+
+    def _speak_until_stopped(self) -> None:
+        while True:
+            with self._condition:
+                self._condition.wait_for(lambda: self._stopping or self._due(), timeout=self._next_wait_s())
+                if self._stopping:
+                    return
+                speak, self._urgent, self._changed = self._due(), False, False
+                event = self._event()
+            self._speak(event if speak or self._heartbeat_due() else None)
+
+    def _due(self) -> bool:
+        return self._urgent or (self._changed and time.monotonic() - self._published_s >= MIN_INTERVAL_S)
+
+    def _heartbeat_due(self) -> bool:
+        return time.monotonic() - self._published_s >= HEARTBEAT_S
+
+    def _next_wait_s(self) -> float:
+        """Until the next renewal, or sooner where there is something to say."""
+        return MIN_INTERVAL_S if self._changed else self._lease_s / RENEWALS_PER_LEASE
+
+    def _speak(self, event: Downloading | None) -> None:
+        """Publish, or only renew; then do what the answer asks for."""
+        asked_s = time.monotonic()
+        try:
+            if event is None:
+                ack = self._tracker.renew(self._claim)
+            else:
+                self._seq += 1
+                ack = self._tracker.publish(self._claim, self._seq, event, self.traffic(), self._found)
+                self._published_s = asked_s
+            if not ack.held and self._keep():
+                ack = self._tracker.renew(self._claim)
+                self._published_s = 0.0
+            files_held = self._leases is None or self._leases.renew()
+        except redis.exceptions.RedisError as error:
+            self._unconfirmed(error, time.monotonic() - asked_s)
+            return
+        if ack.held and not files_held:
+            self.files_lost = True
+            self._brake.fence()
+            return
+        self._confirmed(ack, asked_s)
+
+    def _confirmed(self, ack: Ack, asked_s: float) -> None:
+        self._confirmed_s = asked_s
+        if not ack.held:
+            self.lost = True
+            self._brake.fence()
+            return
+        if ack.control in WORDS and not (self.cancelled or self.paused or self.yielding):
+            self.cancelled, self.paused, self.yielding = (ack.control == word for word in WORDS)
+            self._brake.cancel()
+        if self._held:
+            self._held = False
+            self._brake.release()
+
+    def _unconfirmed(self, error: Exception, tried_s: float) -> None:
+        """Hold the transfer when the lease may have run out by the end of the next try, which may take as long as this
+        one.
+        """
+        margin_s = max(self._lease_s / RENEWALS_PER_LEASE, tried_s + REDIS_RETRY_S)
+        if not self._held and time.monotonic() - self._confirmed_s >= self._lease_s - margin_s:
+            log.warning("the lease is unconfirmed; holding the transfer", extra={"fields": {"reason": str(error)}})
+            self._held = True
+            self._brake.hold()
+        with self._condition:
+            self._changed = True
+            self._condition.wait_for(lambda: self._stopping, timeout=REDIS_RETRY_S)
+
+    def _wake(self, *, urgent: bool = False) -> None:
+        self._changed = True
+        if urgent:
+            self._urgent = True
+        if urgent or self._due():
+            self._condition.notify()
+
+    def _event(self) -> Downloading:
+        figures = self._figures
+        done = self._done_bytes + sum(file.bytes_downloaded for file in self._files.values())
+        done = self._bytes_floor = max(done, self._bytes_floor)
+        total = figures.bytes_total or self._done_bytes + sum(file.bytes_total for file in self._files.values())
+        if total:
+            done = min(done, total)
+        self._meter.update(done)
+        speed = self._meter.bytes_per_second if figures.status in ("downloading", "verifying") else 0
+        return Downloading(
+            bytes_downloaded=done,
+            bytes_total=total,
+            speed_mbps=round(speed / BYTES_PER_MB, 2),
+            status=figures.status,
+            bytes_per_second=speed,
+            eta_seconds=self._meter.eta_seconds(total - done) if total else None,
+            files_done=figures.files_done,
+            files_total=figures.files_total,
+            files=tuple(self._files.values())[:MAX_FILES_IN_EVENT],
+            bytes_refetched=figures.bytes_refetched,
+            attempt=self._attempt,
+            priority=shown(self._priority),
+            message=figures.message,
+        )

@@ -1,0 +1,104 @@
+"""From a reference to a plan, patiently: the Hub may be away for a moment, or ask to wait; and so may Redis."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+from redis.exceptions import RedisError
+
+from hive.errors import HubUnavailable
+from hive.redis_client import is_redis_error
+from hive.settings import Settings
+from hive.wire.jobs import Request
+from hive.wire.refs import ModelRef
+from workers.reporter import Reporter
+from workers.sources import Plan, RetryLater, resolve
+from workers.transfer import Control, Cooldown, Network
+
+T = TypeVar("T")
+
+#: Seconds between two tries to reach a Redis that is away.
+REDIS_RETRY_S = 0.3
+#: How often an unreachable Hub is asked, and the bounds of the waits between, in seconds (exponential, full jitter).
+HUB_ATTEMPTS = 6
+HUB_WAIT_FIRST_S, HUB_WAIT_LAST_S = 0.5, 20.0
+#: The longest wait that a rate limit may ask for, in seconds: the Hub counts per 5 minutes.
+RATE_LIMIT_WAIT_MAX_S = 900.0
+
+
+def resolve_patiently(
+    ref: ModelRef,
+    request: Request,
+    *,
+    settings: Settings,
+    network: Network,
+    token: str | None,
+    control: Control,
+    reporter: Reporter,
+    cooldown: Cooldown,
+) -> Plan:
+    """The plan. A Hub that asked any worker for a rest gets it from this one too.
+
+    Raises:
+        HiveError: there is none, or the Hub stays away; what `control` was cancelled with.
+    """
+    attempts = 0
+    host = hub_host(settings) if ref.url is None else ""
+    while True:
+        try:
+            if host and (rest_s := cooldown.remaining_s(host)) > 0:
+                raise RetryLater(rest_s)
+            return resolve(
+                ref,
+                settings=settings,
+                network=network,
+                include=request.include,
+                exclude=request.exclude,
+                sha256=request.sha256,
+                token=token,
+            )
+        except RetryLater as limit:
+            wait_s = min(limit.seconds, RATE_LIMIT_WAIT_MAX_S)
+            cooldown.set(host, wait_s)
+            message = f"The Hub asks to wait {wait_s:.0f} s (rate limit)."
+        except HubUnavailable as error:
+            attempts += 1
+            if attempts >= HUB_ATTEMPTS or settings.hf_hub_offline:
+                raise
+            wait_s = random.uniform(0, min(HUB_WAIT_LAST_S, HUB_WAIT_FIRST_S * 2**attempts))
+            message = error.message
+        reporter.status("retrying", message)
+        sleep(wait_s, control)
+        reporter.status("resolving")
+
+
+def hub_host(settings: Settings) -> str:
+    """The host that rests when the Hub limits requests."""
+    return urlsplit(settings.hf_endpoint).hostname or ""
+
+
+def sleep(seconds: float, control: Control) -> None:
+    """Wait, but not longer than until `control` is cancelled, whose error is raised."""
+    woken = threading.Event()
+    with control.waking(woken.set):
+        woken.wait(seconds)
+    control.check()
+
+
+def until_redis_answers(call: Callable[[], T], control: Control) -> T:
+    """The result of a call that is safe to repeat, made again while Redis is away: a transfer outlives that.
+
+    Raises:
+        HiveError: what `control` was cancelled with meanwhile.
+    """
+    while True:
+        try:
+            return call()
+        except RedisError as error:
+            if not is_redis_error(error):
+                raise
+        sleep(REDIS_RETRY_S, control)

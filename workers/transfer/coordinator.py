@@ -1,0 +1,354 @@
+"""The connections of one file, and the thread that conducts them.
+
+The conductor is the thread that called `fetch`: it starts readers, watches for stalls, reports, and ends everything on
+the first error or cancel. No reader outlives it: each is woken by shutting its socket down and then waited for. A small
+file has no threads at all, the caller's reads.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from workers.transfer.backoff import StallDetector
+from workers.transfer.concurrency import ConnectionCount
+from workers.transfer.connection import Connection
+from workers.transfer.control import Control
+from workers.transfer.limits import MIB, Limits
+from workers.transfer.progress import Status
+from workers.transfer.state.disk import check_room
+from workers.transfer.state.part_map import UNKNOWN_END, PartMap, Piece
+from workers.transfer.transport import Known, Particular, RangesRefused, Stream, Transport, Unusable
+
+log = logging.getLogger("workers.transfer")
+
+#: Bytes that must fit besides what is kept free, while nobody knows where the file ends.
+ROOM_AHEAD_BYTES = 256 * MIB
+
+#: Seconds after which the caller's limit is asked again: it may have been changed.
+SHARE_LOOK_S = 0.5
+
+#: Seconds without a wait after which the caller's limit is none.
+LIMITED_S = 2.0
+
+#: Seconds that readers get to finish in good order when the last byte is there, so that their connections can be kept.
+GRACE_S = 1.0
+
+
+class Coordinator:
+    """Fetches what a map is missing. Made for one round; `run` once."""
+
+    def __init__(
+        self,
+        fd: int,
+        parts: PartMap,
+        transports: Transports,
+        control: Control,
+        limits: Limits,
+        *,
+        known: Known,
+        pinned: bool,
+        solo: bool,
+        on_settled: Callable[[Stream], None],
+        on_wrote: Callable[[int], None],
+        on_look: Callable[[Status, str | None, int], None],
+    ) -> None:
+        """`pinned`: a digest says what the bytes must be. `solo`: one stream from the first byte, without ranges.
+
+        `on_settled(stream)` is called once, before the first byte is read; `on_look(status, message, connections)`
+        often, from the conductor's thread.
+        """
+        self.fd = fd
+        self.parts = parts
+        self._caller = self.control = control
+        self.limits = limits
+        self.progress = StallDetector(limits.give_up_s, limits)
+        self.moved = 0
+        self._transports = transports
+        self._known = known
+        self._pinned = pinned
+        self._solo = solo
+        self._on_settled = on_settled
+        self._on_wrote = on_wrote
+        self._on_look = on_look
+        self._settled = False
+        self._all_idle = StallDetector(limits.stall_all_s, limits)
+        self._count = ConnectionCount(limits)
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._look_now = threading.Event()
+        self._readers: dict[Connection, threading.Thread | None] = {}
+        self._error: BaseException | None = None
+        #: When a reader was last held back by the caller's limit.
+        self._limited_s = -LIMITED_S
+        self._inline = False
+
+    # The conductor's side.
+
+    def run(self) -> None:
+        """Until no byte is missing. Raises the first error of a reader, or the error of `control.cancel`."""
+        with self._caller.child() as self.control, self.control.waking(self._halt):
+            try:
+                while not self.parts.complete:
+                    self._conduct()
+                    self._look_now.wait(self.limits.tick_s)
+                    self._look_now.clear()
+            finally:
+                self._stop_one()
+
+    def run_inline(self) -> None:
+        """The same with one connection, in this thread."""
+        self._inline = True
+        reader = Connection(self)
+        self._readers[reader] = None
+        with self._caller.child() as self.control, self.control.waking(self._halt):
+            reader.run()
+            self.control.check()
+
+    def attend(self) -> None:
+        """Look around from a reader's loop, where there is no other thread to do so."""
+        if self._inline:
+            self._look()
+
+    def _conduct(self) -> None:
+        self._caller.check()
+        if self._error is not None:
+            raise self._error
+        self._look()
+        if self.parts.size is None:
+            check_room(self.fd, ROOM_AHEAD_BYTES, self.limits)
+        if self.control.waiting:
+            return
+        if self._settled and not self._solo and not self.limited:
+            self._count.look(time.monotonic(), self.moved)
+        # A bounded number a look: a reader may be gone, with an error, before the next one is made.
+        limits = self._transports.limits(self.limits)
+        for _ in range(self._connections_wanted - len(self._readers)):
+            if self._error is None and self.parts.has_work(limits.steal_min_bytes):
+                self._start_one()
+
+    def _start_one(self) -> None:
+        reader = Connection(self)
+        thread = threading.Thread(target=self._run_one, args=(reader,), name="transfer-reader", daemon=True)
+        with self._lock:
+            self._readers[reader] = thread
+        thread.start()
+
+    def _look(self) -> None:
+        """Watch for stalls, and report."""
+        if self.control.waiting:
+            self.progress.restart()
+            self._all_idle.restart()
+        readers = self._crowd()
+        reasons = [reader.waiting for reader in readers if reader.waiting]
+        reason = reasons[-1] if reasons else None
+        self.progress.check(reason)
+        if self._all_idle.stalled:
+            self._all_idle.restart()
+            self._transports.fail_over()
+            self._abort(readers)
+        connections = sum(reader.stream is not None for reader in readers)
+        if self.control.waiting:
+            held = "waiting for the lease" if self.control.waiting == "held" else None
+            self._on_look("paused", held, connections)
+        elif reason is not None and len(reasons) == len(readers):
+            self._on_look("retrying", reason, connections)
+        else:
+            self._on_look("downloading", None, connections)
+
+    def _run_one(self, reader: Connection) -> None:
+        try:
+            reader.run()
+        except BaseException as error:
+            with self._lock:
+                self._error = self._error or error
+        finally:
+            with self._lock:
+                del self._readers[reader]
+            self._look_now.set()
+
+    def _stop_one(self) -> None:
+        if self.parts.complete:
+            self._join(GRACE_S)
+        # Ends whatever a reader may be blocked in: a gate, a connect, the wait for an answer, a read.
+        self.control.cancel()
+        self._join(None)
+
+    def _join(self, timeout_s: float | None) -> None:
+        with self._lock:
+            threads = list(self._readers.values())
+        for thread in threads:
+            if thread is not None:
+                thread.join(timeout_s)
+
+    def _abort(self, readers: list[Connection]) -> None:
+        for reader in readers:
+            stream = reader.stream
+            if stream is not None:
+                stream.abort()
+
+    def _halt(self) -> None:
+        self._stop.set()
+        self._look_now.set()
+
+    def _crowd(self) -> list[Connection]:
+        with self._lock:
+            return list(self._readers)
+
+    # The readers' side.
+
+    @property
+    def stopping(self) -> bool:
+        """Whether readers should leave."""
+        return self._stop.is_set()
+
+    @property
+    def resumable(self) -> bool:
+        """Whether a second request is sure to be for the same content as the first."""
+        return self._pinned or bool(self._known.validator)
+
+    @property
+    def _connections_wanted(self) -> int:
+        """How many readers are worth having over the transport in use."""
+        return min(self._count.target, self._transports.limits(self.limits).connections_max)
+
+    @property
+    def bytes_missing(self) -> int:
+        """Bytes that are still to be written, as far as is known."""
+        return (self.parts.size or 0) - self.parts.written
+
+    def next_piece(self) -> Piece | None:
+        """The next piece for a reader, or None: then it leaves."""
+        with self._lock:
+            if self.stopping or (not self._inline and len(self._readers) > self._connections_wanted):
+                return None
+        limits = self._transports.limits(self.limits)
+        part_bytes = UNKNOWN_END if self._solo or self._inline else limits.part_bytes(self.parts.size)
+        return self.parts.take(part_bytes, limits.steal_min_bytes)
+
+    def open(self, piece: Piece) -> Stream:
+        """Ask for the rest of a piece; raises what Transport.open raises."""
+        whole = self._solo and piece.at == 0
+        return self._transports.current.open(piece.at, None if whole else piece.end, self._known, self.control)
+
+    def give_up(self, failure: Unusable) -> None:
+        """A transport does not bring this file: the next one takes over, where it left off."""
+        if self._transports.give_up(failure.transport):
+            log.warning(
+                "this transport does not bring the file; going on over another",
+                extra={"fields": {"transport": failure.transport.name, "reason": str(failure)}},
+            )
+
+    def accept(self, stream: Stream, piece: Piece) -> None:
+        """Agree to an answer before its first byte is written; raises RangesRefused when it does not fit."""
+        with self._lock:
+            if not self._settled:
+                self._settle(stream, piece)
+                self._known = Known(self.parts.size, "" if self._pinned else stream.validator)
+                self._on_settled(stream)
+                self._settled = True
+
+    def _settle(self, stream: Stream, piece: Piece) -> None:
+        """Whether one stream or many, and how long the file is: the first answer decides."""
+        if not stream.whole and (stream.total is None or not (self._pinned or stream.validator)):
+            # Nobody says where the file ends, or that two answers are of the same content.
+            raise RangesRefused
+        try:
+            if stream.total is not None and self.parts.size is None:
+                self.parts.set_size(stream.total)
+            if stream.whole:
+                self._solo = True
+                self.parts.take_all(piece)
+        except ValueError:
+            raise RangesRefused from None
+
+    def ends_at(self, at: int) -> bool:
+        """Whether a whole stream that ended at `at` was complete; says so where nobody knew the size."""
+        if self.parts.size is None:
+            self.parts.set_size(at)
+        return self.parts.size == at
+
+    def wrote(self, n_bytes: int) -> None:
+        """Bytes are on disk."""
+        with self._lock:
+            self.moved += n_bytes
+            self._on_wrote(n_bytes)
+        self.progress.add(n_bytes)
+        self._all_idle.add(n_bytes)
+        self.attend()
+
+    def await_share(self, bandwidth: Callable[[int], float | None], n_bytes: int) -> float:
+        """Wait for the caller's limit, or until the crew is dismissed; gives the seconds it took. This is no stall."""
+        began_s = step_s = time.monotonic()
+        wait_s = bandwidth(n_bytes)
+        while wait_s and not self.stopping:
+            self._limited_s = time.monotonic()
+            self.rest(min(wait_s, SHARE_LOOK_S))
+            now_s = time.monotonic()
+            self._excuse(now_s - step_s)
+            step_s = now_s
+            wait_s = bandwidth(0)
+        now_s = time.monotonic()
+        self._excuse(now_s - step_s)
+        return now_s - began_s
+
+    @property
+    def limited(self) -> bool:
+        """Whether the caller's limit holds the readers of a large file back: then more of them gain nothing, and each
+        brings a buffer full of bytes that were not allowed yet.
+        """
+        return not self._inline and time.monotonic() - self._limited_s < LIMITED_S
+
+    def _excuse(self, seconds: float) -> None:
+        self.progress.excuse(seconds)
+        self._all_idle.excuse(seconds)
+
+    def throttled(self) -> None:
+        """The server wants fewer connections."""
+        with self._lock:
+            self._count.throttled(time.monotonic())
+
+    def rest(self, seconds: float) -> None:
+        """Wait, but not longer than until the crew is dismissed."""
+        deadline_s = time.monotonic() + seconds
+        while not self.stopping and (left_s := deadline_s - time.monotonic()) > 0:
+            self.attend()
+            self._stop.wait(min(left_s, self.limits.progress_interval_s))
+
+
+class Transports:
+    """The ways to get the file, the preferred one first."""
+
+    def __init__(self, transports: list[Transport]) -> None:
+        self._transports = transports
+        self._at = 0
+        self._lock = threading.Lock()
+
+    @property
+    def current(self) -> Transport:
+        """The one in use."""
+        with self._lock:
+            return self._transports[self._at]
+
+    def limits(self, usual: Limits) -> Limits:
+        """The numbers that suit the one in use."""
+        current = self.current
+        return current.limits if isinstance(current, Particular) else usual
+
+    def fail_over(self) -> None:
+        """Nothing moves: the next one, or the same with a fresh location."""
+        with self._lock:
+            self._at = (self._at + 1) % len(self._transports)
+        self.current.refresh()
+
+    def give_up(self, transport: Transport) -> bool:
+        """Never use this one again for this file. False when that is known already, or it is the only one."""
+        with self._lock:
+            if transport not in self._transports or len(self._transports) == 1:
+                return False
+            current = self._transports[self._at]
+            self._transports = [other for other in self._transports if other is not transport]
+            self._at = self._transports.index(current) if current in self._transports else 0
+            return True

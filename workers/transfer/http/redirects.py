@@ -1,0 +1,42 @@
+"""Where a URL leads next, and how long it is good for; hive.net.urls has the parser."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from urllib.parse import parse_qsl, urljoin
+
+from hive.errors import UnsafeUrl
+from hive.net.urls import Url, parse_url, to_ascii
+
+
+def next_hop(url: Url, location: str) -> Url:
+    """Where a redirect leads; raises UnsafeUrl, also for a step from https down to http."""
+    # Header values come as Latin-1; servers write UTF-8 into them, and sometimes spaces.
+    location = location.strip().encode("latin-1", "replace").decode("utf-8", "replace").replace(" ", "%20")
+    target = parse_url(urljoin(str(url), to_ascii(location)))
+    if url.scheme == "https" and target.scheme == "http":
+        raise UnsafeUrl("A redirect leads from https to http; hive does not follow it.")
+    return target
+
+
+def signed_url_expiry(url: str) -> float | None:
+    """The Unix second at which a signed URL (CloudFront, S3, GCS, Azure) is refused, or None when it does not say."""
+    query = {name.lower(): value for name, value in parse_qsl(url.partition("?")[2], max_num_fields=100)}
+    try:
+        if "expires" in query:
+            return float(int(query["expires"]))
+        for vendor in ("x-amz", "x-goog"):
+            if f"{vendor}-expires" in query:
+                began = datetime.strptime(query[f"{vendor}-date"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+                return began.timestamp() + int(query[f"{vendor}-expires"])
+        if "sig" in query and "se" in query:
+            return datetime.fromisoformat(query["se"].replace("Z", "+00:00")).timestamp()
+    except (ValueError, KeyError, OverflowError):
+        return None
+    return None
+
+
+def expired(expires_at: float | None, margin_s: float) -> bool:
+    """Whether a URL with that expiry should be resolved anew."""
+    return expires_at is not None and time.time() > expires_at - margin_s

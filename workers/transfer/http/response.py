@@ -1,0 +1,190 @@
+"""One HTTP answer: asked for, read, and given back, in a way that another thread can end at any moment."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping
+
+import urllib3
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    HTTPError,
+    NameResolutionError,
+    NewConnectionError,
+    ProxyError,
+    ReadTimeoutError,
+    SSLError,
+)
+
+from hive.net.urls import Url
+from workers.transfer.control import Control
+from workers.transfer.http import status as http_status
+from workers.transfer.http.pool import HostPool
+from workers.transfer.http.sockets import Body, SocketAborter, requesting
+from workers.transfer.limits import Limits
+from workers.transfer.transport import Transient
+
+#: Bytes of a redirect's or an error's body that are read so that the connection can be kept, and seconds for it.
+DISCARD_BYTES = 64 * 1024
+DISCARD_S = 2.0
+
+#: Bytes that the kernel takes ahead of a reader who is held back by a limit. Over a way of 100 ms that still lets 2.5
+#: MB/s through, and where it is less than the limit, nobody is held back and connections are added.
+NARROW_BYTES = 256 * 1024
+
+
+class Reply:
+    """An answer whose body is still on the wire, with all that has to be given back."""
+
+    def __init__(
+        self,
+        response: urllib3.BaseHTTPResponse,
+        body: Body,
+        lifeline: SocketAborter,
+        slot: threading.Semaphore,
+        control: Control,
+    ) -> None:
+        self.response = response
+        self.status = response.status
+        self.headers: Mapping[str, str] = response.headers
+        self.body = body
+        self.lifeline = lifeline
+        self._slot: threading.Semaphore | None = slot
+        self._control = control
+        self._narrow = False
+
+    @classmethod
+    def to(cls, url: Url, headers: Mapping[str, str], pool: HostPool, limits: Limits, control: Control) -> Reply:
+        """Ask for `url`. Raises Transient, UnsafeUrl, and the error of `control.cancel`."""
+        slot = pool.take_slot(url.host, control)
+        lifeline = SocketAborter()
+        try:
+            # The waker is for the time until the headers are here; the reader of the body has one of its own.
+            with control.waking(lifeline.cut), requesting(lifeline, pool.network.address_check) as last_body:
+                response = pool.manager(url).urlopen(
+                    "GET",
+                    str(url),
+                    headers=headers,
+                    redirect=False,
+                    retries=False,
+                    preload_content=False,
+                    decode_content=False,
+                    timeout=urllib3.Timeout(connect=limits.connect_timeout_s, read=limits.stall_s),
+                )
+                body = last_body()
+            assert body is not None
+        except BaseException as error:
+            lifeline.let_go()
+            slot.release()
+            control.check()
+            if isinstance(error, HTTPError | OSError | http.client.HTTPException):
+                raise Transient(plainly(error)) from error
+            raise
+        return cls(response, body, lifeline, slot, control)
+
+    def some(self, n_bytes: int) -> bytes:
+        """At most so many bytes of the body; fewer when it breaks, or takes too long."""
+        got = b""
+        deadline_s = time.monotonic() + DISCARD_S
+        try:
+            with self._control.waking(self.lifeline.cut):
+                while len(got) < n_bytes and time.monotonic() < deadline_s:
+                    data = self.response.read1(n_bytes - len(got), decode_content=False)
+                    if not data:
+                        break
+                    got += data
+        except (HTTPError, OSError, http.client.HTTPException):
+            pass
+        return got
+
+    def discard(self) -> None:
+        """Read a short body away, so that the connection can be kept."""
+        self.some(DISCARD_BYTES)
+        self.close()
+
+    def narrow(self) -> None:
+        """See Narrowable.narrow. A narrow connection is not kept: the next limit may be another."""
+        if not self._narrow:
+            self._narrow = True
+            self.lifeline.narrow(NARROW_BYTES)
+
+    def close(self) -> None:
+        """Keep the connection when the body was read, else close it. Twice does no harm."""
+        slot, self._slot = self._slot, None
+        if slot is None:
+            return
+        if self.body.isclosed() and not self.body.length and not self.lifeline.was_cut and not self._narrow:
+            self.response.release_conn()
+        else:
+            self.response.close()
+        self.lifeline.let_go()
+        slot.release()
+
+
+class HttpStream:
+    """See Stream."""
+
+    def __init__(
+        self, reply: Reply, start: int, total: int | None, buffer_bytes: int, *, whole: bool, decode: bool
+    ) -> None:
+        self.start = start
+        self.whole = whole
+        self.total = total
+        self.validator = http_status.strong_validator(reply.headers)
+        self.etag: str | None = reply.headers.get("etag")
+        self._reply = reply
+        self._buffer_bytes = buffer_bytes
+        self._decode = decode
+
+    def chunks(self) -> Iterator[memoryview]:
+        """See Stream.chunks."""
+        reply = self._reply
+        try:
+            if self._decode or reply.headers.get("transfer-encoding"):
+                while data := reply.response.read1(self._buffer_bytes, decode_content=self._decode):
+                    yield memoryview(data)
+            else:
+                buffer = memoryview(bytearray(self._buffer_bytes))
+                while n_bytes := reply.body.read_into(buffer):
+                    yield buffer[:n_bytes]
+        except (HTTPError, OSError, http.client.HTTPException) as error:
+            raise Transient(plainly(error)) from error
+        if reply.lifeline.was_cut:
+            # Where the server gives no length, this looks like the file's end.
+            raise Transient("the connection was given up")
+
+    def abort(self) -> None:
+        """See Stream.abort."""
+        self._reply.lifeline.cut()
+
+    def narrow(self) -> None:
+        """See Narrowable.narrow."""
+        self._reply.narrow()
+
+    def close(self) -> None:
+        """See Stream.close."""
+        self._reply.close()
+
+
+def plainly(error: BaseException) -> str:
+    """A network error in words; never its text, which may hold a URL."""
+    for kind, words in _WORDS:
+        if isinstance(error, kind):
+            return words
+    cause = error.__cause__ or error.__context__ or error
+    number = getattr(cause, "errno", None) or getattr(error, "errno", None)
+    return os.strerror(number).lower() if isinstance(number, int) and number > 0 else "the connection broke"
+
+
+_WORDS: tuple[tuple[type[BaseException], str], ...] = (
+    (NameResolutionError, "the name of the server cannot be resolved"),
+    (NewConnectionError, "the server cannot be reached"),
+    (ConnectTimeoutError, "connecting to the server timed out"),
+    (ReadTimeoutError, "the server sent nothing for too long"),
+    (TimeoutError, "the server sent nothing for too long"),
+    (ProxyError, "the proxy cannot be reached"),
+    (SSLError, "the TLS connection failed"),
+)

@@ -1,0 +1,133 @@
+"""What an HTTP answer means for a download: usable, try again, wait, or give up."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from typing import NamedTuple
+
+from hive.errors import (
+    DownloadError,
+    FileNotFound,
+    HiveError,
+    ModelAccessDenied,
+    ModelNotFound,
+    RevisionNotFound,
+)
+from workers.transfer.backoff import retry_after_s
+from workers.transfer.limits import Limits
+from workers.transfer.transport import Busy, Throttled, Transient
+
+#: Bytes of an error's body that are read, and characters of it that a person gets to see.
+ERROR_BODY_BYTES = 4096
+ERROR_TEXT_CHARS = 300
+
+#: Seconds. A date is a strong validator only when it is clearly older than the answer: a file may change twice in a
+#: second.
+DATE_IS_STRONG_S = 60
+
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
+
+_CONTENT_RANGE = re.compile(r"bytes\s+(?:(\d{1,18})-(\d{1,18})|\*)/(?:(\d{1,18})|\*)", re.IGNORECASE)
+_BY_HUB_CODE: dict[str, type[HiveError]] = {
+    "GatedRepo": ModelAccessDenied,
+    "RepoNotFound": ModelNotFound,
+    "RevisionNotFound": RevisionNotFound,
+    "EntryNotFound": FileNotFound,
+}
+_XML_MESSAGE = re.compile(r"<Message>([^<]{1,1000})</Message>")
+_PERHAPS_SECRET = re.compile(r"\S*(?://|[?&=%])\S*|\S{32,}")
+_TRY_AGAIN = frozenset({421, 423, 425})
+
+
+class ContentRange(NamedTuple):
+    """`Content-Range` in half-open offsets; None where the header has `*`."""
+
+    start: int | None
+    end: int | None
+    total: int | None
+
+
+def content_range(headers: Mapping[str, str]) -> ContentRange | None:
+    """The parsed header, or None when there is none that can be read."""
+    found = _CONTENT_RANGE.fullmatch(headers.get("content-range", "").strip())
+    if found is None:
+        return None
+    first, last, total = (None if group is None else int(group) for group in found.groups())
+    return ContentRange(first, None if last is None else last + 1, total)
+
+
+def content_length(headers: Mapping[str, str]) -> int | None:
+    """Bytes of the body, or None when the server does not say."""
+    value = headers.get("content-length", "").strip()
+    return int(value) if value.isdecimal() and len(value) <= 18 else None
+
+
+def encoded(headers: Mapping[str, str]) -> bool:
+    """Whether the body is compressed although identity was asked for."""
+    return headers.get("content-encoding", "identity").strip().lower() not in ("", "identity", "none")
+
+
+def strong_validator(headers: Mapping[str, str]) -> str:
+    """A strong ETag, or a Last-Modified that is clearly older than the answer; "" without."""
+    etag = headers.get("etag", "").strip()
+    if etag.startswith('"'):
+        return etag
+    modified, now = _date(headers.get("last-modified")), _date(headers.get("date"))
+    if modified is not None and now is not None and now - modified >= DATE_IS_STRONG_S:
+        return headers["last-modified"].strip()
+    return ""
+
+
+def failure(status: int, headers: Mapping[str, str], body: bytes, limits: Limits, *, signed: bool) -> Exception:
+    """The exception for an answer that is neither a file nor a redirect.
+
+    `signed`: the URL itself was the credential.
+    """
+    asked_s = retry_after_s(headers, limits)
+    if status in (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS):
+        return Throttled(f"the server answers {_status(status)}", asked_s)
+    if status == HTTPStatus.SERVICE_UNAVAILABLE and asked_s is not None:
+        return Throttled(f"the server answers {_status(status)}", asked_s)
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        return Busy(f"the server answers {_status(status)}")
+    if status >= 500 or status in _TRY_AGAIN:
+        return Transient(f"the server answers {_status(status)}")
+    return _final(status, headers, body, signed)
+
+
+def _final(status: int, headers: Mapping[str, str], body: bytes, signed: bool) -> HiveError:
+    error = _BY_HUB_CODE.get(headers.get("x-error-code", ""))
+    if error is not None:
+        return error()
+    if status in (HTTPStatus.NOT_FOUND, HTTPStatus.GONE):
+        return FileNotFound()
+    said = f": {_text(body)}" if _text(body) else "."
+    if status == HTTPStatus.UNAUTHORIZED or (status == HTTPStatus.FORBIDDEN and not signed):
+        return ModelAccessDenied(f"The server refuses access ({_status(status)}){said}")
+    return DownloadError(f"The server answers {_status(status)}{said}")
+
+
+def _text(body: bytes) -> str:
+    """An error's body on one line, without mark-up, and without what may be a URL, a signature or a key."""
+    text = body.decode("utf-8", "replace")
+    in_xml = _XML_MESSAGE.search(text)
+    text = re.sub(r"<[^>]{0,200}>", " ", in_xml[1] if in_xml else text)
+    text = _PERHAPS_SECRET.sub("", text)
+    return " ".join("".join(char if char.isprintable() else " " for char in text).split())[:ERROR_TEXT_CHARS]
+
+
+def _status(status: int) -> str:
+    try:
+        return f"{status} {HTTPStatus(status).phrase}"
+    except ValueError:
+        return str(status)
+
+
+def _date(value: str | None) -> float | None:
+    try:
+        return parsedate_to_datetime(value or "").timestamp()
+    except (ValueError, TypeError, OverflowError):
+        return None

@@ -1,0 +1,221 @@
+"""Ranged HTTP: finds the location, follows redirects by hand, and believes no answer that it has not checked.
+
+Redirects are followed here, one request at a time, because the headers of a location (Authorization among them) belong
+to its origin and to no other, and because the last URL of the chain is worth keeping: the parts after the first ask it
+directly. It is kept until it expires or is refused; then the way is gone again from the start.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from hive.errors import DownloadError, HiveError, HubUnavailable, SourceChanged
+from hive.net.urls import Url, parse_url
+from workers.transfer.control import Control
+from workers.transfer.http import status as http_status
+from workers.transfer.http.pool import HostPool
+from workers.transfer.http.redirects import expired, next_hop, signed_url_expiry
+from workers.transfer.http.response import HttpStream, Reply
+from workers.transfer.limits import Limits
+from workers.transfer.source import Location, Source
+from workers.transfer.transport import ContentChanged, Known, RangesRefused, Throttled, Transient
+
+#: Seconds that a host is left alone after "too many requests" without a time.
+DEFAULT_REST_S = 1.0
+
+
+@dataclass
+class _Place:
+    """A location, and where its redirects ended."""
+
+    url: Url
+    headers: Mapping[str, str]
+    expires_at: float | None
+    #: Whether the URL itself is the credential: then a refusal may only mean that it is too old.
+    signed: bool
+    #: Whether it served once: then a refusal may only mean that it is too old.
+    used: bool = False
+
+
+class _Refused(Exception):
+    """A refusal that a fresh location may cure; `error` is raised when it does not."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+
+class HttpTransport:
+    """The bytes of one source over HTTP. Safe from any thread."""
+
+    name = "http"
+
+    def __init__(self, source: Source, pool: HostPool, limits: Limits) -> None:
+        self._source = source
+        self._pool = pool
+        self._limits = limits
+        self._lock = threading.Lock()
+        self._kept: _Place | None = None
+
+    def open(self, start: int, end: int | None, known: Known, control: Control) -> HttpStream:
+        """See Transport.open."""
+        place = self._place()
+        try:
+            return self._ask(place, start, end, known, control)
+        except _Refused:
+            self._forget(place)
+        place = self._place()
+        try:
+            return self._ask(place, start, end, known, control)
+        except _Refused as refused:
+            self._forget(place)
+            raise refused.error from None
+
+    def refresh(self) -> None:
+        """See Transport.refresh."""
+        with self._lock:
+            self._kept = None
+
+    def _place(self) -> _Place:
+        """The kept place, or a new one. One thread resolves while the others wait for its result."""
+        with self._lock:
+            if self._kept is None or expired(self._kept.expires_at, self._limits.expiry_margin_s):
+                self._kept = _place_of(self._locate())
+            return self._kept
+
+    def _locate(self) -> Location:
+        try:
+            return self._source.locate()
+        except HubUnavailable as error:
+            raise Transient(error.message) from error
+
+    def _forget(self, place: _Place) -> None:
+        with self._lock:
+            if self._kept is place:
+                self._kept = None
+
+    def _keep(self, old: _Place, new: _Place) -> None:
+        with self._lock:
+            if self._kept is old:
+                self._kept = new
+
+    def _ask(self, asked: _Place, start: int, end: int | None, known: Known, control: Control) -> HttpStream:
+        place = asked
+        for _ in range(self._limits.redirects_max + 1):
+            reply = self._get(place, start, end, known, control)
+            try:
+                if reply.status not in http_status.REDIRECTS:
+                    stream = _ResponseCheck(reply, place, self._source, self._limits, self._pool).verdict(
+                        start, end, known
+                    )
+                    place.used = True
+                    self._keep(asked, place)
+                    return stream
+                place = _hop(place, reply.headers.get("location", ""))
+            except BaseException:
+                reply.close()
+                raise
+            reply.discard()
+        raise DownloadError(f"The server redirects more than {self._limits.redirects_max} times.")
+
+    def _get(self, place: _Place, start: int, end: int | None, known: Known, control: Control) -> Reply:
+        url = place.url
+        rest_s = self._pool.cooldown.remaining_s(url.host)
+        if rest_s > 0:
+            raise Throttled("the server asked for a rest", rest_s)
+        headers = {**place.headers, "Accept-Encoding": "identity", "User-Agent": self._pool.network.user_agent}
+        if end is not None:
+            headers["Range"] = f"bytes={start}-{end - 1}"
+            if known.validator:
+                headers["If-Range"] = known.validator
+        return Reply.to(url, headers, self._pool, self._limits, control)
+
+
+class _ResponseCheck:
+    """Whether an answer may be written at `start`."""
+
+    def __init__(self, reply: Reply, place: _Place, source: Source, limits: Limits, pool: HostPool) -> None:
+        self._reply = reply
+        self._headers = reply.headers
+        self._place = place
+        self._source = source
+        self._limits = limits
+        self._pool = pool
+
+    def verdict(self, start: int, end: int | None, known: Known) -> HttpStream:
+        """The stream; raises what Transport.open raises, and _Refused."""
+        status = self._reply.status
+        if status == 206 and end is not None:
+            return self._range(start, end, known)
+        if status == 200:
+            return self._whole(start, end, known)
+        if status == 416:
+            return self._beyond(start)
+        raise self._failure(status)
+
+    def _range(self, start: int, end: int, known: Known) -> HttpStream:
+        got = http_status.content_range(self._headers)
+        if http_status.encoded(self._headers):
+            raise RangesRefused
+        if known.validator and http_status.strong_validator(self._headers) not in ("", known.validator):
+            raise ContentChanged
+        if got is None or got.start != start or got.end is None or not start < got.end <= end:
+            raise _Refused(SourceChanged("The server answers with other bytes than those asked for."))
+        if None not in (known.size, got.total) and got.total != known.size:
+            raise _Refused(SourceChanged(f"The file has {got.total} bytes now, not {known.size}."))
+        return self._stream(start, got.total, got.end - start)
+
+    def _whole(self, start: int, end: int | None, known: Known) -> HttpStream:
+        validator = http_status.strong_validator(self._headers)
+        if known.validator and validator != known.validator:
+            raise ContentChanged
+        if start > 0:
+            raise _Refused(RangesRefused())
+        if http_status.encoded(self._headers):
+            if self._source.digest is None:
+                raise DownloadError(
+                    "The server sends the file compressed, and there is no digest to check the result by."
+                )
+            return self._stream(0, known.size, self._limits.read_bytes, whole=True, decode=True)
+        total = http_status.content_length(self._headers)
+        if None not in (known.size, total) and total != known.size:
+            raise _Refused(SourceChanged(f"The file has {total} bytes now, not {known.size}."))
+        return self._stream(0, total, total, whole=True)
+
+    def _beyond(self, start: int) -> HttpStream:
+        """416: the file ends before `start`. An empty file has no range at all, so there it is the right answer."""
+        got = http_status.content_range(self._headers)
+        if start == 0 and got is not None and got.total == 0:
+            self._reply.discard()
+            return self._stream(0, 0, 0, whole=True)
+        raise _Refused(SourceChanged("The file is shorter now than it was."))
+
+    def _failure(self, status: int) -> Exception:
+        body = self._reply.some(http_status.ERROR_BODY_BYTES)
+        error = http_status.failure(status, self._headers, body, self._limits, signed=self._place.signed)
+        if isinstance(error, Throttled):
+            self._pool.cooldown.set(self._place.url.host, DEFAULT_REST_S if error.seconds is None else error.seconds)
+        if isinstance(error, HiveError) and (self._place.signed or self._place.used):
+            return _Refused(error)
+        return error
+
+    def _stream(
+        self, start: int, total: int | None, length: int | None, *, whole: bool = False, decode: bool = False
+    ) -> HttpStream:
+        buffer_bytes = max(1, min(self._limits.read_bytes, self._limits.read_bytes if length is None else length))
+        return HttpStream(self._reply, start, total, buffer_bytes, whole=whole, decode=decode)
+
+
+def _place_of(location: Location) -> _Place:
+    expires_at = location.expires_at if location.expires_at is not None else signed_url_expiry(location.url)
+    return _Place(parse_url(location.url), location.headers, expires_at, signed=expires_at is not None)
+
+
+def _hop(place: _Place, location: str) -> _Place:
+    """The next place of a chain. Headers are dropped for good when the origin changes."""
+    url = next_hop(place.url, location)
+    if url.origin == place.url.origin:
+        return _Place(url, place.headers, place.expires_at, place.signed)
+    return _Place(url, {}, signed_url_expiry(str(url)), signed=True)

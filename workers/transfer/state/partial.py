@@ -1,0 +1,64 @@
+"""The files that stand beside each other while a file is under way, and how they become one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from workers.transfer.state.disk import sync_folder, translated
+
+
+def data_path(partial: Path) -> Path:
+    """The bytes, at their offsets."""
+    return partial.with_name(partial.name + ".part")
+
+
+def journal_path(partial: Path) -> Path:
+    """What of them is real."""
+    return partial.with_name(partial.name + ".journal")
+
+
+def bad_path(partial: Path) -> Path:
+    """Where a file goes whose digest stays wrong, for somebody to look at."""
+    return partial.with_name(partial.name + ".bad")
+
+
+def finish(partial: Path, target: Path) -> None:
+    """Move a fetched file to `target` (same filesystem), durably, and remove its journal.
+
+    Safe to repeat after a crash at any point: a rename that was done is found done. Raises StoreNotWritable, DiskFull.
+    """
+    with translated():
+        try:
+            os.replace(data_path(partial), target)
+        except FileNotFoundError:
+            if not target.exists():
+                raise
+        sync_folder(target.parent)
+        # The journal goes last: without its data file it says nothing, but data without a journal would be fetched
+        # again.
+        if _remove(journal_path(partial)):
+            sync_folder(partial.parent)
+
+
+def discard(partial: Path) -> None:
+    """Remove all that a fetch left: data, journal, and a file set aside. Raises StoreNotWritable."""
+    with translated():
+        journal = journal_path(partial)
+        for path in (journal, journal.with_name(journal.name + ".new"), data_path(partial), bad_path(partial)):
+            _remove(path)
+
+
+def set_aside(partial: Path) -> None:
+    """Keep a wrong file for inspection, where nothing takes it for a good one; raises OSError."""
+    _remove(journal_path(partial))
+    os.replace(data_path(partial), bad_path(partial))
+
+
+def _remove(path: Path) -> bool:
+    """Remove a file; whether it was there."""
+    with contextlib.suppress(FileNotFoundError):
+        path.unlink()
+        return True
+    return False
