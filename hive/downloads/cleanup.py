@@ -3,8 +3,8 @@
 Problem: partial files are named by their content, not by a download, so that any download resumes what another began.
 The easy way, to remove what a cancelled download was fetching, would take the bytes from under another that wants the
 same. So a file goes only when no other download that has not ended has it in its plan, and while nobody else holds its
-lease. The wish itself stands in the intent log, so that it is fulfilled whoever ends the download and whoever dies on the
-way.
+lease. The wish itself stands in the intent log, so that it is fulfilled whoever ends the download and whoever dies on
+the way.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Problem: FLUSHALL, a server without persistence, a failover that lost the last second: records vanish, and with them
 the queue, the leases, and what thousands of clients watch. The easy way, to let people ask again, gives them new ids,
-and their streams an error. So every HTTP process looks whether Redis still has the mark that was left there, once a
-second, and whether each file of the intent log has its record, every few seconds: where there is none the record is made
+and their streams an error. So every HTTP process looks whether Redis has the mark that was left there, once a
+second, and whether each file of the intent log has its record, every few seconds: where none is, the record is made
 again. The script does nothing where there is one, so any number of processes may do the same at once, and a client
 that asks for a lost id meanwhile brings it back by asking.
 

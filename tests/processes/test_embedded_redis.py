@@ -208,7 +208,7 @@ def test_a_lock_file_with_nonsense_does_not_stop_the_next_owner(home: Path) -> N
 PARENT = """
 import sys, time
 from pathlib import Path
-from hive.embedded import EmbeddedRedis
+from hive.processes.embedded_redis import EmbeddedRedis
 server = EmbeddedRedis(Path(sys.argv[1])).start()
 print(server.pid, server.url, flush=True)
 time.sleep(60)

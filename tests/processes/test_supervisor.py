@@ -175,7 +175,7 @@ async def test_children_have_groups_of_their_own() -> None:
 
 PARENT = """
 import subprocess, sys, time
-from hive.children import bound_to_us
+from hive.processes.children import bound_to_us
 child = subprocess.Popen(bound_to_us([sys.executable, "-c", "import time; time.sleep(60)"]), process_group=0)
 print(child.pid, flush=True)
 time.sleep(60)

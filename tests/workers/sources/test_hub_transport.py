@@ -219,7 +219,7 @@ print(len(resolve(parse_ref("org/name"), settings=settings, network=Network()).f
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, **strange, "HF_TOKEN": "hf_of_somebody_else"},
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
         capture_output=True,
         text=True,
         timeout=60,

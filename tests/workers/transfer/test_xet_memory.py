@@ -29,7 +29,7 @@ _CHILD = """
 import sys
 from pathlib import Path
 from workers.transfer import Digest, HostPool, Limits, Location, Network, Source, fetch
-from workers.transfer.xet import Xet
+from workers.transfer.xet.transport import Xet
 url, token_url, xet_hash, size, sha256, partial = sys.argv[1:]
 limits = Limits()
 source = Source(lambda: Location(url), int(size), Digest("sha256", sha256), "file")
