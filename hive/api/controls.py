@@ -15,11 +15,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from hive import errors, logs
-from hive.api.downloads import Token, WebhookUrl, find, started, view
+from hive.api.downloads import Token, WebhookUrl, find, started
 from hive.api.json import JsonResponse, read_body
 from hive.api.services import services_of
 from hive.downloads.provisioner import read_ref
 from hive.downloads.record import Record, cancelled_event, requeued_event
+from hive.downloads.view import view
 from hive.wire.jobs import Priority
 from hive.wire.spec import DownloadSpec
 

@@ -6,7 +6,7 @@ import base64
 import binascii
 import re
 import uuid
-from typing import Annotated, Any
+from typing import Annotated
 from urllib.parse import parse_qs
 
 import msgspec
@@ -20,11 +20,11 @@ from hive.api.json import BytesPerSecond, JsonResponse, error_response, read_bod
 from hive.api.services import Services, services_of
 from hive.downloads.provisioner import Provisioned, read_ref
 from hive.downloads.record import TERMINAL_STATES, Record
+from hive.downloads.view import view
 from hive.streams import sse
 from hive.streams.longpoll import read_wait, wait_for_end
 from hive.streams.many import MAX_IDS
 from hive.webhooks.outbox import MAX_URL_CHARS
-from hive.wire import events
 from hive.wire.jobs import Priority
 from hive.wire.refs import MAX_REF_CHARS
 from hive.wire.spec import DownloadSpec
@@ -185,42 +185,6 @@ async def show(request: Request) -> Response:
     return JsonResponse(view(record))
 
 
-def view(record: Record) -> dict[str, Any]:
-    """A download as clients see it. Times are unix seconds, durations seconds; `progress` is the latest event."""
-    return {
-        "id": record.id,
-        "object": "download",
-        "model_ref": record.ref,
-        "status": record.status,
-        "local_path": record.local_path or None,
-        "priority": record.priority,
-        "attempt": record.attempt,
-        "retry_of": record.retry_of or None,
-        "worker": record.worker or None,
-        "created_at": _seconds(record.created_ms),
-        "started_at": _seconds(record.started_ms),
-        "updated_at": _seconds(record.updated_ms),
-        "ended_at": _seconds(record.ended_ms),
-        "duration_seconds": _seconds(record.ended_ms - record.created_ms) if record.is_terminal else None,
-        "active_seconds": record.active_ms / 1000,
-        "bytes_received": record.bytes_received,
-        "bytes_refetched": record.bytes_refetched,
-        "average_bytes_per_second": record.bytes_received * 1000 // record.active_ms if record.active_ms else None,
-        "reason": _reason(record),
-        "progress": msgspec.Raw(record.event),
-    }
-
-
-def _reason(record: Record) -> str | None:
-    """Why a download ended: the code of its error, `COMPLETE` or `ON_DISK`; None while it goes on."""
-    if not record.is_terminal:
-        return None
-    end = record.last_event
-    if isinstance(end, events.Error):
-        return end.code
-    return "COMPLETE" if record.started_ms else "ON_DISK"
-
-
 async def find(request: Request) -> Record:
     """The record of the download that the path names.
 
@@ -249,10 +213,6 @@ def read_id(text: str) -> str:
     if not _UUID.fullmatch(text):
         raise errors.InvalidId
     return str(uuid.UUID(text))
-
-
-def _seconds(milliseconds: int) -> float | None:
-    return milliseconds / 1000 if milliseconds else None
 
 
 def _read_limit(text: str | None) -> int:

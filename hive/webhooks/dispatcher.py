@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
-from hive.api.downloads import view
 from hive.downloads.record import Record
 from hive.downloads.tracker import DownloadTracker
+from hive.downloads.view import view
 from hive.errors import RedisUnavailable, UnsafeUrl
 from hive.redis_client import CommandThread
 from hive.secrets import SecretKeyError

@@ -35,12 +35,13 @@ class Download(msgspec.Struct, frozen=True, kw_only=True):
     """A download: what was asked for, how it stands, and its latest event (None before the first)."""
 
     id: str
+    object: str = "download"
     model_ref: str
     status: str
-    object: str = "download"
     local_path: str | None = None
     priority: str = "normal"
     attempt: int | None = None
+    retry_of: str | None = None
     worker: str | None = None
     created_at: float | None = None
     started_at: float | None = None
