@@ -1,7 +1,7 @@
 """The HTTP process: uvicorn with sockets tuned for many streams, which hands connections over and drains on SIGTERM.
 
 A stream needs a socket and nothing of HTTP once its head is sent, so the protocol offers each request its connection
-(see sink.py); uvicorn goes on counting it among the open ones.
+(see streams/writer.py); uvicorn goes on counting it among the open ones.
 
 uvicorn by itself waits for open responses before it runs the application's shutdown, without bound: with one open
 stream it never stops. So the server is ours to stop: on SIGTERM the listener closes, every stream is ended cleanly

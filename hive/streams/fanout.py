@@ -16,14 +16,13 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Protocol
 
 from hive import errors
 from hive.downloads.tracker import DownloadTracker
 from hive.errors import RedisUnavailable
 from hive.redis_client import CommandThread
-from hive.streams import sse
 from hive.streams.pubsub import Subscription
+from hive.streams.topic import Subscriber, Topic
 from hive.wire import events, keys
 from hive.wire.events import Message, Version, parse_message
 
@@ -43,73 +42,6 @@ TICK_S = 0.5
 #: Seconds between two probes of the subscription, and until an unanswered one means that it is dead.
 PROBE_INTERVAL_S = 5.0
 PROBE_TIMEOUT_S = 10.0
-#: The version of a topic of which nothing is known yet: less than every other.
-NOTHING = Version(-1, 0)
-
-
-class Subscriber(Protocol):
-    """Whoever watches a topic. Calls come from the event loop and must return at once."""
-
-    def notify(self, topic: Topic) -> None:
-        """The topic's slot has a newer event."""
-
-    def keep_alive(self) -> None:
-        """Nothing was said for a while."""
-
-
-class Topic:
-    """One watched download: the latest event, framed once for all; `chunk` is the frame as a chunk of HTTP/1.1."""
-
-    __slots__ = (
-        "chunk",
-        "first_read",
-        "frame",
-        "heard_s",
-        "held",
-        "id",
-        "missing_since_s",
-        "queued",
-        "spoke_s",
-        "stale",
-        "subscribers",
-        "terminal",
-        "version",
-    )
-
-    def __init__(self, download_id: str) -> None:
-        self.id = download_id
-        self.version = NOTHING
-        self.frame = self.chunk = b""
-        self.terminal = False
-        #: In the order in which they came, which is that in which they are told.
-        self.subscribers: dict[Subscriber, None] = {}
-        self.heard_s = self.spoke_s = time.monotonic()
-        self.missing_since_s: float | None = None
-        #: The read of the state that everyone who comes meanwhile waits for. It belongs to this topic and not to the
-        #: id: a read that began before the topic was there may have missed what was said in between.
-        self.first_read: asyncio.Future[None] | None = None
-        #: Whether a subscriber holds a stream without knowing any state, because Redis was away when it came.
-        self.held = False
-        #: Whether something may have been missed: it is read at every tick until a read has succeeded.
-        self.stale = False
-        #: Whether it waits for delivery.
-        self.queued = False
-
-    @property
-    def known(self) -> bool:
-        """Whether any state has been seen."""
-        return self.version is not NOTHING
-
-    def accept(self, message: Message) -> bool:
-        """Take a message that is newer than the slot; False for repeats, and after the end."""
-        self.heard_s, self.missing_since_s = time.monotonic(), None
-        if self.terminal or message.version <= self.version:
-            return False
-        self.version, self.terminal, self.frame = message.version, message.terminal, sse.frame(message)
-        if self.terminal:
-            self.frame += sse.DONE
-        self.chunk = sse.chunk(self.frame, last=self.terminal)
-        return True
 
 
 class Fanout:
@@ -366,7 +298,7 @@ class Fanout:
 
 
 async def _forever(loop: Callable[[], Awaitable[None]]) -> None:
-    """Run a loop again when it stumbles: streams that silently stop would be worse than any error."""
+    """Run a loop again when it fails: streams that silently stop would be worse than any error."""
     while True:
         try:
             await loop()

@@ -11,7 +11,8 @@ import contextlib
 import re
 
 from hive.errors import BadRequest
-from hive.streams.fanout import Fanout, Topic
+from hive.streams.fanout import Fanout
+from hive.streams.topic import Topic
 
 #: The longest wait, in seconds: below the time-out of common proxies.
 MAX_WAIT_S = 55.0

@@ -24,8 +24,9 @@ from hive import errors
 from hive.downloads.tracker import DownloadTracker
 from hive.redis_client import CommandThread
 from hive.streams import sse
-from hive.streams.fanout import Fanout, Topic
-from hive.streams.writer import EXTENSION, AsgiWriter, HandOver, Writer
+from hive.streams.fanout import Fanout
+from hive.streams.topic import Topic
+from hive.streams.writer import Writer, respond
 from hive.wire.events import Version
 
 log = logging.getLogger("hive.streams.many")
@@ -52,7 +53,7 @@ class ManyStream:
         self._changed: dict[str, Topic] = {}
         #: Ended, and said so; the oldest are forgotten.
         self._ended: dict[str, None] = {}
-        self._sink: Writer | None = None
+        self._writer: Writer | None = None
         self._running = False
         self._closing: bytes | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -67,11 +68,11 @@ class ManyStream:
     @property
     def started(self) -> bool:
         """Whether anything was sent."""
-        return self._sink is not None
+        return self._writer is not None
 
-    def start(self, sink: Writer) -> None:
+    def start(self, writer: Writer) -> None:
         """The first bytes, then the snapshot: every topic that it was put on until now."""
-        self._sink, self._running = sink, True
+        self._writer, self._running = writer, True
         self._write(sse.retry(sse.RETRY_MS))
         self._timer = self._loop.call_later(self._keepalive_s, self._tick)
         self.on_writable()
@@ -96,11 +97,11 @@ class ManyStream:
         self._closing = sse.retry(retry_ms)
         self.on_writable()
 
-    # -- called by the sink ------------------------------------------------------------------------------------------
+    # -- called by the writer----------------------------------------------------------------------------------------
 
     def on_writable(self) -> None:
         """Send what is newest of everything that changed, as long as the client takes it."""
-        while self._running and self._sink is not None and not self._sink.paused:
+        while self._running and self._writer is not None and not self._writer.paused:
             if self._closing is not None:
                 self._end(self._closing)
             elif self._changed:
@@ -135,22 +136,22 @@ class ManyStream:
             self._endpoint.leave(topic, self)
 
     def _write(self, data: bytes) -> None:
-        assert self._sink is not None
+        assert self._writer is not None
         self._spoke_s = self._loop.time()
-        head, self._sink.head = self._sink.head, b""
-        self._sink.write(head + (sse.chunk(data) if self._sink.chunked else data))
+        head, self._writer.head = self._writer.head, b""
+        self._writer.write(head + (sse.chunk(data) if self._writer.chunked else data))
 
     def _end(self, data: bytes) -> None:
-        assert self._sink is not None
+        assert self._writer is not None
         self._running = False
-        head, self._sink.head = self._sink.head, b""
-        self._sink.end(head + (sse.chunk(data, last=True) if self._sink.chunked else data))
+        head, self._writer.head = self._writer.head, b""
+        self._writer.end(head + (sse.chunk(data, last=True) if self._writer.chunked else data))
 
     def _tick(self) -> None:
-        if not self._running or self._sink is None:
+        if not self._running or self._writer is None:
             return
         silent_s = self._loop.time() - self._spoke_s
-        if silent_s >= self._keepalive_s and not self._sink.paused:
+        if silent_s >= self._keepalive_s and not self._writer.paused:
             self._write(sse.KEEPALIVE)
             silent_s = 0.0
         self._timer = self._loop.call_later(max(0.05, self._keepalive_s - silent_s), self._tick)
@@ -206,10 +207,7 @@ class ManyEndpoint:
         except BaseException:
             stream.on_gone()
             raise
-        if not self._take_over(scope, stream):
-            sink = AsgiWriter(send, stream)
-            stream.start(sink)
-            await sink.run(receive)
+        await respond(scope, receive, send, stream, stream.start)
 
     def forget(self, stream: ManyStream, topics: Sequence[Topic]) -> None:
         """The stream has ended, or never began."""
@@ -257,13 +255,3 @@ class ManyEndpoint:
     async def _refresh(self, stream: ManyStream) -> None:
         with contextlib.suppress(errors.RedisUnavailable):
             await self._snapshot(stream)
-
-    @staticmethod
-    def _take_over(scope: Scope, stream: ManyStream) -> bool:
-        """Start the stream on the connection itself. False where the server does not offer it."""
-        hand_over: HandOver | None = scope.get("extensions", {}).get(EXTENSION)
-        sink = hand_over(scope, stream) if hand_over is not None else None
-        if sink is None:
-            return False
-        stream.start(sink)
-        return True

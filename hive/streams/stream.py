@@ -1,10 +1,30 @@
-"""One subscriber: Running -> SendingDone -> Done, driven by the fan-out.
+"""One progress stream: Running -> SendingDone -> Done, driven by the fan-out.
 
 Problem: a client may be slow, stalled or gone, and there may be ten thousand of them. The easy way, a task per client
 that awaits a queue, costs a wake-up and a task switch per frame and grows a queue for every slow client. So: no queue,
-no task and no waking. The fan-out calls `notify`, and the frame is written right there (sink.py). When the client has
+no task and no waking. The fan-out calls `notify`, and the frame is written right there (writer.py). When the client has
 not taken what it was sent before, nothing is written: newer events replace the topic's slot, and when it has, the slot
 is looked at again. So a slow client skips frames and never the terminal, which is simply the last value.
+
+The phases of a stream:
+
+    joining ---start()---> running ---terminal, or close()---> sending_done ---connection closed---> done
+       |                      |                                     ^                                 ^
+       '------ close() -------|-------------------------------------'                                 |
+                              '--- the client has gone, or was given up as stalled -------------------'
+
+The exits, each with what the client is to make of it. `[DONE]` is said after a terminal event and nowhere else.
+
+    why it ends                                   what is sent                        what the client does
+    ------------------------------------------    --------------------------------    ---------------------------
+    no such download                              404, by the route                   stops
+    the server is full, or drains                 200 with `retry: 5000`, no event    comes back later
+    the client has seen the end already           204                                 an EventSource stops
+    the download has ended                        the terminal event and `[DONE]`     stops
+    the server drains while the stream runs       `retry:` of 1 to 3 seconds          comes back, elsewhere
+    the client has seen more than Redis shows     `retry:`, no event                  comes back, reads it anew
+    the client takes nothing for 30 seconds       a reset                             comes back, if it lives
+    the client has gone                           nothing                             -
 """
 
 from __future__ import annotations
@@ -17,8 +37,9 @@ from typing import Final, Literal
 from starlette.types import Receive, Scope, Send
 
 from hive.streams import sse
-from hive.streams.fanout import NOTHING, Fanout, Topic
-from hive.streams.writer import EXTENSION, AsgiWriter, HandOver, Writer
+from hive.streams.fanout import Fanout
+from hive.streams.topic import NOTHING, Topic
+from hive.streams.writer import Writer, respond
 from hive.wire.events import Version
 
 Phase = Literal["joining", "running", "sending_done", "done"]
@@ -36,13 +57,24 @@ _KEEPALIVE_CHUNK: Final = sse.chunk(sse.KEEPALIVE)
 class Stream:
     """The response to `GET /v1/models/download/progress`."""
 
-    __slots__ = ("_chunked", "_closing", "_endpoint", "_floor", "_sink", "_write", "phase", "seen", "started", "topic")
+    __slots__ = (
+        "_chunked",
+        "_closing",
+        "_endpoint",
+        "_floor",
+        "_write",
+        "_writer",
+        "phase",
+        "seen",
+        "started",
+        "topic",
+    )
 
     def __init__(self, endpoint: StreamEndpoint) -> None:
         self._endpoint = endpoint
         self._closing: bytes | None = None
         self.phase: Phase = "joining"
-        #: Whether a sink is responsible for its end.
+        #: Whether a writer is responsible for its end.
         self.started = False
         self.seen: Version = NOTHING
         self.topic: Topic | None = None
@@ -53,9 +85,9 @@ class Stream:
         """Show nothing until there is something newer than this."""
         self._floor = version
 
-    def start(self, sink: Writer, topic: Topic) -> None:
+    def start(self, writer: Writer, topic: Topic) -> None:
         """The first bytes, at once: how to connect again, and the present state where there is one."""
-        self._sink, self._write, self._chunked = sink, sink.write, sink.chunked
+        self._writer, self._write, self._chunked = writer, writer.write, writer.chunked
         self.topic, self.started = topic, True
         if self.phase != "joining":
             self._close()
@@ -67,11 +99,11 @@ class Stream:
             self._close()
             return
         if self._floor is not None:
-            self._write(sink.head + (_GREETING_CHUNK if sink.chunked else _GREETING))
-            sink.head = b""
+            self._write(writer.head + (_GREETING_CHUNK if writer.chunked else _GREETING))
+            writer.head = b""
             return
-        first = sink.head + (_GREETING_CHUNK + topic.chunk if sink.chunked else _GREETING + topic.frame)
-        sink.head = b""
+        first = writer.head + (_GREETING_CHUNK + topic.chunk if writer.chunked else _GREETING + topic.frame)
+        writer.head = b""
         if topic.terminal:
             self._end(first)
         else:
@@ -82,7 +114,7 @@ class Stream:
     def notify(self, topic: Topic) -> None:
         """Send the topic's slot, unless it was sent, the client is behind, or the stream is over."""
         # A version is one object for as long as it is in the slot, and the slot only ever moves on.
-        if self.phase != "running" or self.seen is topic.version or self._sink.paused:
+        if self.phase != "running" or self.seen is topic.version or self._writer.paused:
             return
         self.seen = topic.version
         if self._floor is not None:
@@ -96,7 +128,7 @@ class Stream:
 
     def keep_alive(self) -> None:
         """Send a comment, unless the client has not even taken what it was sent before."""
-        if self.phase == "running" and not self._sink.paused:
+        if self.phase == "running" and not self._writer.paused:
             self._write(_KEEPALIVE_CHUNK if self._chunked else sse.KEEPALIVE)
 
     def close(self, retry_ms: int) -> None:
@@ -104,11 +136,11 @@ class Stream:
         if self.phase not in ("joining", "running"):
             return
         self._closing = sse.retry(retry_ms)
-        if self.phase == "running" and not self._sink.paused:
+        if self.phase == "running" and not self._writer.paused:
             self._close()
         self.phase = "sending_done"
 
-    # -- called by the sink ------------------------------------------------------------------------------------------
+    # -- called by the writer----------------------------------------------------------------------------------------
 
     def on_writable(self) -> None:
         """The client has caught up: send what is newest."""
@@ -128,12 +160,12 @@ class Stream:
 
     def _end(self, data: bytes) -> None:
         self.phase = "sending_done"
-        self._sink.end(data)
+        self._writer.end(data)
 
     def _close(self) -> None:
         assert self._closing is not None
         data, self._closing = self._closing, None
-        self._sink.end(self._sink.head + (sse.chunk(data, last=True) if self._chunked else data))
+        self._writer.end(self._writer.head + (sse.chunk(data, last=True) if self._chunked else data))
 
 
 class StreamEndpoint:
@@ -179,10 +211,8 @@ class StreamEndpoint:
                     stream.not_before(last)
             if topic.terminal and last == topic.version:
                 await _no_content(send)
-            elif not _take_over(scope, stream, topic):
-                sink = AsgiWriter(send, stream)
-                stream.start(sink, topic)
-                await sink.run(receive)
+            else:
+                await respond(scope, receive, send, stream, lambda writer: stream.start(writer, topic))
             return True
         finally:
             if not stream.started:
@@ -209,16 +239,6 @@ class StreamEndpoint:
             if step < steps - 1:
                 # By the clock, not by so many sleeps: each is a little longer than asked for.
                 await asyncio.sleep(began_s + (step + 1) * window_s / steps - time.monotonic())
-
-
-def _take_over(scope: Scope, stream: Stream, topic: Topic) -> bool:
-    """Start the stream on the connection itself. False where the server does not offer it."""
-    hand_over: HandOver | None = scope.get("extensions", {}).get(EXTENSION)
-    sink = hand_over(scope, stream) if hand_over is not None else None
-    if sink is None:
-        return False
-    stream.start(sink, topic)
-    return True
 
 
 async def _end_at_once(send: Send) -> None:

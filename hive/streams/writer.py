@@ -7,7 +7,7 @@ the server offers in the request's scope to hand the connection over, as it woul
 belongs to a `SocketWriter`, which knows a transport and nothing of HTTP but its chunks, and the request's task is over.
 Bytes are framed once for all clients. Where the server makes no such offer, `AsgiWriter` does the same through `send`.
 
-A sink holds no queue. `paused` says that the client has not taken what it was sent: whoever writes waits for
+A writer holds no queue. `paused` says that the client has not taken what it was sent: whoever writes waits for
 `on_writable` and then sends what is newest.
 """
 
@@ -35,7 +35,7 @@ _LINGER_NONE: Final = struct.pack("ii", 1, 0)
 
 
 class Listener(Protocol):
-    """The stream that writes to a sink."""
+    """The stream that writes."""
 
     def on_writable(self) -> None:
         """The client has taken what it was sent."""
@@ -65,8 +65,25 @@ class Writer(Protocol):
         """Send these bytes, the last."""
 
 
-#: Takes a request's scope and the listener; gives the sink, or None where the connection cannot be had.
+#: Takes a request's scope and the listener; gives the writer, or None where the connection cannot be had.
 HandOver = Callable[[Scope, Listener], "SocketWriter | None"]
+
+
+async def respond(
+    scope: Scope, receive: Receive, send: Send, listener: Listener, start: Callable[[Writer], None]
+) -> None:
+    """Begin a response with `start`: on the connection itself where the server hands it over, else through `send`.
+
+    Returns at once where it was handed over, and otherwise when the response has ended.
+    """
+    hand_over: HandOver | None = scope.get("extensions", {}).get(EXTENSION)
+    writer = hand_over(scope, listener) if hand_over is not None else None
+    if writer is not None:
+        start(writer)
+        return
+    through_send = AsgiWriter(send, listener)
+    start(through_send)
+    await through_send.run(receive)
 
 
 class SocketWriter(asyncio.Protocol):

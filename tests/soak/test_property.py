@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from hive.downloads import scripts
-from hive.streams import fanout, sse, stream
+from hive.streams import fanout, sse, stream, topic
 from tests.soak import trial, world
 from tests.soak.soak import Report, soak
 
@@ -42,8 +42,8 @@ def test_nor_with_two_server_processes() -> None:
 
 
 def _accept_anything(right: Any) -> Any:
-    def accept(self: fanout.Topic, message: Any) -> bool:
-        self.version = fanout.NOTHING
+    def accept(self: topic.Topic, message: Any) -> bool:
+        self.version = topic.NOTHING
         accepted: bool = right(self, message)
         return accepted
 
@@ -51,7 +51,7 @@ def _accept_anything(right: Any) -> Any:
 
 
 def _go_on_after_the_end(right: Any) -> Any:
-    def accept(self: fanout.Topic, message: Any) -> bool:
+    def accept(self: topic.Topic, message: Any) -> bool:
         self.terminal = False
         accepted: bool = right(self, message)
         return accepted
@@ -80,8 +80,8 @@ def _script(right: str, wrong: str) -> Callable[[str], str]:
 
 
 MUTANTS: dict[str, tuple[Any, str, Callable[[Any], Any]]] = {
-    "what arrives last counts, however old it is": (fanout.Topic, "accept", _accept_anything),
-    "an end is no reason to stop listening": (fanout.Topic, "accept", _go_on_after_the_end),
+    "what arrives last counts, however old it is": (topic.Topic, "accept", _accept_anything),
+    "an end is no reason to stop listening": (topic.Topic, "accept", _go_on_after_the_end),
     "nothing is read again when the subscription comes back": (fanout.Fanout, "_on_subscribed", _never_look_again),
     "a client that was slow gets nothing more": (stream.Stream, "on_writable", _never_look_again),
     "no [DONE] after the end": (sse, "DONE", lambda right: b""),

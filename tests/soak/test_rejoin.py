@@ -12,8 +12,8 @@ import pytest
 from hive.downloads.tracker import DownloadTracker
 from hive.processes.embedded_redis import EmbeddedRedis
 from hive.redis_client import connect
-from hive.streams.fanout import Topic
 from hive.streams.pubsub import Subscription
+from hive.streams.topic import Topic
 from hive.wire import keys
 from tests.soak.replicas import LocalReplica
 from tests.soak.witness import Witness, watch

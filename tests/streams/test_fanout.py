@@ -12,7 +12,8 @@ import pytest
 from hive.downloads.tracker import DownloadTracker
 from hive.redis_client import CommandThread, RedisClient
 from hive.streams import fanout as fanout_module
-from hive.streams.fanout import Fanout, Topic
+from hive.streams.fanout import Fanout
+from hive.streams.topic import Topic
 from hive.wire import keys
 from hive.wire.events import Version
 from tests.support.downloads import claim, complete, create, downloading

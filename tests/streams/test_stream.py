@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable
 import pytest
 
 from hive.downloads.tracker import DownloadTracker
-from hive.streams import writer as sink_module
+from hive.streams import writer as writer_module
 from hive.streams.writer import SocketWriter
 from hive.wire.events import MAX_MESSAGE_CHARS
 from tests.support.asgi_server import (
@@ -96,12 +96,12 @@ async def test_a_slow_client_skips_frames_and_gets_the_end(serving: Serving, tra
     await serving.watched()
     (stream,) = serving.endpoint._open
     sent = 0
-    while sent < 5000 and not (stream._sink.paused and sent > 200):
+    while sent < 5000 and not (stream._writer.paused and sent > 200):
         for _ in range(50):
             sent += 1
             tracker.publish(held, sent + 1, downloading(sent, message="m" * MAX_MESSAGE_CHARS))
         await asyncio.sleep(0.01)
-    assert stream._sink.paused, "the client's buffer never filled"
+    assert stream._writer.paused, "the client's buffer never filled"
     tracker.finish(held, sent + 2, "complete", complete(), "/x")
     await until(lambda: stream.topic is not None and stream.topic.terminal)
     body = body_of(await read_to_end(client))
@@ -116,20 +116,20 @@ async def test_a_slow_client_skips_frames_and_gets_the_end(serving: Serving, tra
 async def test_a_client_that_never_reads_holds_little_and_is_given_up(
     handed_over: Serving, tracker: DownloadTracker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sink_module, "STALL_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(writer_module, "STALL_TIMEOUT_S", 0.3)
     download_id = create(tracker)
     held = claim(tracker, download_id)
     client = handed_over.connect(download_id, receive_buffer=SMALL_BUFFER)
     await handed_over.watched()
     (stream,) = handed_over.endpoint._open
-    sink = stream._sink
-    assert isinstance(sink, SocketWriter)
+    writer = stream._writer
+    assert isinstance(writer, SocketWriter)
     most = seq = 0
     async with asyncio.timeout(DEADLINE_S):
         while handed_over.endpoint.open_streams:
             seq += 1
             tracker.publish(held, seq + 1, downloading(seq, message="m" * MAX_MESSAGE_CHARS))
-            most = max(most, sink._transport.get_write_buffer_size())
+            most = max(most, writer._transport.get_write_buffer_size())
             await asyncio.sleep(0.001)
     assert 0 < most < 2 * MAX_MESSAGE_CHARS, "no more than the frame that the kernel did not take"
     assert handed_over.fanout.subscribers == set()
@@ -143,7 +143,7 @@ async def test_a_client_that_goes_is_forgotten(serving: Serving, tracker: Downlo
     client = serving.connect(create(tracker))
     await serving.watched()
     if abruptly:
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, sink_module._LINGER_NONE)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, writer_module._LINGER_NONE)
     client.close()
     await until(lambda: not serving.endpoint.open_streams)
     await until(lambda: not serving.state.connections)
@@ -219,7 +219,7 @@ async def test_a_drain_reaches_a_client_that_is_behind_when_it_reads_again(
     (stream,) = serving.endpoint._open
     seq = 1
     async with asyncio.timeout(DEADLINE_S):
-        while not (stream._sink.paused and seq > 200):
+        while not (stream._writer.paused and seq > 200):
             seq += 1
             tracker.publish(held, seq, downloading(seq, message="m" * MAX_MESSAGE_CHARS))
             await asyncio.sleep(0)
@@ -290,7 +290,7 @@ async def test_an_error_with_one_client_keeps_nothing_from_the_others(
         raise RuntimeError("of the test")
 
     broken._write = stumble
-    broken._sink = _Broken()
+    broken._writer = _Broken()
     tracker.finish(claim(tracker, download_id), 2, "complete", complete(), "/x")
     reading: list[Awaitable[bytes]] = [read_to_end(client) for client in clients]
     await until(lambda: serving.endpoint.open_streams == 1)
