@@ -121,20 +121,20 @@ class Transfer:
         return tuple(self._partial(file).name for file in files if not self._is_small(file))
 
     def _fetch(self, files: Sequence[PlannedFile], pool: HostPool, ways: Ways) -> None:
-        jobs = {BatchItem(self._patient(file.source), self._partial(file), ways.to(file)): file for file in files}
+        items = {BatchItem(self._patient(file.source), self._partial(file), ways.to(file)): file for file in files}
 
-        def on_progress(job: BatchItem, snapshot: Snapshot) -> None:
-            self._tell(jobs[job], snapshot)
+        def on_progress(item: BatchItem, snapshot: Snapshot) -> None:
+            self._tell(items[item], snapshot)
 
-        arriving = fetch_many(jobs, control=self._control, on_progress=on_progress, limits=self._limits, shared=pool)
-        for job, fetched in arriving:
-            file = jobs[job]
+        arriving = fetch_many(items, control=self._control, on_progress=on_progress, limits=self._limits, shared=pool)
+        for item, fetched in arriving:
+            file = items[item]
             self._control.gate()
-            self._store.publish(self._plan, file, job.partial, fetched)
+            self._store.publish(self._plan, file, item.partial, fetched)
             if not self._is_small(file):
-                self._leases.release(job.partial.name)
+                self._leases.release(item.partial.name)
             self._statuses.pop(file.path, None)
-            self._reservation.done(job.partial)
+            self._reservation.done(item.partial)
             self._reporter.file_done(file.path, fetched.size, fetched.bytes_refetched)
 
     def _adopt(self, file: PlannedFile) -> bool:

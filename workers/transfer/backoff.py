@@ -18,7 +18,7 @@ _RATE_LIMIT_LEFT = re.compile(r"\br\s*=\s*(\d{1,9})")
 
 
 class Backoff:
-    """The failures of one connection in a row. Full jitter: a crowd that failed together must not return together."""
+    """The failures of one connection in a row. Full jitter: clients that failed together must not return together."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits

@@ -29,7 +29,7 @@ class BatchItem:
 
 
 def fetch_many(
-    jobs: Iterable[BatchItem],
+    items: Iterable[BatchItem],
     *,
     control: Control | None = None,
     network: Network | None = None,
@@ -49,30 +49,30 @@ def fetch_many(
         small = stack.enter_context(ThreadPoolExecutor(limits.small_files_at_once, "transfer-small"))
         large = stack.enter_context(ThreadPoolExecutor(limits.large_files_at_once, "transfer-large"))
 
-        def one(job: BatchItem) -> Fetched:
+        def one(item: BatchItem) -> Fetched:
             ours.check()
-            tell = None if on_progress is None else (lambda snapshot: on_progress(job, snapshot))
+            tell = None if on_progress is None else (lambda snapshot: on_progress(item, snapshot))
             return fetch(
-                job.source,
-                job.partial,
+                item.source,
+                item.partial,
                 control=ours,
                 on_progress=tell,
                 limits=limits,
                 shared=pool,
-                transports=job.transports,
+                transports=item.transports,
             )
 
         # Runs before the executors' own exits, which wait for their threads.
         stack.callback(ours.cancel, "another file of the batch failed")
         running: dict[Future[Fetched], BatchItem] = {}
-        for job in jobs:
-            executor: Executor = small if _is_small(job, limits) else large
-            running[executor.submit(one, job)] = job
+        for item in items:
+            executor: Executor = small if _is_small(item, limits) else large
+            running[executor.submit(one, item)] = item
         while running:
             done, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
                 yield running.pop(future), future.result()
 
 
-def _is_small(job: BatchItem, limits: Limits) -> bool:
-    return job.source.size is not None and job.source.size < limits.small_file_bytes
+def _is_small(item: BatchItem, limits: Limits) -> bool:
+    return item.source.size is not None and item.source.size < limits.small_file_bytes

@@ -1,6 +1,6 @@
 """The handle by which a caller steers a running fetch from another thread.
 
-Problem: a reader is blocked in recv() for up to 20 seconds when somebody cancels. The easy way, a flag looked at
+Problem: a connection is blocked in recv() for up to 20 seconds when somebody cancels. The easy way, a flag looked at
 between two chunks, makes the person wait as long. So whoever may block registers how to be woken (a socket shutdown, an
 event), and `cancel` calls all of them.
 """

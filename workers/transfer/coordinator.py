@@ -1,8 +1,8 @@
-"""The connections of one file, and the thread that conducts them.
+"""The coordinator of a file's connections.
 
-The conductor is the thread that called `fetch`: it starts readers, watches for stalls, reports, and ends everything on
-the first error or cancel. No reader outlives it: each is woken by shutting its socket down and then waited for. A small
-file has no threads at all, the caller's reads.
+It runs in the thread that called `fetch`: it starts connections, watches for stalls, reports, and ends everything on
+the first error or cancel. No connection outlives it: each is woken by shutting its socket down and then waited for. A
+small file has no threads at all, the caller's reads.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SHARE_LOOK_S = 0.5
 #: Seconds without a wait after which the caller's limit is none.
 LIMITED_S = 2.0
 
-#: Seconds that readers get to finish in good order when the last byte is there, so that their connections can be kept.
+#: Seconds that connections get to finish in good order when the last byte is there, so that they can be kept.
 GRACE_S = 1.0
 
 
@@ -58,7 +58,7 @@ class Coordinator:
         """`pinned`: a digest says what the bytes must be. `solo`: one stream from the first byte, without ranges.
 
         `on_settled(stream)` is called once, before the first byte is read; `on_look(status, message, connections)`
-        often, from the conductor's thread.
+        often, from the coordinator's thread.
         """
         self.fd = fd
         self.parts = parts
@@ -79,40 +79,40 @@ class Coordinator:
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._look_now = threading.Event()
-        self._readers: dict[Connection, threading.Thread | None] = {}
+        self._connections: dict[Connection, threading.Thread | None] = {}
         self._error: BaseException | None = None
-        #: When a reader was last held back by the caller's limit.
+        #: When a connection was last held back by the caller's limit.
         self._limited_s = -LIMITED_S
         self._inline = False
 
-    # The conductor's side.
+    # The coordinator's side.
 
     def run(self) -> None:
-        """Until no byte is missing. Raises the first error of a reader, or the error of `control.cancel`."""
+        """Until no byte is missing. Raises the first error of a connection, or the error of `control.cancel`."""
         with self._caller.child() as self.control, self.control.waking(self._halt):
             try:
                 while not self.parts.complete:
-                    self._conduct()
+                    self._run_turn()
                     self._look_now.wait(self.limits.tick_s)
                     self._look_now.clear()
             finally:
-                self._stop_one()
+                self._stop_all()
 
     def run_inline(self) -> None:
         """The same with one connection, in this thread."""
         self._inline = True
-        reader = Connection(self)
-        self._readers[reader] = None
+        connection = Connection(self)
+        self._connections[connection] = None
         with self._caller.child() as self.control, self.control.waking(self._halt):
-            reader.run()
+            connection.run()
             self.control.check()
 
     def attend(self) -> None:
-        """Look around from a reader's loop, where there is no other thread to do so."""
+        """Look around from a connection's loop, where there is no other thread to do so."""
         if self._inline:
             self._look()
 
-    def _conduct(self) -> None:
+    def _run_turn(self) -> None:
         self._caller.check()
         if self._error is not None:
             raise self._error
@@ -123,17 +123,17 @@ class Coordinator:
             return
         if self._settled and not self._solo and not self.limited:
             self._count.look(time.monotonic(), self.moved)
-        # A bounded number a look: a reader may be gone, with an error, before the next one is made.
+        # A bounded number a look: a connection may be gone, with an error, before the next one is made.
         limits = self._transports.limits(self.limits)
-        for _ in range(self._connections_wanted - len(self._readers)):
+        for _ in range(self._connections_wanted - len(self._connections)):
             if self._error is None and self.parts.has_work(limits.steal_min_bytes):
                 self._start_one()
 
     def _start_one(self) -> None:
-        reader = Connection(self)
-        thread = threading.Thread(target=self._run_one, args=(reader,), name="transfer-reader", daemon=True)
+        connection = Connection(self)
+        thread = threading.Thread(target=self._run_one, args=(connection,), name="transfer-connection", daemon=True)
         with self._lock:
-            self._readers[reader] = thread
+            self._connections[connection] = thread
         thread.start()
 
     def _look(self) -> None:
@@ -141,51 +141,51 @@ class Coordinator:
         if self.control.waiting:
             self.progress.restart()
             self._all_idle.restart()
-        readers = self._crowd()
-        reasons = [reader.waiting for reader in readers if reader.waiting]
+        connections = self._current_connections()
+        reasons = [connection.waiting for connection in connections if connection.waiting]
         reason = reasons[-1] if reasons else None
         self.progress.check(reason)
         if self._all_idle.stalled:
             self._all_idle.restart()
             self._transports.fail_over()
-            self._abort(readers)
-        connections = sum(reader.stream is not None for reader in readers)
+            self._abort(connections)
+        n_open = sum(connection.stream is not None for connection in connections)
         if self.control.waiting:
             held = "waiting for the lease" if self.control.waiting == "held" else None
-            self._on_look("paused", held, connections)
-        elif reason is not None and len(reasons) == len(readers):
-            self._on_look("retrying", reason, connections)
+            self._on_look("paused", held, n_open)
+        elif reason is not None and len(reasons) == len(connections):
+            self._on_look("retrying", reason, n_open)
         else:
-            self._on_look("downloading", None, connections)
+            self._on_look("downloading", None, n_open)
 
-    def _run_one(self, reader: Connection) -> None:
+    def _run_one(self, connection: Connection) -> None:
         try:
-            reader.run()
+            connection.run()
         except BaseException as error:
             with self._lock:
                 self._error = self._error or error
         finally:
             with self._lock:
-                del self._readers[reader]
+                del self._connections[connection]
             self._look_now.set()
 
-    def _stop_one(self) -> None:
+    def _stop_all(self) -> None:
         if self.parts.complete:
             self._join(GRACE_S)
-        # Ends whatever a reader may be blocked in: a gate, a connect, the wait for an answer, a read.
+        # Ends whatever a connection may be blocked in: a gate, a connect, the wait for an answer, a read.
         self.control.cancel()
         self._join(None)
 
     def _join(self, timeout_s: float | None) -> None:
         with self._lock:
-            threads = list(self._readers.values())
+            threads = list(self._connections.values())
         for thread in threads:
             if thread is not None:
                 thread.join(timeout_s)
 
-    def _abort(self, readers: list[Connection]) -> None:
-        for reader in readers:
-            stream = reader.stream
+    def _abort(self, connections: list[Connection]) -> None:
+        for connection in connections:
+            stream = connection.stream
             if stream is not None:
                 stream.abort()
 
@@ -193,15 +193,15 @@ class Coordinator:
         self._stop.set()
         self._look_now.set()
 
-    def _crowd(self) -> list[Connection]:
+    def _current_connections(self) -> list[Connection]:
         with self._lock:
-            return list(self._readers)
+            return list(self._connections)
 
-    # The readers' side.
+    # The connections' side.
 
     @property
     def stopping(self) -> bool:
-        """Whether readers should leave."""
+        """Whether connections should leave."""
         return self._stop.is_set()
 
     @property
@@ -211,7 +211,7 @@ class Coordinator:
 
     @property
     def _connections_wanted(self) -> int:
-        """How many readers are worth having over the transport in use."""
+        """How many connections are worth having over the transport in use."""
         return min(self._count.target, self._transports.limits(self.limits).connections_max)
 
     @property
@@ -220,9 +220,9 @@ class Coordinator:
         return (self.parts.size or 0) - self.parts.written
 
     def next_piece(self) -> Piece | None:
-        """The next piece for a reader, or None: then it leaves."""
+        """The next piece for a connection, or None: then it leaves."""
         with self._lock:
-            if self.stopping or (not self._inline and len(self._readers) > self._connections_wanted):
+            if self.stopping or (not self._inline and len(self._connections) > self._connections_wanted):
                 return None
         limits = self._transports.limits(self.limits)
         part_bytes = UNKNOWN_END if self._solo or self._inline else limits.part_bytes(self.parts.size)
@@ -280,7 +280,7 @@ class Coordinator:
         self.attend()
 
     def await_share(self, bandwidth: Callable[[int], float | None], n_bytes: int) -> float:
-        """Wait for the caller's limit, or until the crew is dismissed; gives the seconds it took. This is no stall."""
+        """Wait for the caller's limit, or until the coordinator stops; gives the seconds it took. This is no stall."""
         began_s = step_s = time.monotonic()
         wait_s = bandwidth(n_bytes)
         while wait_s and not self.stopping:
@@ -296,8 +296,8 @@ class Coordinator:
 
     @property
     def limited(self) -> bool:
-        """Whether the caller's limit holds the readers of a large file back: then more of them gain nothing, and each
-        brings a buffer full of bytes that were not allowed yet.
+        """Whether the caller's limit holds the connections of a large file back: then more of them gain nothing, and
+        each brings a buffer full of bytes that were not allowed yet.
         """
         return not self._inline and time.monotonic() - self._limited_s < LIMITED_S
 
@@ -311,7 +311,7 @@ class Coordinator:
             self._count.throttled(time.monotonic())
 
     def rest(self, seconds: float) -> None:
-        """Wait, but not longer than until the crew is dismissed."""
+        """Wait, but not longer than until the coordinator stops."""
         deadline_s = time.monotonic() + seconds
         while not self.stopping and (left_s := deadline_s - time.monotonic()) > 0:
             self.attend()

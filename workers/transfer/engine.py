@@ -89,7 +89,7 @@ class _Fetch:
         self._parts = PartMap(source.size)
         self._known = Known(source.size)
         self._etag: str | None = None
-        self._keeper: JournalWriter | None = None
+        self._journal_writer: JournalWriter | None = None
         self._durable: list[Extent] = []
         self._hash = self._new_hash()
         self._received = 0
@@ -160,7 +160,7 @@ class _Fetch:
                 self._start_over(solo=False)
 
     def _transfer_round(self) -> None:
-        crew = Coordinator(
+        coordinator = Coordinator(
             self._fd,
             self._parts,
             self._transports,
@@ -174,10 +174,10 @@ class _Fetch:
             on_look=self._report,
         )
         if self._small:
-            crew.run_inline()
+            coordinator.run_inline()
             return
         self._hash.start()
-        crew.run()
+        coordinator.run()
 
     def _settled(self, stream: Stream) -> None:
         """The first answer is good: make room, and begin the journal."""
@@ -188,22 +188,26 @@ class _Fetch:
         with translated(needed=size):
             if size:
                 reserve(self._fd, size, self._limits)
-            if not self._small and self._keeper is None and (self._source.digest is not None or stream.validator):
+            if (
+                not self._small
+                and self._journal_writer is None
+                and (self._source.digest is not None or stream.validator)
+            ):
                 self._begin_journal(size, stream.validator)
-            elif self._keeper is None:
+            elif self._journal_writer is None:
                 # What an older journal says of the data file is about to be overwritten.
                 journal_path(self._partial).unlink(missing_ok=True)
 
     def _begin_journal(self, size: int, validator: str) -> None:
         identity = Identity(size, str(self._source.digest or ""), validator)
         journal = Journal(journal_path(self._partial), identity, boot_id(), self._parts.extents(), self._durable)
-        self._keeper = JournalWriter(self._fd, journal, self._parts, self._control, self._limits)
-        self._keeper.start()
+        self._journal_writer = JournalWriter(self._fd, journal, self._parts, self._control, self._limits)
+        self._journal_writer.start()
 
     def _wrote(self, n_bytes: int) -> None:
         self._received += n_bytes
-        if self._keeper is not None:
-            self._keeper.wrote()
+        if self._journal_writer is not None:
+            self._journal_writer.wrote()
 
     def _start_over(self, *, solo: bool) -> None:
         """Forget everything on disk; the bytes stay there and are overwritten."""
@@ -297,8 +301,8 @@ class _Fetch:
         size = self._parts.size or 0
         if os.fstat(self._fd).st_size > size:
             os.ftruncate(self._fd, size)
-        if self._keeper is not None:
-            self._keeper.sync()
+        if self._journal_writer is not None:
+            self._journal_writer.sync()
         else:
             sync_data(self._fd)
 
@@ -316,17 +320,17 @@ class _Fetch:
     def _close(self) -> None:
         """End the helpers. What was written is recorded and synced, unless the files belong to somebody else by now."""
         self._hash.stop()
-        keeper = self._keeper
+        journal_writer = self._journal_writer
         with contextlib.suppress(OSError):
-            if keeper is not None and not keeper.forbidden and not self._parts.complete:
-                keeper.sync()
+            if journal_writer is not None and not journal_writer.forbidden and not self._parts.complete:
+                journal_writer.sync()
         self._stop_journal_writer()
         os.close(self._fd)
 
     def _stop_journal_writer(self) -> None:
-        if self._keeper is not None:
-            self._keeper.stop()
-        self._keeper = None
+        if self._journal_writer is not None:
+            self._journal_writer.stop()
+        self._journal_writer = None
 
     @property
     def _refetched(self) -> int:
@@ -340,6 +344,6 @@ class _Fetch:
 
     def _raise_from_helpers(self) -> None:
         """The errors of the threads that hash and keep the journal."""
-        for helper in (self._hash, self._keeper):
+        for helper in (self._hash, self._journal_writer):
             if helper is not None and helper.error is not None:
                 raise helper.error

@@ -99,7 +99,7 @@ class Limits:
     keep_free_fraction: float = 0.05
     keep_free_max_bytes: int = 10 * GIB
 
-    #: Seconds between two progress reports (10 a second) and between two looks of the conductor.
+    #: Seconds between two progress reports (10 a second) and between two looks of the coordinator.
     progress_interval_s: float = 0.1
     tick_s: float = 0.05
     #: Seconds after which a connection that is paused or held is closed: servers drop idle ones then. What the kernel

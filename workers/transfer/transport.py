@@ -2,8 +2,8 @@
 
 "bytes [start, end) of the file", as an iterator that can be cut off.
 
-HTTP is one way (http.py). Whatever else can give exact ranges of the same file is another; all of them feed the same
-map, journal and hash, so a file that stalls on one goes on over the next without losing a byte.
+HTTP is one way (the package http). Whatever else can give exact ranges of the same file is another; all of them feed
+the same map, journal and hash, so a file that stalls on one goes on over the next without losing a byte.
 """
 
 from __future__ import annotations

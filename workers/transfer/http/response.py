@@ -36,35 +36,37 @@ DISCARD_S = 2.0
 NARROW_BYTES = 256 * 1024
 
 
-class Reply:
+class HttpResponse:
     """An answer whose body is still on the wire, with all that has to be given back."""
 
     def __init__(
         self,
-        response: urllib3.BaseHTTPResponse,
+        raw: urllib3.BaseHTTPResponse,
         body: Body,
-        lifeline: SocketAborter,
+        aborter: SocketAborter,
         slot: threading.Semaphore,
         control: Control,
     ) -> None:
-        self.response = response
-        self.status = response.status
-        self.headers: Mapping[str, str] = response.headers
+        self.raw = raw
+        self.status = raw.status
+        self.headers: Mapping[str, str] = raw.headers
         self.body = body
-        self.lifeline = lifeline
+        self.aborter = aborter
         self._slot: threading.Semaphore | None = slot
         self._control = control
         self._narrow = False
 
     @classmethod
-    def to(cls, url: Url, headers: Mapping[str, str], pool: HostPool, limits: Limits, control: Control) -> Reply:
+    def get(
+        cls, url: Url, headers: Mapping[str, str], pool: HostPool, limits: Limits, control: Control
+    ) -> HttpResponse:
         """Ask for `url`. Raises Transient, UnsafeUrl, and the error of `control.cancel`."""
         slot = pool.take_slot(url.host, control)
-        lifeline = SocketAborter()
+        aborter = SocketAborter()
         try:
             # The waker is for the time until the headers are here; the reader of the body has one of its own.
-            with control.waking(lifeline.cut), requesting(lifeline, pool.network.address_check) as last_body:
-                response = pool.manager(url).urlopen(
+            with control.waking(aborter.cut), requesting(aborter, pool.network.address_check) as last_body:
+                raw = pool.manager(url).urlopen(
                     "GET",
                     str(url),
                     headers=headers,
@@ -77,22 +79,22 @@ class Reply:
                 body = last_body()
             assert body is not None
         except BaseException as error:
-            lifeline.let_go()
+            aborter.let_go()
             slot.release()
             control.check()
             if isinstance(error, HTTPError | OSError | http.client.HTTPException):
                 raise Transient(plainly(error)) from error
             raise
-        return cls(response, body, lifeline, slot, control)
+        return cls(raw, body, aborter, slot, control)
 
     def some(self, n_bytes: int) -> bytes:
         """At most so many bytes of the body; fewer when it breaks, or takes too long."""
         got = b""
         deadline_s = time.monotonic() + DISCARD_S
         try:
-            with self._control.waking(self.lifeline.cut):
+            with self._control.waking(self.aborter.cut):
                 while len(got) < n_bytes and time.monotonic() < deadline_s:
-                    data = self.response.read1(n_bytes - len(got), decode_content=False)
+                    data = self.raw.read1(n_bytes - len(got), decode_content=False)
                     if not data:
                         break
                     got += data
@@ -109,18 +111,18 @@ class Reply:
         """See Narrowable.narrow. A narrow connection is not kept: the next limit may be another."""
         if not self._narrow:
             self._narrow = True
-            self.lifeline.narrow(NARROW_BYTES)
+            self.aborter.narrow(NARROW_BYTES)
 
     def close(self) -> None:
         """Keep the connection when the body was read, else close it. Twice does no harm."""
         slot, self._slot = self._slot, None
         if slot is None:
             return
-        if self.body.isclosed() and not self.body.length and not self.lifeline.was_cut and not self._narrow:
-            self.response.release_conn()
+        if self.body.isclosed() and not self.body.length and not self.aborter.was_cut and not self._narrow:
+            self.raw.release_conn()
         else:
-            self.response.close()
-        self.lifeline.let_go()
+            self.raw.close()
+        self.aborter.let_go()
         slot.release()
 
 
@@ -128,45 +130,45 @@ class HttpStream:
     """See Stream."""
 
     def __init__(
-        self, reply: Reply, start: int, total: int | None, buffer_bytes: int, *, whole: bool, decode: bool
+        self, response: HttpResponse, start: int, total: int | None, buffer_bytes: int, *, whole: bool, decode: bool
     ) -> None:
         self.start = start
         self.whole = whole
         self.total = total
-        self.validator = http_status.strong_validator(reply.headers)
-        self.etag: str | None = reply.headers.get("etag")
-        self._reply = reply
+        self.validator = http_status.strong_validator(response.headers)
+        self.etag: str | None = response.headers.get("etag")
+        self._response = response
         self._buffer_bytes = buffer_bytes
         self._decode = decode
 
     def chunks(self) -> Iterator[memoryview]:
         """See Stream.chunks."""
-        reply = self._reply
+        response = self._response
         try:
-            if self._decode or reply.headers.get("transfer-encoding"):
-                while data := reply.response.read1(self._buffer_bytes, decode_content=self._decode):
+            if self._decode or response.headers.get("transfer-encoding"):
+                while data := response.raw.read1(self._buffer_bytes, decode_content=self._decode):
                     yield memoryview(data)
             else:
                 buffer = memoryview(bytearray(self._buffer_bytes))
-                while n_bytes := reply.body.read_into(buffer):
+                while n_bytes := response.body.read_into(buffer):
                     yield buffer[:n_bytes]
         except (HTTPError, OSError, http.client.HTTPException) as error:
             raise Transient(plainly(error)) from error
-        if reply.lifeline.was_cut:
+        if response.aborter.was_cut:
             # Where the server gives no length, this looks like the file's end.
             raise Transient("the connection was given up")
 
     def abort(self) -> None:
         """See Stream.abort."""
-        self._reply.lifeline.cut()
+        self._response.aborter.cut()
 
     def narrow(self) -> None:
         """See Narrowable.narrow."""
-        self._reply.narrow()
+        self._response.narrow()
 
     def close(self) -> None:
         """See Stream.close."""
-        self._reply.close()
+        self._response.close()
 
 
 def plainly(error: BaseException) -> str:

@@ -179,7 +179,7 @@ class Body(http.client.HTTPResponse):
 
 
 class _Guarded(HTTPConnection):
-    """What both kinds of connections do: check the address, connect to that very address, and hold the lifeline."""
+    """What both kinds of connections do: check the address, connect to that very address, and hold the aborter."""
 
     response_class = Body
 
@@ -196,8 +196,8 @@ class _Guarded(HTTPConnection):
 
     def request(self, *args: Any, **kwargs: Any) -> None:
         """Send a request, over a kept connection or a new one."""
-        if self.sock is not None and _current.lifeline is not None:
-            _current.lifeline.hold(self.sock)
+        if self.sock is not None and _current.aborter is not None:
+            _current.aborter.hold(self.sock)
         super().request(*args, **kwargs)
 
     def _connect_to(self, found: list[Any]) -> socket.socket:
@@ -207,13 +207,13 @@ class _Guarded(HTTPConnection):
             try:
                 sock.settimeout(self.timeout)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                if _current.lifeline is not None:
-                    _current.lifeline.hold(sock)
+                if _current.aborter is not None:
+                    _current.aborter.hold(sock)
                 sock.connect(address)
             except OSError as error:
                 sock.close()
                 problem = error
-                if _current.lifeline is not None and _current.lifeline.was_cut:
+                if _current.aborter is not None and _current.aborter.was_cut:
                     break
             else:
                 return sock
@@ -246,19 +246,19 @@ def pool_manager(network: Network, scheme: str, proxy: str | None, connections: 
 
 
 @contextlib.contextmanager
-def requesting(lifeline: SocketAborter, check: AddressCheck | None) -> Iterator[Callable[[], Body | None]]:
-    """Requests of this thread inside the block use this lifeline and check; the value gives the last answer's body."""
-    _current.lifeline, _current.check, _current.body = lifeline, check, None
+def requesting(aborter: SocketAborter, check: AddressCheck | None) -> Iterator[Callable[[], Body | None]]:
+    """Requests of this thread inside the block use this aborter and check; the value gives the last answer's body."""
+    _current.aborter, _current.check, _current.body = aborter, check, None
     try:
         yield lambda: _current.body
     finally:
-        _current.lifeline = _current.check = _current.body = None
+        _current.aborter = _current.check = _current.body = None
 
 
 class _Current(threading.local):
     """What the thread's request needs down where urllib3 makes the socket and the answer."""
 
-    lifeline: SocketAborter | None = None
+    aborter: SocketAborter | None = None
     check: AddressCheck | None = None
     body: Body | None = None
 

@@ -17,7 +17,7 @@ from workers.transfer.control import Control
 from workers.transfer.http import status as http_status
 from workers.transfer.http.pool import HostPool
 from workers.transfer.http.redirects import expired, next_hop, signed_url_expiry
-from workers.transfer.http.response import HttpStream, Reply
+from workers.transfer.http.response import HttpResponse, HttpStream
 from workers.transfer.limits import Limits
 from workers.transfer.source import Location, Source
 from workers.transfer.transport import ContentChanged, Known, RangesRefused, Throttled, Transient
@@ -104,23 +104,23 @@ class HttpTransport:
     def _ask(self, asked: _Place, start: int, end: int | None, known: Known, control: Control) -> HttpStream:
         place = asked
         for _ in range(self._limits.redirects_max + 1):
-            reply = self._get(place, start, end, known, control)
+            response = self._get(place, start, end, known, control)
             try:
-                if reply.status not in http_status.REDIRECTS:
-                    stream = _ResponseCheck(reply, place, self._source, self._limits, self._pool).verdict(
+                if response.status not in http_status.REDIRECTS:
+                    stream = _ResponseCheck(response, place, self._source, self._limits, self._pool).verdict(
                         start, end, known
                     )
                     place.used = True
                     self._keep(asked, place)
                     return stream
-                place = _hop(place, reply.headers.get("location", ""))
+                place = _hop(place, response.headers.get("location", ""))
             except BaseException:
-                reply.close()
+                response.close()
                 raise
-            reply.discard()
+            response.discard()
         raise DownloadError(f"The server redirects more than {self._limits.redirects_max} times.")
 
-    def _get(self, place: _Place, start: int, end: int | None, known: Known, control: Control) -> Reply:
+    def _get(self, place: _Place, start: int, end: int | None, known: Known, control: Control) -> HttpResponse:
         url = place.url
         rest_s = self._pool.cooldown.remaining_s(url.host)
         if rest_s > 0:
@@ -130,15 +130,15 @@ class HttpTransport:
             headers["Range"] = f"bytes={start}-{end - 1}"
             if known.validator:
                 headers["If-Range"] = known.validator
-        return Reply.to(url, headers, self._pool, self._limits, control)
+        return HttpResponse.get(url, headers, self._pool, self._limits, control)
 
 
 class _ResponseCheck:
     """Whether an answer may be written at `start`."""
 
-    def __init__(self, reply: Reply, place: _Place, source: Source, limits: Limits, pool: HostPool) -> None:
-        self._reply = reply
-        self._headers = reply.headers
+    def __init__(self, response: HttpResponse, place: _Place, source: Source, limits: Limits, pool: HostPool) -> None:
+        self._response = response
+        self._headers = response.headers
         self._place = place
         self._source = source
         self._limits = limits
@@ -146,7 +146,7 @@ class _ResponseCheck:
 
     def verdict(self, start: int, end: int | None, known: Known) -> HttpStream:
         """The stream; raises what Transport.open raises, and _Refused."""
-        status = self._reply.status
+        status = self._response.status
         if status == 206 and end is not None:
             return self._range(start, end, known)
         if status == 200:
@@ -188,12 +188,12 @@ class _ResponseCheck:
         """416: the file ends before `start`. An empty file has no range at all, so there it is the right answer."""
         got = http_status.content_range(self._headers)
         if start == 0 and got is not None and got.total == 0:
-            self._reply.discard()
+            self._response.discard()
             return self._stream(0, 0, 0, whole=True)
         raise _Refused(SourceChanged("The file is shorter now than it was."))
 
     def _failure(self, status: int) -> Exception:
-        body = self._reply.some(http_status.ERROR_BODY_BYTES)
+        body = self._response.some(http_status.ERROR_BODY_BYTES)
         error = http_status.failure(status, self._headers, body, self._limits, signed=self._place.signed)
         if isinstance(error, Throttled):
             self._pool.cooldown.set(self._place.url.host, DEFAULT_REST_S if error.seconds is None else error.seconds)
@@ -205,7 +205,7 @@ class _ResponseCheck:
         self, start: int, total: int | None, length: int | None, *, whole: bool = False, decode: bool = False
     ) -> HttpStream:
         buffer_bytes = max(1, min(self._limits.read_bytes, self._limits.read_bytes if length is None else length))
-        return HttpStream(self._reply, start, total, buffer_bytes, whole=whole, decode=decode)
+        return HttpStream(self._response, start, total, buffer_bytes, whole=whole, decode=decode)
 
 
 def _place_of(location: Location) -> _Place:

@@ -1,6 +1,6 @@
 """The digest of a file that is still arriving.
 
-Problem: hashing 100 GB after the last byte adds a minute per hundred gigabytes, and hashing in the readers is
+Problem: hashing 100 GB after the last byte adds a minute per hundred gigabytes, and hashing in the connections is
 impossible since parts arrive out of order. So one thread follows the contiguous frontier and reads back what was just
 written (from the page cache), and the digest is ready when the last byte is. After a resume it starts at the first
 byte, while the network goes on.

@@ -6,7 +6,7 @@ gigabytes of buffers, writes a log to the home folder, and cannot be cut off by 
 byte; `cancel()` of a stream raises while another thread reads it; two pieces of one group cannot be ended one by one.
 
 The easy way, its download to a path, gives up resume, journal and cancel. So it is used for one thing: bytes [start,
-end) as an iterator, in a session of its own that can be ended (xetsession.py). Every byte is counted, a stream that
+end) as an iterator, in a session of its own that can be ended (session.py). Every byte is counted, a stream that
 ends early is a failure whatever it says, and the digest is ours as for HTTP.
 
 The token for the store is asked for here, over the same guarded connections, proxies and cool-down as everything else,
