@@ -1,4 +1,4 @@
-"""`hive ps` and `hive cancel`: what is under way, and how to end it."""
+"""`hive ps`: the downloads under way."""
 
 from __future__ import annotations
 

@@ -16,13 +16,13 @@ import signal
 import subprocess
 import time
 from collections.abc import Generator
-from pathlib import Path
 from typing import IO
 
 from hive.cli.errors import CliError
 from hive.cli.server import Server
 from hive.processes.children import bound_to_us, python_module, signal_group
 from hive.processes.instance_lock import holder_of
+from hive.processes.log_file import open_log, tail
 from hive.settings import Settings
 
 #: Workers of a private stack: one pull is one download.
@@ -31,13 +31,10 @@ WORKERS = 1
 START_TIMEOUT_S = 40.0
 #: Seconds until it must have ended: the server's drain, the workers' and Redis's, each with a limit of its own.
 STOP_TIMEOUT_S = 25.0
-#: Its log in HIVE_HOME, and the bytes at which that is moved aside.
+#: Its log in HIVE_HOME.
 LOG_NAME = "private.log"
-MAX_LOG_BYTES = 4 * 2**20
 #: Lines of its log in an error.
 LOG_TAIL_LINES = 6
-#: Bytes of its log that are looked at for those.
-LOG_TAIL_BYTES = 16_384
 
 
 class HomeTaken(CliError):
@@ -54,7 +51,7 @@ def private_stack(settings: Settings) -> Generator[Server]:
     """
     settings.home_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     log_path = settings.home_dir / LOG_NAME
-    with _open_log(log_path) as log:
+    with open_log(log_path) as log:
         log_start = log.tell()
         command = python_module("hive.cli", "up", "--port", "0", "--workers", str(WORKERS), "--private")
         # A group of its own: Ctrl-C reaches the pull only, which then ends the stack in order.
@@ -67,14 +64,6 @@ def private_stack(settings: Settings) -> Generator[Server]:
         _stop(process)
 
 
-def _open_log(path: Path) -> IO[bytes]:
-    """The log, to append to: another pull's stack may be writing to it at this moment."""
-    with contextlib.suppress(FileNotFoundError):
-        if path.stat().st_size > MAX_LOG_BYTES:
-            path.replace(path.with_suffix(".log.1"))
-    return path.open("ab")
-
-
 def _read_address(process: subprocess.Popen[bytes], settings: Settings, log_start: int) -> str:
     """The address: the first line that `hive up --private` writes, when it is ready."""
     assert process.stdout is not None
@@ -84,10 +73,8 @@ def _read_address(process: subprocess.Popen[bytes], settings: Settings, log_star
     if holder_of(settings.home_dir) is not None:
         raise HomeTaken("Another hive took the home first.", code="HOME_IN_USE")
     log_path = settings.home_dir / LOG_NAME
-    with log_path.open("rb") as log:
-        log.seek(max(log_start, log_path.stat().st_size - LOG_TAIL_BYTES))
-        tail = log.read(LOG_TAIL_BYTES).decode(errors="replace").splitlines()[-LOG_TAIL_LINES:]
-    raise CliError("hive could not start what a pull needs.", *tail, f"the whole log is in {log_path}")
+    said = tail(log_path, LOG_TAIL_LINES, since=log_start)
+    raise CliError("hive could not start what a pull needs.", *said, f"the whole log is in {log_path}")
 
 
 def _first_line(pipe: IO[bytes], timeout_s: float) -> str:

@@ -1,8 +1,8 @@
 """Which server a command talks to.
 
 In this order: the one that HIVE_HOST names; the one that holds HIVE_HOME's lock, on whatever port; the one at the
-default address. `hive pull` runs a private one where there is none (private.py); the other commands say how to start
-one.
+default address. `hive pull` runs a private one where there is none (private_server.py); the other commands say how to
+start one.
 """
 
 from __future__ import annotations

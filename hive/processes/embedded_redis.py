@@ -21,11 +21,11 @@ import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
 from urllib.parse import quote
 
 from hive.processes.children import bound_to_us, signal_group
 from hive.processes.instance_lock import InstanceLock
+from hive.processes.log_file import open_log, tail
 
 #: Seconds until the server must answer. It loads its append-only file first: 100 MB a second and more, and ours has a
 #: few MB.
@@ -38,10 +38,10 @@ POLL_S = 0.01
 PING_TIMEOUT_S = 1.0
 #: Bytes of a socket's path: 104 with the closing NUL on macOS, 108 on Linux.
 MAX_SOCKET_PATH_BYTES = 103
-#: Bytes at which the server's log is moved aside at the next start; one old log is kept.
-MAX_LOG_BYTES = 4 * 2**20
 #: Lines of the log in an error message.
 LOG_TAIL_LINES = 5
+#: Lines since the start in which the reason of a failed one is looked for.
+MAX_COMPLAINT_LINES = 200
 #: What servers log when they cannot read what another version, or a broken disk, has left.
 _SIGNS_OF_BAD_FILES = ("RDB format version", "Bad file format", "Wrong signature", "append only file")
 
@@ -53,7 +53,7 @@ class EmbeddedRedisError(RuntimeError):
 class EmbeddedRedis:
     """A Valkey or Redis of our own for one HIVE_HOME. Use it as a context manager, or call `start` and `stop`.
 
-    It holds the home's lock while it runs (see homelock.py). `binary` is the server's program, found where None.
+    It holds the home's lock while it runs (see instance_lock.py). `binary` is the server's program, found where None.
     """
 
     def __init__(self, home: Path, *, binary: str | None = None) -> None:
@@ -100,7 +100,8 @@ class EmbeddedRedis:
         self.data_dir.mkdir(exist_ok=True, mode=0o700)
         self._socket_path = _socket_path(self.home)
         _end_orphan(self._socket_path)
-        with self._open_log() as log:
+        with open_log(self.log_path) as log:
+            self._log_start = log.tell()
             # The server names the signal that ends it in its log; its own start-up complaints go to standard error, so
             # both go there.
             self._process = subprocess.Popen(
@@ -134,11 +135,7 @@ class EmbeddedRedis:
 
     def log_tail(self) -> str:
         """The last lines of the server's log."""
-        try:
-            lines = self.log_path.read_text(errors="replace")[-MAX_LOG_BYTES:].splitlines()
-        except OSError:
-            return ""
-        return "\n".join(lines[-LOG_TAIL_LINES:])
+        return "\n".join(tail(self.log_path, LOG_TAIL_LINES))
 
     def __enter__(self) -> EmbeddedRedis:
         return self.start()
@@ -165,14 +162,6 @@ class EmbeddedRedis:
         }
         return [part for name, value in options.items() for part in (f"--{name}", value)]
 
-    def _open_log(self) -> BinaryIO:
-        with contextlib.suppress(FileNotFoundError):
-            if self.log_path.stat().st_size > MAX_LOG_BYTES:
-                self.log_path.replace(self.log_path.with_suffix(".log.1"))
-        log = self.log_path.open("ab")
-        self._log_start = log.tell()
-        return log
-
     def _wait_until_ready(self, process: subprocess.Popen[bytes], socket_path: Path) -> None:
         deadline = time.monotonic() + START_TIMEOUT_S
         while not _answers(socket_path):
@@ -184,19 +173,14 @@ class EmbeddedRedis:
             time.sleep(POLL_S)
 
     def _explain(self, problem: str) -> str:
-        tail = self.log_tail()
-        text = f"The embedded Redis {problem}. The end of {self.log_path}:\n{tail}"
-        if any(sign in self._log_since_launch() for sign in _SIGNS_OF_BAD_FILES):
+        text = f"The embedded Redis {problem}. The end of {self.log_path}:\n{self.log_tail()}"
+        said = "\n".join(tail(self.log_path, MAX_COMPLAINT_LINES, since=self._log_start))
+        if any(sign in said for sign in _SIGNS_OF_BAD_FILES):
             text += (
                 f"\nIts files in {self.data_dir} were written by another version, or are damaged. Use the version that "
                 "wrote them, or move that folder away: models and partial files are not in it, only what was queued."
             )
         return text
-
-    def _log_since_launch(self) -> str:
-        with self.log_path.open("rb") as log:
-            log.seek(self._log_start)
-            return log.read(MAX_LOG_BYTES).decode(errors="replace")
 
 
 def find_server() -> str:

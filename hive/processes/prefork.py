@@ -7,7 +7,6 @@ is gone.
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import signal
@@ -15,13 +14,14 @@ import time
 from collections.abc import Callable
 from types import FrameType
 
+from hive.processes.children import die_with_parent
+
 log = logging.getLogger("hive.processes.prefork")
 
 #: Seconds before a child that died is replaced: doubles with each death in a row, up to the last.
 RESPAWN_FIRST_S, RESPAWN_LAST_S = 0.2, 10.0
 #: Seconds that a child must have lived for its death not to count as one in a row.
 STEADY_S = 10.0
-_PR_SET_PDEATHSIG = 1
 #: What the parent hands on to its children.
 _HANDLED = (signal.SIGTERM, signal.SIGINT)
 
@@ -88,13 +88,3 @@ class Prefork:
         self._signals += 1
         for pid in self._started:
             os.kill(pid, signal.SIGTERM)
-
-
-def die_with_parent(sig: signal.Signals) -> None:
-    """Have the kernel send `sig` to this process when the thread that forked it dies. Linux only; elsewhere it does
-    nothing.
-    """
-    try:
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(sig), 0, 0, 0)
-    except (OSError, AttributeError):
-        log.debug("no prctl on this system")

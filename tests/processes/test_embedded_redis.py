@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from hive.processes import embedded_redis
+from hive.processes import embedded_redis, log_file
 from hive.processes.embedded_redis import EmbeddedRedis, EmbeddedRedisError, find_server
 from hive.processes.instance_lock import HomeInUse, InstanceLock, holder_of
 from tests.support.waiting import is_alive, wait_for
@@ -256,7 +256,7 @@ def test_ctrl_c_reaches_the_parent_only(home: Path) -> None:
 
 
 def test_a_big_log_is_moved_aside(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded_redis, "MAX_LOG_BYTES", 10)
+    monkeypatch.setattr(log_file, "MAX_LOG_BYTES", 10)
     with EmbeddedRedis(home):
         pass
     with EmbeddedRedis(home) as server:

@@ -27,7 +27,7 @@ from hive.downloads.jobqueue import JobQueue
 from hive.downloads.reaper import take_over
 from hive.downloads.registry import WorkerInfo, WorkerRegistry
 from hive.downloads.tracker import DownloadTracker
-from hive.processes.prefork import die_with_parent
+from hive.processes.children import die_with_parent
 from hive.redis_client import connect, is_redis_error
 from hive.settings import Settings
 from hive.version import VERSION
