@@ -209,4 +209,5 @@ def _realm(settings: Settings) -> str:
         if not settings.secret_key_path.exists():
             ensure_key(settings.secret_key_path)
         key = settings.secret_key_path.read_bytes().strip()
-    return hashlib.sha256(b"hive intents\0" + key).hexdigest()[:REALM_CHARS]
+    # The word of the first release, so that its files are found.
+    return hashlib.sha256(b"hive ledger\0" + key).hexdigest()[:REALM_CHARS]
