@@ -68,7 +68,7 @@ class _Hive(_Target):
         began = time.monotonic_ns()
         for number in range(count):
             name = f"bench-{began}-{number}"
-            new = New(identity=name, ref=f"hf:bench/{name}", request=Request(ref=f"hf:bench/{name}"), event=_event(0))
+            new = New(dedup_key=name, ref=f"hf:bench/{name}", request=Request(ref=f"hf:bench/{name}"), event=_event(0))
             record = self._tracker.read(self._tracker.create(new)[0])
             assert record is not None
             claim = self._tracker.claim(record, "bench", "bench", _event(0))

@@ -112,7 +112,7 @@ def hive(hub: StaticHub, folder: Path) -> Cost:
     settings = {"HF_ENDPOINT": hub.url, "HIVE_KEEP_FREE_PERCENT": "0"}
     with (
         Redis(folder / "redis", None) as redis,
-        Server(redis.url, folder, None, **settings) as server,
+        Server(redis.url, folder, None, 1, **settings) as server,
         Workers(redis.url, folder, **settings) as workers,
     ):
         pids = (redis.pid, server.pid, workers.pid)

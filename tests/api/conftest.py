@@ -15,7 +15,8 @@ import requests
 from hive.processes.embedded_redis import EmbeddedRedis
 from hive.redis_client import connect
 from hive.settings import Settings
-from tests.support.processes import Server, environment, wait_for
+from tests.support.processes import Server, environment
+from tests.support.waiting import wait_for
 
 
 @pytest.fixture(scope="module")

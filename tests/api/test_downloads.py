@@ -17,8 +17,9 @@ from hive.settings import Settings
 from hive.wire import keys
 from hive.wire.jobs import job_id
 from tests.support.downloads import claim, complete, create, downloading
-from tests.support.processes import Server, environment, wait_for
+from tests.support.processes import Server, environment
 from tests.support.sse_client import SseClient
+from tests.support.waiting import wait_for
 
 TOKEN = "hf_canary_0123456789"
 

@@ -28,8 +28,9 @@ from hive.wire.maintenance import Collected, Problem, Refetch, Removed, Verified
 from tests.support.asgi_server import until
 from tests.support.downloads import claim, downloading, new
 from tests.support.gc import DIGEST, age, partial, stray_blob
-from tests.support.processes import Server, stopping, wait_for
+from tests.support.processes import Server, stopping
 from tests.support.store import COMMIT, WHOLE, put, put_url, sha256
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.anyio
 
@@ -177,7 +178,7 @@ def test_one_verification_at_a_time_and_a_client_that_goes_stops_it(api: str, se
             return answer.status_code == 200
 
         began_s = time.monotonic()
-        wait_for(is_free, 10)
+        wait_for(is_free, deadline_s=10)
         assert time.monotonic() - began_s < 5
 
 

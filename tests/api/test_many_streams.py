@@ -13,8 +13,9 @@ import requests
 from hive.downloads.tracker import DownloadTracker
 from hive.redis_client import RedisClient
 from tests.support.downloads import claim, complete, create, downloading
-from tests.support.processes import Server, environment, wait_for
+from tests.support.processes import Server, environment
 from tests.support.sse_client import SseClient
+from tests.support.waiting import wait_for
 
 #: The id of no download.
 NOBODY = "00000000-0000-4000-8000-000000000000"

@@ -13,10 +13,9 @@ from hive.downloads.registry import WorkerInfo, WorkerRegistry
 from hive.downloads.tracker import DownloadTracker
 from hive.processes.embedded_redis import EmbeddedRedis
 from hive.redis_client import RedisClient, connect
-from tests.flow.conftest import children
-from tests.flow.test_processes import ManyProcesses
 from tests.support.downloads import claim, complete, create, downloading, failed
-from tests.support.processes import Server, environment, wait_for
+from tests.support.processes import ManyProcesses, Server, children, environment
+from tests.support.waiting import wait_for
 
 #: A sample: its name and its labels.
 Series = tuple[str, tuple[tuple[str, str], ...]]

@@ -10,8 +10,9 @@ import requests
 from hive.downloads.tracker import DownloadTracker
 from hive.redis_client import RedisClient
 from tests.support.downloads import claim, complete, create, downloading, failed
-from tests.support.processes import Server, environment, wait_for
+from tests.support.processes import Server, environment
 from tests.support.sse_client import SseClient
+from tests.support.waiting import wait_for
 
 
 def watch(api: str, download_id: str, **headers: str) -> SseClient:

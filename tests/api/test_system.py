@@ -18,8 +18,9 @@ from hive.redis_client import RedisClient, connect
 from hive.version import VERSION
 from hive.wire import keys
 from tests.support.downloads import claim, complete, create
-from tests.support.processes import Server, environment, wait_for
+from tests.support.processes import Server, environment
 from tests.support.sse_client import SseClient
+from tests.support.waiting import wait_for
 
 
 def test_health_is_the_contract(api: str) -> None:

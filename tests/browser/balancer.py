@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Self
 
 from tests.browser.programs import program
-from tests.support.processes import wait_for
+from tests.support.waiting import wait_for
 
 #: Seconds that nginx has to end.
 STOP_S = 10.0

@@ -16,7 +16,8 @@ from hive.api.downloads import PROGRESS_PATH
 from hive.downloads.tracker import DownloadTracker
 from tests.browser.balancer import CLOCK_PATH, PAGE_PATH, Balancer
 from tests.support.downloads import claim, complete, create, downloading
-from tests.support.processes import Server, environment, stopping, wait_for
+from tests.support.processes import Server, environment, stopping
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.slow
 

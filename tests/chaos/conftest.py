@@ -12,7 +12,7 @@ from hive.wire.events import Complete, Event
 from tests.chaos.history import Watch, judge_files
 from tests.chaos.world import World
 from tests.hub import SyntheticFile
-from tests.support.processes import wait_for
+from tests.support.waiting import wait_for
 
 MIB = 1 << 20
 #: Seconds of a lease in these tests: half of the default, and all that follows from it is as much shorter.
@@ -71,7 +71,7 @@ class Bringing:
 
     def end(self, within_s: float = 60.0) -> Event:
         """The one end that all saw, as it should be."""
-        wait_for(lambda: self.watch.over, within_s, what=f"the end of {self.id}, {self.watch.last!r}")
+        wait_for(lambda: self.watch.over, deadline_s=within_s, what=f"the end of {self.id}, {self.watch.last!r}")
         assert self.watch.judge() == []
         assert self.watch.last is not None
         return self.watch.last

@@ -15,9 +15,9 @@ from hive.downloads import scripts
 from hive.wire.events import Error
 from tests.chaos.conftest import LEASE_S, MIB, Bringing
 from tests.chaos.world import World
-from tests.flow.conftest import children
 from tests.hub import faults
-from tests.support.processes import wait_for
+from tests.support.processes import children
+from tests.support.waiting import wait_for
 
 #: Seconds within which the API must say that it cannot answer.
 REFUSAL_S = 3.0
@@ -41,7 +41,7 @@ def world_of_cables(world: World) -> Iterator[World]:
 
 def wait_out(seconds: float) -> None:
     began_s = time.monotonic()
-    wait_for(lambda: time.monotonic() - began_s > seconds, seconds + 5)
+    wait_for(lambda: time.monotonic() - began_s > seconds, deadline_s=seconds + 5)
 
 
 def test_a_redis_that_is_frozen_costs_no_attempt(world_of_cables: World) -> None:
@@ -152,7 +152,7 @@ def test_a_download_of_a_worker_that_is_cut_off_goes_on_at_another(world_of_cabl
     bringing = Bringing(world).under_way()
     holding = world.holding(bringing.id)
     holding.pool.cable.silence()
-    wait_for(lambda: bringing.watch.attempt == 2 and bringing.watch.status == "downloading", 10)
+    wait_for(lambda: bringing.watch.attempt == 2 and bringing.watch.status == "downloading", deadline_s=10)
     assert world.holding(bringing.id).pool is not holding.pool
     holding.pool.cable.silence(False)
     assert bringing.hurry().complete().attempt == 2

@@ -19,7 +19,7 @@ from hive.settings import Settings
 from tests.chaos.conftest import LEASE_S, MIB, Bringing
 from tests.chaos.marked import MARKS
 from tests.chaos.world import World
-from tests.support.processes import wait_for
+from tests.support.waiting import wait_for
 from workers.process.job import DownloadJob
 from workers.process.shutdown import SHUTDOWN
 from workers.process.worker import DownloadWorker
@@ -69,7 +69,7 @@ def test_a_worker_that_was_given_up_and_wakes_is_not_heard(world: World, whole: 
     frozen = (holding.horse, holding.worker) if whole else (holding.horse,)
     frozen_s = freeze(*frozen)
     try:
-        wait_for(lambda: bringing.watch.attempt == 2 and bringing.watch.status == "downloading", TAKEN_OVER_S)
+        wait_for(lambda: bringing.watch.attempt == 2 and bringing.watch.status == "downloading", deadline_s=TAKEN_OVER_S)
         wait_for(lambda: time.monotonic() - frozen_s > LONG_S)
     finally:
         thaw(*frozen)

@@ -23,7 +23,7 @@ from tests.chaos.proxy import LoopThread, Proxy
 from tests.chaos.watchman import Watchman
 from tests.hub.content import Bytes
 from tests.support.downloads import claim, create
-from tests.support.processes import wait_for
+from tests.support.waiting import wait_for
 
 PROGRESS = 'id: 5-{seq}\ndata: {{"stage":"downloading","bytes_downloaded":{done},"bytes_total":9,"speed_mbps":0.0}}\n\n'
 COMPLETE = 'id: {id}\ndata: {{"stage":"complete","local_path":"{path}"}}\n\n'

@@ -17,7 +17,7 @@ from hive.redis_client import RedisClient, connect, is_redis_error
 from tests.chaos.conftest import MIB, Bringing
 from tests.chaos.world import World
 from tests.hub import faults
-from tests.support.processes import wait_for
+from tests.support.waiting import wait_for
 
 #: Seconds within which a download must have ended after a failover, when nothing but that holds it up.
 FAILOVER_S = 15.0

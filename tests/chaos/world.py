@@ -23,9 +23,9 @@ from hive.processes.embedded_redis import EmbeddedRedis
 from hive.redis_client import connect
 from tests.chaos.history import Watch
 from tests.chaos.proxy import Address, LoopThread, Proxy
-from tests.flow.conftest import alive, children
 from tests.hub.server import HubServer
-from tests.support.processes import HiveProcess, wait_for
+from tests.support.processes import HiveProcess, children, is_alive
+from tests.support.waiting import wait_for
 
 #: Seconds that one request of a person may take.
 REQUEST_S = 6.0
@@ -250,7 +250,7 @@ class World:
         for folder in Path("/proc").iterdir():
             with contextlib.suppress(OSError):
                 pid = int(folder.name) if folder.name.isdecimal() else os.getpid()
-                if pid != os.getpid() and mark in (folder / "environ").read_bytes() and alive(pid):
+                if pid != os.getpid() and mark in (folder / "environ").read_bytes() and is_alive(pid):
                     found.append(f"a process was left behind: {pid} {(folder / 'cmdline').read_bytes()!r}")
         return found
 

@@ -22,7 +22,8 @@ from hive.client import Client
 from hive.processes.instance_lock import holder_of
 from hive.settings import Settings
 from tests.cli.conftest import COMMAND_TIMEOUT_S, Hive, command
-from tests.support.waiting import is_alive, wait_for
+from tests.support.processes import is_alive
+from tests.support.waiting import wait_for
 
 linux_only = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 

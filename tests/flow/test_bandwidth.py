@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import requests
 
-from tests.flow.conftest import Service
 from tests.hub import SyntheticFile
 from tests.hub.server import HubServer
-from tests.support.processes import wait_for
+from tests.support.service import Service
+from tests.support.waiting import wait_for
 
 MB = 1_000_000
 WORKERS = 4
@@ -47,7 +47,7 @@ def bytes_left(hub: HubServer) -> int:
 def rate_over(hub: HubServer, window_s: float) -> float:
     """Bytes per second that leave the server."""
     began, before = time.monotonic(), bytes_left(hub)
-    wait_for(lambda: time.monotonic() - began >= window_s, window_s + 5)
+    wait_for(lambda: time.monotonic() - began >= window_s, deadline_s=window_s + 5)
     return (bytes_left(hub) - before) / (time.monotonic() - began)
 
 
@@ -61,7 +61,7 @@ def test_four_workers_keep_to_the_limit_within_five_percent_and_follow_a_change(
     for number, content in enumerate(CONTENTS):
         hub.create(f"org/m{number}", {"model.safetensors": content})
     ids = [four_workers.post(f"hf:org/m{number}")["download_id"] for number in range(WORKERS)]
-    wait_for(lambda: bytes_left(hub) > RUN_UP_BYTES, 30)
+    wait_for(lambda: bytes_left(hub) > RUN_UP_BYTES, deadline_s=30)
 
     rate = rate_over(hub, WINDOW_S)
     each = [four_workers.show(download_id)["progress"]["bytes_downloaded"] for download_id in ids]
@@ -71,7 +71,7 @@ def test_four_workers_keep_to_the_limit_within_five_percent_and_follow_a_change(
     assert min(each) > 0.5 * max(each), "the line is shared"
 
     assert bandwidth(four_workers, bytes_per_second=None).json() == {"bytes_per_second": None}
-    wait_for(lambda: bytes_left(hub) >= sum(content.size for content in CONTENTS), 20)
+    wait_for(lambda: bytes_left(hub) >= sum(content.size for content in CONTENTS), deadline_s=20)
     for download_id in ids:
         assert four_workers.watch(download_id).wait(30).last["stage"] == "complete"
 

@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import requests
 
-from tests.flow.conftest import Service
-from tests.flow.test_deaths import CONTENT, check_right_end, under_way
-from tests.flow.test_downloads import MIB
 from tests.hub import SyntheticFile, faults
 from tests.hub.server import HubServer
-from tests.support.processes import Server, Workers, wait_for
-
-
-def act(service: Service, download_id: str, word: str) -> requests.Response:
-    return requests.post(f"{service.server.url}/v1/downloads/{download_id}/{word}", timeout=5)
-
-
-def slow(hub: HubServer) -> str:
-    hub.create("org/slow", {"m-Q4_K_M.gguf": CONTENT})
-    hub.limit_rate_bytes_per_s = 0.3 * MIB
-    return "hf:org/slow"
+from tests.support.content import MIB
+from tests.support.processes import Server, Workers
+from tests.support.service import CONTENT, Service, act, check_right_end, hive, slow, under_way
+from tests.support.waiting import wait_for
 
 
 def test_a_pause_frees_the_worker_and_a_resume_loses_no_byte(service: Service, hub: HubServer) -> None:
@@ -72,13 +58,6 @@ def test_a_waiting_download_can_be_paused_and_cancelled(service: Service, hub: H
     assert client.wait().last["code"] == "CANCELLED"
     assert act(service, download_id, "resume").status_code == 409
     service.workers = Workers(service.env, 1)
-
-
-def hive(service: Service, *args: str) -> subprocess.CompletedProcess[str]:
-    env = {**service.env, "PATH": os.environ["PATH"], "HIVE_HOST": service.server.url}
-    return subprocess.run(
-        [sys.executable, "-m", "hive.cli", *args], env=env, capture_output=True, text=True, timeout=30
-    )
 
 
 def test_the_command_line_has_the_same_controls(service: Service, hub: HubServer) -> None:

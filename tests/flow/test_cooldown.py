@@ -6,10 +6,10 @@ import time
 
 import pytest
 
-from tests.flow.conftest import Service
 from tests.hub import SyntheticFile, faults
 from tests.hub.server import HubServer
-from tests.support.processes import wait_for
+from tests.support.service import Service
+from tests.support.waiting import wait_for
 from workers.fleet.cooldown import FRESH_S
 
 MIB = 1 << 20

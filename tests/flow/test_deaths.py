@@ -14,14 +14,13 @@ import requests
 
 from hive.processes.embedded_redis import EmbeddedRedis
 from hive.redis_client import RedisClient
-from tests.flow.conftest import Service, alive, children
-from tests.flow.test_downloads import MIB, sha256
 from tests.hub import SyntheticFile
 from tests.hub.server import HubServer
-from tests.support.processes import Server, Workers, environment, wait_for
+from tests.support.content import MIB, sha256
+from tests.support.processes import Server, Workers, children, environment, is_alive
+from tests.support.service import CONTENT, Service, check_right_end, under_way
 from tests.support.sse_client import SseClient
-
-CONTENT = SyntheticFile(60 * MIB, seed=11)
+from tests.support.waiting import wait_for
 
 
 @pytest.fixture
@@ -30,26 +29,6 @@ def slow_model(hub: HubServer) -> str:
     hub.create("org/slow", {"m-Q4_K_M.gguf": CONTENT})
     hub.limit_rate_bytes_per_s = 0.3 * MIB  # a connection; there will be up to 16
     return "hf:org/slow"
-
-
-def under_way(service: Service, model_ref: str, at_least: int = 4 * MIB) -> tuple[str, SseClient]:
-    """A download of which some bytes have arrived, and one who watches it."""
-    download_id = service.post(model_ref)["download_id"]
-    client = service.watch(download_id)
-    wait_for(lambda: client.events and client.last.get("bytes_downloaded", 0) >= at_least)
-    return download_id, client
-
-
-def check_right_end(client: SseClient, *, attempts: int) -> None:
-    client.wait(90)
-    assert client.last["stage"] == "complete", client.last
-    assert client.done == 1
-    assert client.last["attempt"] == attempts
-    assert sha256(client.last["local_path"]) == CONTENT.sha256()
-    versions = [tuple(map(int, i.split("-"))) for i in client.ids]
-    assert versions == sorted(set(versions))
-    done = [event["bytes_downloaded"] for event in client.events[:-1]]
-    assert done == sorted(done), "progress went back"
 
 
 def test_a_killed_horse_is_replaced_within_a_second(service: Service, hub: HubServer, slow_model: str) -> None:
@@ -73,7 +52,7 @@ def test_a_killed_worker_is_taken_over_within_eight_seconds(service: Service, hu
     (horse,) = children(worker["pid"])
     os.kill(worker["pid"], signal.SIGKILL)
     killed_s = time.monotonic()
-    wait_for(lambda: not alive(horse), what="the horse's death with its parent")
+    wait_for(lambda: not is_alive(horse), what="the horse's death with its parent")
     wait_for(lambda: client.last.get("attempt") == 2)
     wait_for(lambda: client.last.get("status") == "downloading")
     assert time.monotonic() - killed_s < 10

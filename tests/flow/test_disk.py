@@ -11,11 +11,11 @@ import pytest
 
 from hive.redis_client import RedisClient
 from hive.wire import keys
-from tests.flow.conftest import Service
-from tests.flow.test_downloads import MIB, sha256
 from tests.hub import SyntheticFile
 from tests.hub.server import HubServer
-from tests.support.processes import wait_for
+from tests.support.content import MIB, sha256
+from tests.support.service import Service
+from tests.support.waiting import wait_for
 
 #: Each of two models fits alone, not both.
 DISK_MIB, MODEL_MIB = 96, 60

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import pytest
@@ -10,17 +9,12 @@ import requests
 from huggingface_hub import HfApi, scan_cache_dir, snapshot_download, try_to_load_from_cache
 
 from hive.redis_client import RedisClient
-from tests.flow.conftest import Service, secrets_in
 from tests.hub import SyntheticFile, faults
 from tests.hub.server import HubServer
-from tests.support.processes import wait_for
-
-MIB = 1 << 20
-TOKEN = "hf_canary_abcdef0123456789"
-
-
-def sha256(path: str) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+from tests.support.content import MIB, sha256
+from tests.support.redis import secrets_in
+from tests.support.service import TOKEN, Service
+from tests.support.waiting import wait_for
 
 
 def test_a_model_arrives_and_everyone_sees_it(service: Service, hub: HubServer) -> None:

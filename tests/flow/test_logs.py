@@ -15,10 +15,11 @@ from typing import Any
 
 import requests
 
-from tests.flow.conftest import Service, children
 from tests.hub import SyntheticFile
 from tests.hub.server import HubServer
-from tests.support.processes import HiveProcess, Server, Workers, environment, wait_for
+from tests.support.processes import HiveProcess, Server, Workers, children, environment
+from tests.support.service import Service
+from tests.support.waiting import wait_for
 
 MIB = 1 << 20
 SMALL, LARGE = SyntheticFile(MIB, seed=31), SyntheticFile(60 * MIB, seed=32)

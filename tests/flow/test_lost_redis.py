@@ -15,14 +15,13 @@ import requests
 
 from hive.processes.embedded_redis import EmbeddedRedis
 from hive.redis_client import RedisClient, connect
-from tests.flow.conftest import Service, alive, children
-from tests.flow.test_controls import act
-from tests.flow.test_deaths import CONTENT, check_right_end, under_way
-from tests.flow.test_downloads import MIB, TOKEN, sha256
 from tests.hub import SyntheticFile
 from tests.hub.server import HubServer
-from tests.support.processes import Server, Workers, environment, wait_for
+from tests.support.content import MIB, sha256
+from tests.support.processes import Server, Workers, children, environment, is_alive
+from tests.support.service import CONTENT, TOKEN, Service, act, check_right_end, under_way
 from tests.support.sse_client import SseClient
+from tests.support.waiting import wait_for
 
 #: Seconds within which a download must be back.
 BACK_S = 15.0
@@ -76,7 +75,7 @@ def test_a_running_download_goes_on_under_its_id_for_everyone_who_watches(
     for _ in range(2):
         store.flushall()
         lost_s, seen = time.monotonic(), client.last["bytes_downloaded"]
-        wait_for(lambda: client.last["bytes_downloaded"] > seen + MIB, BACK_S)  # noqa: B023 - awaited in this turn
+        wait_for(lambda: client.last["bytes_downloaded"] > seen + MIB, deadline_s=BACK_S)  # noqa: B023 - awaited in this turn
         assert time.monotonic() - lost_s < BACK_S
         assert service.show(download_id)["id"] == download_id
     assert models(replica) == catalog
@@ -130,7 +129,7 @@ def test_queued_and_paused_downloads_come_back_as_they_were(
     store.flushall()
     store.script_flush()
     for server in (service.server, replica):
-        wait_for(lambda url=server.url: {paused, queued} <= listed(url).keys(), 5)  # type: ignore[misc]
+        wait_for(lambda url=server.url: {paused, queued} <= listed(url).keys(), deadline_s=5)  # type: ignore[misc]
         found = listed(server.url)
         assert found[paused]["status"] == "paused"
         assert found[paused]["progress"]["bytes_downloaded"] == before
@@ -154,12 +153,12 @@ def test_a_worker_that_dies_in_the_same_moment_is_replaced(
     worker = service.busy_worker(download_id)
     (horse,) = children(worker["pid"])
     os.kill(worker["pid"], signal.SIGKILL)
-    wait_for(lambda: not alive(horse))
+    wait_for(lambda: not is_alive(horse))
     last_id = client.ids[-1]
     store.flushall()
     lost_s = time.monotonic()
     again = watch(replica, download_id, last_id)
-    wait_for(lambda: client.last.get("attempt") == 2 and client.last.get("status") == "downloading", BACK_S)
+    wait_for(lambda: client.last.get("attempt") == 2 and client.last.get("status") == "downloading", deadline_s=BACK_S)
     assert time.monotonic() - lost_s < BACK_S
     at_full_speed(hub)
     for each in (client, again):

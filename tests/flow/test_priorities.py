@@ -11,14 +11,13 @@ from typing import Any
 import pytest
 import requests
 
-from tests.flow.conftest import Service, children
-from tests.flow.test_controls import hive, slow
-from tests.flow.test_deaths import CONTENT, check_right_end
-from tests.flow.test_downloads import MIB
 from tests.hub import SyntheticFile
 from tests.hub.server import HubServer
-from tests.support.processes import Workers, wait_for
+from tests.support.content import MIB
+from tests.support.processes import Workers, children
+from tests.support.service import CONTENT, Service, check_right_end, hive, slow
 from tests.support.sse_client import SseClient
+from tests.support.waiting import wait_for
 
 
 @pytest.fixture

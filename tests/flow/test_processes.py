@@ -6,29 +6,11 @@ import os
 import signal
 from pathlib import Path
 
-import requests
-
 from hive.downloads.tracker import DownloadTracker
-from tests.flow.conftest import alive, children
 from tests.support.downloads import claim, complete, create
-from tests.support.processes import HiveProcess, environment, wait_for
+from tests.support.processes import ManyProcesses, children, environment, is_alive
 from tests.support.sse_client import SseClient
-
-
-class ManyProcesses(HiveProcess):
-    """A server of two processes."""
-
-    def __init__(self, env: dict[str, str]) -> None:
-        super().__init__("hive.cli", "serve", "--port", "0", "--processes", "2", env=env)
-        self.url: str = self.wait_for_log("listening")["address"]
-        wait_for(lambda: len(children(self.pid)) == 2)
-        wait_for(self.ready)
-
-    def ready(self) -> bool:
-        try:
-            return requests.get(f"{self.url}/readyz", timeout=5).status_code == 200
-        except requests.ConnectionError:
-            return False
+from tests.support.waiting import wait_for
 
 
 def test_all_processes_serve_and_a_dead_one_is_replaced(
@@ -42,7 +24,7 @@ def test_all_processes_serve_and_a_dead_one_is_replaced(
         wait_for(lambda: all(client.events for client in clients))
         victim = children(server.pid)[0]
         os.kill(victim, signal.SIGKILL)
-        wait_for(lambda: len([pid for pid in children(server.pid) if alive(pid)]) == 2 and not alive(victim))
+        wait_for(lambda: len([pid for pid in children(server.pid) if is_alive(pid)]) == 2 and not is_alive(victim))
         wait_for(server.ready)
         tracker.finish(held, 2, "complete", complete(), "/x")
         for client in clients:
@@ -54,5 +36,5 @@ def test_all_processes_serve_and_a_dead_one_is_replaced(
     finally:
         family = children(server.pid)
         assert server.stop() == 0
-    wait_for(lambda: not [pid for pid in family if alive(pid)])
+    wait_for(lambda: not [pid for pid in family if is_alive(pid)])
     assert "Traceback" not in server.output

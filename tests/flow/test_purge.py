@@ -7,14 +7,12 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.flow.conftest import Service
-from tests.flow.test_controls import act, hive
-from tests.flow.test_deaths import CONTENT, under_way
-from tests.flow.test_downloads import MIB, sha256
-from tests.flow.test_sharing import start_two
 from tests.hub import SyntheticFile
 from tests.hub.server import HubServer
-from tests.support.processes import Workers, wait_for
+from tests.support.content import MIB, sha256
+from tests.support.processes import Workers
+from tests.support.service import CONTENT, Service, act, hive, start_two, under_way
+from tests.support.waiting import wait_for
 
 
 @pytest.fixture

@@ -6,26 +6,10 @@ from pathlib import Path
 
 import requests
 
-from tests.flow.conftest import Service
-from tests.flow.test_downloads import MIB, sha256
-from tests.hub import SyntheticFile
 from tests.hub.server import HubServer
-from tests.support.processes import wait_for
-
-CONTENT = SyntheticFile(30 * MIB, seed=31)
-OTHER = SyntheticFile(MIB, seed=32)
-
-
-def start_two(service: Service, hub: HubServer) -> list[str]:
-    """Two downloads under way that share a file; the first one is fetching it."""
-    hub.create("org/shared", {"m-Q4_K_M.gguf": CONTENT, "m-Q8_0.gguf": OTHER})
-    hub.limit_rate_bytes_per_s = 0.3 * MIB
-    first = service.post("hf:org/shared:Q4_K_M")["download_id"]
-    watch = service.watch(first)
-    wait_for(lambda: watch.events and watch.last["bytes_downloaded"] > 2 * MIB)
-    watch.close()
-    second = service.post("hf:org/shared/m-Q4_K_M.gguf")["download_id"]
-    return [first, second]
+from tests.support.content import MIB, sha256
+from tests.support.service import SHARED, Service, start_two
+from tests.support.waiting import wait_for
 
 
 def test_it_is_fetched_once_and_the_second_shows_its_progress(service: Service, hub: HubServer) -> None:
@@ -39,8 +23,8 @@ def test_it_is_fetched_once_and_the_second_shows_its_progress(service: Service, 
     for download_id in ids:
         end = service.watch(download_id).wait(60).last
         assert end["stage"] == "complete", end
-        assert sha256(end["local_path"]) == CONTENT.sha256()
-    assert hub.bytes_sent("*Q4_K_M.gguf", origin="cdn") < CONTENT.size + 24 * MIB
+        assert sha256(end["local_path"]) == SHARED.sha256()
+    assert hub.bytes_sent("*Q4_K_M.gguf", origin="cdn") < SHARED.size + 24 * MIB
 
 
 def test_the_second_goes_on_where_the_first_is_cancelled(service: Service, hub: HubServer) -> None:
@@ -51,15 +35,15 @@ def test_the_second_goes_on_where_the_first_is_cancelled(service: Service, hub: 
     hub.limit_rate_bytes_per_s = None
     end = watch.wait(60).last
     assert end["stage"] == "complete", end
-    assert sha256(end["local_path"]) == CONTENT.sha256()
+    assert sha256(end["local_path"]) == SHARED.sha256()
     assert service.show(first)["status"] == "cancelled"
     figures = [event["bytes_downloaded"] for event in watch.events[:-1]]
     assert figures == sorted(figures)
 
 
 def test_a_file_of_another_repository_is_linked_and_not_fetched(service: Service, hub: HubServer) -> None:
-    hub.create("org/one", {"m-Q4_K_M.gguf": CONTENT})
-    hub.create("org/two", {"other-name.gguf": CONTENT, "config.json": b"{}"})
+    hub.create("org/one", {"m-Q4_K_M.gguf": SHARED})
+    hub.create("org/two", {"other-name.gguf": SHARED, "config.json": b"{}"})
     first = service.bring("hf:org/one")
     hub.reset_log()
     second = service.bring("hf:org/two")
@@ -72,24 +56,24 @@ def test_a_file_of_another_repository_is_linked_and_not_fetched(service: Service
     deleted = requests.delete(f"{service.server.url}/v1/models/org/one:Q4_K_M", timeout=5)
     assert deleted.status_code == 200, deleted.text
     assert deleted.json()["freed_bytes"] == 0, "the bytes are still there under their other name"
-    assert sha256(str(two)) == CONTENT.sha256()
+    assert sha256(str(two)) == SHARED.sha256()
 
 
 def test_a_file_of_another_repository_that_has_gone_bad_is_fetched(service: Service, hub: HubServer) -> None:
-    hub.create("org/one", {"m-Q4_K_M.gguf": CONTENT})
-    hub.create("org/two", {"m-Q4_K_M.gguf": CONTENT})
+    hub.create("org/one", {"m-Q4_K_M.gguf": SHARED})
+    hub.create("org/two", {"m-Q4_K_M.gguf": SHARED})
     bad = Path(service.bring("hf:org/one")["local_path"])
     with bad.open("r+b") as file:
         file.seek(MIB)
         file.write(b"not as it was")
     end = service.bring("hf:org/two")
-    assert (end["stage"], sha256(end["local_path"])) == ("complete", CONTENT.sha256())
+    assert (end["stage"], sha256(end["local_path"])) == ("complete", SHARED.sha256())
     assert not bad.samefile(end["local_path"])
 
 
 def test_two_repositories_with_the_same_file_fetch_it_once(service: Service, hub: HubServer) -> None:
-    hub.create("org/one", {"m-Q4_K_M.gguf": CONTENT})
-    hub.create("org/two", {"m-Q4_K_M.gguf": CONTENT})
+    hub.create("org/one", {"m-Q4_K_M.gguf": SHARED})
+    hub.create("org/two", {"m-Q4_K_M.gguf": SHARED})
     hub.limit_rate_bytes_per_s = 0.3 * MIB
     first = service.watch(service.post("hf:org/one")["download_id"])
     wait_for(lambda: first.events and first.last["bytes_downloaded"] > 2 * MIB)
@@ -100,5 +84,5 @@ def test_two_repositories_with_the_same_file_fetch_it_once(service: Service, hub
     hub.close_connections()
     for client in (first, second):
         assert client.wait(60).last["stage"] == "complete", client.last
-        assert sha256(client.last["local_path"]) == CONTENT.sha256()
+        assert sha256(client.last["local_path"]) == SHARED.sha256()
     assert hub.bytes_sent("org/two/*.gguf", origin="cdn") == 0

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.flow.conftest import alive, children
-from tests.flow.test_downloads import MIB, sha256
 from tests.hub import SyntheticFile
 from tests.hub.server import HubServer
-from tests.support.processes import HiveProcess, wait_for
+from tests.support.content import MIB, sha256
+from tests.support.processes import HiveProcess, children, is_alive
 from tests.support.sse_client import SseClient
+from tests.support.waiting import wait_for
 
 CONTENT = SyntheticFile(40 * MIB, seed=21)
 
@@ -74,7 +74,7 @@ def test_a_download_goes_on_when_it_runs_again(home_env: dict[str, str], hub: Hu
     code = up.wait()
     up.stop()
     assert code in ((0, 130) if sig != signal.SIGKILL else (-signal.SIGKILL,))
-    wait_for(lambda: not [pid for pid in family if alive(pid)], what="the end of all processes")
+    wait_for(lambda: not [pid for pid in family if is_alive(pid)], what="the end of all processes")
     before = hub.bytes_sent("*.gguf", origin="cdn")
     hub.limit_rate_bytes_per_s = None
     again = Up(home_env)

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.flow.conftest import Service
-from tests.flow.test_downloads import sha256
 from tests.hub import DEFAULT_TOKEN, SyntheticFile, faults
 from tests.hub.server import HubServer
-from tests.support.processes import Workers, stopping, wait_for
+from tests.support.content import sha256
+from tests.support.processes import Workers, stopping
+from tests.support.service import Service
+from tests.support.waiting import wait_for
 from tests.support.xet_server import XetServer
 from tests.support.xet_store import need_hf_xet, upload
 

@@ -18,7 +18,8 @@ import redis
 from hive.processes import embedded_redis, log_file
 from hive.processes.embedded_redis import EmbeddedRedis, EmbeddedRedisError, find_server
 from hive.processes.instance_lock import HomeInUse, InstanceLock, holder_of
-from tests.support.waiting import is_alive, wait_for
+from tests.support.processes import is_alive
+from tests.support.waiting import wait_for
 
 
 @pytest.fixture

@@ -17,7 +17,8 @@ import pytest
 from hive.processes import supervisor
 from hive.processes.children import bound_to_us, python_module, signal_group
 from hive.processes.supervisor import Child
-from tests.support.waiting import DEADLINE_S, is_alive, wait_for
+from tests.support.processes import is_alive
+from tests.support.waiting import DEADLINE_S, wait_for
 
 pytestmark = pytest.mark.anyio
 

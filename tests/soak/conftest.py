@@ -12,7 +12,8 @@ import requests
 from hive.downloads.tracker import DownloadTracker
 from hive.processes.embedded_redis import EmbeddedRedis
 from hive.redis_client import connect
-from tests.support.processes import Server, environment, wait_for
+from tests.support.processes import Server, environment
+from tests.support.waiting import wait_for
 
 #: Starts a replica with these settings.
 Serve = Callable[..., Server]

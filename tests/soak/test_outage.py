@@ -21,8 +21,9 @@ from hive.processes.embedded_redis import EmbeddedRedis, find_server
 from hive.redis_client import RedisClient, connect, is_redis_error
 from tests.soak.conftest import Serve
 from tests.support.downloads import claim, complete, create, downloading
-from tests.support.processes import Server, environment, stopping, wait_for
+from tests.support.processes import Server, environment, stopping
 from tests.support.sse_client import SseClient
+from tests.support.waiting import wait_for
 
 #: Seconds for which Redis is gone.
 OUTAGE_S = 10.0

@@ -21,7 +21,8 @@ from hive.downloads.tracker import DownloadTracker
 from tests.browser.conftest import browser
 from tests.browser.programs import program
 from tests.support.downloads import claim, complete, create, downloading
-from tests.support.processes import HiveProcess, Server, environment, wait_for
+from tests.support.processes import HiveProcess, Server, environment
+from tests.support.waiting import wait_for
 
 __all__ = ["browser"]
 

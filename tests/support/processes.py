@@ -9,27 +9,29 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import requests
+
 from hive.processes.children import bound_to_us
-
-#: Seconds within which a process must start, and end.
-DEADLINE_S = 20.0
+from tests.support.waiting import DEADLINE_S, wait_for
 
 
-def wait_for(condition: Callable[[], Any], deadline_s: float = DEADLINE_S, what: str = "condition") -> Any:
-    """The first true result of `condition`."""
-    end = time.monotonic() + deadline_s
-    while True:
-        result = condition()
-        if result:
-            return result
-        if time.monotonic() > end:
-            raise TimeoutError(f"{what} did not come true in {deadline_s} s")
-        time.sleep(0.01)
+def children(pid: int) -> list[int]:
+    """The child processes of a process."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and was not waited for does not count."""
+    try:
+        os.kill(pid, 0)
+        stat = Path(f"/proc/{pid}/stat")
+        return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] != "Z"
+    except (ProcessLookupError, FileNotFoundError):
+        return False
 
 
 class HiveProcess:
@@ -138,3 +140,19 @@ def environment(redis_url: str, folder: Path, **more: str) -> dict[str, str]:
         "PYTHONDONTWRITEBYTECODE": "1",
         **more,
     }
+
+
+class ManyProcesses(HiveProcess):
+    """A server of two processes."""
+
+    def __init__(self, env: dict[str, str]) -> None:
+        super().__init__("hive.cli", "serve", "--port", "0", "--processes", "2", env=env)
+        self.url: str = self.wait_for_log("listening")["address"]
+        wait_for(lambda: len(children(self.pid)) == 2)
+        wait_for(self.ready)
+
+    def ready(self) -> bool:
+        try:
+            return requests.get(f"{self.url}/readyz", timeout=5).status_code == 200
+        except requests.ConnectionError:
+            return False

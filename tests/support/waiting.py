@@ -1,33 +1,34 @@
-"""Waiting for a condition with a deadline, never for a time."""
+"""Waiting for a condition with a deadline, never for a time: `wait_for`, and `wait_for_async` inside an event loop."""
 
 from __future__ import annotations
 
-import os
+import asyncio
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
 
 #: Seconds that a condition may take on a busy machine.
 DEADLINE_S = 20.0
+#: Seconds between two looks, in a thread and in an event loop.
+LOOK_S = 0.01
+ASYNC_LOOK_S = 0.005
 
 
-def wait_for(condition: Callable[[], T], what: str, deadline_s: float = DEADLINE_S) -> T:
-    """The first truthy value of `condition`; the test fails when it has none in time."""
-    end = time.monotonic() + deadline_s
+def wait_for(condition: Callable[[], T | None], what: str = "it came true", deadline_s: float = DEADLINE_S) -> T:
+    """The first truthy value of `condition`; the test fails when it has none in time. `what` is what was hoped for."""
+    end_s = time.monotonic() + deadline_s
     while not (value := condition()):
-        assert time.monotonic() < end, f"after {deadline_s:.0f} s: {what}"
-        time.sleep(0.01)
+        assert time.monotonic() < end_s, f"not within {deadline_s:g} s: {what}"
+        time.sleep(LOOK_S)
     return value
 
 
-def is_alive(pid: int) -> bool:
-    """Whether a process runs; one that has ended and was not waited for does not count."""
-    try:
-        os.kill(pid, 0)
-        stat = Path(f"/proc/{pid}/stat")
-        return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] != "Z"
-    except (ProcessLookupError, FileNotFoundError):
-        return False
+async def wait_for_async(condition: Callable[[], T | None], what: str = "it came true", deadline_s: float = DEADLINE_S) -> T:
+    """The same in an event loop, which goes on meanwhile."""
+    end_s = time.monotonic() + deadline_s
+    while not (value := condition()):
+        assert time.monotonic() < end_s, f"not within {deadline_s:g} s: {what}"
+        await asyncio.sleep(ASYNC_LOOK_S)
+    return value

@@ -13,7 +13,8 @@ from hive.processes.embedded_redis import EmbeddedRedis
 from hive.redis_client import RedisClient
 from hive.settings import Settings
 from hive.wire import keys
-from tests.support.processes import Server, environment, wait_for
+from tests.support.processes import Server, environment
+from tests.support.waiting import wait_for
 from tests.support.webhook_receiver import SECRET, Receiver, receiving
 
 #: Starts a replica with these settings.

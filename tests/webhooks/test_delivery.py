@@ -20,8 +20,9 @@ from hive.downloads.tracker import DownloadTracker
 from hive.redis_client import RedisClient
 from hive.wire import keys
 from tests.support.downloads import claim, complete, create, downloading, failed
-from tests.support.processes import Server, environment, wait_for
+from tests.support.processes import Server, environment
 from tests.support.store import WHOLE, put, put_tree, settings_for
+from tests.support.waiting import wait_for
 from tests.support.webhook_receiver import SECRET, Receiver, Reply, documented_verify, receiving
 from tests.webhooks.conftest import QUICK, Serve
 

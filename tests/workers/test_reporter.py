@@ -16,7 +16,7 @@ from hive.redis_client import RedisClient
 from hive.wire import keys
 from hive.wire.events import Complete, Downloading
 from tests.support.downloads import claim, complete, create, downloading
-from tests.support.processes import wait_for
+from tests.support.waiting import wait_for
 from workers import reporter
 from workers.reporter import Reporter
 from workers.speed import Meter

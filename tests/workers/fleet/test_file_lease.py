@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hive.redis_client import RedisClient
 from hive.wire import keys
-from tests.support.processes import wait_for
+from tests.support.waiting import wait_for
 from workers.fleet.file_lease import FileLeases
 
 

@@ -1,0 +1,12 @@
+"""Sizes and digests of what tests move."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+MIB = 1 << 20
+
+
+def sha256(path: str) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
