@@ -69,7 +69,9 @@ def test_a_worker_that_was_given_up_and_wakes_is_not_heard(world: World, whole: 
     frozen = (holding.horse, holding.worker) if whole else (holding.horse,)
     frozen_s = freeze(*frozen)
     try:
-        wait_for(lambda: bringing.watch.attempt == 2 and bringing.watch.status == "downloading", deadline_s=TAKEN_OVER_S)
+        wait_for(
+            lambda: bringing.watch.attempt == 2 and bringing.watch.status == "downloading", deadline_s=TAKEN_OVER_S
+        )
         wait_for(lambda: time.monotonic() - frozen_s > LONG_S)
     finally:
         thaw(*frozen)

@@ -25,7 +25,9 @@ def wait_for(condition: Callable[[], T | None], what: str = "it came true", dead
     return value
 
 
-async def wait_for_async(condition: Callable[[], T | None], what: str = "it came true", deadline_s: float = DEADLINE_S) -> T:
+async def wait_for_async(
+    condition: Callable[[], T | None], what: str = "it came true", deadline_s: float = DEADLINE_S
+) -> T:
     """The same in an event loop, which goes on meanwhile."""
     end_s = time.monotonic() + deadline_s
     while not (value := condition()):
