@@ -7,6 +7,8 @@ docs/settings.md lists them all, and a test compares it with this file.
 
 from __future__ import annotations
 
+import base64
+import binascii
 import os
 import platform
 from collections.abc import Mapping
@@ -19,7 +21,6 @@ from msgspec import field
 from hive.errors import UnsafeUrl
 from hive.net.urls import Url, parse_url
 from hive.version import VERSION
-from hive.webhooks.signature import read_key
 
 #: Where the HTTP process listens, and where clients look for it.
 DEFAULT_ADDRESS = "127.0.0.1:8080"
@@ -32,6 +33,12 @@ MAX_RUNNING = 100_000
 
 #: The most webhooks that may be set, and the most and longest waits between their tries.
 MAX_WEBHOOKS, MAX_WEBHOOK_RETRIES, MAX_WEBHOOK_RETRY_S = 16, 24, 86_400.0
+
+#: What a webhook secret in the form of the Standard Webhooks specification begins with; base64 follows.
+WEBHOOK_PREFIX = "whsec_"
+
+#: Bytes of a webhook key: shorter ones can be guessed, longer ones the specification does not know; and of plain text.
+MIN_WEBHOOK_KEY_BYTES, MAX_WEBHOOK_KEY_BYTES, MAX_WEBHOOK_TEXT_BYTES = 24, 64, 512
 
 #: Words for on and off that other tools take.
 _SWITCHES = {"yes": "1", "on": "1", "no": "0", "off": "0"}
@@ -186,7 +193,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def webhook_key(self) -> bytes | None:
         """What webhooks are signed with, or None. Raises SettingsError, which does not name it."""
         try:
-            return read_key(self.webhook_secret.strip()) if self.webhook_secret else None
+            return read_webhook_key(self.webhook_secret.strip()) if self.webhook_secret else None
         except ValueError as error:
             raise SettingsError(f"HIVE_WEBHOOK_SECRET cannot be used: {error}.") from None
 
@@ -224,3 +231,22 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         hidden = {"hf_token", "redis_url", "https_proxy", "http_proxy", "webhook_urls", "webhook_secret"}
         shown = {f: ("***" if f in hidden and getattr(self, f) else getattr(self, f)) for f in self.__struct_fields__}
         return f"Settings({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
+
+
+def read_webhook_key(secret: str) -> bytes:
+    """The key in a webhook secret: `whsec_` and base64, or plain text, whose UTF-8 is the key.
+
+    Raises:
+        ValueError: it is neither, too short or too long. The text does not contain it.
+    """
+    if not secret.startswith(WEBHOOK_PREFIX):
+        key, most = secret.encode(), MAX_WEBHOOK_TEXT_BYTES
+    else:
+        most = MAX_WEBHOOK_KEY_BYTES
+        try:
+            key = base64.b64decode(secret.removeprefix(WEBHOOK_PREFIX), validate=True)
+        except (binascii.Error, ValueError):
+            raise ValueError(f"what follows {WEBHOOK_PREFIX} is not base64") from None
+    if not MIN_WEBHOOK_KEY_BYTES <= len(key) <= most:
+        raise ValueError(f"its key has {len(key)} bytes; it must have {MIN_WEBHOOK_KEY_BYTES} to {most}")
+    return key

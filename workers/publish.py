@@ -1,4 +1,4 @@
-"""Where verified files become a model: the Hub's cache as its own tools make it, and a folder for files from URLs.
+"""Atomic publication by rename: verified files become a model in the Hub's cache, or a file from a URL in its folder.
 
 A file is published by one rename, of bytes that the engine has verified and synced, to `blobs/<digest>`. After the last
 file come the links in `snapshots/<commit>/`, then the listing of the commit and, as the very last, the ref: whoever
@@ -23,14 +23,13 @@ import msgspec
 
 from hive.errors import DownloadError, InternalError, StoreNotWritable
 from hive.settings import Settings
-from hive.store.dirfd import open_folder, read_file, size_of, write_file, write_link
+from hive.store.dirfd import open_folder, read_file, remove_file, size_of, write_file, write_link
 from hive.store.layout import (
     BLOBS,
     CACHEDIR_TAG,
     CACHEDIR_TAG_TEXT,
     FILES,
     MANIFEST,
-    MAX_MANIFEST_BYTES,
     MAX_REF_BYTES,
     PARTIAL,
     REFS,
@@ -38,12 +37,13 @@ from hive.store.layout import (
     TREES,
     Manifest,
     blob_link,
-    decode_manifest,
     encode_tree,
+    partial_key,
+    read_manifest,
     repo_folder,
     url_key,
 )
-from hive.store.repo_cache import RepoCache
+from hive.store.repo_cache import RepoCache, open_repo
 from hive.wire.refs import without_query
 from workers.reuse import adopt
 from workers.sources.plan import Plan, PlannedFile
@@ -81,9 +81,8 @@ class Store:
             return tuple(file for file in plan.files if not self._has_url_file(plan, file))
         wanted = {_etag(file): file for file in reversed(plan.files)}
         files = tuple(file for file in plan.files if wanted[_etag(file)] is file)
-        with _our_errors(), contextlib.suppress(FileNotFoundError), RepoCache(self._hub, _folder(plan)) as cache:
-            return tuple(file for file in files if not _is_there(cache, plan, file))
-        return files
+        with _our_errors(), open_repo(self._hub, _folder(plan)) as cache:
+            return files if cache is None else tuple(file for file in files if not _is_there(cache, plan, file))
 
     def has(self, plan: Plan, file: PlannedFile) -> bool:
         """Whether this file need not be fetched. `missing` is quicker for many."""
@@ -219,8 +218,7 @@ class Store:
             verified=fetched.verified,
         )
         with open_folder(self._hive, FILES, key, create=True) as folder:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(MANIFEST, dir_fd=folder)
+            remove_file(folder, MANIFEST)
             finish(partial, self._hive / FILES / key / file.path)
             write_file(folder, MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=1))
 
@@ -229,7 +227,7 @@ class Store:
         if file.digest is None:
             return False
         with contextlib.suppress(OSError), open_folder(self._hive, FILES, url_key(plan.ref.url or "")) as folder:
-            manifest = decode_manifest(read_file(folder, MANIFEST, MAX_MANIFEST_BYTES) or b"")
+            manifest = read_manifest(folder)
             found = manifest is not None and size_of(folder, file.path) == manifest.size
             return found and manifest is not None and manifest.sha256 == file.digest.hex
         return False
@@ -251,14 +249,13 @@ def _move(partial: Path, blobs: int, etag: str) -> None:
     thousand files took as long as to fetch them. A power cut in between costs no more than to fetch a small file again.
     """
     os.replace(data_path(partial), etag, dst_dir_fd=blobs)
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(journal_path(partial))
+    journal_path(partial).unlink(missing_ok=True)
 
 
 def _partial_key(plan: Plan, file: PlannedFile) -> str:
     if file.digest is None:
         return f"url-{hashlib.sha256((plan.ref.url or '').encode()).hexdigest()}"
-    return file.digest.hex if file.digest.algorithm == "sha256" else f"git-{file.digest.hex}"
+    return partial_key(file.digest.algorithm, file.digest.hex)
 
 
 def _folder(plan: Plan) -> str:

@@ -1,4 +1,4 @@
-"""Content that another repository of the store has already: it is linked, and not fetched again.
+"""Deduplication by hard links: content that another repository of the store has already is not fetched again.
 
 Problem: quantisations of one model lie in several repositories, and so do the same encoder or the same projector; the
 Hub's cache keeps each repository's files apart, so the same bytes would come once for each. The easy way, a symbolic

@@ -23,11 +23,11 @@ from hive import logs
 from hive.api.json import read_body
 from hive.api.operations import LinesResponse
 from hive.api.services import Services, services_of
-from hive.downloads.live import Needed, needed, read_live
+from hive.downloads.live import in_use, read_live
 from hive.errors import Conflict, RedisUnavailable
-from hive.store.gc import Collector
-from hive.store.inventory import Holding, Target, all_targets, target
-from hive.store.repair import Mender
+from hive.store.gc import GarbageCollector, InUse
+from hive.store.inventory import InventoryItem, Target, all_targets, target
+from hive.store.repair import Repairer
 from hive.store.verify import Verification
 from hive.wire import keys
 from hive.wire.maintenance import Collected
@@ -75,10 +75,10 @@ async def verify(request: Request) -> Response:
     targets = await run_in_threadpool(_targets, services, body.models)
     operation = services.operations.begin(_VERIFICATION)
     context = OperationContext(services, operation.stop)
-    mend = Mender(services.settings, context.is_used, context.request).mend if body.fetch else None
+    repair = Repairer(services.settings, context.is_used, context.request).repair if body.fetch else None
 
     def work(say: Callable[[msgspec.Struct], None]) -> None:
-        Verification(services.settings, targets, say, operation.stop, named=bool(body.models), mend=mend).run()
+        Verification(services.settings, targets, say, operation.stop, named=bool(body.models), repair=repair).run()
 
     return LinesResponse(operation, work, services.settings.keepalive_s)
 
@@ -91,7 +91,7 @@ async def collect(request: Request) -> Response:
     context = OperationContext(services, operation.stop)
 
     def work(say: Callable[[msgspec.Struct], None]) -> None:
-        collector = Collector(
+        collector = GarbageCollector(
             services.settings,
             say,
             operation.stop,
@@ -131,7 +131,7 @@ async def tidy(services: Services) -> bool:
         context = OperationContext(services, operation.stop)
 
         def work(say: Callable[[msgspec.Struct], None]) -> None:
-            _log(Collector(services.settings, say, operation.stop, context.look, context.take).run_partials())
+            _log(GarbageCollector(services.settings, say, operation.stop, context.look, context.take).run_partials())
 
         async for _ in operation.lines(work, services.settings.keepalive_s):
             pass
@@ -146,9 +146,9 @@ class OperationContext:
         self._stop = stop
         self._loop = asyncio.get_running_loop()
 
-    def look(self) -> Needed:
+    def look(self) -> InUse:
         """What downloads need at this moment. Raises RedisUnavailable."""
-        return needed(self._parts.settings, self._run(lambda: read_live(self._parts.commands.client)))
+        return in_use(self._parts.settings, self._run(lambda: read_live(self._parts.commands.client)))
 
     @contextlib.contextmanager
     def take(self, name: str) -> Generator[bool]:
@@ -166,10 +166,10 @@ class OperationContext:
                 with contextlib.suppress(RedisUnavailable):  # it expires by itself
                     self._run(lambda: client.register_script(_GIVE)(keys=[keys.file(name)], args=[owner]))
 
-    def is_used(self, holding: Holding) -> bool:
+    def is_used(self, item: InventoryItem) -> bool:
         """Whether a download uses this model."""
         now = self.look()
-        return holding.repo in now.repos if holding.repo else holding.folder in now.urls
+        return item.repo in now.repos if item.repo else item.folder in now.urls
 
     def request(self, spec: DownloadSpec) -> str:
         """Ask for a download; gives its id. Raises HiveError."""

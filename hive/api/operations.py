@@ -23,7 +23,7 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from hive.errors import Conflict, HiveError, InternalError, StoreNotWritable
-from hive.store.checksum import Stopped
+from hive.store.cancellation import Stopped
 from hive.wire.maintenance import MEDIA_TYPE, Failed
 
 log = logging.getLogger("hive.operations")

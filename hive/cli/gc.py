@@ -70,11 +70,13 @@ def _collect(
         return
     import threading
 
-    from hive.downloads.live import needed
-    from hive.store.gc import Collector
+    from hive.downloads.live import in_use
+    from hive.store.gc import GarbageCollector
 
     stop = threading.Event()
-    Collector(settings, show, stop, lambda: needed(settings, ()), older_than_s=older_than_s, dry_run=dry_run).run()
+    GarbageCollector(
+        settings, show, stop, lambda: in_use(settings, ()), older_than_s=older_than_s, dry_run=dry_run
+    ).run()
 
 
 def _show(line: CollectionLine, *, as_json: bool) -> None:

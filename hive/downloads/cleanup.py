@@ -17,7 +17,7 @@ from typing import Final
 from hive.downloads.intents import IntentLog
 from hive.redis_client import RedisClient
 from hive.settings import Settings
-from hive.store.dirfd import open_folder
+from hive.store.dirfd import open_folder, remove_file
 from hive.store.layout import PARTIAL, PARTIAL_ENDINGS
 from hive.wire import keys
 
@@ -41,10 +41,11 @@ def close(settings: Settings, client: RedisClient, intents: IntentLog, download_
     if entry is not None and entry.purge:
         hold = intents.read_hold(download_id)
         shared = set(hold.partials if hold else ()) - intents.partials_of_others(download_id)
-        with contextlib.suppress(FileNotFoundError), open_folder(settings.hive_dir, PARTIAL) as folder:
-            freed = _remove_own(folder, download_id)
-            freed += sum(_remove_shared(folder, client, name, download_id) for name in sorted(shared))
-            log.info("partial files removed", extra={"fields": {"download_id": download_id, "bytes": freed}})
+        with open_folder(settings.hive_dir, PARTIAL, missing_ok=True) as folder:
+            if folder is not None:
+                freed = _remove_own(folder, download_id)
+                freed += sum(_remove_shared(folder, client, name, download_id) for name in sorted(shared))
+                log.info("partial files removed", extra={"fields": {"download_id": download_id, "bytes": freed}})
     intents.remove(download_id)
 
 
@@ -66,6 +67,5 @@ def _remove_shared(folder: int, client: RedisClient, name: str, download_id: str
 def _remove(folder: int, name: str) -> int:
     with contextlib.suppress(FileNotFoundError):
         size = os.stat(name, dir_fd=folder, follow_symlinks=False).st_blocks * 512
-        os.unlink(name, dir_fd=folder)
-        return size
+        return size if remove_file(folder, name) else 0
     return 0

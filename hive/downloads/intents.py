@@ -26,15 +26,16 @@ import hashlib
 import logging
 import os
 import re
+import time
 from collections.abc import Iterator
-from typing import Annotated, Final, TypeVar
+from typing import Annotated, Final, NamedTuple, TypeVar
 
 import msgspec
 
 from hive.downloads.record import Record
 from hive.secrets import ensure_key
 from hive.settings import Settings
-from hive.store.dirfd import open_folder, read_file, subfolders, write_file
+from hive.store.dirfd import open_folder, read_file, remove_file, subfolders, write_file
 from hive.store.layout import INTENTS
 from hive.wire.jobs import Priority, Request
 from hive.wire.refs import RefError, parse_ref
@@ -89,12 +90,15 @@ class IntentLog:
     """The files of one hive. Blocking; methods raise OSError where the store cannot be read or written."""
 
     def __init__(self, settings: Settings) -> None:
+        self._settings = settings
         self._root = settings.hive_dir
         self._realm = _realm(settings)
 
     def ids(self) -> list[str]:
         """Every download of which there is a file, sorted."""
-        return sorted({match[1] for name in self._names(self._realm) if (match := _FILE.fullmatch(name))})
+        with open_folder(self._root, INTENTS, self._realm, missing_ok=True) as folder:
+            names = os.listdir(folder) if folder is not None else []
+        return sorted({match[1] for name in names if (match := _FILE.fullmatch(name))})
 
     def read(self, download_id: str) -> Intent | None:
         """The request; None where there is none. One that cannot be used is set aside."""
@@ -120,41 +124,22 @@ class IntentLog:
 
     def remove(self, download_id: str) -> None:
         """The download has ended. The request goes last: while it is there, the rest is found."""
-        with contextlib.suppress(FileNotFoundError), open_folder(self._root, INTENTS, self._realm) as folder:
-            for ending in (_ATTEMPT, _INTENT):
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(download_id + ending, dir_fd=folder)
+        with open_folder(self._root, INTENTS, self._realm, missing_ok=True) as folder:
+            if folder is not None:
+                remove_file(folder, download_id + _ATTEMPT)
+                remove_file(folder, download_id + _INTENT)
 
     def partials_of_others(self, download_id: str) -> frozenset[str]:
         """The partial files of all other downloads that have not ended, of every hive on this store."""
-        found: set[str] = set()
-        for realm in self._realms():
-            for name in self._names(realm):
-                if name.endswith(_ATTEMPT) and name != download_id + _ATTEMPT:
-                    with contextlib.suppress(OSError, msgspec.DecodeError), self._folder(realm) as folder:
-                        data = read_file(folder, name, MAX_ATTEMPT_BYTES)
-                        found.update(msgspec.json.decode(data, type=Attempt).partials if data else ())
-        return frozenset(found)
+        others = (entry for entry in read_all(self._settings) if entry.id != download_id)
+        return frozenset(partial for entry in others for partial in entry.partials)
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
-    def _realms(self) -> list[str]:
-        with contextlib.suppress(FileNotFoundError), open_folder(self._root, INTENTS) as folder:
-            return subfolders(folder)
-        return []
-
-    def _names(self, realm: str) -> list[str]:
-        with contextlib.suppress(FileNotFoundError), self._folder(realm) as folder:
-            return os.listdir(folder)
-        return []
-
     def _read(self, name: str, limit: int, kind: type[T]) -> T | None:
-        try:
-            with self._folder(self._realm) as folder:
-                data = read_file(folder, name, limit)
-                if data is None:
-                    return None
-        except FileNotFoundError:
+        with open_folder(self._root, INTENTS, self._realm, missing_ok=True) as folder:
+            data = read_file(folder, name, limit) if folder is not None else None
+        if data is None:
             return None
         try:
             return msgspec.json.decode(data, type=kind)
@@ -169,13 +154,49 @@ class IntentLog:
     def _set_aside(self, name: str, reason: str) -> None:
         """Keep what is no use for somebody to look at, where it is not read again."""
         log.error("a file of the intent log is broken; set aside", extra={"fields": {"file": name, "reason": reason}})
-        with contextlib.suppress(OSError), self._folder(self._realm) as folder:
+        with contextlib.suppress(OSError), open_folder(self._root, INTENTS, self._realm) as folder:
             os.replace(name, name + _BAD, src_dir_fd=folder, dst_dir_fd=folder)
 
-    @contextlib.contextmanager
-    def _folder(self, realm: str) -> Iterator[int]:
-        with open_folder(self._root, INTENTS, realm) as folder:
-            yield folder
+
+class LogEntry(NamedTuple):
+    """What a file of the intent log says of a download: its reference ("" where another file has it), its partials."""
+
+    id: str
+    ref: str
+    partials: tuple[str, ...]
+
+
+class _AnyFile(msgspec.Struct):
+    """What counts of both kinds of files, to whoever reads those of another hive."""
+
+    request: _AnyRequest | None = None
+    partials: tuple[str, ...] = ()
+
+
+class _AnyRequest(msgspec.Struct):
+    ref: str = ""
+
+
+def read_all(settings: Settings, max_age_s: float = float("inf")) -> Iterator[LogEntry]:
+    """Every file, of every hive on this store, that was written in the last `max_age_s` seconds.
+
+    Files that cannot be read are left out. Raises OSError where the store cannot be read.
+    """
+    with open_folder(settings.hive_dir, INTENTS, missing_ok=True) as intents:
+        if intents is None:
+            return
+        for realm in subfolders(intents):
+            with contextlib.suppress(OSError), open_folder(intents, realm) as folder:
+                for name in os.listdir(folder):
+                    if (match := _FILE.fullmatch(name)) and (file := _read_any(folder, name, max_age_s)) is not None:
+                        yield LogEntry(match[1], file.request.ref if file.request else "", file.partials)
+
+
+def _read_any(folder: int, name: str, max_age_s: float) -> _AnyFile | None:
+    with contextlib.suppress(OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        if time.time() - os.stat(name, dir_fd=folder, follow_symlinks=False).st_mtime <= max_age_s:
+            return msgspec.json.decode(read_file(folder, name, MAX_ATTEMPT_BYTES) or b"", type=_AnyFile)
+    return None
 
 
 def intent_of(record: Record, *, cancelled: bool = False, purge: bool = False) -> Intent:

@@ -1,4 +1,4 @@
-"""What downloads that have not ended still need on the disk, so that nothing of it is removed.
+"""The roots of garbage collection: what downloads that have not ended still need on the disk.
 
 Two sources, and each knows what the other does not. Redis knows every live download at this moment, in one step, but
 not which files it is fetching, and only those of this hive. The intent log on the disk (`intents.py`) names the partial
@@ -8,25 +8,21 @@ knows counts.
 
 from __future__ import annotations
 
-import contextlib
-import os
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 import msgspec
 
+from hive.downloads.intents import read_all
 from hive.redis_client import RedisClient
 from hive.settings import Settings
-from hive.store.dirfd import open_folder, read_file, subfolders
-from hive.store.layout import INTENTS, url_key
+from hive.store.gc_context import InUse
+from hive.store.layout import url_key
 from hive.wire import keys
 from hive.wire.refs import RefError, parse_ref
 
 #: Records read in one round trip.
 PAGE: Final = 200
-#: Longest file of the intent log that is read, in bytes.
-MAX_INTENTS_BYTES: Final = 8 << 20
 #: Seconds after which a file of the intent log that nobody has written to does not count any more: it belongs to a hive
 #: that is gone, or to a download that was paused and forgotten. Its model can be fetched again.
 MAX_INTENTS_AGE_S: Final = 30 * 86_400.0
@@ -40,27 +36,10 @@ class Live(NamedTuple):
     created_ms: int = 0
 
 
-class Needed(NamedTuple):
-    """What must stay: everything unlinked in `repos`, the folders `urls` below `files`, the partial files `partials`
-    and those that carry one of `ids`; and all partial files written after `unlisted_since_s`, since when a download
-    lives whose files nobody has listed.
-    """
+class _Request(msgspec.Struct):
+    """What counts here of a record's request."""
 
-    ids: frozenset[str] = frozenset()
-    repos: frozenset[str] = frozenset()
-    urls: frozenset[str] = frozenset()
-    partials: frozenset[str] = frozenset()
-    unlisted_since_s: float = float("inf")
-
-
-class _Entry(msgspec.Struct):
-    """What counts here in the intent log's two kinds of files."""
-
-    class Request(msgspec.Struct):
-        ref: str = ""
-
-    request: Request = msgspec.field(default_factory=Request)
-    partials: tuple[str, ...] = ()
+    ref: str = ""
 
 
 def read_live(client: RedisClient) -> list[Live]:
@@ -81,20 +60,18 @@ def read_live(client: RedisClient) -> list[Live]:
             rows = pipeline.execute()
         for download_id, (request, created_ms) in zip(ids[at : at + PAGE], rows, strict=True):
             if request is not None:
-                ref = msgspec.json.decode(request, type=_Entry.Request).ref
+                ref = msgspec.json.decode(request, type=_Request).ref
                 found.append(Live(download_id, ref, int(created_ms or 0)))
     return found
 
 
-def needed(settings: Settings, live: Iterable[Live]) -> Needed:
+def in_use(settings: Settings, live: Iterable[Live]) -> InUse:
     """What these downloads need, and all that the intent log knows."""
     refs: dict[str, str] = {}
     partials: set[str] = set()
-    for download_id, entry in _intents(settings):
+    for entry in read_all(settings, MAX_INTENTS_AGE_S):
         partials.update(entry.partials)
-        refs.setdefault(download_id, "")
-        if entry.request.ref:
-            refs[download_id] = entry.request.ref
+        refs[entry.id] = entry.ref or refs.get(entry.id, "")
     listed = frozenset(refs)
     unlisted_since_ms = float("inf")
     for download in live:
@@ -102,7 +79,7 @@ def needed(settings: Settings, live: Iterable[Live]) -> Needed:
         if download.id not in listed:
             unlisted_since_ms = min(unlisted_since_ms, download.created_ms)
     places = [place_of(ref) for ref in refs.values()]
-    return Needed(
+    return InUse(
         ids=frozenset(refs),
         repos=frozenset(repo for repo, _ in places if repo),
         urls=frozenset(url_key(url) for _, url in places if url),
@@ -118,20 +95,3 @@ def place_of(ref: str) -> tuple[str | None, str | None]:
     except RefError:
         return None, None
     return found.repo or None, found.url
-
-
-def _intents(settings: Settings) -> Iterator[tuple[str, _Entry]]:
-    """Every file of the intent log, of every hive on this store, with the id of its download."""
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError), open_folder(settings.hive_dir, INTENTS) as intents:
-        for realm in subfolders(intents):
-            with contextlib.suppress(OSError), open_folder(intents, realm) as folder:
-                for name in os.listdir(folder):
-                    if name.endswith(".json") and (entry := _read(folder, name)) is not None:
-                        yield name.partition(".")[0], entry
-
-
-def _read(folder: int, name: str) -> _Entry | None:
-    with contextlib.suppress(OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        if time.time() - os.stat(name, dir_fd=folder, follow_symlinks=False).st_mtime <= MAX_INTENTS_AGE_S:
-            return msgspec.json.decode(read_file(folder, name, MAX_INTENTS_BYTES) or b"", type=_Entry)
-    return None

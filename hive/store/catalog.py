@@ -22,21 +22,19 @@ import msgspec
 from hive.errors import ModelNotOnDisk
 from hive.settings import Settings
 from hive.store.delete import remove_snapshot_files, remove_url_file
-from hive.store.dirfd import open_folder, read_file, size_of, subfolders
+from hive.store.dirfd import open_folder, size_of, subfolders
 from hive.store.layout import (
     FILES,
-    MANIFEST,
-    MAX_MANIFEST_BYTES,
     SNAPSHOTS,
     TREES,
     URL_KEY_CHARS,
     Manifest,
-    decode_manifest,
+    read_manifest,
     repo_folder,
     repo_of,
     url_key,
 )
-from hive.store.repo_cache import Entry, RepoCache, read_tree
+from hive.store.repo_cache import Entry, RepoCache, open_repo, read_tree
 from hive.wire.gguf import matching, projector_for, projectors, variants
 from hive.wire.refs import DEFAULT_REVISION, ModelRef, path_problem
 from hive.wire.selection import RepoFile, Selection, SelectionError, select
@@ -112,7 +110,9 @@ class ModelCatalog:
         folder = repo_folder(ref.repo)
         if repo_of(folder) != ref.repo:
             return None
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError), RepoCache(self._hub, folder) as cache:
+        with open_repo(self._hub, folder) as cache:
+            if cache is None:
+                return None
             commit = cache.commit_of(ref.rev)
             snapshot = self._snapshot(cache, ref.repo, commit, cache.refs()) if commit else None
             if snapshot is None:
@@ -162,9 +162,8 @@ class ModelCatalog:
         return remove_snapshot_files(self._hub, self._hive, folder, model.revision, paths)
 
     def _folders(self) -> Sequence[str]:
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError), open_folder(self._hub) as hub:
-            return [name for name in subfolders(hub) if repo_of(name)]
-        return ()
+        with open_folder(self._hub, missing_ok=True) as hub:
+            return () if hub is None else [name for name in subfolders(hub) if repo_of(name)]
 
     def _folder_of(self, model_id: str) -> str | None:
         """The folder on the disk whose repository this id begins with."""
@@ -203,15 +202,14 @@ class ModelCatalog:
         return None
 
     def _url_models(self) -> Sequence[Model]:
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError), open_folder(self._hive, FILES) as files:
-            keys = [key for key in subfolders(files) if len(key) == URL_KEY_CHARS]
+        with open_folder(self._hive, FILES, missing_ok=True) as files:
+            keys = [] if files is None else [key for key in subfolders(files) if len(key) == URL_KEY_CHARS]
             return [model for key in keys for model, _ in self._url_model(key)]
-        return ()
 
     def _url_model(self, key: str) -> Iterator[tuple[Model, Manifest]]:
         """The file in this folder of `hive/files`, when it is there with the size that its manifest says."""
         with contextlib.suppress(OSError), open_folder(self._hive, FILES, key) as folder:
-            manifest = decode_manifest(read_file(folder, MANIFEST, MAX_MANIFEST_BYTES) or b"")
+            manifest = read_manifest(folder)
             if manifest is None or size_of(folder, manifest.name) != manifest.size:
                 return
             created = os.stat(manifest.name, dir_fd=folder, follow_symlinks=False).st_mtime

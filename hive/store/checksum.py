@@ -1,4 +1,4 @@
-"""One content, read from its first byte to its last and compared with what it should be.
+"""Checksum of one content, read from its first byte to its last and compared with what it should be.
 
 Problem: a store of terabytes is read once and never again soon, and the page cache of the machine holds what inference
 servers need. The easy way, to read and forget, pushes that out. So what was read is given back to the kernel block by
@@ -18,6 +18,7 @@ import threading
 from collections.abc import Callable
 from typing import Final, NamedTuple, Protocol
 
+from hive.store.cancellation import check_stop
 from hive.store.dirfd import open_folder
 from hive.store.inventory import Content, Digest
 from hive.wire.maintenance import ProblemKind
@@ -28,10 +29,6 @@ BLOCK_BYTES: Final = 4 << 20
 MAX_READINGS: Final = 3
 
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-
-
-class Stopped(Exception):
-    """Whoever wanted to know has gone."""
 
 
 class Finding(NamedTuple):
@@ -48,7 +45,7 @@ class _Hash(Protocol):
     def hexdigest(self) -> str: ...
 
 
-def examine(content: Content, stop: threading.Event, on_bytes: Callable[[int], None]) -> Finding | None:
+def check_content(content: Content, stop: threading.Event, on_bytes: Callable[[int], None]) -> Finding | None:
     """What is wrong with this content, or None. `on_bytes` is called with the bytes of each block.
 
     Raises:
@@ -108,8 +105,7 @@ def _digest(
     at = 0
     _advise(file, 0, 0, "POSIX_FADV_SEQUENTIAL")
     while count := os.preadv(file, [buffer], at):
-        if stop.is_set():
-            raise Stopped
+        check_stop(stop)
         made.update(buffer[:count])
         _advise(file, at, count, "POSIX_FADV_DONTNEED")
         at += count

@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from hive.store.dirfd import open_folder, remove_empty, size_of, walk
+from hive.store.dirfd import open_folder, remove_empty, remove_file, size_of, walk
 from hive.store.layout import BLOBS, FILES, REFS, SNAPSHOTS, TREES
 from hive.store.repo_cache import Entry, RepoCache
 
@@ -34,9 +34,10 @@ def remove_snapshot_files(hub: Path, hive: Path, folder: str, commit: str, paths
         kept += [entry for other in cache.commits() if other != commit for entry in cache.entries(other)]
         if paths is None:
             _remove_commit(cache, commit)
-            with contextlib.suppress(FileNotFoundError), open_folder(hive) as records:
-                _unlink(records, TREES, folder, f"{commit}.json")
-                remove_empty(records, f"{TREES}/{folder}")
+            with open_folder(hive, missing_ok=True) as records:
+                if records is not None:
+                    _unlink(records, TREES, folder, f"{commit}.json")
+                    remove_empty(records, f"{TREES}/{folder}")
         else:
             _remove_links(cache.fd, commit, paths)
         freed = _remove_blobs(cache.fd, gone, kept)
@@ -63,8 +64,9 @@ def _remove_commit(cache: RepoCache, commit: str) -> None:
         _unlink(cache.fd, REFS, *name.split("/"))
         remove_empty(cache.fd, "/".join([REFS, *folders]))
     for parent in (SNAPSHOTS, _NOT_THERE):
-        with contextlib.suppress(FileNotFoundError), open_folder(cache.fd, parent) as above:
-            shutil.rmtree(commit, dir_fd=above)
+        with contextlib.suppress(FileNotFoundError), open_folder(cache.fd, parent, missing_ok=True) as above:
+            if above is not None:
+                shutil.rmtree(commit, dir_fd=above)
     _unlink(cache.fd, TREES, f"{commit}.json")
 
 
@@ -110,7 +112,5 @@ def _has_one_name(folder: int, *path: str) -> bool:
 
 def _unlink(folder: int, *path: str) -> bool:
     """Whether there was such a file and it is gone."""
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError), open_folder(folder, *path[:-1]) as above:
-        os.unlink(path[-1], dir_fd=above)
-        return True
-    return False
+    with open_folder(folder, *path[:-1], missing_ok=True) as above:
+        return above is not None and remove_file(above, path[-1])

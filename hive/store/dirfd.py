@@ -1,4 +1,4 @@
-"""Folders of the store, opened without following links.
+"""Directory descriptors (openat): folders of the store, opened without following links.
 
 Problem: the store is shared, and a link planted in it must never lead a write, a read or a delete elsewhere. The easy
 way, `realpath` and then a path, leaves a gap between the check and the use. So every folder below the root is opened
@@ -13,7 +13,9 @@ import os
 import secrets
 import stat
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Literal, overload
 
 #: Deepest folder that is walked below a root: a path in a repository has at most 1,024 bytes.
 MAX_DEPTH = 512
@@ -21,15 +23,36 @@ MAX_DEPTH = 512
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-@contextlib.contextmanager
-def open_folder(root: Path | int, *names: str, create: bool = False) -> Iterator[int]:
+@overload
+def open_folder(root: Path | int, *names: str, create: bool = False) -> AbstractContextManager[int]: ...
+@overload
+def open_folder(root: Path | int, *names: str, missing_ok: Literal[True]) -> AbstractContextManager[int | None]: ...
+def open_folder(
+    root: Path | int, *names: str, create: bool = False, missing_ok: bool = False
+) -> AbstractContextManager[int | None]:
     """The descriptor of the folder `names` below `root`; closed at the end.
 
-    `root` is a descriptor, or a path that may itself be a link.
+    `root` is a descriptor, or a path that may itself be a link. With `missing_ok` it gives None where there is no such
+    folder: no name, or a name that is a file or a link.
 
     Raises:
         OSError: ENOENT where it does not exist and is not to be created; ENOTDIR or ELOOP where a name is a link.
     """
+    return _open_if_there(root, names) if missing_ok else _open(root, names, create)
+
+
+@contextlib.contextmanager
+def _open_if_there(root: Path | int, names: tuple[str, ...]) -> Iterator[int | None]:
+    with contextlib.ExitStack() as stack:
+        try:
+            folder = stack.enter_context(_open(root, names, create=False))
+        except (FileNotFoundError, NotADirectoryError):
+            folder = None
+        yield folder
+
+
+@contextlib.contextmanager
+def _open(root: Path | int, names: tuple[str, ...], create: bool) -> Iterator[int]:
     folder = _open_root(root, create) if isinstance(root, Path) else os.dup(root)
     try:
         for name in names:
@@ -94,6 +117,19 @@ def write_link(folder: int, name: str, target: str) -> None:
 def temporary_name(name: str) -> str:
     """A name beside `name` that nobody else has, within the 255 bytes of a file name."""
     return f".{name.encode()[:200].decode(errors='ignore')}.{secrets.token_hex(8)}.tmp"
+
+
+def remove_file(folder: int, name: str) -> bool:
+    """Remove a file or link; whether it was there.
+
+    Raises:
+        OSError: where it cannot be removed.
+    """
+    try:
+        os.unlink(name, dir_fd=folder)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def size_of(folder: int, name: str) -> int | None:

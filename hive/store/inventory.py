@@ -1,5 +1,5 @@
-"""What the store claims to hold: every content with the size and the digest that it should have, and what is plainly
-not there.
+"""Inventory: what the store claims to hold, every content with the size and the digest that it should have, and what
+is plainly not there.
 
 The Hub's cache says it twice: a blob is named by its digest (sha256 for a large file, git's sha1 for any other), and
 `trees/<commit>.json` lists the digests of a commit. The names say it for all tools' files, also without a listing; the
@@ -22,19 +22,17 @@ from typing import Literal, NamedTuple
 
 from hive.errors import ModelNotOnDisk
 from hive.settings import Settings
-from hive.store.dirfd import open_folder, read_file, subfolders, walk
+from hive.store.dirfd import open_folder, subfolders, walk
 from hive.store.layout import (
     FILES,
-    MANIFEST,
-    MAX_MANIFEST_BYTES,
     SNAPSHOTS,
     TREES,
     URL_KEY_CHARS,
-    decode_manifest,
+    read_manifest,
     repo_folder,
     repo_of,
 )
-from hive.store.repo_cache import RepoCache, read_tree
+from hive.store.repo_cache import RepoCache, open_repo, read_tree
 from hive.wire.gguf import matching, projector_for, variants
 from hive.wire.maintenance import Note, Problem, ProblemKind
 from hive.wire.refs import RefError, parse_ref
@@ -64,7 +62,12 @@ class Target(NamedTuple):
 
 
 class Digest(NamedTuple):
-    """What a content must hash to."""
+    """What a content must hash to.
+
+    The download engine has a type of the same name (`workers.transfer.Digest`): it imports of hive only how to get
+    out, and the store imports no worker, so there is no place where both could find one. What they must agree on, the
+    name of a partial file, is `layout.partial_key`.
+    """
 
     algorithm: Algorithm
     hex: str
@@ -92,7 +95,7 @@ class Content(NamedTuple):
         return self.root, self.names, self.name
 
 
-class Holding(NamedTuple):
+class InventoryItem(NamedTuple):
     """What one commit of a repository, or one URL, has in the store. `folder` is its folder below `hub` or `files`."""
 
     model: str
@@ -113,10 +116,11 @@ def digest_of(name: str) -> Digest | None:
 def all_targets(settings: Settings) -> list[Target]:
     """Every repository and every file from a URL in the store."""
     found: list[Target] = []
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError), open_folder(settings.hub_dir) as hub:
-        found += [Target(name) for name in subfolders(hub) if repo_of(name)]
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError), open_folder(settings.hive_dir, FILES) as files:
-        found += [Target(key, is_url=True) for key in subfolders(files) if len(key) == URL_KEY_CHARS]
+    with open_folder(settings.hub_dir, missing_ok=True) as hub:
+        found += [Target(name) for name in subfolders(hub) if repo_of(name)] if hub is not None else []
+    with open_folder(settings.hive_dir, FILES, missing_ok=True) as files:
+        keys = subfolders(files) if files is not None else []
+        found += [Target(key, is_url=True) for key in keys if len(key) == URL_KEY_CHARS]
     return found
 
 
@@ -144,20 +148,22 @@ def target(settings: Settings, model_id: str) -> Target:
     raise ModelNotOnDisk(model_id=model_id)
 
 
-def holdings(settings: Settings, wanted: Target) -> Iterator[Holding]:
+def inventory(settings: Settings, wanted: Target) -> Iterator[InventoryItem]:
     """What a target has on the disk, commit by commit. What is not there any more has nothing."""
     if wanted.is_url:
-        yield from _url_holding(settings, wanted.folder)
+        yield from _url_item(settings, wanted.folder)
         return
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError), RepoCache(settings.hub_dir, wanted.folder) as repo:
+    with open_repo(settings.hub_dir, wanted.folder) as repo:
+        if repo is None:
+            return
         for commit in repo.commits():
             if wanted.commit in (None, commit):
-                yield _Commit(settings, repo, wanted, commit).holding()
+                yield _Commit(settings, repo, wanted, commit).item()
 
 
-def _url_holding(settings: Settings, key: str) -> Iterator[Holding]:
+def _url_item(settings: Settings, key: str) -> Iterator[InventoryItem]:
     with contextlib.suppress(OSError), open_folder(settings.hive_dir, FILES, key) as folder:
-        manifest = decode_manifest(read_file(folder, MANIFEST, MAX_MANIFEST_BYTES) or b"")
+        manifest = read_manifest(folder)
         if manifest is None:
             return
         model = f"url/{key}/{manifest.name}"
@@ -165,12 +171,12 @@ def _url_holding(settings: Settings, key: str) -> Iterator[Holding]:
             n_bytes = os.stat(manifest.name, dir_fd=folder, follow_symlinks=False).st_size
         except FileNotFoundError:
             gone = Problem(model=model, path=manifest.name, kind="missing", message="The file is gone.")
-            yield Holding(model, key, None, None, (), (gone,))
+            yield InventoryItem(model, key, None, None, (), (gone,))
             return
         digest = Digest("sha256", manifest.sha256)
         at, paths = (FILES, key), (manifest.name,)
         content = Content(settings.hive_dir, at, manifest.name, n_bytes, manifest.size, digest, paths)
-        yield Holding(model, key, None, None, (content,))
+        yield InventoryItem(model, key, None, None, (content,))
 
 
 class _Commit:
@@ -189,7 +195,7 @@ class _Commit:
         #: Whether the listing lies where huggingface_hub expects all of it to be here.
         self._is_whole = whole is not None
 
-    def holding(self) -> Holding:
+    def item(self) -> InventoryItem:
         """Its contents, each once, and what is wrong or missing."""
         found: dict[tuple[Path, tuple[str, ...], str], Content] = {}
         seen = {path for _, path, _ in self._walk()}
@@ -203,7 +209,9 @@ class _Commit:
         contents = tuple(sorted(found.values(), key=lambda content: content.paths))
         notes = tuple(self._notes(seen, contents))
         repo = repo_of(self._target.folder)
-        return Holding(self._model, self._target.folder, repo, self._commit, contents, tuple(self._problems), notes)
+        return InventoryItem(
+            self._model, self._target.folder, repo, self._commit, contents, tuple(self._problems), notes
+        )
 
     def _walk(self) -> Iterator[tuple[int, str, os.DirEntry[str]]]:
         with contextlib.suppress(OSError), open_folder(self._cache.fd, SNAPSHOTS, self._commit) as snapshot:

@@ -23,6 +23,7 @@ from typing import Final
 
 import msgspec
 
+from hive.store.dirfd import read_file
 from hive.wire.refs import MAX_SEGMENT_BYTES, path_problem
 from hive.wire.selection import RepoFile
 
@@ -48,6 +49,9 @@ MAX_MANIFEST_BYTES: Final = 64 << 10
 MAX_REF_BYTES: Final = 256
 #: The only version of the listing's format that huggingface_hub has.
 TREE_FORMAT: Final = 1
+
+#: The names that `hive.store.dirfd` gives to what it is writing.
+TEMPORARY: Final = re.compile(r"\..{1,200}\.[0-9a-f]{16}\.tmp", re.DOTALL)
 
 _FOLDER = re.compile(r"models--([A-Za-z0-9._-]+)")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -139,13 +143,22 @@ def _is_sound(entry: _TreeEntry) -> bool:
     return entry.size >= 0 and sha256_ok and _COMMIT.fullmatch(entry.blob_id) is not None
 
 
-def decode_manifest(data: bytes) -> Manifest | None:
-    """A manifest, or None where it is not one or its file name could lead elsewhere."""
+def read_manifest(folder: int) -> Manifest | None:
+    """The manifest in the folder of a URL's file; None where there is none, or its file name could lead elsewhere.
+
+    Raises:
+        OSError: where it cannot be read.
+    """
     try:
-        manifest = _manifest_decoder.decode(data)
+        manifest = _manifest_decoder.decode(read_file(folder, MANIFEST, MAX_MANIFEST_BYTES) or b"")
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     return None if path_problem(manifest.name) or "/" in manifest.name else manifest
+
+
+def partial_key(algorithm: str, digest_hex: str) -> str:
+    """The name of a partial file without its endings: the content's digest, git's sha1 marked as such."""
+    return digest_hex if algorithm == "sha256" else f"git-{digest_hex}"
 
 
 def url_key(url: str) -> str:

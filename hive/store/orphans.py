@@ -13,17 +13,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import stat
 from typing import Final, NamedTuple
 
 from hive.store.dirfd import open_folder, walk
-from hive.store.layout import BLOBS, SNAPSHOTS
+from hive.store.layout import BLOBS, SNAPSHOTS, TEMPORARY
 from hive.store.repo_cache import RepoCache
 from hive.wire.maintenance import GarbageKind
 
-#: The names that `hive.store.dirfd` gives to what it is writing.
-TEMPORARY: Final = re.compile(r"\..{1,200}\.[0-9a-f]{16}\.tmp", re.DOTALL)
 #: The ending that huggingface_hub gives to what it is fetching.
 INCOMPLETE: Final = ".incomplete"
 

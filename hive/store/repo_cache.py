@@ -11,6 +11,7 @@ import contextlib
 import os
 import re
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -145,6 +146,21 @@ class RepoCache:
                 at = (BLOBS, match[1], match[2])
                 return Blob(found.st_size, found.st_mtime, True, at) if stat.S_ISREG(found.st_mode) else None
         return None
+
+
+@contextlib.contextmanager
+def open_repo(hub: Path, folder: str) -> Iterator[RepoCache | None]:
+    """The repository in this folder below `hub`, held open; None where there is none, or a link or file in its place.
+
+    Raises:
+        OSError: where it cannot be opened.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            cache = stack.enter_context(RepoCache(hub, folder))
+        except (FileNotFoundError, NotADirectoryError):
+            cache = None
+        yield cache
 
 
 def read_tree(folder: Path | int, names: tuple[str, ...], commit: str) -> tuple[RepoFile, ...] | None:

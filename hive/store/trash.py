@@ -1,11 +1,11 @@
-"""Removal with a second look, and the lock that huggingface_hub takes.
+"""Two-phase delete: into the trash, a second look, and only then away; and the lock that huggingface_hub takes.
 
 Problem: between the look that finds a content unused and its removal, somebody may have begun to use it: a worker that
 finds the blob there and does not fetch it, another tool that links to it. Locks of our own would have to be kept by all
-of them. So a content is first put aside under another name in its folder, then everything is looked at again, and only
-what is still unused goes; the rest is put back. Whoever looked before sees it again, whoever looks in between fetches
-it again, which costs time and harms nothing. What a killed collection has put aside is a temporary file, removed by a
-later one; it is made young, so that a second collection leaves it to the first.
+of them. So a content first goes to the trash, another name in its folder, then everything is looked at again, and only
+what is still unused goes; the rest is restored. Whoever looked before sees it again, whoever looks in between fetches
+it again, which costs time and harms nothing. What a killed collection has left in the trash is a temporary file,
+removed by a later one; it is made young, so that a second collection leaves it to the first.
 
 huggingface_hub links to a blob that is there under a lock on `.locks/<repository>/<blob>.lock`. That lock is held from
 before the first step until after the last. The lock files stay, as with huggingface_hub itself: one that is removed
@@ -21,7 +21,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Final, NamedTuple, Self
+from typing import Final, Self
 
 from hive.store.dirfd import open_folder, temporary_name
 
@@ -31,47 +31,42 @@ LOCKS: Final = ".locks"
 _LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-class _Put(NamedTuple):
-    folder: int
-    name: str
-    aside: str
-
-
-class Aside:
-    """Files put aside; what is neither removed nor put back when the block ends is put back."""
+class Trash:
+    """Files in the trash; what is neither removed nor restored when the block ends is restored."""
 
     def __init__(self) -> None:
-        self._put: dict[tuple[int, str], _Put] = {}
+        #: Folder and name -> the name in the trash.
+        self._trashed: dict[tuple[int, str], str] = {}
 
     def put(self, folder: int, name: str) -> bool:
-        """Put a file aside; False where it is gone. Raises OSError where the store cannot be written."""
-        aside = temporary_name(name)
+        """Put a file into the trash; False where it is gone. Raises OSError where the store cannot be written."""
+        trashed = temporary_name(name)
         try:
-            os.rename(name, aside, src_dir_fd=folder, dst_dir_fd=folder)
+            os.rename(name, trashed, src_dir_fd=folder, dst_dir_fd=folder)
         except FileNotFoundError:
             return False
-        self._put[folder, name] = _Put(folder, name, aside)
-        os.utime(aside, dir_fd=folder, follow_symlinks=False)
+        self._trashed[folder, name] = trashed
+        os.utime(trashed, dir_fd=folder, follow_symlinks=False)
         return True
 
     def remove(self, folder: int, name: str) -> None:
         """Remove it for good. Raises OSError."""
-        os.unlink(self._put[folder, name].aside, dir_fd=folder)
-        del self._put[folder, name]
+        os.unlink(self._trashed[folder, name], dir_fd=folder)
+        del self._trashed[folder, name]
 
-    def put_back(self, folder: int, name: str) -> None:
+    def restore(self, folder: int, name: str) -> None:
         """Give it its name again; where another has that by now, ours is the same content and goes. Raises OSError."""
-        put = self._put.pop((folder, name))
+        trashed = self._trashed.pop((folder, name))
         try:
-            os.link(put.aside, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+            os.link(trashed, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
         except FileExistsError:
             pass
         except OSError as error:
             if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS):
                 raise
-            os.rename(put.aside, name, src_dir_fd=folder, dst_dir_fd=folder)
+            os.rename(trashed, name, src_dir_fd=folder, dst_dir_fd=folder)
             return
-        os.unlink(put.aside, dir_fd=folder)
+        os.unlink(trashed, dir_fd=folder)
 
     def __enter__(self) -> Self:
         return self
@@ -79,9 +74,9 @@ class Aside:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for folder, name in list(self._put):
+        for folder, name in list(self._trashed):
             with contextlib.suppress(OSError):
-                self.put_back(folder, name)
+                self.restore(folder, name)
 
 
 @contextlib.contextmanager

@@ -1,8 +1,8 @@
-"""Verification: reads everything that the store claims to hold, and says what is not as it should be.
+"""Scrub: reads everything that the store claims to hold, and says what is not as it should be.
 
 It runs in a thread of its own and says what it finds as it goes, through `say`; whoever listens may set `stop`.
 Contents are hashed a few at a time, each once, however many files and commits share it. After each repository the wrong
-ones may be mended (`hive.store.repair`), so that a run that is broken off has mended what it has seen.
+ones may be repaired (`hive.store.repair`), so that a run that is broken off has repaired what it has seen.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from typing import Final
 
 from hive.errors import ModelNotOnDisk
 from hive.settings import Settings
-from hive.store.checksum import Finding, Stopped, examine
-from hive.store.inventory import Content, Holding, Target, holdings
+from hive.store.cancellation import check_stop
+from hive.store.checksum import Finding, check_content
+from hive.store.inventory import Content, InventoryItem, Target, inventory
 from hive.wire.maintenance import Problem, Progress, Refetch, VerificationLine, Verified
 
 #: Contents that are hashed at a time: a disk that reads faster than one core hashes is used, and a core is left.
@@ -29,8 +30,8 @@ PROGRESS_INTERVAL_S: Final = 2.0
 MAX_NAMED_DOWNLOADS: Final = 1000
 
 Say = Callable[[VerificationLine], None]
-#: Mends the problems of a holding; gives what was asked for.
-Mend = Callable[[Holding, Sequence[Problem]], Iterable[Refetch]]
+#: Repairs the problems of an item; gives what was asked for.
+Repair = Callable[[InventoryItem, Sequence[Problem]], Iterable[Refetch]]
 
 
 class Verification:
@@ -44,14 +45,14 @@ class Verification:
         stop: threading.Event,
         *,
         named: bool = False,
-        mend: Mend | None = None,
+        repair: Repair | None = None,
     ) -> None:
         self._settings = settings
         self._targets = targets
         self._named = named
         self._say = say
         self._stop = stop
-        self._mend = mend
+        self._repair_item = repair
         self._lock = threading.Lock()
         self._model = ""
         self._models = self._files = self._files_total = 0
@@ -94,10 +95,10 @@ class Verification:
         """How much there is to read: so that people can be told how far it is."""
         seen: set[object] = set()
         anything = False
-        for holding in holdings(self._settings, target):
+        for item in inventory(self._settings, target):
             self._check_stop()
-            anything = anything or bool(holding.contents or holding.problems)
-            for content in holding.contents:
+            anything = anything or bool(item.contents or item.problems)
+            for content in item.contents:
                 if content.key not in seen:
                     seen.add(content.key)
                     self._files_total += 1
@@ -107,20 +108,20 @@ class Verification:
 
     def _verify(self, target: Target, hashers: ThreadPoolExecutor) -> None:
         verdicts: dict[object, Finding | None] = {}
-        broken: list[tuple[Holding, list[Problem]]] = []
-        for holding in holdings(self._settings, target):
+        broken: list[tuple[InventoryItem, list[Problem]]] = []
+        for item in inventory(self._settings, target):
             self._models += 1
-            self._model = holding.model
-            for note in holding.notes:
+            self._model = item.model
+            for note in item.notes:
                 self._say(note)
-            for problem in holding.problems:
+            for problem in item.problems:
                 self._report(problem)
-            self._examine([c for c in holding.contents if c.key not in verdicts], verdicts, hashers)
-            wrong = [*holding.problems, *self._judge(holding, verdicts)]
+            self._examine([c for c in item.contents if c.key not in verdicts], verdicts, hashers)
+            wrong = [*item.problems, *self._judge(item, verdicts)]
             if wrong:
-                broken.append((holding, wrong))
-        for holding, wrong in broken if self._mend else ():
-            self._refetch(holding, wrong)
+                broken.append((item, wrong))
+        for item, wrong in broken if self._repair_item else ():
+            self._refetch(item, wrong)
 
     def _examine(
         self, contents: Sequence[Content], verdicts: dict[object, Finding | None], hashers: ThreadPoolExecutor
@@ -133,7 +134,7 @@ class Verification:
                 if (content := next(queue, None)) is None:
                     more = False
                 else:
-                    waiting[hashers.submit(examine, content, self._stop, self._on_bytes)] = content
+                    waiting[hashers.submit(check_content, content, self._stop, self._on_bytes)] = content
             done, _ = wait(waiting, PROGRESS_INTERVAL_S, FIRST_COMPLETED)
             for future in done:
                 verdicts[waiting.pop(future).key] = future.result()
@@ -142,13 +143,13 @@ class Verification:
             if time.monotonic() >= self._next_progress_s:
                 self._tell()
 
-    def _judge(self, holding: Holding, verdicts: dict[object, Finding | None]) -> list[Problem]:
-        """The problems of this holding's files, reported."""
+    def _judge(self, item: InventoryItem, verdicts: dict[object, Finding | None]) -> list[Problem]:
+        """The problems of this item's files, reported."""
         found = []
-        for content in holding.contents:
+        for content in item.contents:
             if finding := verdicts[content.key]:
                 for path in content.paths:
-                    found.append(Problem(holding.model, path, *finding))
+                    found.append(Problem(item.model, path, *finding))
                     self._report(found[-1])
         return found
 
@@ -156,9 +157,9 @@ class Verification:
         self._problems += 1
         self._say(problem)
 
-    def _refetch(self, holding: Holding, wrong: Sequence[Problem]) -> None:
-        assert self._mend is not None
-        for line in self._mend(holding, wrong):
+    def _refetch(self, item: InventoryItem, wrong: Sequence[Problem]) -> None:
+        assert self._repair_item is not None
+        for line in self._repair_item(item, wrong):
             if line.download_id is not None:
                 self._downloads.append(line.download_id)
             self._say(line)
@@ -168,8 +169,7 @@ class Verification:
             self._bytes += count
 
     def _check_stop(self) -> None:
-        if self._stop.is_set():
-            raise Stopped
+        check_stop(self._stop)
 
     def _tell(self) -> None:
         self._next_progress_s = time.monotonic() + PROGRESS_INTERVAL_S

@@ -7,35 +7,8 @@ ago. What is signed is `<webhook-id>.<webhook-timestamp>.<body>`, with HMAC-SHA2
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import hmac
-
-#: What a secret in the specification's form begins with; base64 follows.
-PREFIX = "whsec_"
-#: Bytes of a key: shorter ones can be guessed, longer ones the specification does not know.
-MIN_KEY_BYTES, MAX_KEY_BYTES = 24, 64
-#: Bytes of a secret in plain text.
-MAX_TEXT_BYTES = 512
-
-
-def read_key(secret: str) -> bytes:
-    """The key in a secret: `whsec_` and base64, or plain text, whose UTF-8 is the key.
-
-    Raises:
-        ValueError: it is neither, too short or too long. The text does not contain it.
-    """
-    if not secret.startswith(PREFIX):
-        key, most = secret.encode(), MAX_TEXT_BYTES
-    else:
-        most = MAX_KEY_BYTES
-        try:
-            key = base64.b64decode(secret.removeprefix(PREFIX), validate=True)
-        except (binascii.Error, ValueError):
-            raise ValueError(f"what follows {PREFIX} is not base64") from None
-    if not MIN_KEY_BYTES <= len(key) <= most:
-        raise ValueError(f"its key has {len(key)} bytes; it must have {MIN_KEY_BYTES} to {most}")
-    return key
 
 
 def sign(key: bytes, message_id: str, timestamp_s: int, body: bytes) -> dict[str, str]:

@@ -10,10 +10,10 @@ import pytest
 from huggingface_hub import scan_cache_dir
 
 from hive.downloads.intents import Attempt, Intent, IntentLog
-from hive.downloads.live import needed
+from hive.downloads.live import in_use
 from hive.settings import Settings
-from hive.store import gc
 from hive.store.catalog import ModelCatalog
+from hive.store.gc_context import GRACE_S
 from hive.store.layout import url_key
 from hive.wire.jobs import Request
 from hive.wire.maintenance import Collected, Removed
@@ -94,8 +94,8 @@ def test_what_is_young_stays_whatever_was_asked_for(settings: Settings) -> None:
     age(blob, 300)
     age(path, 300)
     assert removed(collect(settings, older_than_s=0)) == []
-    age(blob, gc.GRACE_S + 1)
-    age(path, gc.GRACE_S + 1)
+    age(blob, GRACE_S + 1)
+    age(path, GRACE_S + 1)
     assert removed(collect(settings)) == []
     assert removed(collect(settings, older_than_s=0)) == [("blob", blob.name), ("partial", path.name)]
 
@@ -111,7 +111,7 @@ def test_a_link_in_whatever_form_keeps_its_blob(settings: Settings, tmp_path: Pa
 def test_the_blobs_of_a_download_under_way_stay_although_nothing_links_to_them_yet(settings: Settings) -> None:
     blob = stray_blob(settings, "org/name", b"published")
     other = stray_blob(settings, "org/other", b"garbage")
-    said = collect(settings, lambda: needed(settings, [live()]))
+    said = collect(settings, lambda: in_use(settings, [live()]))
     assert removed(said) == [("blob", other.name)]
     assert blob.exists()
     assert not (settings.hub_dir / "models--org--other").exists()
@@ -164,7 +164,7 @@ def test_partials_of_every_kind_go_and_strangers_stay(settings: Settings) -> Non
 
 def test_a_small_partial_stays_as_long_as_its_download_lives(settings: Settings) -> None:
     mine, other = partial(settings, f"{DIGEST}.{ID}.part"), partial(settings, f"{DIGEST}.{OTHER_ID}.part")
-    assert removed(collect(settings, lambda: needed(settings, [live()]))) == [("partial", other.name)]
+    assert removed(collect(settings, lambda: in_use(settings, [live()]))) == [("partial", other.name)]
     assert mine.exists()
 
 
@@ -172,7 +172,7 @@ def test_what_a_download_may_have_written_that_no_intent_log_lists_stays(setting
     """The store could not be written when it was asked for: its partials are those younger than it."""
     older, younger = partial(settings, f"{DIGEST}.part"), partial(settings, f"{'cd' * 32}.part", seconds=OLD_S - 100)
     created_s = time.time() - OLD_S + 50
-    said = collect(settings, lambda: needed(settings, [live(created_s=created_s)]))
+    said = collect(settings, lambda: in_use(settings, [live(created_s=created_s)]))
     assert removed(said) == [("partial", older.name)]
     assert younger.exists()
 
@@ -232,7 +232,7 @@ def test_a_urls_file_without_its_manifest_goes(settings: Settings) -> None:
     sound = put_url(settings, "https://host.example/h", b"content")
     (broken.parent / "manifest.json").unlink()
     age(settings.hive_dir)
-    kept = collect(settings, lambda: needed(settings, [live("https://host.example/other")]))
+    kept = collect(settings, lambda: in_use(settings, [live("https://host.example/other")]))
     assert removed(kept) == []
     assert removed(collect(settings)) == sorted(("url_file", path.parent.name) for path in (broken, short))
     assert sound.exists()
@@ -296,4 +296,4 @@ def test_a_broken_intent_log_disturbs_nobody(settings: Settings) -> None:
     folder.mkdir(parents=True)
     (folder / f"{ID}.json").write_bytes(b"{")
     (folder / f"{OTHER_ID}.json").write_bytes(msgspec.json.encode({"request": {"ref": "no ref at all"}}))
-    assert needed(settings, ()).ids == frozenset({OTHER_ID})
+    assert in_use(settings, ()).ids == frozenset({OTHER_ID})

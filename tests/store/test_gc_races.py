@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from hive.downloads.live import Needed, needed
+from hive.downloads.live import in_use
 from hive.settings import Settings
-from hive.store import gc
+from hive.store import gc_repo
 from hive.store.catalog import ModelCatalog
+from hive.store.gc import InUse
 from hive.wire.maintenance import CollectionLine, Kept
 from tests.support.gc import DIGEST, ID, age, collect, live, partial, removed, stray_blob
 from tests.support.store import WHOLE, put, settings_for
@@ -50,14 +51,14 @@ def test_a_blob_that_is_linked_between_the_two_looks_is_put_back(
     blob = stray_blob(settings, "org/name", b"wanted")
     other = stray_blob(settings, "org/name", b"stray")
     age(settings.hub_dir)
-    real = gc._linked
+    real = gc_repo.linked
 
     def link(cache: object) -> set[str]:
         assert not blob.exists()
         (snapshot / "late").symlink_to(f"../../blobs/{blob.name}")
         return real(cache)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(gc, "_linked", link)
+    monkeypatch.setattr(gc_repo, "linked", link)
     said = collect(settings)
     assert (snapshot / "late").read_bytes() == b"wanted"
     assert removed(said) == [("blob", other.name)]
@@ -68,9 +69,9 @@ def test_a_blob_is_put_back_when_a_download_began_between_the_two_looks(settings
     blob = stray_blob(settings, "org/name", b"wanted")
     looks = []
 
-    def look() -> Needed:
+    def look() -> InUse:
         looks.append(blob.exists())
-        return needed(settings, [live()] if len(looks) > 1 else [])
+        return in_use(settings, [live()] if len(looks) > 1 else [])
 
     assert removed(collect(settings, look)) == []
     assert looks[:2] == [True, False]
@@ -80,11 +81,11 @@ def test_a_blob_is_put_back_when_a_download_began_between_the_two_looks(settings
 def test_a_blob_that_came_back_meanwhile_is_not_replaced(settings: Settings) -> None:
     blob = stray_blob(settings, "org/name", b"old")
 
-    def look() -> Needed:
+    def look() -> InUse:
         if not blob.exists():
             blob.write_bytes(b"fetched again")
-            return needed(settings, [live()])
-        return Needed()
+            return in_use(settings, [live()])
+        return InUse()
 
     collect(settings, look)
     assert blob.read_bytes() == b"fetched again"
@@ -112,10 +113,10 @@ def test_a_collection_that_is_killed_leaves_no_harm(settings: Settings) -> None:
     pid = os.fork()
     if pid == 0:
 
-        def look() -> Needed:
+        def look() -> InUse:
             if not any(blob.exists() for blob in blobs):
                 os.kill(os.getpid(), 9)
-            return Needed()
+            return InUse()
 
         collect(settings, look)
         os._exit(0)

@@ -12,7 +12,7 @@ import pytest
 from hive.errors import ModelNotOnDisk
 from hive.settings import Settings
 from hive.store import checksum
-from hive.store.checksum import Stopped
+from hive.store.cancellation import Stopped
 from hive.store.inventory import all_targets, target
 from hive.store.layout import encode_tree
 from hive.store.verify import Verification

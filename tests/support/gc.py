@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from hive.downloads.live import Live, Needed, needed
+from hive.downloads.live import Live, in_use
 from hive.settings import Settings
-from hive.store.gc import Collector, Take
+from hive.store.gc import GarbageCollector, InUse, Take
 from hive.wire.maintenance import CollectionLine, Removed
 from tests.support.store import sha256
 
@@ -30,7 +30,7 @@ def age(path: Path, seconds: float = OLD_S) -> None:
 
 def collect(
     settings: Settings,
-    look: Callable[[], Needed] | None = None,
+    look: Callable[[], InUse] | None = None,
     take: Take | None = None,
     *,
     partials_only: bool = False,
@@ -38,11 +38,11 @@ def collect(
 ) -> list[CollectionLine]:
     """All that a collection says."""
     said: list[CollectionLine] = []
-    collector = Collector(
+    collector = GarbageCollector(
         settings,
         said.append,
         threading.Event(),
-        look or (lambda: needed(settings, ())),
+        look or (lambda: in_use(settings, ())),
         take,
         **options,  # type: ignore[arg-type]
     )

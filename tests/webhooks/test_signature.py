@@ -7,14 +7,14 @@ import time
 
 import pytest
 
-from hive.settings import Settings, SettingsError
-from hive.webhooks.signature import read_key, sign
+from hive.settings import Settings, SettingsError, read_webhook_key
+from hive.webhooks.signature import sign
 from tests.support.webhook_receiver import SECRET, documented_verify
 
 
 def test_the_signature_is_that_of_the_specification() -> None:
     """The example that the libraries of Standard WebhookOutbox are tested with."""
-    headers = sign(read_key(SECRET), "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, b'{"test": 2432232314}')
+    headers = sign(read_webhook_key(SECRET), "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, b'{"test": 2432232314}')
     assert headers == {
         "webhook-id": "msg_p5jXN8AQM9LWM0D4loKWxJek",
         "webhook-timestamp": "1614265330",
@@ -25,13 +25,13 @@ def test_the_signature_is_that_of_the_specification() -> None:
 @pytest.mark.parametrize("secret", [SECRET, "a secret in plain text, long enough ✓"])
 def test_the_documented_check_accepts_what_hive_signs_and_nothing_else(secret: str) -> None:
     verify, now_s = documented_verify(), int(time.time())
-    headers = sign(read_key(secret), "an-id", now_s, b'{"a":1}')
+    headers = sign(read_webhook_key(secret), "an-id", now_s, b'{"a":1}')
     assert verify(secret, headers, b'{"a":1}')
     assert not verify(secret, headers, b'{"a":2}')
     assert not verify(secret, headers | {"webhook-id": "another"}, b'{"a":1}')
     assert not verify(secret, headers | {"webhook-timestamp": str(now_s + 1)}, b'{"a":1}')
     assert not verify("whsec_" + base64.b64encode(b"k" * 24).decode(), headers, b'{"a":1}')
-    old = sign(read_key(secret), "an-id", now_s - 301, b"{}")
+    old = sign(read_webhook_key(secret), "an-id", now_s - 301, b"{}")
     assert not verify(secret, old, b"{}")
     rotated = headers["webhook-signature"] + " v1,AAAA v2,BBBB"
     assert verify(secret, headers | {"webhook-signature": rotated}, b'{"a":1}')
