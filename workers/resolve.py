@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import threading
 from collections.abc import Callable
 from typing import TypeVar
@@ -11,6 +10,7 @@ from urllib.parse import urlsplit
 from redis.exceptions import RedisError
 
 from hive.errors import HubUnavailable
+from hive.net.backoff import Backoff
 from hive.redis_client import is_redis_error
 from hive.settings import Settings
 from hive.wire.jobs import Request
@@ -25,7 +25,7 @@ T = TypeVar("T")
 REDIS_RETRY_S = 0.3
 #: How often an unreachable Hub is asked, and the bounds of the waits between, in seconds (exponential, full jitter).
 HUB_ATTEMPTS = 6
-HUB_WAIT_FIRST_S, HUB_WAIT_LAST_S = 0.5, 20.0
+HUB_WAIT_FIRST_S, HUB_WAIT_LAST_S = 1.0, 20.0
 #: The longest wait that a rate limit may ask for, in seconds: the Hub counts per 5 minutes.
 RATE_LIMIT_WAIT_MAX_S = 900.0
 
@@ -46,7 +46,7 @@ def resolve_patiently(
     Raises:
         HiveError: there is none, or the Hub stays away; what `control` was cancelled with.
     """
-    attempts = 0
+    backoff = Backoff(HUB_WAIT_FIRST_S, HUB_WAIT_LAST_S)
     host = hub_host(settings) if ref.url is None else ""
     while True:
         try:
@@ -66,10 +66,9 @@ def resolve_patiently(
             cooldown.set(host, wait_s)
             message = f"The Hub asks to wait {wait_s:.0f} s (rate limit)."
         except HubUnavailable as error:
-            attempts += 1
-            if attempts >= HUB_ATTEMPTS or settings.hf_hub_offline:
+            wait_s = backoff.next_s()
+            if backoff.failures >= HUB_ATTEMPTS or settings.hf_hub_offline:
                 raise
-            wait_s = random.uniform(0, min(HUB_WAIT_LAST_S, HUB_WAIT_FIRST_S * 2**attempts))
             message = error.message
         reporter.status("retrying", message)
         sleep(wait_s, control)

@@ -9,13 +9,13 @@ nothing is left, and with jitter, so that the clients of a restarted server do n
 
 from __future__ import annotations
 
-import random
 import time
 from typing import Final
 
 import httpx2
 import msgspec
 
+from hive.net.backoff import Backoff
 from hive.wire import events
 from hive.wire.events import Event
 
@@ -38,8 +38,7 @@ class Watch:
         self.over = False
         self._last_id = ""
         self._patience_s = patience_s
-        self._failures = 0
-        self._retry_s = BACKOFF_FIRST_S
+        self._backoff = Backoff(BACKOFF_FIRST_S, BACKOFF_MAX_S, least_s=BACKOFF_MIN_S)
         self._down_since: float | None = None
 
     @property
@@ -57,9 +56,9 @@ class Watch:
         A terminal event is the last value a download ever has, so nothing is lost where the connection breaks before
         `[DONE]`.
         """
-        self._failures = 0
+        self._backoff.reset()
         if frame.retry is not None:
-            self._retry_s = min(max(frame.retry / 1000, BACKOFF_MIN_S), BACKOFF_MAX_S)
+            self._backoff.first_s = min(max(frame.retry / 1000, BACKOFF_MIN_S), BACKOFF_MAX_S)
         if frame.data == DONE:
             self.over = True
         if not frame.data or self.over:
@@ -79,6 +78,4 @@ class Watch:
         self._down_since = self._down_since or now
         if now - self._down_since > self._patience_s:
             return None
-        ceiling_s = min(self._retry_s * 2**self._failures, BACKOFF_MAX_S)
-        self._failures = min(self._failures + 1, 10)
-        return random.uniform(BACKOFF_MIN_S, max(ceiling_s, BACKOFF_MIN_S))
+        return self._backoff.next_s()

@@ -1,9 +1,15 @@
-"""The header `Retry-After`, which servers write as seconds or as a date."""
+"""Rate limits: `Retry-After`, which servers write as seconds or as a date, and the `RateLimit` headers."""
 
 from __future__ import annotations
 
+import re
 import time
+from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
+
+#: The draft's header as the Hub sends it: `"resolvers";r=0;t=55`, t being the seconds until the window ends.
+_RATE_LIMIT_RESET = re.compile(r"\bt\s*=\s*(\d{1,6})")
+_RATE_LIMIT_LEFT = re.compile(r"\br\s*=\s*(\d{1,9})")
 
 
 def parse_retry_after(value: str | None) -> float | None:
@@ -18,3 +24,24 @@ def parse_retry_after(value: str | None) -> float | None:
         return parsedate_to_datetime(value).timestamp() - time.time()
     except (ValueError, TypeError, OverflowError):
         return None
+
+
+def asked_wait_s(headers: Mapping[str, str], most_s: float) -> float | None:
+    """The seconds that an answer asks to wait (Retry-After as seconds or date, or the RateLimit reset), at most
+    `most_s`.
+
+    None without.
+    """
+    seconds = parse_retry_after(headers.get("retry-after"))
+    if seconds is None:
+        seconds = _rate_limit_reset(headers)
+    return None if seconds is None else min(max(seconds, 0.0), most_s)
+
+
+def _rate_limit_reset(headers: Mapping[str, str]) -> float | None:
+    standard = headers.get("ratelimit", "")
+    left, reset = _RATE_LIMIT_LEFT.search(standard), _RATE_LIMIT_RESET.search(standard)
+    if reset and (left is None or left[1] == "0"):
+        return float(reset[1])
+    older = headers.get("ratelimit-reset") or headers.get("x-ratelimit-reset") or ""
+    return float(older[:9]) if older.strip().isdecimal() else None

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from types import FrameType
 
+from hive.net.backoff import NO_JITTER, Backoff
 from hive.processes.children import die_with_parent
 
 log = logging.getLogger("hive.processes.prefork")
@@ -43,7 +44,7 @@ class Prefork:
         for _ in range(self._count):
             self._spawn()
         self._on_ready()
-        respawn_s = RESPAWN_FIRST_S
+        backoff = Backoff(RESPAWN_FIRST_S, RESPAWN_LAST_S, jitter=NO_JITTER)
         while self._started:
             try:
                 pid, status = os.wait()
@@ -52,9 +53,10 @@ class Prefork:
             lived_s = time.monotonic() - self._started.pop(pid, 0.0)
             if self._signals:
                 continue
-            respawn_s = RESPAWN_FIRST_S if lived_s > STEADY_S else min(respawn_s * 2, RESPAWN_LAST_S)
+            if lived_s > STEADY_S:
+                backoff.reset()
             log.warning("a process ended; replacing it", extra={"fields": {"pid": pid, "status": status}})
-            time.sleep(respawn_s)
+            time.sleep(backoff.next_s())
             if not self._signals:
                 self._spawn()
 

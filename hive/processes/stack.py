@@ -19,6 +19,7 @@ import time
 from http.client import HTTPConnection, HTTPException
 from typing import Final, NamedTuple
 
+from hive.net.backoff import NO_JITTER, Backoff
 from hive.processes.children import python_module
 from hive.processes.embedded_redis import EmbeddedRedis, EmbeddedRedisError
 from hive.processes.instance_lock import HomeInUse, InstanceLock
@@ -184,17 +185,17 @@ class Stack:
 
         The others wait for it.
         """
-        pause_s = RESTART_MIN_S
+        backoff = Backoff(RESTART_MIN_S, RESTART_MAX_S, jitter=NO_JITTER)
         while not await happens(self._told, REDIS_POLL_S):
             if self._redis is None or self._redis.pid is not None:
                 continue
+            pause_s = backoff.next_s()
             self._say("hive", f"redis has ended and starts again in {pause_s:.0f} s; see {self._redis.log_path}")
             if await happens(self._told, pause_s):
                 return
-            pause_s = min(pause_s * 2, RESTART_MAX_S)
             try:
                 self._redis.launch()
-                pause_s = RESTART_MIN_S
+                backoff.reset()
             except (EmbeddedRedisError, OSError) as error:
                 self._say("hive", str(error))
 

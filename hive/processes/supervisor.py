@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import IO, Final
 
+from hive.net.backoff import NO_JITTER, Backoff
 from hive.processes.children import bound_to_us, signal_group
 
 #: Seconds until a child that ended starts again: the first time, and at most.
@@ -81,17 +82,17 @@ class Child:
                 self._process.send_signal(number)
 
     async def _keep(self) -> None:
-        pause_s = RESTART_MIN_S
+        backoff = Backoff(RESTART_MIN_S, RESTART_MAX_S, jitter=NO_JITTER)
         while not self._stopping.is_set():
             started = time.monotonic()
             self.exit_code = await self._run_once()
             if self._stopping.is_set():
                 return
             if time.monotonic() - started > STEADY_S:
-                pause_s = RESTART_MIN_S
+                backoff.reset()
+            pause_s = backoff.next_s()
             self._say("hive", f"{self.name} {_how(self.exit_code)} and starts again in {pause_s:.0f} s")
             await happens(self._stopping, pause_s)
-            pause_s = min(pause_s * 2, RESTART_MAX_S)
             self.restarts += 1
 
     async def _run_once(self) -> int:

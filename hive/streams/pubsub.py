@@ -12,13 +12,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import random
 import ssl
 from collections.abc import Callable
 from typing import Any, cast
 
 import hiredis
 from redis.asyncio import ConnectionPool
+
+from hive.net.backoff import Backoff, Jitter
 
 log = logging.getLogger("hive.streams.pubsub")
 
@@ -27,6 +28,7 @@ SUBSCRIBE_TIMEOUT_S = 3.0
 #: Seconds to wait before connecting again: doubles from the first to the last, with jitter.
 RECONNECT_FIRST_S = 0.05
 RECONNECT_LAST_S = 0.5
+RECONNECT_JITTER = Jitter(0.5, 1.0)
 
 
 class Subscription:
@@ -56,12 +58,13 @@ class Subscription:
 
     async def run(self) -> None:
         """Stay subscribed until cancelled."""
-        wait_s = RECONNECT_FIRST_S
+        backoff = Backoff(RECONNECT_FIRST_S, RECONNECT_LAST_S, jitter=RECONNECT_JITTER)
         while True:
             try:
                 async with asyncio.timeout(SUBSCRIBE_TIMEOUT_S):  # not wait_for: see CommandThread.run
                     protocol = await self._subscribe()
-                wait_s, self.connected = RECONNECT_FIRST_S, True
+                backoff.reset()
+                self.connected = True
                 self._subscribed += 1
                 self._on_subscribed()
                 await protocol.lost
@@ -71,8 +74,7 @@ class Subscription:
             finally:
                 self.connected = False
                 self.abort()
-            await asyncio.sleep(wait_s * random.uniform(0.5, 1))
-            wait_s = min(wait_s * 2, RECONNECT_LAST_S)
+            await asyncio.sleep(backoff.next_s())
 
     def abort(self) -> None:
         """Cut the connection; `run` makes a new one."""

@@ -15,7 +15,6 @@ import asyncio
 import concurrent.futures
 import contextlib
 import logging
-import random
 import threading
 import time
 from collections.abc import Callable
@@ -28,6 +27,7 @@ from hive.downloads.record import Record
 from hive.downloads.tracker import DownloadTracker
 from hive.downloads.view import view
 from hive.errors import RedisUnavailable, UnsafeUrl
+from hive.net.backoff import Jitter
 from hive.redis_client import CommandThread
 from hive.secrets import SecretKeyError
 from hive.settings import Settings
@@ -47,7 +47,7 @@ IDLE_INTERVAL_S: Final = 30.0
 #: Messages that a process sends at a time, each in a thread.
 MAX_UNDER_WAY: Final = 8
 #: A wait is lengthened by up to this part of itself, so that what failed together does not come back together.
-JITTER: Final = 0.25
+JITTER: Final = Jitter(1.0, 1.25)
 #: The longest wait that a receiver may ask for with Retry-After, in seconds.
 MAX_RETRY_AFTER_S: Final = 86_400.0
 #: Seconds that a process tries to tell Redis what came of a message.
@@ -158,7 +158,7 @@ class WebhookDispatcher:
         if message.number > len(waits_s):
             await self._end(message, host, f"given up after {message.number} tries: {reason}")
             return
-        wait_s = waits_s[message.number - 1] * random.uniform(1, 1 + JITTER)
+        wait_s = JITTER.of(waits_s[message.number - 1])
         wait_s = max(wait_s, min(asked_s or 0.0, MAX_RETRY_AFTER_S))
         fields = _fields(message, host) | {"reason": reason, "again_in_s": round(wait_s, 1)}
         log.warning("webhook not taken; it is tried again", extra={"fields": fields})

@@ -21,10 +21,9 @@ import httpx2
 from huggingface_hub import set_client_factory
 
 from hive.errors import HubUnavailable
+from hive.net.retry_after import asked_wait_s
 from workers.sources.plan import RetryLater
 from workers.transfer import Network
-from workers.transfer.backoff import retry_after_s
-from workers.transfer.limits import Limits
 
 #: Seconds to wait for a connection to the Hub, and for the next bytes of its reply.
 CONNECT_TIMEOUT_S: Final = 10.0
@@ -33,6 +32,8 @@ READ_TIMEOUT_S: Final = 30.0
 MAX_REPLY_BYTES: Final = 32 << 20
 #: Seconds to wait after a 429 that does not say how long.
 DEFAULT_RETRY_AFTER_S: Final = 30.0
+#: A longer wait is not believed, in seconds: the Hub's windows have five minutes.
+MAX_RETRY_AFTER_S: Final = 900.0
 #: Most requests of one call, and its longest time in seconds: a listing has a page per thousand files.
 MAX_REQUESTS: Final = 300
 CALL_DEADLINE_S: Final = 600.0
@@ -168,7 +169,7 @@ def _guard_credentials(request: httpx2.Request, own: tuple[str, str, int]) -> No
 def _check(request: httpx2.Request, response: httpx2.Response) -> None:
     status = response.status_code
     if status == 429 or (status == 503 and "retry-after" in response.headers):
-        wait_s = retry_after_s(response.headers, Limits())
+        wait_s = asked_wait_s(response.headers, MAX_RETRY_AFTER_S)
         raise RetryLater(DEFAULT_RETRY_AFTER_S if wait_s is None else wait_s)
     if status == 408 or status >= 500:
         raise HubUnavailable(f"The Hub answered with status {status}.", status=status)

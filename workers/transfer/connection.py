@@ -5,7 +5,8 @@ from __future__ import annotations
 import zlib
 from typing import TYPE_CHECKING
 
-from workers.transfer.backoff import Backoff, StallDetector
+from workers.transfer.backoff import Attempts
+from workers.transfer.stall import StallDetector
 from workers.transfer.state.disk import translated, write_all
 from workers.transfer.state.part_map import Piece
 from workers.transfer.transport import Busy, Narrowable, RangesRefused, Stream, Throttled, Transient, Unusable
@@ -19,7 +20,7 @@ class Connection:
 
     def __init__(self, coordinator: Coordinator) -> None:
         self._coordinator = coordinator
-        self._backoff = Backoff(coordinator.limits)
+        self._attempts = Attempts(coordinator.limits)
         #: Bytes of the whole file at the last failure.
         self._moved_before = 0
         #: The answer that is being read; others may abort it.
@@ -47,7 +48,7 @@ class Connection:
             self._wait(str(refusal), refusal.seconds or coordinator.limits.backoff_min_s)
         except Unusable as failure:
             coordinator.give_up(failure)
-            self._backoff.reset()
+            self._attempts.reset()
         except Transient as failure:
             if coordinator.stopping:
                 return
@@ -57,12 +58,12 @@ class Connection:
                 coordinator.moved - self._moved_before
                 >= coordinator.limits.stall_s * coordinator.limits.min_bytes_per_s
             ):
-                self._backoff.reset()
+                self._attempts.reset()
             self._moved_before = coordinator.moved
             if not coordinator.resumable and piece.at > 0:
                 # Nothing says that a second answer would be of the same content.
                 raise RangesRefused from None
-            self._wait(str(failure), self._backoff.failed(str(failure)))
+            self._wait(str(failure), self._attempts.failed(str(failure)))
 
     def _request(self, piece: Piece) -> None:
         coordinator = self._coordinator

@@ -12,12 +12,12 @@ import threading
 import time
 from collections.abc import Callable
 
-from workers.transfer.backoff import StallDetector
 from workers.transfer.concurrency import ConnectionCount
 from workers.transfer.connection import Connection
 from workers.transfer.control import Control
 from workers.transfer.limits import MIB, Limits
 from workers.transfer.progress import Status
+from workers.transfer.stall import StallDetector
 from workers.transfer.state.disk import check_room
 from workers.transfer.state.part_map import UNKNOWN_END, PartMap, Piece
 from workers.transfer.transport import Known, Particular, RangesRefused, Stream, Transport, Unusable

@@ -9,10 +9,12 @@ from email.utils import formatdate
 import pytest
 
 from hive.errors import DownloadError, DownloadTimeout
-from workers.transfer.backoff import Backoff, StallDetector, retry_after_s
+from hive.net.retry_after import asked_wait_s
+from workers.transfer.backoff import Attempts
 from workers.transfer.http import status
 from workers.transfer.http.pool import LocalCooldown
 from workers.transfer.limits import Limits
+from workers.transfer.stall import StallDetector
 
 LIMITS = Limits()
 
@@ -21,7 +23,7 @@ def test_six_failures_in_a_row_are_the_end_and_the_waits_grow() -> None:
     bounds = [0.1, 0.4, 1.6, 6.4, 25.6]
     longest = [0.0] * 5
     for _ in range(200):
-        backoff = Backoff(LIMITS)
+        backoff = Attempts(LIMITS)
         for number in range(5):
             wait_s = backoff.failed("why")
             assert 0 <= wait_s <= bounds[number] + 1e-9
@@ -33,11 +35,11 @@ def test_six_failures_in_a_row_are_the_end_and_the_waits_grow() -> None:
 
 
 def test_bytes_that_moved_make_the_count_start_over() -> None:
-    backoff = Backoff(LIMITS)
+    backoff = Attempts(LIMITS)
     for _ in range(20):
         backoff.failed("why")
         backoff.reset()
-    assert backoff.attempts == 0
+    assert backoff.failures == 0
 
 
 @pytest.mark.parametrize(
@@ -58,11 +60,11 @@ def test_bytes_that_moved_make_the_count_start_over() -> None:
     ],
 )
 def test_what_a_server_asks_for_is_understood(headers: dict[str, str], seconds: float | None) -> None:
-    assert retry_after_s(headers, LIMITS) == seconds
+    assert asked_wait_s(headers, LIMITS.retry_after_max_s) == seconds
 
 
 def test_a_date_is_the_time_until_then() -> None:
-    asked_s = retry_after_s({"retry-after": formatdate(time.time() + 30, usegmt=True)}, LIMITS)
+    asked_s = asked_wait_s({"retry-after": formatdate(time.time() + 30, usegmt=True)}, LIMITS.retry_after_max_s)
     assert asked_s is not None
     assert 28 <= asked_s <= 30
 

@@ -16,7 +16,7 @@ from hive.errors import (
     ModelNotFound,
     RevisionNotFound,
 )
-from workers.transfer.backoff import retry_after_s
+from hive.net.retry_after import asked_wait_s
 from workers.transfer.limits import Limits
 from workers.transfer.transport import Busy, Throttled, Transient
 
@@ -86,7 +86,7 @@ def failure(status: int, headers: Mapping[str, str], body: bytes, limits: Limits
 
     `signed`: the URL itself was the credential.
     """
-    asked_s = retry_after_s(headers, limits)
+    asked_s = asked_wait_s(headers, limits.retry_after_max_s)
     if status in (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS):
         return Throttled(f"the server answers {_status(status)}", asked_s)
     if status == HTTPStatus.SERVICE_UNAVAILABLE and asked_s is not None:
