@@ -13,6 +13,7 @@ from pathlib import Path
 
 from hive.downloads.tracker import DownloadTracker
 from hive.errors import DownloadError
+from hive.net.addresses import address_check
 from hive.settings import Settings
 from hive.wire.events import Downloading, Status
 from workers.fleet import Traffic
@@ -20,7 +21,7 @@ from workers.fleet.file_lease import FileLeases
 from workers.fleet.reservation import Reservation
 from workers.publish import Store
 from workers.reporter import Reporter
-from workers.resolve import hub_host, sleep, until_redis_answers
+from workers.resolve import hub_host, until_redis_answers
 from workers.sources import Plan, PlannedFile, RetryLater
 from workers.transfer import (
     BatchItem,
@@ -32,12 +33,12 @@ from workers.transfer import (
     Network,
     Snapshot,
     Source,
+    Throttled,
     Transport,
-    address_check,
+    Xet,
+    available,
     fetch_many,
 )
-from workers.transfer.transport import Throttled
-from workers.transfer.xet.transport import Xet, available
 
 #: Seconds between two looks at a file that another download is fetching.
 FOLLOW_INTERVAL_S = 0.5
@@ -189,7 +190,7 @@ class Transfer:
                 self._fetch([file], pool, ways)
                 return
             self._show_progress_of(owner, file)
-            sleep(FOLLOW_INTERVAL_S, self._control)
+            self._control.sleep(FOLLOW_INTERVAL_S)
 
     def _acquire(self, name: str) -> str | None:
         return until_redis_answers(lambda: self._leases.acquire(name), self._control)

@@ -47,8 +47,7 @@ from hive.store.repo_cache import RepoCache, open_repo
 from hive.wire.refs import without_query
 from workers.reuse import adopt
 from workers.sources.plan import Plan, PlannedFile
-from workers.transfer import Fetched, Limits, data_path, discard, finish, journal_path
-from workers.transfer.state.disk import as_error
+from workers.transfer import Fetched, Limits, as_error, data_path, discard, finish, journal_path
 
 #: Bytes from which a file is made durable by itself when it is published: what it would cost to fetch it again.
 SYNCED_ALONE_FROM_BYTES: Final = Limits().small_file_bytes

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -71,21 +70,13 @@ def resolve_patiently(
                 raise
             message = error.message
         reporter.status("retrying", message)
-        sleep(wait_s, control)
+        control.sleep(wait_s)
         reporter.status("resolving")
 
 
 def hub_host(settings: Settings) -> str:
     """The host that rests when the Hub limits requests."""
     return urlsplit(settings.hf_endpoint).hostname or ""
-
-
-def sleep(seconds: float, control: Control) -> None:
-    """Wait, but not longer than until `control` is cancelled, whose error is raised."""
-    woken = threading.Event()
-    with control.waking(woken.set):
-        woken.wait(seconds)
-    control.check()
 
 
 def until_redis_answers(call: Callable[[], T], control: Control) -> T:
@@ -100,4 +91,4 @@ def until_redis_answers(call: Callable[[], T], control: Control) -> T:
         except RedisError as error:
             if not is_redis_error(error):
                 raise
-        sleep(REDIS_RETRY_S, control)
+        control.sleep(REDIS_RETRY_S)

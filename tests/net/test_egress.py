@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from hive.errors import DownloadError, UnsafeUrl
+from hive.net.addresses import address_check, is_public
+from hive.net.urls import parse_url
 from tests.hub import HubServer
 from tests.support.transfer import ONE, big, get, source
-from workers.transfer import Network, address_check, is_public, parse_url
+from workers.transfer import Network
 
 PRIVATE = [
     "0.0.0.0",

@@ -23,9 +23,7 @@ from redis.exceptions import RedisError
 from hive.errors import DiskFull
 from hive.redis_client import RedisClient
 from hive.wire import keys
-from workers.resolve import sleep
-from workers.transfer import Control, Limits, data_path, free_bytes
-from workers.transfer.state.disk import STAT_BLOCK_BYTES
+from workers.transfer import STAT_BLOCK_BYTES, Control, Limits, data_path, free_bytes
 
 log = logging.getLogger("workers.fleet.reservation")
 
@@ -86,7 +84,7 @@ class Reservation:
         while (refused := self._refused()) is not None:
             if time.monotonic() >= give_up_s:
                 raise refused
-            sleep(LOOK_INTERVAL_S, self._control)
+            self._control.sleep(LOOK_INTERVAL_S)
 
     def done(self, partial: Path) -> None:
         """This file is published: it needs no more room."""

@@ -20,8 +20,7 @@ from hive.wire.refs import ModelRef, path_problem
 from hive.wire.selection import NoSuchFile, NoSuchVariant, RepoFile, Selection, SelectionError, select
 from workers.sources.hub_client import HubClient
 from workers.sources.plan import Plan, PlannedFile
-from workers.transfer import Digest, Location, Network, Source
-from workers.transfer.limits import Limits
+from workers.transfer import Digest, Limits, Location, Network, Source
 
 #: Bytes from which the signed URL of a file is asked for by itself: below, the engine fetches the file with one
 #: request.

@@ -9,8 +9,6 @@ It knows neither Redis nor a queue: a `Control` steers it, a callback hears `Sna
 between fetches.
 """
 
-from hive.net.addresses import address_check, is_public
-from hive.net.urls import parse_url
 from workers.transfer.batch import BatchItem, fetch_many
 from workers.transfer.control import Control
 from workers.transfer.engine import fetch
@@ -20,11 +18,13 @@ from workers.transfer.http.sockets import Network
 from workers.transfer.limits import Limits
 from workers.transfer.progress import Snapshot
 from workers.transfer.source import Digest, Fetched, Location, Source
-from workers.transfer.state.disk import free_bytes
+from workers.transfer.state.disk import STAT_BLOCK_BYTES, as_error, free_bytes
 from workers.transfer.state.partial import bad_path, data_path, discard, finish, journal_path
-from workers.transfer.transport import Stream, Transport
+from workers.transfer.transport import Stream, Throttled, Transport
+from workers.transfer.xet.transport import Xet, available
 
 __all__ = [
+    "STAT_BLOCK_BYTES",
     "BatchItem",
     "Control",
     "Cooldown",
@@ -38,8 +38,11 @@ __all__ = [
     "Snapshot",
     "Source",
     "Stream",
+    "Throttled",
     "Transport",
-    "address_check",
+    "Xet",
+    "as_error",
+    "available",
     "bad_path",
     "data_path",
     "discard",
@@ -47,8 +50,6 @@ __all__ = [
     "fetch_many",
     "finish",
     "free_bytes",
-    "is_public",
     "journal_path",
-    "parse_url",
     "signed_url_expiry",
 ]

@@ -97,6 +97,12 @@ class Control:
         self.check()
         return time.monotonic() - began
 
+    def sleep(self, seconds: float) -> None:
+        """Wait, but not longer than until `cancel`, whose error is raised."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._error is not None, timeout=seconds)
+        self.check()
+
     @contextmanager
     def waking(self, wake: Callable[[], None]) -> Iterator[None]:
         """Inside the block, `cancel` calls `wake` (which must not block) once; at once when cancelled already."""

@@ -90,11 +90,11 @@ def test_a_refusal_is_looked_at_again_while_the_others_allocate(
     make(store, tmp_path, "a").take([(tmp_path / "a", size)])
     looks: list[float] = []
 
-    def sleep(seconds: float, control: Control) -> None:
+    def sleep(control: Control, seconds: float) -> None:
         looks.append(seconds)
         store.hset(keys.RESERVED, "a", 0)
 
-    monkeypatch.setattr(module, "sleep", sleep)
+    monkeypatch.setattr(Control, "sleep", sleep)
     make(store, tmp_path, "b").take([(tmp_path / "b", size)])
     assert looks == [module.LOOK_INTERVAL_S]
 

@@ -19,10 +19,11 @@ from urllib.parse import urlsplit
 import pytest
 
 from hive.errors import Cancelled, DownloadError, SourceChanged, UnsafeUrl
+from hive.net.addresses import address_check
 from tests.hub import HubServer, faults
 from tests.hub.content import Bytes
 from tests.support.transfer import DEADLINE_S, MIB, ONE, QUICK, background, get, holds, source
-from workers.transfer import Limits, Network, address_check, discard
+from workers.transfer import Limits, Network, discard
 
 Script = Callable[[socket.socket, str], None]
 
