@@ -18,6 +18,7 @@ from typing import Literal
 from tests.hub.content import AnyContent, Bytes, SyntheticFile, as_content, read_all
 from tests.hub.messages import Body, Reply, Request, redirect_reply, text_reply
 from tests.hub.resources import Resource
+from tests.hub.wire import ConnectionEnded
 
 #: Largest content (bytes) that the gzip fault compresses in memory.
 GZIP_MAX_BYTES = 64 << 20
@@ -76,6 +77,19 @@ def too_many_requests(
         headers["RateLimit"] = f'"{resource}";r=0;t={reset_s}'
         headers["RateLimit-Policy"] = f'"fixed window";"{resource}";q=500;w=300'
     return status(HTTPStatus.TOO_MANY_REQUESTS, headers, "We had to rate limit you.")
+
+
+class HangUp(Fault):
+    """Closes the connection; see `hang_up`."""
+
+    def before(self, request: Request) -> None:
+        """The end. Raises ConnectionEnded."""
+        raise ConnectionEnded("as the fault says")
+
+
+def hang_up() -> Fault:
+    """Close the connection instead of an answer."""
+    return HangUp()
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,9 @@ LOOKS_TO_PAY = 3
 #: Seconds. Several connections hear "too many requests" at the same moment; that is one reason to halve, not several.
 HALVE_EVERY_S = 1.0
 
+#: How many times longer than usual a count stays at most where a server has refused more.
+AGAIN_MAX_FACTOR = 16
+
 #: Seconds after which a first connection that has fallen silent gets company all the same.
 SILENT_S = 2.0
 
@@ -32,6 +35,8 @@ class ConnectionCount:
         self._looks_left = 0
         self._settled_s: float | None = None
         self._halved_s = -HALVE_EVERY_S
+        #: Seconds for which a settled count stays.
+        self._again_s = limits.ramp_again_s
         self._look_s: float | None = None
         self._look_bytes = 0
 
@@ -48,7 +53,7 @@ class ConnectionCount:
             return self.target
         rate = (bytes_moved - self._look_bytes) / elapsed_s
         self._look_from(now_s, bytes_moved)
-        if silent or (self._settled_s is not None and now_s - self._settled_s > self._limits.ramp_again_s):
+        if silent or (self._settled_s is not None and now_s - self._settled_s > self._again_s):
             self._grow(rate, now_s)
         elif self._settled_s is None:
             self._weigh(rate, now_s)
@@ -59,9 +64,17 @@ class ConnectionCount:
         if now_s - self._halved_s < HALVE_EVERY_S:
             return
         self._halved_s = now_s
-        self._before_count = self._before_count or 1
-        self.target = max(1, self.target // 2)
-        self._settled_s = now_s
+        self._stay(max(1, self.target // 2), now_s)
+
+    def refused(self, now_s: float, left: int) -> None:
+        """The server serves no more than the `left` connections that it has: stay there for a while."""
+        self._stay(max(1, min(self.target, left)), now_s)
+
+    def _stay(self, target: int, now_s: float) -> None:
+        """What the server did not like is tried again, but each time later."""
+        if self._settled_s is None or now_s - self._settled_s > HALVE_EVERY_S:
+            self._again_s = min(self._again_s * 2, self._limits.ramp_again_s * AGAIN_MAX_FACTOR)
+        self.target, self._before_count, self._settled_s = target, target, now_s
 
     def _weigh(self, rate: float, now_s: float) -> None:
         if rate > self._before_rate * self._limits.ramp_gain:

@@ -5,14 +5,30 @@ from __future__ import annotations
 import zlib
 from typing import TYPE_CHECKING
 
+from hive.errors import DownloadError, SourceChanged
 from workers.transfer.backoff import Attempts
 from workers.transfer.stall import StallDetector
 from workers.transfer.state.disk import translated, write_all
 from workers.transfer.state.part_map import Piece
-from workers.transfer.transport import Busy, Narrowable, RangesRefused, Stream, Throttled, Transient, Unusable
+from workers.transfer.transport import (
+    Busy,
+    Declined,
+    Narrowable,
+    RangesRefused,
+    Stream,
+    Throttled,
+    Transient,
+    Unusable,
+)
 
 if TYPE_CHECKING:
     from workers.transfer.coordinator import Coordinator
+
+#: Seconds that the last connection waits at most before it asks again after a refusal.
+REFUSED_WAIT_MAX_S = 5.0
+
+#: Requests in a row without a byte (a reset, a 5xx) after which a connection is left out while others read.
+UNANSWERED_MAX = 2
 
 
 class Connection:
@@ -27,13 +43,17 @@ class Connection:
         self.stream: Stream | None = None
         #: Why nothing moves, while waiting for another try.
         self.waiting: str | None = None
+        #: Whether it is on its way out: the server does not want so many.
+        self.leaving = False
+        #: Requests in a row that brought not one byte.
+        self._unanswered = 0
 
     def run(self) -> None:
         """Until no piece is left, or the coordinator stops. Raises what ends the download."""
         coordinator = self._coordinator
-        while (piece := coordinator.next_piece()) is not None:
+        while not self.leaving and (piece := coordinator.next_piece()) is not None:
             try:
-                while not piece.done and not coordinator.stopping:
+                while not (piece.done or coordinator.stopping or self.leaving):
                     self._try(piece)
             finally:
                 coordinator.parts.give_back(piece)
@@ -49,24 +69,56 @@ class Connection:
         except Unusable as failure:
             coordinator.give_up(failure)
             self._attempts.reset()
+        except Declined as refusal:
+            if not coordinator.spares(self):
+                self._ask_again(refusal)
+        except (RangesRefused, SourceChanged):
+            if not coordinator.spares(self):
+                raise
         except Transient as failure:
-            if coordinator.stopping:
-                return
-            if isinstance(failure, Busy):
-                coordinator.throttled()
-            if (
-                coordinator.moved - self._moved_before
-                >= coordinator.limits.stall_s * coordinator.limits.min_bytes_per_s
-            ):
-                self._attempts.reset()
-            self._moved_before = coordinator.moved
-            if not coordinator.resumable and piece.at > 0:
-                # Nothing says that a second answer would be of the same content.
-                raise RangesRefused from None
-            self._wait(str(failure), self._attempts.failed(str(failure)))
+            self._failed(failure, piece)
+
+    def _ask_again(self, refusal: Declined) -> None:
+        """The last connection is refused: wait for a location that is not, or raise what the refusal means.
+
+        A signed link may be refused although it is fresh (a clock that is behind, a key that has not spread), and a
+        server that has brought bytes may be out of sorts.
+        """
+        coordinator = self._coordinator
+        if not (refusal.curable or coordinator.moved) or coordinator.control.cancelled:
+            raise refusal.error from None
+        self._reset_if_moved()
+        try:
+            wait_s = self._attempts.failed(str(refusal))
+        except DownloadError:
+            raise refusal.error from None
+        self._wait(str(refusal), min(wait_s, REFUSED_WAIT_MAX_S))
+
+    def _failed(self, failure: Transient, piece: Piece) -> None:
+        """Wait for another try, leave it to the others, or raise what ends the download."""
+        coordinator = self._coordinator
+        if coordinator.stopping:
+            return
+        if isinstance(failure, Busy):
+            coordinator.throttled()
+        if self._unanswered >= UNANSWERED_MAX and coordinator.spares(self, reading=True):
+            return
+        self._reset_if_moved()
+        if not coordinator.resumable and piece.at > 0:
+            # Nothing says that a second answer would be of the same content.
+            raise RangesRefused from None
+        self._wait(str(failure), self._attempts.failed(str(failure)))
+
+    def _reset_if_moved(self) -> None:
+        """Attempts start over when the file moved."""
+        coordinator = self._coordinator
+        if coordinator.moved - self._moved_before >= coordinator.limits.stall_s * coordinator.limits.min_bytes_per_s:
+            self._attempts.reset()
+        self._moved_before = coordinator.moved
 
     def _request(self, piece: Piece) -> None:
         coordinator = self._coordinator
+        self._unanswered += 1
         stream = coordinator.open(piece)
         try:
             self.stream = stream
@@ -118,6 +170,7 @@ class Connection:
         with translated(needed=coordinator.bytes_missing):
             write_all(coordinator.fd, data, piece.at)
         coordinator.parts.advance(piece, len(data), zlib.crc32(data, piece.crc))
+        self._unanswered = 0
         coordinator.wrote(len(data))
 
     def _wait(self, reason: str, seconds: float) -> None:

@@ -310,6 +310,18 @@ class Coordinator:
         with self._lock:
             self._count.throttled(time.monotonic())
 
+    def spares(self, connection: Connection, *, reading: bool = False) -> bool:
+        """Whether the file does without this connection, whose request was refused: bytes have come, so the server only
+        wants fewer connections at a time, and others are left. It leaves then. `reading`: others must be at it now.
+        """
+        with self._lock:
+            others = [other for other in self._connections if other is not connection and not other.leaving]
+            if not self.moved or not (any(other.stream for other in others) if reading else others):
+                return False
+            connection.leaving = True
+            self._count.refused(time.monotonic(), len(others))
+            return True
+
     def rest(self, seconds: float) -> None:
         """Wait, but not longer than until the coordinator stops."""
         deadline_s = time.monotonic() + seconds

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol, runtime_checkable
 
+from hive.errors import HiveError
 from workers.transfer.control import Control
 from workers.transfer.limits import Limits
 
@@ -59,8 +60,8 @@ class Transport(Protocol):
     def open(self, start: int, end: int | None, known: Known, control: Control) -> Stream:
         """Bytes [start, end), or the whole file in one stream when `end` is None. `control.cancel` ends the wait.
 
-        Raises Transient, Throttled, RangesRefused, ContentChanged, Unusable, or the
-        HiveError that ends the download (access denied, not found, cancelled).
+        Raises Transient, Throttled, Declined, RangesRefused, ContentChanged, Unusable, or the
+        HiveError that ends the download (a changed source, an unsafe URL, cancelled).
         """
 
     def refresh(self) -> None:
@@ -96,6 +97,17 @@ class Throttled(Exception):
     def __init__(self, reason: str, seconds: float | None) -> None:
         super().__init__(reason)
         self.seconds = seconds
+
+
+class Declined(Exception):
+    """The server refuses this request (access denied, not found, 400, 409). `error` is what the download ends with when
+    nothing else helps: fewer connections, and another try where a fresh location may be treated otherwise (`curable`).
+    """
+
+    def __init__(self, error: HiveError, *, curable: bool) -> None:
+        super().__init__(error.message)
+        self.error = error
+        self.curable = curable
 
 
 class Unusable(Exception):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hive.errors import Cancelled, FileNotFound, WorkerLost
+from hive.errors import Cancelled, UnsafeUrl, WorkerLost
 from tests.hub import HubServer, faults
 from tests.support.transfer import (
     KIB,
@@ -69,12 +69,12 @@ def test_cancel_raises_the_error_it_was_given(hub: HubServer, tmp_path: Path) ->
 
 def test_an_error_of_one_connection_ends_the_others_at_once(hub: HubServer, tmp_path: Path) -> None:
     content = big(8 * MIB)
-    hub.faults.add(faults.status(404), "/f", skip=2)
+    hub.faults.add(faults.redirect_to("http://user@127.0.0.1/"), "/f", skip=2)
     hub.faults.add(faults.stall(KIB), "/f", skip=1, count=1)
     limits = replace(QUICK, stall_s=30.0, stall_all_s=60.0)
     with background(source(hub.plain("f", content), content), tmp_path / "f", limits) as run:
         assert run.end() < AT_ONCE_S + 2
-    assert isinstance(run.error, FileNotFound)
+    assert isinstance(run.error, UnsafeUrl)
     assert transfer_threads() == []
 
 

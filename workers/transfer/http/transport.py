@@ -11,7 +11,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from hive.errors import DownloadError, HiveError, HubUnavailable, SourceChanged
+from hive.errors import DownloadError, HiveError, HubUnavailable, ModelAccessDenied, NotFound, SourceChanged
 from hive.net.urls import Url, parse_url
 from workers.transfer.control import Control
 from workers.transfer.http import status as http_status
@@ -20,7 +20,7 @@ from workers.transfer.http.redirects import expired, next_hop, signed_url_expiry
 from workers.transfer.http.response import HttpResponse, HttpStream
 from workers.transfer.limits import Limits
 from workers.transfer.source import Location, Source
-from workers.transfer.transport import ContentChanged, Known, RangesRefused, Throttled, Transient
+from workers.transfer.transport import ContentChanged, Declined, Known, RangesRefused, Throttled, Transient
 
 #: Seconds that a host is left alone after "too many requests" without a time.
 DEFAULT_REST_S = 1.0
@@ -39,8 +39,8 @@ class _Place:
     used: bool = False
 
 
-class _Refused(Exception):
-    """A refusal that a fresh location may cure; `error` is raised when it does not."""
+class _OtherBytes(Exception):
+    """The answer is not of the bytes asked for, which a fresh location may cure; `error` is raised when it does not."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__()
@@ -61,35 +61,47 @@ class HttpTransport:
 
     def open(self, start: int, end: int | None, known: Known, control: Control) -> HttpStream:
         """See Transport.open."""
-        place = self._place()
+        place, fresh = self._place()
         try:
             return self._ask(place, start, end, known, control)
-        except _Refused:
+        except Declined as refusal:
             self._forget(place)
-        place = self._place()
+            if fresh or not refusal.curable:
+                raise
+        except _OtherBytes:
+            self._forget(place)
+        place, _ = self._place()
         try:
             return self._ask(place, start, end, known, control)
-        except _Refused as refused:
+        except Declined:
             self._forget(place)
-            raise refused.error from None
+            raise
+        except _OtherBytes as wrong:
+            self._forget(place)
+            raise wrong.error from None
 
     def refresh(self) -> None:
         """See Transport.refresh."""
         with self._lock:
             self._kept = None
 
-    def _place(self) -> _Place:
-        """The kept place, or a new one. One thread resolves while the others wait for its result."""
+    def _place(self) -> tuple[_Place, bool]:
+        """The kept place, or a new one, and whether it is new. One thread resolves while the others wait for its
+        result.
+        """
         with self._lock:
-            if self._kept is None or expired(self._kept.expires_at, self._limits.expiry_margin_s):
+            fresh = self._kept is None or expired(self._kept.expires_at, self._limits.expiry_margin_s)
+            if self._kept is None or fresh:
                 self._kept = _place_of(self._locate())
-            return self._kept
+            return self._kept, fresh
 
     def _locate(self) -> Location:
         try:
             return self._source.locate()
         except HubUnavailable as error:
             raise Transient(error.message) from error
+        except (ModelAccessDenied, NotFound) as error:
+            raise Declined(error, curable=False) from None
 
     def _forget(self, place: _Place) -> None:
         with self._lock:
@@ -145,7 +157,7 @@ class _ResponseCheck:
         self._pool = pool
 
     def verdict(self, start: int, end: int | None, known: Known) -> HttpStream:
-        """The stream; raises what Transport.open raises, and _Refused."""
+        """The stream; raises what Transport.open raises, and _OtherBytes."""
         status = self._response.status
         if status == 206 and end is not None:
             return self._range(start, end, known)
@@ -162,9 +174,9 @@ class _ResponseCheck:
         if known.validator and http_status.strong_validator(self._headers) not in ("", known.validator):
             raise ContentChanged
         if got is None or got.start != start or got.end is None or not start < got.end <= end:
-            raise _Refused(SourceChanged("The server answers with other bytes than those asked for."))
+            raise _OtherBytes(SourceChanged("The server answers with other bytes than those asked for."))
         if None not in (known.size, got.total) and got.total != known.size:
-            raise _Refused(SourceChanged(f"The file has {got.total} bytes now, not {known.size}."))
+            raise _OtherBytes(SourceChanged(f"The file has {got.total} bytes now, not {known.size}."))
         return self._stream(start, got.total, got.end - start)
 
     def _whole(self, start: int, end: int | None, known: Known) -> HttpStream:
@@ -172,7 +184,7 @@ class _ResponseCheck:
         if known.validator and validator != known.validator:
             raise ContentChanged
         if start > 0:
-            raise _Refused(RangesRefused())
+            raise _OtherBytes(RangesRefused())
         if http_status.encoded(self._headers):
             if self._source.digest is None:
                 raise DownloadError(
@@ -181,7 +193,7 @@ class _ResponseCheck:
             return self._stream(0, known.size, self._limits.read_bytes, whole=True, decode=True)
         total = http_status.content_length(self._headers)
         if None not in (known.size, total) and total != known.size:
-            raise _Refused(SourceChanged(f"The file has {total} bytes now, not {known.size}."))
+            raise _OtherBytes(SourceChanged(f"The file has {total} bytes now, not {known.size}."))
         return self._stream(0, total, total, whole=True)
 
     def _beyond(self, start: int) -> HttpStream:
@@ -190,15 +202,15 @@ class _ResponseCheck:
         if start == 0 and got is not None and got.total == 0:
             self._response.discard()
             return self._stream(0, 0, 0, whole=True)
-        raise _Refused(SourceChanged("The file is shorter now than it was."))
+        raise _OtherBytes(SourceChanged("The file is shorter now than it was."))
 
     def _failure(self, status: int) -> Exception:
         body = self._response.some(http_status.ERROR_BODY_BYTES)
         error = http_status.failure(status, self._headers, body, self._limits, signed=self._place.signed)
         if isinstance(error, Throttled):
             self._pool.cooldown.set(self._place.url.host, DEFAULT_REST_S if error.seconds is None else error.seconds)
-        if isinstance(error, HiveError) and (self._place.signed or self._place.used):
-            return _Refused(error)
+        if isinstance(error, HiveError):
+            return Declined(error, curable=self._place.signed or self._place.used)
         return error
 
     def _stream(

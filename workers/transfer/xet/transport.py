@@ -33,7 +33,7 @@ from workers.transfer.http.pool import HostPool
 from workers.transfer.http.transport import HttpTransport
 from workers.transfer.limits import Limits
 from workers.transfer.source import Location, Source
-from workers.transfer.transport import Known, RangesRefused, Throttled, Transient, Unusable
+from workers.transfer.transport import Declined, Known, RangesRefused, Throttled, Transient, Unusable
 from workers.transfer.xet.session import Sessions, load
 
 #: Bytes of a token's answer; a token has some 500.
@@ -241,10 +241,11 @@ class XetTransport:
             return self.xet.grant(control)
         except Transient as failure:
             raise self._counted(incident, str(failure)) from None
-        except (HiveError, RangesRefused) as error:
+        except (HiveError, RangesRefused, Declined) as refusal:
             control.check()
             # The Hub hands out no token: Xet is switched off for this repository, or this token may not use it. HTTP
             # has its own answer to that.
+            error = refusal.error if isinstance(refusal, Declined) else refusal
             code = error.code if isinstance(error, HiveError) else "no token"
             raise Unusable(f"the Hub hands out no token for Xet ({code})", self) from None
 
