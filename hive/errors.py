@@ -21,6 +21,7 @@
     |   `-- TooManyWebhooks   409  TOO_MANY_WEBHOOKS
     |-- TooManyDownloads      429  TOO_MANY_DOWNLOADS
     |-- RedisUnavailable      503  STORE_UNAVAILABLE       (Redis)
+    |-- ServerBusy            503  SERVER_BUSY
     |-- HubUnavailable        503  HUB_UNAVAILABLE
     |-- ServerUnreachable     503  SERVER_UNREACHABLE      (the client's)
     |-- CannotListen          503  CANNOT_LISTEN           (at start)
@@ -54,10 +55,6 @@ class HiveError(Exception):
         self.message = message or " ".join((type(self).__doc__ or "").split("\n\n")[0].split())
         self.details = details
         super().__init__(self.message)
-
-    def as_dict(self) -> dict[str, Any]:
-        """The body of every HTTP error: `{"error": {"code", "message", "details"}}`."""
-        return {"error": {"code": self.code, "message": self.message, "details": self.details}}
 
 
 class BadRequest(HiveError):
@@ -190,6 +187,13 @@ class RedisUnavailable(HiveError):
 
     status = 503
     code = "STORE_UNAVAILABLE"
+
+
+class ServerBusy(HiveError):
+    """Too many requests wait for the server's disk. Try again in a moment."""
+
+    status = 503
+    code = "SERVER_BUSY"
 
 
 class HubUnavailable(HiveError):

@@ -21,15 +21,10 @@ from msgspec import field
 from hive.errors import UnsafeUrl
 from hive.net.urls import Url, parse_url
 from hive.version import VERSION
+from hive.wire.jobs import MAX_RUNNING, MIN_BYTES_PER_SECOND
 
 #: Where the HTTP process listens, and where clients look for it.
 DEFAULT_ADDRESS = "127.0.0.1:8080"
-
-#: The lowest limit of the bandwidth, in bytes per second: below, one read of the network takes longer than a stall.
-MIN_BYTES_PER_SECOND = 65_536
-
-#: The highest limit of downloads that run at once.
-MAX_RUNNING = 100_000
 
 #: The most webhooks that may be set, and the most and longest waits between their tries.
 MAX_WEBHOOKS, MAX_WEBHOOK_RETRIES, MAX_WEBHOOK_RETRY_S = 16, 24, 86_400.0

@@ -9,10 +9,10 @@ import msgspec
 import pytest
 
 from hive.api.app import ROUTES
-from hive.api.downloads import PROGRESS_PATH, DownloadRequest
 from hive.cli import cli
 from hive.errors import HiveError, all_errors
 from hive.settings import Settings
+from hive.wire.api import PROGRESS_PATH, DownloadRequest
 from hive.wire.events import Complete, Downloading, Error
 
 ROOT = Path(__file__).parent.parent

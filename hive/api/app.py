@@ -6,9 +6,7 @@ object and a middleware stack for each would triple what one costs.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import logging
 import re
 import uuid
 from collections.abc import AsyncIterator
@@ -20,13 +18,10 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hive import logs
-from hive.api import controls, downloads, json, maintenance, metrics, models, system
+from hive.api import background, controls, downloads, json, maintenance, metrics, models, progress, system
 from hive.api.services import Services
-from hive.downloads.reaper import SWEEP_INTERVAL_S
-from hive.errors import HiveError, RedisUnavailable
-from hive.webhooks.dispatcher import WebhookDispatcher
-
-log = logging.getLogger("hive.api")
+from hive.errors import HiveError
+from hive.wire.api import MANY_PATH, PROGRESS_PATH
 
 ROUTES = [
     Route("/v1/models/download", downloads.create, methods=["POST"]),
@@ -74,10 +69,10 @@ class Api:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        if scope["type"] == "http" and scope["path"] == downloads.PROGRESS_PATH:
-            await downloads.progress(self.services, scope, receive, send)
-        elif scope["type"] == "http" and scope["path"] == downloads.MANY_PATH:
-            await downloads.progress_of_many(self.services, scope, receive, send)
+        if scope["type"] == "http" and scope["path"] == PROGRESS_PATH:
+            await progress.progress(self.services, scope, receive, send)
+        elif scope["type"] == "http" and scope["path"] == MANY_PATH:
+            await progress.progress_of_many(self.services, scope, receive, send)
         else:
             await self._starlette(scope, receive, send)
 
@@ -85,36 +80,13 @@ class Api:
 @contextlib.asynccontextmanager
 async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     services: Services = app.state.services
-    courier = WebhookDispatcher(services.settings, services.commands, services.tracker, services.webhooks)
-    running = (
-        services.fanout.run(),
-        services.replica.run(),
-        courier.run(),
-        services.books.run(),
-        _reap(services),
-        maintenance.tidy_for_ever(services),
-    )
-    loops = [asyncio.create_task(loop) for loop in running]
     try:
-        yield
+        async with background.running(services):
+            yield
     finally:
-        for loop in loops:
-            loop.cancel()
-        await asyncio.gather(*loops, return_exceptions=True)
         await services.replica.leave()
+        services.downloads.close()
         services.commands.close()
-
-
-async def _reap(services: Services) -> None:
-    """Sweep for as long as the process lives; an unreachable Redis is no reason to stop."""
-    while True:
-        await asyncio.sleep(SWEEP_INTERVAL_S)
-        try:
-            await services.commands.run(services.reaper.sweep)
-        except RedisUnavailable:
-            services.reaper.hold_off()
-        except Exception:
-            log.exception("the reaper failed; it goes on")
 
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")

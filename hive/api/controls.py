@@ -9,38 +9,21 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-import msgspec
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from hive import errors, logs
-from hive.api.downloads import Token, WebhookUrl, find, started
+from hive import errors
+from hive.api.downloads import find, started
 from hive.api.json import JsonResponse, read_body
 from hive.api.services import services_of
-from hive.downloads.provisioner import read_ref
 from hive.downloads.record import Record, cancelled_event, requeued_event
 from hive.downloads.view import view
-from hive.wire.jobs import Priority
-from hive.wire.spec import DownloadSpec
+from hive.wire.api import PriorityRequest, RetryRequest
 
 log = logging.getLogger("hive.api.controls")
 
 #: How often a change is tried again when the download changes hands meanwhile.
 MAX_TRIES = 5
-
-
-class PriorityRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """The body of `PUT /v1/downloads/{id}/priority`."""
-
-    priority: Priority
-
-
-class RetryRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """The body of a retry; may be left out. The first request's token and webhook are not kept."""
-
-    hf_token: Token | None = None
-    webhook_url: WebhookUrl | None = None
 
 
 async def cancel(request: Request) -> Response:
@@ -50,7 +33,7 @@ async def cancel(request: Request) -> Response:
     services, purge = services_of(request), _read_flag(request, "purge")
     record = await find(request)
     if not record.is_terminal:
-        await services.books.cancelling(record, purge=purge)
+        await services.downloads.cancelling(record, purge=purge)
 
     def attempt(record: Record) -> bool:
         if record.state == "running":
@@ -109,33 +92,9 @@ async def set_priority(request: Request) -> Response:
 
 async def retry(request: Request) -> Response:
     """`POST /v1/downloads/{id}/retry`: a new download of what failed or was cancelled; it goes on from what arrived."""
-    services = services_of(request)
     record = await find(request)
-    if not record.is_terminal:
-        raise errors.Conflict("The download has not ended; there is nothing to retry.", status=record.status)
-    if record.ref.endswith("?..."):
-        raise errors.Conflict("The URL had a query, which hive does not keep. Ask with POST /v1/models/download again.")
     body = await read_body(request, RetryRequest) if await request.body() else RetryRequest()
-    webhook = services.webhooks.read(body.webhook_url) if body.webhook_url else None
-    asked = record.request
-    limit = asked.max_bytes_per_second
-    spec = DownloadSpec(
-        read_ref(asked.ref),
-        asked.include,
-        asked.exclude,
-        asked.update,
-        asked.sha256,
-        body.hf_token,
-        limit,
-        record.priority,
-        logs.bound_field("request_id"),
-    )
-    on_disk = await run_in_threadpool(services.provisioner.look, spec)
-    made = await services.commands.run(services.provisioner.start, spec, on_disk, record.id)
-    if made.intent is not None:
-        await services.books.note(made.intent)
-    if webhook is not None:
-        await services.commands.run(services.webhooks.add, made.download_id, webhook)
+    made = await services_of(request).downloads.retry(record, hf_token=body.hf_token, webhook_url=body.webhook_url)
     return started(made)
 
 
@@ -148,7 +107,7 @@ async def _change(request: Request, attempt: Callable[[Record], bool]) -> Respon
             raise errors.DownloadEnded(status=record.status)
         if await services.commands.run(attempt, record):
             changed = await find(request)
-            await services.books.changed(changed)
+            await services.downloads.changed(changed)
             return JsonResponse(view(changed), status_code=202)
     raise errors.Conflict("The download is changing hands just now. Try again.")
 

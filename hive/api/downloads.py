@@ -1,4 +1,4 @@
-"""Downloads: start one, watch it, list them."""
+"""Downloads: start one, list them, look at one."""
 
 from __future__ import annotations
 
@@ -6,33 +6,20 @@ import base64
 import binascii
 import re
 import uuid
-from typing import Annotated
-from urllib.parse import parse_qs
 
-import msgspec
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
 
 from hive import errors, logs
-from hive.api.json import BytesPerSecond, JsonResponse, error_response, read_body
-from hive.api.services import Services, services_of
+from hive.api.json import JsonResponse, read_body
+from hive.api.services import services_of
 from hive.downloads.provisioner import Provisioned, read_ref
 from hive.downloads.record import TERMINAL_STATES, Record
 from hive.downloads.view import view
-from hive.streams import sse
 from hive.streams.longpoll import read_wait, wait_for_end
-from hive.streams.many import MAX_IDS
-from hive.webhooks.outbox import MAX_URL_CHARS
-from hive.wire.jobs import Priority
-from hive.wire.refs import MAX_REF_CHARS
+from hive.wire.api import Download, DownloadRequest, Page, Started
 from hive.wire.spec import DownloadSpec
 
-#: Where a download is watched.
-PROGRESS_PATH = "/v1/models/download/progress"
-#: Where many are.
-MANY_PATH = "/v1/downloads/progress"
 #: How many downloads a page of the list has, when not told, and at most.
 DEFAULT_LIMIT, MAX_LIMIT = 50, 200
 
@@ -42,121 +29,42 @@ _FILTERS = {
     "ended": TERMINAL_STATES,
     **{status: frozenset({status}) for status in ACTIVE | TERMINAL_STATES},
 }
-#: A token of the Hub, as a request may bring it.
-Token = Annotated[str, msgspec.Meta(min_length=1, max_length=512, pattern=r"^[\x21-\x7e]+$")]
-#: Where the end of a download is to be told.
-WebhookUrl = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_URL_CHARS)]
-_Glob = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
-_Globs = Annotated[tuple[_Glob, ...], msgspec.Meta(max_length=64)]
-
-
-class DownloadRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """The body of `POST /v1/models/download`."""
-
-    model_ref: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_REF_CHARS)]
-    revision: Annotated[str, msgspec.Meta(min_length=1, max_length=255)] | None = None
-    include: _Globs = ()
-    exclude: _Globs = ()
-    update: bool = False
-    hf_token: Token | None = None
-    sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-fA-F]{64}$")] | None = None
-    max_bytes_per_second: BytesPerSecond | None = None
-    priority: Priority = "normal"
-    webhook_url: WebhookUrl | None = None
 
 
 async def create(request: Request) -> Response:
     """`POST /v1/models/download`: 202 for a new or joined download, 200 for a model on disk."""
-    services = services_of(request)
     body = await read_body(request, DownloadRequest)
+    made = await services_of(request).downloads.request(read_spec(body), webhook_url=body.webhook_url)
+    return started(made)
+
+
+def read_spec(body: DownloadRequest) -> DownloadSpec:
+    """What a request asks for.
+
+    Raises:
+        InvalidModelRef: says what is wrong with the reference.
+        BadRequest: a digest beside a reference to the Hub.
+    """
     ref = read_ref(body.model_ref, body.revision)
     if body.sha256 and ref.kind != "url":
         raise errors.BadRequest("'sha256' is for plain URLs; the Hub names the digests of its files itself.")
-    sha256 = body.sha256.lower() if body.sha256 else None
-    webhook = services.webhooks.read(body.webhook_url) if body.webhook_url else None
-    limit = body.max_bytes_per_second
-    spec = DownloadSpec(
+    return DownloadSpec(
         ref,
-        body.include,
-        body.exclude,
-        body.update,
-        sha256,
-        body.hf_token,
-        limit,
-        body.priority,
-        logs.bound_field("request_id"),
+        include=body.include,
+        exclude=body.exclude,
+        update=body.update,
+        sha256=body.sha256.lower() if body.sha256 else None,
+        hf_token=body.hf_token,
+        max_bytes_per_second=body.max_bytes_per_second,
+        priority=body.priority,
+        request_id=logs.bound_field("request_id"),
     )
-    on_disk = await run_in_threadpool(services.provisioner.look, spec)
-    made = await services.commands.run(services.provisioner.start, spec, on_disk)
-    if made.intent is not None:
-        await services.books.note(made.intent)
-    if webhook is not None:
-        # Whoever gets no answer because this process died in between asks again, and joins.
-        await services.commands.run(services.webhooks.add, made.download_id, webhook)
-    return started(made)
 
 
 def started(made: Provisioned) -> Response:
     """The answer to whoever asked for a model."""
-    return JsonResponse(
-        {"download_id": made.download_id, "local_path": made.local_path, "joined": made.joined},
-        status_code=200 if made.local_path else 202,
-    )
-
-
-async def progress(services: Services, scope: Scope, receive: Receive, send: Send) -> None:
-    """`GET /v1/models/download/progress?id=`: dispatched in front of Starlette, which would cost a task group per
-    client.
-    """
-    query = parse_qs(scope["query_string"].decode("latin-1"))
-    try:
-        if scope["method"] not in ("GET", "HEAD"):
-            raise errors.MethodNotAllowed(allow="GET, HEAD")
-        download_id = read_id(query.get("id", [""])[0])
-        if scope["method"] == "HEAD":
-            await _stream_headers()(scope, receive, send)
-            return
-        last_seen = (
-            dict(scope["headers"]).get(b"last-event-id", b"").decode("latin-1") or query.get("last_event_id", [""])[0]
-        )
-        if await services.streams(download_id, last_seen or None, scope, receive, send):
-            return
-        if not (
-            await services.books.bring_back(download_id)
-            and await services.streams(download_id, last_seen or None, scope, receive, send)
-        ):
-            raise errors.DownloadNotFound(id=download_id)
-    except errors.HiveError as error:
-        await error_response(error)(scope, receive, send)
-
-
-async def progress_of_many(services: Services, scope: Scope, receive: Receive, send: Send) -> None:
-    """`GET /v1/downloads/progress`: one stream for all downloads, the active ones, or those named with `id`."""
-    query = parse_qs(scope["query_string"].decode("latin-1"))
-    try:
-        if scope["method"] not in ("GET", "HEAD"):
-            raise errors.MethodNotAllowed(allow="GET, HEAD")
-        wanted = tuple(dict.fromkeys(read_id(text) for text in query.get("id", [])))
-        if len(wanted) > MAX_IDS:
-            raise errors.BadRequest(f"A stream names at most {MAX_IDS} downloads.")
-        status = query.get("status", [""])[0]
-        if status not in ("", "active") or (status and wanted):
-            raise errors.BadRequest("Give ids, or status=active, or neither.")
-        if scope["method"] == "HEAD":
-            await _stream_headers()(scope, receive, send)
-            return
-        try:
-            await services.many_streams(wanted, ACTIVE if status else None, scope, receive, send)
-        except errors.DownloadNotFound:
-            if not await services.books.bring_back(*wanted):
-                raise
-            await services.many_streams(wanted, None, scope, receive, send)
-    except errors.HiveError as error:
-        await error_response(error)(scope, receive, send)
-
-
-def _stream_headers() -> Response:
-    return Response(status_code=200, headers={name.decode(): value.decode() for name, value in sse.HEADERS})
+    answer = Started(download_id=made.download_id, local_path=made.local_path, joined=made.joined)
+    return JsonResponse(answer, status_code=200 if made.local_path else 202)
 
 
 async def index(request: Request) -> Response:
@@ -170,9 +78,8 @@ async def index(request: Request) -> Response:
     page = await services.commands.run(
         services.tracker.page, limit=limit, cursor=cursor, keep=_FILTERS[status] if status else None
     )
-    return JsonResponse(
-        {"object": "list", "data": [view(r) for r in page.records], "next_cursor": _write_cursor(page.cursor)}
-    )
+    data = tuple(view(record) for record in page.records)
+    return JsonResponse(Page[Download](data=data, next_cursor=_write_cursor(page.cursor)))
 
 
 async def show(request: Request) -> Response:
@@ -191,14 +98,7 @@ async def find(request: Request) -> Record:
     Raises:
         InvalidId, DownloadNotFound: there is none.
     """
-    services = services_of(request)
-    download_id = read_id(request.path_params["id"])
-    record = await services.commands.run(services.tracker.read, download_id)
-    if record is None and await services.books.bring_back(download_id):
-        record = await services.commands.run(services.tracker.read, download_id)
-    if record is None:
-        raise errors.DownloadNotFound(id=download_id)
-    return record
+    return await services_of(request).downloads.find(read_id(request.path_params["id"]))
 
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")

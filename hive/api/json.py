@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 from starlette.exceptions import HTTPException
@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from hive import errors
-from hive.settings import MIN_BYTES_PER_SECOND
+from hive.wire.api import ErrorBody, ErrorReply
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -18,12 +18,8 @@ T = TypeVar("T", bound=msgspec.Struct)
 MAX_BODY_BYTES = 65_536
 
 
-#: A limit of the bandwidth in a request; at most 2**53, which every JSON reader holds exactly.
-BytesPerSecond = Annotated[int, msgspec.Meta(ge=MIN_BYTES_PER_SECOND, le=1 << 53)]
-
-
 class JsonResponse(Response):
-    """An answer in JSON, from plain data or msgspec structs."""
+    """An answer in JSON, from one of the records of hive.wire.api."""
 
     media_type = "application/json"
 
@@ -56,7 +52,8 @@ async def read_body(request: Request, kind: type[T]) -> T:
 def error_response(error: errors.HiveError) -> JsonResponse:
     """`{"error": {"code", "message", "details"}}` with the error's status."""
     headers = {"retry-after": "1"} if error.status in (429, 503) else None
-    return JsonResponse(error.as_dict(), status_code=error.status, headers=headers)
+    body = ErrorReply(ErrorBody(code=error.code, message=error.message, details=error.details))
+    return JsonResponse(body, status_code=error.status, headers=headers)
 
 
 async def on_hive_error(_: Request, error: Exception) -> Response:

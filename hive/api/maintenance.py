@@ -11,8 +11,8 @@ import contextlib
 import logging
 import secrets
 import threading
-from collections.abc import Callable, Generator
-from typing import Annotated, Final, TypeVar
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any, Final, TypeVar
 
 import msgspec
 from starlette.concurrency import run_in_threadpool
@@ -24,12 +24,13 @@ from hive.api.json import read_body
 from hive.api.operations import LinesResponse
 from hive.api.services import Services, services_of
 from hive.downloads.live import in_use, read_live
-from hive.errors import Conflict, RedisUnavailable
+from hive.errors import RedisUnavailable
 from hive.store.gc import GarbageCollector, InUse
 from hive.store.inventory import InventoryItem, Target, all_targets, target
 from hive.store.repair import Repairer
 from hive.store.verify import Verification
 from hive.wire import keys
+from hive.wire.api import CollectRequest, VerifyRequest
 from hive.wire.maintenance import Collected
 from hive.wire.spec import DownloadSpec
 
@@ -37,35 +38,16 @@ log = logging.getLogger("hive.operations")
 
 T = TypeVar("T")
 
-#: Models that one request may name.
-MAX_MODELS: Final = 1000
 #: Seconds for an answer of the command thread, which has a deadline of its own.
 CALL_TIMEOUT_S: Final = 10.0
 #: Milliseconds for which a partial file is kept from workers while it is removed.
 TAKE_MS: Final = 5_000
-#: Seconds between two collections of old partial files in the whole fleet, and between two looks whether it is time.
+#: Seconds between two collections of old partial files in the whole fleet.
 TIDY_INTERVAL_S: Final = 3600
-TIDY_CHECK_S: Final = 60.0
 
 #: KEYS: file. ARGV: owner. -> 1 when it was ours.
 _GIVE: Final = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
 _VERIFICATION, _COLLECTION = "verification", "collection of garbage"
-
-
-class VerifyRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """The body of `POST /v1/models/verify`; none: every model. `fetch`: fetch what is wrong again."""
-
-    models: Annotated[
-        tuple[Annotated[str, msgspec.Meta(min_length=1, max_length=1024)], ...], msgspec.Meta(max_length=MAX_MODELS)
-    ] = ()
-    fetch: bool = False
-
-
-class CollectRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """The body of `POST /v1/gc`. `older_than_seconds` in place of HIVE_PARTIAL_TTL_S."""
-
-    dry_run: bool = False
-    older_than_seconds: Annotated[float, msgspec.Meta(ge=0, le=1e10)] | None = None
 
 
 async def verify(request: Request) -> Response:
@@ -103,18 +85,6 @@ async def collect(request: Request) -> Response:
         _log(collector.run())
 
     return LinesResponse(operation, work, services.settings.keepalive_s)
-
-
-async def tidy_for_ever(services: Services) -> None:
-    """Collect old partial files once an hour, in one of the processes. Never ends by itself."""
-    while True:
-        await asyncio.sleep(TIDY_CHECK_S)
-        try:
-            await tidy(services)
-        except (Conflict, RedisUnavailable):
-            continue  # a collection is under way, or Redis is away: another time
-        except Exception:
-            log.exception("the collection of old partial files failed; it is tried again")
 
 
 async def tidy(services: Services) -> bool:
@@ -174,17 +144,17 @@ class OperationContext:
     def request(self, spec: DownloadSpec) -> str:
         """Ask for a download; gives its id. Raises HiveError."""
         spec = DownloadSpec(spec.ref, spec.include, sha256=spec.sha256, request_id=logs.bound_field("request_id"))
-        on_disk = self._parts.provisioner.look(spec)
-        made = self._run(lambda: self._parts.provisioner.start(spec, on_disk))
-        if made.intent is not None:
-            asyncio.run_coroutine_threadsafe(self._parts.books.note(made.intent), self._loop).result(CALL_TIMEOUT_S)
-        return made.download_id
+        return self._wait_for(self._parts.downloads.request(spec)).download_id
 
     def _run(self, call: Callable[[], T]) -> T:
+        return self._wait_for(self._parts.commands.run(call))
+
+    def _wait_for(self, call: Coroutine[Any, Any, T]) -> T:
         if self._stop.is_set():
+            call.close()
             raise RedisUnavailable
         try:
-            return asyncio.run_coroutine_threadsafe(self._parts.commands.run(call), self._loop).result(CALL_TIMEOUT_S)
+            return asyncio.run_coroutine_threadsafe(call, self._loop).result(CALL_TIMEOUT_S)
         except (TimeoutError, concurrent.futures.CancelledError):
             raise RedisUnavailable from None
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
@@ -12,18 +10,19 @@ from hive import errors
 from hive.api.json import JsonResponse
 from hive.api.services import services_of
 from hive.downloads.live import Live, place_of, read_live
-from hive.store.catalog import Model
+from hive.store.catalog import Origin
+from hive.wire.api import Deleted, Listing, Model
 
 
 async def index(request: Request) -> Response:
     """`GET /v1/models`: OpenAI's list shape, with size, files, path and revision added."""
     models = await run_in_threadpool(services_of(request).catalog.list)
-    return JsonResponse({"object": "list", "data": [view(model) for model in models]})
+    return JsonResponse(Listing[Model](data=tuple(models)))
 
 
 async def show(request: Request) -> Response:
     """`GET /v1/models/{id}`."""
-    return JsonResponse(view(await _find(request)))
+    return JsonResponse(await _find(request))
 
 
 async def delete(request: Request) -> Response:
@@ -31,33 +30,18 @@ async def delete(request: Request) -> Response:
     services = services_of(request)
     model = await _find(request)
     live = await services.commands.run(lambda: read_live(services.commands.client))
-    if any(_uses(download, model) for download in live):
+    origin = await run_in_threadpool(services.catalog.origin, model)
+    if any(_uses(download, origin) for download in live):
         raise errors.ModelInUse(id=model.id)
     freed = await run_in_threadpool(services.catalog.delete, model.id)
-    return JsonResponse({"id": model.id, "object": "model", "deleted": True, "freed_bytes": freed})
-
-
-def view(model: Model) -> dict[str, Any]:
-    """A model as clients see it. Sizes are bytes, `created` is unix seconds."""
-    return {
-        "id": model.id,
-        "object": "model",
-        "created": int(model.created),
-        "owned_by": model.repo.split("/")[0] if model.repo else "url",
-        "size": model.size,
-        "files": model.files,
-        "path": model.path,
-        "revision": model.revision,
-        "refs": model.refs,
-        "variant": model.variant,
-    }
+    return JsonResponse(Deleted(id=model.id, freed_bytes=freed))
 
 
 async def _find(request: Request) -> Model:
     return await run_in_threadpool(services_of(request).catalog.get, request.path_params["id"])
 
 
-def _uses(download: Live, model: Model) -> bool:
+def _uses(download: Live, origin: Origin) -> bool:
     """Whether a download, also a queued or paused one, is of the same repository or URL (its query aside)."""
     repo, url = place_of(download.ref)
-    return repo == model.repo if model.repo else url == model.url
+    return repo == origin.repo if origin.repo else url is not None and url == origin.url

@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from starlette.requests import HTTPConnection
 
 from hive.api.operations import Operations
-from hive.downloads.intent_sync import Books
+from hive.downloads.intents import IntentLog
 from hive.downloads.jobqueue import JobQueue
 from hive.downloads.provisioner import ModelProvisioner
 from hive.downloads.reaper import Reaper
 from hive.downloads.registry import WorkerRegistry
+from hive.downloads.restore import Restorer
+from hive.downloads.service import DownloadService
 from hive.downloads.tracker import DownloadTracker
 from hive.metrics.replica import Replica
 from hive.redis_client import CommandThread
@@ -32,7 +34,7 @@ class Services:
     commands: CommandThread
     tracker: DownloadTracker
     catalog: ModelCatalog
-    provisioner: ModelProvisioner
+    downloads: DownloadService
     queue: JobQueue
     registry: WorkerRegistry
     reaper: Reaper
@@ -42,7 +44,6 @@ class Services:
     replica: Replica
     disk: Disk
     webhooks: WebhookOutbox
-    books: Books
     operations: Operations = field(default_factory=Operations)
 
     async def drain(self, window_s: float) -> None:
@@ -61,12 +62,16 @@ def make_services(settings: Settings, redis_url: str) -> Services:
     fanout = Fanout(redis_url, commands, tracker, keepalive_s=settings.keepalive_s)
     streams = StreamEndpoint(fanout, settings.max_streams)
     many_streams = ManyEndpoint(fanout, commands, tracker, settings.keepalive_s)
+    provisioner = ModelProvisioner(settings, tracker, queue, catalog)
+    webhooks = WebhookOutbox(commands.client, settings)
+    intents = IntentLog(settings)
+    restorer = Restorer(settings, redis_url, intents)
     return Services(
         settings=settings,
         commands=commands,
         tracker=tracker,
         catalog=catalog,
-        provisioner=ModelProvisioner(settings, tracker, queue, catalog),
+        downloads=DownloadService(commands, tracker, provisioner, webhooks, intents, restorer),
         queue=queue,
         registry=WorkerRegistry(commands.client),
         reaper=Reaper(commands.client, tracker, queue, lease_s=settings.lease_s, max_attempts=settings.max_attempts),
@@ -75,8 +80,7 @@ def make_services(settings: Settings, redis_url: str) -> Services:
         many_streams=many_streams,
         replica=Replica(commands, fanout, streams, many_streams),
         disk=Disk(settings.store_dir),
-        webhooks=WebhookOutbox(commands.client, settings),
-        books=Books(settings, redis_url, commands),
+        webhooks=webhooks,
     )
 
 

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
 from hive import errors
-from hive.api.json import BytesPerSecond, JsonResponse, error_response, read_body
+from hive.api.json import JsonResponse, error_response, read_body
 from hive.api.services import services_of
 from hive.downloads.admission import BandwidthLimit
-from hive.settings import MAX_RUNNING
+from hive.downloads.registry import WorkerInfo
 from hive.version import VERSION
+from hive.wire.api import Alive, Bandwidth, BandwidthRequest, Health, Listing, Running, RunningRequest, Worker
 
 
 async def health(request: Request) -> Response:
     """`GET /v1/health`: the contract's answer, whatever Redis does."""
-    return JsonResponse({"status": "alive", "version": VERSION, "api_version": "v1"})
+    return JsonResponse(Health(status="alive", version=VERSION, api_version="v1"))
 
 
 async def healthz(request: Request) -> Response:
     """`GET /healthz`: the process lives. A supervisor restarts it when this fails, so it depends on nothing."""
-    return JsonResponse({"status": "alive"})
+    return JsonResponse(Alive(status="alive"))
 
 
 async def readyz(request: Request) -> Response:
@@ -32,20 +30,14 @@ async def readyz(request: Request) -> Response:
     await services.commands.run(services.commands.client.ping)
     if not services.fanout.connected:
         return error_response(errors.RedisUnavailable("The process is not subscribed to Redis yet."))
-    return JsonResponse({"status": "ready"})
-
-
-class BandwidthRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """The body of `PUT /v1/settings/bandwidth`; null: no limit."""
-
-    bytes_per_second: BytesPerSecond | None
+    return JsonResponse(Alive(status="ready"))
 
 
 async def bandwidth(request: Request) -> Response:
     """`GET /v1/settings/bandwidth`: what all workers together may take from the network."""
     services = services_of(request)
     limit = BandwidthLimit(services.commands.client, services.settings.max_bytes_per_second)
-    return JsonResponse({"bytes_per_second": await services.commands.run(limit.read)})
+    return JsonResponse(Bandwidth(bytes_per_second=await services.commands.run(limit.read)))
 
 
 async def set_bandwidth(request: Request) -> Response:
@@ -54,19 +46,13 @@ async def set_bandwidth(request: Request) -> Response:
     body = await read_body(request, BandwidthRequest)
     limit = BandwidthLimit(services.commands.client, services.settings.max_bytes_per_second)
     await services.commands.run(limit.write, body.bytes_per_second)
-    return JsonResponse({"bytes_per_second": body.bytes_per_second})
-
-
-class RunningRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """The body of `PUT /v1/settings/downloads`; null: no limit."""
-
-    max_running: Annotated[int, msgspec.Meta(ge=1, le=MAX_RUNNING)] | None
+    return JsonResponse(Bandwidth(bytes_per_second=body.bytes_per_second))
 
 
 async def running_limit(request: Request) -> Response:
     """`GET /v1/settings/downloads`: how many downloads may run at once in the whole fleet."""
     services = services_of(request)
-    return JsonResponse({"max_running": await services.commands.run(services.tracker.running_limit)})
+    return JsonResponse(Running(max_running=await services.commands.run(services.tracker.running_limit)))
 
 
 async def set_running_limit(request: Request) -> Response:
@@ -74,29 +60,24 @@ async def set_running_limit(request: Request) -> Response:
     services = services_of(request)
     body = await read_body(request, RunningRequest)
     await services.commands.run(services.tracker.set_running_limit, body.max_running)
-    return JsonResponse({"max_running": body.max_running})
+    return JsonResponse(Running(max_running=body.max_running))
 
 
 async def workers(request: Request) -> Response:
     """`GET /v1/workers`: who is alive, doing what."""
     services = services_of(request)
     found = await services.commands.run(services.registry.list)
-    return JsonResponse(
-        {
-            "object": "list",
-            "data": [
-                {
-                    "name": worker.name,
-                    "object": "worker",
-                    "host": worker.host,
-                    "pid": worker.pid,
-                    "version": worker.version,
-                    "state": worker.state,
-                    "download_id": worker.download_id or None,
-                    "started_at": worker.started_at,
-                    "seen_at": worker.seen_at,
-                }
-                for worker in found
-            ],
-        }
+    return JsonResponse(Listing[Worker](data=tuple(_shown(worker) for worker in found)))
+
+
+def _shown(worker: WorkerInfo) -> Worker:
+    return Worker(
+        name=worker.name,
+        host=worker.host,
+        pid=worker.pid,
+        version=worker.version,
+        state=worker.state,
+        download_id=worker.download_id or None,
+        started_at=worker.started_at,
+        seen_at=worker.seen_at,
     )

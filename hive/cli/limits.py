@@ -10,7 +10,8 @@ from hive.cli.errors import USAGE, CliError
 from hive.cli.format import speed
 from hive.cli.server import need_server
 from hive.cli.table import print_fields
-from hive.settings import MAX_RUNNING, MIN_BYTES_PER_SECOND, Settings
+from hive.settings import Settings
+from hive.wire.jobs import MAX_RUNNING, MIN_BYTES_PER_SECOND
 
 _RATE = re.compile(r"(\d{1,15}(?:\.\d{1,6})?)\s*(k|m|g|t)?(i?)b?(?:/s|ps)?", re.IGNORECASE)
 #: What people write for no limit.

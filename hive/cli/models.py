@@ -94,7 +94,7 @@ class Disk:
 
     def models(self) -> list[Model]:
         """All models on the disk."""
-        return msgspec.convert(msgspec.to_builtins(self._catalog.list()), list[Model])
+        return self._catalog.list()
 
     def delete_model(self, model_id: str) -> Deleted:
         """Delete one. Raises ModelNotOnDisk, and OSError where the store cannot be written."""

@@ -15,9 +15,10 @@ import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
+from msgspec import UNSET
 
 from hive.errors import ModelNotOnDisk
 from hive.settings import Settings
@@ -35,37 +36,20 @@ from hive.store.layout import (
     url_key,
 )
 from hive.store.repo_cache import Entry, RepoCache, open_repo, read_tree
+from hive.wire.api import Model, ModelFile
 from hive.wire.gguf import matching, projector_for, projectors, variants
 from hive.wire.refs import DEFAULT_REVISION, ModelRef, path_problem
 from hive.wire.selection import RepoFile, Selection, SelectionError, select
 from hive.wire.weights import is_weights, missing_shards
 
-
-class ModelFile(msgspec.Struct, frozen=True):
-    """One file of a model: its path inside the repository, and bytes."""
-
-    path: str
-    size: int
+#: What ids of files from URLs begin with, and who owns them in lists.
+URL_OWNER: Final = "url"
 
 
-class Model(msgspec.Struct, frozen=True, kw_only=True):
-    """One model on the disk. `path` is what a program opens: a file, the first shard, or the snapshot's folder.
+class Origin(NamedTuple):
+    """Where a model on the disk is from: a repository, or a URL (without its query)."""
 
-    `revision` is the commit and `refs` the branches and tags that stand for it; `url` is set for a file from a plain
-    URL. `size` is in bytes, a blob that two names share counted once; `created` in unix seconds. `complete` is False
-    where shards are missing.
-    """
-
-    id: str
-    path: str
-    size: int
-    files: tuple[ModelFile, ...]
-    created: float
-    complete: bool = True
     repo: str | None = None
-    revision: str | None = None
-    refs: tuple[str, ...] = ()
-    variant: str | None = None
     url: str | None = None
 
 
@@ -136,7 +120,8 @@ class ModelCatalog:
         Raises:
             ModelNotOnDisk: there is none.
         """
-        models = self._url_models() if model_id.startswith("url/") else self._models_in(self._folder_of(model_id))
+        is_url = model_id.startswith(f"{URL_OWNER}/")
+        models = self._url_models() if is_url else self._models_in(self._folder_of(model_id))
         for model in models:
             if model.id == model_id:
                 return model
@@ -153,13 +138,23 @@ class ModelCatalog:
             OSError: the store cannot be written.
         """
         model = self.get(model_id)
-        if model.repo is None or model.revision is None:
-            return remove_url_file(self._hive, model_id.split("/")[1])
-        folder = repo_folder(model.repo)
+        repo = self.origin(model).repo
+        if repo is None or model.revision is None:
+            return remove_url_file(self._hive, Path(model.path).parent.name)
+        folder = repo_folder(repo)
         others = [m for m in self._models_in(folder) if m.revision == model.revision and m.id != model.id]
         needed = {file.path for other in others for file in other.files}
         paths = {file.path for file in model.files} - needed if others else None
         return remove_snapshot_files(self._hub, self._hive, folder, model.revision, paths)
+
+    def origin(self, model: Model) -> Origin:
+        """Where a model of this store is from; its path says so, which an id alone need not."""
+        path = Path(model.path)
+        if path.is_relative_to(self._hub):
+            return Origin(repo=repo_of(path.relative_to(self._hub).parts[0]))
+        for _, manifest in self._url_model(path.parent.name):
+            return Origin(url=manifest.url)
+        return Origin()
 
     def _folders(self) -> Sequence[str]:
         with open_folder(self._hub, missing_ok=True) as hub:
@@ -214,12 +209,12 @@ class ModelCatalog:
                 return
             created = os.stat(manifest.name, dir_fd=folder, follow_symlinks=False).st_mtime
             model = Model(
-                id=f"url/{key}/{manifest.name}",
+                id=f"{URL_OWNER}/{key}/{manifest.name}",
                 path=str(self._hive / FILES / key / manifest.name),
                 size=manifest.size,
                 files=(ModelFile(manifest.name, manifest.size),),
-                created=created,
-                url=manifest.url,
+                created=int(created),
+                owned_by=URL_OWNER,
             )
             yield model, manifest
 
@@ -251,9 +246,9 @@ def _model(
         path=str(snapshot.path / primary if primary else snapshot.path),
         size=sum({entry.blob or entry.path: entry.size for entry in entries}.values()),
         files=tuple(ModelFile(entry.path, entry.size) for entry in entries),
-        created=max(entry.modified for entry in entries),
-        complete=complete,
-        repo=snapshot.repo,
+        created=int(max(entry.modified for entry in entries)),
+        incomplete=UNSET if complete else True,
+        owned_by=snapshot.repo.split("/")[0],
         revision=snapshot.commit,
         refs=snapshot.refs,
         variant=variant,

@@ -26,8 +26,6 @@ from hive.wire import keys
 
 #: WebhookOutbox of one download that its requests may bring.
 MAX_PER_DOWNLOAD: Final = 8
-#: Characters of a URL in a request.
-MAX_URL_CHARS: Final = 2048
 #: Times the time-out of a try that a taken message stays hidden: one for the wait before it, one for the try, one to
 #: tell Redis.
 HIDDEN_TIMEOUTS: Final = 3

@@ -1,23 +1,105 @@
-"""What the HTTP API answers, as typed records. Times are unix seconds, sizes bytes.
+"""The schema of the HTTP API: the bodies that requests bring and the answers they get, as typed records.
 
-Fields that a newer server adds are ignored, so an older client keeps working.
+Both sides use these: the routes encode what the client decodes, so that neither can say what the other does not know.
+The order of the fields is that of the JSON, which does not change. Times are unix seconds, sizes bytes. What a newer
+server adds to an answer is ignored, so an older client goes on working; what a request has too much is refused, for it
+is mostly a word that was misspelt.
 """
 
 from __future__ import annotations
 
-from typing import Final, Generic, Literal, TypeVar
+from typing import Annotated, Any, Final, Generic, Literal, TypeVar
 
 import msgspec
+from msgspec import UNSET, Meta, UnsetType
 
 from hive.wire.events import Event
+from hive.wire.jobs import MAX_RUNNING, MIN_BYTES_PER_SECOND, Priority
+from hive.wire.refs import MAX_REF_CHARS
 
 T = TypeVar("T")
+
+#: Where a download is watched, and where many are.
+PROGRESS_PATH: Final = "/v1/models/download/progress"
+MANY_PATH: Final = "/v1/downloads/progress"
+#: Characters of a webhook's URL.
+MAX_WEBHOOK_URL_CHARS: Final = 2048
+#: Models that one verification may name.
+MAX_MODELS: Final = 1000
 
 DownloadStatus = Literal[
     "queued", "resolving", "downloading", "verifying", "paused", "retrying", "complete", "failed", "cancelled"
 ]
 #: The statuses after which nothing follows.
 ENDED: Final = frozenset({"complete", "failed", "cancelled"})
+
+# -- what requests bring ---------------------------------------------------------------------------------------------
+
+#: A token of the Hub.
+Token = Annotated[str, Meta(min_length=1, max_length=512, pattern=r"^[\x21-\x7e]+$")]
+#: Where the end of a download is to be told.
+WebhookUrl = Annotated[str, Meta(min_length=1, max_length=MAX_WEBHOOK_URL_CHARS)]
+#: A limit of the bandwidth; at most 2**53, which every JSON reader holds exactly.
+BytesPerSecond = Annotated[int, Meta(ge=MIN_BYTES_PER_SECOND, le=1 << 53)]
+_Globs = Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=256)], ...], Meta(max_length=64)]
+_ModelIds = Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=1024)], ...], Meta(max_length=MAX_MODELS)]
+
+
+class DownloadRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The body of `POST /v1/models/download`."""
+
+    model_ref: Annotated[str, Meta(min_length=1, max_length=MAX_REF_CHARS)]
+    revision: Annotated[str, Meta(min_length=1, max_length=255)] | None = None
+    include: _Globs = ()
+    exclude: _Globs = ()
+    update: bool = False
+    hf_token: Token | None = None
+    sha256: Annotated[str, Meta(pattern="^[0-9a-fA-F]{64}$")] | None = None
+    max_bytes_per_second: BytesPerSecond | None = None
+    priority: Priority = "normal"
+    webhook_url: WebhookUrl | None = None
+
+
+class RetryRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The body of a retry; may be left out. The first request's token and webhook are not kept."""
+
+    hf_token: Token | None = None
+    webhook_url: WebhookUrl | None = None
+
+
+class PriorityRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The body of `PUT /v1/downloads/{id}/priority`."""
+
+    priority: Priority
+
+
+class BandwidthRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The body of `PUT /v1/settings/bandwidth`; null: no limit."""
+
+    bytes_per_second: BytesPerSecond | None
+
+
+class RunningRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The body of `PUT /v1/settings/downloads`; null: no limit."""
+
+    max_running: Annotated[int, Meta(ge=1, le=MAX_RUNNING)] | None
+
+
+class VerifyRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The body of `POST /v1/models/verify`; none: every model. `fetch`: fetch what is wrong again."""
+
+    models: _ModelIds = ()
+    fetch: bool = False
+
+
+class CollectRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The body of `POST /v1/gc`. `older_than_seconds` in place of HIVE_PARTIAL_TTL_S."""
+
+    dry_run: bool = False
+    older_than_seconds: Annotated[float, Meta(ge=0, le=1e10)] | None = None
+
+
+# -- what is answered ------------------------------------------------------------------------------------------------
 
 
 class Started(msgspec.Struct, frozen=True):
@@ -64,13 +146,15 @@ class ModelFile(msgspec.Struct, frozen=True):
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):
-    """A model in the store: `path` is the file, or the folder where it is several; `size` is the sum of its files,
-    bytes.
+    """A model in the store. `path` is what a program opens: a file, the first shard, or the snapshot's folder.
+
+    `revision` is the commit and `refs` the branches and tags that stand for it; `size` the sum of the files, where a
+    content that two names share counts once; `incomplete` is there, and True, where shards are missing.
     """
 
     id: str
     object: str = "model"
-    created: float = 0
+    created: int = 0
     owned_by: str = ""
     size: int = 0
     files: tuple[ModelFile, ...] = ()
@@ -78,12 +162,19 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     revision: str | None = None
     refs: tuple[str, ...] = ()
     variant: str | None = None
+    incomplete: bool | UnsetType = UNSET
+
+    @property
+    def complete(self) -> bool:
+        """Whether all shards are there."""
+        return self.incomplete is not True
 
 
 class Deleted(msgspec.Struct, frozen=True, kw_only=True):
     """A model was deleted; `freed_bytes` is what the disk got back, less than its size where files are shared."""
 
     id: str
+    object: str = "model"
     deleted: bool = True
     freed_bytes: int = 0
 
@@ -92,13 +183,20 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True):
     """A worker that is alive: where it runs and which download it has in hand."""
 
     name: str
+    object: str = "worker"
     host: str = ""
     pid: int = 0
+    version: str = ""
     state: str = ""
     download_id: str | None = None
     started_at: float | None = None
     seen_at: float | None = None
-    version: str = ""
+
+
+class Alive(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to a supervisor or load balancer: `alive`, or `ready`."""
+
+    status: str
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):
@@ -121,19 +219,27 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
     max_running: int | None
 
 
+class Listing(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
+    """A list that is answered whole."""
+
+    object: str = "list"
+    data: tuple[T, ...] = ()
+
+
 class Page(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
     """One page of a list; `next_cursor` asks for the next one and is None on the last."""
 
+    object: str = "list"
     data: tuple[T, ...] = ()
     next_cursor: str | None = None
 
 
 class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
-    """What stands under `error` in every error."""
+    """What stands under `error` in every error: `code` is one of hive.errors."""
 
     code: str
     message: str = ""
-    details: dict[str, object] = msgspec.field(default_factory=dict)
+    details: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
 class ErrorReply(msgspec.Struct, frozen=True):

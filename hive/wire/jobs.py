@@ -15,6 +15,11 @@ import msgspec
 #: The only function a worker runs. RQ gets it as a string: the HTTP process never imports the workers.
 DOWNLOAD_JOB: Final = "workers.download.run"
 
+#: The lowest limit of the bandwidth, in bytes per second: below, one read of the network takes longer than a stall.
+MIN_BYTES_PER_SECOND: Final = 65_536
+#: The highest limit of downloads that run at once.
+MAX_RUNNING: Final = 100_000
+
 #: How soon a download gets a worker. `high` takes the place of a running `low` one.
 Priority = Literal["low", "normal", "high"]
 #: The place of each in the queue.

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import requests
 
-from hive.api import maintenance
+from hive.api import background, maintenance
 from hive.api.maintenance import TIDY_INTERVAL_S, tidy
 from hive.api.services import Services, make_services
 from hive.client import AsyncClient, Client, ServerUnreachable
@@ -343,7 +343,7 @@ async def test_the_hourly_collection_goes_on_after_a_failure(
     api: str, settings: Settings, parts: Services, store: RedisClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = partial(settings, f"{DIGEST}.part")
-    monkeypatch.setattr(maintenance, "TIDY_CHECK_S", 0.01)
+    monkeypatch.setattr(background, "TIDY_CHECK_S", 0.01)
     failures = iter([RedisUnavailable(), RuntimeError("a mistake")])
     real = maintenance.tidy
 
@@ -353,7 +353,7 @@ async def test_the_hourly_collection_goes_on_after_a_failure(
         return await real(found)
 
     monkeypatch.setattr(maintenance, "tidy", stumble)
-    loop = asyncio.create_task(maintenance.tidy_for_ever(parts))
+    loop = asyncio.create_task(background.tidy_for_ever(parts))
     await until(lambda: not path.exists())
     loop.cancel()
     await asyncio.gather(loop, return_exceptions=True)

@@ -12,8 +12,8 @@ import pytest
 import requests
 from playwright.sync_api import BrowserContext, Page, Response
 
-from hive.api.downloads import PROGRESS_PATH
 from hive.downloads.tracker import DownloadTracker
+from hive.wire.api import PROGRESS_PATH
 from tests.browser.balancer import CLOCK_PATH, PAGE_PATH, Balancer
 from tests.support.downloads import claim, complete, create, downloading
 from tests.support.processes import Server, environment, stopping

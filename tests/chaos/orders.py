@@ -8,8 +8,8 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from hive.api.downloads import DownloadRequest
 from hive.store.layout import repo_folder
+from hive.wire.api import DownloadRequest
 from hive.wire.events import Complete, Error
 from tests.chaos.history import Watch, judge_files
 from tests.chaos.world import World

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 from redis.exceptions import BusyLoadingError, ConnectionError, NoScriptError, TimeoutError
 
-from hive.api.downloads import PROGRESS_PATH
 from hive.downloads.record import Claim
 from hive.downloads.tracker import DownloadTracker
 from hive.processes.embedded_redis import EmbeddedRedis, find_server
 from hive.redis_client import RedisClient, connect, is_redis_error
+from hive.wire.api import PROGRESS_PATH
 from tests.soak.conftest import Serve
 from tests.support.downloads import claim, complete, create, downloading
 from tests.support.processes import Server, environment, stopping

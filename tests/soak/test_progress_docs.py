@@ -16,8 +16,8 @@ import pytest
 import requests
 from playwright.sync_api import BrowserContext
 
-from hive.api.downloads import PROGRESS_PATH
 from hive.downloads.tracker import DownloadTracker
+from hive.wire.api import PROGRESS_PATH
 from tests.browser.conftest import browser
 from tests.browser.programs import program
 from tests.support.downloads import claim, complete, create, downloading

@@ -12,9 +12,9 @@ import socket
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
-from hive.api.downloads import PROGRESS_PATH
 from hive.errors import DownloadNotFound
 from hive.wire import events
+from hive.wire.api import PROGRESS_PATH
 from hive.wire.events import Error, Event, Version
 
 #: Seconds to connect and to be answered with a status.

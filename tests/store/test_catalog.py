@@ -169,7 +169,7 @@ class TestList:
         assert list(found) == ["org/q:BF16", "org/q:Q4_K_M", "org/q:Q8_0"]
         eight = found["org/q:Q8_0"]
         assert {file.path for file in eight.files} == {"M-Q8_0.gguf", "mmproj-F16.gguf"}
-        assert (eight.size, eight.variant, eight.repo, eight.revision) == (12, "Q8_0", "org/q", COMMIT)
+        assert (eight.size, eight.variant, catalog.origin(eight).repo, eight.revision) == (12, "Q8_0", "org/q", COMMIT)
         assert eight.path == str(snapshot / "M-Q8_0.gguf")
         assert eight.refs == ("main",)
         assert abs(eight.created - time.time()) < 60
@@ -228,7 +228,7 @@ class TestList:
         [model] = catalog.list()
 
         assert model.id == f"url/{url_key(url)}/file.gguf"
-        assert (model.path, model.url, model.repo) == (str(path), "https://host.example/file.gguf", None)
+        assert (model.path, catalog.origin(model)) == (str(path), (None, "https://host.example/file.gguf"))
         assert catalog.get(model.id) == model
 
     @pytest.mark.parametrize(

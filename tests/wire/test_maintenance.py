@@ -8,8 +8,8 @@ from typing import get_args
 import msgspec
 import pytest
 
-from hive.api.maintenance import CollectRequest, VerifyRequest
 from hive.wire import maintenance
+from hive.wire.api import CollectRequest, VerifyRequest
 from hive.wire.maintenance import Collected, CollectionLine, Kept, Problem, Removed, VerificationLine, Verified
 
 API = (Path(__file__).parent.parent.parent / "docs" / "api.md").read_text()

@@ -1,0 +1,72 @@
+"""Watching: the two event streams, dispatched in front of Starlette.
+
+Ten thousand clients wait in them, and a task group, a request object and a middleware stack for each would triple what
+one costs. So these take a bare ASGI scope.
+"""
+
+from __future__ import annotations
+
+from urllib.parse import parse_qs
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from hive import errors
+from hive.api.downloads import ACTIVE, read_id
+from hive.api.json import error_response
+from hive.api.services import Services
+from hive.streams import sse
+from hive.streams.many import MAX_IDS
+
+
+async def progress(services: Services, scope: Scope, receive: Receive, send: Send) -> None:
+    """`GET /v1/models/download/progress?id=`: the stream of one download."""
+    query = parse_qs(scope["query_string"].decode("latin-1"))
+    try:
+        if scope["method"] not in ("GET", "HEAD"):
+            raise errors.MethodNotAllowed(allow="GET, HEAD")
+        download_id = read_id(query.get("id", [""])[0])
+        if scope["method"] == "HEAD":
+            await _stream_headers()(scope, receive, send)
+            return
+        last_seen = (
+            dict(scope["headers"]).get(b"last-event-id", b"").decode("latin-1") or query.get("last_event_id", [""])[0]
+        )
+        if await services.streams(download_id, last_seen or None, scope, receive, send):
+            return
+        if not (
+            await services.downloads.bring_back(download_id)
+            and await services.streams(download_id, last_seen or None, scope, receive, send)
+        ):
+            raise errors.DownloadNotFound(id=download_id)
+    except errors.HiveError as error:
+        await error_response(error)(scope, receive, send)
+
+
+async def progress_of_many(services: Services, scope: Scope, receive: Receive, send: Send) -> None:
+    """`GET /v1/downloads/progress`: one stream for all downloads, the active ones, or those named with `id`."""
+    query = parse_qs(scope["query_string"].decode("latin-1"))
+    try:
+        if scope["method"] not in ("GET", "HEAD"):
+            raise errors.MethodNotAllowed(allow="GET, HEAD")
+        wanted = tuple(dict.fromkeys(read_id(text) for text in query.get("id", [])))
+        if len(wanted) > MAX_IDS:
+            raise errors.BadRequest(f"A stream names at most {MAX_IDS} downloads.")
+        status = query.get("status", [""])[0]
+        if status not in ("", "active") or (status and wanted):
+            raise errors.BadRequest("Give ids, or status=active, or neither.")
+        if scope["method"] == "HEAD":
+            await _stream_headers()(scope, receive, send)
+            return
+        try:
+            await services.many_streams(wanted, ACTIVE if status else None, scope, receive, send)
+        except errors.DownloadNotFound:
+            if not await services.downloads.bring_back(*wanted):
+                raise
+            await services.many_streams(wanted, None, scope, receive, send)
+    except errors.HiveError as error:
+        await error_response(error)(scope, receive, send)
+
+
+def _stream_headers() -> Response:
+    return Response(status_code=200, headers={name.decode(): value.decode() for name, value in sse.HEADERS})

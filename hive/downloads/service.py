@@ -1,0 +1,199 @@
+"""DownloadService: the one way to ask for a model, and to look after what was asked for.
+
+Problem: a route, a retry, a repair and other systems' APIs all ask for models, and an ask is five steps in three kinds
+of threads: look on the disk, write the record and enqueue, note it in the intent log, attach the webhook, answer. The
+easy way, to write the steps where they are needed, was taken three times, and each time one of them was forgotten. So
+they are here, once; whoever asks gives a `DownloadSpec`.
+
+The disk is touched in threads of their own, and never in the one that talks to Redis: a slow disk must not hold up the
+streams. Where the store cannot be written the download goes on without the note; only a wish to purge cannot do
+without.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Final, Protocol
+
+from redis.exceptions import RedisError
+
+from hive import logs
+from hive.downloads.intents import Intent, IntentLog, intent_of
+from hive.downloads.provisioner import ModelProvisioner, Provisioned, read_ref
+from hive.downloads.record import Record
+from hive.downloads.restore import Restorer
+from hive.downloads.threads import Threads
+from hive.downloads.tracker import DownloadTracker
+from hive.errors import Conflict, DownloadNotFound, RedisUnavailable, StoreNotWritable
+from hive.redis_client import CommandThread
+from hive.wire.refs import HIDDEN_QUERY
+from hive.wire.spec import DownloadSpec
+
+log = logging.getLogger("hive.downloads.service")
+
+#: Threads that look for models on the disk, and requests that wait for one. A look-up takes milliseconds, but on a busy
+#: network drive it may take seconds.
+LOOKUP_THREADS: Final = 4
+MAX_WAITING_LOOKUPS: Final = 256
+#: Threads that read and write the intent log, and calls that wait for one.
+INTENT_THREADS: Final = 4
+MAX_WAITING_INTENTS: Final = 1024
+
+
+class Webhooks(Protocol):
+    """Where the end of a download is to be told; hive.webhooks.outbox is one."""
+
+    def read(self, text: str) -> Any:
+        """What to add for the URL in a request. Raises HiveError."""
+
+    def add(self, download_id: str, webhook: Any) -> None:
+        """Tell this one too. Blocking. Raises HiveError and redis-py's errors."""
+
+
+class DownloadService:
+    """Requests for models, and their notes in the intent log. Its methods belong to the event loop."""
+
+    def __init__(
+        self,
+        commands: CommandThread,
+        tracker: DownloadTracker,
+        provisioner: ModelProvisioner,
+        webhooks: Webhooks,
+        intents: IntentLog,
+        restorer: Restorer,
+    ) -> None:
+        self._commands = commands
+        self._tracker = tracker
+        self._provisioner = provisioner
+        self._webhooks = webhooks
+        self._intents = intents
+        self._restorer = restorer
+        self._lookups = Threads("lookup", LOOKUP_THREADS, MAX_WAITING_LOOKUPS)
+        self._notes = Threads("intents", INTENT_THREADS, MAX_WAITING_INTENTS)
+
+    # -- asking ------------------------------------------------------------------------------------------------------
+
+    async def request(self, spec: DownloadSpec, *, webhook_url: str | None = None, retry_of: str = "") -> Provisioned:
+        """Ask for a model: it is on disk, or under way already, or a new download waits for a worker.
+
+        Raises:
+            TooManyDownloads: the queue is full.
+            BadRequest, UnsafeUrl, TooManyWebhooks: the webhook cannot be had; the last when the download goes on.
+            RedisUnavailable: Redis is away.
+            ServerBusy: too many requests wait for the disk.
+        """
+        webhook = self._webhooks.read(webhook_url) if webhook_url else None
+        on_disk = await self._lookups.run(self._provisioner.look, spec)
+        made = await self._commands.run(self._provisioner.start, spec, on_disk, retry_of)
+        if made.intent is not None:
+            await self._note(made.intent)
+        if webhook is not None:
+            # Whoever gets no answer because this process died in between asks again, and joins.
+            await self._commands.run(self._webhooks.add, made.download_id, webhook)
+        return made
+
+    async def retry(
+        self, record: Record, *, hf_token: str | None = None, webhook_url: str | None = None
+    ) -> Provisioned:
+        """Ask again for what a download that has ended was asked for; see `request`.
+
+        Raises:
+            Conflict: it has not ended, or its URL had a query, which is not kept.
+        """
+        if not record.is_terminal:
+            raise Conflict("The download has not ended; there is nothing to retry.", status=record.status)
+        if record.ref.endswith(HIDDEN_QUERY):
+            raise Conflict("The URL had a query, which hive does not keep. Ask with POST /v1/models/download again.")
+        asked = record.request
+        spec = DownloadSpec(
+            read_ref(asked.ref),
+            include=asked.include,
+            exclude=asked.exclude,
+            update=asked.update,
+            sha256=asked.sha256,
+            hf_token=hf_token,
+            max_bytes_per_second=asked.max_bytes_per_second,
+            priority=record.priority,
+            request_id=logs.bound_field("request_id"),
+        )
+        return await self.request(spec, webhook_url=webhook_url, retry_of=record.id)
+
+    async def find(self, download_id: str) -> Record:
+        """The record of a download, made again where Redis has lost it and the intent log knows it.
+
+        Raises:
+            DownloadNotFound: nobody knows it.
+            RedisUnavailable: Redis is away.
+        """
+        record = await self._commands.run(self._tracker.read, download_id)
+        if record is None and await self.bring_back(download_id):
+            record = await self._commands.run(self._tracker.read, download_id)
+        if record is None:
+            raise DownloadNotFound(id=download_id)
+        return record
+
+    # -- the intent log ----------------------------------------------------------------------------------------------
+
+    async def changed(self, record: Record) -> None:
+        """Note what a person's change has made of a download."""
+        if record.is_terminal:
+            await self._ended(record.id)
+        elif record.control != "cancel":
+            await self._note(intent_of(record))
+
+    async def cancelling(self, record: Record, *, purge: bool) -> None:
+        """Note that a person wants the end, before it comes: so it also comes when Redis forgets the wish.
+
+        Raises:
+            StoreNotWritable: the partial files are to be removed, and that cannot be written down.
+        """
+        try:
+            await self._notes.run(self._intents.write, intent_of(record, cancelled=True, purge=purge))
+        except OSError as error:
+            if purge:
+                raise StoreNotWritable from error
+            log.warning("the intent log cannot be written; going on", extra={"fields": {"reason": str(error)}})
+
+    async def bring_back(self, *download_ids: str) -> bool:
+        """Whether one of these is known to the intent log alone, and has its record again.
+
+        Raises:
+            RedisUnavailable: Redis is away.
+        """
+        try:
+            found = [await self._notes.run(self._restorer.bring_back, download_id) for download_id in download_ids]
+        except RedisError as error:
+            raise RedisUnavailable from error
+        except OSError as error:
+            log.warning("the intent log cannot be read", extra={"fields": {"reason": str(error)}})
+            return False
+        return any(found)
+
+    async def compare(self, mark: bytes | None) -> None:
+        """Bring back all that Redis has lost, where it is time to look; `mark` is what Redis has as its mark.
+
+        Raises:
+            RedisError, OSError: Redis or the store does not answer.
+        """
+        if self._restorer.is_due(mark):
+            await self._notes.run(self._restorer.look, mark)
+
+    def close(self) -> None:
+        """Let go of the threads and the connection to Redis."""
+        self._lookups.close()
+        self._notes.close()
+        self._restorer.stop()
+
+    async def _note(self, entry: Intent) -> None:
+        """Write a request that was just made, or what people want of it now."""
+        try:
+            await self._notes.run(self._intents.write, entry)
+        except OSError as error:
+            log.warning("the intent log cannot be written; going on", extra={"fields": {"reason": str(error)}})
+
+    async def _ended(self, download_id: str) -> None:
+        """Forget a download that has ended; its partial files go where that is wished. What fails is done later."""
+        try:
+            await self._notes.run(self._restorer.close, download_id)
+        except (OSError, RedisError) as error:
+            log.warning("the intent log keeps what has ended for now", extra={"fields": {"reason": str(error)}})
