@@ -15,6 +15,7 @@ from hive.downloads.tracker import DownloadTracker
 from hive.processes.embedded_redis import EmbeddedRedis
 from hive.redis_client import RedisClient, connect
 from hive.settings import Settings
+from tests.support.settings import settings_for
 
 pytest_plugins = ["tests.hub.fixtures"]
 
@@ -57,9 +58,21 @@ def tracker(store: RedisClient) -> DownloadTracker:
 @pytest.fixture
 def settings(tmp_path: Path, redis_url: str) -> Settings:
     """Settings of a process that works in the temporary folder."""
-    return Settings.from_env(
-        {"REDIS_URL": redis_url, "HIVE_STORE": str(tmp_path / "store"), "HIVE_HOME": str(tmp_path / "home")}
-    )
+    return settings_for(tmp_path, REDIS_URL=redis_url)
+
+
+@pytest.fixture
+def own_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedRedis]:
+    """A Redis that a test may kill or freeze."""
+    with EmbeddedRedis(tmp_path_factory.mktemp("o")) as redis:
+        yield redis
+
+
+@pytest.fixture
+def own_tracker(own_redis: EmbeddedRedis) -> Iterator[DownloadTracker]:
+    """A tracker in it, whose leases do not run out while the test takes Redis away."""
+    with connect(own_redis.url) as client:
+        yield DownloadTracker(client, ended_ttl_s=3600, max_queued=100, lease_s=3600)
 
 
 @pytest.fixture

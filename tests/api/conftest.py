@@ -10,13 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import requests
 
 from hive.processes.embedded_redis import EmbeddedRedis
 from hive.redis_client import connect
 from hive.settings import Settings
 from tests.support.processes import Server, environment
-from tests.support.waiting import wait_for
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +25,7 @@ def server_env(redis_server: EmbeddedRedis, tmp_path_factory: pytest.TempPathFac
 @pytest.fixture(scope="module")
 def server(server_env: dict[str, str]) -> Iterator[Server]:
     process = Server(server_env)
-    wait_for(lambda: requests.get(f"{process.url}/readyz", timeout=5).status_code == 200)
+    process.wait_until_ready()
     yield process
     assert process.stop() == 0
     assert "Traceback" not in process.output

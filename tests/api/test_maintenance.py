@@ -25,12 +25,11 @@ from hive.settings import Settings
 from hive.wire import keys
 from hive.wire.jobs import Request
 from hive.wire.maintenance import Collected, Problem, Refetch, Removed, Verified
-from tests.support.asgi_server import until
 from tests.support.downloads import claim, downloading, new
 from tests.support.gc import DIGEST, age, partial, stray_blob
 from tests.support.processes import Server, stopping
 from tests.support.store import COMMIT, WHOLE, put, put_url, sha256
-from tests.support.waiting import wait_for
+from tests.support.waiting import wait_for, wait_for_async
 
 pytestmark = pytest.mark.anyio
 
@@ -188,7 +187,7 @@ def test_a_server_that_stops_ends_the_answer_without_an_end(
     big(settings, 65_536)
     server = Server(server_env)
     with stopping(server), Client(server.url) as client:
-        wait_for(lambda: requests.get(f"{server.url}/readyz", timeout=5).status_code == 200)
+        server.wait_until_ready()
         lines = client.verify()
         next(lines)
         began_s = time.monotonic()
@@ -354,7 +353,7 @@ async def test_the_hourly_collection_goes_on_after_a_failure(
 
     monkeypatch.setattr(maintenance, "tidy", stumble)
     loop = asyncio.create_task(background.tidy_for_ever(parts))
-    await until(lambda: not path.exists())
+    await wait_for_async(lambda: not path.exists())
     loop.cancel()
     await asyncio.gather(loop, return_exceptions=True)
 

@@ -123,7 +123,7 @@ def test_a_thousand_downloads_arrive_on_one_stream(redis_url: str, store: RedisC
     ids = [create(tracker, f"model-{n}") for n in range(1000)]
     server = Server(environment(redis_url, tmp_path, HIVE_DRAIN_S="0"))
     try:
-        wait_for(lambda: requests.get(f"{server.url}/readyz", timeout=5).status_code == 200)
+        server.wait_until_ready()
         client = watch(server.url, "status=active")
         wait_for(lambda: len({event["download_id"] for event in client.events}) == 1000)
         for download_id in ids:

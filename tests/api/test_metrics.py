@@ -61,7 +61,7 @@ def tracker(store: RedisClient) -> DownloadTracker:
 def second(api: str, server_env: dict[str, str]) -> Iterator[Server]:
     """Another replica on the same Redis."""
     process = Server(server_env)
-    wait_for(lambda: requests.get(f"{process.url}/readyz", timeout=5).status_code == 200)
+    process.wait_until_ready()
     yield process
     assert process.stop() == 0
     assert "Traceback" not in process.output
@@ -148,7 +148,7 @@ def test_while_redis_is_away_the_replica_answers_with_what_it_knows(
     with EmbeddedRedis(tmp_path_factory.mktemp("o")) as redis:
         server = Server(environment(redis.url, tmp_path, HIVE_DRAIN_S="0.2"))
         try:
-            wait_for(lambda: requests.get(f"{server.url}/readyz", timeout=5).status_code == 200)
+            server.wait_until_ready()
             with connect(redis.url) as client:
                 create(DownloadTracker(client, ended_ttl_s=60, max_queued=9, lease_s=6))
             up = scrape(server.url)

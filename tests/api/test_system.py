@@ -89,7 +89,7 @@ def test_without_redis_the_api_says_503_soon_and_health_stays_alive(tmp_path_fac
     folder = tmp_path_factory.mktemp("r")
     with EmbeddedRedis(folder) as own:
         server = Server(environment(own.url, folder, HIVE_DRAIN_S="0"))
-        wait_for(lambda: requests.get(f"{server.url}/readyz", timeout=5).status_code == 200)
+        server.wait_until_ready()
         own.kill()
         for path in ("/v1/downloads", "/readyz", "/v1/workers"):
             started = time.monotonic()
@@ -102,7 +102,7 @@ def test_without_redis_the_api_says_503_soon_and_health_stays_alive(tmp_path_fac
         )
         assert requests.get(f"{server.url}/v1/health", timeout=5).status_code == 200
         own.launch()
-        wait_for(lambda: requests.get(f"{server.url}/readyz", timeout=5).status_code == 200)
+        server.wait_until_ready()
         assert server.stop() == 0
     assert "Traceback" not in server.output
 
@@ -112,7 +112,7 @@ def test_a_replica_has_two_connections_to_redis_however_many_clients(tmp_path_fa
     with EmbeddedRedis(folder) as own, connect(own.url, max_connections=1) as client:
         tracker = DownloadTracker(client, ended_ttl_s=60, max_queued=100, lease_s=6)
         server = Server(environment(own.url, folder, HIVE_DRAIN_S="0"))
-        wait_for(lambda: requests.get(f"{server.url}/readyz", timeout=5).status_code == 200)
+        server.wait_until_ready()
         ids = [create(tracker, f"model-{n}") for n in range(20)]
         streams = [SseClient(f"{server.url}/v1/models/download/progress?id={ids[n % 20]}") for n in range(200)]
         streams.append(SseClient(f"{server.url}/v1/downloads/progress?status=active"))

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tests.browser.programs import program
+from tests.support.programs import program
 from tests.support.waiting import wait_for
 
 #: Seconds that nginx has to end.

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import BrowserContext, sync_playwright
 
-from tests.browser.programs import program
+from tests.support.programs import program
 
 #: Milliseconds after which a step in the browser has failed.
 STEP_MS = 30_000

@@ -1,7 +1,7 @@
 """The history checker: those who watch a download, and what they must have seen when it is over.
 
 A viewer does what docs/progress.md tells clients: it connects again, with Last-Event-ID, to whichever replica is next,
-and gives a silent connection up. Its witness (tests/soak/witness.py) judges each frame; here is judged what only all
+and gives a silent connection up. Its witness (tests/support/witness.py) judges each frame; here is judged what only all
 of them together show: one end each, the same, and the right bytes on the disk behind it.
 """
 
@@ -18,7 +18,7 @@ from hive.wire import events
 from hive.wire.events import Complete, Downloading, Error, Event, Version
 from tests.chaos.proxy import LoopThread
 from tests.hub.content import Content
-from tests.soak.witness import Connection, Witness, watch
+from tests.support.witness import Connection, Witness, watch
 
 #: Seconds in which a replica must answer before a viewer tries the next.
 ANSWER_S = 8.0

@@ -13,7 +13,7 @@ import requests
 
 from hive.downloads import scripts
 from hive.wire.events import Error
-from tests.chaos.conftest import LEASE_S, MIB, Bringing
+from tests.chaos.bringing import LEASE_S, MIB, Bringing
 from tests.chaos.world import World
 from tests.hub import faults
 from tests.support.processes import children

@@ -16,7 +16,7 @@ from rq import Queue
 
 from hive.redis_client import RedisClient
 from hive.settings import Settings
-from tests.chaos.conftest import LEASE_S, MIB, Bringing
+from tests.chaos.bringing import LEASE_S, MIB, Bringing
 from tests.chaos.marked import MARKS
 from tests.chaos.world import World
 from tests.support.waiting import wait_for

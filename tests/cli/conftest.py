@@ -5,27 +5,16 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
 from hive.cli import run
+from hive.settings import Settings
 from tests.cli.standin import StandIn
-
-#: Seconds that a command may take before the test fails.
-COMMAND_TIMEOUT_S = 60
-
-
-class Result(NamedTuple):
-    """What a command wrote and how it ended."""
-
-    code: int
-    out: str
-    err: str
+from tests.support.cli import COMMAND_TIMEOUT_S, Hive, Result, command
 
 
 @pytest.fixture
@@ -58,9 +47,6 @@ def server(env: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Sta
         yield server
 
 
-Hive = Callable[..., Result]
-
-
 @pytest.fixture
 def hive(env: dict[str, str], capfd: pytest.CaptureFixture[str]) -> Hive:
     """Runs a command line in this process."""
@@ -71,11 +57,6 @@ def hive(env: dict[str, str], capfd: pytest.CaptureFixture[str]) -> Hive:
         return Result(code, *capfd.readouterr())
 
     return call
-
-
-def command(*args: str) -> list[str]:
-    """The command line that runs hive in a process of its own."""
-    return [sys.executable, "-P", "-m", "hive.cli", *args]
 
 
 @pytest.fixture
@@ -89,3 +70,9 @@ def hive_process(env: dict[str, str]) -> Hive:
         return Result(done.returncode, done.stdout, done.stderr)
 
     return call
+
+
+@pytest.fixture
+def settings(env: dict[str, str]) -> Settings:
+    """The settings of that environment."""
+    return Settings.from_env(env)

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from hive.cli import COMMANDS, cli
 from hive.version import VERSION
-from tests.cli.conftest import Hive
+from tests.support.cli import Hive
 
 NAMES = [(name, entry) for section in COMMANDS.values() for name, entry in section.items()]
 #: What `hive --help` must not import: each takes longer than the help itself.

@@ -15,10 +15,10 @@ from hive.cli.errors import CliError
 from hive.cli.gc import seconds
 from hive.processes.instance_lock import holder_of
 from hive.settings import Settings
-from tests.cli.conftest import COMMAND_TIMEOUT_S, Hive, Result
-from tests.cli.test_private_server import ALONE, CONTENT, EXPECTED, digest, pull
 from tests.hub import HubServer
+from tests.support.cli import COMMAND_TIMEOUT_S, Hive, Result
 from tests.support.gc import DIGEST, partial, stray_blob
+from tests.support.private_pull import ALONE, CONTENT, EXPECTED, digest, pull
 from tests.support.store import COMMIT, OTHER, QUANTS, WHOLE, put, sha256
 from tests.support.waiting import wait_for
 
@@ -30,11 +30,6 @@ def no_server(env: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing answers at the default address, whatever else runs on this machine."""
     monkeypatch.setattr(finding, "DEFAULT_ADDRESS", "127.0.0.1:1")
     monkeypatch.setenv("HIVE_HOST", "127.0.0.1:1")
-
-
-@pytest.fixture
-def settings(env: dict[str, str]) -> Settings:
-    return Settings.from_env(env)
 
 
 def spoil(settings: Settings, path: str = "model.safetensors") -> Path:
@@ -179,8 +174,8 @@ def test_gc_takes_a_shorter_retention_and_prints_json(no_server: None, settings:
 
 def test_gc_without_a_server_keeps_what_a_stopped_pull_needs(alone: dict[str, str], home: Path, hub: HubServer) -> None:
     """Redis is not there to be asked; the intent log on the disk says it."""
-    from tests.cli.test_private_server import start_pull, wait_until_under_way
     from tests.support.gc import age
+    from tests.support.private_pull import start_pull, wait_until_under_way
 
     hub.limit_rate_bytes_per_s = 1_000_000
     with start_pull(alone, "org/name") as process:

@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from hive.processes.instance_lock import holder_of
-from tests.cli.conftest import COMMAND_TIMEOUT_S, Result
 from tests.hub import HubServer, SyntheticFile
-from tests.hub.content import read_all
+from tests.support.cli import COMMAND_TIMEOUT_S
+from tests.support.private_pull import (
+    ALONE,
+    CONTENT,
+    EXPECTED,
+    SIZE_BYTES,
+    digest,
+    pull,
+    start_pull,
+    wait_until_under_way,
+)
 from tests.support.pty import Terminal
 from tests.support.waiting import wait_for
 
-#: Runs hive as if nothing ever listened at the default address, whatever else this machine runs.
-ALONE = (
-    sys.executable,
-    "-c",
-    "import hive.cli.server as s; s.DEFAULT_ADDRESS = '127.0.0.1:1'; from hive.cli import main; main()",
-)
-#: Above the size from which a file is fetched, and resumed, in parts.
-SIZE_BYTES = 40_000_000
 OTHER_BYTES = 5_000_000
-CONTENT = SyntheticFile(SIZE_BYTES, seed=7, head=b"GGUF")
 
 
 @pytest.fixture
@@ -44,37 +41,10 @@ def alone(env: dict[str, str], hub: HubServer) -> dict[str, str]:
     return env | {"HF_ENDPOINT": hub.endpoint, "HIVE_HOST": "127.0.0.1:1"}
 
 
-def pull(env: dict[str, str], *args: str) -> Result:
-    done = subprocess.run(
-        [*ALONE, "pull", *args], env=env, capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S, check=False
-    )
-    return Result(done.returncode, done.stdout, done.stderr)
-
-
-def start_pull(env: dict[str, str], *args: str) -> subprocess.Popen[str]:
-    return subprocess.Popen([*ALONE, "pull", *args], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def digest(path: str) -> str:
-    return hashlib.sha256(Path(path.strip()).read_bytes()).hexdigest()
-
-
-def wait_until_under_way(process: subprocess.Popen[str]) -> None:
-    """Read what the pull says until bytes arrive."""
-    assert process.stderr is not None
-    for line in process.stderr:
-        if ": downloading " in line and "%" in line and " 0.0%" not in line:
-            return
-    pytest.fail("the download does not begin")
-
-
 def is_private(home: Path) -> bool:
     """Whether a private hive serves this home."""
     holder = holder_of(home)
     return holder is not None and holder.address is not None and holder.private
-
-
-EXPECTED = hashlib.sha256(read_all(CONTENT)).hexdigest()
 
 
 def test_a_pull_alone_brings_the_model_and_leaves_nothing_running(alone: dict[str, str], home: Path) -> None:

@@ -21,7 +21,7 @@ from hive.cli.up import listen_address
 from hive.client import Client
 from hive.processes.instance_lock import holder_of
 from hive.settings import Settings
-from tests.cli.conftest import COMMAND_TIMEOUT_S, Hive, command
+from tests.support.cli import COMMAND_TIMEOUT_S, Hive, command
 from tests.support.processes import is_alive
 from tests.support.waiting import wait_for
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from hive.settings import Settings
 from tests.hub.server import HubServer
 from tests.support.processes import environment
 from tests.support.service import Service
@@ -24,3 +25,9 @@ def service(env: dict[str, str], redis_url: str) -> Iterator[Service]:
         yield made
     finally:
         made.stop()
+
+
+@pytest.fixture
+def settings(env: dict[str, str]) -> Settings:
+    """The settings of that environment."""
+    return Settings.from_env(env)

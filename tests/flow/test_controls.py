@@ -37,7 +37,7 @@ def test_a_paused_download_outlives_a_restart_of_everything(service: Service, hu
     service.server.stop()
     service.workers.stop()
     service.server, service.workers = Server(service.env), Workers(service.env, 1)
-    wait_for(lambda: requests.get(f"{service.server.url}/readyz", timeout=5).status_code == 200)
+    service.server.wait_until_ready()
     assert service.show(download_id)["status"] == "paused"
     again = service.watch(download_id)
     wait_for(lambda: again.events and again.last["status"] == "paused")

@@ -16,7 +16,7 @@ from hive.processes.embedded_redis import EmbeddedRedis
 from hive.redis_client import RedisClient
 from tests.hub import SyntheticFile
 from tests.hub.server import HubServer
-from tests.support.content import MIB, sha256
+from tests.support.content import MIB, file_sha256
 from tests.support.processes import Server, Workers, children, environment, is_alive
 from tests.support.service import CONTENT, Service, check_right_end, under_way
 from tests.support.sse_client import SseClient
@@ -204,7 +204,7 @@ def test_idle_workers_outlive_a_redis_that_is_away(own: WithOwnRedis, hub: HubSe
     wait_for(lambda: '"Redis' in own.service.workers.output or "could not connect" in own.service.workers.output)
     own.redis.launch()
     hub.create("org/after", {"m-Q4_K_M.gguf": SyntheticFile(MIB, seed=1)})
-    wait_for(lambda: requests.get(f"{own.service.server.url}/readyz", timeout=5).status_code == 200)
+    own.service.server.wait_until_ready()
     assert own.service.bring("hf:org/after")["stage"] == "complete"
     assert children(own.service.workers.pid) == pids
 
@@ -221,4 +221,4 @@ def test_two_requests_for_the_same_file_by_different_references_both_end_well(
     for download_id in ids:
         end = service.watch(download_id).wait(60)
         assert end.last["stage"] == "complete", end.last
-        assert sha256(end.last["local_path"]) == content.sha256()
+        assert file_sha256(end.last["local_path"]) == content.sha256()

@@ -13,7 +13,7 @@ from hive.redis_client import RedisClient
 from hive.wire import keys
 from tests.hub import SyntheticFile
 from tests.hub.server import HubServer
-from tests.support.content import MIB, sha256
+from tests.support.content import MIB, file_sha256
 from tests.support.service import Service
 from tests.support.waiting import wait_for
 
@@ -59,5 +59,5 @@ def test_of_two_that_do_not_fit_together_one_is_refused_before_its_first_byte(
     first.wait(60)
     assert first.last["stage"] == "complete"
     folder = Path(first.last["local_path"]).parent
-    assert all(sha256(str(folder / name)) == content.sha256() for name, content in shards.items())
+    assert all(file_sha256(str(folder / name)) == content.sha256() for name, content in shards.items())
     wait_for(lambda: store.hlen(keys.RESERVED) == 0)

@@ -11,7 +11,7 @@ from huggingface_hub import HfApi, scan_cache_dir, snapshot_download, try_to_loa
 from hive.redis_client import RedisClient
 from tests.hub import SyntheticFile, faults
 from tests.hub.server import HubServer
-from tests.support.content import MIB, sha256
+from tests.support.content import MIB, file_sha256
 from tests.support.redis import secrets_in
 from tests.support.service import TOKEN, Service
 from tests.support.waiting import wait_for
@@ -32,7 +32,7 @@ def test_a_model_arrives_and_everyone_sees_it(service: Service, hub: HubServer) 
     assert (early.done, middle.done, late.done) == (1, 1, 1)
     path = early.last["local_path"]
     assert (early.last["stage"], early.last["verified"]) == ("complete", True)
-    assert sha256(path) == content.sha256()
+    assert file_sha256(path) == content.sha256()
     figures = [event["bytes_downloaded"] for event in early.events[:-1]]
     assert figures == sorted(figures)
     assert any(event["speed_mbps"] > 0 for event in early.events[:-1])
@@ -133,7 +133,7 @@ def test_a_plain_url_arrives_and_its_query_stays_secret(
         url = hub.plain("files/model.gguf", content) + "?signature=" + TOKEN
         end = again.bring(url, sha256=content.sha256())
         assert (end["stage"], end["verified"]) == ("complete", True)
-        assert sha256(end["local_path"]) == content.sha256()
+        assert file_sha256(end["local_path"]) == content.sha256()
         assert again.post(url)["local_path"] == end["local_path"]
         assert any(TOKEN in str(hit.query) for hit in hub.hits("*model.gguf"))
         assert TOKEN not in again.workers.output + again.server.output
@@ -159,7 +159,7 @@ def test_a_cut_connection_resumes(service: Service, hub: HubServer) -> None:
     hub.faults.add(faults.cut(at_offset=9 * MIB), "*.gguf", origin="cdn", count=1)
     end = service.bring("hf:org/cut")
     assert end["stage"] == "complete"
-    assert sha256(end["local_path"]) == content.sha256()
+    assert file_sha256(end["local_path"]) == content.sha256()
     assert hub.bytes_sent("*.gguf", origin="cdn") < 32 * MIB, "what was sent before the cut was not used"
 
 

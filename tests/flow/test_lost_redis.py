@@ -17,7 +17,7 @@ from hive.processes.embedded_redis import EmbeddedRedis
 from hive.redis_client import RedisClient, connect
 from tests.hub import SyntheticFile
 from tests.hub.server import HubServer
-from tests.support.content import MIB, sha256
+from tests.support.content import MIB, file_sha256
 from tests.support.processes import Server, Workers, children, environment, is_alive
 from tests.support.service import CONTENT, TOKEN, Service, act, check_right_end, under_way
 from tests.support.sse_client import SseClient
@@ -142,7 +142,7 @@ def test_queued_and_paused_downloads_come_back_as_they_were(
     hub.reset_log()
     client.wait(60)
     assert (client.last["stage"], client.done) == ("complete", 1)
-    assert sha256(client.last["local_path"]) == CONTENT.sha256()
+    assert file_sha256(client.last["local_path"]) == CONTENT.sha256()
     assert hub.bytes_sent("org/slow/*", origin="cdn") < CONTENT.size - before + 8 * MIB
 
 
@@ -164,7 +164,7 @@ def test_a_worker_that_dies_in_the_same_moment_is_replaced(
     for each in (client, again):
         each.wait(60)
         assert (each.last["stage"], each.done) == ("complete", 1)
-    assert sha256(client.last["local_path"]) == CONTENT.sha256()
+    assert file_sha256(client.last["local_path"]) == CONTENT.sha256()
     versions = [tuple(map(int, i.split("-"))) for i in (last_id, *again.ids)]
     assert versions == sorted(set(versions)), "nothing older than what it had seen at the other server"
 
@@ -223,7 +223,7 @@ def test_a_download_survives_the_loss_of_everything_but_the_store(
         again.wait(60)
         assert time.monotonic() - back_s < BACK_S + 10
         assert (again.last["stage"], again.done) == ("complete", 1)
-        assert sha256(again.last["local_path"]) == CONTENT.sha256()
+        assert file_sha256(again.last["local_path"]) == CONTENT.sha256()
         assert hub.bytes_sent("org/slow/*", origin="cdn") < CONTENT.size - 6 * MIB
         versions = [tuple(map(int, i.split("-"))) for i in (client.ids[-1], *again.ids)]
         assert versions == sorted(set(versions)), "nothing older than what it had seen"

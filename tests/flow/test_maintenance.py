@@ -15,7 +15,7 @@ from hive.settings import Settings
 from hive.wire.maintenance import Removed, Verified
 from tests.hub import SyntheticFile
 from tests.hub.server import HubServer
-from tests.support.content import MIB, sha256
+from tests.support.content import MIB, file_sha256
 from tests.support.gc import age, stray_blob
 from tests.support.processes import Server, stopping
 from tests.support.service import Service
@@ -30,11 +30,6 @@ LARGE = SyntheticFile(48 * MIB, seed=99)
 @pytest.fixture
 def store_dir(env: dict[str, str]) -> Path:
     return Path(env["HIVE_STORE"])
-
-
-@pytest.fixture
-def settings(env: dict[str, str]) -> Settings:
-    return Settings.from_env(env)
 
 
 def collect(service: Service) -> list[str]:
@@ -70,7 +65,7 @@ def test_a_collection_does_no_harm_to_a_download_under_way(service: Service, hub
     client.wait(60)
     assert client.last["stage"] == "complete", client.last
     snapshot = Path(client.last["local_path"])
-    assert sha256(str(snapshot / "model.safetensors")) == LARGE.sha256()
+    assert file_sha256(str(snapshot / "model.safetensors")) == LARGE.sha256()
     assert client.last.get("bytes_refetched", 0) == 0
     age(store_dir)
     assert collect(service) == []
@@ -115,7 +110,7 @@ def test_a_wrong_file_is_mended_and_nothing_else_is_fetched(service: Service, hu
     assert (end.problems, len(end.downloads)) == (2, 1)
     last = service.watch(end.downloads[0]).wait().last
     assert last["stage"] == "complete", last
-    assert sha256(str(snapshot / "part-1.bin")) == SMALL["part-1.bin"].sha256()
+    assert file_sha256(str(snapshot / "part-1.bin")) == SMALL["part-1.bin"].sha256()
     assert (snapshot / "config.json").read_bytes() == b"{}"
     assert hub.bytes_sent("*.bin") - sent < 3 * MIB
     with Client(service.server.url) as client:
@@ -148,7 +143,7 @@ def test_a_server_killed_in_the_middle_of_a_collection_leaves_the_models_whole(
     age(settings.hub_dir)
     server = Server(env)
     try:
-        wait_for(lambda: requests.get(f"{server.url}/readyz", timeout=5).status_code == 200)
+        server.wait_until_ready()
         answer = requests.post(f"{server.url}/v1/gc", stream=True, timeout=10)
         assert json.loads(next(answer.iter_lines()))["kind"] == "blob"
         server.signal(signal.SIGKILL)

@@ -16,7 +16,7 @@ import requests
 
 from tests.hub import PathFile
 from tests.hub.server import HubServer
-from tests.support.content import MIB, sha256
+from tests.support.content import MIB, file_sha256
 from tests.support.processes import HiveProcess
 from tests.support.sse_client import SseClient
 from tests.support.waiting import wait_for
@@ -88,7 +88,7 @@ def test_a_real_model_from_post_to_the_store(hub: HubServer, model_file: Path, h
     assert (early.last["stage"], early.last["local_path"], early.last["verified"]) == ("complete", path, True)
     assert (early.done, late.done) == (1, 1)
     assert Path(path).name == name
-    assert sha256(path) == gemma.EXPECTED_SHA256
+    assert file_sha256(path) == gemma.EXPECTED_SHA256
     magic, version, tensors, entries = read_gguf_header(path)
     assert (magic, version) == (b"GGUF", 3)
     assert tensors > 100

@@ -9,7 +9,7 @@ import requests
 
 from tests.hub import SyntheticFile
 from tests.hub.server import HubServer
-from tests.support.content import MIB, sha256
+from tests.support.content import MIB, file_sha256
 from tests.support.processes import Workers
 from tests.support.service import CONTENT, Service, act, hive, start_two, under_way
 from tests.support.waiting import wait_for
@@ -81,5 +81,5 @@ def test_a_file_that_another_download_wants_stays(service: Service, hub: HubServ
     hub.limit_rate_bytes_per_s = None
     end = watch.wait(60).last
     assert end["stage"] == "complete", end
-    assert sha256(end["local_path"]) == SyntheticFile(30 * MIB, seed=31).sha256()
+    assert file_sha256(end["local_path"]) == SyntheticFile(30 * MIB, seed=31).sha256()
     assert Path(end["local_path"]).samefile(kept), "the very file that the first one began"

@@ -7,7 +7,7 @@ from pathlib import Path
 import requests
 
 from tests.hub.server import HubServer
-from tests.support.content import MIB, sha256
+from tests.support.content import MIB, file_sha256
 from tests.support.service import SHARED, Service, start_two
 from tests.support.waiting import wait_for
 
@@ -23,7 +23,7 @@ def test_it_is_fetched_once_and_the_second_shows_its_progress(service: Service, 
     for download_id in ids:
         end = service.watch(download_id).wait(60).last
         assert end["stage"] == "complete", end
-        assert sha256(end["local_path"]) == SHARED.sha256()
+        assert file_sha256(end["local_path"]) == SHARED.sha256()
     assert hub.bytes_sent("*Q4_K_M.gguf", origin="cdn") < SHARED.size + 24 * MIB
 
 
@@ -35,7 +35,7 @@ def test_the_second_goes_on_where_the_first_is_cancelled(service: Service, hub: 
     hub.limit_rate_bytes_per_s = None
     end = watch.wait(60).last
     assert end["stage"] == "complete", end
-    assert sha256(end["local_path"]) == SHARED.sha256()
+    assert file_sha256(end["local_path"]) == SHARED.sha256()
     assert service.show(first)["status"] == "cancelled"
     figures = [event["bytes_downloaded"] for event in watch.events[:-1]]
     assert figures == sorted(figures)
@@ -56,7 +56,7 @@ def test_a_file_of_another_repository_is_linked_and_not_fetched(service: Service
     deleted = requests.delete(f"{service.server.url}/v1/models/org/one:Q4_K_M", timeout=5)
     assert deleted.status_code == 200, deleted.text
     assert deleted.json()["freed_bytes"] == 0, "the bytes are still there under their other name"
-    assert sha256(str(two)) == SHARED.sha256()
+    assert file_sha256(str(two)) == SHARED.sha256()
 
 
 def test_a_file_of_another_repository_that_has_gone_bad_is_fetched(service: Service, hub: HubServer) -> None:
@@ -67,7 +67,7 @@ def test_a_file_of_another_repository_that_has_gone_bad_is_fetched(service: Serv
         file.seek(MIB)
         file.write(b"not as it was")
     end = service.bring("hf:org/two")
-    assert (end["stage"], sha256(end["local_path"])) == ("complete", SHARED.sha256())
+    assert (end["stage"], file_sha256(end["local_path"])) == ("complete", SHARED.sha256())
     assert not bad.samefile(end["local_path"])
 
 
@@ -84,5 +84,5 @@ def test_two_repositories_with_the_same_file_fetch_it_once(service: Service, hub
     hub.close_connections()
     for client in (first, second):
         assert client.wait(60).last["stage"] == "complete", client.last
-        assert sha256(client.last["local_path"]) == SHARED.sha256()
+        assert file_sha256(client.last["local_path"]) == SHARED.sha256()
     assert hub.bytes_sent("org/two/*.gguf", origin="cdn") == 0

@@ -14,7 +14,7 @@ import requests
 
 from tests.hub import SyntheticFile
 from tests.hub.server import HubServer
-from tests.support.content import MIB, sha256
+from tests.support.content import MIB, file_sha256
 from tests.support.processes import HiveProcess, children, is_alive
 from tests.support.sse_client import SseClient
 from tests.support.waiting import wait_for
@@ -84,7 +84,7 @@ def test_a_download_goes_on_when_it_runs_again(home_env: dict[str, str], hub: Hu
         assert again.stop() == 0
     assert client.last["stage"] == "complete", client.last
     assert client.last["attempt"] == 2
-    assert sha256(client.last["local_path"]) == CONTENT.sha256()
+    assert file_sha256(client.last["local_path"]) == CONTENT.sha256()
     assert hub.bytes_sent("*.gguf", origin="cdn") < CONTENT.size + 16 * MIB
     assert before > 3 * MIB
     assert "Traceback" not in up.output + again.output

@@ -11,7 +11,7 @@ import pytest
 
 from tests.hub import DEFAULT_TOKEN, SyntheticFile, faults
 from tests.hub.server import HubServer
-from tests.support.content import sha256
+from tests.support.content import file_sha256
 from tests.support.processes import Workers, stopping
 from tests.support.service import Service
 from tests.support.waiting import wait_for
@@ -66,8 +66,8 @@ def test_the_setting_says_which_transport_brings_a_file(
     assert end["stage"] == "complete", end
     assert end["verified"] is True
     folder = Path(end["local_path"])
-    assert sha256(str(folder / "model.safetensors")) == LARGE.sha256()
-    assert sha256(str(folder / "small.safetensors")) == SMALL.sha256()
+    assert file_sha256(str(folder / "model.safetensors")) == LARGE.sha256()
+    assert file_sha256(str(folder / "small.safetensors")) == SMALL.sha256()
     sent = hub.bytes_sent("*model.safetensors", origin="cdn")
     assert large_over_http <= sent <= large_over_http * 1.5
     assert hub.bytes_sent("*small.safetensors", origin="cdn") == small_over_http
@@ -91,7 +91,7 @@ def test_a_worker_reads_a_store_over_http_and_hands_on_no_token_of_the_hub(
     end = service.bring("hf:org/xet/model.safetensors")
     assert end["stage"] == "complete", end
     assert end["verified"] is True
-    assert sha256(end["local_path"]) == LARGE.sha256()
+    assert file_sha256(end["local_path"]) == LARGE.sha256()
     assert served.bytes_of_blocks() > 0
     assert hub.bytes_sent("*model.safetensors", origin="cdn") == 0
     assert DEFAULT_TOKEN not in served.tokens_seen()
@@ -106,7 +106,7 @@ def test_a_store_that_refuses_its_blocks_is_made_good_by_http_without_showing_th
     service = start("auto")
     end = service.bring("hf:org/xet/model.safetensors")
     assert end["stage"] == "complete", end
-    assert sha256(end["local_path"]) == LARGE.sha256()
+    assert file_sha256(end["local_path"]) == LARGE.sha256()
     assert hub.bytes_sent("*model.safetensors", origin="cdn") >= LARGE.size
     assert "this transport does not bring the file" in service.workers.output
     assert "Signature=" not in service.workers.output
@@ -130,7 +130,7 @@ def test_a_store_that_is_gone_is_made_good_by_http(
     service = start("auto")
     end = service.bring("hf:org/xet/model.safetensors")
     assert end["stage"] == "complete", end
-    assert sha256(end["local_path"]) == LARGE.sha256()
+    assert file_sha256(end["local_path"]) == LARGE.sha256()
     assert "this transport does not bring the file" in service.workers.output
     assert hub.bytes_sent("*model.safetensors", origin="cdn") >= LARGE.size
 
@@ -150,7 +150,7 @@ def test_a_worker_that_is_stopped_leaves_at_once_and_another_goes_on_over_xet(
         end = watch.wait(60).last
     assert end["stage"] == "complete", end
     assert end["attempt"] == 2
-    assert sha256(end["local_path"]) == LARGE.sha256()
+    assert file_sha256(end["local_path"]) == LARGE.sha256()
     assert hub.bytes_sent("*model.safetensors", origin="cdn") == 0
 
 
@@ -169,5 +169,5 @@ def test_a_worker_that_waits_for_a_silent_store_leaves_at_once(
     with stopping(Workers(service.env)):
         end = watch.wait(60).last
     assert end["stage"] == "complete", end
-    assert sha256(end["local_path"]) == LARGE.sha256()
+    assert file_sha256(end["local_path"]) == LARGE.sha256()
     assert hub.bytes_sent("*model.safetensors", origin="cdn") == 0

@@ -19,8 +19,9 @@ from hive.streams.many import ManyEndpoint
 from hive.streams.stream import StreamEndpoint
 from hive.wire import keys
 from hive.wire.events import MAX_MESSAGE_CHARS
-from tests.support.asgi_server import DEADLINE_S, SMALL_BUFFER, Serving, read_to_end, read_until, running, until
+from tests.support.asgi_server import DEADLINE_S, SMALL_BUFFER, Serving, read_to_end, read_until, running
 from tests.support.downloads import claim, complete, create, downloading
+from tests.support.waiting import wait_for_async
 
 pytestmark = pytest.mark.anyio
 
@@ -53,7 +54,7 @@ async def test_streams_and_frames_are_counted(serving: Serving, tracker: Downloa
     tracker.finish(claim(tracker, download_id), 2, "complete", complete("/x"), "/x")
     for client in clients:
         assert (await read_to_end(client)).endswith(b"0\r\n\r\n")
-    await until(lambda: replica.figures().streams_ended == 3)
+    await wait_for_async(lambda: replica.figures().streams_ended == 3)
     after = replica.figures()
     assert (after.streams, after.stalled_clients) == (0, 0)
     assert 3 <= after.frames_sent - before.frames_sent <= 6, "the claim may be overtaken by the end"
@@ -81,7 +82,7 @@ async def test_a_client_that_takes_nothing_is_counted_when_it_is_given_up(
             tracker.publish(held, seq, downloading(seq, message="m" * MAX_MESSAGE_CHARS))
             seq += 1
             await asyncio.sleep(0)
-    await until(lambda: replica.figures().streams == 0)
+    await wait_for_async(lambda: replica.figures().streams == 0)
     assert (replica.figures().stalled_clients, replica.figures().streams_ended) == (1, 1)
 
 
@@ -90,7 +91,7 @@ async def test_a_client_that_goes_is_no_slow_one(serving: Serving, tracker: Down
     await serving.watched()
     client.close()
     replica = counted(serving)
-    await until(lambda: replica.figures().streams_ended == 1)
+    await wait_for_async(lambda: replica.figures().streams_ended == 1)
     assert replica.figures().stalled_clients == 0
 
 
@@ -103,10 +104,10 @@ async def test_a_subscription_that_was_cut_is_counted_and_no_message_is_forgotte
     before = replica.figures()
     assert before.pubsub_reconnects == 0
     serving.fanout._subscription.abort()
-    await until(lambda: replica.figures().pubsub_reconnects == 1)
+    await wait_for_async(lambda: replica.figures().pubsub_reconnects == 1)
     assert replica.figures().pubsub_messages >= before.pubsub_messages
     create(tracker, "another")
-    await until(lambda: replica.figures().pubsub_messages > before.pubsub_messages)
+    await wait_for_async(lambda: replica.figures().pubsub_messages > before.pubsub_messages)
 
 
 async def test_a_replica_notes_its_figures_and_says_when_it_ends(
@@ -123,9 +124,9 @@ async def test_a_replica_notes_its_figures_and_says_when_it_ends(
         return found if (found := noted()) and found.cpu_s > moment_cpu_s else None
 
     task = asyncio.create_task(replica.run())
-    first = await until(lambda: noted_after(0.0))
+    first = await wait_for_async(lambda: noted_after(0.0))
     assert first is not None
-    later = await until(lambda: noted_after(first.cpu_s))
+    later = await wait_for_async(lambda: noted_after(first.cpu_s))
     assert later is not None
     assert later.redis_round_trips > first.redis_round_trips
     task.cancel()
@@ -154,7 +155,7 @@ async def test_without_redis_the_replica_goes_on_and_does_not_stumble(
         write(client, figures)
 
     monkeypatch.setattr(replica_module, "write_replica", write_and_note)
-    await until(lambda: len(tried) > 2)
+    await wait_for_async(lambda: len(tried) > 2)
     assert not task.done()
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
@@ -168,9 +169,9 @@ async def test_a_late_event_loop_is_seen(serving: Serving, monkeypatch: pytest.M
     monkeypatch.setattr(replica_module, "LAG_INTERVAL_S", 0.01)
     replica = counted(serving)
     task = asyncio.create_task(replica.run())
-    await until(lambda: len(replica._lags_s) > 3)
+    await wait_for_async(lambda: len(replica._lags_s) > 3)
     time.sleep(0.3)  # what the loop must never do
-    await until(lambda: replica.figures().loop_lag_s >= 0.2)
+    await wait_for_async(lambda: replica.figures().loop_lag_s >= 0.2)
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await task

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,7 +16,7 @@ from hive.processes import supervisor
 from hive.processes.children import bound_to_us, python_module, signal_group
 from hive.processes.supervisor import Child
 from tests.support.processes import is_alive
-from tests.support.waiting import DEADLINE_S, wait_for
+from tests.support.waiting import wait_for, wait_for_async
 
 pytestmark = pytest.mark.anyio
 
@@ -38,14 +36,6 @@ class Log:
         return any(part in line for _, line in self.lines)
 
 
-async def until(condition: Callable[[], object], what: str) -> None:
-    """Wait for a condition without stopping the loop."""
-    end = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < end, what
-        await asyncio.sleep(0.01)
-
-
 def child(log: Log, script: str, name: str = "one") -> Child:
     return Child(name, [sys.executable, "-u", "-c", script], dict(os.environ), log)
 
@@ -61,7 +51,7 @@ async def test_each_line_is_given_with_the_name_of_who_wrote_it() -> None:
         log, "import sys, time; print('out'); print('err', file=sys.stderr); print('rest', end=''); time.sleep(60)"
     )
     one.start()
-    await until(lambda: len(log.lines) >= 2, "no lines")
+    await wait_for_async(lambda: len(log.lines) >= 2, "no lines")
     await one.stop(5)
     assert sorted(log.lines) == [("one", "err"), ("one", "out"), ("one", "rest")]
 
@@ -72,7 +62,7 @@ async def test_a_line_without_an_end_is_cut() -> None:
         log, "import sys, time; sys.stdout.write('x' * 300_000 + '\\nafter\\n'); sys.stdout.flush(); time.sleep(60)"
     )
     one.start()
-    await until(lambda: log.has("after"), "no line after the long one")
+    await wait_for_async(lambda: log.has("after"), "no line after the long one")
     await one.stop(5)
     assert sum(line.count("x") for _, line in log.lines) == 300_000
     assert max(len(line) for _, line in log.lines) <= 2 * supervisor.MAX_LINE_BYTES
@@ -82,7 +72,7 @@ async def test_a_child_that_dies_starts_again_with_a_growing_pause() -> None:
     log = Log()
     one = child(log, "import sys; sys.exit(7)")
     one.start()
-    await until(lambda: one.restarts >= 3, "no restarts")
+    await wait_for_async(lambda: one.restarts >= 3, "no restarts")
     await one.stop(5)
     told = [line for name, line in log.lines if name == "hive"]
     assert told[0] == "one ended with code 7 and starts again in 0 s"
@@ -94,11 +84,11 @@ async def test_a_killed_child_comes_back() -> None:
     log = Log()
     one = child(log, "import time; print('here'); time.sleep(60)")
     one.start()
-    await until(lambda: log.has("here"), "not started")
+    await wait_for_async(lambda: log.has("here"), "not started")
     first = one.pid
     assert first is not None
     os.kill(first, signal.SIGKILL)
-    await until(lambda: one.restarts == 1 and one.pid not in (None, first), "not started again")
+    await wait_for_async(lambda: one.restarts == 1 and one.pid not in (None, first), "not started again")
     assert log.has("was ended by SIGKILL")
     await one.stop(5)
     assert one.pid is None
@@ -114,7 +104,7 @@ time.sleep(60)
 """
     one = child(log, script)
     one.start()
-    await until(lambda: log.has("up"), "not started")
+    await wait_for_async(lambda: log.has("up"), "not started")
     await one.stop(5)
     assert log.lines == [("one", "up"), ("one", "bye")]
     assert one.restarts == 0
@@ -132,12 +122,12 @@ time.sleep(60)
 """
     one = child(log, script)
     one.start()
-    await until(lambda: log.has("up"), "not started")
+    await wait_for_async(lambda: log.has("up"), "not started")
     pid = one.pid
     assert pid is not None
     await one.stop(0.2)
     grandchild = int((tmp_path / "pid").read_text())
-    await until(lambda: not is_alive(pid) and not is_alive(grandchild), "the group is alive")
+    await wait_for_async(lambda: not is_alive(pid) and not is_alive(grandchild), "the group is alive")
     assert log.has("killed")
 
 
@@ -148,7 +138,7 @@ async def test_stop_in_the_pause_before_a_start_ends_it_at_once() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(supervisor, "RESTART_MIN_S", supervisor_pause)
         one.start()
-        await until(lambda: log.has("starts again"), "not ended")
+        await wait_for_async(lambda: log.has("starts again"), "not ended")
         started = time.monotonic()
         await one.stop(20)
     assert time.monotonic() - started < 5
@@ -158,7 +148,7 @@ async def test_a_grandchild_that_holds_the_output_does_not_hold_the_child() -> N
     log = Log()
     one = child(log, "import subprocess; print(subprocess.Popen(['sleep', '60']).pid)")
     one.start()
-    await until(lambda: one.restarts >= 1, "waits for the grandchild")
+    await wait_for_async(lambda: one.restarts >= 1, "waits for the grandchild")
     await one.stop(5)
     for name, line in log.lines:
         if name == "one":
@@ -169,7 +159,7 @@ async def test_children_have_groups_of_their_own() -> None:
     log = Log()
     one = child(log, "import os, time; print(os.getpgid(0) == os.getpid()); time.sleep(60)")
     one.start()
-    await until(lambda: log.lines, "no line")
+    await wait_for_async(lambda: log.lines, "no line")
     await one.stop(5)
     assert log.lines[0] == ("one", "True")
 

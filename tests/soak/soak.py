@@ -13,9 +13,9 @@ from pathlib import Path
 
 import uvloop
 
-from tests.soak.replicas import LocalReplica, ProcessReplica, Replica
 from tests.soak.trial import Trial
 from tests.soak.world import World
+from tests.support.replicas import LocalReplica, ProcessReplica, Replica
 
 #: Trials that run at a time.
 AT_ONCE = 128

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from hive.wire.events import Error
-from tests.soak.witness import Connection, Witness, watch
+from tests.support.witness import Connection, Witness, watch
 
 if TYPE_CHECKING:
     from tests.soak.trial import Trial

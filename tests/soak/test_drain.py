@@ -14,10 +14,10 @@ import pytest
 
 from hive.downloads.record import Claim
 from hive.downloads.tracker import DownloadTracker
-from tests.soak.conftest import Serve
-from tests.soak.witness import Connection, Witness, watch
 from tests.support.downloads import claim, complete, create, downloading
-from tests.support.processes import Server
+from tests.support.processes import Serve, Server
+from tests.support.waiting import wait_for_async
+from tests.support.witness import Connection, Witness, watch
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
@@ -52,6 +52,11 @@ class Client:
         self.connection: Connection | None = None
         self.first_end_s = 0.0
 
+    @property
+    def moved(self) -> bool:
+        """Whether it was sent away, and is connected again."""
+        return bool(self.first_end_s and self.connection and self.connection.transport)
+
     async def connect(self, server: Server) -> None:
         self.connection = await watch(server.url, self.id, self.witness, last_event_id=self.witness.last_event_id)
         assert self.connection.answered.result() == 200
@@ -71,9 +76,7 @@ class Client:
 async def connect_all(clients: list[Client], server: Server) -> None:
     for start in range(0, len(clients), AT_ONCE):
         await asyncio.gather(*(client.connect(server) for client in clients[start : start + AT_ONCE]))
-    async with asyncio.timeout(DEADLINE_S):
-        while not all(client.witness.seen for client in clients):
-            await asyncio.sleep(0.01)
+    await wait_for_async(lambda: all(client.witness.seen for client in clients), "everyone sees", DEADLINE_S)
 
 
 def publish(tracker: DownloadTracker, claims: list[Claim], seq: int) -> None:
@@ -100,8 +103,7 @@ async def test_two_thousand_streams_move_to_another_replica(own_tracker: Downloa
     gone_s = asyncio.get_running_loop().time()
     await asyncio.to_thread(publish, own_tracker, claims, 2)
     async with asyncio.timeout(DEADLINE_S):
-        while not all(client.first_end_s and client.connection and client.connection.transport for client in clients):
-            await asyncio.sleep(0.01)
+        await wait_for_async(lambda: all(client.moved for client in clients), "everyone has moved", DEADLINE_S)
         await asyncio.to_thread(finish, own_tracker, claims, 3)
         await following
 

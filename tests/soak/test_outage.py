@@ -19,9 +19,8 @@ from hive.downloads.tracker import DownloadTracker
 from hive.processes.embedded_redis import EmbeddedRedis, find_server
 from hive.redis_client import RedisClient, connect, is_redis_error
 from hive.wire.api import PROGRESS_PATH
-from tests.soak.conftest import Serve
 from tests.support.downloads import claim, complete, create, downloading
-from tests.support.processes import Server, environment, stopping
+from tests.support.processes import Serve, Server, environment, stopping
 from tests.support.sse_client import SseClient
 from tests.support.waiting import wait_for
 

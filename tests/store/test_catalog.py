@@ -13,17 +13,7 @@ from hive.settings import Settings
 from hive.store.catalog import ModelCatalog
 from hive.store.layout import url_key
 from hive.wire.refs import parse_ref
-from tests.support.store import COMMIT, OTHER, QUANTS, SHARDS, WHOLE, put, put_tree, put_url, settings_for, sha256
-
-
-@pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return settings_for(tmp_path)
-
-
-@pytest.fixture
-def catalog(settings: Settings) -> ModelCatalog:
-    return ModelCatalog(settings)
+from tests.support.store import COMMIT, OTHER, QUANTS, SHARDS, WHOLE, put, put_tree, put_url, sha256
 
 
 class TestFind:

@@ -10,17 +10,8 @@ import pytest
 from hive.settings import Settings
 from hive.store.catalog import ModelCatalog
 from hive.wire.refs import parse_ref
-from tests.support.store import COMMIT, OTHER, TEXTS, WHOLE, put, put_tree, put_url, settings_for
-
-
-@pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return settings_for(tmp_path)
-
-
-@pytest.fixture
-def catalog(settings: Settings) -> ModelCatalog:
-    return ModelCatalog(settings)
+from tests.support.settings import settings_for
+from tests.support.store import COMMIT, OTHER, TEXTS, WHOLE, put, put_tree, put_url
 
 
 def test_a_planted_link_is_not_a_file_of_the_model(settings: Settings, catalog: ModelCatalog, tmp_path: Path) -> None:

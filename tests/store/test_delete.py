@@ -12,28 +12,7 @@ from hive.errors import ModelNotOnDisk
 from hive.settings import Settings
 from hive.store.catalog import ModelCatalog
 from hive.wire.refs import parse_ref
-from tests.support.store import (
-    COMMIT,
-    OTHER,
-    QUANTS,
-    SHARDS,
-    WHOLE,
-    everything_below,
-    put,
-    put_tree,
-    put_url,
-    settings_for,
-)
-
-
-@pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return settings_for(tmp_path)
-
-
-@pytest.fixture
-def catalog(settings: Settings) -> ModelCatalog:
-    return ModelCatalog(settings)
+from tests.support.store import COMMIT, OTHER, QUANTS, SHARDS, WHOLE, everything_below, put, put_tree, put_url
 
 
 def ids(catalog: ModelCatalog) -> list[str]:

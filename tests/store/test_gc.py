@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 
 import msgspec
-import pytest
 from huggingface_hub import scan_cache_dir
 
 from hive.downloads.intents import Attempt, Intent, IntentLog
@@ -18,23 +17,7 @@ from hive.store.layout import url_key
 from hive.wire.jobs import Request
 from hive.wire.maintenance import Collected, Removed
 from tests.support.gc import DIGEST, ID, OLD_S, OTHER_ID, age, collect, live, partial, removed, stray_blob
-from tests.support.store import (
-    COMMIT,
-    OTHER,
-    QUANTS,
-    WHOLE,
-    everything_below,
-    put,
-    put_tree,
-    put_url,
-    settings_for,
-    sha256,
-)
-
-
-@pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return settings_for(tmp_path, HIVE_HOME=str(tmp_path / "home"))
+from tests.support.store import COMMIT, OTHER, QUANTS, WHOLE, everything_below, put, put_tree, put_url, sha256
 
 
 def test_a_store_without_garbage_stays_as_it_is(settings: Settings, tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ import fcntl
 import os
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -18,12 +17,7 @@ from hive.store.catalog import ModelCatalog
 from hive.store.gc import InUse
 from hive.wire.maintenance import CollectionLine, Kept
 from tests.support.gc import DIGEST, ID, age, collect, live, partial, removed, stray_blob
-from tests.support.store import WHOLE, put, settings_for
-
-
-@pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return settings_for(tmp_path, HIVE_HOME=str(tmp_path / "home"))
+from tests.support.store import WHOLE, put
 
 
 def test_a_partial_goes_only_under_its_lease(settings: Settings) -> None:

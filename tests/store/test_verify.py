@@ -18,12 +18,7 @@ from hive.store.layout import encode_tree
 from hive.store.verify import Verification
 from hive.wire.maintenance import Note, Problem, Progress, VerificationLine, Verified
 from hive.wire.selection import RepoFile
-from tests.support.store import COMMIT, OTHER, QUANTS, WHOLE, put, put_tree, put_url, settings_for, sha256
-
-
-@pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return settings_for(tmp_path)
+from tests.support.store import COMMIT, OTHER, QUANTS, WHOLE, put, put_tree, put_url, sha256
 
 
 def verify(settings: Settings, *models: str) -> list[VerificationLine]:

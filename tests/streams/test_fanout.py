@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -17,6 +17,7 @@ from hive.streams.topic import Topic
 from hive.wire import keys
 from hive.wire.events import Version
 from tests.support.downloads import claim, complete, create, downloading
+from tests.support.waiting import wait_for_async
 
 pytestmark = pytest.mark.anyio
 
@@ -40,12 +41,6 @@ class Watcher:
         self.kept_alive += 1
 
 
-async def until(condition: Callable[[], object], deadline_s: float = DEADLINE_S) -> None:
-    async with asyncio.timeout(deadline_s):
-        while not condition():
-            await asyncio.sleep(0.005)
-
-
 @contextlib.asynccontextmanager
 async def running(url: str, keepalive_s: float = 10.0) -> AsyncIterator[Fanout]:
     commands = CommandThread(url)
@@ -53,7 +48,7 @@ async def running(url: str, keepalive_s: float = 10.0) -> AsyncIterator[Fanout]:
     fanout = Fanout(url, commands, tracker, keepalive_s=keepalive_s)
     task = asyncio.create_task(fanout.run())
     try:
-        await until(lambda: fanout.connected)
+        await wait_for_async(lambda: fanout.connected)
         yield fanout
     finally:
         task.cancel()
@@ -78,11 +73,11 @@ async def test_a_subscriber_sees_the_present_state_then_each_change_then_the_end
         watcher = await join(fanout, download_id)
         assert len(watcher.seen) == 1
         held = claim(tracker, download_id)
-        await until(lambda: watcher.seen[-1] == (held.fence, 1))
+        await wait_for_async(lambda: watcher.seen[-1] == (held.fence, 1))
         tracker.publish(held, 2, downloading(10))
-        await until(lambda: watcher.seen[-1] == (held.fence, 2))
+        await wait_for_async(lambda: watcher.seen[-1] == (held.fence, 2))
         tracker.finish(held, 3, "complete", complete(), "/x")
-        await until(lambda: watcher.ended)
+        await wait_for_async(lambda: watcher.ended)
     assert watcher.seen == sorted(set(watcher.seen))
 
 
@@ -136,7 +131,7 @@ async def test_what_was_said_while_the_connection_was_away_is_read_again(
             tracker.publish(held, seq, downloading(seq))
         store.client_kill_filter(_type="pubsub")
         tracker.finish(held, 12, "complete", complete(), "/x")
-        await until(lambda: watcher.ended)
+        await wait_for_async(lambda: watcher.ended)
     assert watcher.seen[-1] == (held.fence, 12)
 
 
@@ -149,7 +144,7 @@ async def test_an_end_during_the_subscribe_is_not_lost(redis_url: str, tracker: 
             await asyncio.sleep(0)
             tracker.finish(held, 2, "complete", complete(), "/x")
             watcher = await joining
-            await until(lambda watcher=watcher: watcher.ended)  # type: ignore[misc]
+            await wait_for_async(lambda watcher=watcher: watcher.ended)  # type: ignore[misc]
 
 
 async def test_silence_makes_it_look_again(
@@ -165,7 +160,7 @@ async def test_silence_makes_it_look_again(
             keys.record(download_id),
             mapping={"fence": 2**50, "seq": 7, "terminal": 1, "event": b'{"stage":"complete"}'},
         )
-        await until(lambda: watcher.ended)
+        await wait_for_async(lambda: watcher.ended)
         assert watcher.seen[-1] == (2**50, 7)
 
 
@@ -176,7 +171,7 @@ async def test_the_silent_are_kept_alive(
     download_id = create(tracker)
     async with running(redis_url, keepalive_s=0.2) as fanout:
         watcher = await join(fanout, download_id)
-        await until(lambda: watcher.kept_alive >= 3)
+        await wait_for_async(lambda: watcher.kept_alive >= 3)
 
 
 async def test_a_record_that_redis_lost_ends_its_streams_after_a_while(
@@ -189,7 +184,7 @@ async def test_a_record_that_redis_lost_ends_its_streams_after_a_while(
         watcher = Watcher()
         topic = await fanout.join(download_id, watcher)
         store.delete(keys.record(download_id))
-        await until(lambda: watcher.ended)
+        await wait_for_async(lambda: watcher.ended)
         assert topic is not None
         assert b"DOWNLOAD_NOT_FOUND" in topic.frame
 
@@ -211,5 +206,5 @@ async def test_a_dead_subscription_is_found_by_the_probe(
         assert dead.transport is not None
         dead.transport.pause_reading()
         tracker.publish(held, 2, downloading(10))
-        await until(lambda: watcher.seen[-1] == (held.fence, 2))
+        await wait_for_async(lambda: watcher.seen[-1] == (held.fence, 2))
         assert subscription._protocol is not dead

@@ -24,9 +24,9 @@ from tests.support.asgi_server import (
     read_to_end,
     read_until,
     running,
-    until,
 )
 from tests.support.downloads import claim, complete, create, downloading
+from tests.support.waiting import wait_for_async
 
 pytestmark = pytest.mark.anyio
 
@@ -64,7 +64,7 @@ async def test_a_client_sees_the_state_the_progress_and_the_end_and_the_connecti
     rest = await read_to_end(client)
     assert rest.count(b"data: [DONE]\n\n") == 1
     assert rest.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
-    await until(lambda: not serving.endpoint.open_streams)
+    await wait_for_async(lambda: not serving.endpoint.open_streams)
     assert serving.fanout.subscribers == set()
 
 
@@ -103,7 +103,7 @@ async def test_a_slow_client_skips_frames_and_gets_the_end(serving: Serving, tra
         await asyncio.sleep(0.01)
     assert stream._writer.paused, "the client's buffer never filled"
     tracker.finish(held, sent + 2, "complete", complete(), "/x")
-    await until(lambda: stream.topic is not None and stream.topic.terminal)
+    await wait_for_async(lambda: stream.topic is not None and stream.topic.terminal)
     body = body_of(await read_to_end(client))
     ids = ids_of(body)
     assert len(ids) < sent / 2, "it was to skip what was overtaken"
@@ -145,8 +145,8 @@ async def test_a_client_that_goes_is_forgotten(serving: Serving, tracker: Downlo
     if abruptly:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, writer_module._LINGER_NONE)
     client.close()
-    await until(lambda: not serving.endpoint.open_streams)
-    await until(lambda: not serving.state.connections)
+    await wait_for_async(lambda: not serving.endpoint.open_streams)
+    await wait_for_async(lambda: not serving.state.connections)
     assert serving.fanout.subscribers == set()
 
 
@@ -165,10 +165,10 @@ async def test_those_who_come_while_the_state_is_read_share_that_read(
     monkeypatch.setattr(handed_over.fanout._tracker, "read_messages", slow_read)
     download_id = create(tracker)
     handed_over.connect(download_id)
-    await until(lambda: reads)
+    await wait_for_async(lambda: reads)
     for _ in range(20):
         handed_over.connect(download_id)
-    await until(lambda: handed_over.endpoint.open_streams == 21)
+    await wait_for_async(lambda: handed_over.endpoint.open_streams == 21)
     go_on.set()
     await handed_over.watched(21)
     assert reads == [[download_id]]
@@ -197,7 +197,7 @@ async def test_a_drain_ends_streams_without_done_and_those_that_are_about_to_beg
 
     monkeypatch.setattr(serving.fanout, "join", slow_join)
     joining = serving.connect(two, headers="Connection: close\r\n")
-    await until(lambda: serving.endpoint.open_streams == 2)
+    await wait_for_async(lambda: serving.endpoint.open_streams == 2)
     await serving.endpoint.drain(0)
     go_on.set()
     late = serving.connect(one)
@@ -206,7 +206,7 @@ async def test_a_drain_ends_streams_without_done_and_those_that_are_about_to_beg
         body = body_of(answer)
         assert b"[DONE]" not in body
         assert body.rstrip().rpartition(b"\n")[2].startswith(b"retry: ")
-    await until(lambda: not serving.endpoint.open_streams)
+    await wait_for_async(lambda: not serving.endpoint.open_streams)
 
 
 async def test_a_drain_reaches_a_client_that_is_behind_when_it_reads_again(
@@ -253,8 +253,8 @@ async def test_a_client_that_has_not_taken_the_answer_before_gets_no_store_of_fr
     download_id = create(tracker)
     held = claim(tracker, download_id)
     client = handed_over.connect("big", receive_buffer=SMALL_BUFFER)
-    (connection,) = await until(lambda: handed_over.state.connections)
-    await until(lambda: connection.transport.get_write_buffer_size())
+    (connection,) = await wait_for_async(lambda: handed_over.state.connections)
+    await wait_for_async(lambda: connection.transport.get_write_buffer_size())
     client.send(f"GET /{download_id} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
     await handed_over.watched()
     before = connection.transport.get_write_buffer_size()
@@ -293,7 +293,7 @@ async def test_an_error_with_one_client_keeps_nothing_from_the_others(
     broken._writer = _Broken()
     tracker.finish(claim(tracker, download_id), 2, "complete", complete(), "/x")
     reading: list[Awaitable[bytes]] = [read_to_end(client) for client in clients]
-    await until(lambda: serving.endpoint.open_streams == 1)
+    await wait_for_async(lambda: serving.endpoint.open_streams == 1)
     serving.endpoint.forget(broken)
     for connection in list(serving.state.connections):
         connection.shutdown()

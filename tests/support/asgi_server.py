@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import TypeVar
 
 import uvicorn
@@ -18,20 +18,13 @@ from hive.server import StreamProtocol, listen
 from hive.streams.fanout import Fanout
 from hive.streams.stream import StreamEndpoint
 from hive.streams.writer import EXTENSION
+from tests.support.waiting import wait_for_async
 
 T = TypeVar("T")
 
 DEADLINE_S = 10.0
 #: Bytes of a client's receive buffer that fills quickly.
 SMALL_BUFFER = 2048
-
-
-async def until(condition: Callable[[], T], deadline_s: float = DEADLINE_S) -> T:
-    """The first true result of `condition`."""
-    async with asyncio.timeout(deadline_s):
-        while not (found := condition()):
-            await asyncio.sleep(0.005)
-    return found
 
 
 class Serving:
@@ -72,7 +65,7 @@ class Serving:
             server.close()
             for connection in list(self.state.connections):
                 connection.shutdown()
-            await until(lambda: not self.state.connections and not self.state.tasks)
+            await wait_for_async(lambda: not self.state.connections and not self.state.tasks)
 
     def connect(self, path: str, *, version: str = "1.1", headers: str = "", receive_buffer: int = 0) -> socket.socket:
         """A client that has sent its request and has read nothing."""
@@ -86,7 +79,7 @@ class Serving:
         return client
 
     async def watched(self, count: int = 1) -> None:
-        await until(lambda: sum(stream.phase == "running" for stream in self.endpoint._open) == count)
+        await wait_for_async(lambda: sum(stream.phase == "running" for stream in self.endpoint._open) == count)
 
 
 @contextlib.asynccontextmanager
@@ -96,7 +89,7 @@ async def running(redis_url: str, *, hands_over: bool) -> AsyncIterator[Serving]
     fanout = Fanout(redis_url, commands, tracker, keepalive_s=10)
     task = asyncio.create_task(fanout.run())
     try:
-        await until(lambda: fanout.connected)
+        await wait_for_async(lambda: fanout.connected)
         async with Serving(fanout, hands_over=hands_over).listening() as found:
             yield found
     finally:

@@ -8,5 +8,5 @@ from pathlib import Path
 MIB = 1 << 20
 
 
-def sha256(path: str) -> str:
+def file_sha256(path: str) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()

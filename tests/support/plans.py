@@ -9,7 +9,7 @@ import requests
 
 from hive.settings import Settings
 from hive.wire.refs import parse_ref
-from tests.hub import AnyContent, HubServer, SyntheticFile
+from tests.hub import AnyContent, SyntheticFile
 from workers.publish import Store
 from workers.sources import Plan, PlannedFile, resolve
 from workers.transfer import Fetched, Network
@@ -22,11 +22,6 @@ MODEL: dict[str, AnyContent | None] = {
     "deep/model.safetensors": SyntheticFile(100_000, 2),
     "model.safetensors": SyntheticFile(200_000, 1),
 }
-
-
-def settings_for(tmp_path: Path, hub: HubServer, **more: str) -> Settings:
-    """Settings of a worker that asks this Hub."""
-    return Settings.from_env({"HIVE_STORE": str(tmp_path / "store"), "HF_ENDPOINT": hub.endpoint, **more})
 
 
 def repo_folder(settings: Settings, name: str = "models--org--name") -> Path:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +112,10 @@ class Server(HiveProcess):
         self.url: str = self.wait_for_log("listening")["address"]
         self.port = int(self.url.rpartition(":")[2])
 
+    def wait_until_ready(self) -> None:
+        """Until it is subscribed and answers `/readyz` with 200."""
+        wait_for(lambda: requests.get(f"{self.url}/readyz", timeout=5).status_code == 200, "the server is ready")
+
 
 class Workers(HiveProcess):
     """`hive worker --concurrency N`."""
@@ -140,6 +144,28 @@ def environment(redis_url: str, folder: Path, **more: str) -> dict[str, str]:
         "PYTHONDONTWRITEBYTECODE": "1",
         **more,
     }
+
+
+#: Starts a replica: `start(redis_url, **settings)`, where both may be left out.
+Serve = Callable[..., Server]
+
+
+@contextlib.contextmanager
+def serving(redis_url: str, folder: Path, **defaults: str) -> Iterator[Serve]:
+    """A function that starts replicas; at the block's end all must end in order, and none may have failed."""
+    servers: list[Server] = []
+    with contextlib.ExitStack() as stack:
+
+        def start(url: str = redis_url, **settings: str) -> Server:
+            server = Server(environment(url, folder, **{**defaults, **settings}))
+            servers.append(server)
+            stack.callback(server.stop)
+            server.wait_until_ready()
+            return server
+
+        yield start
+    for server in servers:
+        assert "Traceback" not in server.output, server.output
 
 
 class ManyProcesses(HiveProcess):

@@ -12,7 +12,7 @@ import requests
 
 from tests.hub import SyntheticFile
 from tests.hub.server import HubServer
-from tests.support.content import MIB, sha256
+from tests.support.content import MIB, file_sha256
 from tests.support.processes import Server, Workers
 from tests.support.sse_client import SseClient
 from tests.support.waiting import wait_for
@@ -32,7 +32,7 @@ class Service:
             on_failure.pop_all()
 
     def _wait_until_ready(self, workers: int) -> None:
-        wait_for(lambda: requests.get(f"{self.server.url}/readyz", timeout=5).status_code == 200)
+        self.server.wait_until_ready()
         wait_for(lambda: len(self.listed_workers()) == workers)
 
     def post(self, model_ref: str, **body: Any) -> dict[str, Any]:
@@ -96,7 +96,7 @@ def check_right_end(client: SseClient, *, attempts: int) -> None:
     assert client.last["stage"] == "complete", client.last
     assert client.done == 1
     assert client.last["attempt"] == attempts
-    assert sha256(client.last["local_path"]) == CONTENT.sha256()
+    assert file_sha256(client.last["local_path"]) == CONTENT.sha256()
     versions = [tuple(map(int, i.split("-"))) for i in client.ids]
     assert versions == sorted(set(versions))
     done = [event["bytes_downloaded"] for event in client.events[:-1]]

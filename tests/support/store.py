@@ -25,11 +25,6 @@ QUANTS = {"M-Q4_K_M.gguf": b"four", "M-Q8_0.gguf": b"eight...", "mmproj-F16.gguf
 SHARDS = {f"BF16/M-BF16-{number:05d}-of-00003.gguf": b"%d" % number for number in (1, 2, 3)}
 
 
-def settings_for(tmp_path: Path, **more: str) -> Settings:
-    """Settings whose store lies in the test's folder."""
-    return Settings.from_env({"HIVE_STORE": str(tmp_path / "store"), **more})
-
-
 def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 

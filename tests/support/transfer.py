@@ -4,14 +4,28 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from hive.errors import Cancelled
+from tests.hub import HubServer
 from tests.hub.content import Content, SyntheticFile, read_all
-from workers.transfer import Control, Digest, Fetched, Limits, Location, Network, Snapshot, Source, data_path, fetch
+from tests.support.waiting import wait_for
+from workers.transfer import (
+    Control,
+    Digest,
+    Fetched,
+    Limits,
+    Location,
+    Network,
+    Snapshot,
+    Source,
+    data_path,
+    fetch,
+)
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -91,13 +105,6 @@ def holds(partial: Path, content: Content) -> bool:
     return data_path(partial).read_bytes() == read_all(content)
 
 
-def wait_until(condition: Callable[[], object], what: str) -> None:
-    deadline_s = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline_s, f"waited too long for: {what}"
-        time.sleep(0.002)
-
-
 @dataclass
 class Background:
     """A fetch in a thread, and how it ended."""
@@ -151,3 +158,19 @@ def transfer_threads() -> list[str]:
 
 def big(size: int = 2 * MIB, seed: int = 1) -> SyntheticFile:
     return SyntheticFile(size, seed)
+
+
+def partly(hub: HubServer, content: Content, partial: Path, *, pinned: bool = True) -> Source:
+    """A source of which about a half is on disk, after a clean cancel; the log is empty, the server quick."""
+    what = source(hub.plain("f", content), content, pinned=pinned)
+    hub.limit_rate_bytes_per_s = MIB
+    with background(what, partial) as run:
+        hub.log.wait_for("/f", sent_bytes=content.size // 2)
+        wait_for(lambda: run.done > content.size // 4, "a quarter of the file")
+        run.control.cancel()
+        run.end()
+        assert isinstance(run.error, Cancelled)
+    hub.limit_rate_bytes_per_s = None
+    hub.hits("/f")
+    hub.reset_log()
+    return what

@@ -16,21 +16,23 @@ LOOK_S = 0.01
 ASYNC_LOOK_S = 0.005
 
 
-def wait_for(condition: Callable[[], T | None], what: str = "it came true", deadline_s: float = DEADLINE_S) -> T:
-    """The first truthy value of `condition`; the test fails when it has none in time. `what` is what was hoped for."""
+def wait_for(
+    condition: Callable[[], T | None], what: str = "the condition is not true", deadline_s: float = DEADLINE_S
+) -> T:
+    """The first truthy value of `condition`; the test fails with `what` when it has none in time."""
     end_s = time.monotonic() + deadline_s
     while not (value := condition()):
-        assert time.monotonic() < end_s, f"not within {deadline_s:g} s: {what}"
+        assert time.monotonic() < end_s, f"after {deadline_s:g} s: {what}"
         time.sleep(LOOK_S)
     return value
 
 
 async def wait_for_async(
-    condition: Callable[[], T | None], what: str = "it came true", deadline_s: float = DEADLINE_S
+    condition: Callable[[], T | None], what: str = "the condition is not true", deadline_s: float = DEADLINE_S
 ) -> T:
     """The same in an event loop, which goes on meanwhile."""
     end_s = time.monotonic() + deadline_s
     while not (value := condition()):
-        assert time.monotonic() < end_s, f"not within {deadline_s:g} s: {what}"
+        assert time.monotonic() < end_s, f"after {deadline_s:g} s: {what}"
         await asyncio.sleep(ASYNC_LOOK_S)
     return value

@@ -13,6 +13,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import requests
+
+from hive.redis_client import RedisClient
+from hive.wire import keys
+from tests.support.processes import Server
+from tests.support.waiting import wait_for
+
 DOCS = Path(__file__).parent.parent.parent / "docs" / "webhooks.md"
 
 #: What the receivers of the tests check with, and the servers sign with.
@@ -124,3 +131,19 @@ def documented_verify() -> Callable[..., bool]:
     exec(code[1], namespace)
     found: Callable[..., bool] = namespace["verify"]
     return found
+
+
+#: Settings of a server that is quick to try again, and has a time-out that a busy machine keeps.
+QUICK = {"HIVE_WEBHOOK_SECRET": SECRET, "HIVE_WEBHOOK_RETRY_S": "0.1,0.1,0.1,0.1,0.1", "HIVE_WEBHOOK_TIMEOUT_S": "2"}
+
+
+def cancel(server: Server, download_id: str) -> None:
+    assert requests.delete(f"{server.url}/v1/downloads/{download_id}", timeout=5).status_code == 202
+
+
+def hits(receiver: Receiver, count: int = 1) -> None:
+    wait_for(lambda: len(receiver.hits) >= count, what=f"{count} webhooks came, not {len(receiver.hits)}")
+
+
+def nothing_due(store: RedisClient) -> bool:
+    return not store.zcard(keys.WEBHOOKS_DUE) and not store.keys("hive:webhooks:{*")

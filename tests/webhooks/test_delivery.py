@@ -20,11 +20,21 @@ from hive.downloads.tracker import DownloadTracker
 from hive.redis_client import RedisClient
 from hive.wire import keys
 from tests.support.downloads import claim, complete, create, downloading, failed
-from tests.support.processes import Server, environment
-from tests.support.store import WHOLE, put, put_tree, settings_for
+from tests.support.processes import Serve, Server, environment
+from tests.support.settings import settings_for
+from tests.support.store import WHOLE, put, put_tree
 from tests.support.waiting import wait_for
-from tests.support.webhook_receiver import SECRET, Receiver, Reply, documented_verify, receiving
-from tests.webhooks.conftest import QUICK, Serve
+from tests.support.webhook_receiver import (
+    QUICK,
+    SECRET,
+    Receiver,
+    Reply,
+    cancel,
+    documented_verify,
+    hits,
+    nothing_due,
+    receiving,
+)
 
 MODEL = "hf:org/name"
 CANARY = "canary0123456789"
@@ -32,18 +42,6 @@ CANARY = "canary0123456789"
 
 def post(server: Server, **body: Any) -> requests.Response:
     return requests.post(f"{server.url}/v1/models/download", json={"model_ref": MODEL, **body}, timeout=5)
-
-
-def cancel(server: Server, download_id: str) -> None:
-    assert requests.delete(f"{server.url}/v1/downloads/{download_id}", timeout=5).status_code == 202
-
-
-def hits(receiver: Receiver, count: int = 1) -> None:
-    wait_for(lambda: len(receiver.hits) >= count, what=f"{count} webhooks came, not {len(receiver.hits)}")
-
-
-def nothing_due(store: RedisClient) -> bool:
-    return not store.zcard(keys.WEBHOOKS_DUE) and not store.keys("hive:webhooks:{*")
 
 
 def test_every_end_is_told_signed_and_as_the_api_shows_it(

@@ -23,7 +23,7 @@ from hive.errors import UnsafeUrl
 from hive.net.addresses import address_check
 from hive.net.urls import parse_url
 from hive.webhooks.delivery import MAX_ANSWER_BYTES, Answer, Unanswered, Way, post
-from tests.net.test_egress import PRIVATE, SPELLINGS
+from tests.support.addresses import PRIVATE, SPELLINGS
 from tests.support.webhook_receiver import Receiver, Reply, receiving
 
 #: Any port, no private address.

@@ -25,8 +25,8 @@ from hive.webhooks.dispatcher import SPARE_TRIES, WebhookDispatcher
 from hive.webhooks.outbox import WebhookOutbox
 from hive.webhooks.signature import sign
 from hive.wire import keys
-from tests.support.asgi_server import until
 from tests.support.downloads import create
+from tests.support.waiting import wait_for_async
 from tests.support.webhook_receiver import Receiver, Reply
 
 pytestmark = pytest.mark.anyio
@@ -78,7 +78,7 @@ async def test_a_name_that_turns_out_to_be_private_is_given_up_at_once(
     end(tracker, download_id)
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
     async with sending(settings):
-        await until(lambda: nothing_due(store))
+        await wait_for_async(lambda: nothing_due(store))
     assert receiver.hits == []
     (line,) = [record for record in caplog.records if record.name == "hive.webhooks"]
     assert "given up: inside.example is not an address of the public Internet" in line.getMessage()
@@ -99,7 +99,7 @@ async def test_a_webhook_sealed_with_another_key_is_tried_again_and_then_given_u
     WebhookOutbox(store, quiet).add(download_id, parse_url("https://example.org/canary"))
     end(tracker, download_id)
     async with sending(msgspec.structs.replace(quiet, secret_key_file=str(other_key), webhook_retry_s="0.05,0.05")):
-        await until(lambda: nothing_due(store))
+        await wait_for_async(lambda: nothing_due(store))
     said = [record.getMessage() for record in caplog.records if record.name == "hive.webhooks"]
     assert len(said) == 3
     assert "HIVE_SECRET_KEY_FILE" in said[2]
@@ -109,13 +109,13 @@ async def test_a_message_whose_tries_nobody_lives_to_report_ends_all_the_same(
     webhook_settings: Settings, tracker: DownloadTracker, store: RedisClient, receiver: Receiver
 ) -> None:
     async with sending(webhook_settings):
-        await until(lambda: store.zcard(keys.WEBHOOKS_STANDING))
+        await wait_for_async(lambda: store.zcard(keys.WEBHOOKS_STANDING))
         ((name, _),) = store.zrange(keys.WEBHOOKS_STANDING, 0, -1, withscores=True)
         download_id = create(tracker)
         most = len(webhook_settings.webhook_waits_s) + SPARE_TRIES
         store.hset(keys.webhooks(download_id), f"n:{name.decode()}", most)
         end(tracker, download_id)
-        await until(lambda: nothing_due(store))
+        await wait_for_async(lambda: nothing_due(store))
     assert receiver.hits == []
 
 
@@ -128,7 +128,7 @@ async def test_a_download_that_was_forgotten_meanwhile_is_given_up(
     end(tracker, download_id)
     store.delete(keys.record(download_id))
     async with sending(webhook_settings):
-        await until(lambda: nothing_due(store))
+        await wait_for_async(lambda: nothing_due(store))
     assert receiver.hits == []
 
 
@@ -150,9 +150,9 @@ async def test_what_could_not_be_noted_is_noted_when_redis_is_back(
             done(message)
 
         monkeypatch.setattr(webhooks, "done", away_at_first)
-        await until(lambda: store.zcard(keys.WEBHOOKS_STANDING))
+        await wait_for_async(lambda: store.zcard(keys.WEBHOOKS_STANDING))
         end(tracker, create(tracker))
-        await until(lambda: nothing_due(store))
+        await wait_for_async(lambda: nothing_due(store))
     assert failures == []
     assert len(receiver.hits) == 1
 
@@ -172,7 +172,7 @@ async def test_a_stop_at_the_very_moment_of_news_is_a_stop(
     """
     courier = WebhookDispatcher(webhook_settings, commands, tracker, WebhookOutbox(commands.client, webhook_settings))
     task = asyncio.create_task(courier.run())
-    await until(lambda: courier._wake._waiters)
+    await wait_for_async(lambda: courier._wake._waiters)
     courier._wake.set()
     task.cancel()
     done, _ = await asyncio.wait([task], timeout=5)
@@ -214,8 +214,8 @@ async def test_a_mistake_in_a_try_is_logged_and_the_others_go_on(
     settings = msgspec.structs.replace(webhook_settings, webhook_timeout_s=0.3)
     with caplog.at_level(logging.INFO):
         async with sending(settings):
-            await until(lambda: store.zcard(keys.WEBHOOKS_STANDING))
+            await wait_for_async(lambda: store.zcard(keys.WEBHOOKS_STANDING))
             end(tracker, create(tracker))
-            await until(lambda: nothing_due(store))
+            await wait_for_async(lambda: nothing_due(store))
     assert len(receiver.hits) == 1, "it came back by itself"
     assert any("failed" in record.getMessage() for record in caplog.records)

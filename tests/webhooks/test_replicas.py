@@ -16,11 +16,9 @@ from hive.redis_client import RedisClient, connect
 from hive.webhooks.dispatcher import MAX_UNDER_WAY
 from hive.wire import keys
 from tests.support.downloads import claim, complete, create
-from tests.support.processes import Server
+from tests.support.processes import Serve, Server
 from tests.support.waiting import wait_for
-from tests.support.webhook_receiver import Receiver, Reply, receiving
-from tests.webhooks.conftest import Serve
-from tests.webhooks.test_delivery import cancel, hits, nothing_due
+from tests.support.webhook_receiver import Receiver, Reply, cancel, hits, nothing_due, receiving
 
 
 def test_two_servers_tell_everything_once(

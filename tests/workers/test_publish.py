@@ -17,7 +17,7 @@ from hive.store.catalog import ModelCatalog
 from hive.store.layout import url_key
 from hive.wire.refs import parse_ref
 from tests.hub import AnyContent, HubServer, SyntheticFile
-from tests.support.plans import MODEL, content_of, download, fetch_into, plan_for, repo_folder, settings_for
+from tests.support.plans import MODEL, content_of, download, fetch_into, plan_for, repo_folder
 from workers.publish import SYNCED_ALONE_FROM_BYTES, Store
 from workers.transfer import Fetched
 
@@ -30,8 +30,8 @@ QUANTS: dict[str, AnyContent | None] = {
 
 
 @pytest.fixture
-def settings(tmp_path: Path, hub: HubServer) -> Settings:
-    return settings_for(tmp_path, hub)
+def settings(hub_settings: Settings) -> Settings:
+    return hub_settings
 
 
 @pytest.fixture

@@ -14,13 +14,13 @@ from hive.settings import Settings
 from hive.store.catalog import ModelCatalog
 from hive.wire.refs import parse_ref
 from tests.hub import HubServer
-from tests.support.plans import MODEL, download, fetch_into, plan_for, repo_folder, settings_for
+from tests.support.plans import MODEL, download, fetch_into, plan_for, repo_folder
 from workers.publish import Store
 
 
 @pytest.fixture
-def settings(tmp_path: Path, hub: HubServer) -> Settings:
-    return settings_for(tmp_path, hub)
+def settings(hub_settings: Settings) -> Settings:
+    return hub_settings
 
 
 @pytest.fixture

@@ -18,7 +18,8 @@ from hive.processes.embedded_redis import EmbeddedRedis
 from hive.redis_client import RedisClient, connect
 from hive.wire import keys
 from tests.hub import HubServer
-from tests.support.transfer import KIB, MIB, QUICK, Heard, big, get, holds, source, transfer_threads, wait_until
+from tests.support.transfer import KIB, MIB, QUICK, Heard, big, get, holds, source, transfer_threads
+from tests.support.waiting import wait_for
 from workers.fleet import bandwidth as bandwidth_module
 from workers.fleet.bandwidth import SHARE_S, Bandwidth, Fleet, Gcra
 from workers.transfer import Control, Snapshot
@@ -97,7 +98,7 @@ def test_a_process_with_many_threads_gets_no_more_than_one_with_a_single_one(sto
     for thread in threads:
         thread.start()
     try:
-        wait_until(lambda: sum(accepted.values()) > 20 * MB, "two seconds' worth of bytes")
+        wait_for(lambda: sum(accepted.values()) > 20 * MB, "two seconds' worth of bytes")
     finally:
         over.set()
         for thread in threads:
@@ -117,7 +118,7 @@ def test_a_process_takes_a_tenth_of_a_second_of_its_own_share_at_a_time(store: R
         Fleet(store, 0, name).book(1)
     counting.calls = 0
     for _ in range(100):
-        wait_until(lambda: fleet.book(100_000)[0], "its turn")
+        wait_for(lambda: fleet.book(100_000)[0], "its turn")
     assert counting.calls == 5, "a fifth of that, since there are five"
 
 

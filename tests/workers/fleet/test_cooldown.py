@@ -11,8 +11,9 @@ from hive.redis_client import RedisClient, connect
 from hive.wire import keys
 from hive.wire.refs import parse_ref
 from tests.hub import HubServer, SyntheticFile, faults
-from tests.support.plans import settings_for
-from tests.support.transfer import big, get, holds, source, wait_until
+from tests.support.settings import settings_for
+from tests.support.transfer import big, get, holds, source
+from tests.support.waiting import wait_for
 from workers.fleet import cooldown as cooldown_module
 from workers.fleet.cooldown import RedisCooldown
 from workers.sources import resolve
@@ -29,8 +30,8 @@ def test_a_rest_that_one_process_hears_of_is_known_to_all(store: RedisClient) ->
 def test_a_rest_has_an_end(store: RedisClient) -> None:
     cooldown = RedisCooldown(store)
     cooldown.set("hub.example", 0.05)
-    wait_until(lambda: cooldown.remaining_s("hub.example") == 0.0, "the end of the rest")
-    wait_until(lambda: not store.exists(keys.cooldown("hub.example")), "Redis has forgotten it")
+    wait_for(lambda: cooldown.remaining_s("hub.example") == 0.0, "the end of the rest")
+    wait_for(lambda: not store.exists(keys.cooldown("hub.example")), "Redis has forgotten it")
 
 
 def test_a_shorter_rest_never_ends_a_longer_one(store: RedisClient) -> None:
@@ -102,7 +103,7 @@ def test_the_engine_sets_and_keeps_it(hub: HubServer, store: RedisClient, tmp_pa
 def test_no_token_is_in_the_plans_words(hub: HubServer, tmp_path: Path) -> None:
     """Where tokens for Xet are handed out stands in the plan, with the Hub's token: neither is ever shown."""
     hub.create("org/name", {"model.safetensors": SyntheticFile(1000, 1)}, xet=True)
-    settings = settings_for(tmp_path, hub)
+    settings = settings_for(tmp_path, HF_ENDPOINT=hub.endpoint)
     network = Network(user_agent=settings.user_agent)
     plan = resolve(parse_ref("org/name"), settings=settings, network=network, token=hub.token)
     assert plan.xet_token is not None

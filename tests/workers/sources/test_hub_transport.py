@@ -14,7 +14,8 @@ from huggingface_hub import HfApi
 from hive.errors import HubUnavailable
 from hive.settings import Settings
 from tests.hub import DEFAULT_TOKEN, HubServer, faults
-from tests.support.plans import plan_for, settings_for
+from tests.support.plans import plan_for
+from tests.support.settings import settings_for
 from workers.sources import RetryLater, hub_transport
 from workers.transfer import Network
 
@@ -24,7 +25,7 @@ TREE = "/api/models/org/name/tree/*"
 @pytest.fixture
 def settings(tmp_path: Path, hub: HubServer) -> Settings:
     hub.create("org/name", {"README.md": b"# tiny\n"})
-    return settings_for(tmp_path, hub)
+    return settings_for(tmp_path, HF_ENDPOINT=hub.endpoint)
 
 
 def test_hive_says_who_it_is_and_asks_for_plain_replies(hub: HubServer, settings: Settings) -> None:

@@ -21,17 +21,13 @@ from hive.errors import (
 )
 from hive.settings import Settings
 from tests.hub import DEFAULT_TOKEN, HubServer, SyntheticFile, faults, listings
-from tests.support.plans import content_of, download, plan_for, settings_for
+from tests.support.plans import content_of, download, plan_for
+from tests.support.settings import settings_for
 from workers.sources import RetryLater
 from workers.sources.huggingface import SIGNED_FROM_BYTES
 from workers.transfer import Digest
 
 TINY = {"README.md": b"# tiny\n", "model.safetensors": b"\0weights" * 100}
-
-
-@pytest.fixture
-def settings(tmp_path: Path, hub: HubServer) -> Settings:
-    return settings_for(tmp_path, hub)
 
 
 class TestPlans:
@@ -243,13 +239,13 @@ class TestErrors:
         hub.create("org/name", TINY)
 
         with pytest.raises(HubUnavailable, match="HF_HUB_OFFLINE"):
-            plan_for(settings_for(tmp_path, hub, HF_HUB_OFFLINE="1"), "org/name")
+            plan_for(settings_for(tmp_path, HF_ENDPOINT=hub.endpoint, HF_HUB_OFFLINE="1"), "org/name")
 
         assert hub.hits() == []
 
     def test_a_hub_that_is_away_is_unavailable(self, tmp_path: Path) -> None:
         with HubServer() as server:
-            settings = settings_for(tmp_path, server)
+            settings = settings_for(tmp_path, HF_ENDPOINT=server.endpoint)
 
         with pytest.raises(HubUnavailable, match="cannot be reached"):
             plan_for(settings, "org/name")

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from hive.errors import BadRequest, InvalidModelRef
 from hive.settings import Settings
 from hive.wire.refs import ModelRef
 from tests.hub import HubServer
-from tests.support.plans import content_of, plan_for, settings_for
+from tests.support.plans import content_of, plan_for
 from workers.sources.url import resolve
 from workers.transfer import Digest
-
-
-@pytest.fixture
-def settings(tmp_path: Path, hub: HubServer) -> Settings:
-    return settings_for(tmp_path, hub)
 
 
 def test_a_url_is_one_file_whose_size_only_its_server_knows(hub: HubServer, settings: Settings) -> None:

@@ -11,19 +11,8 @@ import pytest
 
 from hive.errors import Cancelled, UnsafeUrl, WorkerLost
 from tests.hub import HubServer, faults
-from tests.support.transfer import (
-    KIB,
-    MIB,
-    ONE,
-    QUICK,
-    background,
-    big,
-    get,
-    holds,
-    source,
-    transfer_threads,
-    wait_until,
-)
+from tests.support.transfer import KIB, MIB, ONE, QUICK, background, big, get, holds, source, transfer_threads
+from tests.support.waiting import wait_for
 from workers.transfer import Control, Limits, data_path, journal_path
 
 #: Seconds. Far less than any time-out of the engine's defaults: only a woken reader is so quick.
@@ -52,7 +41,7 @@ def test_cancel_ends_a_wait_between_two_attempts_at_once(hub: HubServer, tmp_pat
     content = big()
     hub.faults.add(faults.status(429, {"Retry-After": "60"}), "/f")
     with background(source(hub.plain("f", content), content), tmp_path / "f", Limits(small_file_bytes=0)) as run:
-        wait_until(lambda: "retrying" in run.heard.statuses, "a throttled fetch")
+        wait_for(lambda: "retrying" in run.heard.statuses, "a throttled fetch")
         run.control.cancel()
         assert run.end() < AT_ONCE_S
 
@@ -82,9 +71,9 @@ def test_a_pause_stops_the_bytes_and_resume_goes_on(hub: HubServer, tmp_path: Pa
     content = big(4 * MIB)
     hub.limit_rate_bytes_per_s = MIB
     with background(source(hub.plain("f", content), content), tmp_path / "f") as run:
-        wait_until(lambda: run.done > 256 * KIB, "a few bytes")
+        wait_for(lambda: run.done > 256 * KIB, "a few bytes")
         run.control.pause()
-        wait_until(lambda: "paused" in run.heard.statuses, "the pause")
+        wait_for(lambda: "paused" in run.heard.statuses, "the pause")
         before = data_path(tmp_path / "f").read_bytes()
         threading.Event().wait(3 * QUICK.pause_keeps_connection_s)
         assert data_path(tmp_path / "f").read_bytes() == before
@@ -101,7 +90,7 @@ def test_a_pause_longer_than_every_time_out_ends_nothing(hub: HubServer, tmp_pat
     hub.limit_rate_bytes_per_s = MIB
     limits = replace(QUICK, give_up_s=0.5, stall_s=0.3, stall_all_s=0.4)
     with background(source(hub.plain("f", content), content), tmp_path / "f", limits) as run:
-        wait_until(lambda: run.done > 256 * KIB, "a few bytes")
+        wait_for(lambda: run.done > 256 * KIB, "a few bytes")
         run.control.pause()
         threading.Event().wait(1.0)
         run.control.resume()
@@ -114,9 +103,9 @@ def test_nothing_is_written_while_held(hub: HubServer, tmp_path: Path) -> None:
     content = big(4 * MIB)
     hub.limit_rate_bytes_per_s = MIB
     with background(source(hub.plain("f", content), content), tmp_path / "f") as run:
-        wait_until(lambda: run.done > 256 * KIB, "a few bytes")
+        wait_for(lambda: run.done > 256 * KIB, "a few bytes")
         run.control.hold()
-        wait_until(lambda: "paused" in run.heard.statuses, "the hold")
+        wait_for(lambda: "paused" in run.heard.statuses, "the hold")
         before = data_path(tmp_path / "f").read_bytes(), journal_path(tmp_path / "f").read_bytes()
         threading.Event().wait(5 * QUICK.journal_every_s)
         assert (data_path(tmp_path / "f").read_bytes(), journal_path(tmp_path / "f").read_bytes()) == before
@@ -130,9 +119,9 @@ def test_a_fenced_fetch_leaves_the_files_as_they_are(hub: HubServer, tmp_path: P
     content = big(4 * MIB)
     hub.limit_rate_bytes_per_s = MIB
     with background(source(hub.plain("f", content), content), tmp_path / "f") as run:
-        wait_until(lambda: run.done > 256 * KIB, "a few bytes")
+        wait_for(lambda: run.done > 256 * KIB, "a few bytes")
         run.control.hold()
-        wait_until(lambda: "paused" in run.heard.statuses, "the hold")
+        wait_for(lambda: "paused" in run.heard.statuses, "the hold")
         before = data_path(tmp_path / "f").read_bytes(), journal_path(tmp_path / "f").read_bytes()
         run.control.cancel("the lease was lost", fenced=True)
         run.end()

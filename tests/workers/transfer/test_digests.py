@@ -12,8 +12,7 @@ import pytest
 
 from hive.errors import ChecksumMismatch
 from tests.hub import HubServer, faults
-from tests.support.transfer import KIB, MIB, ONE, QUICK, Heard, big, get, holds, source
-from tests.workers.transfer.test_resume import partly
+from tests.support.transfer import KIB, MIB, ONE, QUICK, Heard, big, get, holds, partly, source
 from workers.transfer import bad_path, data_path, journal_path
 
 

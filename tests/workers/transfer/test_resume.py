@@ -10,31 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from hive.errors import Cancelled
 from tests.hub import HubServer
-from tests.hub.content import Content
-from tests.support.transfer import KIB, MIB, QUICK, background, big, digest_of, get, holds, source, wait_until
+from tests.support.transfer import KIB, MIB, QUICK, big, digest_of, get, holds, partly, source
 from workers.transfer import Digest, Location, Source, data_path, journal_path
 from workers.transfer import engine as engine_module
 
 #: Bytes a kill may cost with QUICK: one record's worth, and what sits in the sockets of sixteen connections.
 KILL_COSTS_BYTES = QUICK.journal_every_bytes + 16 * QUICK.part_max_bytes
-
-
-def partly(hub: HubServer, content: Content, partial: Path, *, pinned: bool = True) -> Source:
-    """A source of which about a half is on disk, after a clean cancel; the log is empty, the server quick."""
-    what = source(hub.plain("f", content), content, pinned=pinned)
-    hub.limit_rate_bytes_per_s = MIB
-    with background(what, partial) as run:
-        hub.log.wait_for("/f", sent_bytes=content.size // 2)
-        wait_until(lambda: run.done > content.size // 4, "a quarter of the file")
-        run.control.cancel()
-        run.end()
-        assert isinstance(run.error, Cancelled)
-    hub.limit_rate_bytes_per_s = None
-    hub.hits("/f")
-    hub.reset_log()
-    return what
 
 
 def test_a_cancelled_fetch_resumes_without_fetching_a_written_byte_again(hub: HubServer, tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ import pytest
 
 from hive.errors import Cancelled, ChecksumMismatch
 from tests.hub import HubServer, SyntheticFile, faults
-from tests.support.transfer import MIB, Heard, holds, transfer_threads, wait_until
+from tests.support.transfer import MIB, Heard, holds, transfer_threads
+from tests.support.waiting import wait_for
 from tests.support.xet_store import XET_QUICK, XetFile, need_hf_xet, xet_file
 from workers.transfer import Control, Fetched, HostPool, Limits, Location, Network, Snapshot, data_path, fetch
 from workers.transfer.transport import Known, Transient, Unusable
@@ -77,7 +78,7 @@ def test_another_process_resumes_after_a_kill(file: XetFile, tmp_path: Path) -> 
     child = subprocess.Popen([sys.executable, "-m", "tests.support.xet_child", *arguments, str(MIB)])
     try:
         journal = partial.with_name("f.journal")
-        wait_until(lambda: journal.exists() and journal.stat().st_size > 1000, "a journal with some records")
+        wait_for(lambda: journal.exists() and journal.stat().st_size > 1000, "a journal with some records")
     finally:
         child.kill()
         child.wait()

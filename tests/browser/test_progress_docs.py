@@ -18,13 +18,10 @@ from playwright.sync_api import BrowserContext
 
 from hive.downloads.tracker import DownloadTracker
 from hive.wire.api import PROGRESS_PATH
-from tests.browser.conftest import browser
-from tests.browser.programs import program
 from tests.support.downloads import claim, complete, create, downloading
 from tests.support.processes import HiveProcess, Server, environment
+from tests.support.programs import program
 from tests.support.waiting import wait_for
-
-__all__ = ["browser"]
 
 ROOT = Path(__file__).parent.parent.parent
 TEXT = (ROOT / "docs" / "progress.md").read_text()

@@ -14,6 +14,7 @@ from hive.api.services import make_services
 from hive.server import StreamProtocol, listen
 from hive.settings import Settings
 from tests.support.processes import Server, environment
+from tests.support.waiting import wait_for_async
 
 #: Seconds until a replica must be subscribed.
 READY_S = 20.0
@@ -59,9 +60,7 @@ class LocalReplica:
         """Serve, as uvicorn does after it has dealt with signals, which are not ours here."""
         await self._server.startup(sockets=[self._listener])
         self._ticks = asyncio.create_task(self._server.main_loop())
-        async with asyncio.timeout(READY_S):
-            while not self.services.fanout.connected:
-                await asyncio.sleep(0.01)
+        await wait_for_async(lambda: self.services.fanout.connected, "the replica is subscribed", READY_S)
 
     async def stop(self) -> list[str]:
         """End it in order; nobody must be left in it."""

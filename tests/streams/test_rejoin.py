@@ -15,9 +15,10 @@ from hive.redis_client import connect
 from hive.streams.pubsub import Subscription
 from hive.streams.topic import Topic
 from hive.wire import keys
-from tests.soak.replicas import LocalReplica
-from tests.soak.witness import Witness, watch
 from tests.support.downloads import claim, complete, create, downloading
+from tests.support.replicas import LocalReplica
+from tests.support.waiting import wait_for_async
+from tests.support.witness import Witness, watch
 
 pytestmark = pytest.mark.anyio
 
@@ -56,9 +57,7 @@ class Stays:
 
 
 async def seen(witness: Witness) -> None:
-    async with asyncio.timeout(DEADLINE_S):
-        while not witness.seen:
-            await asyncio.sleep(0.005)
+    await wait_for_async(lambda: witness.seen, "an event")
 
 
 @pytest.mark.usefixtures("deaf")
@@ -148,9 +147,7 @@ async def test_nor_does_it_go_back_where_redis_cannot_be_asked(
         own_redis.kill()
         again = await watch(here.url, download_id, returns, last_event_id=f"{held.fence}-2")
         assert again.answered.result() == 200
-        async with asyncio.timeout(DEADLINE_S):
-            while not (returns.comments or returns.seen):
-                await asyncio.sleep(0.005)
+        await wait_for_async(lambda: returns.comments or returns.seen, "a frame")
         assert not returns.seen, "it was shown the past"
         connection.leave()
         again.leave()
@@ -171,9 +168,7 @@ async def test_nor_where_redis_has_lost_the_record(
             client.delete(keys.record(download_id))
         again = await watch(here.url, download_id, returns, last_event_id=f"{held.fence}-2")
         assert again.answered.result() == 200
-        async with asyncio.timeout(DEADLINE_S):
-            while not (returns.comments or returns.seen):
-                await asyncio.sleep(0.005)
+        await wait_for_async(lambda: returns.comments or returns.seen, "a frame")
         assert not returns.seen, "it was shown the past"
         connection.leave()
         again.leave()
@@ -191,9 +186,7 @@ async def test_a_client_that_is_ahead_of_an_end_is_not_left_waiting(
         topic = await here.services.fanout.join(download_id, Stays())
         assert topic is not None
         own_tracker.finish(held, 2, "complete", complete(), "/x")
-        async with asyncio.timeout(DEADLINE_S):
-            while not topic.terminal:
-                await asyncio.sleep(0.005)
+        await wait_for_async(lambda: topic.terminal, "the end")
         own_redis.kill()
         connection = await watch(here.url, download_id, Witness(), last_event_id=f"{held.fence + 1}-1")
         try:

@@ -1,0 +1,67 @@
+"""A download under way in the world, and those who watch it."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+from hive.wire.events import Complete, Event
+from tests.chaos.history import Watch, judge_files
+from tests.chaos.world import World
+from tests.hub import SyntheticFile
+from tests.support.waiting import wait_for
+
+MIB = 1 << 20
+
+#: Seconds of a lease in these tests: half of the default, and all that follows from it is as much shorter.
+LEASE_S = 3.0
+
+_numbers = itertools.count(1)
+
+
+class Bringing:
+    """A download under way in a test, and those who watch it."""
+
+    def __init__(self, world: World, size: int = 40 * MIB, **how: object) -> None:
+        number = next(_numbers)
+        self.world = world
+        self.content = SyntheticFile(size, seed=number)
+        self.repo = f"chaos/n{number}"
+        world.hub.create(self.repo, {"m-Q4_K_M.gguf": self.content})
+        self.id = world.post(f"hf:{self.repo}")
+        self.watch: Watch = world.watch(self.id, **how)
+
+    def under_way(self, at_least: int = 2 * MIB) -> Bringing:
+        """Some bytes have arrived."""
+        wait_for(lambda: self.watch.bytes_done >= at_least, what=f"{at_least} bytes of {self.id}")
+        return self
+
+    def hurry(self) -> Bringing:
+        """The rest comes at full speed."""
+        self.world.hub.limit_rate_bytes_per_s = None
+        self.world.hub.close_connections()
+        return self
+
+    def end(self, within_s: float = 60.0) -> Event:
+        """The one end that all saw, as it should be."""
+        wait_for(lambda: self.watch.over, deadline_s=within_s, what=f"the end of {self.id}, {self.watch.last!r}")
+        assert self.watch.judge() == []
+        assert self.watch.last is not None
+        return self.watch.last
+
+    def complete(self, within_s: float = 60.0) -> Complete:
+        """The same, with the right bytes on the disk."""
+        end = self.end(within_s)
+        assert isinstance(end, Complete), end
+        assert judge_files(end, {"m-Q4_K_M.gguf": self.content}) == []
+        return end
+
+    @property
+    def sent(self) -> int:
+        """Bytes of the file that the stand-in has sent."""
+        return sum(hit.bytes_sent for hit in self.world.hub.log if hit.file.startswith(self.repo))
+
+    @property
+    def partial(self) -> Path:
+        """Where its bytes lie while it is under way."""
+        return self.world.folder / "store" / "hive" / "partial" / f"{self.content.sha256()}.part"
