@@ -31,8 +31,8 @@ from tests.support.waiting import wait_for
 REQUEST_S = 6.0
 #: Seconds within which a request must have found a replica that answers it.
 PATIENCE_S = 60.0
-#: What processes log when they failed.
-STUMBLES = ("Traceback", "failed")
+#: What processes log when something of theirs failed that must not.
+FAILURE_MARKS = ("Traceback", "failed; it")
 #: The process id in a worker's name.
 WORKER_PID = re.compile(r"\.(\d+)\.[0-9a-f]+$")
 #: What a pool logs when one of its workers ended.
@@ -237,7 +237,9 @@ class World:
         wrong: list[str] = []
         for party in self.parties:
             for life in party.lives:
-                wrong += [f"{party.name}: {line[:2000]}" for line in life.lines if any(s in line for s in STUMBLES)]
+                wrong += [
+                    f"{party.name}: {line[:2000]}" for line in life.lines if any(s in line for s in FAILURE_MARKS)
+                ]
                 wrong += [f"{party.name}: worker {pid} ended by itself" for pid in workers_ended(life) - self.killed]
         new = [problem for problem in wrong if problem not in self._told]
         self._told.update(new)
