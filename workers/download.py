@@ -32,13 +32,15 @@ from hive.wire.refs import HIDDEN_QUERY, parse_ref, with_query
 from workers.fetch import Transfer, limits_of, outbound
 from workers.fleet import Traffic
 from workers.fleet.file_lease import FileLeases
+from workers.fleet.patience import until_redis_answers
+from workers.fleet.peers import FleetPeers
 from workers.fleet.reservation import Reservation
 from workers.intent import Holding
 from workers.process.current import CURRENT
 from workers.process.shutdown import SHUTDOWN
 from workers.publish import Store
 from workers.reporter import Reporter
-from workers.resolve import resolve_patiently, until_redis_answers
+from workers.resolve import resolve_patiently
 from workers.sources import Plan
 from workers.transfer import Control, Network
 
@@ -219,18 +221,9 @@ class Download:
         return plan
 
     def _transfer(self, plan: Plan, network: Network) -> Transfer:
+        peers = FleetPeers(self._traffic, self._leases, self._reservation, self._tracker, self._control)
         return Transfer(
-            self._settings,
-            plan,
-            self._store,
-            self._reporter,
-            self._control,
-            network,
-            self._traffic,
-            self._leases,
-            self._reservation,
-            self._tracker,
-            self._claim.id,
+            self._settings, plan, self._store, self._reporter, self._control, network, peers, self._claim.id
         )
 
     def _resolve(self, credentials: Credentials, network: Network) -> Plan:

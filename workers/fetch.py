@@ -11,22 +11,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from hive.downloads.tracker import DownloadTracker
 from hive.errors import DownloadError
 from hive.net.addresses import address_check
 from hive.settings import Settings
 from hive.wire.events import Downloading, Status
-from workers.fleet import Traffic
-from workers.fleet.file_lease import FileLeases
-from workers.fleet.reservation import Reservation
+from workers.coordination import Peers, Progress
 from workers.publish import Store
-from workers.reporter import Reporter
-from workers.resolve import hub_host, until_redis_answers
+from workers.resolve import hub_host
 from workers.sources import Plan, PlannedFile, RetryLater
 from workers.transfer import (
     BatchItem,
     Control,
-    Cooldown,
     HostPool,
     Limits,
     Location,
@@ -72,13 +67,10 @@ class Transfer:
         settings: Settings,
         plan: Plan,
         store: Store,
-        reporter: Reporter,
+        reporter: Progress,
         control: Control,
         network: Network,
-        traffic: Traffic,
-        leases: FileLeases,
-        reservation: Reservation,
-        tracker: DownloadTracker,
+        peers: Peers,
         download_id: str,
     ) -> None:
         self._settings = settings
@@ -87,12 +79,8 @@ class Transfer:
         self._reporter = reporter
         self._control = control
         self._network = network
-        self._traffic = traffic
-        self._cooldown: Cooldown = traffic.cooldown
+        self._peers = peers
         self._limits = limits_of(settings)
-        self._leases = leases
-        self._reservation = reservation
-        self._tracker = tracker
         self._download_id = download_id
         self._statuses: dict[str, Status] = {}
 
@@ -105,14 +93,13 @@ class Transfer:
         ours: list[PlannedFile] = []
         others: list[PlannedFile] = []
         for file in missing:
-            mine = self._is_small(file) or self._acquire(self._partial(file).name) is None
+            mine = self._is_small(file) or self._peers.acquire(self._partial(file).name) is None
             (ours if mine else others).append(file)
         ours = [file for file in ours if not self._adopt(file)]
         self._reserve(ours)
         with contextlib.ExitStack() as stack:
-            pool = stack.enter_context(HostPool(self._network, self._limits, self._cooldown))
-            limited = self._traffic.bandwidth.limited
-            ways = Ways(self._settings, self._plan, pool, self._limits, stack, limited=limited)
+            pool = stack.enter_context(HostPool(self._network, self._limits, self._peers.cooldown))
+            ways = Ways(self._settings, self._plan, pool, self._limits, stack, limited=self._peers.limited)
             self._fetch(ours, pool, ways)
             for file in others:
                 self._follow(file, pool, ways)
@@ -133,9 +120,9 @@ class Transfer:
             self._control.gate()
             self._store.publish(self._plan, file, item.partial, fetched)
             if not self._is_small(file):
-                self._leases.release(item.partial.name)
+                self._peers.release(item.partial.name)
             self._statuses.pop(file.path, None)
-            self._reservation.done(item.partial)
+            self._peers.give_room(item.partial)
             self._reporter.file_done(file.path, fetched.size, fetched.bytes_refetched)
 
     def _adopt(self, file: PlannedFile) -> bool:
@@ -150,12 +137,12 @@ class Transfer:
         if not self._store.adopt(self._plan, file, check):
             self._reporter.status("downloading")
             return False
-        self._leases.release(self._partial(file).name)
+        self._peers.release(self._partial(file).name)
         self._reporter.file_done(file.path, file.size)
         return True
 
     def _reserve(self, files: Sequence[PlannedFile]) -> None:
-        self._reservation.take((self._partial(file), file.size or 0) for file in files)
+        self._peers.take_room((self._partial(file), file.size or 0) for file in files)
 
     def _patient(self, source: Source) -> Source:
         """The source with a `locate` that keeps to the Hub's rests, and tells the others of new ones."""
@@ -163,11 +150,11 @@ class Transfer:
 
         def locate_patiently() -> Location:
             try:
-                if self._plan.kind == "hf" and (rest_s := self._cooldown.remaining_s(host)) > 0:
+                if self._plan.kind == "hf" and (rest_s := self._peers.cooldown.remaining_s(host)) > 0:
                     raise RetryLater(rest_s)
                 return locate()
             except RetryLater as limit:
-                self._cooldown.set(host, limit.seconds)
+                self._peers.cooldown.set(host, limit.seconds)
                 raise Throttled(str(limit), limit.seconds) from None
 
         return replace(source, locate=locate_patiently)
@@ -178,9 +165,9 @@ class Transfer:
         """
         name = self._partial(file).name
         while True:
-            owner = self._acquire(name)
+            owner = self._peers.acquire(name)
             if self._store.has(self._plan, file):
-                self._leases.release(name)
+                self._peers.release(name)
                 self._reporter.file_done(file.path, file.size or 0)
                 return
             if owner is None and self._adopt(file):
@@ -192,13 +179,8 @@ class Transfer:
             self._show_progress_of(owner, file)
             self._control.sleep(FOLLOW_INTERVAL_S)
 
-    def _acquire(self, name: str) -> str | None:
-        return until_redis_answers(lambda: self._leases.acquire(name), self._control)
-
     def _show_progress_of(self, download_id: str, file: PlannedFile) -> None:
-        read = self._tracker.read
-        record = until_redis_answers(lambda: read(download_id), self._control) if download_id else None
-        event = record.last_event if record is not None else None
+        event = self._peers.progress_of(download_id) if download_id else None
         if isinstance(event, Downloading):
             for other in event.files:
                 if other.path == file.path:
@@ -206,7 +188,7 @@ class Transfer:
         self._reporter.status("downloading", "Another download is fetching this file; sharing it.")
 
     def _tell(self, file: PlannedFile, snapshot: Snapshot) -> None:
-        self._reservation.update()
+        self._peers.update_room()
         self._reporter.file(file.path, snapshot.bytes_done, snapshot.bytes_total or file.size or 0)
         self._statuses[file.path] = snapshot.status
         self._reporter.status(_together(list(self._statuses.values())), snapshot.message)

@@ -20,14 +20,13 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-import msgspec
 import redis
 
 from hive.downloads.record import Ack, Claim, State, Traffic
 from hive.downloads.tracker import DownloadTracker
-from hive.wire.events import BYTES_PER_MB, MAX_FILES_IN_EVENT, Downloading, Event, FileProgress, Status, shorten, shown
+from hive.wire.events import Downloading, Event, Status
 from hive.wire.jobs import Priority
-from workers.speed import Meter
+from workers.tally import Tally
 
 log = logging.getLogger("workers.reporter")
 
@@ -69,17 +68,6 @@ class Leases(Protocol):
         """False when one of them was lost."""
 
 
-class Figures(msgspec.Struct):
-    """Where the download is: what the callbacks write and the reporter's thread reads."""
-
-    status: Status = "resolving"
-    bytes_total: int = 0
-    files_done: int = 0
-    files_total: int = 0
-    bytes_refetched: int = 0
-    message: str | None = None
-
-
 class Reporter:
     """Speaks for one claimed download until `finish` or `stop`."""
 
@@ -109,19 +97,12 @@ class Reporter:
         self.yielding = False
         self._tracker = tracker
         self._claim = claim
-        self._attempt = attempt
         self._brake = brake
         self._lease_s = lease_s
-        self._bytes_floor = bytes_floor
         self._received = received
-        self._priority = priority
         self._keep = keep
-        self._found: int | None = None
         self._leases = files
-        self._figures = Figures()
-        self._files: dict[str, FileProgress] = {}
-        self._done_bytes = 0
-        self._meter = Meter()
+        self._tally = Tally(attempt=attempt, bytes_floor=bytes_floor, priority=priority)
         self._seq = 1
         self._condition = threading.Condition()
         self._urgent = self._changed = self._stopping = False
@@ -140,31 +121,27 @@ class Reporter:
     def status(self, status: Status, message: str | None = None) -> None:
         """A change of status goes out at once."""
         with self._condition:
-            if (status, message) != (self._figures.status, self._figures.message):
-                self._figures.status, self._figures.message = status, message and shorten(message)
+            if self._tally.status(status, message):
                 self._wake(urgent=True)
 
     def plan(self, *, bytes_total: int, files_total: int, files_done: int, bytes_done: int) -> None:
         """What there is to do, and how much of it was on disk already."""
         with self._condition:
-            self._figures.bytes_total, self._figures.files_total = bytes_total, files_total
-            self._figures.files_done, self._done_bytes = files_done, bytes_done
-            self._found = bytes_done
+            self._tally.plan(
+                bytes_total=bytes_total, files_total=files_total, files_done=files_done, bytes_done=bytes_done
+            )
             self._wake(urgent=True)
 
     def file(self, path: str, bytes_done: int, bytes_total: int) -> None:
         """One file got further. Bytes count when written."""
         with self._condition:
-            self._files[path] = FileProgress(path, bytes_done, bytes_total)
+            self._tally.file(path, bytes_done, bytes_total)
             self._wake()
 
     def file_done(self, path: str, size: int, refetched: int = 0) -> None:
         """One file is verified and published."""
         with self._condition:
-            self._files.pop(path, None)
-            self._done_bytes += size
-            self._figures.files_done += 1
-            self._figures.bytes_refetched += refetched
+            self._tally.file_done(path, size, refetched)
             self._wake()
 
     def hurry(self) -> None:
@@ -174,11 +151,11 @@ class Reporter:
     def snapshot(self) -> Downloading:
         """The event that says where the download is now."""
         with self._condition:
-            return self._event()
+            return self._tally.event()
 
     def traffic(self) -> Traffic:
         """The bytes of this attempt so far."""
-        return Traffic(self._received(), self._figures.bytes_refetched)
+        return Traffic(self._received(), self._tally.figures.bytes_refetched)
 
     def stop(self) -> None:
         """Say nothing more."""
@@ -234,7 +211,7 @@ class Reporter:
                 if self._stopping:
                     return
                 speak, self._urgent, self._changed = self._due(), False, False
-                event = self._event()
+                event = self._tally.event()
             self._speak(event if speak or self._heartbeat_due() else None)
 
     def _due(self) -> bool:
@@ -255,7 +232,7 @@ class Reporter:
                 ack = self._tracker.renew(self._claim)
             else:
                 self._seq += 1
-                ack = self._tracker.publish(self._claim, self._seq, event, self.traffic(), self._found)
+                ack = self._tracker.publish(self._claim, self._seq, event, self.traffic(), self._tally.found)
                 self._published_s = asked_s
             if not ack.held and self._keep():
                 ack = self._tracker.renew(self._claim)
@@ -302,28 +279,3 @@ class Reporter:
             self._urgent = True
         if urgent or self._due():
             self._condition.notify()
-
-    def _event(self) -> Downloading:
-        figures = self._figures
-        done = self._done_bytes + sum(file.bytes_downloaded for file in self._files.values())
-        done = self._bytes_floor = max(done, self._bytes_floor)
-        total = figures.bytes_total or self._done_bytes + sum(file.bytes_total for file in self._files.values())
-        if total:
-            done = min(done, total)
-        self._meter.update(done)
-        speed = self._meter.bytes_per_second if figures.status in ("downloading", "verifying") else 0
-        return Downloading(
-            bytes_downloaded=done,
-            bytes_total=total,
-            speed_mbps=round(speed / BYTES_PER_MB, 2),
-            status=figures.status,
-            bytes_per_second=speed,
-            eta_seconds=self._meter.eta_seconds(total - done) if total else None,
-            files_done=figures.files_done,
-            files_total=figures.files_total,
-            files=tuple(self._files.values())[:MAX_FILES_IN_EVENT],
-            bytes_refetched=figures.bytes_refetched,
-            attempt=self._attempt,
-            priority=shown(self._priority),
-            message=figures.message,
-        )

@@ -1,27 +1,18 @@
-"""From a reference to a plan, patiently: the Hub may be away for a moment, or ask to wait; and so may Redis."""
+"""From a reference to a plan, patiently: the Hub may be away for a moment, or ask to wait."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar
 from urllib.parse import urlsplit
-
-from redis.exceptions import RedisError
 
 from hive.errors import HubUnavailable
 from hive.net.backoff import Backoff
-from hive.redis_client import is_redis_error
 from hive.settings import Settings
 from hive.wire.jobs import Request
 from hive.wire.refs import ModelRef
-from workers.reporter import Reporter
+from workers.coordination import Progress
 from workers.sources import Plan, RetryLater, resolve
 from workers.transfer import Control, Cooldown, Network
 
-T = TypeVar("T")
-
-#: Seconds between two tries to reach a Redis that is away.
-REDIS_RETRY_S = 0.3
 #: How often an unreachable Hub is asked, and the bounds of the waits between, in seconds (exponential, full jitter).
 HUB_ATTEMPTS = 6
 HUB_WAIT_FIRST_S, HUB_WAIT_LAST_S = 1.0, 20.0
@@ -37,7 +28,7 @@ def resolve_patiently(
     network: Network,
     token: str | None,
     control: Control,
-    reporter: Reporter,
+    reporter: Progress,
     cooldown: Cooldown,
 ) -> Plan:
     """The plan. A Hub that asked any worker for a rest gets it from this one too.
@@ -77,18 +68,3 @@ def resolve_patiently(
 def hub_host(settings: Settings) -> str:
     """The host that rests when the Hub limits requests."""
     return urlsplit(settings.hf_endpoint).hostname or ""
-
-
-def until_redis_answers(call: Callable[[], T], control: Control) -> T:
-    """The result of a call that is safe to repeat, made again while Redis is away: a transfer outlives that.
-
-    Raises:
-        HiveError: what `control` was cancelled with meanwhile.
-    """
-    while True:
-        try:
-            return call()
-        except RedisError as error:
-            if not is_redis_error(error):
-                raise
-        control.sleep(REDIS_RETRY_S)

@@ -1,0 +1,67 @@
+"""FleetPeers: what one claimed download agrees on with all others of its fleet, through Redis."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from hive.downloads.tracker import DownloadTracker
+from hive.wire.events import Event
+from workers.fleet import Traffic
+from workers.fleet.file_lease import FileLeases
+from workers.fleet.patience import until_redis_answers
+from workers.fleet.reservation import Reservation
+from workers.transfer import Control, Cooldown
+
+
+class FleetPeers:
+    """The fleet, as `workers.coordination.Peers` wants it; whoever asks waits while Redis is away."""
+
+    def __init__(
+        self,
+        traffic: Traffic,
+        leases: FileLeases,
+        reservation: Reservation,
+        tracker: DownloadTracker,
+        control: Control,
+    ) -> None:
+        self._traffic = traffic
+        self._leases = leases
+        self._reservation = reservation
+        self._tracker = tracker
+        self._control = control
+
+    @property
+    def cooldown(self) -> Cooldown:
+        """Hosts that asked any worker for a rest."""
+        return self._traffic.cooldown
+
+    @property
+    def limited(self) -> bool:
+        """Whether a limit of the bandwidth applies now."""
+        return self._traffic.bandwidth.limited
+
+    def acquire(self, name: str) -> str | None:
+        """The lease of a partial file: None when it is ours, else who has it."""
+        return until_redis_answers(lambda: self._leases.acquire(name), self._control)
+
+    def release(self, name: str) -> None:
+        """Give the lease up."""
+        self._leases.release(name)
+
+    def progress_of(self, download_id: str) -> Event | None:
+        """The latest event of another download."""
+        record = until_redis_answers(lambda: self._tracker.read(download_id), self._control)
+        return record.last_event if record is not None else None
+
+    def take_room(self, sizes: Iterable[tuple[Path, int]]) -> None:
+        """Reserve room. Raises DiskFull."""
+        self._reservation.take(sizes)
+
+    def give_room(self, partial: Path) -> None:
+        """This file needs no more room."""
+        self._reservation.done(partial)
+
+    def update_room(self) -> None:
+        """Say how much is outstanding."""
+        self._reservation.update()
