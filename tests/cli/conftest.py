@@ -13,8 +13,8 @@ import pytest
 
 from hive.cli import run
 from hive.settings import Settings
-from tests.cli.standin import StandIn
 from tests.support.cli import COMMAND_TIMEOUT_S, Hive, Result, command
+from tests.support.standin_server import StandIn
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ import pytest
 from hive.cli import server as finding
 from hive.cli.format import age, duration, percent, plain, shortened, size, speed
 from hive.processes.instance_lock import InstanceLock
-from tests.cli.standin import ID, OTHER_ID, StandIn, complete, download, failed, model
 from tests.support.cli import COMMAND_TIMEOUT_S, Hive, command
 from tests.support.pty import Terminal
+from tests.support.standin_server import ID, OTHER_ID, StandIn, complete, download, failed, model
 
 COMMIT = "c" * 40
 

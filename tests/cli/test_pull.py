@@ -13,7 +13,9 @@ from hive.cli.hub_token import Token, read_token
 from hive.cli.progress import Lines
 from hive.settings import Settings
 from hive.wire.events import Downloading, Event, FileProgress, decode
-from tests.cli.standin import (
+from tests.support.cli import COMMAND_TIMEOUT_S, Hive, command
+from tests.support.pty import Terminal
+from tests.support.standin_server import (
     DONE,
     HOLD,
     ID,
@@ -26,8 +28,6 @@ from tests.cli.standin import (
     frame,
     running,
 )
-from tests.support.cli import COMMAND_TIMEOUT_S, Hive, command
-from tests.support.pty import Terminal
 from tests.support.waiting import wait_for
 
 

@@ -14,7 +14,7 @@ from hive.client import watch as watch_module
 from hive.client.calls import error_from, is_loopback, server_url
 from hive.client.watch import BACKOFF_MAX_S, BACKOFF_MIN_S, Watch
 from hive.wire.events import Complete, Error
-from tests.cli.standin import DONE, HOLD, ID, StandIn, complete, download, failed, frame, model, running
+from tests.support.standin_server import DONE, HOLD, ID, StandIn, complete, download, failed, frame, model, running
 
 
 @pytest.fixture

@@ -134,8 +134,3 @@ def body_of(answer: bytes) -> bytes:
         if length == 0:
             assert rest == b""
             return body
-
-
-def ids_of(body: bytes) -> list[tuple[int, ...]]:
-    """The versions of the events in a body."""
-    return [tuple(map(int, line[4:].split(b"-"))) for line in body.split(b"\n") if line.startswith(b"id: ")]

@@ -9,6 +9,8 @@ import time
 from typing import Any
 from urllib.parse import urlsplit
 
+from tests.support.sse import parse_frame
+
 
 class SseClient:
     """Reads a stream over a plain socket in a thread: status, headers, events, comments, and how it ended."""
@@ -26,6 +28,8 @@ class SseClient:
         self.names: list[str] = []
         self.retries: list[int] = []
         self.comments = 0
+        #: Frames that no browser would understand.
+        self.malformed: list[str] = []
         self.done = 0
         self.after_done = 0
         self.first_byte_s: float | None = None
@@ -38,6 +42,7 @@ class SseClient:
         """Until the server ends the response."""
         if not self.closed.wait(timeout_s):
             raise TimeoutError(f"the stream did not end; events: {self.events[-3:]}")
+        assert self.malformed == []
         return self
 
     def close(self) -> None:
@@ -72,21 +77,21 @@ class SseClient:
             self.closed.set()
             self._socket.close()
 
-    def _take(self, frame: bytes) -> None:
-        if self.done:
-            self.after_done += 1
-        for line in frame.decode().split("\n"):
-            field, _, value = line.partition(":")
-            value = value.removeprefix(" ")
-            if field == "" and line.startswith(":"):
-                self.comments += 1
-            elif field == "id":
-                self.ids.append(value)
-            elif field == "event":
-                self.names.append(value)
-            elif field == "retry":
-                self.retries.append(int(value))
-            elif field == "data" and value == "[DONE]":
-                self.done += 1
-            elif field == "data":
-                self.events.append(json.loads(value))
+    def _take(self, text: bytes) -> None:
+        try:
+            frame = parse_frame(text)
+        except ValueError as error:
+            self.malformed.append(str(error))
+            return
+        self.after_done += bool(self.done)
+        self.comments += frame.comments
+        if frame.id is not None:
+            self.ids.append(frame.id)
+        if frame.event is not None:
+            self.names.append(frame.event)
+        if frame.retry_ms is not None:
+            self.retries.append(frame.retry_ms)
+        if frame.is_done:
+            self.done += 1
+        elif frame.data is not None:
+            self.events.append(json.loads(frame.data))

@@ -16,6 +16,7 @@ from hive.errors import DownloadNotFound
 from hive.wire import events
 from hive.wire.api import PROGRESS_PATH
 from hive.wire.events import Error, Event, Version
+from tests.support.sse import Frame, parse_frame
 
 #: Seconds to connect and to be answered with a status.
 ANSWER_S = 20.0
@@ -51,19 +52,23 @@ class Witness:
 
     def take(self, frame: bytes) -> None:
         """Judge one frame."""
-        if frame.startswith(b"id: "):
-            name, _, data = frame.partition(b"\ndata: ")
-            self._event(name[4:].decode("latin-1"), data)
-        elif frame == b"data: [DONE]":
+        try:
+            read = parse_frame(frame)
+        except ValueError as error:
+            self.wrong.append(f"a frame that is none: {error}")
+            return
+        if read.is_done:
             self.done += 1
             self._require(self.terminal is not None, "[DONE] without an end")
             self._require(self.done == 1, "a second [DONE]")
-        elif frame == b":":
+        elif read.is_comment:
             self.comments += 1
             self._require(self.terminal is None, "a comment after the end")
-        elif frame.startswith(b"retry: "):
-            self.retries_ms.append(int(frame[7:]))
+        elif read == Frame(retry_ms=read.retry_ms) and read.retry_ms is not None:
+            self.retries_ms.append(read.retry_ms)
             self._require(self.terminal is None, "a retry after the end")
+        elif read == Frame(id=read.id, data=read.data) and read.id is not None and read.data is not None:
+            self._event(read.id, read.data)
         else:
             self.wrong.append(f"a frame that is none: {frame[:80]!r}")
 
