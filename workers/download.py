@@ -178,9 +178,10 @@ class Download:
             plan = self._bring()
         except errors.HiveError as error:
             self._end_badly(error)
-        except Exception:
+        except Exception as error:
             log.exception("the download failed")
-            self._end_badly(errors.InternalError())
+            found = errors.disk_error(error) if isinstance(error, OSError) and errors.is_disk_error(error) else None
+            self._end_badly(found or errors.InternalError())
         else:
             self._end_well(plan)
         finally:

@@ -21,7 +21,7 @@ from typing import Final
 
 import msgspec
 
-from hive.errors import DownloadError, InternalError, StoreNotWritable
+from hive.errors import DownloadError, InternalError, StoreNotWritable, disk_error
 from hive.settings import Settings
 from hive.store.dirfd import open_folder, read_file, remove_file, size_of, write_file, write_link
 from hive.store.layout import (
@@ -47,7 +47,7 @@ from hive.store.repo_cache import RepoCache, open_repo
 from hive.wire.refs import without_query
 from workers.reuse import adopt
 from workers.sources.plan import Plan, PlannedFile
-from workers.transfer import Fetched, Limits, as_error, data_path, discard, finish, journal_path
+from workers.transfer import Fetched, Limits, data_path, discard, finish, journal_path
 
 #: Bytes from which a file is made durable by itself when it is published: what it would cost to fetch it again.
 SYNCED_ALONE_FROM_BYTES: Final = Limits().small_file_bytes
@@ -282,5 +282,6 @@ def _our_errors() -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENOTDIR):
-            raise StoreNotWritable("A folder of the store is a link or a file; hive follows no links there.") from error
-        raise as_error(error) from error
+            text = f"A folder of the store is a link or a file; hive follows no links there: {error.filename}."
+            raise StoreNotWritable(text, path=str(error.filename)) from error
+        raise disk_error(error) from error

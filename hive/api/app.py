@@ -61,6 +61,7 @@ class Api:
             exception_handlers={
                 HiveError: json.on_hive_error,
                 HTTPException: json.on_http_error,
+                OSError: json.on_disk_error,
                 Exception: json.on_crash,
             },
             lifespan=_lifespan,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any, TypeVar
 
 import msgspec
@@ -11,6 +12,8 @@ from starlette.responses import Response
 
 from hive import errors
 from hive.wire.api import ErrorBody, ErrorReply
+
+log = logging.getLogger("hive.api")
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -72,6 +75,16 @@ async def on_http_error(request: Request, error: Exception) -> Response:
     if error.status_code == 405:
         return error_response(errors.MethodNotAllowed(allow=(error.headers or {}).get("Allow", "")))
     return error_response(errors.BadRequest(str(error.detail)))
+
+
+async def on_disk_error(_: Request, error: Exception) -> Response:
+    """What a disk refused: no mistake of ours, so it is named, with its path."""
+    assert isinstance(error, OSError)
+    if not errors.is_disk_error(error):
+        raise error
+    found = errors.disk_error(error)
+    log.warning("the store refused", extra={"fields": {"code": found.code, "reason": found.message}})
+    return error_response(found)
 
 
 async def on_crash(_: Request, error: Exception) -> Response:

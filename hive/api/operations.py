@@ -22,7 +22,7 @@ import msgspec
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from hive.errors import Conflict, HiveError, InternalError, StoreNotWritable
+from hive.errors import Conflict, HiveError, InternalError, disk_error
 from hive.store.cancellation import Stopped
 from hive.wire.maintenance import MEDIA_TYPE, Failed
 
@@ -154,8 +154,9 @@ def _guarded(work: Work, say: Callable[[msgspec.Struct], None]) -> None:
         except HiveError as error:
             say(Failed(code=error.code, message=error.message, details=error.details))
         except OSError as error:
-            log.warning("the store refused", extra={"fields": {"reason": str(error)}})
-            say(Failed(code=StoreNotWritable.code, message=f"The store refused: {error.strerror}.", details={}))
+            found = disk_error(error)
+            log.warning("the store refused", extra={"fields": {"code": found.code, "reason": found.message}})
+            say(Failed(code=found.code, message=found.message, details=found.details))
     except Stopped:
         log.info("stopped: nobody listens any more")
     except Exception:

@@ -24,7 +24,7 @@ from hive.downloads.record import Record
 from hive.downloads.restore import Restorer
 from hive.downloads.threads import Threads
 from hive.downloads.tracker import DownloadTracker
-from hive.errors import Conflict, DownloadNotFound, RedisUnavailable, StoreNotWritable
+from hive.errors import Conflict, DownloadNotFound, RedisUnavailable, disk_error
 from hive.redis_client import CommandThread
 from hive.wire.refs import HIDDEN_QUERY
 from hive.wire.spec import DownloadSpec
@@ -151,7 +151,7 @@ class DownloadService:
             await self._notes.run(self._intents.write, intent_of(record, cancelled=True, purge=purge))
         except OSError as error:
             if purge:
-                raise StoreNotWritable from error
+                raise disk_error(error) from error
             log.warning("the intent log cannot be written; going on", extra={"fields": {"reason": str(error)}})
 
     async def bring_back(self, *download_ids: str) -> bool:

@@ -9,9 +9,11 @@ descriptor.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import secrets
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -58,9 +60,32 @@ def _open(root: Path | int, names: tuple[str, ...], create: bool) -> Iterator[in
         for name in names:
             parent, folder = folder, _step(folder, name, create)
             os.close(parent)
-        yield folder
+        with naming(folder):
+            yield folder
     finally:
         os.close(folder)
+
+
+@contextlib.contextmanager
+def naming(folder: int) -> Iterator[None]:
+    """Inside the block the system's errors carry a whole path: they know only the name beside a descriptor."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and not (isinstance(error.filename, str) and os.path.isabs(error.filename)):
+            place = path_of(folder)
+            name = error.filename if isinstance(error.filename, str) else ""
+            error.filename = os.path.join(place, name) if place and name else place or error.filename
+        raise
+
+
+def path_of(folder: int) -> str | None:
+    """The path of an open file or folder, where the system tells it."""
+    with contextlib.suppress(OSError, ValueError):
+        if sys.platform == "darwin":
+            return fcntl.fcntl(folder, fcntl.F_GETPATH, bytes(1024)).rstrip(b"\0").decode()
+        return os.readlink(f"/proc/self/fd/{folder}")
+    return None
 
 
 def read_file(folder: int, name: str, limit: int) -> bytes | None:
@@ -188,14 +213,16 @@ def _open_root(root: Path, create: bool) -> int:
 
 
 def _step(parent: int, name: str, create: bool) -> int:
-    try:
+    if not create:
         return os.open(name, _FOLDER_FLAGS, dir_fd=parent)
-    except FileNotFoundError:
-        if not create:
-            raise
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(name, dir_fd=parent)
-    return os.open(name, _FOLDER_FLAGS, dir_fd=parent)
+    with naming(parent):
+        try:
+            return os.open(name, _FOLDER_FLAGS, dir_fd=parent)
+        except FileNotFoundError:
+            pass
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(name, dir_fd=parent)
+        return os.open(name, _FOLDER_FLAGS, dir_fd=parent)
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
-from hive.errors import Conflict, HiveError, ModelInUse, StoreNotWritable
+from hive.errors import Conflict, HiveError, ModelInUse, StoreNotWritable, disk_error
 from hive.settings import Settings
 from hive.store.dirfd import open_folder, remove_file
 from hive.store.inventory import Content, InventoryItem
@@ -119,7 +119,7 @@ class Repairer:
 
 def _refused(item: InventoryItem, paths: Sequence[str], error: HiveError | OSError) -> Refetch:
     if isinstance(error, OSError):
-        error = StoreNotWritable(f"The wrong files cannot be set aside: {error.strerror}.")
+        error = disk_error(error)
     return Refetch(model=item.model, paths=tuple(paths), code=error.code, message=error.message)
 
 

@@ -140,3 +140,35 @@ def test_empty_folders_are_removed_up_to_the_first_that_is_not(tmp_path: Path) -
         remove_empty(folder, "absent/x")
 
     assert os.listdir(tmp_path / "a") == ["file"]
+
+
+def test_an_error_in_a_folder_carries_the_whole_path(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as caught, open_folder(tmp_path, "a", "b", create=True) as folder:
+        os.unlink("missing", dir_fd=folder)
+
+    assert caught.value.filename == f"{tmp_path}/a/b/missing"
+
+
+def test_an_error_of_a_descriptor_carries_the_folder(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="Bad file descriptor") as caught, open_folder(tmp_path) as folder:
+        os.write(folder, b"a folder is not written to")
+
+    assert caught.value.filename == str(tmp_path)
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("a file")
+
+    with pytest.raises(NotADirectoryError) as caught, open_folder(tmp_path, "a", "b", create=True):
+        pass
+
+    assert caught.value.filename == f"{tmp_path}/a"
+
+
+def test_a_folder_that_need_not_be_there_is_none(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("a file")
+    (tmp_path / "link").symlink_to(tmp_path)
+
+    for name in ("nothing", "file", "link"):
+        with open_folder(tmp_path, name, missing_ok=True) as folder:
+            assert folder is None

@@ -18,7 +18,7 @@ from workers.transfer.http.sockets import Network
 from workers.transfer.limits import Limits
 from workers.transfer.progress import Snapshot
 from workers.transfer.source import Digest, Fetched, Location, Source
-from workers.transfer.state.disk import STAT_BLOCK_BYTES, as_error, free_bytes
+from workers.transfer.state.disk import STAT_BLOCK_BYTES, free_bytes
 from workers.transfer.state.partial import bad_path, data_path, discard, finish, journal_path
 from workers.transfer.transport import Stream, Throttled, Transport
 from workers.transfer.xet.transport import Xet, available
@@ -41,7 +41,6 @@ __all__ = [
     "Throttled",
     "Transport",
     "Xet",
-    "as_error",
     "available",
     "bad_path",
     "data_path",

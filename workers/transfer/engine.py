@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from hive.errors import ChecksumMismatch, DownloadError, SourceChanged
+from hive.errors import ChecksumMismatch, DiskFull, DownloadError, SourceChanged, StoreNotWritable, with_path
 from workers.transfer.control import Control
 from workers.transfer.coordinator import Coordinator, Transports
 from workers.transfer.http.pool import HostPool
@@ -116,6 +116,8 @@ class _Fetch:
             with translated():
                 self._settle_on_disk()
             return self._result(time.monotonic() - began)
+        except (DiskFull, StoreNotWritable) as error:
+            raise with_path(error, data_path(self._partial)) from error
         finally:
             self._close()
 

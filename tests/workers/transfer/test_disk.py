@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from hive.errors import DiskFull, DownloadError, HiveError, StoreNotWritable
+from hive.errors import DiskFull, HiveError, StoreNotWritable
 from tests.hub import HubServer
 from tests.support.transfer import KIB, MIB, QUICK, big, get, holds, source, transfer_threads
 from workers.transfer import Limits, data_path, journal_path
@@ -95,7 +95,9 @@ def test_an_endless_body_stops_before_the_disk_is_full(hub: HubServer, small_dis
         (errno.EDQUOT, DiskFull),
         (errno.EROFS, StoreNotWritable),
         (errno.EACCES, StoreNotWritable),
-        (errno.EIO, DownloadError),
+        (errno.EIO, StoreNotWritable),
+        (errno.ESTALE, StoreNotWritable),
+        (errno.ENAMETOOLONG, StoreNotWritable),
     ],
 )
 @pytest.mark.parametrize("limits", [QUICK, replace(QUICK, small_file_bytes=16 * MIB)], ids=["parts", "one-get"])
@@ -121,6 +123,8 @@ def test_an_error_of_the_disk_is_said_plainly_and_nothing_is_left_running(
         with pytest.raises(error) as caught:
             get(what, tmp_path / "f", limits)
     assert type(caught.value) is error
+    assert os.strerror(number) in caught.value.message
+    assert caught.value.details["path"] == f"{tmp_path}/f.part"
     assert transfer_threads() == []
     get(what, tmp_path / "f", limits)
     assert holds(tmp_path / "f", content)

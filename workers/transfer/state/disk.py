@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from hive.errors import DiskFull, DownloadError, HiveError, StoreNotWritable
+from hive.errors import DiskFull, disk_error
 from workers.transfer.limits import Limits
 
 #: Bytes. Unit of st_blocks, whatever the filesystem's own block is.
@@ -18,7 +18,6 @@ STAT_BLOCK_BYTES = 512
 #: Permissions of new files, before the umask: the store is shared.
 FILE_MODE = 0o666
 
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _CANNOT_ALLOCATE = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
 
 
@@ -93,17 +92,7 @@ def translated(needed: int | None = None) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise as_error(error, needed) from error
-
-
-def as_error(error: OSError, needed: int | None = None) -> HiveError:
-    """DiskFull for a full disk or quota, StoreNotWritable for a disk that refuses, DownloadError for a failing one."""
-    reason = os.strerror(error.errno) if error.errno else "unknown error"
-    if error.errno in _FULL:
-        return DiskFull() if needed is None else DiskFull(needed=needed)
-    if error.errno == errno.EIO:
-        return DownloadError(f"The disk of the store fails: {reason}. See the system's log.")
-    return StoreNotWritable(f"The store cannot be written: {reason}.")
+        raise disk_error(error, needed=needed) from error
 
 
 def _fallocate(fd: int, size: int) -> None:

@@ -14,8 +14,8 @@ import os
 import threading
 from typing import Protocol
 
+from hive.errors import disk_error
 from workers.transfer.source import Algorithm
-from workers.transfer.state.disk import as_error
 from workers.transfer.state.part_map import PartMap
 
 #: Seconds between two looks whether to stop, while the frontier does not move.
@@ -84,7 +84,7 @@ class FrontierHash:
                 frontier = self._parts.wait_frontier(self.at, STOP_POLL_S)
                 self._hash_to(frontier, buffer)
         except OSError as error:
-            self.error = as_error(error)
+            self.error = disk_error(error)
         except Exception as error:
             self.error = error
 

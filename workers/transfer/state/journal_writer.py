@@ -10,9 +10,10 @@ import threading
 import time
 from collections.abc import Callable
 
+from hive.errors import disk_error
 from workers.transfer.control import Control
 from workers.transfer.limits import Limits
-from workers.transfer.state.disk import as_error, sync_data
+from workers.transfer.state.disk import sync_data
 from workers.transfer.state.journal import Journal
 from workers.transfer.state.part_map import PartMap
 
@@ -80,7 +81,7 @@ class JournalWriter:
             while not self._stop.is_set():
                 turn()
         except OSError as error:
-            self.error = as_error(error)
+            self.error = disk_error(error)
         except Exception as error:
             self.error = error
 
