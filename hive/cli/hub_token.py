@@ -32,7 +32,7 @@ class Token(NamedTuple):
         Raises:
             CliError: when it was named on the command line and the way there is not safe.
         """
-        from hive.client.calls import is_loopback
+        from hive.client.connection import is_loopback
 
         if self.value is None or url.startswith("https://") or is_loopback(url):
             return self.value

@@ -1,4 +1,4 @@
-"""A client of hive's HTTP API: `Client`, and the same with `await` as `AsyncClient`.
+"""A blocking client of hive's HTTP API.
 
     with Client() as hive:
         started = hive.download("hf:org/model")
@@ -11,33 +11,31 @@ answers.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import time
-from collections.abc import AsyncGenerator, Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
 import httpx2
 
-from hive.client import calls
-from hive.client.calls import DEFAULT_URL, READ_TIMEOUT_S, Call
-from hive.client.maintenance import AsyncMaintenance, Maintenance
+from hive.client import calls, maintenance
+from hive.client.calls import Call
+from hive.client.connection import DEFAULT_URL, READ_TIMEOUT_S, Connection, error_from
+from hive.client.maintenance import Operation
 from hive.client.watch import PATIENCE_S, Watch
-from hive.errors import ServerUnreachable
-from hive.wire.api import Deleted, Download, Health, Model, Started, Worker
+from hive.wire.api import PROGRESS_PATH, Deleted, Download, Health, Model, Started, Worker
 from hive.wire.events import Event
 from hive.wire.jobs import Priority
-
-__all__ = ["DEFAULT_URL", "AsyncClient", "Client", "ServerUnreachable"]
+from hive.wire.maintenance import CollectionLine, VerificationLine
 
 T = TypeVar("T")
+L = TypeVar("L")
 
 #: Entries that `downloads` gives unless asked for another number.
 LIST_LIMIT: Final = 100
 
 
-class Client(Maintenance):
+class Client:
     """A blocking client. Close it, or use it as a context manager.
 
     `address` is `host:port` or a URL. A watch gives up after `patience_s` seconds without a connection.
@@ -50,8 +48,13 @@ class Client(Maintenance):
         patience_s: float = PATIENCE_S,
         read_timeout_s: float = READ_TIMEOUT_S,
     ) -> None:
-        super().__init__(address, patience_s=patience_s, read_timeout_s=read_timeout_s)
-        self._http = httpx2.Client(**self._options())
+        self._connection = Connection(address, patience_s=patience_s, read_timeout_s=read_timeout_s)
+        self._http = httpx2.Client(**self._connection.options())
+        #: The server's address as it may be shown: without a password.
+        self.url = self._connection.url
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.url!r})"
 
     def download(
         self,
@@ -90,7 +93,7 @@ class Client(Maintenance):
             DownloadNotFound: when the server knows no such id.
             ServerUnreachable: when there was no connection for `patience_s` seconds.
         """
-        watch = Watch(download_id, self._patience_s)
+        watch = Watch(download_id, self._connection.patience_s)
         while not watch.over:
             failure: Exception | None = None
             try:
@@ -98,16 +101,16 @@ class Client(Maintenance):
             except httpx2.RequestError as error:
                 failure = error
             if not watch.over:
-                delay_s = self._delay_s(watch, failure)
+                delay_s = self._connection.delay_s(watch, failure)
                 if on_wait is not None:
                     on_wait(delay_s)
                 time.sleep(delay_s)
 
     def _watch_once(self, watch: Watch) -> Generator[Event, None, None]:
-        with self._http.sse(calls.PROGRESS_PATH, params=watch.params, headers=watch.headers) as source:
+        with self._http.sse(PROGRESS_PATH, params=watch.params, headers=watch.headers) as source:
             if not source.response.is_success:
                 source.response.read()
-            if not self._check_stream(watch, source.response):
+            if not self._connection.check_stream(watch, source.response):
                 return
             for frame in source:
                 event = watch.take(frame)
@@ -194,16 +197,55 @@ class Client(Maintenance):
         """Change that limit; downloads under way follow within a second or two."""
         return self._call(calls.set_bandwidth(bytes_per_second)).bytes_per_second
 
+    def verify(self, models: Iterable[str] = (), *, fetch: bool = False) -> Generator[VerificationLine, None, None]:
+        """Read what is on the server's disk (these models, or all) and say what is wrong; the last line is Verified.
+
+        `fetch` sets wrong files aside and asks for them again. Closing the generator stops the server's work.
+
+        Raises:
+            ModelNotOnDisk: a model is not there.
+            Conflict: the server is verifying already.
+            ServerUnreachable: no server answers, or the answer was broken off.
+        """
+        return self._lines(maintenance.verify(models, fetch))
+
+    def collect_garbage(
+        self, *, dry_run: bool = False, older_than_s: float | None = None
+    ) -> Generator[CollectionLine, None, None]:
+        """Remove what nothing refers to from the server's store and say what; the last line is Collected.
+
+        `dry_run` removes nothing; `older_than_s` takes the place of the server's HIVE_PARTIAL_TTL_S.
+
+        Raises:
+            Conflict: the server is collecting already.
+            ServerUnreachable: no server answers, or the answer was broken off.
+        """
+        return self._lines(maintenance.collect(dry_run, older_than_s))
+
     def close(self) -> None:
         """Close the connections."""
         self._http.close()
 
     def _call(self, call: Call[T]) -> T:
         try:
-            response = self._http.request(call.method, call.path, params=call.params, json=call.body)
+            response = self._http.request(call.method, call.path, **call.options())
         except httpx2.RequestError as error:
-            raise self._unreachable(error) from None
-        return self._decode(call, response)
+            raise self._connection.unreachable(error) from None
+        return self._connection.decode(call, response)
+
+    def _lines(self, operation: Operation[L]) -> Generator[L, None, None]:
+        try:
+            with self._http.stream("POST", operation.path, **operation.options()) as response:
+                if not response.is_success:
+                    raise error_from(response.status_code, response.read())
+                for text in response.iter_lines():
+                    if (line := maintenance.read_line(self._connection, operation, text)) is not None:
+                        yield line
+                        if maintenance.is_last(line):
+                            return
+        except httpx2.RequestError as error:
+            raise self._connection.unreachable(error) from None
+        raise maintenance.broken_off(self._connection)
 
     def __enter__(self) -> Self:
         return self
@@ -212,161 +254,3 @@ class Client(Maintenance):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-class AsyncClient(AsyncMaintenance):
-    """Client with `await`: the same methods, answers and errors."""
-
-    def __init__(
-        self,
-        address: str = DEFAULT_URL,
-        *,
-        patience_s: float = PATIENCE_S,
-        read_timeout_s: float = READ_TIMEOUT_S,
-    ) -> None:
-        super().__init__(address, patience_s=patience_s, read_timeout_s=read_timeout_s)
-        self._http = httpx2.AsyncClient(**self._options())
-
-    async def download(
-        self,
-        model_ref: str,
-        *,
-        revision: str | None = None,
-        include: Iterable[str] = (),
-        exclude: Iterable[str] = (),
-        update: bool = False,
-        hf_token: str | None = None,
-        sha256: str | None = None,
-        max_bytes_per_second: int | None = None,
-        priority: Priority = "normal",
-        webhook_url: str | None = None,
-    ) -> Started:
-        """See Client.download."""
-        limit = max_bytes_per_second
-        call = calls.download(
-            model_ref, revision, include, exclude, update, hf_token, sha256, limit, priority, webhook_url
-        )
-        return await self._call(call)
-
-    async def watch(
-        self, download_id: str, *, on_wait: Callable[[float], None] | None = None
-    ) -> AsyncGenerator[Event, None]:
-        """See Client.watch."""
-        watch = Watch(download_id, self._patience_s)
-        while not watch.over:
-            failure: Exception | None = None
-            try:
-                async with contextlib.aclosing(self._watch_once(watch)) as seen:
-                    async for event in seen:
-                        yield event
-            except httpx2.RequestError as error:
-                failure = error
-            if not watch.over:
-                delay_s = self._delay_s(watch, failure)
-                if on_wait is not None:
-                    on_wait(delay_s)
-                await asyncio.sleep(delay_s)
-
-    async def _watch_once(self, watch: Watch) -> AsyncGenerator[Event, None]:
-        async with self._http.sse(calls.PROGRESS_PATH, params=watch.params, headers=watch.headers) as source:
-            if not source.response.is_success:
-                await source.response.aread()
-            if not self._check_stream(watch, source.response):
-                return
-            async for frame in source:
-                event = watch.take(frame)
-                if event is not None:
-                    yield event
-                if watch.over:
-                    return
-
-    async def downloads(self, status: str | None = None, *, limit: int = LIST_LIMIT) -> list[Download]:
-        """See Client.downloads."""
-        found: list[Download] = []
-        cursor: str | None = None
-        while len(found) < limit:
-            page = await self._call(calls.downloads(status, limit - len(found), cursor))
-            found.extend(page.data)
-            cursor = page.next_cursor
-            if not cursor or not page.data:
-                break
-        return found[:limit]
-
-    async def get(self, download_id: str) -> Download:
-        """See Client.get."""
-        return await self._call(calls.get(download_id))
-
-    async def cancel(self, download_id: str, *, purge: bool = False) -> Download:
-        """See Client.cancel."""
-        return await self._call(calls.cancel(download_id, purge=purge))
-
-    async def pause(self, download_id: str) -> Download:
-        """See Client.pause."""
-        return await self._call(calls.pause(download_id))
-
-    async def resume(self, download_id: str) -> Download:
-        """See Client.resume."""
-        return await self._call(calls.resume(download_id))
-
-    async def set_priority(self, download_id: str, priority: Priority) -> Download:
-        """See Client.set_priority."""
-        return await self._call(calls.set_priority(download_id, priority))
-
-    async def retry(self, download_id: str) -> Started:
-        """See Client.retry."""
-        return await self._call(calls.retry(download_id))
-
-    async def models(self) -> list[Model]:
-        """See Client.models."""
-        return list((await self._call(calls.MODELS)).data)
-
-    async def model(self, model_id: str) -> Model:
-        """See Client.model."""
-        return await self._call(calls.model(model_id))
-
-    async def delete_model(self, model_id: str) -> Deleted:
-        """See Client.delete_model."""
-        return await self._call(calls.delete_model(model_id))
-
-    async def workers(self) -> list[Worker]:
-        """See Client.workers."""
-        return list((await self._call(calls.WORKERS)).data)
-
-    async def health(self) -> Health:
-        """See Client.health."""
-        return await self._call(calls.HEALTH)
-
-    async def running_limit(self) -> int | None:
-        """See Client.running_limit."""
-        return (await self._call(calls.RUNNING)).max_running
-
-    async def set_running_limit(self, max_running: int | None) -> int | None:
-        """See Client.set_running_limit."""
-        return (await self._call(calls.set_running_limit(max_running))).max_running
-
-    async def bandwidth(self) -> int | None:
-        """See Client.bandwidth."""
-        return (await self._call(calls.BANDWIDTH)).bytes_per_second
-
-    async def set_bandwidth(self, bytes_per_second: int | None) -> int | None:
-        """See Client.set_bandwidth."""
-        return (await self._call(calls.set_bandwidth(bytes_per_second))).bytes_per_second
-
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._http.aclose()
-
-    async def _call(self, call: Call[T]) -> T:
-        try:
-            response = await self._http.request(call.method, call.path, params=call.params, json=call.body)
-        except httpx2.RequestError as error:
-            raise self._unreachable(error) from None
-        return self._decode(call, response)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()

@@ -11,7 +11,7 @@ import pytest
 from hive import errors
 from hive.client import AsyncClient, Client, ServerUnreachable
 from hive.client import watch as watch_module
-from hive.client.calls import error_from, is_loopback, server_url
+from hive.client.connection import error_from, is_loopback, server_url
 from hive.client.watch import BACKOFF_MAX_S, BACKOFF_MIN_S, Watch
 from hive.wire.events import Complete, Error
 from tests.support.standin_server import DONE, HOLD, ID, StandIn, complete, download, failed, frame, model, running

@@ -1,0 +1,171 @@
+"""Where a server is, how it is reached, and what its answers mean: everything of a client that does no I/O.
+
+`Client` and `AsyncClient` hold a `Connection` and only carry over the wire what it says.
+"""
+
+from __future__ import annotations
+
+import ssl
+from ipaddress import ip_address
+from typing import Any, Final, TypeVar
+
+import httpx2
+import msgspec
+
+from hive.client.calls import Call
+from hive.client.watch import PATIENCE_S, Watch
+from hive.errors import HiveError, ServerUnreachable, all_errors
+from hive.version import VERSION
+from hive.wire.api import ErrorReply
+
+T = TypeVar("T")
+
+#: Where a server listens when nobody says otherwise.
+DEFAULT_URL: Final = "http://127.0.0.1:8080"
+#: Seconds for a connection, and for writing a request.
+CONNECT_TIMEOUT_S: Final = 5.0
+#: Seconds without a byte. The server sends a keep-alive every 10 s, so three were missed; the library's 5 s would cut
+#: each quiet stream.
+READ_TIMEOUT_S: Final = 30.0
+#: HTTP statuses that a watch takes for "not now": what stands in front of a server says them while it restarts.
+PASSING_STATUSES: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+
+class Connection:
+    """Where the server is, how to reach it, and what its answers mean.
+
+    `address` is `host:port` or a URL; `patience_s` the seconds without a connection after which a watch gives up.
+    Raises ValueError where the address is none.
+    """
+
+    def __init__(
+        self,
+        address: str = DEFAULT_URL,
+        *,
+        patience_s: float = PATIENCE_S,
+        read_timeout_s: float = READ_TIMEOUT_S,
+    ) -> None:
+        self._url = server_url(address)
+        #: The server's address as it may be shown: without a password.
+        self.url = str(httpx2.URL(self._url).copy_with(username=None, password=None)).rstrip("/")
+        self.patience_s = patience_s
+        self._read_timeout_s = read_timeout_s
+
+    def options(self) -> dict[str, Any]:
+        """What httpx2's clients are made with."""
+        return {
+            "base_url": self._url,
+            "timeout": httpx2.Timeout(CONNECT_TIMEOUT_S, read=self._read_timeout_s),
+            "headers": {"User-Agent": f"hive/{VERSION}", "Accept": "application/json"},
+            # A proxy of the environment has no way to this machine's own loopback.
+            "trust_env": not is_loopback(self._url),
+            # Loading the certificate authorities takes 40 ms, and plain HTTP has no use for them. This context trusts
+            # none.
+            "verify": True if self._url.startswith("https:") else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
+        }
+
+    def unreachable(self, error: Exception | None) -> ServerUnreachable:
+        """No server answers; `error` is what the last try failed with, None where a stream kept ending."""
+        reason = (str(error) or type(error).__name__) if error else "it keeps ending the stream"
+        return ServerUnreachable(f"No hive server answers at {self.url}: {reason}.", address=self.url)
+
+    def not_hive(self, reason: str) -> ServerUnreachable:
+        """Something answers that is none of ours."""
+        return ServerUnreachable(f"What answers at {self.url} is not hive: {reason}.", address=self.url)
+
+    def decode(self, call: Call[T], response: httpx2.Response) -> T:
+        """The answer to a call.
+
+        Raises:
+            HiveError: what the server says.
+            ServerUnreachable: what answers is not hive.
+        """
+        if not response.is_success:
+            raise error_from(response.status_code, response.content)
+        try:
+            return msgspec.json.decode(response.content, type=call.reply)
+        except msgspec.MsgspecError as error:
+            raise self.not_hive(str(error)) from None
+
+    def check_stream(self, watch: Watch, response: httpx2.Response) -> bool:
+        """Whether to read this answer to a watch. The body of one that is not a success must have been read.
+
+        Raises:
+            HiveError: what the server says, unless it is something that passes.
+        """
+        if response.status_code == 204:
+            watch.over = True
+            return False
+        if response.status_code in PASSING_STATUSES:
+            return False
+        if not response.is_success:
+            raise error_from(response.status_code, response.content)
+        content_type = response.headers.get("content-type", "")
+        if not content_type.startswith("text/event-stream"):
+            raise self.not_hive(f"it sent {content_type or 'something without a type'} in place of a stream")
+        watch.opened()
+        return True
+
+    def delay_s(self, watch: Watch, error: Exception | None) -> float:
+        """Seconds until the next connection of a watch.
+
+        Raises:
+            ServerUnreachable: when it has been without one for too long.
+        """
+        delay_s = watch.lost()
+        if delay_s is None:
+            raise self.unreachable(error)
+        return delay_s
+
+
+def server_url(address: str) -> str:
+    """The base URL for `host:port` or a URL. An address that means "all of mine" to a server is this machine to a
+    client.
+
+    Raises:
+        ValueError: when it is neither.
+    """
+    text = address if "://" in address else f"http://{address}"
+    try:
+        url = httpx2.URL(text)
+    except httpx2.InvalidURL as error:
+        raise ValueError(f"{address[:200]!r} is no address of a server: {error}.") from None
+    if url.scheme not in ("http", "https") or not url.host or not 0 < (url.port or 80) < 65_536:
+        raise ValueError(f"{address[:200]!r} is no address of a server. Write host:port, or an http(s) URL.")
+    if url.host in ("0.0.0.0", "::"):  # noqa: S104 - recognised here, not bound to
+        url = url.copy_with(host="127.0.0.1" if url.host == "0.0.0.0" else "::1")  # noqa: S104
+    return str(url).rstrip("/")
+
+
+def is_loopback(url: str) -> bool:
+    """Whether this URL names this machine's loopback."""
+    host = httpx2.URL(url).host
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def error_from(status: int, body: bytes) -> HiveError:
+    """The error of hive.errors that a server sent: its class by the code, or HiveError with a code that this
+    version does not know.
+    """
+    try:
+        sent = msgspec.json.decode(body, type=ErrorReply).error
+    except msgspec.MsgspecError:
+        return _with_code(
+            HiveError(f"The server answered with HTTP status {status} and no error of hive's."),
+            f"HTTP_{status}",
+            status,
+        )
+    known = {kind.code: kind for kind in reversed(all_errors())}
+    kind = known.get(sent.code, HiveError)
+    error = _with_code(kind(sent.message or None), sent.code, status)
+    error.details = sent.details
+    return error
+
+
+def _with_code(error: HiveError, code: str, status: int) -> HiveError:
+    # On the object, not in a new class: a subclass would join the tree that documentation and tests walk.
+    vars(error).update(code=code, status=status)
+    return error
