@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import os
 import platform
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -35,6 +37,22 @@ WEBHOOK_PREFIX = "whsec_"
 #: Bytes of a webhook key: shorter ones can be guessed, longer ones the specification does not know; and of plain text.
 MIN_WEBHOOK_KEY_BYTES, MAX_WEBHOOK_KEY_BYTES, MAX_WEBHOOK_TEXT_BYTES = 24, 64, 512
 
+#: The folder of hive's own inside a cache, where none beside it can be used.
+HIVE_IN_HUB = ".hive"
+
+#: The settings that are paths: `~` and `$VAR` in them are read as huggingface_hub and shells read them.
+_PATHS = (
+    *("HIVE_STORE", "HIVE_HOME", "HIVE_SECRET_KEY_FILE"),
+    *("HF_HOME", "HF_HUB_CACHE", "HF_TOKEN_PATH", "XDG_CACHE_HOME"),
+)
+
+#: Older names of settings, which huggingface_hub reads where the present one is not set.
+OLD_NAMES = {
+    "HF_HUB_CACHE": "HUGGINGFACE_HUB_CACHE",
+    "HF_TOKEN": "HUGGING_FACE_HUB_TOKEN",
+    "HF_HUB_OFFLINE": "TRANSFORMERS_OFFLINE",
+}
+
 #: Words for on and off that other tools take.
 _SWITCHES = {"yes": "1", "on": "1", "no": "0", "off": "0"}
 
@@ -53,6 +71,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     hf_hub_cache: str | None = field(default=None, name="HF_HUB_CACHE")
     hf_endpoint: str = field(default="https://huggingface.co", name="HF_ENDPOINT")
     hf_hub_offline: bool = field(default=False, name="HF_HUB_OFFLINE")
+    xdg_cache_home: str | None = field(default=None, name="XDG_CACHE_HOME")
     https_proxy: str | None = field(default=None, name="HTTPS_PROXY")
     http_proxy: str | None = field(default=None, name="HTTP_PROXY")
     no_proxy: str | None = field(default=None, name="NO_PROXY")
@@ -94,13 +113,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         """
         given = os.environ if env is None else env
         names = {f.encode_name for f in msgspec.structs.fields(cls)}
-        values = {name: value for name, value in given.items() if name in names and value != ""}
+        values = {old: value for old, name in OLD_NAMES.items() if (value := given.get(name))}
+        values |= {name: value for name, value in given.items() if name in names and value != ""}
         for field_info in msgspec.structs.fields(cls):
             if field_info.type is bool and (said := values.get(field_info.encode_name, "").lower()) in _SWITCHES:
                 values[field_info.encode_name] = _SWITCHES[said]
         for name in ("HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY"):
             if name not in values and given.get(name.lower()):
                 values[name] = given[name.lower()]
+        for name in _PATHS:
+            if name in values:
+                values[name] = _expanded(values[name], given)
         try:
             settings = msgspec.convert(values, cls, strict=False)
         except msgspec.ValidationError as error:
@@ -141,34 +164,52 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def home_dir(self) -> Path:
-        """hive's own folder: the embedded Redis, its socket and the secret key."""
-        return Path(self.home).expanduser().absolute()
+        """hive's own folder: the embedded Redis, its socket and the secret key. Raises SettingsError."""
+        return _absolute(self.home, "HIVE_HOME")
 
     @property
     def store_dir(self) -> Path:
-        """The store: `HIVE_STORE`, else the parent of `HF_HUB_CACHE`, else `HF_HOME`, else the Hub's default cache."""
-        if self.store is None and self.hf_hub_cache is not None:
-            return Path(self.hf_hub_cache).expanduser().absolute().parent
-        return Path(self.store or self.hf_home or "~/.cache/huggingface").expanduser().absolute()
+        """The store: `HIVE_STORE`, else the parent of the cache that is named, else the Hub's own folder.
+
+        Raises:
+            SettingsError: none is named, and this user has no home.
+        """
+        if self.store is None and (cache := self.hf_hub_cache) is not None:
+            return _absolute(cache, "HF_HUB_CACHE").parent
+        return _absolute(self.store, "HIVE_STORE") if self.store else self._hf_home
 
     @property
     def hub_dir(self) -> Path:
-        """The standard Hugging Face cache inside the store."""
-        if self.store is None and self.hf_hub_cache is not None:
-            return Path(self.hf_hub_cache).expanduser().absolute()
+        """The standard Hugging Face cache: inside the store, or where `HF_HUB_CACHE` says. Raises SettingsError."""
+        if self.store is None and (cache := self.hf_hub_cache) is not None:
+            return _absolute(cache, "HF_HUB_CACHE")
         return self.store_dir / "hub"
 
     @property
     def hive_dir(self) -> Path:
-        """Partial files, journals and files from plain URLs: on the same filesystem as `hub_dir`, so that a rename
-        publishes.
+        """What hive keeps beside the cache: what is under way, files from plain URLs. Raises SettingsError.
+
+        It lies in the cache itself where that was named and is a mount of its own, or lies in somebody else's folder:
+        what is beside it then is another disk, or cannot be written.
         """
-        return self.store_dir / "hive"
+        beside = self.store_dir / "hive"
+        if self.store is not None or self.hf_hub_cache is None or beside.exists():
+            return beside
+        return beside if _is_ours_beside(self.hub_dir) else self.hub_dir / HIVE_IN_HUB
+
+    @property
+    def _hf_home(self) -> Path:
+        """Where the Hub's own tools keep everything."""
+        if self.hf_home:
+            return _absolute(self.hf_home, "HF_HOME")
+        cache = self.xdg_cache_home
+        return _absolute(f"{cache}/huggingface" if cache else "~/.cache/huggingface", "HIVE_STORE")
 
     @property
     def secret_key_path(self) -> Path:
         """The file with the key that encrypts credentials on their way to a worker."""
-        return Path(self.secret_key_file).expanduser() if self.secret_key_file else self.home_dir / "secret.key"
+        file = self.secret_key_file
+        return _absolute(file, "HIVE_SECRET_KEY_FILE") if file else self.home_dir / "secret.key"
 
     @property
     def allowed_hosts(self) -> frozenset[str]:
@@ -213,19 +254,44 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     def token(self) -> str | None:
         """The Hub token of this process: `HF_TOKEN`, else the file that `hf auth login` writes, else None."""
-        if self.hf_token:
-            return self.hf_token.strip()
-        home = Path(self.hf_home or "~/.cache/huggingface").expanduser()
-        try:
-            return Path(self.hf_token_path or home / "token").expanduser().read_text().strip() or None
-        except OSError:
-            return None
+        if self.hf_token and (given := self.hf_token.strip()):
+            return given
+        with contextlib.suppress(OSError, UnicodeDecodeError, SettingsError):
+            file = Path(self.hf_token_path).absolute() if self.hf_token_path else self._hf_home / "token"
+            return file.read_text().strip() or None
+        return None
 
     def __repr__(self) -> str:
         """Without what is secret, and without addresses that may hold a password."""
         hidden = {"hf_token", "redis_url", "https_proxy", "http_proxy", "webhook_urls", "webhook_secret"}
         shown = {f: ("***" if f in hidden and getattr(self, f) else getattr(self, f)) for f in self.__struct_fields__}
         return f"Settings({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
+
+
+def _expanded(text: str, env: Mapping[str, str]) -> str:
+    """A path with its leading `~` and its `$VAR`s read, as far as `env` knows them."""
+    if text == "~" or text.startswith("~/"):
+        text = (env.get("HOME") or "~") + text[1:]
+    return re.sub(r"\$(?:(\w+)|\{(\w+)\})", lambda found: env.get(found[1] or found[2], found[0]), text)
+
+
+def _absolute(text: str, name: str) -> Path:
+    """A path that is whole. Raises SettingsError, which names `name` as the way out."""
+    try:
+        return Path(text).expanduser().absolute()
+    except RuntimeError:
+        raise SettingsError(f"This user (uid {os.getuid()}) has no home and HOME is not set: set {name}.") from None
+
+
+def _is_ours_beside(hub: Path) -> bool:
+    """Whether a folder beside the cache would lie on its filesystem, and can be made."""
+    parent = next(folder for folder in hub.parents if folder.exists())
+    try:
+        return (hub.stat().st_dev == parent.stat().st_dev and not hub.is_mount()) and os.access(
+            parent, os.W_OK | os.X_OK
+        )
+    except FileNotFoundError:
+        return os.access(parent, os.W_OK | os.X_OK)
 
 
 def read_webhook_key(secret: str) -> bytes:

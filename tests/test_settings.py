@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
@@ -129,3 +132,97 @@ def test_no_secret_is_shown() -> None:
 
     assert "canary" not in f"{settings!r} {settings}"
     assert "/shown" in repr(settings)
+
+
+class TestPlaces:
+    """Where huggingface_hub keeps its things, hive finds them."""
+
+    #: Every way to say where: what is set, with `$HOME` for the home of the test.
+    SAID: tuple[dict[str, str], ...] = (
+        {},
+        {"XDG_CACHE_HOME": "/x"},
+        {"XDG_CACHE_HOME": "/x", "HF_HOME": "/h"},
+        {"HF_HOME": "~/models"},
+        {"HF_HOME": "$HOME/models"},
+        {"HF_HOME": "${HOME}/models/$UNKNOWN"},
+        {"HF_HUB_CACHE": "/c/hub"},
+        {"HF_HUB_CACHE": "~/c"},
+        {"HF_HUB_CACHE": "$DISK/c", "DISK": "/disk"},
+        {"HUGGINGFACE_HUB_CACHE": "/old"},
+        {"HUGGINGFACE_HUB_CACHE": "$HOME/old"},
+        {"HUGGINGFACE_HUB_CACHE": "/old", "HF_HUB_CACHE": "/new"},
+        {"HF_HOME": "/h", "HUGGINGFACE_HUB_CACHE": "/old"},
+    )
+    TOKENS: tuple[dict[str, str], ...] = (
+        {},
+        {"HF_TOKEN": "hf_one"},
+        {"HUGGING_FACE_HUB_TOKEN": "hf_old"},
+        {"HUGGING_FACE_HUB_TOKEN": "hf_old", "HF_TOKEN": "hf_new"},
+        {"HF_TOKEN_PATH": "~/elsewhere"},
+        {"HF_TOKEN_PATH": "$HOME/elsewhere"},
+        {"HF_HOME": "$HOME/models"},
+        {"XDG_CACHE_HOME": "$HOME/x"},
+    )
+
+    @pytest.mark.parametrize("said", SAID, ids=str)
+    def test_the_cache_is_where_huggingface_hub_has_it(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: dict[str, str]
+    ) -> None:
+        monkeypatch.setenv("HOME", str(tmp_path))
+        env = {"HOME": str(tmp_path), **said}
+
+        assert str(Settings.from_env(env).hub_dir) == _asked(env, "constants.HF_HUB_CACHE")
+
+    @pytest.mark.parametrize("said", TOKENS, ids=str)
+    def test_the_token_is_the_one_of_huggingface_hub(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: dict[str, str]
+    ) -> None:
+        monkeypatch.setenv("HOME", str(tmp_path))
+        said = {name: value.replace("$HOME", str(tmp_path)) if "XDG" in name else value for name, value in said.items()}
+        for place in (".cache/huggingface/token", "elsewhere", "models/token", "x/huggingface/token"):
+            (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / place).write_text(f"hf_in_{place.replace('/', '_')}\n")
+        env = {"HOME": str(tmp_path), **said}
+
+        assert Settings.from_env(env).token() == _asked(env, "get_token()")
+
+    @pytest.mark.parametrize("said", [{"TRANSFORMERS_OFFLINE": "1"}, {"HF_HUB_OFFLINE": "YES"}, {}], ids=str)
+    def test_offline_is_what_it_is_to_huggingface_hub(self, said: dict[str, str]) -> None:
+        assert str(Settings.from_env(said).hf_hub_offline) == _asked(said, "constants.HF_HUB_OFFLINE")
+
+    def test_hive_s_own_paths_are_read_the_same_way(self) -> None:
+        settings = Settings.from_env({"HOME": "/h", "HIVE_STORE": "$HOME/s", "HIVE_HOME": "~/i"})
+
+        assert (str(settings.store_dir), str(settings.home_dir)) == ("/h/s", "/h/i")
+
+    def test_a_cache_whose_parent_is_somebody_else_s_keeps_what_is_hive_s_inside(self, tmp_path: Path) -> None:
+        settings = Settings.from_env({"HF_HUB_CACHE": "/proc/cache"})
+        ours = Settings.from_env({"HF_HUB_CACHE": str(tmp_path / "hub")})
+
+        assert settings.hive_dir == Path("/proc/cache/.hive") or os.access("/proc", os.W_OK)
+        assert ours.hive_dir == tmp_path / "hive"
+
+    def test_a_user_without_a_home_is_told_what_to_set(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("HOME", raising=False)
+        monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])
+
+        with pytest.raises(SettingsError, match="set HIVE_STORE"):
+            _ = Settings.from_env({}).store_dir
+        with pytest.raises(SettingsError, match="set HIVE_HOME"):
+            _ = Settings.from_env({}).home_dir
+        assert Settings.from_env({}).token() is None
+
+
+def _asked(env: dict[str, str], what: str) -> str | None:
+    """What the installed huggingface_hub says in an environment of these variables."""
+    code = f"from huggingface_hub import constants, get_token; print({what})"
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"PATH": os.environ["PATH"], **env},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert run.returncode == 0, run.stderr
+    said = run.stdout.strip()
+    return None if said == "None" else said
