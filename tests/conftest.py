@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from hive.downloads.tracker import DownloadTracker
+from hive.downloads.context import DownloadContext
 from hive.processes.embedded_redis import EmbeddedRedis
 from hive.redis_client import RedisClient, connect
 from hive.settings import Settings
+from tests.support.downloads import download_context
 from tests.support.settings import settings_for
 
 pytest_plugins = ["tests.hub.fixtures"]
@@ -51,8 +52,8 @@ def store(redis_url: str) -> Iterator[RedisClient]:
 
 
 @pytest.fixture
-def tracker(store: RedisClient) -> DownloadTracker:
-    return DownloadTracker(store, ended_ttl_s=3600, max_queued=100, lease_s=LEASE_S)
+def downloads(store: RedisClient) -> DownloadContext:
+    return download_context(store, ended_ttl_s=3600, max_queued=100, lease_s=LEASE_S)
 
 
 @pytest.fixture
@@ -69,10 +70,10 @@ def own_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedRedi
 
 
 @pytest.fixture
-def own_tracker(own_redis: EmbeddedRedis) -> Iterator[DownloadTracker]:
-    """A tracker in it, whose leases do not run out while the test takes Redis away."""
+def own_tracker(own_redis: EmbeddedRedis) -> Iterator[DownloadContext]:
+    """A downloads in it, whose leases do not run out while the test takes Redis away."""
     with connect(own_redis.url) as client:
-        yield DownloadTracker(client, ended_ttl_s=3600, max_queued=100, lease_s=3600)
+        yield download_context(client, ended_ttl_s=3600, max_queued=100, lease_s=3600)
 
 
 @pytest.fixture

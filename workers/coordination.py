@@ -11,14 +11,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
-from hive.wire.events import Event, Status
+from hive.wire.events import ActiveStatus, Event
 from workers.transfer import Cooldown
 
 
 class Progress(Protocol):
     """Hears where the download is. Safe from any thread; never blocks."""
 
-    def status(self, status: Status, message: str | None = None) -> None:
+    def status(self, status: ActiveStatus, message: str | None = None) -> None:
         """What it does now."""
 
     def plan(self, *, bytes_total: int, files_total: int, files_done: int, bytes_done: int) -> None:

@@ -10,36 +10,32 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import time
-import uuid
 
 import msgspec
-import rq
 from redis.exceptions import RedisError
 
 from hive import errors, logs
-from hive.downloads.jobqueue import JobQueue
-from hive.downloads.record import Claim, Record, cancelled_event, requeued_event
+from hive.downloads.context import DownloadContext
+from hive.downloads.events import cancelled_event, claimed_event, failed_event, paused_event, requeued_event
+from hive.downloads.record import Record
 from hive.downloads.registry import WorkerRegistry
-from hive.downloads.tracker import DownloadTracker, FleetFull
-from hive.redis_client import RedisClient, connect, is_redis_error
+from hive.redis_client import connect, is_redis_error
 from hive.secrets import Credentials, SecretKeyError, unseal
 from hive.settings import Settings
 from hive.wire import events
-from hive.wire.events import Downloading
 from hive.wire.refs import HIDDEN_QUERY, parse_ref, with_query
+from workers.claim import ClaimedDownload, call_the_next, take_next
 from workers.fetch import Transfer, limits_of, outbound
-from workers.fleet import Traffic
+from workers.fleet import FleetLimits
 from workers.fleet.file_lease import FileLeases
 from workers.fleet.patience import until_redis_answers
 from workers.fleet.peers import FleetPeers
 from workers.fleet.reservation import Reservation
-from workers.intent import Holding
-from workers.process.current import CURRENT
+from workers.intent import AttemptIntent
 from workers.process.shutdown import SHUTDOWN
 from workers.publish import Store
-from workers.reporter import Reporter
+from workers.reporter import Reported, Reporter
 from workers.resolve import resolve_patiently
 from workers.sources import Plan
 from workers.transfer import Control, Network
@@ -48,10 +44,6 @@ log = logging.getLogger("workers.download")
 
 #: Seconds for one reply of Redis while a download runs: short against a lease, since each failed try eats from it.
 REPLY_TIMEOUT_S, REPLIES_PER_LEASE = 1.0, 4
-#: Seconds for which a claim is tried again whose reply did not come, and between two tries.
-CLAIM_PATIENCE_S, CLAIM_RETRY_S = 4.0, 0.2
-#: How often another download is tried when others were faster to claim the first one.
-MAX_CLAIM_TRIES = 256
 
 
 def run(download_id: str, attempt: int) -> None:
@@ -64,9 +56,9 @@ def run(download_id: str, attempt: int) -> None:
     assert settings.redis_url is not None
     reply_timeout_s = min(REPLY_TIMEOUT_S, settings.lease_s / REPLIES_PER_LEASE)
     client = connect(settings.redis_url, reply_timeout_s=reply_timeout_s, retries=0)
-    tracker, queue = DownloadTracker.of(client, settings), JobQueue(client)
+    downloads = DownloadContext.of(client, settings)
     try:
-        taken = _take_next(tracker)
+        taken = take_next(downloads)
     except RedisError as error:
         if not is_redis_error(error):
             raise
@@ -76,103 +68,54 @@ def run(download_id: str, attempt: int) -> None:
     if taken is None:
         log.debug("nothing to do", extra={"fields": {"ticket_of": download_id, "attempt": attempt}})
         return
-    record, claim = taken
+    record = taken.record
     with logs.bound(download_id=record.id, attempt=record.attempt, request_id=record.request_id):
         log.info("started", extra={"fields": {"model_ref": record.ref}})
         with contextlib.suppress(RedisError):
-            WorkerRegistry(client).busy(_worker_name(), record.id)
-        leases = FileLeases(client, claim.id, claim.fence, settings.lease_s)
-        holding = Holding(settings, client, tracker, record, claim, _worker_name())
-        Download(settings, client, tracker, queue, record, claim, leases, holding).run()
+            WorkerRegistry(client).busy(taken.worker, record.id)
+        Download(taken).run()
     with contextlib.suppress(RedisError):
-        _call_the_next(tracker, queue)
-
-
-def _take_next(tracker: DownloadTracker) -> tuple[Record, Claim] | None:
-    """Claim the first download of the queue; None where there is none, or as many run as may."""
-    owner, worker = uuid.uuid4().hex, _worker_name()
-    for _ in range(MAX_CLAIM_TRIES):
-        first = tracker.pending(limit=1)
-        if not first:
-            return None
-        record = tracker.read(first[0])
-        if record is None:
-            tracker.forget_pending(first[0])
-            continue
-        CURRENT.write(record.id)
-        try:
-            claim = _claim(tracker, record, owner, worker)
-        except FleetFull:
-            break
-        if claim is not None:
-            return record, claim
-    CURRENT.write("")
-    return None
-
-
-def _claim(tracker: DownloadTracker, record: Record, owner: str, worker: str) -> Claim | None:
-    """The claim, asked for again where the reply was lost: it may be ours already, and nobody else would know."""
-    deadline_s = time.monotonic() + CLAIM_PATIENCE_S
-    while True:
-        try:
-            return tracker.claim(record, owner, worker, _claimed_event(record))
-        except RedisError as error:
-            if not is_redis_error(error) or time.monotonic() > deadline_s:
-                raise
-            time.sleep(CLAIM_RETRY_S)
-
-
-def _call_the_next(tracker: DownloadTracker, queue: JobQueue) -> None:
-    """Where a limit of the fleet made workers refuse, their tickets are gone: the place that is free now needs one."""
-    if tracker.claimable() > queue.tickets():
-        queue.add_tickets(tracker.pending(limit=1))
+        call_the_next(downloads)
 
 
 class Download:
     """A claimed download."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        client: RedisClient,
-        tracker: DownloadTracker,
-        queue: JobQueue,
-        record: Record,
-        claim: Claim,
-        leases: FileLeases,
-        holding: Holding,
-    ) -> None:
+    def __init__(self, taken: ClaimedDownload) -> None:
+        settings, client, record, claim = taken.settings, taken.downloads.client, taken.record, taken.claim
         self._settings = settings
-        self._holding = holding
-        self._ended = False
-        self._tracker = tracker
-        self._queue = queue
+        self._downloads = taken.downloads
         self._record = record
         self._claim = claim
-        self._traffic = Traffic(settings, claim.id, record.request.max_bytes_per_second)
-        self._control = Control(self._traffic.bandwidth)
+        self._ended = False
+        self._intent = AttemptIntent(taken)
+        self._fleet = FleetLimits(settings, claim.id, record.request.max_bytes_per_second)
+        self._control = Control(self._fleet.bandwidth)
         self._store = Store(settings)
-        self._leases = leases
+        self._leases = FileLeases(client, claim.id, claim.fence, settings.lease_s)
         self._reservation = Reservation(client, claim.id, settings.hive_dir, limits_of(settings), self._control)
         self._started_s = time.monotonic()
-        self._reporter = Reporter(
-            tracker,
-            claim,
-            record.attempt,
-            _Brake(self._control),
+        subject = Reported(
+            claims=taken.downloads.claims,
+            claim=claim,
+            attempt=record.attempt,
             lease_s=settings.lease_s,
-            files=leases,
             # A worker that gave it back has shown more than it had published before.
-            bytes_floor=max(record.bytes_done, _claimed_event(record).bytes_downloaded),
+            bytes_floor=max(record.bytes_done, claimed_event(record).bytes_downloaded),
             priority=record.priority,
-            received=lambda: self._traffic.bandwidth.received,
-            keep=holding.keep,
+        )
+        self._reporter = Reporter(
+            subject,
+            _Brake(self._control),
+            files=self._leases,
+            received=lambda: self._fleet.bandwidth.received,
+            keep=self._intent.keep,
         )
 
     def run(self) -> None:
         """The story, and its one end."""
         SHUTDOWN.on_request(self._stop)
-        self._holding.begin()
+        self._intent.begin()
         self._reporter.start()
         try:
             plan = self._bring()
@@ -188,7 +131,7 @@ class Download:
             self._leases.release_all()
             self._reservation.release()
             if self._ended:
-                self._holding.close()
+                self._intent.close()
             SHUTDOWN.on_request(None)
 
     def _stop(self) -> None:
@@ -215,14 +158,15 @@ class Download:
         if missing:
             self._reporter.status("downloading")
             transfer = self._transfer(plan, network)
-            self._holding.plan(transfer.shared(missing), plan.total_bytes or 0)
+            self._intent.plan(transfer.shared(missing), plan.total_bytes or 0)
             transfer.run(missing)
         self._control.check()
         self._store.complete(plan)
         return plan
 
     def _transfer(self, plan: Plan, network: Network) -> Transfer:
-        peers = FleetPeers(self._traffic, self._leases, self._reservation, self._tracker, self._control)
+        tracker = self._downloads.tracker
+        peers = FleetPeers(self._fleet, self._leases, self._reservation, tracker, self._control)
         return Transfer(
             self._settings, plan, self._store, self._reporter, self._control, network, peers, self._claim.id
         )
@@ -237,12 +181,12 @@ class Download:
             token=credentials.hf_token or self._settings.token(),
             control=self._control,
             reporter=self._reporter,
-            cooldown=self._traffic.cooldown,
+            cooldown=self._fleet.cooldown,
         )
 
     def _credentials(self) -> Credentials:
-        read = self._tracker.read_secret
-        sealed = self._holding.secret = until_redis_answers(lambda: read(self._claim.id), self._control)
+        read = self._downloads.tracker.read_secret
+        sealed = self._intent.secret = until_redis_answers(lambda: read(self._claim.id), self._control)
         if sealed is None and self._record.ref.endswith(HIDDEN_QUERY):
             raise errors.CredentialsLost
         if sealed is None:
@@ -289,7 +233,7 @@ class Download:
         elif SHUTDOWN.requested or self._reporter.files_lost:
             self._give_back("The worker was stopped; another one goes on.", "retrying")
         else:
-            self._finish("failed", self._error_event(error))
+            self._finish("failed", failed_event(error, self._record.attempt, self._reporter.snapshot()))
 
     def _finish(self, state: str, event: events.Error) -> None:
         assert state in ("cancelled", "failed")
@@ -298,7 +242,7 @@ class Download:
             fields = {"code": event.code, "reason": event.message} if state == "failed" else {}
             log.info(state, extra={"fields": fields})
 
-    def _give_back(self, message: str, status: events.Status) -> None:
+    def _give_back(self, message: str, status: events.ActiveStatus) -> None:
         """The worker is stopping, or wanted for another: the next attempt goes to the queue, and resumes from the
         partial files.
         """
@@ -306,44 +250,37 @@ class Download:
         record = self._present_record()
         event = requeued_event(record, message, status)
         attempt = self._reporter.insist(
-            lambda: self._tracker.release(
-                record, event, counts=False, fence=self._claim.fence, traffic=self._reporter.traffic()
+            lambda: self._downloads.claims.release(
+                record, event, counts=False, fence=self._claim.fence, attempt_bytes=self._reporter.attempt_bytes()
             )
         )
         if isinstance(attempt, int):
             log.info("preempted" if status == "queued" else "given back", extra={"fields": {"reason": message}})
-            self._reporter.insist(lambda: self._queue.enqueue(record.id, attempt))
-            self._holding.let_go(self._reporter.snapshot())
+            self._reporter.insist(lambda: self._downloads.queue.enqueue(record.id, attempt))
+            self._intent.let_go(self._reporter.snapshot())
 
     def _put_aside(self) -> None:
         """A person paused it: this worker is free for another download, and what has arrived stays."""
         self._reporter.stop()
         record = self._present_record()
-        event = requeued_event(record, "Paused. Resume it to go on.", "paused")
+        event = paused_event(record)
         attempt = self._reporter.insist(
-            lambda: self._tracker.release(
-                record, event, counts=False, fence=self._claim.fence, to="paused", traffic=self._reporter.traffic()
+            lambda: self._downloads.claims.release(
+                record,
+                event,
+                counts=False,
+                fence=self._claim.fence,
+                to="paused",
+                attempt_bytes=self._reporter.attempt_bytes(),
             )
         )
         if isinstance(attempt, int):
-            self._holding.let_go(self._reporter.snapshot())
+            self._intent.let_go(self._reporter.snapshot())
             log.info("paused")
 
     def _present_record(self) -> Record:
         """The record with the figures as they are now."""
         return msgspec.structs.replace(self._record, event=events.encode(self._reporter.snapshot()))
-
-    def _error_event(self, error: errors.HiveError) -> events.Error:
-        figures = self._reporter.snapshot()
-        return events.Error(
-            message=events.shorten(error.message),
-            code=error.code,
-            status="failed",
-            details=error.details or None,
-            bytes_downloaded=figures.bytes_downloaded,
-            bytes_total=figures.bytes_total,
-            attempt=self._record.attempt,
-        )
 
 
 class _Brake:
@@ -358,18 +295,3 @@ class _Brake:
 
     def fence(self) -> None:
         self._control.cancel("the lease was lost", fenced=True)
-
-
-def _claimed_event(record: Record) -> Downloading:
-    """What a download says when a worker has taken it: the progress of earlier attempts, and that it resolves."""
-    last = record.last_event
-    known = last if isinstance(last, Downloading) else Downloading(bytes_downloaded=0, bytes_total=0, speed_mbps=0.0)
-    return msgspec.structs.replace(
-        known, status="resolving", attempt=record.attempt, priority=events.shown(record.priority), message=None
-    )
-
-
-def _worker_name() -> str:
-    """The name of the RQ worker that runs this job; the process itself where it is run by hand."""
-    job = rq.get_current_job()
-    return str(job.worker_name) if job is not None and job.worker_name else f"pid-{os.getpid()}"

@@ -14,7 +14,7 @@ from pathlib import Path
 from hive.errors import DownloadError
 from hive.net.addresses import address_check
 from hive.settings import Settings
-from hive.wire.events import Downloading, Status
+from hive.wire.events import ActiveStatus, Downloading
 from workers.coordination import Peers, Progress
 from workers.publish import Store
 from workers.resolve import hub_host
@@ -82,7 +82,7 @@ class Transfer:
         self._peers = peers
         self._limits = limits_of(settings)
         self._download_id = download_id
-        self._statuses: dict[str, Status] = {}
+        self._statuses: dict[str, ActiveStatus] = {}
 
     def run(self, missing: Sequence[PlannedFile]) -> None:
         """Fetch, verify and publish these files; those that another download is fetching are waited for.
@@ -245,7 +245,7 @@ class Ways:
         return ()
 
 
-def _together(statuses: Sequence[Status]) -> Status:
+def _together(statuses: Sequence[ActiveStatus]) -> ActiveStatus:
     """The status of a download from those of its files: it downloads while any file does."""
     for status in ("downloading", "verifying", "retrying"):
         if status in statuses:

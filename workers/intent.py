@@ -14,64 +14,55 @@ from redis.exceptions import RedisError
 
 from hive.downloads.cleanup import close
 from hive.downloads.intents import Attempt, IntentLog, intent_of
-from hive.downloads.record import Claim, Record
 from hive.downloads.restore import is_held_by, restore
-from hive.downloads.tracker import DownloadTracker
-from hive.redis_client import RedisClient
 from hive.secrets import SECRET_TTL_S
-from hive.settings import Settings
 from hive.wire import keys
 from hive.wire.events import Downloading
+from workers.claim import ClaimedDownload
 
 log = logging.getLogger("workers.intent")
 
 
-class Holding:
+class AttemptIntent:
     """The intent log's side of one claimed download. Only `keep` raises, and only redis-py's errors."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        client: RedisClient,
-        tracker: DownloadTracker,
-        record: Record,
-        claim: Claim,
-        worker: str,
-    ) -> None:
-        self._settings = settings
-        self._redis = client
-        self._tracker = tracker
-        self._record = record
-        self._intents = IntentLog(settings)
+    def __init__(self, taken: ClaimedDownload) -> None:
+        record = self._record = taken.record
+        self._settings = taken.settings
+        self._redis = taken.downloads.client
+        self._tracker = taken.downloads.tracker
+        self._intents = IntentLog(taken.settings)
         #: The sealed credentials of the request, which Redis loses together with the record.
         self.secret: bytes | None = None
-        self._hold = Attempt(attempt=record.attempt, fence=claim.fence, worker=worker, bytes_done=record.bytes_done)
+        self._attempt = Attempt(
+            attempt=record.attempt, fence=taken.claim.fence, worker=taken.worker, bytes_done=record.bytes_done
+        )
 
     def begin(self) -> None:
-        """Note the hold, and the request where the HTTP process died before it could."""
+        """Note the attempt, and the request where the HTTP process died before it could."""
         with _noted():
             if self._intents.read(self._record.id) is None:
                 self._intents.write(intent_of(self._record))
-            earlier = self._intents.read_hold(self._record.id)
+            earlier = self._intents.read_attempt(self._record.id)
             if earlier is not None:
-                self._hold = msgspec.structs.replace(
-                    self._hold, partials=earlier.partials, bytes_total=earlier.bytes_total
+                self._attempt = msgspec.structs.replace(
+                    self._attempt, partials=earlier.partials, bytes_total=earlier.bytes_total
                 )
-            self._intents.write_hold(self._record.id, self._hold)
+            self._intents.write_attempt(self._record.id, self._attempt)
 
     def plan(self, partials: Sequence[str], bytes_total: int) -> None:
         """Note the partial files that it will write."""
-        self._hold = msgspec.structs.replace(self._hold, partials=tuple(partials), bytes_total=bytes_total)
+        self._attempt = msgspec.structs.replace(self._attempt, partials=tuple(partials), bytes_total=bytes_total)
         with _noted():
-            self._intents.write_hold(self._record.id, self._hold)
+            self._intents.write_attempt(self._record.id, self._attempt)
 
     def let_go(self, figures: Downloading) -> None:
         """Note that this worker has given it back, or set it aside, and how far it is."""
-        self._hold = msgspec.structs.replace(
-            self._hold, held=False, bytes_done=figures.bytes_downloaded, bytes_total=figures.bytes_total
+        self._attempt = msgspec.structs.replace(
+            self._attempt, held=False, bytes_done=figures.bytes_downloaded, bytes_total=figures.bytes_total
         )
         with _noted():
-            self._intents.write_hold(self._record.id, self._hold)
+            self._intents.write_attempt(self._record.id, self._attempt)
 
     def keep(self) -> bool:
         """Make the record again if Redis has lost it. False where the download has ended or is somebody else's.
@@ -81,14 +72,14 @@ class Holding:
         """
         record = self._tracker.read(self._record.id)
         with _noted():
-            entry, hold = self._intents.read(self._record.id), self._intents.read_hold(self._record.id)
-            ours = hold is not None and hold.fence == self._hold.fence
-            if record is None and ours and entry is not None and not entry.cancelled:
-                restore(self._redis, entry, hold, self._settings.lease_s)
+            intent, attempt = self._intents.read(self._record.id), self._intents.read_attempt(self._record.id)
+            ours = attempt is not None and attempt.fence == self._attempt.fence
+            if record is None and ours and intent is not None and not intent.cancelled:
+                restore(self._redis, intent, attempt, self._settings.lease_s)
                 if self.secret is not None:
                     self._redis.set(keys.secret(self._record.id), self.secret, ex=SECRET_TTL_S)
                 record = self._tracker.read(self._record.id)
-        return is_held_by(record, self._hold.fence)
+        return is_held_by(record, self._attempt.fence)
 
     def close(self) -> None:
         """This worker has ended the download."""

@@ -1,4 +1,4 @@
-"""Reporter: the one place of a work-horse that speaks to the tracker, in one thread: progress, lease, and the word of
+"""Reporter: the one place of a work-horse that speaks for its download, in one thread: progress, lease, and the word of
 control.
 
 Problem: a transfer makes thousands of progress reports a second, the lease must be renewed whatever the transfer
@@ -18,13 +18,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 import redis
 
-from hive.downloads.record import Ack, Claim, State, Traffic
-from hive.downloads.tracker import DownloadTracker
-from hive.wire.events import Downloading, Event, Status
+from hive.downloads.claims import Claims
+from hive.downloads.record import Ack, AttemptBytes, Claim
+from hive.wire.events import ActiveStatus, Downloading, Event, State
 from hive.wire.jobs import Priority
 from workers.tally import Tally
 
@@ -68,20 +69,27 @@ class Leases(Protocol):
         """False when one of them was lost."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Reported:
+    """What a reporter speaks for. `bytes_floor`: bytes that were shown before, which progress never falls below."""
+
+    claims: Claims
+    claim: Claim
+    attempt: int
+    lease_s: float
+    bytes_floor: int = 0
+    priority: Priority = "normal"
+
+
 class Reporter:
     """Speaks for one claimed download until `finish` or `stop`."""
 
     def __init__(
         self,
-        tracker: DownloadTracker,
-        claim: Claim,
-        attempt: int,
+        subject: Reported,
         brake: Brake,
         *,
-        lease_s: float,
         files: Leases | None = None,
-        bytes_floor: int = 0,
-        priority: Priority = "normal",
         received: Callable[[], int] = int,
         keep: Callable[[], bool] = bool,
     ) -> None:
@@ -95,14 +103,14 @@ class Reporter:
         self.paused = False
         #: An urgent download wants this worker.
         self.yielding = False
-        self._tracker = tracker
-        self._claim = claim
+        self._claims = subject.claims
+        self._claim = subject.claim
+        self._lease_s = subject.lease_s
         self._brake = brake
-        self._lease_s = lease_s
         self._received = received
         self._keep = keep
         self._leases = files
-        self._tally = Tally(attempt=attempt, bytes_floor=bytes_floor, priority=priority)
+        self._tally = Tally(attempt=subject.attempt, bytes_floor=subject.bytes_floor, priority=subject.priority)
         self._seq = 1
         self._condition = threading.Condition()
         self._urgent = self._changed = self._stopping = False
@@ -118,7 +126,7 @@ class Reporter:
 
     # -- called by the download, from any thread ---------------------------------------------------------------------
 
-    def status(self, status: Status, message: str | None = None) -> None:
+    def status(self, status: ActiveStatus, message: str | None = None) -> None:
         """A change of status goes out at once."""
         with self._condition:
             if self._tally.status(status, message):
@@ -153,9 +161,9 @@ class Reporter:
         with self._condition:
             return self._tally.event()
 
-    def traffic(self) -> Traffic:
+    def attempt_bytes(self) -> AttemptBytes:
         """The bytes of this attempt so far."""
-        return Traffic(self._received(), self._tally.figures.bytes_refetched)
+        return AttemptBytes(self._received(), self._tally.figures.bytes_refetched)
 
     def stop(self) -> None:
         """Say nothing more."""
@@ -170,10 +178,10 @@ class Reporter:
         """
         self.stop()
         self._seq += 1
-        traffic = self.traffic()
+        attempt_bytes = self.attempt_bytes()
 
         def end() -> bool:
-            return self._tracker.finish(self._claim, self._seq, state, event, local_path, traffic)
+            return self._claims.finish(self._claim, self._seq, state, event, local_path, attempt_bytes)
 
         return self.insist(lambda: end() or (self._keep() and end())) is True
 
@@ -229,13 +237,13 @@ class Reporter:
         asked_s = time.monotonic()
         try:
             if event is None:
-                ack = self._tracker.renew(self._claim)
+                ack = self._claims.renew(self._claim)
             else:
                 self._seq += 1
-                ack = self._tracker.publish(self._claim, self._seq, event, self.traffic(), self._tally.found)
+                ack = self._claims.publish(self._claim, self._seq, event, self.attempt_bytes(), self._tally.found)
                 self._published_s = asked_s
             if not ack.held and self._keep():
-                ack = self._tracker.renew(self._claim)
+                ack = self._claims.renew(self._claim)
                 self._published_s = 0.0
             files_held = self._leases is None or self._leases.renew()
         except redis.exceptions.RedisError as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
-from hive.wire.events import BYTES_PER_MB, MAX_FILES_IN_EVENT, Downloading, FileProgress, Status, shorten, shown
+from hive.wire.events import BYTES_PER_MB, MAX_FILES_IN_EVENT, ActiveStatus, Downloading, FileProgress, shorten, shown
 from hive.wire.jobs import Priority
 from workers.speed import Meter
 
@@ -17,7 +17,7 @@ from workers.speed import Meter
 class Figures(msgspec.Struct):
     """What is known of the whole."""
 
-    status: Status = "resolving"
+    status: ActiveStatus = "resolving"
     bytes_total: int = 0
     files_done: int = 0
     files_total: int = 0
@@ -40,7 +40,7 @@ class Tally:
         self._done_bytes = 0
         self._meter = Meter()
 
-    def status(self, status: Status, message: str | None = None) -> bool:
+    def status(self, status: ActiveStatus, message: str | None = None) -> bool:
         """A new status; whether it is another than before."""
         if (status, message) == (self.figures.status, self.figures.message):
             return False

@@ -16,7 +16,8 @@ from hive import errors
 from hive.api.downloads import find, started
 from hive.api.json import JsonResponse, read_body
 from hive.api.services import services_of
-from hive.downloads.record import Record, cancelled_event, requeued_event
+from hive.downloads.events import cancelled_event, paused_event, requeued_event
+from hive.downloads.record import Record
 from hive.downloads.view import view
 from hive.wire.api import PriorityRequest, RetryRequest
 
@@ -38,7 +39,7 @@ async def cancel(request: Request) -> Response:
     def attempt(record: Record) -> bool:
         if record.state == "running":
             return services.tracker.request_control(record, "cancel") and _say("asked to cancel", record)
-        ended = services.tracker.finish_unclaimed(record, "cancelled", cancelled_event(record))
+        ended = services.records.claims.finish_unclaimed(record, "cancelled", cancelled_event(record))
         return ended and _say("cancelled", record)
 
     return await _change(request, attempt)
@@ -53,8 +54,7 @@ async def pause(request: Request) -> Response:
             return True
         if record.state == "running":
             return services.tracker.request_control(record, "pause") and _say("asked to pause", record)
-        event = requeued_event(record, "Paused. Resume it to go on.", "paused")
-        paused = services.tracker.release(record, event, counts=False, to="paused") is not None
+        paused = services.records.claims.release(record, paused_event(record), counts=False, to="paused") is not None
         return paused and _say("paused", record)
 
     return await _change(request, attempt)
@@ -69,10 +69,10 @@ async def resume(request: Request) -> Response:
             return services.tracker.request_control(record, "") and _say("resumed", record)
         if record.state != "paused":
             return True
-        number = services.tracker.release(record, requeued_event(record, None, "queued"), counts=False)
+        number = services.records.claims.release(record, requeued_event(record, None, "queued"), counts=False)
         if number is not None:
             _say("resumed", record, attempt=number)
-            services.queue.enqueue(record.id, number)
+            services.records.queue.enqueue(record.id, number)
         return number is not None
 
     return await _change(request, attempt)

@@ -14,20 +14,20 @@ from hive import errors, logs
 from hive.api.json import JsonResponse, read_body
 from hive.api.services import services_of
 from hive.downloads.provisioner import Provisioned, read_ref
-from hive.downloads.record import TERMINAL_STATES, Record
+from hive.downloads.record import Record
 from hive.downloads.view import view
 from hive.streams.longpoll import read_wait, wait_for_end
 from hive.wire.api import Download, DownloadRequest, Page, Started
+from hive.wire.events import ACTIVE, TERMINAL
 from hive.wire.spec import DownloadSpec
 
 #: How many downloads a page of the list has, when not told, and at most.
 DEFAULT_LIMIT, MAX_LIMIT = 50, 200
 
-ACTIVE = frozenset({"queued", "resolving", "downloading", "verifying", "paused", "retrying"})
 _FILTERS = {
     "active": ACTIVE,
-    "ended": TERMINAL_STATES,
-    **{status: frozenset({status}) for status in ACTIVE | TERMINAL_STATES},
+    "ended": TERMINAL,
+    **{status: frozenset({status}) for status in ACTIVE | TERMINAL},
 }
 
 

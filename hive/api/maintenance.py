@@ -23,8 +23,10 @@ from hive import logs
 from hive.api.json import read_body
 from hive.api.operations import LinesResponse
 from hive.api.services import Services, services_of
+from hive.downloads import scripts
 from hive.downloads.live import in_use, read_live
 from hive.errors import RedisUnavailable
+from hive.lua import Script
 from hive.store.gc import GarbageCollector, InUse
 from hive.store.inventory import InventoryItem, Target, all_targets, target
 from hive.store.repair import Repairer
@@ -45,8 +47,6 @@ TAKE_MS: Final = 5_000
 #: Seconds between two collections of old partial files in the whole fleet.
 TIDY_INTERVAL_S: Final = 3600
 
-#: KEYS: file. ARGV: owner. -> 1 when it was ours.
-_GIVE: Final = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
 _VERIFICATION, _COLLECTION = "verification", "collection of garbage"
 
 
@@ -134,7 +134,7 @@ class OperationContext:
         finally:
             if ours:
                 with contextlib.suppress(RedisUnavailable):  # it expires by itself
-                    self._run(lambda: client.register_script(_GIVE)(keys=[keys.file(name)], args=[owner]))
+                    self._run(lambda: Script(client, scripts.DELETE_IF_EQUAL)(key=keys.file(name), value=owner))
 
     def is_used(self, item: InventoryItem) -> bool:
         """Whether a download uses this model."""

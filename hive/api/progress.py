@@ -12,11 +12,12 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from hive import errors
-from hive.api.downloads import ACTIVE, read_id
+from hive.api.downloads import read_id
 from hive.api.json import error_response
 from hive.api.services import Services
 from hive.streams import sse
 from hive.streams.many import MAX_IDS
+from hive.wire.events import ACTIVE
 
 
 async def progress(services: Services, scope: Scope, receive: Receive, send: Send) -> None:

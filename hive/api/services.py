@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from starlette.requests import HTTPConnection
 
 from hive.api.operations import Operations
+from hive.downloads.context import DownloadContext
 from hive.downloads.intents import IntentLog
-from hive.downloads.jobqueue import JobQueue
 from hive.downloads.provisioner import ModelProvisioner
 from hive.downloads.reaper import Reaper
 from hive.downloads.registry import WorkerRegistry
-from hive.downloads.restore import Restorer
+from hive.downloads.restore import Restore
 from hive.downloads.service import DownloadService
 from hive.downloads.tracker import DownloadTracker
 from hive.metrics.replica import Replica
@@ -32,10 +32,9 @@ class Services:
 
     settings: Settings
     commands: CommandThread
-    tracker: DownloadTracker
+    records: DownloadContext
     catalog: ModelCatalog
     downloads: DownloadService
-    queue: JobQueue
     registry: WorkerRegistry
     reaper: Reaper
     fanout: Fanout
@@ -45,6 +44,11 @@ class Services:
     disk: Disk
     webhooks: WebhookOutbox
     operations: Operations = field(default_factory=Operations)
+
+    @property
+    def tracker(self) -> DownloadTracker:
+        """The records."""
+        return self.records.tracker
 
     async def drain(self, window_s: float) -> None:
         """End all streams so that their clients come back, elsewhere."""
@@ -56,25 +60,23 @@ class Services:
 def make_services(settings: Settings, redis_url: str) -> Services:
     """The services, wired. Connects to nothing yet."""
     commands = CommandThread(redis_url)
-    tracker = DownloadTracker.of(commands.client, settings)
-    queue = JobQueue(commands.client)
+    records = DownloadContext.of(commands.client, settings)
     catalog = ModelCatalog(settings)
-    fanout = Fanout(redis_url, commands, tracker, keepalive_s=settings.keepalive_s)
+    fanout = Fanout(redis_url, commands, records.tracker, keepalive_s=settings.keepalive_s)
     streams = StreamEndpoint(fanout, settings.max_streams)
-    many_streams = ManyEndpoint(fanout, commands, tracker, settings.keepalive_s)
-    provisioner = ModelProvisioner(settings, tracker, queue, catalog)
+    many_streams = ManyEndpoint(fanout, commands, records.tracker, settings.keepalive_s)
+    provisioner = ModelProvisioner(settings, records.tracker, records.queue, catalog)
     webhooks = WebhookOutbox(commands.client, settings)
     intents = IntentLog(settings)
-    restorer = Restorer(settings, redis_url, intents)
+    restore = Restore(settings, redis_url, intents)
     return Services(
         settings=settings,
         commands=commands,
-        tracker=tracker,
+        records=records,
         catalog=catalog,
-        downloads=DownloadService(commands, tracker, provisioner, webhooks, intents, restorer),
-        queue=queue,
+        downloads=DownloadService(commands, records.tracker, provisioner, webhooks, intents, restore),
         registry=WorkerRegistry(commands.client),
-        reaper=Reaper(commands.client, tracker, queue, lease_s=settings.lease_s, max_attempts=settings.max_attempts),
+        reaper=Reaper(records),
         fanout=fanout,
         streams=streams,
         many_streams=many_streams,

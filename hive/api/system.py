@@ -52,14 +52,14 @@ async def set_bandwidth(request: Request) -> Response:
 async def running_limit(request: Request) -> Response:
     """`GET /v1/settings/downloads`: how many downloads may run at once in the whole fleet."""
     services = services_of(request)
-    return JsonResponse(Running(max_running=await services.commands.run(services.tracker.running_limit)))
+    return JsonResponse(Running(max_running=await services.commands.run(services.records.admission.running_limit)))
 
 
 async def set_running_limit(request: Request) -> Response:
     """`PUT /v1/settings/downloads`: those that run go on; the next one begins when fewer do."""
     services = services_of(request)
     body = await read_body(request, RunningRequest)
-    await services.commands.run(services.tracker.set_running_limit, body.max_running)
+    await services.commands.run(services.records.admission.set_running_limit, body.max_running)
     return JsonResponse(Running(max_running=body.max_running))
 
 

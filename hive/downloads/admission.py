@@ -1,22 +1,31 @@
-"""Admission: which queued download is next, and how many may run at once.
+"""Admission: which queued download is next, how many may run at once, and who makes room.
 
-The order is that of `hive:pending`, which the scripts keep (hive/downloads/scripts.py): by priority, then by age.
+The order is that of `hive:pending`, which the scripts keep (hive/downloads/scripts/): by priority, then by age.
 """
 
 from __future__ import annotations
 
 from hive.redis_client import RedisClient
+from hive.settings import Settings
 from hive.wire import keys
 from hive.wire.jobs import RANK_STEP, RANKS
+
+#: How many running downloads are looked at for one that may make room.
+MAX_RUNNING_SCANNED = 2000
 
 
 class Admission:
     """Reads the line and the fleet's limit, over one blocking Redis client; raises redis-py's errors."""
 
-    def __init__(self, client: RedisClient, max_running: int) -> None:
+    def __init__(self, client: RedisClient, max_running: int = 0) -> None:
         """`max_running` counts until somebody sets the limit; 0 for none."""
         self._redis = client
         self._max_running = max_running
+
+    @classmethod
+    def of(cls, client: RedisClient, settings: Settings) -> Admission:
+        """One that keeps to the settings."""
+        return cls(client, settings.max_running)
 
     def pending(self, limit: int = 10_000) -> list[str]:
         """Ids of queued downloads, the next one first."""
@@ -50,6 +59,14 @@ class Admission:
     def set_running_limit(self, limit: int | None) -> None:
         """Change that."""
         self._redis.set(keys.RUNNING_LIMIT, limit or 0)
+
+    def may_ask(self, download_id: str, patience_s: float) -> bool:
+        """Whether no worker was asked to make room for this download within so many seconds; if so, one is now."""
+        return bool(self._redis.set(keys.urgent(download_id), 1, nx=True, px=int(patience_s * 1000)))
+
+    def running(self) -> list[str]:
+        """Ids of downloads that a worker holds, of the first `MAX_RUNNING_SCANNED`."""
+        return [i.decode() for i in self._redis.zrange(keys.LEASES, 0, MAX_RUNNING_SCANNED - 1)]
 
 
 class BandwidthLimit:

@@ -14,7 +14,9 @@ import logging
 import os
 from typing import Final
 
+from hive.downloads import scripts
 from hive.downloads.intents import IntentLog
+from hive.lua import Script
 from hive.redis_client import RedisClient
 from hive.settings import Settings
 from hive.store.dirfd import open_folder, remove_file
@@ -26,21 +28,13 @@ log = logging.getLogger("hive.downloads.cleanup")
 #: Milliseconds for which a partial file is kept from others while it is removed.
 PURGE_LEASE_MS: Final = 10_000
 
-#: KEYS: file. ARGV: the ended download, lease_ms. -> 1 when nobody else holds it: it is ours then, to remove.
-_TAKE: Final = """
-local owner = redis.call('GET', KEYS[1])
-if owner and string.sub(owner, 1, #ARGV[1]) ~= ARGV[1] then return 0 end
-redis.call('SET', KEYS[1], ARGV[1] .. ' 0', 'PX', ARGV[2])
-return 1
-"""
-
 
 def close(settings: Settings, client: RedisClient, intents: IntentLog, download_id: str) -> None:
     """Do what is left to do when a download has ended. Safe to repeat. Raises redis-py's errors and OSError."""
-    entry = intents.read(download_id)
-    if entry is not None and entry.purge:
-        hold = intents.read_hold(download_id)
-        shared = set(hold.partials if hold else ()) - intents.partials_of_others(download_id)
+    intent = intents.read(download_id)
+    if intent is not None and intent.purge:
+        last = intents.read_attempt(download_id)
+        shared = set(last.partials if last else ()) - intents.partials_of_others(download_id)
         with open_folder(settings.hive_dir, PARTIAL, missing_ok=True) as folder:
             if folder is not None:
                 freed = _remove_own(folder, download_id)
@@ -57,7 +51,7 @@ def _remove_own(folder: int, download_id: str) -> int:
 def _remove_shared(folder: int, client: RedisClient, name: str, download_id: str) -> int:
     """The same of one that others may use, unless one does."""
     key = keys.file(name)
-    if not client.register_script(_TAKE)(keys=[key], args=[download_id, PURGE_LEASE_MS]):
+    if not Script(client, scripts.TAKE_FILE)(file=key, id=download_id, lease_ms=PURGE_LEASE_MS):
         return 0
     freed = sum(_remove(folder, name + ending) for ending in PARTIAL_ENDINGS)
     client.delete(key)

@@ -7,7 +7,7 @@ two would part. So only that is written which nothing else tells: the request, w
 which worker runs it. How far it is stands in the journals of its partial files.
 
     hive/downloads/<hive>/<id>.json        the request, by the HTTP process, before it answers
-    hive/downloads/<hive>/<id>.held.json   the hold of a worker on it, by that worker
+    hive/downloads/<hive>/<id>.held.json   the latest attempt to bring it, by its worker
 
 Each file has one kind of writer, so that none undoes what another wrote. Both go when the download has ended: a file
 says that the download has not. `<hive>` comes from the secret key, which all processes of one hive share and which a
@@ -42,7 +42,7 @@ from hive.wire.refs import RefError, parse_ref
 
 log = logging.getLogger("hive.downloads.intents")
 
-#: Longest request and longest hold that are read, in bytes: globs and names of some ten thousand partial files.
+#: Longest request and longest attempt that are read, in bytes: globs and names of some ten thousand partial files.
 MAX_INTENT_BYTES: Final = 256 << 10
 MAX_ATTEMPT_BYTES: Final = 8 << 20
 #: Hex digits of the hash that names the folder of one hive.
@@ -102,25 +102,25 @@ class IntentLog:
 
     def read(self, download_id: str) -> Intent | None:
         """The request; None where there is none. One that cannot be used is set aside."""
-        entry = self._read(download_id + _INTENT, MAX_INTENT_BYTES, Intent)
-        if entry is None or (entry.id == download_id and _is_ref(entry.request.ref)):
-            return entry
+        intent = self._read(download_id + _INTENT, MAX_INTENT_BYTES, Intent)
+        if intent is None or (intent.id == download_id and _is_ref(intent.request.ref)):
+            return intent
         self._set_aside(download_id + _INTENT, "it belongs to another download, or its reference is none")
         return None
 
-    def read_hold(self, download_id: str) -> Attempt | None:
+    def read_attempt(self, download_id: str) -> Attempt | None:
         """The latest attempt; None where no worker has had it. One that cannot be used is set aside."""
         return self._read(download_id + _ATTEMPT, MAX_ATTEMPT_BYTES, Attempt)
 
-    def write(self, entry: Intent) -> None:
+    def write(self, intent: Intent) -> None:
         """Write the request, or what people want of it now."""
-        self._write(entry.id + _INTENT, msgspec.json.encode(entry))
+        self._write(intent.id + _INTENT, msgspec.json.encode(intent))
 
-    def write_hold(self, download_id: str, hold: Attempt) -> None:
-        """Write the hold of a worker, unless a later one is there."""
-        known = self.read_hold(download_id)
-        if known is None or known.fence <= hold.fence:
-            self._write(download_id + _ATTEMPT, msgspec.json.encode(hold))
+    def write_attempt(self, download_id: str, attempt: Attempt) -> None:
+        """Write the attempt of a worker, unless a later one is there."""
+        known = self.read_attempt(download_id)
+        if known is None or known.fence <= attempt.fence:
+            self._write(download_id + _ATTEMPT, msgspec.json.encode(attempt))
 
     def remove(self, download_id: str) -> None:
         """The download has ended. The request goes last: while it is there, the rest is found."""

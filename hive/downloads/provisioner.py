@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from hive.downloads.events import first_event, on_disk_event
 from hive.downloads.intents import Intent
 from hive.downloads.jobqueue import JobQueue
 from hive.downloads.record import New
@@ -21,8 +22,7 @@ from hive.errors import InvalidModelRef, TooManyDownloads
 from hive.secrets import SECRET_TTL_S, Credentials, seal
 from hive.settings import Settings
 from hive.store.catalog import ModelCatalog, OnDisk
-from hive.wire import events
-from hive.wire.jobs import Priority, Request
+from hive.wire.jobs import Request
 from hive.wire.refs import ModelRef, RefError, dedup_key, parse_ref, without_query
 from hive.wire.spec import DownloadSpec
 
@@ -84,12 +84,7 @@ class ModelProvisioner:
         )
         key = dedup_key(spec.ref, spec.include, spec.exclude, spec.sha256)
         if on_disk is not None:
-            complete = events.Complete(
-                local_path=on_disk.local_path,
-                status="complete",
-                bytes_total=on_disk.size,
-                files_total=len(on_disk.files),
-            )
+            complete = on_disk_event(on_disk.local_path, on_disk.size, len(on_disk.files))
             return New(
                 dedup_key=key,
                 ref=spec.ref.display,
@@ -150,12 +145,4 @@ def _intent(download_id: str, new: New) -> Intent:
         created_ms=int(time.time() * 1000),
         retry_of=new.retry_of,
         request_id=new.request_id,
-    )
-
-
-def first_event(priority: Priority) -> events.Downloading:
-    """What a download says before any worker has it."""
-    shown = events.shown(priority)
-    return events.Downloading(
-        bytes_downloaded=0, bytes_total=0, speed_mbps=0.0, status="queued", attempt=1, priority=shown
     )

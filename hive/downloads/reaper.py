@@ -22,11 +22,9 @@ import time
 import redis
 
 from hive import errors
-from hive.downloads.jobqueue import JobQueue
-from hive.downloads.record import Record, cancelled_event, requeued_event
-from hive.downloads.tracker import DownloadTracker
-from hive.redis_client import RedisClient
-from hive.wire import events
+from hive.downloads.context import DownloadContext
+from hive.downloads.events import cancelled_event, lost_event, requeued_event
+from hive.downloads.record import Record
 
 log = logging.getLogger("hive.downloads.reaper")
 
@@ -45,15 +43,10 @@ FORGET_AT_ONCE = 1000
 class Reaper:
     """One sweep at a time; blocking. The HTTP process calls `sweep` every `SWEEP_INTERVAL_S`."""
 
-    def __init__(
-        self, client: RedisClient, tracker: DownloadTracker, queue: JobQueue, *, lease_s: float, max_attempts: int
-    ) -> None:
-        self._redis = client
-        self._tracker = tracker
-        self._queue = queue
-        self._lease_s = lease_s
-        self._max_attempts = max_attempts
-        self._hold_until = time.monotonic() + lease_s
+    def __init__(self, context: DownloadContext) -> None:
+        self._context = context
+        self._lease_s = context.settings.lease_s
+        self._hold_until = time.monotonic() + self._lease_s
         self._run_id: str | None = None
         self._short_before = 0
         self._urgent_since: dict[str, float] = {}
@@ -65,7 +58,7 @@ class Reaper:
             if self._is_another_redis():
                 self.hold_off()
             if time.monotonic() >= self._hold_until:
-                for download_id in self._tracker.expired_leases():
+                for download_id in self._context.claims.expired_leases():
                     self._take_over(download_id)
             self._replace_lost_tickets()
             self._make_room()
@@ -78,31 +71,24 @@ class Reaper:
 
     def forget_expired(self) -> None:
         """Take the downloads whose records have expired from the list, which would grow for ever otherwise."""
-        self._tracker.forget_expired(FORGET_AT_ONCE)
+        self._context.tracker.forget_expired(FORGET_AT_ONCE)
 
     def hold_off(self) -> None:
         """Take no lease for expired before its worker had the time to renew it."""
         self._hold_until = time.monotonic() + self._lease_s
 
     def _is_another_redis(self) -> bool:
-        run_id = str(self._redis.info("server").get("run_id"))
+        run_id = str(self._context.client.info("server").get("run_id"))
         changed = self._run_id is not None and run_id != self._run_id
         self._run_id = run_id
         return changed
 
     def _take_over(self, download_id: str) -> None:
-        record = self._tracker.read(download_id)
+        record = self._context.tracker.read(download_id)
         if record is None or record.is_terminal:
-            self._tracker.forget_lease(download_id)
+            self._context.claims.forget_lease(download_id)
             return
-        take_over(
-            self._tracker,
-            self._queue,
-            record,
-            max_attempts=self._max_attempts,
-            expired_only=True,
-            reason="The worker fell silent; another one goes on.",
-        )
+        take_over(self._context, record, expired_only=True, reason="The worker fell silent; another one goes on.")
 
     def _replace_lost_tickets(self) -> None:
         """Put in tickets where there are fewer than downloads that could be claimed: a worker died with one in hand,
@@ -110,46 +96,57 @@ class Reaper:
 
         A worker that has just taken a ticket has not claimed yet, so what counts is what two sweeps have seen.
         """
-        short = self._tracker.claimable() - self._queue.tickets()
+        admission, queue = self._context.admission, self._context.queue
+        short = admission.claimable() - queue.tickets()
         missing, self._short_before = min(short, self._short_before, MAX_NEW_TICKETS), short
         if missing > 0:
             log.warning("tickets were lost; putting in new ones", extra={"fields": {"tickets": missing}})
-            self._queue.add_tickets(self._tracker.pending(limit=missing))
+            queue.add_tickets(admission.pending(limit=missing))
 
     def _make_room(self) -> None:
         """Let an urgent download that found no free worker have that of one of low priority."""
         now = time.monotonic()
-        self._urgent_since = {i: self._urgent_since.get(i, now) for i in self._tracker.urgent()}
+        self._urgent_since = {i: self._urgent_since.get(i, now) for i in self._context.admission.urgent()}
         for download_id, since in self._urgent_since.items():
-            if now - since >= URGENT_PATIENCE_S and self._tracker.make_room(download_id, ASK_AGAIN_S):
+            if now - since >= URGENT_PATIENCE_S and make_room(self._context, download_id, ASK_AGAIN_S):
                 log.info("asked a worker to make room", extra={"fields": {"download_id": download_id}})
 
 
-def take_over(
-    tracker: DownloadTracker, queue: JobQueue, record: Record, *, max_attempts: int, expired_only: bool, reason: str
-) -> bool:
+def make_room(context: DownloadContext, download_id: str, patience_s: float) -> bool:
+    """Ask the worker of the youngest running download of low priority to give it back, for the sake of this one; False
+    where there is none, or one was asked less than `patience_s` ago.
+    """
+    if not context.admission.may_ask(download_id, patience_s):
+        return False
+    running = context.tracker.read_all(context.admission.running())
+    low = [r for r in running if r.priority == "low" and r.state == "running" and not r.control]
+    low.sort(key=lambda record: record.claimed_ms, reverse=True)
+    return any(context.tracker.request_control(record, "yield") for record in low)
+
+
+def take_over(context: DownloadContext, record: Record, *, expired_only: bool, reason: str) -> bool:
     """End a running download or queue its next attempt; False when it changed hands since `record` was read.
 
     `expired_only` lets the scripts refuse while the lease still runs: for whoever only suspects that the worker is
     dead.
     """
+    claims = context.claims
     if record.control == "cancel":
-        ended = tracker.finish_unclaimed(record, "cancelled", cancelled_event(record), expired_only=expired_only)
+        ended = claims.finish_unclaimed(record, "cancelled", cancelled_event(record), expired_only=expired_only)
         return ended and _say(logging.INFO, "cancelled", record)
-    if record.bytes_done <= record.bytes_at_claim and record.stalls + 1 >= max_attempts:
+    if record.bytes_done <= record.bytes_at_claim and record.stalls + 1 >= context.settings.max_attempts:
         lost = errors.WorkerLost()
-        end = events.Error(message=lost.message, code=lost.code, status="failed", attempt=record.attempt)
-        ended = tracker.finish_unclaimed(record, "failed", end, expired_only=expired_only)
+        ended = claims.finish_unclaimed(record, "failed", lost_event(record), expired_only=expired_only)
         return ended and _say(logging.ERROR, "failed", record, code=lost.code, reason=lost.message)
     if record.control == "pause":
         event = requeued_event(record, None, "paused")
-        paused = tracker.release(record, event, counts=True, expired_only=expired_only, to="paused") is not None
+        paused = claims.release(record, event, counts=True, expired_only=expired_only, to="paused") is not None
         return paused and _say(logging.INFO, "paused", record)
-    attempt = tracker.release(record, requeued_event(record, reason), counts=True, expired_only=expired_only)
+    attempt = claims.release(record, requeued_event(record, reason), counts=True, expired_only=expired_only)
     if attempt is None:
         return False
     _say(logging.WARNING, "recovered", record, reason=reason)
-    queue.enqueue(record.id, attempt)
+    context.queue.enqueue(record.id, attempt)
     return True
 
 

@@ -1,19 +1,15 @@
-"""The record of a download: its fields, the hold of a worker on it, and the events that follow from it alone."""
+"""The record of a download: its fields, and the proof of a worker that holds it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
-from hive import errors
 from hive.wire import events
-from hive.wire.events import Downloading, Event
+from hive.wire.events import Event, State
 from hive.wire.jobs import Priority, Request
-
-State = Literal["queued", "running", "paused", "complete", "failed", "cancelled"]
-TERMINAL_STATES = frozenset({"complete", "failed", "cancelled"})
 
 
 class Record(msgspec.Struct, kw_only=True, frozen=True):
@@ -53,7 +49,7 @@ class Record(msgspec.Struct, kw_only=True, frozen=True):
     @property
     def is_terminal(self) -> bool:
         """Whether the download has ended."""
-        return self.state in TERMINAL_STATES
+        return self.state in events.TERMINAL
 
     @property
     def last_event(self) -> Event:
@@ -95,11 +91,15 @@ class Ack(NamedTuple):
     control: str
 
 
-class Traffic(NamedTuple):
+class AttemptBytes(NamedTuple):
     """Bytes of one attempt: all that came over the network, and those among them that had come before."""
 
     received: int = 0
     refetched: int = 0
+
+
+#: What nobody has counted.
+NO_BYTES = AttemptBytes()
 
 
 class Page(NamedTuple):
@@ -107,36 +107,6 @@ class Page(NamedTuple):
 
     records: list[Record]
     cursor: tuple[int, str] | None
-
-
-def requeued_event(record: Record, message: str | None, status: events.Status = "retrying") -> Downloading:
-    """What a download says when it goes back to the queue, or aside (`paused`): the progress so far, no speed, and the
-    number of the next attempt.
-    """
-    last = record.last_event
-    if not isinstance(last, Downloading):
-        last = Downloading(bytes_downloaded=0, bytes_total=0, speed_mbps=0.0)
-    return msgspec.structs.replace(
-        last,
-        status=status,
-        attempt=record.attempt + 1,
-        speed_mbps=0.0,
-        bytes_per_second=None,
-        eta_seconds=None,
-        files=(),
-        priority=events.shown(record.priority),
-        message=message,
-    )
-
-
-def cancelled_event(record: Record) -> events.Error:
-    """The end of a download that somebody cancelled."""
-    last = record.last_event
-    done = last.bytes_downloaded if isinstance(last, Downloading) else None
-    error = errors.Cancelled()
-    return events.Error(
-        message=error.message, code=error.code, status="cancelled", bytes_downloaded=done, attempt=record.attempt
-    )
 
 
 def read_record(fields: Mapping[bytes, bytes]) -> Record | None:

@@ -26,10 +26,13 @@ from typing import Final, Literal
 import msgspec
 
 from hive.downloads import scripts
+from hive.downloads.claims import Claims
 from hive.downloads.cleanup import close
+from hive.downloads.events import cancelled_event, restored_event
 from hive.downloads.intents import Attempt, Intent, IntentLog
-from hive.downloads.record import TERMINAL_STATES, Record, cancelled_event
+from hive.downloads.record import Record
 from hive.downloads.tracker import DownloadTracker
+from hive.lua import Script
 from hive.redis_client import RedisClient, connect
 from hive.settings import Settings
 from hive.wire import events, keys
@@ -41,11 +44,9 @@ LOOK_INTERVAL_S: Final = 1.0
 CHECK_INTERVAL_S: Final = 10.0
 #: Records that are looked at in one round trip.
 BATCH: Final = 500
-#: What a download says that came back.
-MESSAGE: Final = "Redis lost its data; the download goes on from what is on the disk."
 
 
-class Restorer:
+class Restore:
     """Keeps records and intents equal. Blocking, since it works on the disk, and therefore not in the thread that talks
     to Redis: it has a connection of its own for as long as it needs one. Safe from several threads.
     """
@@ -54,6 +55,7 @@ class Restorer:
         self._settings = settings
         self._redis = connect(redis_url)
         self._tracker = DownloadTracker.of(self._redis, settings)
+        self._claims = Claims.of(self._redis, settings)
         self._intents = intents
         self._mark: bytes | None = None
         self._next_check_s = 0.0
@@ -82,10 +84,10 @@ class Restorer:
         for start in range(0, len(ids), BATCH):
             batch = ids[start : start + BATCH]
             for download_id, state in zip(batch, self._states(batch), strict=True):
-                if state in TERMINAL_STATES:
+                if state in events.TERMINAL:
                     close(self._settings, self._redis, self._intents, download_id)
-                elif state is None and (entry := self._intents.read(download_id)) is not None:
-                    lost += self._restore(entry)
+                elif state is None and (intent := self._intents.read(download_id)) is not None:
+                    lost += self._restore(intent)
                 elif state is None:
                     self._intents.remove(download_id)  # what a worker wrote that had not seen the end
         if lost:
@@ -95,11 +97,11 @@ class Restorer:
         """Make the record of a download again that the intent log knows and Redis does not. Whether it is there. Raises
         redis-py's errors and OSError.
         """
-        entry = self._intents.read(download_id)
-        if entry is None:
+        intent = self._intents.read(download_id)
+        if intent is None:
             return False
         with self._connected():
-            self._restore(entry)
+            self._restore(intent)
             return self._tracker.read(download_id) is not None
 
     def close(self, download_id: str) -> None:
@@ -113,13 +115,13 @@ class Restorer:
         """Close the connection."""
         self._redis.close()
 
-    def _restore(self, entry: Intent) -> bool:
+    def _restore(self, intent: Intent) -> bool:
         """Make the record, and do what follows from it; False where Redis has one."""
-        if not restore(self._redis, entry, self._intents.read_hold(entry.id), self._settings.lease_s):
+        if not restore(self._redis, intent, self._intents.read_attempt(intent.id), self._settings.lease_s):
             return False
-        if entry.cancelled and (record := self._tracker.read(entry.id)) is not None:
-            self._tracker.finish_unclaimed(record, "cancelled", cancelled_event(record))
-            close(self._settings, self._redis, self._intents, entry.id)
+        if intent.cancelled and (record := self._tracker.read(intent.id)) is not None:
+            self._claims.finish_unclaimed(record, "cancelled", cancelled_event(record))
+            close(self._settings, self._redis, self._intents, intent.id)
         return True
 
     @contextlib.contextmanager
@@ -137,60 +139,50 @@ class Restorer:
             return [state.decode() if state else None for state in pipeline.execute()]
 
 
-def restore(client: RedisClient, entry: Intent, hold: Attempt | None, lease_s: float) -> bool:
+def restore(client: RedisClient, intent: Intent, last: Attempt | None, lease_s: float) -> bool:
     """Make the record of this download, whatever runs it; False where Redis has one. Raises redis-py's errors."""
     state: Literal["queued", "running", "paused"] = "queued"
-    if entry.paused or entry.cancelled:
+    if intent.paused or intent.cancelled:
         state = "paused"
-    elif hold is not None and hold.held:
+    elif last is not None and last.held:
         state = "running"
-    attempt = 1 if hold is None else hold.attempt if state == "running" else hold.attempt + 1
-    status: events.Status = "retrying" if state == "running" else state
-    event = events.Downloading(
-        bytes_downloaded=hold.bytes_done if hold else 0,
-        bytes_total=hold.bytes_total if hold else 0,
-        speed_mbps=0.0,
-        status=status,
-        attempt=attempt,
-        priority=events.shown(entry.priority),
-        message=MESSAGE,
+    attempt = 1 if last is None else last.attempt if state == "running" else last.attempt + 1
+    status: events.ActiveStatus = "retrying" if state == "running" else state
+    event = restored_event(
+        status, attempt, intent.priority, last.bytes_done if last else 0, last.bytes_total if last else 0
     )
     fields = {
         "status": status,
-        "ref": entry.ref,
-        "identity": entry.dedup_key,
-        "request": msgspec.json.encode(entry.request),
+        "ref": intent.ref,
+        "identity": intent.dedup_key,
+        "request": msgspec.json.encode(intent.request),
         "attempt": attempt,
-        "worker": hold.worker if hold and state == "running" else "",
-        "retry_of": entry.retry_of,
-        "request_id": entry.request_id,
+        "worker": last.worker if last and state == "running" else "",
+        "retry_of": intent.retry_of,
+        "request_id": intent.request_id,
         "bytes_done": event.bytes_downloaded,
         # Nobody knows what this attempt brought before: its death is not held against the download.
         "bytes_at_claim": -1,
     }
-    made = client.register_script(scripts.RESTORE)(
-        keys=[
-            keys.record(entry.id),
-            keys.events(entry.id),
-            keys.single_flight(entry.dedup_key),
-            keys.DOWNLOADS,
-            keys.PENDING,
-            keys.LEASES,
-        ],
-        args=[
-            entry.id,
-            state,
-            hold.fence if hold else 0,
-            entry.created_ms,
-            int(lease_s * 1000),
-            entry.priority,
-            events.encode(event),
-            *(part for pair in fields.items() for part in pair),
-        ],
+    made = Script(client, scripts.RESTORE)(
+        (part for pair in fields.items() for part in pair),
+        record=keys.record(intent.id),
+        channel=keys.events(intent.id),
+        flight=keys.single_flight(intent.dedup_key),
+        downloads=keys.DOWNLOADS,
+        pending=keys.PENDING,
+        leases=keys.LEASES,
+        id=intent.id,
+        state=state,
+        fence=last.fence if last else 0,
+        created_ms=intent.created_ms,
+        lease_ms=int(lease_s * 1000),
+        priority=intent.priority,
+        event=events.encode(event),
     )
     if made:
-        ids = {"download_id": entry.id, "attempt": attempt, "request_id": entry.request_id}
-        log.info("brought back", extra={"fields": {**ids, "state": state, "model_ref": entry.ref}})
+        ids = {"download_id": intent.id, "attempt": attempt, "request_id": intent.request_id}
+        log.info("brought back", extra={"fields": {**ids, "state": state, "model_ref": intent.ref}})
     return bool(made)
 
 

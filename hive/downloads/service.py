@@ -21,7 +21,7 @@ from hive import logs
 from hive.downloads.intents import Intent, IntentLog, intent_of
 from hive.downloads.provisioner import ModelProvisioner, Provisioned, read_ref
 from hive.downloads.record import Record
-from hive.downloads.restore import Restorer
+from hive.downloads.restore import Restore
 from hive.downloads.threads import Threads
 from hive.downloads.tracker import DownloadTracker
 from hive.errors import Conflict, DownloadNotFound, RedisUnavailable, disk_error
@@ -60,14 +60,14 @@ class DownloadService:
         provisioner: ModelProvisioner,
         webhooks: Webhooks,
         intents: IntentLog,
-        restorer: Restorer,
+        restore: Restore,
     ) -> None:
         self._commands = commands
         self._tracker = tracker
         self._provisioner = provisioner
         self._webhooks = webhooks
         self._intents = intents
-        self._restorer = restorer
+        self._restore = restore
         self._lookups = Threads("lookup", LOOKUP_THREADS, MAX_WAITING_LOOKUPS)
         self._notes = Threads("intents", INTENT_THREADS, MAX_WAITING_INTENTS)
 
@@ -161,7 +161,7 @@ class DownloadService:
             RedisUnavailable: Redis is away.
         """
         try:
-            found = [await self._notes.run(self._restorer.bring_back, download_id) for download_id in download_ids]
+            found = [await self._notes.run(self._restore.bring_back, download_id) for download_id in download_ids]
         except RedisError as error:
             raise RedisUnavailable from error
         except OSError as error:
@@ -175,25 +175,25 @@ class DownloadService:
         Raises:
             RedisError, OSError: Redis or the store does not answer.
         """
-        if self._restorer.is_due(mark):
-            await self._notes.run(self._restorer.look, mark)
+        if self._restore.is_due(mark):
+            await self._notes.run(self._restore.look, mark)
 
     def close(self) -> None:
         """Let go of the threads and the connection to Redis."""
         self._lookups.close()
         self._notes.close()
-        self._restorer.stop()
+        self._restore.stop()
 
-    async def _note(self, entry: Intent) -> None:
+    async def _note(self, intent: Intent) -> None:
         """Write a request that was just made, or what people want of it now."""
         try:
-            await self._notes.run(self._intents.write, entry)
+            await self._notes.run(self._intents.write, intent)
         except OSError as error:
             log.warning("the intent log cannot be written; going on", extra={"fields": {"reason": str(error)}})
 
     async def _ended(self, download_id: str) -> None:
         """Forget a download that has ended; its partial files go where that is wished. What fails is done later."""
         try:
-            await self._notes.run(self._restorer.close, download_id)
+            await self._notes.run(self._restore.close, download_id)
         except (OSError, RedisError) as error:
             log.warning("the intent log keeps what has ended for now", extra={"fields": {"reason": str(error)}})

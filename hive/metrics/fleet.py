@@ -1,6 +1,6 @@
 """The whole fleet in figures: what `/metrics` shows of all processes, read in a bounded number of round trips.
 
-Counters are in one hash, which the scripts count up with the changes themselves (downloads/scripts.py); what is queued,
+Counters are in one hash, which the scripts count up with the changes themselves (downloads/scripts/); what is queued,
 running or paused is the size of a set. So no process has to be asked, and every replica answers the same. What only
 the process itself can know comes from the notes that it leaves in Redis (replica.py, downloads/registry.py).
 """

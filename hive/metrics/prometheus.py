@@ -11,7 +11,7 @@ restart.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Final
+from typing import Final, get_args
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import (
@@ -29,6 +29,7 @@ from hive.downloads.scripts import QUEUE_WAIT_CLASSES_S
 from hive.metrics.fleet import Fleet
 from hive.metrics.replica import ReplicaFigures
 from hive.store.space import DiskSpace
+from hive.wire.events import TerminalStatus
 
 #: Counters of the fleet: name, help, field of `hive:metrics`.
 _COUNTERS: Final = (
@@ -104,7 +105,7 @@ _FAULTS: Final[tuple[type[errors.HiveError], ...]] = (
     errors.UnsafeUrl,
     errors.VariantNotFound,
 )
-_STATES: Final = ("complete", "failed", "cancelled")
+_STATES: Final = get_args(TerminalStatus)
 _WORKER_STATES: Final = ("idle", "busy")
 
 

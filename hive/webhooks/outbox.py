@@ -1,9 +1,9 @@
-"""WebhookOutbox that wait to be sent: what lies in Redis of them, and the scripts that change it.
+"""Transactional outbox of webhooks: what waits to be sent lies in Redis, and scripts change it.
 
 Problem: an end must be told at least once, though the process that is telling it may die with the message in hand, and
 not by two processes at once. The easy way, a job on the queue, tells twice or never when its worker dies, and knows no
-waits of hours. So what is due lies in a sorted set by time, put there in one step with the end itself (`_NOTIFY` in
-the scripts). A process takes a message by moving its time ahead, beyond the longest try; one that dies leaves it
+waits of hours. So what is due lies in a sorted set by time, put there in one step with the end itself (notify.lua in
+downloads/scripts). A process takes a message by moving its time ahead, beyond the longest try; one that dies leaves it
 to whoever looks then. The time it set is its ticket: whoever comes late with an old one changes nothing.
 
 A URL may be a secret, so those of requests lie in Redis encrypted, and those of the settings not at all: only their
@@ -17,6 +17,7 @@ import socket
 from typing import Final, NamedTuple
 
 from hive.errors import BadRequest, RedisUnavailable, TooManyWebhooks
+from hive.lua import Script, load
 from hive.net.addresses import AddressCheck, address_check
 from hive.net.urls import Url, parse_url
 from hive.redis_client import RedisClient
@@ -24,7 +25,7 @@ from hive.secrets import fingerprint, seal_text, unseal_text
 from hive.settings import Settings
 from hive.wire import keys
 
-#: WebhookOutbox of one download that its requests may bring.
+#: Webhooks of one download that its requests may bring.
 MAX_PER_DOWNLOAD: Final = 8
 #: Times the time-out of a try that a taken message stays hidden: one for the wait before it, one for the try, one to
 #: tell Redis.
@@ -40,89 +41,6 @@ REWRITTEN_AFTER_S: Final = 60
 DROPPED_AFTER_S: Final = 8 * 86_400
 #: Stands for the address of a name that was not resolved yet: of such a URL only the port is judged.
 _ANY_PUBLIC: Final = "1.1.1.1"
-
-_PRELUDE: Final = """
-local function now_ms()
-  local t = redis.call('TIME')
-  return t[1] * 1000 + math.floor(t[2] / 1000)
-end
-local function int(n) return string.format('%.0f', n) end
-"""
-
-#: KEYS: record, its webhooks, due. ARGV: id, name, sealed URL, most, kept_s.
-#: -> 'added', 'full', 'gone' (no such download). Of one that has ended, the message is due at once and has a name of
-#: its own: this request is to hear of the end that others have heard of.
-ADD: Final = (
-    _PRELUDE
-    + """
-local terminal = redis.call('HGET', KEYS[1], 'terminal')
-if not terminal then return 'gone' end
-local name = ARGV[2]
-if terminal == '1' then name = name .. '-' .. int(now_ms()) end
-if redis.call('HEXISTS', KEYS[2], 't:' .. name) == 0 then
-  local others = 0
-  for _, field in ipairs(redis.call('HKEYS', KEYS[2])) do
-    if string.sub(field, 1, 2) == 't:' then others = others + 1 end
-  end
-  if others >= tonumber(ARGV[4]) then return 'full' end
-  redis.call('HSET', KEYS[2], 't:' .. name, ARGV[3])
-end
-if terminal == '1' then
-  redis.call('ZADD', KEYS[3], int(now_ms()), ARGV[1] .. '/' .. name)
-  redis.call('EXPIRE', KEYS[2], ARGV[5])
-end
-return 'added'
-"""
-)
-
-#: KEYS: due, standing. ARGV: most, hidden_ms, kept_s, standing_ms, withdrawn_after_ms, rewritten_after_ms,
-#:   dropped_after_ms, then the names of the settings' webhooks.
-#: -> {{id/name, ticket, number of this try, sealed URL or '', body or ''}, ...}
-TAKE: Final = (
-    _PRELUDE
-    + """
-local now = now_ms()
-for i = 8, #ARGV do
-  local until_ms = tonumber(redis.call('ZSCORE', KEYS[2], ARGV[i]) or '0')
-  if until_ms < now + ARGV[4] - ARGV[6] then redis.call('ZADD', KEYS[2], int(now + ARGV[4]), ARGV[i]) end
-end
-redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', int(now + ARGV[4] - ARGV[5]))
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', int(now - ARGV[7]))
-local found = {}
-if ARGV[1] == '0' then return found end
-for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', int(now), 'LIMIT', 0, ARGV[1])) do
-  local id, name = string.match(member, '^([^/]+)/(.+)$')
-  local own = 'hive:webhooks:{' .. id .. '}'
-  local ticket = int(now + ARGV[2])
-  redis.call('ZADD', KEYS[1], ticket, member)
-  local number = redis.call('HINCRBY', own, 'n:' .. name, 1)
-  redis.call('EXPIRE', own, ARGV[3])
-  local kept = redis.call('HMGET', own, 't:' .. name, 'body')
-  found[#found + 1] = {member, ticket, number, kept[1] or '', kept[2] or ''}
-end
-return found
-"""
-)
-
-#: KEYS: due, the download's webhooks. ARGV: id/name, ticket, wait_ms, body or ''. -> 1, or 0 for an old ticket.
-POSTPONE: Final = (
-    _PRELUDE
-    + """
-if redis.call('ZSCORE', KEYS[1], ARGV[1]) ~= ARGV[2] then return 0 end
-redis.call('ZADD', KEYS[1], int(now_ms() + ARGV[3]), ARGV[1])
-if ARGV[4] ~= '' then redis.call('HSET', KEYS[2], 'body', ARGV[4]) end
-return 1
-"""
-)
-
-#: KEYS: due, the download's webhooks. ARGV: id/name, name.
-DONE: Final = """
-redis.call('ZREM', KEYS[1], ARGV[1])
-redis.call('HDEL', KEYS[2], 't:' .. ARGV[2], 'n:' .. ARGV[2])
-local left = redis.call('HKEYS', KEYS[2])
-if #left == 1 and left[1] == 'body' then redis.call('DEL', KEYS[2]) end
-return 1
-"""
 
 
 class Message(NamedTuple):
@@ -164,8 +82,9 @@ class WebhookOutbox:
         self._check = address_check(settings.allowed_hosts)
         self._hidden_ms = int(settings.webhook_timeout_s * HIDDEN_TIMEOUTS * 1000)
         self._standing: dict[str, Url] | None = None
-        self._add, self._take = client.register_script(ADD), client.register_script(TAKE)
-        self._postpone, self._done = client.register_script(POSTPONE), client.register_script(DONE)
+        self._add, self._take, self._postpone, self._done = (
+            Script(client, load("hive.webhooks", name)) for name in ("add", "take", "postpone", "done")
+        )
 
     def read(self, text: str) -> Url:
         """The webhook of a request. A host's name is resolved and checked when the message is sent.
@@ -190,8 +109,14 @@ class WebhookOutbox:
         """
         sealed = seal_text(str(url), self._key_file)
         said = self._add(
-            keys=[keys.record(download_id), keys.webhooks(download_id), keys.WEBHOOKS_DUE],
-            args=[download_id, fingerprint(str(url), self._key_file), sealed, MAX_PER_DOWNLOAD, KEPT_S],
+            record=keys.record(download_id),
+            webhooks=keys.webhooks(download_id),
+            due=keys.WEBHOOKS_DUE,
+            id=download_id,
+            name=fingerprint(str(url), self._key_file),
+            sealed_url=sealed,
+            max_per_download=MAX_PER_DOWNLOAD,
+            kept_s=KEPT_S,
         )
         if said == b"full":
             raise TooManyWebhooks(most=MAX_PER_DOWNLOAD)
@@ -202,10 +127,17 @@ class WebhookOutbox:
         """Messages that are due, for this process alone until they come back by themselves; and says which webhooks
         the settings have.
         """
-        times_s = (STANDING_S, WITHDRAWN_AFTER_S, REWRITTEN_AFTER_S, DROPPED_AFTER_S)
         found = self._take(
-            keys=[keys.WEBHOOKS_DUE, keys.WEBHOOKS_STANDING],
-            args=[most, self._hidden_ms, KEPT_S, *(s * 1000 for s in times_s), *self._named()],
+            self._named(),
+            due=keys.WEBHOOKS_DUE,
+            standing=keys.WEBHOOKS_STANDING,
+            most=most,
+            hidden_ms=self._hidden_ms,
+            kept_s=KEPT_S,
+            standing_ms=STANDING_S * 1000,
+            withdrawn_after_ms=WITHDRAWN_AFTER_S * 1000,
+            rewritten_after_ms=REWRITTEN_AFTER_S * 1000,
+            dropped_after_ms=DROPPED_AFTER_S * 1000,
         )
         messages = []
         for member, ticket, number, sealed_url, body in found:
@@ -231,13 +163,24 @@ class WebhookOutbox:
 
     def postpone(self, message: Message, wait_s: float, body: bytes = b"") -> bool:
         """Send it again after so many seconds, with this body. False when another process has it by now."""
-        own = [keys.WEBHOOKS_DUE, keys.webhooks(message.download_id)]
-        return bool(self._postpone(keys=own, args=[message.member, message.ticket, int(wait_s * 1000), body]))
+        done = self._postpone(
+            due=keys.WEBHOOKS_DUE,
+            webhooks=keys.webhooks(message.download_id),
+            member=message.member,
+            ticket=message.ticket,
+            wait_ms=int(wait_s * 1000),
+            body=body,
+        )
+        return bool(done)
 
     def done(self, message: Message) -> None:
         """It was taken, or is given up."""
-        own = [keys.WEBHOOKS_DUE, keys.webhooks(message.download_id)]
-        self._done(keys=own, args=[message.member, message.name])
+        self._done(
+            due=keys.WEBHOOKS_DUE,
+            webhooks=keys.webhooks(message.download_id),
+            member=message.member,
+            name=message.name,
+        )
 
     def _named(self) -> dict[str, Url]:
         """The webhooks of the settings by their names."""

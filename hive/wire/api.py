@@ -8,12 +8,12 @@ is mostly a word that was misspelt.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Generic, Literal, TypeVar
+from typing import Annotated, Any, Final, Generic, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from hive.wire.events import Event
+from hive.wire.events import Event, Status
 from hive.wire.jobs import MAX_RUNNING, MIN_BYTES_PER_SECOND, Priority
 from hive.wire.refs import MAX_REF_CHARS
 
@@ -27,11 +27,7 @@ MAX_WEBHOOK_URL_CHARS: Final = 2048
 #: Models that one verification may name.
 MAX_MODELS: Final = 1000
 
-DownloadStatus = Literal[
-    "queued", "resolving", "downloading", "verifying", "paused", "retrying", "complete", "failed", "cancelled"
-]
-#: The statuses after which nothing follows.
-ENDED: Final = frozenset({"complete", "failed", "cancelled"})
+DownloadStatus = Status
 
 # -- what requests bring ---------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ can order it and frame it without decoding JSON.
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, get_args
 
 import msgspec
 
@@ -23,7 +23,17 @@ MAX_MESSAGE_CHARS: Final = 2000
 #: How many files under way an event names.
 MAX_FILES_IN_EVENT: Final = 8
 
-Status = Literal["queued", "resolving", "downloading", "verifying", "paused", "retrying"]
+# The one vocabulary of statuses. A record's `state` says who may act on it, its `status` what people see: the three
+# terminal ones are the same in both.
+ActiveStatus = Literal["queued", "resolving", "downloading", "verifying", "paused", "retrying"]
+TerminalStatus = Literal["complete", "failed", "cancelled"]
+Status = Literal[ActiveStatus, TerminalStatus]
+State = Literal["queued", "running", "paused", TerminalStatus]
+#: Something follows; nothing follows.
+ACTIVE: Final[frozenset[str]] = frozenset(get_args(ActiveStatus))
+TERMINAL: Final[frozenset[str]] = frozenset(get_args(TerminalStatus))
+#: The stages of the events after which nothing follows.
+TERMINAL_STAGES: Final = frozenset({"complete", "error"})
 
 
 class FileProgress(msgspec.Struct, frozen=True):
@@ -42,7 +52,7 @@ class Downloading(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
     bytes_downloaded: int
     bytes_total: int
     speed_mbps: float
-    status: Status | None = None
+    status: ActiveStatus | None = None
     bytes_per_second: int | None = None
     eta_seconds: int | None = None
     files_done: int | None = None
@@ -81,7 +91,6 @@ class Error(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_f
 
 
 Event = Downloading | Complete | Error
-TERMINAL_STAGES: Final = frozenset({"complete", "error"})
 
 
 class Version(NamedTuple):

@@ -1,7 +1,7 @@
 """What goes through the queue: the import path of the job and the id of a download, and nothing else.
 
 A job is a ticket: it calls a worker, and the worker takes the download whose turn it is, whichever the ticket names
-(downloads/scripts.py). Everything that a worker needs is in the record of the download, so a job in Redis never holds a
+(downloads/scripts/). Everything that a worker needs is in the record of the download, so a job in Redis never holds a
 reference, a path or a token.
 """
 

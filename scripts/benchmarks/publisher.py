@@ -52,33 +52,36 @@ class _Target(Protocol):
 
 
 class _Hive(_Target):
-    """Downloads of hive: created, claimed, published and finished through its tracker and scripts."""
+    """Downloads of hive: created, claimed, published and finished through its records and scripts."""
 
     def __init__(self, redis_url: str, count: int) -> None:
         from hive.downloads import scripts
+        from hive.downloads.claims import Claims
         from hive.downloads.record import New
         from hive.downloads.tracker import DownloadTracker
+        from hive.lua import Script
         from hive.redis_client import connect
         from hive.wire.jobs import Request
 
         self._redis = connect(redis_url)
-        self._tracker = DownloadTracker(self._redis, ended_ttl_s=600, max_queued=1_000_000, lease_s=LEASE_S)
-        self._script = self._redis.register_script(scripts.PUBLISH)
+        tracker = DownloadTracker(self._redis, ended_ttl_s=600, max_queued=1_000_000)
+        self._owner = Claims(self._redis, ended_ttl_s=600, lease_s=LEASE_S)
+        self._script = Script(self._redis, scripts.PUBLISH)
         self._claims = []
         began = time.monotonic_ns()
         for number in range(count):
             name = f"bench-{began}-{number}"
             new = New(dedup_key=name, ref=f"hf:bench/{name}", request=Request(ref=f"hf:bench/{name}"), event=_event(0))
-            record = self._tracker.read(self._tracker.create(new)[0])
+            record = tracker.read(tracker.create(new)[0])
             assert record is not None
-            claim = self._tracker.claim(record, "bench", "bench", _event(0))
+            claim = self._owner.claim(record, "bench", "bench", _event(0))
             assert claim is not None
             self._claims.append(claim)
         self.ids = [claim.id for claim in self._claims]
         self._seq = 2
 
     def publish(self, indices: Sequence[int]) -> None:
-        """Through the script that `DownloadTracker.publish` runs, many in one round trip."""
+        """Through the script that `Claims.publish` runs, many in one round trip."""
         from hive.wire import events, keys
 
         with self._redis.pipeline(transaction=False) as pipeline:
@@ -86,20 +89,20 @@ class _Hive(_Target):
                 claim = self._claims[index]
                 self._seq += 1
                 self._script(
-                    keys=[keys.record(claim.id), keys.events(claim.id), keys.LEASES],
-                    args=[
-                        claim.id,
-                        claim.fence,
-                        self._seq,
-                        events.encode(_event(_now_us())),
-                        LEASE_S * 1000,
-                        "downloading",
-                        1,
-                        0,
-                        0,
-                        "",
-                    ],
                     client=pipeline,
+                    record=keys.record(claim.id),
+                    channel=keys.events(claim.id),
+                    leases=keys.LEASES,
+                    id=claim.id,
+                    fence=claim.fence,
+                    seq=self._seq,
+                    event=events.encode(_event(_now_us())),
+                    lease_ms=LEASE_S * 1000,
+                    status="downloading",
+                    bytes_done=1,
+                    received=0,
+                    refetched=0,
+                    found="",
                 )
             pipeline.execute()
 
@@ -109,7 +112,7 @@ class _Hive(_Target):
 
         for claim in self._claims:
             event = Complete(local_path="/models/model-q4_k_m.gguf", status="complete")
-            self._tracker.finish(claim, self._seq + 1, "complete", event, "/models/model-q4_k_m.gguf")
+            self._owner.finish(claim, self._seq + 1, "complete", event, "/models/model-q4_k_m.gguf")
 
 
 class _Nchan(_Target):

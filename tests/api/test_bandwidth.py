@@ -11,7 +11,7 @@ from hive.cli import run
 from hive.cli.errors import CliError
 from hive.cli.limits import bytes_per_second
 from hive.client import AsyncClient, Client
-from hive.downloads.tracker import DownloadTracker
+from hive.downloads.context import DownloadContext
 from hive.redis_client import RedisClient
 
 
@@ -90,11 +90,13 @@ def test_what_is_no_rate_is_refused(text: str) -> None:
         bytes_per_second(text)
 
 
-def test_the_limit_of_one_download_stands_in_its_record(api: str, store: RedisClient, tracker: DownloadTracker) -> None:
+def test_the_limit_of_one_download_stands_in_its_record(
+    api: str, store: RedisClient, downloads: DownloadContext
+) -> None:
     with Client(api) as client:
         limited = client.download("hf:org/limited", max_bytes_per_second=2_000_000)
         free = client.download("hf:org/free")
     for started, limit in ((limited, 2_000_000), (free, None)):
-        record = tracker.read(started.download_id)
+        record = downloads.tracker.read(started.download_id)
         assert record is not None
         assert record.request.max_bytes_per_second == limit

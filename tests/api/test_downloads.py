@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import requests
 
-from hive.downloads.tracker import DownloadTracker
+from hive.downloads.context import DownloadContext
 from hive.redis_client import RedisClient
 from hive.secrets import unseal
 from hive.settings import Settings
@@ -36,12 +36,12 @@ def error_of(answer: requests.Response) -> str:
     return code
 
 
-def test_a_download_is_answered_at_once_with_an_id(api: str, tracker: DownloadTracker, store: RedisClient) -> None:
+def test_a_download_is_answered_at_once_with_an_id(api: str, downloads: DownloadContext, store: RedisClient) -> None:
     answer = post(api, model_ref="hf:org/name")
     body = answer.json()
     assert (answer.status_code, body["local_path"], body["joined"]) == (202, None, False)
     assert str(uuid.UUID(body["download_id"])) == body["download_id"]
-    record = tracker.read(body["download_id"])
+    record = downloads.tracker.read(body["download_id"])
     assert record is not None
     assert (record.state, record.ref) == ("queued", "hf:org/name")
     assert store.lrange("rq:queue:hive", 0, -1) == [job_id(record.id, 1).encode()]
@@ -151,18 +151,18 @@ def test_the_query_of_a_url_is_treated_as_a_secret(api: str, server: Server, sto
     assert TOKEN not in server.output
 
 
-def test_a_download_is_shown_with_its_progress(api: str, tracker: DownloadTracker) -> None:
-    download_id = create(tracker)
-    tracker.publish(claim(tracker, download_id), 2, downloading(25))
+def test_a_download_is_shown_with_its_progress(api: str, downloads: DownloadContext) -> None:
+    download_id = create(downloads)
+    downloads.claims.publish(claim(downloads, download_id), 2, downloading(25))
     shown = requests.get(f"{api}/v1/downloads/{download_id}", timeout=5).json()
     assert (shown["status"], shown["progress"]["bytes_downloaded"]) == ("downloading", 25)
     assert shown["created_at"] <= shown["started_at"] <= shown["updated_at"]
     assert shown["ended_at"] is None
 
 
-def test_the_list_pages_with_a_cursor_and_filters_by_status(api: str, tracker: DownloadTracker) -> None:
-    ids = [create(tracker, f"model-{n}") for n in range(7)]
-    tracker.finish(claim(tracker, ids[3]), 2, "complete", complete(), "/x")
+def test_the_list_pages_with_a_cursor_and_filters_by_status(api: str, downloads: DownloadContext) -> None:
+    ids = [create(downloads, f"model-{n}") for n in range(7)]
+    downloads.claims.finish(claim(downloads, ids[3]), 2, "complete", complete(), "/x")
     seen, cursor = [], None
     while True:
         params = {"limit": "3", **({"cursor": cursor} if cursor else {})}
@@ -183,8 +183,8 @@ def test_a_bad_query_is_told(api: str, query: str) -> None:
     assert (answer.status_code, error_of(answer)) == (400, "INVALID_REQUEST")
 
 
-def test_cancelling_a_waiting_download_ends_it_at_once(api: str, tracker: DownloadTracker) -> None:
-    download_id = create(tracker)
+def test_cancelling_a_waiting_download_ends_it_at_once(api: str, downloads: DownloadContext) -> None:
+    download_id = create(downloads)
     client = SseClient(f"{api}/v1/models/download/progress?id={download_id}")
     answer = requests.delete(f"{api}/v1/downloads/{download_id}", timeout=5)
     assert (answer.status_code, answer.json()["status"]) == (202, "cancelled")
@@ -194,11 +194,11 @@ def test_cancelling_a_waiting_download_ends_it_at_once(api: str, tracker: Downlo
     assert (again.status_code, error_of(again)) == (409, "DOWNLOAD_ENDED")
 
 
-def test_cancelling_a_running_download_asks_its_worker(api: str, tracker: DownloadTracker) -> None:
-    download_id = create(tracker)
-    held = claim(tracker, download_id)
+def test_cancelling_a_running_download_asks_its_worker(api: str, downloads: DownloadContext) -> None:
+    download_id = create(downloads)
+    held = claim(downloads, download_id)
     assert requests.delete(f"{api}/v1/downloads/{download_id}", timeout=5).status_code == 202
-    assert tracker.renew(held).control == "cancel"
+    assert downloads.claims.renew(held).control == "cancel"
 
 
 @pytest.mark.parametrize("method", ["GET", "DELETE"])
@@ -218,27 +218,27 @@ def test_a_full_queue_is_429(redis_url: str, tmp_path: Path) -> None:
         server.stop()
 
 
-def test_a_long_poll_answers_when_the_download_has_ended(api: str, tracker: DownloadTracker) -> None:
-    download_id = create(tracker)
-    held = claim(tracker, download_id)
+def test_a_long_poll_answers_when_the_download_has_ended(api: str, downloads: DownloadContext) -> None:
+    download_id = create(downloads)
+    held = claim(downloads, download_id)
     answers: list[dict[str, Any]] = []
     url = f"{api}/v1/downloads/{download_id}?wait=30s"
     thread = threading.Thread(target=lambda: answers.append(requests.get(url, timeout=35).json()))
     thread.start()
     thread.join(0.3)
     assert thread.is_alive()
-    tracker.finish(held, 2, "complete", complete(), "/x")
+    downloads.claims.finish(held, 2, "complete", complete(), "/x")
     thread.join(5)
     assert [answer["status"] for answer in answers] == ["complete"]
     assert requests.get(url, timeout=5).json()["status"] == "complete", "ended already: at once"
 
 
-def test_a_long_poll_answers_with_the_present_state_when_its_time_is_up(api: str, tracker: DownloadTracker) -> None:
-    download_id = create(tracker)
+def test_a_long_poll_answers_with_the_present_state_when_its_time_is_up(api: str, downloads: DownloadContext) -> None:
+    download_id = create(downloads)
     assert requests.get(f"{api}/v1/downloads/{download_id}?wait=0.2", timeout=5).json()["status"] == "queued"
 
 
 @pytest.mark.parametrize("wait", ["soon", "-1", "56s", "1e9", "10m", ""])
-def test_a_wait_that_is_none_is_told(api: str, tracker: DownloadTracker, wait: str) -> None:
-    answer = requests.get(f"{api}/v1/downloads/{create(tracker)}?wait={wait}", timeout=5)
+def test_a_wait_that_is_none_is_told(api: str, downloads: DownloadContext, wait: str) -> None:
+    answer = requests.get(f"{api}/v1/downloads/{create(downloads)}?wait={wait}", timeout=5)
     assert (answer.status_code, error_of(answer)) == (400, "INVALID_REQUEST")

@@ -18,7 +18,7 @@ from hive.api import background, maintenance
 from hive.api.maintenance import TIDY_INTERVAL_S, tidy
 from hive.api.services import Services, make_services
 from hive.client import AsyncClient, Client, ServerUnreachable
-from hive.downloads.tracker import DownloadTracker
+from hive.downloads.context import DownloadContext
 from hive.errors import BadRequest, Conflict, ModelInUse, ModelNotOnDisk, RedisUnavailable
 from hive.redis_client import RedisClient
 from hive.settings import Settings
@@ -34,9 +34,9 @@ from tests.support.waiting import wait_for, wait_for_async
 pytestmark = pytest.mark.anyio
 
 
-def under_way(tracker: DownloadTracker, ref: str = "hf:org/name") -> str:
+def under_way(downloads: DownloadContext, ref: str = "hf:org/name") -> str:
     """The id of a queued download."""
-    return tracker.create(new(sha256(ref.encode()), ref=ref, request=Request(ref=ref)))[0]
+    return downloads.tracker.create(new(sha256(ref.encode()), ref=ref, request=Request(ref=ref)))[0]
 
 
 def spoil(snapshot: Path, path: str) -> None:
@@ -93,7 +93,9 @@ def test_what_is_no_request_is_refused(api: str, path: str, body: Any) -> None:
     assert (answer.status_code, answer.json()["error"]["code"]) == (BadRequest.status, BadRequest.code)
 
 
-def test_wrong_files_are_set_aside_and_asked_for_again(api: str, settings: Settings, tracker: DownloadTracker) -> None:
+def test_wrong_files_are_set_aside_and_asked_for_again(
+    api: str, settings: Settings, downloads: DownloadContext
+) -> None:
     snapshot = put(settings, "org/name", {**WHOLE, "we[i]rd*.txt": b"odd"})
     spoil(snapshot, "model.safetensors")
     (snapshot / "we[i]rd*.txt").resolve().unlink()
@@ -105,7 +107,7 @@ def test_wrong_files_are_set_aside_and_asked_for_again(api: str, settings: Setti
     assert bad.read_bytes() == b"spoilt!"
     assert isinstance(lines[-1], Verified)
     assert lines[-1].downloads == (refetch.download_id,)
-    record = tracker.read(refetch.download_id or "")
+    record = downloads.tracker.read(refetch.download_id or "")
     assert record is not None
     assert record.request == Request(ref=f"hf:org/name@{COMMIT}", include=("model.safetensors", "we[[]i]rd[*].txt"))
     assert record.state == "queued"
@@ -122,10 +124,12 @@ def test_a_second_wrong_file_of_the_same_digest_does_not_replace_the_first(api: 
     assert kept == {b"org/one", b"org/two"}
 
 
-def test_a_model_that_a_download_is_using_is_not_mended(api: str, settings: Settings, tracker: DownloadTracker) -> None:
+def test_a_model_that_a_download_is_using_is_not_mended(
+    api: str, settings: Settings, downloads: DownloadContext
+) -> None:
     snapshot = put(settings, "org/name", WHOLE)
     spoil(snapshot, "model.safetensors")
-    under_way(tracker)
+    under_way(downloads)
     with Client(api) as client:
         [refetch] = [line for line in client.verify(fetch=True) if isinstance(line, Refetch)]
     assert (refetch.download_id, refetch.code) == (None, ModelInUse.code)
@@ -133,7 +137,7 @@ def test_a_model_that_a_download_is_using_is_not_mended(api: str, settings: Sett
 
 
 def test_a_urls_file_is_asked_for_again_unless_its_query_was_secret(
-    api: str, settings: Settings, tracker: DownloadTracker
+    api: str, settings: Settings, downloads: DownloadContext
 ) -> None:
     for url in ("https://host.example/open.gguf", "https://host.example/signed.gguf?signature=1"):
         put_url(settings, url, b"content").write_bytes(b"CONTENT")
@@ -141,7 +145,7 @@ def test_a_urls_file_is_asked_for_again_unless_its_query_was_secret(
         refetches = [line for line in client.verify(fetch=True) if isinstance(line, Refetch)]
     [done] = [line for line in refetches if line.download_id]
     [refused] = [line for line in refetches if not line.download_id]
-    record = tracker.read(done.download_id or "")
+    record = downloads.tracker.read(done.download_id or "")
     assert record is not None
     assert record.request.ref == "https://host.example/open.gguf"
     assert "query" in (refused.message or "")
@@ -243,12 +247,12 @@ def test_garbage_is_listed_and_then_removed(api: str, settings: Settings) -> Non
 
 @pytest.mark.parametrize("state", ["queued", "running", "paused"])
 def test_what_a_live_download_may_need_stays(
-    api: str, settings: Settings, tracker: DownloadTracker, state: str
+    api: str, settings: Settings, downloads: DownloadContext, state: str
 ) -> None:
     put(settings, "org/name", WHOLE)
     blob = stray_blob(settings, "org/name", b"published, and not linked yet")
-    download_id = under_way(tracker)
-    bring_to(tracker, download_id, state)
+    download_id = under_way(downloads)
+    bring_to(downloads, download_id, state)
     small, other = partial(settings, f"{DIGEST}.{download_id}.part"), partial(settings, f"{DIGEST}.part")
     with Client(api) as client:
         gone = [line.path for line in client.collect_garbage() if isinstance(line, Removed)]
@@ -260,32 +264,34 @@ def test_what_a_live_download_may_need_stays(
     assert (settings.hub_dir / "models--org--name" / "refs" / "main").exists()
 
 
-def bring_to(tracker: DownloadTracker, download_id: str, state: str) -> None:
+def bring_to(downloads: DownloadContext, download_id: str, state: str) -> None:
     """Make a queued download running or paused."""
-    record = tracker.read(download_id)
+    record = downloads.tracker.read(download_id)
     assert record is not None
     if state == "running":
-        claim(tracker, download_id)
+        claim(downloads, download_id)
     elif state == "paused":
-        assert tracker.release(record, downloading(status="paused"), counts=False, to="paused")
-    found = tracker.read(download_id)
+        assert downloads.claims.release(record, downloading(status="paused"), counts=False, to="paused")
+    found = downloads.tracker.read(download_id)
     assert found is not None
     assert found.state == state
 
 
-def test_a_model_of_another_download_can_be_deleted(api: str, settings: Settings, tracker: DownloadTracker) -> None:
+def test_a_model_of_another_download_can_be_deleted(api: str, settings: Settings, downloads: DownloadContext) -> None:
     put(settings, "org/name", WHOLE)
     path = put_url(settings, "https://host.example/f", b"content")
-    under_way(tracker, "hf:org/other")
-    under_way(tracker, "https://host.example/g")
+    under_way(downloads, "hf:org/other")
+    under_way(downloads, "https://host.example/g")
     with Client(api) as client:
         assert client.delete_model("org/name").deleted
         assert client.delete_model(f"url/{path.parent.name}/file.gguf").deleted
 
 
-def test_a_url_that_is_being_fetched_cannot_be_deleted(api: str, settings: Settings, tracker: DownloadTracker) -> None:
+def test_a_url_that_is_being_fetched_cannot_be_deleted(
+    api: str, settings: Settings, downloads: DownloadContext
+) -> None:
     path = put_url(settings, "https://host.example/f?signature=1", b"content")
-    under_way(tracker, "https://host.example/f")
+    under_way(downloads, "https://host.example/f")
     with Client(api) as client, pytest.raises(ModelInUse):
         client.delete_model(f"url/{path.parent.name}/file.gguf")
     assert path.exists()

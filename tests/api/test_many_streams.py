@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import requests
 
-from hive.downloads.tracker import DownloadTracker
+from hive.downloads.context import DownloadContext
 from hive.redis_client import RedisClient
-from tests.support.downloads import claim, complete, create, downloading
+from tests.support.downloads import claim, complete, create, download_context, downloading
 from tests.support.processes import Server, environment
 from tests.support.sse_client import SseClient
 from tests.support.waiting import wait_for
@@ -33,15 +33,15 @@ def ends(client: SseClient) -> Counter[str]:
     return Counter(event["download_id"] for event in client.events if event["stage"] != "downloading")
 
 
-def test_named_downloads_are_followed_to_their_ends_and_then_done(api: str, tracker: DownloadTracker) -> None:
-    ids = [create(tracker, f"model-{n}") for n in range(5)]
-    tracker.finish(claim(tracker, ids[0]), 2, "complete", complete(), "/x")
+def test_named_downloads_are_followed_to_their_ends_and_then_done(api: str, downloads: DownloadContext) -> None:
+    ids = [create(downloads, f"model-{n}") for n in range(5)]
+    downloads.claims.finish(claim(downloads, ids[0]), 2, "complete", complete(), "/x")
     client = watch(api, "&".join(f"id={i}" for i in ids))
     wait_for(lambda: len(client.events) == 5)
     for download_id in ids[1:]:
-        held = claim(tracker, download_id)
-        tracker.publish(held, 2, downloading(50))
-        tracker.finish(held, 3, "complete", complete(), "/x")
+        held = claim(downloads, download_id)
+        downloads.claims.publish(held, 2, downloading(50))
+        downloads.claims.finish(held, 3, "complete", complete(), "/x")
     client.wait(10)
     assert client.done == 1
     assert ends(client) == Counter(ids)
@@ -50,11 +50,11 @@ def test_named_downloads_are_followed_to_their_ends_and_then_done(api: str, trac
         assert versions == sorted(versions, key=lambda text: tuple(map(int, text.split("-"))))
 
 
-def test_events_are_named_for_an_event_source(api: str, tracker: DownloadTracker) -> None:
-    download_id = create(tracker)
+def test_events_are_named_for_an_event_source(api: str, downloads: DownloadContext) -> None:
+    download_id = create(downloads)
     client = watch(api, f"id={download_id}")
     wait_for(lambda: client.events)
-    tracker.finish(claim(tracker, download_id), 2, "complete", complete("/store/a"), "/store/a")
+    downloads.claims.finish(claim(downloads, download_id), 2, "complete", complete("/store/a"), "/store/a")
     client.wait(10)
     assert client.names[0] == "progress"
     assert client.names[-1] == "end"
@@ -66,25 +66,25 @@ def test_events_are_named_for_an_event_source(api: str, tracker: DownloadTracker
     }
 
 
-def test_a_stream_for_the_active_ones_meets_newcomers(api: str, tracker: DownloadTracker) -> None:
-    ended, active = create(tracker, "ended"), create(tracker, "active")
-    tracker.finish(claim(tracker, ended), 2, "complete", complete(), "/x")
+def test_a_stream_for_the_active_ones_meets_newcomers(api: str, downloads: DownloadContext) -> None:
+    ended, active = create(downloads, "ended"), create(downloads, "active")
+    downloads.claims.finish(claim(downloads, ended), 2, "complete", complete(), "/x")
     client = watch(api, "status=active")
     wait_for(lambda: of(client, active))
     assert not of(client, ended)
-    newcomer = create(tracker, "newcomer")
+    newcomer = create(downloads, "newcomer")
     wait_for(lambda: of(client, newcomer))
     for download_id in (active, newcomer):
-        tracker.finish(claim(tracker, download_id), 2, "complete", complete(), "/x")
+        downloads.claims.finish(claim(downloads, download_id), 2, "complete", complete(), "/x")
     wait_for(lambda: len(ends(client)) == 2)
     assert ends(client) == Counter([active, newcomer])
     assert client.done == 0
     client.close()
 
 
-def test_a_stream_for_all_begins_with_the_ended_ones_too(api: str, tracker: DownloadTracker) -> None:
-    ended, active = create(tracker, "ended"), create(tracker, "active")
-    tracker.finish(claim(tracker, ended), 2, "complete", complete(), "/x")
+def test_a_stream_for_all_begins_with_the_ended_ones_too(api: str, downloads: DownloadContext) -> None:
+    ended, active = create(downloads, "ended"), create(downloads, "active")
+    downloads.claims.finish(claim(downloads, ended), 2, "complete", complete(), "/x")
     client = watch(api)
     wait_for(lambda: len(client.events) == 2)
     assert ends(client) == Counter([ended])
@@ -93,19 +93,19 @@ def test_a_stream_for_all_begins_with_the_ended_ones_too(api: str, tracker: Down
 
 
 def test_a_lost_subscription_costs_nothing_and_no_end_twice(
-    api: str, tracker: DownloadTracker, store: RedisClient
+    api: str, downloads: DownloadContext, store: RedisClient
 ) -> None:
-    ids = [create(tracker, f"model-{n}") for n in range(20)]
-    held = {download_id: claim(tracker, download_id) for download_id in ids}
+    ids = [create(downloads, f"model-{n}") for n in range(20)]
+    held = {download_id: claim(downloads, download_id) for download_id in ids}
     client = watch(api)
     wait_for(lambda: len(client.events) >= 20)
     for number, download_id in enumerate(ids):
         if number % 4 == 0:
             store.client_kill_filter(_type="pubsub")
-        tracker.finish(held[download_id], 2, "complete", complete(), "/x")
-    late = create(tracker, "while-away")
+        downloads.claims.finish(held[download_id], 2, "complete", complete(), "/x")
+    late = create(downloads, "while-away")
     store.client_kill_filter(_type="pubsub")
-    tracker.finish(claim(tracker, late), 2, "complete", complete(), "/x")
+    downloads.claims.finish(claim(downloads, late), 2, "complete", complete(), "/x")
     wait_for(lambda: len(ends(client)) == 21)
     assert ends(client) == Counter([*ids, late])
     client.close()
@@ -119,15 +119,15 @@ def test_silence_is_broken_also_where_nothing_is_under_way(api: str) -> None:
 
 
 def test_a_thousand_downloads_arrive_on_one_stream(redis_url: str, store: RedisClient, tmp_path: Path) -> None:
-    tracker = DownloadTracker(store, ended_ttl_s=60, max_queued=2000, lease_s=6)
-    ids = [create(tracker, f"model-{n}") for n in range(1000)]
+    downloads = download_context(store, ended_ttl_s=60, max_queued=2000, lease_s=6)
+    ids = [create(downloads, f"model-{n}") for n in range(1000)]
     server = Server(environment(redis_url, tmp_path, HIVE_DRAIN_S="0"))
     try:
         server.wait_until_ready()
         client = watch(server.url, "status=active")
         wait_for(lambda: len({event["download_id"] for event in client.events}) == 1000)
         for download_id in ids:
-            tracker.finish(claim(tracker, download_id), 2, "complete", complete(), "/x")
+            downloads.claims.finish(claim(downloads, download_id), 2, "complete", complete(), "/x")
         wait_for(lambda: len(ends(client)) == 1000)
         assert set(ends(client).values()) == {1}
     finally:

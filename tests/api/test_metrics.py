@@ -9,11 +9,11 @@ import pytest
 import requests
 from prometheus_client import parser
 
+from hive.downloads.context import DownloadContext
 from hive.downloads.registry import WorkerInfo, WorkerRegistry
-from hive.downloads.tracker import DownloadTracker
 from hive.processes.embedded_redis import EmbeddedRedis
 from hive.redis_client import RedisClient, connect
-from tests.support.downloads import claim, complete, create, downloading, failed
+from tests.support.downloads import claim, complete, create, download_context, downloading, failed
 from tests.support.processes import ManyProcesses, Server, children, environment
 from tests.support.waiting import wait_for
 
@@ -52,9 +52,9 @@ def pids(found: dict[Series, float]) -> set[str]:
 
 
 @pytest.fixture
-def tracker(store: RedisClient) -> DownloadTracker:
+def downloads(store: RedisClient) -> DownloadContext:
     """One whose workers no reaper takes for dead."""
-    return DownloadTracker(store, ended_ttl_s=3600, max_queued=100, lease_s=3600)
+    return download_context(store, ended_ttl_s=3600, max_queued=100, lease_s=3600)
 
 
 @pytest.fixture
@@ -67,24 +67,24 @@ def second(api: str, server_env: dict[str, str]) -> Iterator[Server]:
     assert "Traceback" not in process.output
 
 
-def make_history(store: RedisClient, tracker: DownloadTracker) -> None:
+def make_history(store: RedisClient, downloads: DownloadContext) -> None:
     """A download of every kind, and two workers."""
-    running, done, bad = (create(tracker, name) for name in ("running", "done", "bad"))
-    create(tracker, "queued")
-    create(tracker, "queued")
-    tracker.publish(claim(tracker, running), 2, downloading(5, bytes_per_second=1234))
-    tracker.finish(claim(tracker, done), 2, "complete", complete(), "/x")
-    tracker.finish(claim(tracker, bad), 2, "failed", failed("CHECKSUM_MISMATCH"))
+    running, done, bad = (create(downloads, name) for name in ("running", "done", "bad"))
+    create(downloads, "queued")
+    create(downloads, "queued")
+    downloads.claims.publish(claim(downloads, running), 2, downloading(5, bytes_per_second=1234))
+    downloads.claims.finish(claim(downloads, done), 2, "complete", complete(), "/x")
+    downloads.claims.finish(claim(downloads, bad), 2, "failed", failed("CHECKSUM_MISMATCH"))
     registry = WorkerRegistry(store)
     registry.beat(WorkerInfo(name="w1", host="h", pid=1, version="0"))
     registry.beat(WorkerInfo(name="w2", host="h", pid=2, version="0", state="busy", download_id=running))
 
 
 def test_two_replicas_give_the_same_figures_of_the_fleet_and_those_of_each_other(
-    api: str, second: Server, store: RedisClient, tracker: DownloadTracker
+    api: str, second: Server, store: RedisClient, downloads: DownloadContext
 ) -> None:
     wait_for(lambda: len(replicas(scrape(api))) == 2)
-    make_history(store, tracker)
+    make_history(store, downloads)
     one, other = scrape(api), scrape(second.url)
     assert of_fleet(one) == of_fleet(other)
     assert replicas(one) == replicas(other)
@@ -100,8 +100,8 @@ def test_two_replicas_give_the_same_figures_of_the_fleet_and_those_of_each_other
     assert 0 < total(one, "hive_disk_free_bytes") < total(one, "hive_disk_size_bytes")
 
 
-def test_streams_stand_under_the_replica_that_serves_them(api: str, second: Server, tracker: DownloadTracker) -> None:
-    download_id = create(tracker)
+def test_streams_stand_under_the_replica_that_serves_them(api: str, second: Server, downloads: DownloadContext) -> None:
+    download_id = create(downloads)
     url = f"{second.url}/v1/models/download/progress?id={download_id}"
     with requests.get(url, stream=True, timeout=10) as stream:
         lines = stream.iter_lines()  # held: to drop it would close the connection
@@ -150,7 +150,7 @@ def test_while_redis_is_away_the_replica_answers_with_what_it_knows(
         try:
             server.wait_until_ready()
             with connect(redis.url) as client:
-                create(DownloadTracker(client, ended_ttl_s=60, max_queued=9, lease_s=6))
+                create(download_context(client, ended_ttl_s=60, max_queued=9, lease_s=6))
             up = scrape(server.url)
             assert (total(up, "hive_store_up"), total(up, "hive_downloads", state="queued")) == (1, 1)
             redis.kill()

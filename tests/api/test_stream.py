@@ -7,7 +7,7 @@ import uuid
 import pytest
 import requests
 
-from hive.downloads.tracker import DownloadTracker
+from hive.downloads.context import DownloadContext
 from hive.redis_client import RedisClient
 from tests.support.downloads import claim, complete, create, downloading, failed
 from tests.support.processes import Server, environment
@@ -21,14 +21,14 @@ def watch(api: str, download_id: str, **headers: str) -> SseClient:
     )
 
 
-def test_a_client_sees_the_state_the_progress_the_end_and_done(api: str, tracker: DownloadTracker) -> None:
-    download_id = create(tracker)
+def test_a_client_sees_the_state_the_progress_the_end_and_done(api: str, downloads: DownloadContext) -> None:
+    download_id = create(downloads)
     client = watch(api, download_id)
     wait_for(lambda: client.events)
-    held = claim(tracker, download_id)
-    tracker.publish(held, 2, downloading(40))
+    held = claim(downloads, download_id)
+    downloads.claims.publish(held, 2, downloading(40))
     wait_for(lambda: client.last["bytes_downloaded"] == 40)
-    tracker.finish(held, 3, "complete", complete("/store/x.gguf"), "/store/x.gguf")
+    downloads.claims.finish(held, 3, "complete", complete("/store/x.gguf"), "/store/x.gguf")
     client.wait()
     assert client.status == 200
     assert client.events[0]["status"] == "queued"
@@ -37,8 +37,8 @@ def test_a_client_sees_the_state_the_progress_the_end_and_done(api: str, tracker
     assert client.ids == sorted(client.ids, key=lambda text: tuple(map(int, text.split("-"))))
 
 
-def test_the_headers_suit_proxies_and_browsers(api: str, tracker: DownloadTracker) -> None:
-    client = watch(api, create(tracker))
+def test_the_headers_suit_proxies_and_browsers(api: str, downloads: DownloadContext) -> None:
+    client = watch(api, create(downloads))
     wait_for(lambda: client.events)
     client.close()
     assert client.headers["content-type"] == "text/event-stream"
@@ -48,9 +48,11 @@ def test_the_headers_suit_proxies_and_browsers(api: str, tracker: DownloadTracke
 
 
 @pytest.mark.parametrize("event", [complete(), failed()])
-def test_a_client_that_comes_after_the_end_gets_it_and_done(api: str, tracker: DownloadTracker, event: object) -> None:
-    download_id = create(tracker)
-    tracker.finish(claim(tracker, download_id), 2, "complete", event, "/x")  # type: ignore[arg-type]
+def test_a_client_that_comes_after_the_end_gets_it_and_done(
+    api: str, downloads: DownloadContext, event: object
+) -> None:
+    download_id = create(downloads)
+    downloads.claims.finish(claim(downloads, download_id), 2, "complete", event, "/x")  # type: ignore[arg-type]
     client = watch(api, download_id).wait()
     stages = [seen["stage"] for seen in client.events]
     assert client.done == 1
@@ -70,24 +72,24 @@ def test_an_id_that_is_no_uuid_is_400(api: str, query: str) -> None:
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "INVALID_ID")
 
 
-def test_head_answers_at_once_and_post_is_refused(api: str, tracker: DownloadTracker) -> None:
-    url = f"{api}/v1/models/download/progress?id={create(tracker)}"
+def test_head_answers_at_once_and_post_is_refused(api: str, downloads: DownloadContext) -> None:
+    url = f"{api}/v1/models/download/progress?id={create(downloads)}"
     head = requests.head(url, timeout=5)
     assert (head.status_code, head.headers["content-type"]) == (200, "text/event-stream")
     assert requests.post(url, timeout=5).status_code == 405
 
 
-def test_silence_is_broken_by_comments(api: str, tracker: DownloadTracker) -> None:
-    client = watch(api, create(tracker))
+def test_silence_is_broken_by_comments(api: str, downloads: DownloadContext) -> None:
+    client = watch(api, create(downloads))
     wait_for(lambda: client.comments >= 2)
     client.close()
     assert len(client.events) == 1
 
 
-def test_a_client_that_has_seen_the_end_gets_204(api: str, tracker: DownloadTracker) -> None:
-    download_id = create(tracker)
-    held = claim(tracker, download_id)
-    tracker.finish(held, 2, "complete", complete(), "/x")
+def test_a_client_that_has_seen_the_end_gets_204(api: str, downloads: DownloadContext) -> None:
+    download_id = create(downloads)
+    held = claim(downloads, download_id)
+    downloads.claims.finish(held, 2, "complete", complete(), "/x")
     assert watch(api, download_id, Last_Event_ID=f"{held.fence}-2").wait().status == 204
     older = watch(api, download_id, Last_Event_ID=f"{held.fence}-1").wait()
     assert (older.status, older.last["stage"], older.done) == (200, "complete", 1)
@@ -96,24 +98,24 @@ def test_a_client_that_has_seen_the_end_gets_204(api: str, tracker: DownloadTrac
     assert watch(api, download_id, Last_Event_ID="nonsense").wait().done == 1
 
 
-def test_clients_that_leave_are_forgotten(api: str, tracker: DownloadTracker, store: RedisClient) -> None:
+def test_clients_that_leave_are_forgotten(api: str, downloads: DownloadContext, store: RedisClient) -> None:
     """A client that is gone and not noticed would keep its topic, and the server from stopping."""
-    download_id = create(tracker)
+    download_id = create(downloads)
     clients = [watch(api, download_id) for _ in range(50)]
     for client in clients:
         wait_for(lambda client=client: client.events)  # type: ignore[misc]
         client.close()
     last = watch(api, download_id)
     wait_for(lambda: last.events)
-    tracker.finish(claim(tracker, download_id), 2, "complete", complete(), "/x")
+    downloads.claims.finish(claim(downloads, download_id), 2, "complete", complete(), "/x")
     assert last.wait().done == 1
 
 
 def test_a_drain_ends_streams_without_done_and_the_process_exits(
-    redis_url: str, tracker: DownloadTracker, tmp_path: object
+    redis_url: str, downloads: DownloadContext, tmp_path: object
 ) -> None:
     process = Server(environment(redis_url, tmp_path, HIVE_DRAIN_S="0.5"))  # type: ignore[arg-type]
-    clients = [watch(process.url, create(tracker)) for _ in range(20)]
+    clients = [watch(process.url, create(downloads)) for _ in range(20)]
     for client in clients:
         wait_for(lambda client=client: client.events)  # type: ignore[misc]
     assert process.stop() == 0

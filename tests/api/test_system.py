@@ -8,16 +8,14 @@ import pytest
 import requests
 
 from hive.api.app import ROUTES
-from hive.downloads.jobqueue import JobQueue
 from hive.downloads.reaper import Reaper
 from hive.downloads.registry import WorkerInfo, WorkerRegistry
-from hive.downloads.tracker import DownloadTracker
 from hive.errors import all_errors
 from hive.processes.embedded_redis import EmbeddedRedis
 from hive.redis_client import RedisClient, connect
 from hive.version import VERSION
 from hive.wire import keys
-from tests.support.downloads import claim, complete, create
+from tests.support.downloads import claim, complete, create, download_context
 from tests.support.processes import Server, environment
 from tests.support.sse_client import SseClient
 from tests.support.waiting import wait_for
@@ -110,10 +108,10 @@ def test_without_redis_the_api_says_503_soon_and_health_stays_alive(tmp_path_fac
 def test_a_replica_has_two_connections_to_redis_however_many_clients(tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("c")
     with EmbeddedRedis(folder) as own, connect(own.url, max_connections=1) as client:
-        tracker = DownloadTracker(client, ended_ttl_s=60, max_queued=100, lease_s=6)
+        downloads = download_context(client, ended_ttl_s=60, max_queued=100, lease_s=6)
         server = Server(environment(own.url, folder, HIVE_DRAIN_S="0"))
         server.wait_until_ready()
-        ids = [create(tracker, f"model-{n}") for n in range(20)]
+        ids = [create(downloads, f"model-{n}") for n in range(20)]
         streams = [SseClient(f"{server.url}/v1/models/download/progress?id={ids[n % 20]}") for n in range(200)]
         streams.append(SseClient(f"{server.url}/v1/downloads/progress?status=active"))
         wait_for(lambda: all(stream.events for stream in streams))
@@ -124,11 +122,11 @@ def test_a_replica_has_two_connections_to_redis_however_many_clients(tmp_path_fa
 
 def test_the_list_of_downloads_stays_bounded(store: RedisClient) -> None:
     """Ended records expire; the list forgets them when it is read, and the reaper when nobody reads it."""
-    tracker = DownloadTracker(store, ended_ttl_s=60, max_queued=100, lease_s=6)
+    downloads = download_context(store, ended_ttl_s=60, max_queued=100, lease_s=6)
     for number in range(30):
-        download_id = create(tracker, f"model-{number}")
-        tracker.finish(claim(tracker, download_id), 2, "complete", complete(), "/x")
+        download_id = create(downloads, f"model-{number}")
+        downloads.claims.finish(claim(downloads, download_id), 2, "complete", complete(), "/x")
         store.delete(keys.record(download_id))  # as its expiry will
     assert store.zcard(keys.DOWNLOADS) == 30
-    Reaper(store, tracker, JobQueue(store), lease_s=6, max_attempts=3).forget_expired()
+    Reaper(downloads).forget_expired()
     assert store.zcard(keys.DOWNLOADS) == 0

@@ -12,7 +12,7 @@ import pytest
 import requests
 from playwright.sync_api import BrowserContext, Page, Response
 
-from hive.downloads.tracker import DownloadTracker
+from hive.downloads.context import DownloadContext
 from hive.wire.api import PROGRESS_PATH
 from tests.browser.balancer import CLOCK_PATH, PAGE_PATH, Balancer
 from tests.support.downloads import claim, complete, create, downloading
@@ -96,14 +96,14 @@ def check_order(seen: list[dict[str, Any]]) -> None:
 
 
 def test_an_event_source_sees_it_all_though_its_replica_is_killed(
-    page: Page, replicas: list[Server], balancer: Balancer, tracker: DownloadTracker
+    page: Page, replicas: list[Server], balancer: Balancer, downloads: DownloadContext
 ) -> None:
-    download_id = create(tracker)
+    download_id = create(downloads)
     watched = Watched(page, download_id)
     watched.wait_for("seen.length === 1 && seen[0].status === 'queued'")
-    held = claim(tracker, download_id)
+    held = claim(downloads, download_id)
     for seq in range(2, 12):
-        tracker.publish(held, seq, downloading(seq))
+        downloads.claims.publish(held, seq, downloading(seq))
         watched.wait_for("done => seen.at(-1).bytes_downloaded === done", seq)  # each at once: nginx holds none back
     killed = watched.replica(replicas)
     os.kill(killed.pid, signal.SIGKILL)
@@ -111,9 +111,9 @@ def test_an_event_source_sees_it_all_though_its_replica_is_killed(
     watched.wait_for("opened === 2")
     assert watched.replica(replicas) is not killed
 
-    tracker.publish(held, 12, downloading(90))
+    downloads.claims.publish(held, 12, downloading(90))
     watched.wait_for("seen.at(-1).bytes_downloaded === 90")
-    tracker.finish(held, 13, "complete", complete("/store/m.gguf"), "/store/m.gguf")
+    downloads.claims.finish(held, 13, "complete", complete("/store/m.gguf"), "/store/m.gguf")
     watched.wait_for("done === 1")
     watched.wait_for("source.readyState === EventSource.CLOSED")
 
@@ -130,15 +130,15 @@ def test_an_event_source_sees_it_all_though_its_replica_is_killed(
 
 
 def test_an_event_source_moves_when_its_replica_drains(
-    page: Page, replicas: list[Server], balancer: Balancer, tracker: DownloadTracker
+    page: Page, replicas: list[Server], balancer: Balancer, downloads: DownloadContext
 ) -> None:
-    download_id = create(tracker)
+    download_id = create(downloads)
     watched = Watched(page, download_id)
     watched.wait_for("seen.length === 1")
     leaving = watched.replica(replicas)
     assert leaving.stop() == 0
     watched.wait_for("opened === 2")
-    tracker.finish(claim(tracker, download_id), 2, "complete", complete(), "/x")
+    downloads.claims.finish(claim(downloads, download_id), 2, "complete", complete(), "/x")
     watched.wait_for("source.readyState === EventSource.CLOSED")
     assert page.evaluate("done") == 1
     assert [hit.status for hit in balancer.hits(watched.path)] == [200, 200, 204]

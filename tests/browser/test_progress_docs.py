@@ -16,7 +16,7 @@ import pytest
 import requests
 from playwright.sync_api import BrowserContext
 
-from hive.downloads.tracker import DownloadTracker
+from hive.downloads.context import DownloadContext
 from hive.wire.api import PROGRESS_PATH
 from tests.support.downloads import claim, complete, create, downloading
 from tests.support.processes import HiveProcess, Server, environment
@@ -112,20 +112,20 @@ def node() -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize("language", ["python", "node", "curl"])
 def test_the_client_sees_the_end_though_the_server_is_killed(
-    language: str, server: Restartable, tracker: DownloadTracker, tmp_path: Path
+    language: str, server: Restartable, downloads: DownloadContext, tmp_path: Path
 ) -> None:
-    download_id = create(tracker)
+    download_id = create(downloads)
     url = f"{server.url}{PROGRESS_PATH}?id={download_id}"
     sample = Sample(command(language, tmp_path, url), {"HIVE": server.url, "ID": download_id}, tmp_path)
     try:
         wait_for(lambda: sample.events and sample.events[-1]["status"] == "queued")
-        held = claim(tracker, download_id)
-        tracker.publish(held, 2, downloading(40))
+        held = claim(downloads, download_id)
+        downloads.claims.publish(held, 2, downloading(40))
         wait_for(lambda: sample.events[-1].get("bytes_downloaded") == 40)
         server.kill_and_restart()
-        tracker.publish(held, 3, downloading(70))
+        downloads.claims.publish(held, 3, downloading(70))
         wait_for(lambda: sample.events[-1].get("bytes_downloaded") == 70)
-        tracker.finish(held, 4, "complete", complete("/store/m.gguf"), "/store/m.gguf")
+        downloads.claims.finish(held, 4, "complete", complete("/store/m.gguf"), "/store/m.gguf")
         assert sample.process.wait(END_S) == 0
     finally:
         sample.process.kill()
@@ -142,10 +142,10 @@ def test_the_client_gives_up_on_an_id_that_is_unknown(language: str, server: Res
     assert "404" in "\n".join(sample.lines)
 
 
-def test_one_curl_shows_one_connection(server: Restartable, tracker: DownloadTracker, tmp_path: Path) -> None:
+def test_one_curl_shows_one_connection(server: Restartable, downloads: DownloadContext, tmp_path: Path) -> None:
     program("curl")
-    download_id = create(tracker)
-    tracker.finish(claim(tracker, download_id), 2, "complete", complete(), "/x")
+    download_id = create(downloads)
+    downloads.claims.finish(claim(downloads, download_id), 2, "complete", complete(), "/x")
     sample = Sample(["sh", "-c", CURL], {"HIVE": server.url, "ID": download_id}, tmp_path)
     assert sample.process.wait(END_S) == 0
     assert sample.lines[-2] == "data: [DONE]"
@@ -153,9 +153,9 @@ def test_one_curl_shows_one_connection(server: Restartable, tracker: DownloadTra
 
 @pytest.mark.slow
 def test_the_page_sees_the_end_and_closes_its_source(
-    server: Restartable, tracker: DownloadTracker, browser: BrowserContext
+    server: Restartable, downloads: DownloadContext, browser: BrowserContext
 ) -> None:
-    download_id = create(tracker)
+    download_id = create(downloads)
     page = browser.new_page()
     page.goto(f"{server.url}/healthz")
     page.evaluate(f"""(address) => {{
@@ -166,7 +166,7 @@ def test_the_page_sees_the_end_and_closes_its_source(
     }}""", f"{PROGRESS_PATH}?id={download_id}")  # fmt: skip
     page.wait_for_function("events.length === 1 && refused === 1")
     server.kill_and_restart()
-    tracker.finish(claim(tracker, download_id), 2, "complete", complete(), "/x")
+    downloads.claims.finish(claim(downloads, download_id), 2, "complete", complete(), "/x")
     page.wait_for_function("source.readyState === EventSource.CLOSED")
     assert page.evaluate("events.map((event) => event.stage).join()").endswith("complete")
     assert page.evaluate("refused") == 1

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from hive.downloads.tracker import DownloadTracker
+from hive.downloads.claims import Claims
 from workers.__main__ import main
 from workers.process.worker import DownloadWorker
 from workers.publish import Store
@@ -54,11 +54,11 @@ def dying(owner: type, name: str, *, before: bool, horse: bool = True) -> Callab
 #: Every mark, by its name.
 MARKS: dict[str, Callable[[], None]] = {
     "a job was taken from the queue": dying(DownloadWorker, "execute_job", before=True, horse=False),
-    "a download was claimed": dying(DownloadTracker, "claim", before=False),
+    "a download was claimed": dying(Claims, "claim", before=False),
     "a file is about to be renamed": dying(Store, "publish", before=True),
     "a file was renamed": dying(Store, "publish", before=False),
     "a model is complete on disk": dying(Store, "complete", before=False),
-    "the end was told": dying(DownloadTracker, "finish", before=False),
+    "the end was told": dying(Claims, "finish", before=False),
 }
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from hive.downloads.tracker import DownloadTracker
+from hive.downloads.context import DownloadContext
 from hive.processes.embedded_redis import EmbeddedRedis
 from hive.redis_client import connect, is_redis_error
 from hive.wire import keys
@@ -113,12 +113,12 @@ def test_wrong_bytes_behind_a_complete_are_noticed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("loses", ["lease", "place"])
 def test_a_download_that_nobody_has_is_noticed(
-    redis_server: EmbeddedRedis, redis_url: str, tracker: DownloadTracker, monkeypatch: pytest.MonkeyPatch, loses: str
+    redis_server: EmbeddedRedis, redis_url: str, downloads: DownloadContext, monkeypatch: pytest.MonkeyPatch, loses: str
 ) -> None:
     monkeypatch.setattr(watchman_module, "LIMIT_S", 0.3)
     monkeypatch.setattr(watchman_module, "LOOK_S", 0.05)
-    held, waiting = create(tracker, "held"), create(tracker, "waiting")
-    claim(tracker, held)
+    held, waiting = create(downloads, "held"), create(downloads, "waiting")
+    claim(downloads, held)
     watchman = Watchman(redis_url)
     try:
         wait_for(lambda: watchman.looks > 20)

@@ -10,9 +10,9 @@ from __future__ import annotations
 import threading
 import time
 
-from hive.downloads.tracker import DownloadTracker
 from hive.redis_client import connect, is_redis_error
 from hive.wire import keys
+from tests.support.downloads import download_context
 
 #: Seconds for which a live download may have neither lease nor place in the queue.
 LIMIT_S = 15.0
@@ -29,7 +29,7 @@ class Watchman:
         self.wrong: list[str] = []
         self.looks = 0
         self._client = connect(redis_url, reply_timeout_s=LOOK_S, retries=0)
-        self._tracker = DownloadTracker(self._client, ended_ttl_s=3600, max_queued=1000, lease_s=6)
+        self._downloads = download_context(self._client, ended_ttl_s=3600, max_queued=1000, lease_s=6)
         self._alone_since: dict[str, float] = {}
         self._told: set[str] = set()
         self._enough = threading.Event()
@@ -64,7 +64,7 @@ class Watchman:
         seconds, micros = self._client.time()
         now_ms = seconds * 1000 + micros // 1000
         found = {}
-        for record in self._tracker.page(limit=MOST).records:
+        for record in self._downloads.tracker.page(limit=MOST).records:
             if record.is_terminal or record.state == "paused":
                 continue
             lease_ms = self._client.zscore(keys.LEASES, record.id)

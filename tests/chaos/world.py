@@ -18,12 +18,12 @@ from urllib.parse import unquote
 
 import requests
 
-from hive.downloads.tracker import DownloadTracker
 from hive.processes.embedded_redis import EmbeddedRedis
 from hive.redis_client import connect
 from tests.chaos.history import Watch
 from tests.chaos.proxy import Address, LoopThread, Proxy
 from tests.hub.server import HubServer
+from tests.support.downloads import download_context
 from tests.support.processes import HiveProcess, children, is_alive
 from tests.support.waiting import wait_for
 
@@ -131,7 +131,7 @@ class World:
             stack.callback(self.client.close)
             self.hub = HubServer().start()
             stack.callback(self.hub.stop)
-            self.tracker = DownloadTracker(self.client, ended_ttl_s=3600, max_queued=1000, lease_s=6)
+            self.downloads = download_context(self.client, ended_ttl_s=3600, max_queued=1000, lease_s=6)
             self.env = self._environment(settings)
             self.parties: list[Party] = []
             stack.callback(self._stop_parties)
@@ -207,7 +207,7 @@ class World:
         """Who runs what now. Raises what a Redis raises that is away."""
         by_worker = {worker: pool for pool in self.pools for worker in children_of(pool.pid)}
         found = []
-        for record in self.tracker.page(limit=100).records:
+        for record in self.downloads.tracker.page(limit=100).records:
             if record.state != "running":
                 continue
             worker = int((WORKER_PID.search(record.worker) or [0, 0])[1])

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from hive.downloads.cleanup import close
+from hive.downloads.context import DownloadContext
 from hive.downloads.intents import Attempt, IntentLog, intent_of
-from hive.downloads.restore import Restorer
-from hive.downloads.tracker import DownloadTracker
+from hive.downloads.restore import Restore
 from hive.redis_client import RedisClient
 from hive.settings import Settings
 from hive.store.layout import PARTIAL
@@ -45,8 +45,8 @@ def test_a_purge_removes_what_only_this_download_wanted(
     )
     intents.write(entry)
     intents.write(other)
-    intents.write_hold(entry.id, Attempt(attempt=1, fence=1, partials=(DIGEST, OTHER_DIGEST)))
-    intents.write_hold(other.id, Attempt(attempt=1, fence=2, partials=(OTHER_DIGEST,)))
+    intents.write_attempt(entry.id, Attempt(attempt=1, fence=1, partials=(DIGEST, OTHER_DIGEST)))
+    intents.write_attempt(other.id, Attempt(attempt=1, fence=2, partials=(OTHER_DIGEST,)))
     close(settings, store, intents, entry.id)
     assert sorted(os.listdir(place)) == sorted(
         [f"{OTHER_DIGEST}.part", f"{'34' * 20}.{other.id}.part", f"{'ef' * 32}.part"]
@@ -62,7 +62,7 @@ def test_a_purge_leaves_a_file_that_somebody_writes(
     entry = an_intent(purge=True)
     place = make_partials(settings, f"{DIGEST}.part")
     intents.write(entry)
-    intents.write_hold(entry.id, Attempt(attempt=1, fence=1, partials=(DIGEST,)))
+    intents.write_attempt(entry.id, Attempt(attempt=1, fence=1, partials=(DIGEST,)))
     store.set(keys.file(DIGEST), owner)
     close(settings, store, intents, entry.id)
     assert os.listdir(place) == [f"{DIGEST}.part"]
@@ -72,21 +72,21 @@ def test_without_the_wish_everything_stays(settings: Settings, intents: IntentLo
     entry = an_intent()
     place = make_partials(settings, f"{DIGEST}.part")
     intents.write(entry)
-    intents.write_hold(entry.id, Attempt(attempt=1, fence=1, partials=(DIGEST,)))
+    intents.write_attempt(entry.id, Attempt(attempt=1, fence=1, partials=(DIGEST,)))
     close(settings, store, intents, entry.id)
     assert os.listdir(place) == [f"{DIGEST}.part"]
     assert intents.ids() == []
 
 
 def test_a_purge_that_died_is_done_by_whoever_looks_next(
-    settings: Settings, tracker: DownloadTracker, intents: IntentLog, restorer: Restorer, store: RedisClient
+    settings: Settings, downloads: DownloadContext, intents: IntentLog, restorer: Restore, store: RedisClient
 ) -> None:
-    record = started(tracker, intents)
+    record = started(downloads, intents)
     intents.write(intent_of(record, cancelled=True, purge=True))
     place = make_partials(settings, f"{DIGEST}.part")
-    intents.write_hold(record.id, Attempt(attempt=1, fence=1, partials=(DIGEST,)))
-    held = claim(tracker, record.id)
-    tracker.finish(held, 2, "complete", complete(), "/store/x")
+    intents.write_attempt(record.id, Attempt(attempt=1, fence=1, partials=(DIGEST,)))
+    held = claim(downloads, record.id)
+    downloads.claims.finish(held, 2, "complete", complete(), "/store/x")
     restorer.look(None)
     assert os.listdir(place) == []
 

@@ -4,38 +4,45 @@ from __future__ import annotations
 
 import os
 import uuid
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from hive.downloads.context import DownloadContext
+from hive.downloads.events import requeued_event
 from hive.downloads.intents import Attempt, IntentLog, intent_of
-from hive.downloads.record import Record, requeued_event
-from hive.downloads.restore import Restorer, restore
-from hive.downloads.tracker import DownloadTracker
+from hive.downloads.record import Claim, Record
+from hive.downloads.restore import Restore, restore
 from hive.redis_client import RedisClient
 from hive.settings import Settings
 from hive.wire import keys
 from hive.wire.events import Version, parse_message
 from hive.wire.jobs import Request
 from hive.wire.refs import dedup_key, parse_ref
-from tests.support.downloads import claim, complete, downloading, new
+from tests.support.downloads import claim, complete, download_context, downloading, new
 from tests.support.intents import an_intent, folder, intents_fixture, restorer_fixture, started
-from workers.intent import Holding
+from workers.claim import ClaimedDownload
+from workers.intent import AttemptIntent
 
 __all__ = ["intents_fixture", "restorer_fixture"]
 
 
-def read(tracker: DownloadTracker, download_id: str) -> Record:
-    record = tracker.read(download_id)
+def read(downloads: DownloadContext, download_id: str) -> Record:
+    record = downloads.tracker.read(download_id)
     assert record is not None
     return record
 
 
-def holding_of(settings: Settings, store: RedisClient, tracker: DownloadTracker, record: Record) -> Holding:
+def attempt_intent(settings: Settings, downloads: DownloadContext, record: Record, held: Claim) -> AttemptIntent:
+    return AttemptIntent(ClaimedDownload(replace(downloads, settings=settings), record, held, "worker-1"))
+
+
+def holding_of(settings: Settings, store: RedisClient, downloads: DownloadContext, record: Record) -> AttemptIntent:
     """A worker's hold on a queued download, noted."""
-    held = claim(tracker, record.id)
-    holding = Holding(settings, store, tracker, read(tracker, record.id), held, "worker-1")
+    held = claim(downloads, record.id)
+    holding = attempt_intent(settings, downloads, read(downloads, record.id), held)
     holding.begin()
     return holding
 
@@ -71,15 +78,15 @@ def test_a_store_without_an_intent_log_has_no_downloads(intents: IntentLog) -> N
     ],
 )
 def test_a_broken_file_is_set_aside_and_the_others_are_read(
-    intents: IntentLog, restorer: Restorer, settings: Settings, tracker: DownloadTracker, content: bytes
+    intents: IntentLog, restorer: Restore, settings: Settings, downloads: DownloadContext, content: bytes
 ) -> None:
     good, bad = an_intent(), str(uuid.uuid4())
     intents.write(good)
     path = folder(settings) / f"{bad}.json"
     path.write_bytes(content.replace(b"%s", bad.encode()))
     restorer.look(None)
-    assert read(tracker, good.id).state == "queued"
-    assert tracker.read(bad) is None
+    assert read(downloads, good.id).state == "queued"
+    assert downloads.tracker.read(bad) is None
     assert intents.ids() == [good.id]
     assert path.with_name(f"{bad}.json.bad").exists()
 
@@ -95,9 +102,9 @@ def test_a_file_that_is_a_link_is_not_followed(intents: IntentLog, settings: Set
 
 def test_an_older_worker_does_not_overwrite_the_hold_of_a_newer_one(intents: IntentLog) -> None:
     entry = an_intent()
-    intents.write_hold(entry.id, Attempt(attempt=2, fence=20))
-    intents.write_hold(entry.id, Attempt(attempt=1, fence=10))
-    assert intents.read_hold(entry.id) == Attempt(attempt=2, fence=20)
+    intents.write_attempt(entry.id, Attempt(attempt=2, fence=20))
+    intents.write_attempt(entry.id, Attempt(attempt=1, fence=10))
+    assert intents.read_attempt(entry.id) == Attempt(attempt=2, fence=20)
 
 
 def test_another_hive_on_the_same_store_has_an_intent_log_of_its_own(
@@ -110,7 +117,7 @@ def test_another_hive_on_the_same_store_has_an_intent_log_of_its_own(
     assert IntentLog(settings).ids() == [entry.id], "another process of the same hive has the same"
 
 
-def test_no_query_and_no_token_is_written(settings: Settings, intents: IntentLog, tracker: DownloadTracker) -> None:
+def test_no_query_and_no_token_is_written(settings: Settings, intents: IntentLog, downloads: DownloadContext) -> None:
     ref = parse_ref("https://host.example/m.gguf?signature=canary")
     made = new(
         dedup_key(ref),
@@ -119,7 +126,7 @@ def test_no_query_and_no_token_is_written(settings: Settings, intents: IntentLog
         secret=b"sealed",
         secret_ttl_s=60,
     )
-    record = read(tracker, tracker.create(made)[0])
+    record = read(downloads, downloads.tracker.create(made)[0])
     intents.write(intent_of(record))
     text = (folder(settings) / f"{record.id}.json").read_text()
     assert "canary" not in text
@@ -130,159 +137,158 @@ def test_no_query_and_no_token_is_written(settings: Settings, intents: IntentLog
 
 
 def test_a_queued_download_comes_back_under_its_id_with_all_that_was_asked_for(
-    tracker: DownloadTracker, intents: IntentLog, restorer: Restorer, store: RedisClient
+    downloads: DownloadContext, intents: IntentLog, restorer: Restore, store: RedisClient
 ) -> None:
-    before = started(tracker, intents)
-    tracker.set_priority(before, "high")
-    intents.write(intent_of(read(tracker, before.id)))
+    before = started(downloads, intents)
+    downloads.tracker.set_priority(before, "high")
+    intents.write(intent_of(read(downloads, before.id)))
     store.flushall()
     restorer.look(None)
-    after = read(tracker, before.id)
+    after = read(downloads, before.id)
     assert (after.state, after.status, after.attempt, after.priority) == ("queued", "queued", 1, "high")
     assert (after.ref, after.dedup_key, after.request) == (before.ref, before.dedup_key, before.request)
     assert after.created_ms == before.created_ms
     assert after.fence > before.fence
-    assert tracker.pending() == [before.id]
-    assert [r.id for r in tracker.page(limit=9).records] == [before.id]
-    assert tracker.create(new(before.dedup_key))[1] == "joined"
+    assert downloads.admission.pending() == [before.id]
+    assert [r.id for r in downloads.tracker.page(limit=9).records] == [before.id]
+    assert downloads.tracker.create(new(before.dedup_key))[1] == "joined"
 
 
 def test_a_paused_download_comes_back_paused_and_can_be_resumed(
-    tracker: DownloadTracker, intents: IntentLog, restorer: Restorer, store: RedisClient
+    downloads: DownloadContext, intents: IntentLog, restorer: Restore, store: RedisClient
 ) -> None:
-    before = started(tracker, intents)
-    tracker.release(before, requeued_event(before, None, "paused"), counts=False, to="paused")
-    intents.write(intent_of(read(tracker, before.id)))
+    before = started(downloads, intents)
+    downloads.claims.release(before, requeued_event(before, None, "paused"), counts=False, to="paused")
+    intents.write(intent_of(read(downloads, before.id)))
     store.flushall()
     restorer.look(None)
-    after = read(tracker, before.id)
+    after = read(downloads, before.id)
     assert (after.state, after.status) == ("paused", "paused")
-    assert tracker.pending() == []
+    assert downloads.admission.pending() == []
     assert store.smembers(keys.PAUSED) == {before.id.encode()}
-    assert tracker.release(after, requeued_event(after, None, "queued"), counts=False) == 2
+    assert downloads.claims.release(after, requeued_event(after, None, "queued"), counts=False) == 2
 
 
 def test_a_running_download_keeps_its_worker(
-    settings: Settings, tracker: DownloadTracker, intents: IntentLog, restorer: Restorer, store: RedisClient
+    settings: Settings, downloads: DownloadContext, intents: IntentLog, restorer: Restore, store: RedisClient
 ) -> None:
-    record = started(tracker, intents)
-    held = claim(tracker, record.id)
-    Holding(settings, store, tracker, read(tracker, record.id), held, "worker-1").begin()
-    tracker.publish(held, 5, downloading(50))
+    record = started(downloads, intents)
+    held = claim(downloads, record.id)
+    attempt_intent(settings, downloads, read(downloads, record.id), held).begin()
+    downloads.claims.publish(held, 5, downloading(50))
     store.flushall()
     restorer.look(None)
-    after = read(tracker, record.id)
+    after = read(downloads, record.id)
     assert (after.state, after.fence, after.worker) == ("running", held.fence, "worker-1")
     assert store.zscore(keys.LEASES, record.id) is not None
-    assert tracker.publish(held, 6, downloading(60)).held, "the worker goes on as if nothing had been"
-    assert read(tracker, record.id).seq == 6
-    assert tracker.finish(held, 7, "complete", complete(), "/store/x")
+    assert downloads.claims.publish(held, 6, downloading(60)).held, "the worker goes on as if nothing had been"
+    assert read(downloads, record.id).seq == 6
+    assert downloads.claims.finish(held, 7, "complete", complete(), "/store/x")
 
 
 def test_a_worker_that_is_faster_makes_the_record_itself(
-    settings: Settings, tracker: DownloadTracker, intents: IntentLog, restorer: Restorer, store: RedisClient
+    settings: Settings, downloads: DownloadContext, intents: IntentLog, restorer: Restore, store: RedisClient
 ) -> None:
-    holding = holding_of(settings, store, tracker, started(tracker, intents))
+    holding = holding_of(settings, store, downloads, started(downloads, intents))
     holding.secret = b"sealed"
     (download_id,) = intents.ids()
-    fence = read(tracker, download_id).fence
+    fence = read(downloads, download_id).fence
     store.flushall()
     assert holding.keep()
-    assert read(tracker, download_id).fence == fence
-    assert tracker.read_secret(download_id) == b"sealed"
+    assert read(downloads, download_id).fence == fence
+    assert downloads.tracker.read_secret(download_id) == b"sealed"
     restorer.look(None)
-    assert read(tracker, download_id).fence == fence
+    assert read(downloads, download_id).fence == fence
     assert holding.keep(), "also where it is there already"
 
 
 def test_a_worker_keeps_nothing_that_is_not_its_own(
-    settings: Settings, tracker: DownloadTracker, intents: IntentLog, store: RedisClient
+    settings: Settings, downloads: DownloadContext, intents: IntentLog, store: RedisClient
 ) -> None:
-    holding = holding_of(settings, store, tracker, started(tracker, intents))
+    holding = holding_of(settings, store, downloads, started(downloads, intents))
     (download_id,) = intents.ids()
-    record = read(tracker, download_id)
-    tracker.release(record, requeued_event(record, None), counts=False)
+    record = read(downloads, download_id)
+    downloads.claims.release(record, requeued_event(record, None), counts=False)
     assert not holding.keep(), "given to another"
-    holding_of(settings, store, tracker, read(tracker, download_id))
+    holding_of(settings, store, downloads, read(downloads, download_id))
     store.flushall()
     assert not holding.keep(), "a later attempt stands in the intent log"
     intents.remove(download_id)
     assert not holding.keep(), "it has ended"
-    assert tracker.read(download_id) is None
+    assert downloads.tracker.read(download_id) is None
 
 
 def test_a_download_whose_worker_died_too_is_handed_on_and_the_death_does_not_count(
-    settings: Settings, tracker: DownloadTracker, intents: IntentLog, restorer: Restorer, store: RedisClient
+    settings: Settings, downloads: DownloadContext, intents: IntentLog, restorer: Restore, store: RedisClient
 ) -> None:
-    from hive.downloads.jobqueue import JobQueue
     from hive.downloads.reaper import take_over
 
-    record = started(tracker, intents)
-    holding_of(settings, store, tracker, record)
+    record = started(downloads, intents)
+    holding_of(settings, store, downloads, record)
     store.flushall()
     restorer.look(None)
     store.zadd(keys.LEASES, {record.id: 1})
-    lost = read(tracker, record.id)
-    assert take_over(tracker, JobQueue(store), lost, max_attempts=1, expired_only=True, reason="gone")
-    after = read(tracker, record.id)
+    lost = read(downloads, record.id)
+    assert take_over(download_context(store, max_attempts=1), lost, expired_only=True, reason="gone")
+    after = read(downloads, record.id)
     assert (after.state, after.attempt, after.stalls) == ("queued", 2, 0)
 
 
 def test_what_was_given_back_waits_at_once_and_shows_how_far_it_was(
-    settings: Settings, tracker: DownloadTracker, intents: IntentLog, restorer: Restorer, store: RedisClient
+    settings: Settings, downloads: DownloadContext, intents: IntentLog, restorer: Restore, store: RedisClient
 ) -> None:
-    record = started(tracker, intents)
-    holding = holding_of(settings, store, tracker, record)
+    record = started(downloads, intents)
+    holding = holding_of(settings, store, downloads, record)
     holding.let_go(downloading(70, 100))
     store.flushall()
     restorer.look(None)
-    after = read(tracker, record.id)
+    after = read(downloads, record.id)
     assert (after.state, after.attempt, after.bytes_done) == ("queued", 2, 70)
     assert after.last_event.bytes_downloaded == 70  # type: ignore[union-attr]
 
 
 def test_a_cancel_that_redis_forgot_is_carried_out(
-    settings: Settings, tracker: DownloadTracker, intents: IntentLog, restorer: Restorer, store: RedisClient
+    settings: Settings, downloads: DownloadContext, intents: IntentLog, restorer: Restore, store: RedisClient
 ) -> None:
-    record = started(tracker, intents)
-    holding = holding_of(settings, store, tracker, record)
-    intents.write(intent_of(read(tracker, record.id), cancelled=True))
+    record = started(downloads, intents)
+    holding = holding_of(settings, store, downloads, record)
+    intents.write(intent_of(read(downloads, record.id), cancelled=True))
     store.flushall()
     assert not holding.keep()
     restorer.look(None)
-    assert read(tracker, record.id).state == "cancelled"
+    assert read(downloads, record.id).state == "cancelled"
     assert intents.ids() == []
 
 
 def test_restoring_again_changes_nothing(
-    tracker: DownloadTracker, intents: IntentLog, restorer: Restorer, store: RedisClient
+    downloads: DownloadContext, intents: IntentLog, restorer: Restore, store: RedisClient
 ) -> None:
     entry = an_intent()
     assert restore(store, entry, None, 6.0)
-    before = read(tracker, entry.id)
+    before = read(downloads, entry.id)
     assert not restore(store, entry, None, 6.0)
-    assert read(tracker, entry.id) == before
+    assert read(downloads, entry.id) == before
 
 
 def test_a_restored_download_leaves_the_flight_to_one_that_was_asked_for_meanwhile(
-    tracker: DownloadTracker, restorer: Restorer, store: RedisClient
+    downloads: DownloadContext, restorer: Restore, store: RedisClient
 ) -> None:
     entry = an_intent()
-    newer, _ = tracker.create(new(entry.dedup_key))
+    newer, _ = downloads.tracker.create(new(entry.dedup_key))
     assert restore(store, entry, None, 6.0)
     assert store.get(keys.single_flight(entry.dedup_key)) == newer.encode()
-    assert read(tracker, entry.id).state == "queued"
+    assert read(downloads, entry.id).state == "queued"
 
 
 def test_fences_grow_also_where_the_clock_of_the_new_redis_is_behind(
-    tracker: DownloadTracker, store: RedisClient
+    downloads: DownloadContext, store: RedisClient
 ) -> None:
     entry, ahead = an_intent(), 9_000_000_000_000
     assert restore(store, entry, Attempt(attempt=3, fence=ahead, held=False), 6.0)
-    assert read(tracker, entry.id).fence == ahead + 1
+    assert read(downloads, entry.id).fence == ahead + 1
 
 
-def test_everybody_who_listens_is_told(tracker: DownloadTracker, store: RedisClient) -> None:
+def test_everybody_who_listens_is_told(downloads: DownloadContext, store: RedisClient) -> None:
     with store.pubsub() as listening:
         listening.psubscribe(keys.EVENTS_PATTERN)
         listening.get_message(timeout=5)
@@ -290,24 +296,24 @@ def test_everybody_who_listens_is_told(tracker: DownloadTracker, store: RedisCli
         restore(store, entry, None, 6.0)
         told = parse_message(listening.get_message(timeout=5)["data"])
     assert told is not None
-    assert told.version == Version(read(tracker, entry.id).fence, 1)
+    assert told.version == Version(read(downloads, entry.id).fence, 1)
 
 
 def test_what_has_ended_is_forgotten(
-    settings: Settings, tracker: DownloadTracker, intents: IntentLog, restorer: Restorer, store: RedisClient
+    settings: Settings, downloads: DownloadContext, intents: IntentLog, restorer: Restore, store: RedisClient
 ) -> None:
-    record = started(tracker, intents)
-    held = claim(tracker, record.id)
-    tracker.finish(held, 2, "complete", complete(), "/store/x")
+    record = started(downloads, intents)
+    held = claim(downloads, record.id)
+    downloads.claims.finish(held, 2, "complete", complete(), "/store/x")
     orphan = str(uuid.uuid4())
-    intents.write_hold(orphan, Attempt(attempt=1, fence=1))
+    intents.write_attempt(orphan, Attempt(attempt=1, fence=1))
     restorer.look(None)
     assert intents.ids() == []
     assert os.listdir(folder(settings)) == []
 
 
 def test_it_is_time_to_look_when_the_mark_is_gone_or_another(
-    tracker: DownloadTracker, intents: IntentLog, restorer: Restorer, store: RedisClient
+    downloads: DownloadContext, intents: IntentLog, restorer: Restore, store: RedisClient
 ) -> None:
     assert restorer.is_due(None)
     restorer.look(None)
@@ -319,11 +325,11 @@ def test_it_is_time_to_look_when_the_mark_is_gone_or_another(
     intents.write(entry)
     store.flushall()
     restorer.look(store.get(keys.EPOCH))
-    assert tracker.read(entry.id) is not None
+    assert downloads.tracker.read(entry.id) is not None
     assert store.get(keys.EPOCH) not in (None, mark)
 
 
-def test_no_connection_is_kept(restorer: Restorer, intents: IntentLog, store: RedisClient) -> None:
+def test_no_connection_is_kept(restorer: Restore, intents: IntentLog, store: RedisClient) -> None:
     before = len(store.client_list())
     intents.write(an_intent())
     restorer.look(None)
@@ -333,16 +339,16 @@ def test_no_connection_is_kept(restorer: Restorer, intents: IntentLog, store: Re
 def test_two_replicas_bring_everything_back_once(
     settings: Settings,
     redis_url: str,
-    tracker: DownloadTracker,
+    downloads: DownloadContext,
     intents: IntentLog,
-    restorer: Restorer,
+    restorer: Restore,
     store: RedisClient,
 ) -> None:
     entries = [an_intent(f"hf:org/model-{n}") for n in range(30)]
     for entry in entries:
         intents.write(entry)
-    other = Restorer(settings, redis_url, IntentLog(settings))
+    other = Restore(settings, redis_url, IntentLog(settings))
     restorer.look(None)
     other.look(store.get(keys.EPOCH))
     other.stop()
-    assert sorted(tracker.pending()) == sorted(entry.id for entry in entries)
+    assert sorted(downloads.admission.pending()) == sorted(entry.id for entry in entries)

@@ -25,13 +25,12 @@ from hypothesis.stateful import (
 )
 
 from hive.downloads import scripts
-from hive.downloads.record import Claim, Record, Traffic
-from hive.downloads.tracker import DownloadTracker
+from hive.downloads.record import AttemptBytes, Claim, Record
 from hive.redis_client import RedisClient
 from hive.wire import keys
 from hive.wire.events import Version, parse_message
 from hive.wire.jobs import RANK_STEP, RANKS
-from tests.support.downloads import complete, downloading, failed, new
+from tests.support.downloads import complete, download_context, downloading, failed, new
 
 #: What CI affords; HIVE_TEST_EXAMPLES raises it.
 EXAMPLES = int(os.environ.get("HIVE_TEST_EXAMPLES", "60"))
@@ -52,11 +51,11 @@ class Downloads(RuleBasedStateMachine):
         else:
             self.redis = type(self).client
             self.redis.flushall()
-        self.tracker = DownloadTracker(self.redis, ended_ttl_s=3600, max_queued=10, lease_s=60)
+        self.downloads = download_context(self.redis, ended_ttl_s=3600, max_queued=10, lease_s=60)
         self.pubsub = self.redis.pubsub()
         self.pubsub.psubscribe(keys.EVENTS_PATTERN)
         self.told: list[tuple[Version, bool, bytes]] = []
-        self.id, _ = self.tracker.create(new())
+        self.id, _ = self.downloads.tracker.create(new())
         self.claims: dict[str, tuple[Claim, int]] = {}
         self.seq = 1
         self.ends = 0
@@ -70,7 +69,7 @@ class Downloads(RuleBasedStateMachine):
 
     @property
     def record(self) -> Record:
-        record = self.tracker.read(self.id)
+        record = self.downloads.tracker.read(self.id)
         assert record is not None
         return record
 
@@ -83,9 +82,9 @@ class Downloads(RuleBasedStateMachine):
     @rule(owner=st.sampled_from("abc"), twice=st.booleans())
     def claim(self, owner: str, twice: bool) -> None:
         before = self.record
-        got = self.tracker.claim(before, owner, owner, downloading(status="resolving"))
+        got = self.downloads.claims.claim(before, owner, owner, downloading(status="resolving"))
         if twice:
-            again = self.tracker.claim(before, owner, owner, downloading(status="resolving"))
+            again = self.downloads.claims.claim(before, owner, owner, downloading(status="resolving"))
             assert again == got
         free = before.state == "queued"
         held_by_me = before.state == "running" and owner in self.claims and self.claims[owner][1] == before.fence
@@ -99,13 +98,13 @@ class Downloads(RuleBasedStateMachine):
         claim, present = self.holder(data.draw(st.sampled_from(sorted(self.claims))))
         self.seq += 1
         for _ in range(2 if twice else 1):
-            assert self.tracker.publish(claim, self.seq, downloading(done)).held == present
+            assert self.downloads.claims.publish(claim, self.seq, downloading(done)).held == present
 
     @precondition(lambda self: self.claims)
     @rule(data=st.data())
     def renew(self, data: st.DataObject) -> None:
         claim, present = self.holder(data.draw(st.sampled_from(sorted(self.claims))))
-        assert self.tracker.renew(claim).held == present
+        assert self.downloads.claims.renew(claim).held == present
 
     @precondition(lambda self: self.claims)
     @rule(data=st.data(), twice=st.booleans(), well=st.booleans())
@@ -115,7 +114,7 @@ class Downloads(RuleBasedStateMachine):
         event = complete(f"/store/{self.seq}") if well else failed(f"CODE_{self.seq}")
         state = "complete" if well else "failed"
         for _ in range(2 if twice else 1):
-            assert self.tracker.finish(claim, self.seq, state, event, "/x") == present  # type: ignore[arg-type]
+            assert self.downloads.claims.finish(claim, self.seq, state, event, "/x") == present  # type: ignore[arg-type]
         self.ends += present
 
     @rule(expired=st.booleans(), only=st.booleans(), twice=st.booleans(), to=st.sampled_from(["queued", "paused"]))
@@ -126,7 +125,7 @@ class Downloads(RuleBasedStateMachine):
         runs_on = only and not expired and before.state == "running"
         allowed = not before.is_terminal and not runs_on
         got = [
-            self.tracker.release(before, downloading(), counts=True, expired_only=only, to=to)
+            self.downloads.claims.release(before, downloading(), counts=True, expired_only=only, to=to)
             for _ in range(2 if twice else 1)
         ]
         assert got == [before.attempt + 1 if allowed else None] * len(got)
@@ -139,7 +138,7 @@ class Downloads(RuleBasedStateMachine):
         fresh = self.record.fence == before.fence
         event = failed(f"OUTSIDE_{self.seq}")
         self.seq += 1
-        done = self.tracker.finish_unclaimed(before, "cancelled", event)
+        done = self.downloads.claims.finish_unclaimed(before, "cancelled", event)
         assert done == (fresh and not before.is_terminal)
         self.ends += done
 
@@ -151,43 +150,43 @@ class Downloads(RuleBasedStateMachine):
         self.seq += 1
         self.received[claim.fence] = self.received.get(claim.fence, 0) + received * present
         for _ in range(2 if twice else 1):
-            self.tracker.publish(claim, self.seq, downloading(), Traffic(self.received[claim.fence]))
+            self.downloads.claims.publish(claim, self.seq, downloading(), AttemptBytes(self.received[claim.fence]))
 
     @rule(priority=st.sampled_from(["low", "normal", "high"]), twice=st.booleans())
     def set_priority(self, priority: Literal["low", "normal", "high"], twice: bool) -> None:
         before = self.record
         for _ in range(2 if twice else 1):
-            assert self.tracker.set_priority(before, priority) == (not before.is_terminal)
+            assert self.downloads.tracker.set_priority(before, priority) == (not before.is_terminal)
 
     @rule(word=st.sampled_from(["yield", "cancel"]))
     def request_control(self, word: str) -> None:
         before = self.record
-        left = self.tracker.request_control(before, word)
+        left = self.downloads.tracker.request_control(before, word)
         assert left == (before.state == "running" and not (word == "yield" and before.control == "cancel"))
         assert self.record.control == (word if left else before.control)
 
     @invariant()
     def bytes_are_counted_once(self) -> None:
-        if hasattr(self, "tracker"):
+        if hasattr(self, "downloads"):
             assert self.record.bytes_received == sum(self.received.values())
 
     @invariant()
     def the_place_in_the_queue_is_that_of_the_priority(self) -> None:
-        if hasattr(self, "tracker") and self.record.state == "queued":
+        if hasattr(self, "downloads") and self.record.state == "queued":
             rank, created_ms = divmod(int(self.redis.zscore(keys.PENDING, self.id)), RANK_STEP)
             assert (rank, created_ms) == (RANKS[self.record.priority], self.record.created_ms)
 
     @rule()
     def create_again(self) -> None:
         live = not self.record.is_terminal
-        got, outcome = self.tracker.create(new())
+        got, outcome = self.downloads.tracker.create(new())
         assert (
             (outcome == "joined" and got == self.id) if live else (outcome in ("created", "joined") and got != self.id)
         )
 
     @invariant()
     def what_was_told_is_in_order_and_ends_once(self) -> None:
-        if not hasattr(self, "tracker"):
+        if not hasattr(self, "downloads"):
             return
         while (message := self.pubsub.get_message(timeout=0.01 if type(self).client else 0)) is not None:
             if message["type"] == "pmessage" and keys.id_of_channel(message["channel"]) == self.id:
@@ -202,7 +201,7 @@ class Downloads(RuleBasedStateMachine):
 
     @invariant()
     def a_live_download_has_a_lease_or_waits(self) -> None:
-        if not hasattr(self, "tracker"):
+        if not hasattr(self, "downloads"):
             return
         leased = self.redis.zscore(keys.LEASES, self.id) is not None
         pending = self.redis.zscore(keys.PENDING, self.id) is not None
@@ -235,32 +234,32 @@ def test_nor_on_a_real_server(store: RedisClient) -> None:
 MUTANTS = {
     "a publish that does not look at the fence": (
         "PUBLISH",
-        "if r[1] ~= 'running' or r[2] ~= ARGV[2] then",
+        "if r[1] ~= 'running' or r[2] ~= fence then",
         "if r[1] ~= 'running' then",
     ),
     "an end that does not look at the fence": (
         "FINISH",
-        "if r[1] ~= '0' or r[2] ~= ARGV[2] then",
+        "if r[1] ~= '0' or r[2] ~= fence then",
         "if r[1] ~= '0' then",
     ),
-    "an end after the end": ("FINISH", "if r[1] ~= '0' or r[2] ~= ARGV[2] then", "if r[2] ~= ARGV[2] then"),
-    "a repeated publish that is told again": ("PUBLISH", "if tonumber(ARGV[3]) > tonumber(r[3]) then", "if true then"),
-    "a fence that does not grow": ("RELEASE", "next_fence(KEYS[1]), '1'", "r[2], '1'"),
-    "a release that takes from the living": ("RELEASE", "if ARGV[5] == '1' then", "if false then"),
-    "an end that leaves the lease": ("FINISH", "redis.call('ZREM', KEYS[4], ARGV[1])", ""),
+    "an end after the end": ("FINISH", "if r[1] ~= '0' or r[2] ~= fence then", "if r[2] ~= fence then"),
+    "a repeated publish that is told again": ("PUBLISH", "if tonumber(seq) > tonumber(r[3]) then", "if true then"),
+    "a fence that does not grow": ("RELEASE", "next_fence(record), '1'", "r[2], '1'"),
+    "a release that takes from the living": ("RELEASE", "if expired_only == '1' then", "if false then"),
+    "an end that leaves the lease": ("FINISH", "redis.call('ZREM', leases, id)", ""),
     "bytes that are counted again": ("PUBLISH", "- tonumber(counted or '0')", ""),
     "a wish that talks over a person": (
         "CONTROL",
-        "if ARGV[1] == 'yield' and r[3] and r[3] ~= '' and r[3] ~= 'yield' then return 0 end",
+        "if word == 'yield' and r[3] and r[3] ~= '' and r[3] ~= 'yield' then return 0 end",
         "",
     ),
     "a priority without its place": (
         "PRIORITY",
-        "redis.call('ZADD', KEYS[3], 'XX', place(ARGV[3], r[2]), ARGV[1])",
+        "redis.call('ZADD', pending, 'XX', place(priority, r[2]), id)",
         "",
     ),
     "a place by the time of the attempt": ("RELEASE", "place(r[9], r[10])", "place(r[9], now_ms())"),
-    "a claim by two": ("CLAIM", "if r[1] ~= 'queued' or r[2] ~= ARGV[2] then return '' end", ""),
+    "a claim by two": ("CLAIM", "if r[1] ~= 'queued' or r[2] ~= attempt then return '' end", ""),
 }
 
 

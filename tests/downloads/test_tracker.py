@@ -10,16 +10,16 @@ from collections.abc import Callable
 import pytest
 import redis
 
-from hive.downloads.record import Ack, Record, Traffic
-from hive.downloads.tracker import DownloadTracker
+from hive.downloads.context import DownloadContext
+from hive.downloads.record import Ack, AttemptBytes, Record
 from hive.redis_client import RedisClient
 from hive.wire import keys
 from hive.wire.events import Complete, Version, parse_message
-from tests.support.downloads import claim, complete, create, downloading, failed, new
+from tests.support.downloads import claim, complete, create, download_context, downloading, failed, new
 
 
-def read(tracker: DownloadTracker, download_id: str) -> Record:
-    record = tracker.read(download_id)
+def read(downloads: DownloadContext, download_id: str) -> Record:
+    record = downloads.tracker.read(download_id)
     assert record is not None
     return record
 
@@ -28,18 +28,18 @@ def expire_lease(store: RedisClient, download_id: str) -> None:
     store.zadd(keys.LEASES, {download_id: 1})
 
 
-def test_a_new_download_is_queued_and_listed(tracker: DownloadTracker) -> None:
-    download_id, outcome = tracker.create(new())
-    record = read(tracker, download_id)
+def test_a_new_download_is_queued_and_listed(downloads: DownloadContext) -> None:
+    download_id, outcome = downloads.tracker.create(new())
+    record = read(downloads, download_id)
     assert (outcome, record.state, record.attempt, record.is_terminal) == ("created", "queued", 1, False)
-    assert tracker.pending() == [download_id]
-    assert [r.id for r in tracker.page(limit=10).records] == [download_id]
+    assert downloads.admission.pending() == [download_id]
+    assert [r.id for r in downloads.tracker.page(limit=10).records] == [download_id]
 
 
-def test_a_second_request_for_the_same_identity_joins(tracker: DownloadTracker) -> None:
-    first = create(tracker)
-    assert tracker.create(new()) == (first, "joined")
-    assert tracker.create(new("model-b"))[1] == "created"
+def test_a_second_request_for_the_same_identity_joins(downloads: DownloadContext) -> None:
+    first = create(downloads)
+    assert downloads.tracker.create(new()) == (first, "joined")
+    assert downloads.tracker.create(new("model-b"))[1] == "created"
 
 
 def test_requests_that_race_share_one_download(redis_url: str) -> None:
@@ -48,9 +48,9 @@ def test_requests_that_race_share_one_download(redis_url: str) -> None:
 
     def ask() -> None:
         with redis.Redis.from_url(redis_url) as client:
-            tracker = DownloadTracker(client, ended_ttl_s=60, max_queued=100, lease_s=6)
+            downloads = download_context(client, ended_ttl_s=60, max_queued=100, lease_s=6)
             gate.wait()
-            found.append(tracker.create(new())[0])
+            found.append(downloads.tracker.create(new())[0])
 
     threads = [threading.Thread(target=ask) for _ in range(8)]
     for thread in threads:
@@ -61,198 +61,203 @@ def test_requests_that_race_share_one_download(redis_url: str) -> None:
     assert len(set(found)) == 1
 
 
-def test_creating_again_with_the_same_id_changes_nothing(tracker: DownloadTracker) -> None:
+def test_creating_again_with_the_same_id_changes_nothing(downloads: DownloadContext) -> None:
     """redis-py sends a script again when its reply was lost."""
     download_id = str(uuid.uuid4())
-    assert tracker.create(new(), download_id) == (download_id, "created")
-    before = read(tracker, download_id)
-    assert tracker.create(new(), download_id) == (download_id, "created")
-    assert read(tracker, download_id) == before
+    assert downloads.tracker.create(new(), download_id) == (download_id, "created")
+    before = read(downloads, download_id)
+    assert downloads.tracker.create(new(), download_id) == (download_id, "created")
+    assert read(downloads, download_id) == before
 
 
 def test_a_full_queue_refuses(store: RedisClient) -> None:
-    tracker = DownloadTracker(store, ended_ttl_s=60, max_queued=2, lease_s=6)
-    create(tracker, "a"), create(tracker, "b")
-    assert tracker.create(new("c"))[1] == "full"
-    assert tracker.create(new("a"))[1] == "joined"
+    downloads = download_context(store, ended_ttl_s=60, max_queued=2, lease_s=6)
+    create(downloads, "a"), create(downloads, "b")
+    assert downloads.tracker.create(new("c"))[1] == "full"
+    assert downloads.tracker.create(new("a"))[1] == "joined"
 
 
-def test_a_model_on_disk_gets_one_real_id_that_is_given_again(tracker: DownloadTracker) -> None:
+def test_a_model_on_disk_gets_one_real_id_that_is_given_again(downloads: DownloadContext) -> None:
     on_disk = new(event=complete(), local_path="/store/model.gguf")
-    download_id, outcome = tracker.create(on_disk)
-    record = read(tracker, download_id)
+    download_id, outcome = downloads.tracker.create(on_disk)
+    record = read(downloads, download_id)
     assert (outcome, record.state, record.local_path) == ("created", "complete", "/store/model.gguf")
-    assert tracker.create(on_disk) == (download_id, "known")
-    assert tracker.create(new(event=complete("/elsewhere"), local_path="/elsewhere"))[1] == "created"
+    assert downloads.tracker.create(on_disk) == (download_id, "known")
+    assert downloads.tracker.create(new(event=complete("/elsewhere"), local_path="/elsewhere"))[1] == "created"
 
 
-def test_an_ended_download_is_not_joined(tracker: DownloadTracker) -> None:
-    first = create(tracker)
-    held = claim(tracker, first)
-    assert tracker.finish(held, 2, "failed", failed())
-    second, outcome = tracker.create(new())
+def test_an_ended_download_is_not_joined(downloads: DownloadContext) -> None:
+    first = create(downloads)
+    held = claim(downloads, first)
+    assert downloads.claims.finish(held, 2, "failed", failed())
+    second, outcome = downloads.tracker.create(new())
     assert (outcome, second != first) == ("created", True)
 
 
-def test_ended_records_expire_and_live_ones_do_not(tracker: DownloadTracker, store: RedisClient) -> None:
-    download_id = create(tracker)
+def test_ended_records_expire_and_live_ones_do_not(downloads: DownloadContext, store: RedisClient) -> None:
+    download_id = create(downloads)
     assert store.ttl(keys.record(download_id)) == -1
-    tracker.finish(claim(tracker, download_id), 2, "complete", complete(), "/x")
+    downloads.claims.finish(claim(downloads, download_id), 2, "complete", complete(), "/x")
     assert 0 < store.ttl(keys.record(download_id)) <= 3600
 
 
-def test_only_one_of_two_workers_gets_a_download(tracker: DownloadTracker) -> None:
-    record = read(tracker, create(tracker))
+def test_only_one_of_two_workers_gets_a_download(downloads: DownloadContext) -> None:
+    record = read(downloads, create(downloads))
     event = downloading(status="resolving")
-    first = tracker.claim(record, "one", "w1", event)
+    first = downloads.claims.claim(record, "one", "w1", event)
     assert first is not None
-    assert tracker.claim(record, "two", "w2", event) is None
-    assert tracker.claim(record, "one", "w1", event) == first, "the same claim again, after a lost reply"
+    assert downloads.claims.claim(record, "two", "w2", event) is None
+    assert downloads.claims.claim(record, "one", "w1", event) == first, "the same claim again, after a lost reply"
 
 
-def test_a_job_of_an_earlier_attempt_claims_nothing(tracker: DownloadTracker) -> None:
-    stale = read(tracker, create(tracker))
-    assert tracker.release(stale, downloading(), counts=False) == 2
-    assert tracker.claim(stale, "late", "w", downloading()) is None
+def test_a_job_of_an_earlier_attempt_claims_nothing(downloads: DownloadContext) -> None:
+    stale = read(downloads, create(downloads))
+    assert downloads.claims.release(stale, downloading(), counts=False) == 2
+    assert downloads.claims.claim(stale, "late", "w", downloading()) is None
 
 
-def test_fences_grow_with_every_change_of_hands(tracker: DownloadTracker) -> None:
-    download_id = create(tracker)
-    fences = [read(tracker, download_id).fence]
+def test_fences_grow_with_every_change_of_hands(downloads: DownloadContext) -> None:
+    download_id = create(downloads)
+    fences = [read(downloads, download_id).fence]
     for attempt in range(3):
-        fences.append(claim(tracker, download_id, f"owner {attempt}").fence)
-        tracker.release(read(tracker, download_id), downloading(), counts=True)
-        fences.append(read(tracker, download_id).fence)
+        fences.append(claim(downloads, download_id, f"owner {attempt}").fence)
+        downloads.claims.release(read(downloads, download_id), downloading(), counts=True)
+        fences.append(read(downloads, download_id).fence)
     assert fences == sorted(set(fences))
 
 
-def test_fences_grow_over_a_clock_that_went_back(tracker: DownloadTracker, store: RedisClient) -> None:
-    download_id = create(tracker)
+def test_fences_grow_over_a_clock_that_went_back(downloads: DownloadContext, store: RedisClient) -> None:
+    download_id = create(downloads)
     far = int(time.time() * 1000) + 10_000_000
     store.hset(keys.record(download_id), "fence", far)
-    assert claim(tracker, download_id).fence == far + 1
+    assert claim(downloads, download_id).fence == far + 1
 
 
-def test_what_is_published_is_what_is_stored(tracker: DownloadTracker, store: RedisClient) -> None:
-    download_id = create(tracker)
-    held = claim(tracker, download_id)
+def test_what_is_published_is_what_is_stored(downloads: DownloadContext, store: RedisClient) -> None:
+    download_id = create(downloads)
+    held = claim(downloads, download_id)
     pubsub = store.pubsub()
     pubsub.subscribe(keys.events(download_id))
     assert pubsub.get_message(timeout=2)
-    assert tracker.publish(held, 2, downloading(40)).held
+    assert downloads.claims.publish(held, 2, downloading(40)).held
     told = pubsub.get_message(timeout=2)
     pubsub.close()
     assert told is not None
     message = parse_message(told["data"])
     assert message is not None
-    assert message == tracker.read_messages([download_id])[0]
+    assert message == downloads.tracker.read_messages([download_id])[0]
     assert message.version == Version(held.fence, 2)
-    assert read(tracker, download_id).bytes_done == 40
+    assert read(downloads, download_id).bytes_done == 40
 
 
-def test_a_publish_that_comes_again_or_late_does_not_go_back(tracker: DownloadTracker) -> None:
-    download_id = create(tracker)
-    held = claim(tracker, download_id)
-    tracker.publish(held, 3, downloading(50))
-    assert tracker.publish(held, 2, downloading(10)).held
-    assert read(tracker, download_id).bytes_done == 50
+def test_a_publish_that_comes_again_or_late_does_not_go_back(downloads: DownloadContext) -> None:
+    download_id = create(downloads)
+    held = claim(downloads, download_id)
+    downloads.claims.publish(held, 3, downloading(50))
+    assert downloads.claims.publish(held, 2, downloading(10)).held
+    assert read(downloads, download_id).bytes_done == 50
 
 
-def test_a_zombie_is_refused_everywhere(tracker: DownloadTracker) -> None:
-    download_id = create(tracker)
-    zombie = claim(tracker, download_id, "zombie")
-    tracker.release(read(tracker, download_id), downloading(), counts=True)
-    owner = claim(tracker, download_id, "owner")
-    assert not tracker.publish(zombie, 99, downloading(99)).held
-    assert not tracker.renew(zombie).held
-    assert not tracker.finish(zombie, 100, "complete", complete("/zombie"), "/zombie")
-    assert tracker.finish(owner, 2, "complete", complete("/owner"), "/owner")
-    assert read(tracker, download_id).local_path == "/owner"
+def test_a_zombie_is_refused_everywhere(downloads: DownloadContext) -> None:
+    download_id = create(downloads)
+    zombie = claim(downloads, download_id, "zombie")
+    downloads.claims.release(read(downloads, download_id), downloading(), counts=True)
+    owner = claim(downloads, download_id, "owner")
+    assert not downloads.claims.publish(zombie, 99, downloading(99)).held
+    assert not downloads.claims.renew(zombie).held
+    assert not downloads.claims.finish(zombie, 100, "complete", complete("/zombie"), "/zombie")
+    assert downloads.claims.finish(owner, 2, "complete", complete("/owner"), "/owner")
+    assert read(downloads, download_id).local_path == "/owner"
 
 
-def test_there_is_exactly_one_end(tracker: DownloadTracker) -> None:
-    download_id = create(tracker)
-    held = claim(tracker, download_id)
-    assert tracker.finish(held, 2, "complete", complete(), "/x")
-    assert tracker.finish(held, 2, "complete", complete(), "/x"), "the same end again, after a lost reply"
-    assert not tracker.finish(held, 3, "failed", failed())
-    assert not tracker.finish_unclaimed(read(tracker, download_id), "cancelled", failed("CANCELLED"))
-    assert not tracker.publish(held, 4, downloading(1)).held
-    record = read(tracker, download_id)
+def test_there_is_exactly_one_end(downloads: DownloadContext) -> None:
+    download_id = create(downloads)
+    held = claim(downloads, download_id)
+    assert downloads.claims.finish(held, 2, "complete", complete(), "/x")
+    assert downloads.claims.finish(held, 2, "complete", complete(), "/x"), "the same end again, after a lost reply"
+    assert not downloads.claims.finish(held, 3, "failed", failed())
+    assert not downloads.claims.finish_unclaimed(read(downloads, download_id), "cancelled", failed("CANCELLED"))
+    assert not downloads.claims.publish(held, 4, downloading(1)).held
+    record = read(downloads, download_id)
     assert (record.state, record.seq) == ("complete", 2)
 
 
 def test_the_end_leaves_no_lease_no_place_in_the_queue_and_no_secret(
-    tracker: DownloadTracker, store: RedisClient
+    downloads: DownloadContext, store: RedisClient
 ) -> None:
-    download_id, _ = tracker.create(new(secret=b"sealed", secret_ttl_s=60))
-    assert tracker.read_secret(download_id) == b"sealed"
-    tracker.finish(claim(tracker, download_id), 2, "complete", complete(), "/x")
-    assert tracker.read_secret(download_id) is None
+    download_id, _ = downloads.tracker.create(new(secret=b"sealed", secret_ttl_s=60))
+    assert downloads.tracker.read_secret(download_id) == b"sealed"
+    downloads.claims.finish(claim(downloads, download_id), 2, "complete", complete(), "/x")
+    assert downloads.tracker.read_secret(download_id) is None
     assert store.zcard(keys.LEASES) == store.zcard(keys.PENDING) == 0
 
 
-def test_a_lease_that_still_runs_is_not_taken(tracker: DownloadTracker, store: RedisClient) -> None:
-    download_id = create(tracker)
-    claim(tracker, download_id)
-    record = read(tracker, download_id)
-    assert tracker.expired_leases() == []
-    assert tracker.release(record, downloading(), counts=True, expired_only=True) is None
-    assert not tracker.finish_unclaimed(record, "failed", failed(), expired_only=True)
+def test_a_lease_that_still_runs_is_not_taken(downloads: DownloadContext, store: RedisClient) -> None:
+    download_id = create(downloads)
+    claim(downloads, download_id)
+    record = read(downloads, download_id)
+    assert downloads.claims.expired_leases() == []
+    assert downloads.claims.release(record, downloading(), counts=True, expired_only=True) is None
+    assert not downloads.claims.finish_unclaimed(record, "failed", failed(), expired_only=True)
     expire_lease(store, download_id)
-    assert tracker.expired_leases() == [download_id]
-    assert tracker.release(record, downloading(), counts=True, expired_only=True) == 2
+    assert downloads.claims.expired_leases() == [download_id]
+    assert downloads.claims.release(record, downloading(), counts=True, expired_only=True) == 2
 
 
-def test_a_renewal_and_a_publish_both_keep_the_lease(tracker: DownloadTracker, store: RedisClient) -> None:
-    download_id = create(tracker)
-    held = claim(tracker, download_id)
-    keeps: list[Callable[[], Ack]] = [lambda: tracker.renew(held), lambda: tracker.publish(held, 2, downloading(1))]
+def test_a_renewal_and_a_publish_both_keep_the_lease(downloads: DownloadContext, store: RedisClient) -> None:
+    download_id = create(downloads)
+    held = claim(downloads, download_id)
+    keeps: list[Callable[[], Ack]] = [
+        lambda: downloads.claims.renew(held),
+        lambda: downloads.claims.publish(held, 2, downloading(1)),
+    ]
     for keep in keeps:
         expire_lease(store, download_id)
         assert keep().held
-        assert tracker.expired_leases() == []
+        assert downloads.claims.expired_leases() == []
 
 
-def test_attempts_that_bring_bytes_do_not_count(tracker: DownloadTracker) -> None:
-    download_id = create(tracker)
+def test_attempts_that_bring_bytes_do_not_count(downloads: DownloadContext) -> None:
+    download_id = create(downloads)
     stalls = []
     for attempt, bytes_done in enumerate((0, 0, 10, 10, 10)):
-        held = claim(tracker, download_id, f"owner {attempt}")
-        tracker.publish(held, 2, downloading(bytes_done))
-        tracker.release(read(tracker, download_id), downloading(bytes_done), counts=True)
-        stalls.append(read(tracker, download_id).stalls)
+        held = claim(downloads, download_id, f"owner {attempt}")
+        downloads.claims.publish(held, 2, downloading(bytes_done))
+        downloads.claims.release(read(downloads, download_id), downloading(bytes_done), counts=True)
+        stalls.append(read(downloads, download_id).stalls)
     assert stalls == [1, 2, 0, 1, 2]
 
 
-def test_an_orderly_release_does_not_count(tracker: DownloadTracker) -> None:
-    download_id = create(tracker)
-    claim(tracker, download_id)
-    tracker.release(read(tracker, download_id), downloading(), counts=False)
-    record = read(tracker, download_id)
+def test_an_orderly_release_does_not_count(downloads: DownloadContext) -> None:
+    download_id = create(downloads)
+    claim(downloads, download_id)
+    downloads.claims.release(read(downloads, download_id), downloading(), counts=False)
+    record = read(downloads, download_id)
     assert (record.stalls, record.attempt, record.state) == (0, 2, "queued")
 
 
-def test_a_word_reaches_the_worker_with_its_next_renewal(tracker: DownloadTracker) -> None:
-    download_id = create(tracker)
-    held = claim(tracker, download_id)
-    assert tracker.renew(held).control == ""
-    assert tracker.request_control(read(tracker, download_id), "cancel")
-    assert tracker.renew(held).control == "cancel"
-    assert tracker.publish(held, 2, downloading()).control == "cancel"
+def test_a_word_reaches_the_worker_with_its_next_renewal(downloads: DownloadContext) -> None:
+    download_id = create(downloads)
+    held = claim(downloads, download_id)
+    assert downloads.claims.renew(held).control == ""
+    assert downloads.tracker.request_control(read(downloads, download_id), "cancel")
+    assert downloads.claims.renew(held).control == "cancel"
+    assert downloads.claims.publish(held, 2, downloading()).control == "cancel"
 
 
-def test_a_word_for_a_download_that_changed_hands_is_not_left(tracker: DownloadTracker) -> None:
-    download_id = create(tracker)
-    seen = read(tracker, download_id)
-    claim(tracker, download_id)
-    assert not tracker.request_control(seen, "cancel")
-    assert not tracker.finish_unclaimed(seen, "cancelled", failed("CANCELLED"))
+def test_a_word_for_a_download_that_changed_hands_is_not_left(downloads: DownloadContext) -> None:
+    download_id = create(downloads)
+    seen = read(downloads, download_id)
+    claim(downloads, download_id)
+    assert not downloads.tracker.request_control(seen, "cancel")
+    assert not downloads.claims.finish_unclaimed(seen, "cancelled", failed("CANCELLED"))
 
 
 @pytest.mark.parametrize("limit", [1, 3, 7, 50])
-def test_pages_give_every_download_once_newest_first(tracker: DownloadTracker, store: RedisClient, limit: int) -> None:
-    ids = [create(tracker, f"model-{n}") for n in range(23)]
+def test_pages_give_every_download_once_newest_first(
+    downloads: DownloadContext, store: RedisClient, limit: int
+) -> None:
+    ids = [create(downloads, f"model-{n}") for n in range(23)]
     made_ms = {download_id: 1_700_000_000_000 + n for n, download_id in enumerate(ids)}
     store.zadd(
         keys.DOWNLOADS, {**made_ms, **dict.fromkeys(ids[5:15], 1_600_000_000_000)}
@@ -260,7 +265,7 @@ def test_pages_give_every_download_once_newest_first(tracker: DownloadTracker, s
     seen: list[str] = []
     cursor = None
     while True:
-        page = tracker.page(limit=limit, cursor=cursor)
+        page = downloads.tracker.page(limit=limit, cursor=cursor)
         assert len(page.records) <= limit
         seen += [record.id for record in page.records]
         cursor = page.cursor
@@ -270,33 +275,33 @@ def test_pages_give_every_download_once_newest_first(tracker: DownloadTracker, s
     assert seen[:13] == [i for i in reversed(ids) if i not in ids[5:15]]
 
 
-def test_a_filtered_list_gives_only_those(tracker: DownloadTracker) -> None:
-    first, second = create(tracker, "a"), create(tracker, "b")
-    tracker.finish(claim(tracker, first), 2, "complete", complete(), "/x")
-    assert [r.id for r in tracker.page(limit=5, keep=frozenset({"complete"})).records] == [first]
-    assert [r.id for r in tracker.page(limit=5, keep=frozenset({"queued"})).records] == [second]
+def test_a_filtered_list_gives_only_those(downloads: DownloadContext) -> None:
+    first, second = create(downloads, "a"), create(downloads, "b")
+    downloads.claims.finish(claim(downloads, first), 2, "complete", complete(), "/x")
+    assert [r.id for r in downloads.tracker.page(limit=5, keep=frozenset({"complete"})).records] == [first]
+    assert [r.id for r in downloads.tracker.page(limit=5, keep=frozenset({"queued"})).records] == [second]
 
 
-def test_the_list_forgets_what_has_expired(tracker: DownloadTracker, store: RedisClient) -> None:
-    gone, kept = create(tracker, "a"), create(tracker, "b")
+def test_the_list_forgets_what_has_expired(downloads: DownloadContext, store: RedisClient) -> None:
+    gone, kept = create(downloads, "a"), create(downloads, "b")
     store.delete(keys.record(gone))
-    assert [r.id for r in tracker.page(limit=5).records] == [kept]
+    assert [r.id for r in downloads.tracker.page(limit=5).records] == [kept]
     assert store.zrange(keys.DOWNLOADS, 0, -1) == [kept.encode()]
 
 
-def test_the_history_counts_what_all_attempts_took(tracker: DownloadTracker, store: RedisClient) -> None:
+def test_the_history_counts_what_all_attempts_took(downloads: DownloadContext, store: RedisClient) -> None:
     """The first attempt received 70 bytes and kept 50; 20 of 100 were on disk already."""
-    download_id = create(tracker)
-    held = claim(tracker, download_id)
+    download_id = create(downloads)
+    held = claim(downloads, download_id)
     for _ in range(2):
-        tracker.publish(held, 2, downloading(70, 100), Traffic(70, 4), found=20)
+        downloads.claims.publish(held, 2, downloading(70, 100), AttemptBytes(70, 4), found=20)
     store.hincrby(keys.record(download_id), "claimed_ms", -3000)
-    tracker.release(read(tracker, download_id), downloading(70, 100), counts=True)
-    held = claim(tracker, download_id, "other")
-    tracker.publish(held, 2, downloading(100, 100), Traffic(20, 0), found=70)
+    downloads.claims.release(read(downloads, download_id), downloading(70, 100), counts=True)
+    held = claim(downloads, download_id, "other")
+    downloads.claims.publish(held, 2, downloading(100, 100), AttemptBytes(20, 0), found=70)
     store.hincrby(keys.record(download_id), "claimed_ms", -2000)
-    tracker.finish(held, 3, "complete", Complete(local_path="/x", bytes_total=100), "/x", Traffic(30, 0))
-    record = read(tracker, download_id)
+    downloads.claims.finish(held, 3, "complete", Complete(local_path="/x", bytes_total=100), "/x", AttemptBytes(30, 0))
+    record = read(downloads, download_id)
     assert (record.bytes_received, record.bytes_refetched) == (100, 20)
     assert 5000 <= record.active_ms < 6000
     counters = {name.decode(): int(count) for name, count in store.hgetall(keys.METRICS).items()}
@@ -312,16 +317,16 @@ def test_the_history_counts_what_all_attempts_took(tracker: DownloadTracker, sto
     }
 
 
-def test_faults_are_counted_by_their_code(tracker: DownloadTracker, store: RedisClient) -> None:
+def test_faults_are_counted_by_their_code(downloads: DownloadContext, store: RedisClient) -> None:
     for name in "ab":
-        tracker.finish(claim(tracker, create(tracker, name)), 2, "failed", failed("DISK_FULL"))
+        downloads.claims.finish(claim(downloads, create(downloads, name)), 2, "failed", failed("DISK_FULL"))
     assert store.hget(keys.METRICS, "fault_DISK_FULL") == b"2"
 
 
-def test_a_person_is_heard_before_an_urgent_download(tracker: DownloadTracker) -> None:
-    download_id = create(tracker)
-    claim(tracker, download_id)
-    record = read(tracker, download_id)
-    assert tracker.request_control(record, "cancel")
-    assert not tracker.request_control(record, "yield")
-    assert read(tracker, download_id).control == "cancel"
+def test_a_person_is_heard_before_an_urgent_download(downloads: DownloadContext) -> None:
+    download_id = create(downloads)
+    claim(downloads, download_id)
+    record = read(downloads, download_id)
+    assert downloads.tracker.request_control(record, "cancel")
+    assert not downloads.tracker.request_control(record, "yield")
+    assert read(downloads, download_id).control == "cancel"

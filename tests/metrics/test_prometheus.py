@@ -18,8 +18,8 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics import parser as openmetrics_parser
 
 from hive.downloads.admission import BandwidthLimit
+from hive.downloads.context import DownloadContext
 from hive.downloads.registry import WorkerInfo, WorkerRegistry
-from hive.downloads.tracker import DownloadTracker
 from hive.metrics.fleet import Fleet, read_fleet
 from hive.metrics.prometheus import Scrape
 from hive.metrics.replica import ReplicaFigures, write_replica
@@ -259,14 +259,14 @@ def read(store: RedisClient, settings: Settings, own: ReplicaFigures | None = No
 
 
 def test_the_fleet_is_read_as_the_scripts_have_counted_it(
-    store: RedisClient, tracker: DownloadTracker, settings: Settings
+    store: RedisClient, downloads: DownloadContext, settings: Settings
 ) -> None:
-    one, two, three, _ = (create(tracker, name) for name in "abcd")
-    assert create(tracker, "a") == one, "a second request joins"
-    held = claim(tracker, one)
-    tracker.publish(held, 2, downloading(10, bytes_per_second=700))
-    tracker.publish(claim(tracker, two), 2, downloading(10, bytes_per_second=50))
-    tracker.finish(claim(tracker, three), 2, "failed", failed("DISK_FULL"))
+    one, two, three, _ = (create(downloads, name) for name in "abcd")
+    assert create(downloads, "a") == one, "a second request joins"
+    held = claim(downloads, one)
+    downloads.claims.publish(held, 2, downloading(10, bytes_per_second=700))
+    downloads.claims.publish(claim(downloads, two), 2, downloading(10, bytes_per_second=50))
+    downloads.claims.finish(claim(downloads, three), 2, "failed", failed("DISK_FULL"))
     found = read(store, settings)
     assert (found.queued, found.running, found.paused) == (1, 2, 0)
     assert found.bytes_per_second == 750
@@ -274,7 +274,7 @@ def test_the_fleet_is_read_as_the_scripts_have_counted_it(
     assert found.counters["joined"] == 1
     assert found.counters["claims"] == found.counters["queue_wait_le_5"] == 3
     assert found.counters["fault_DISK_FULL"] == found.counters["ended_failed"] == 1
-    tracker.finish(held, 3, "complete", complete(), "/x")
+    downloads.claims.finish(held, 3, "complete", complete(), "/x")
     assert read(store, settings).running == 1
 
 
@@ -327,10 +327,10 @@ def test_a_replica_of_another_version_with_other_figures_is_left_out(store: Redi
 @pytest.mark.anyio
 @pytest.mark.parametrize(("running", "round_trips"), [(0, 1), (1, 2), (60, 2)])
 async def test_a_scrape_costs_two_round_trips_however_much_is_under_way(
-    redis_url: str, tracker: DownloadTracker, settings: Settings, running: int, round_trips: int
+    redis_url: str, downloads: DownloadContext, settings: Settings, running: int, round_trips: int
 ) -> None:
     for number in range(running):
-        claim(tracker, create(tracker, f"model-{number}"))
+        claim(downloads, create(downloads, f"model-{number}"))
     commands = CommandThread(redis_url)
     try:
         await commands.run(commands.client.ping)
@@ -342,10 +342,10 @@ async def test_a_scrape_costs_two_round_trips_however_much_is_under_way(
 
 
 def test_an_event_that_cannot_be_read_has_no_speed(
-    store: RedisClient, tracker: DownloadTracker, settings: Settings
+    store: RedisClient, downloads: DownloadContext, settings: Settings
 ) -> None:
-    download_id = create(tracker)
-    claim(tracker, download_id)
+    download_id = create(downloads)
+    claim(downloads, download_id)
     store.hset(keys.record(download_id), "event", b"\xff{")
     assert read(store, settings).bytes_per_second == 0
     store.delete(keys.record(download_id))

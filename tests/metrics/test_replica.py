@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from hive.downloads.tracker import DownloadTracker
+from hive.downloads.context import DownloadContext
 from hive.metrics import replica as replica_module
 from hive.metrics.replica import Replica, ReplicaFigures, read_replica, resident_bytes
 from hive.redis_client import CommandThread, RedisClient
@@ -20,7 +20,7 @@ from hive.streams.stream import StreamEndpoint
 from hive.wire import keys
 from hive.wire.events import MAX_MESSAGE_CHARS
 from tests.support.asgi_server import DEADLINE_S, SMALL_BUFFER, Serving, read_to_end, read_until, running
-from tests.support.downloads import claim, complete, create, downloading
+from tests.support.downloads import claim, complete, create, download_context, downloading
 from tests.support.waiting import wait_for_async
 
 pytestmark = pytest.mark.anyio
@@ -44,14 +44,14 @@ def counted(serving: Serving) -> Replica:
     return Replica(commands, fanout, serving.endpoint, ManyEndpoint(fanout, commands, fanout._tracker, 10))
 
 
-async def test_streams_and_frames_are_counted(serving: Serving, tracker: DownloadTracker) -> None:
+async def test_streams_and_frames_are_counted(serving: Serving, downloads: DownloadContext) -> None:
     replica = counted(serving)
-    download_id = create(tracker)
+    download_id = create(downloads)
     clients = [serving.connect(download_id) for _ in range(3)]
     await serving.watched(3)
     assert replica.figures().streams == 3
     before = replica.figures()
-    tracker.finish(claim(tracker, download_id), 2, "complete", complete("/x"), "/x")
+    downloads.claims.finish(claim(downloads, download_id), 2, "complete", complete("/x"), "/x")
     for client in clients:
         assert (await read_to_end(client)).endswith(b"0\r\n\r\n")
     await wait_for_async(lambda: replica.figures().streams_ended == 3)
@@ -69,25 +69,25 @@ async def test_an_unknown_id_is_no_stream_that_has_ended(serving: Serving) -> No
 
 
 async def test_a_client_that_takes_nothing_is_counted_when_it_is_given_up(
-    serving: Serving, tracker: DownloadTracker, monkeypatch: pytest.MonkeyPatch
+    serving: Serving, downloads: DownloadContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(writer, "STALL_TIMEOUT_S", 0.1)
-    download_id = create(tracker)
-    held = claim(tracker, download_id)
+    download_id = create(downloads)
+    held = claim(downloads, download_id)
     serving.connect(download_id, receive_buffer=SMALL_BUFFER)
     await serving.watched()
     replica, seq = counted(serving), 2
     async with asyncio.timeout(DEADLINE_S):
         while not replica.figures().stalled_clients:
-            tracker.publish(held, seq, downloading(seq, message="m" * MAX_MESSAGE_CHARS))
+            downloads.claims.publish(held, seq, downloading(seq, message="m" * MAX_MESSAGE_CHARS))
             seq += 1
             await asyncio.sleep(0)
     await wait_for_async(lambda: replica.figures().streams == 0)
     assert (replica.figures().stalled_clients, replica.figures().streams_ended) == (1, 1)
 
 
-async def test_a_client_that_goes_is_no_slow_one(serving: Serving, tracker: DownloadTracker) -> None:
-    client = serving.connect(create(tracker))
+async def test_a_client_that_goes_is_no_slow_one(serving: Serving, downloads: DownloadContext) -> None:
+    client = serving.connect(create(downloads))
     await serving.watched()
     client.close()
     replica = counted(serving)
@@ -96,17 +96,17 @@ async def test_a_client_that_goes_is_no_slow_one(serving: Serving, tracker: Down
 
 
 async def test_a_subscription_that_was_cut_is_counted_and_no_message_is_forgotten(
-    serving: Serving, tracker: DownloadTracker
+    serving: Serving, downloads: DownloadContext
 ) -> None:
     replica = counted(serving)
-    client = serving.connect(create(tracker))
+    client = serving.connect(create(downloads))
     await read_until(client, b'"status":"queued"')
     before = replica.figures()
     assert before.pubsub_reconnects == 0
     serving.fanout._subscription.abort()
     await wait_for_async(lambda: replica.figures().pubsub_reconnects == 1)
     assert replica.figures().pubsub_messages >= before.pubsub_messages
-    create(tracker, "another")
+    create(downloads, "another")
     await wait_for_async(lambda: replica.figures().pubsub_messages > before.pubsub_messages)
 
 
@@ -143,9 +143,11 @@ async def test_without_redis_the_replica_goes_on_and_does_not_stumble(
     monkeypatch.setattr(replica_module, "BEAT_INTERVAL_S", 0.01)
     url = "unix:///nonexistent/redis.sock"
     commands = CommandThread(url)
-    tracker = DownloadTracker(commands.client, ended_ttl_s=60, max_queued=1, lease_s=6)
-    fanout = Fanout(url, commands, tracker, keepalive_s=10)
-    replica = Replica(commands, fanout, StreamEndpoint(fanout, 1), ManyEndpoint(fanout, commands, tracker, 10))
+    downloads = download_context(commands.client, ended_ttl_s=60, max_queued=1, lease_s=6)
+    fanout = Fanout(url, commands, downloads.tracker, keepalive_s=10)
+    replica = Replica(
+        commands, fanout, StreamEndpoint(fanout, 1), ManyEndpoint(fanout, commands, downloads.tracker, 10)
+    )
     task = asyncio.create_task(replica.run())
     tried: list[object] = []
     write = replica_module.write_replica

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from hive.downloads.context import DownloadContext
 from hive.downloads.record import Claim
-from hive.downloads.tracker import DownloadTracker
 from tests.support.downloads import claim, complete, create, downloading
 from tests.support.processes import Serve, Server
 from tests.support.waiting import wait_for_async
@@ -79,20 +79,20 @@ async def connect_all(clients: list[Client], server: Server) -> None:
     await wait_for_async(lambda: all(client.witness.seen for client in clients), "everyone sees", DEADLINE_S)
 
 
-def publish(tracker: DownloadTracker, claims: list[Claim], seq: int) -> None:
+def publish(downloads: DownloadContext, claims: list[Claim], seq: int) -> None:
     for held in claims:
-        tracker.publish(held, seq, downloading(seq))
+        downloads.claims.publish(held, seq, downloading(seq))
 
 
-def finish(tracker: DownloadTracker, claims: list[Claim], seq: int) -> None:
+def finish(downloads: DownloadContext, claims: list[Claim], seq: int) -> None:
     for held in claims:
-        tracker.finish(held, seq, "complete", complete(), "/x")
+        downloads.claims.finish(held, seq, "complete", complete(), "/x")
 
 
-async def test_two_thousand_streams_move_to_another_replica(own_tracker: DownloadTracker, serve: Serve) -> None:
+async def test_two_thousand_streams_move_to_another_replica(own_downloads: DownloadContext, serve: Serve) -> None:
     first, second = serve(HIVE_DRAIN_S=str(WINDOW_S)), serve()
-    ids = [create(own_tracker, f"model-{n}") for n in range(DOWNLOADS)]
-    claims = [claim(own_tracker, download_id) for download_id in ids]
+    ids = [create(own_downloads, f"model-{n}") for n in range(DOWNLOADS)]
+    claims = [claim(own_downloads, download_id) for download_id in ids]
     clients = [Client(ids[n % DOWNLOADS]) for n in range(STREAMS)]
     await connect_all(clients, first)
 
@@ -101,10 +101,10 @@ async def test_two_thousand_streams_move_to_another_replica(own_tracker: Downloa
     following = asyncio.gather(*(client.follow(second) for client in clients))
     exit_code = await asyncio.to_thread(first.wait)
     gone_s = asyncio.get_running_loop().time()
-    await asyncio.to_thread(publish, own_tracker, claims, 2)
+    await asyncio.to_thread(publish, own_downloads, claims, 2)
     async with asyncio.timeout(DEADLINE_S):
         await wait_for_async(lambda: all(client.moved for client in clients), "everyone has moved", DEADLINE_S)
-        await asyncio.to_thread(finish, own_tracker, claims, 3)
+        await asyncio.to_thread(finish, own_downloads, claims, 3)
         await following
 
     assert exit_code == 0

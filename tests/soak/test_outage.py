@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 from redis.exceptions import BusyLoadingError, ConnectionError, NoScriptError, TimeoutError
 
+from hive.downloads.context import DownloadContext
 from hive.downloads.record import Claim
-from hive.downloads.tracker import DownloadTracker
 from hive.processes.embedded_redis import EmbeddedRedis, find_server
 from hive.redis_client import RedisClient, connect, is_redis_error
 from hive.wire.api import PROGRESS_PATH
-from tests.support.downloads import claim, complete, create, downloading
+from tests.support.downloads import claim, complete, create, download_context, downloading
 from tests.support.processes import Serve, Server, environment, stopping
 from tests.support.sse_client import SseClient
 from tests.support.waiting import wait_for
@@ -70,12 +70,14 @@ def current_after(back_s: float, condition: Callable[[], object], what: str) -> 
 
 
 @pytest.mark.slow
-def test_streams_outlive_ten_seconds_without_redis(outage: Outage, own_tracker: DownloadTracker, serve: Serve) -> None:
+def test_streams_outlive_ten_seconds_without_redis(
+    outage: Outage, own_downloads: DownloadContext, serve: Serve
+) -> None:
     """One download goes on when Redis is back, one waits in silence, one had ended before."""
     server = serve(HIVE_KEEPALIVE_S="1")
-    moving, waiting, over = (create(own_tracker, name) for name in ("moving", "waiting", "over"))
-    held: Claim = claim(own_tracker, moving)
-    own_tracker.finish(claim(own_tracker, over), 2, "complete", complete(), "/x")
+    moving, waiting, over = (create(own_downloads, name) for name in ("moving", "waiting", "over"))
+    held: Claim = claim(own_downloads, moving)
+    own_downloads.claims.finish(claim(own_downloads, over), 2, "complete", complete(), "/x")
     before = [watch(server, download_id) for download_id in (moving, waiting)]
     for client in before:
         wait_for(lambda client=client: client.events)  # type: ignore[misc]
@@ -92,14 +94,14 @@ def test_streams_outlive_ten_seconds_without_redis(outage: Outage, own_tracker: 
 
     outage.bring()
     back_s = time.monotonic()
-    own_tracker.publish(held, 2, downloading(70))
+    own_downloads.claims.publish(held, 2, downloading(70))
     current_after(back_s, lambda: before[0].last.get("bytes_downloaded") == 70, "a stream from before")
     current_after(back_s, lambda: all(c.events for c in meanwhile), "the streams from meanwhile")
     current_after(back_s, lambda: meanwhile[0].last.get("bytes_downloaded") == 70, "a stream from meanwhile")
     assert meanwhile[1].last["status"] == "queued"
     assert (meanwhile[2].wait(5).last["stage"], meanwhile[2].done) == ("complete", 1)
 
-    own_tracker.finish(held, 3, "complete", complete(), "/x")
+    own_downloads.claims.finish(held, 3, "complete", complete(), "/x")
     for client in (before[0], meanwhile[0]):
         assert (client.wait(5).last["stage"], client.done, client.after_done) == ("complete", 1, 0)
     for client in (before[1], meanwhile[1]):
@@ -109,19 +111,19 @@ def test_streams_outlive_ten_seconds_without_redis(outage: Outage, own_tracker: 
 
 @pytest.mark.slow
 def test_an_end_during_an_outage_is_told_within_a_second_of_the_return(
-    own_redis: EmbeddedRedis, own_tracker: DownloadTracker, serve: Serve
+    own_redis: EmbeddedRedis, own_downloads: DownloadContext, serve: Serve
 ) -> None:
     """The worker says it to the Redis that has just come back, before the replica has subscribed again."""
     server = serve()
-    download_id = create(own_tracker)
-    held = claim(own_tracker, download_id)
+    download_id = create(own_downloads)
+    held = claim(own_downloads, download_id)
     client = watch(server, download_id)
     wait_for(lambda: client.events)
     own_redis.kill()
     server.wait_for_log("the subscription was lost; connecting again")
     own_redis.launch()
     back_s = time.monotonic()
-    own_tracker.finish(held, 2, "complete", complete(), "/x")
+    own_downloads.claims.finish(held, 2, "complete", complete(), "/x")
     current_after(back_s, client.closed.is_set, "the end")
     assert (client.last["stage"], client.done) == ("complete", 1)
 
@@ -186,8 +188,8 @@ def test_a_redis_that_is_still_loading_its_file_is_asked_again(slow_redis: Embed
         ThreadPoolExecutor(1) as keeper,
         stopping(Server(environment(slow_redis.url, tmp_path))) as server,
     ):
-        tracker = DownloadTracker(client, ended_ttl_s=3600, max_queued=100, lease_s=3600)
-        download_id = create(tracker)
+        downloads = download_context(client, ended_ttl_s=3600, max_queued=100, lease_s=3600)
+        download_id = create(downloads)
         client.mset({f"filling-{n}": "x" for n in range(KEYS)})
         client.bgrewriteaof()
         wait_for(lambda: not client.info("persistence")["aof_rewrite_in_progress"])

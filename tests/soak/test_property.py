@@ -90,7 +90,7 @@ MUTANTS: dict[str, tuple[Any, str, Callable[[Any], Any]]] = {
     "a zombie is obeyed": (
         scripts,
         "PUBLISH",
-        _script("if r[1] ~= 'running' or r[2] ~= ARGV[2] then", "if r[1] ~= 'running' then"),
+        _script("if r[1] ~= 'running' or r[2] ~= fence then", "if r[1] ~= 'running' then"),
     ),
 }
 
@@ -108,7 +108,7 @@ def test_hive_with_a_mistake_in_it_is_caught(name: str, monkeypatch: pytest.Monk
 @pytest.mark.slow
 def test_an_end_that_is_written_and_not_told_is_caught_in_calm(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each lost subscription makes hive read again, which hides what was not told: so none is lost here."""
-    untold = _script("say(KEYS[1], KEYS[2], fence, seq, '1', ARGV[5])", "say(KEYS[1], 'x', fence, seq, '1', ARGV[5])")
+    untold = _script("say(record, channel, fence, seq, '1', event)", "say(record, 'x', fence, seq, '1', event)")
     monkeypatch.setattr(world, "WEIGHTS", {"freeze": 1})
     monkeypatch.setattr(trial, "END_WITHIN_S", 3.0)
     assert not soak(TRIALS // 4, 1).violations

@@ -12,7 +12,8 @@ import random
 import time
 import uuid
 
-from hive.downloads.record import Claim, Record, requeued_event
+from hive.downloads.events import requeued_event
+from hive.downloads.record import Claim, Record
 from hive.errors import DownloadNotFound
 from hive.wire.events import Complete, Downloading, Event, Version
 from tests.soak.subscriber import Subscriber
@@ -89,14 +90,14 @@ class Trial:
 
     async def _create(self) -> None:
         made = new(f"trial-{self.number}-{self.id}", event=downloading(0, 0, "queued"))
-        await self.world.call(self.world.tracker.create, made, self.id)
+        await self.world.call(self.world.downloads.tracker.create, made, self.id)
         self.creations += 1
         self._claim = None
 
     async def _work_to_the_end(self) -> None:
         while True:
             epoch = self.world.epoch
-            record = await self.world.call(self.world.tracker.read, self.id)
+            record = await self.world.call(self.world.downloads.tracker.read, self.id)
             if record is None:
                 await self._create()
                 continue
@@ -132,28 +133,28 @@ class Trial:
 
     async def _step(self, claim: Claim, seq: int) -> bool:
         """Publish, or finish where no steps are left. False when there is nothing more to do with this claim."""
-        tracker = self.world.tracker
+        downloads = self.world.downloads
         if self._steps_left > 0:
             self._done += self.rng.randrange(1000)
             event = downloading(self._done, self.number, message=self._message)
-            return (await self.world.call(tracker.publish, claim, seq, event)).held
+            return (await self.world.call(downloads.claims.publish, claim, seq, event)).held
         path = f"/store/{self.id}/{seq}"
         self.ends[Version(claim.fence, seq)] = path
-        await self.world.call(tracker.finish, claim, seq, "complete", complete(path), path)
+        await self.world.call(downloads.claims.finish, claim, seq, "complete", complete(path), path)
         return False
 
     async def _take(self, record: Record) -> None:
         self._owners += 1
         owner = f"{self.number}-{self._owners}"
         event = downloading(self._done, self.number, "resolving")
-        claim = await self.world.call(self.world.tracker.claim, record, owner, owner, event)
+        claim = await self.world.call(self.world.downloads.claims.claim, record, owner, owner, event)
         if claim is not None:
             self._claim, self._seq = claim, 1
 
     async def _release(self, record: Record) -> None:
         """Its worker is given up, and may come back as a zombie."""
         event = requeued_event(record, None)
-        done = await self.world.call(self.world.tracker.release, record, event, counts=False)
+        done = await self.world.call(self.world.downloads.claims.release, record, event, counts=False)
         if done is not None and self._claim is not None:
             self._zombies.append(self._claim)
             self._claim = None
@@ -161,13 +162,13 @@ class Trial:
 
     async def _haunt(self, claim: Claim) -> None:
         """A worker that was given up goes on as if it were not."""
-        tracker, seq = self.world.tracker, self._seq + self.rng.randrange(100)
+        downloads, seq = self.world.downloads, self._seq + self.rng.randrange(100)
         if self.rng.random() < 0.5:
             path = f"/zombie/{self.id}"
-            obeyed = await self.world.call(tracker.finish, claim, seq, "complete", complete(path), path)
+            obeyed = await self.world.call(downloads.claims.finish, claim, seq, "complete", complete(path), path)
         else:
             event = downloading(self._done, self.number, message=ZOMBIE)
-            obeyed = (await self.world.call(tracker.publish, claim, seq, event)).held
+            obeyed = (await self.world.call(downloads.claims.publish, claim, seq, event)).held
         self.world.counts["zombies"] += 1
         if obeyed:
             self.wrong.append(f"a zombie was obeyed: {claim}")

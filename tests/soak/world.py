@@ -22,9 +22,9 @@ from typing import ParamSpec, TypeVar
 
 from redis.exceptions import NoScriptError
 
-from hive.downloads.tracker import DownloadTracker
 from hive.processes.embedded_redis import EmbeddedRedis
 from hive.redis_client import connect, is_redis_error
+from tests.support.downloads import download_context
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -46,7 +46,7 @@ LEASE_S = 3600.0
 
 
 class World:
-    """One Redis, a tracker for the trials' workers, and the counts of what happened."""
+    """One Redis, what the trials' workers use of it, and the counts of what happened."""
 
     def __init__(self, folder: Path, rng: random.Random) -> None:
         self._rng = rng
@@ -63,7 +63,7 @@ class World:
         self._keeper.submit(self._redis.start).result()
         self.url = self._redis.url
         self._client = connect(self.url, max_connections=WORKER_THREADS + 1)
-        self.tracker = DownloadTracker(self._client, ended_ttl_s=120, max_queued=1_000_000, lease_s=LEASE_S)
+        self.downloads = download_context(self._client, ended_ttl_s=120, max_queued=1_000_000, lease_s=LEASE_S)
 
     def close(self) -> None:
         """End everything."""
@@ -73,7 +73,7 @@ class World:
         self._keeper.shutdown()
 
     async def call(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """A call of the tracker, repeated until Redis has answered it: what a worker does."""
+        """A call of theirs, repeated until Redis has answered it: what a worker does."""
         while True:
             try:
                 return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: work(*args, **kwargs))

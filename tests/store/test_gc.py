@@ -105,7 +105,7 @@ def test_the_intent_log_keeps_what_redis_has_forgotten(settings: Settings) -> No
     entry = Intent(id=ID, dedup_key="a" * 64, ref="hf:org/name", request=Request(ref="hf:org/name"), paused=True)
     intents = IntentLog(settings)
     intents.write(entry)
-    intents.write_hold(ID, Attempt(attempt=1, fence=1, partials=(DIGEST,)))
+    intents.write_attempt(ID, Attempt(attempt=1, fence=1, partials=(DIGEST,)))
     blob = stray_blob(settings, "org/name", b"published")
     kept = [partial(settings, f"{DIGEST}.part"), partial(settings, f"{DIGEST}.{ID}.part")]
     gone = partial(settings, f"{'cd' * 32}.part")

@@ -9,14 +9,14 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from hive.downloads.tracker import DownloadTracker
+from hive.downloads.context import DownloadContext
 from hive.redis_client import CommandThread, RedisClient
 from hive.streams import fanout as fanout_module
 from hive.streams.fanout import Fanout
 from hive.streams.topic import Topic
 from hive.wire import keys
 from hive.wire.events import Version
-from tests.support.downloads import claim, complete, create, downloading
+from tests.support.downloads import claim, complete, create, download_context, downloading
 from tests.support.waiting import wait_for_async
 
 pytestmark = pytest.mark.anyio
@@ -44,8 +44,8 @@ class Watcher:
 @contextlib.asynccontextmanager
 async def running(url: str, keepalive_s: float = 10.0) -> AsyncIterator[Fanout]:
     commands = CommandThread(url)
-    tracker = DownloadTracker(commands.client, ended_ttl_s=60, max_queued=100, lease_s=6)
-    fanout = Fanout(url, commands, tracker, keepalive_s=keepalive_s)
+    downloads = download_context(commands.client, ended_ttl_s=60, max_queued=100, lease_s=6)
+    fanout = Fanout(url, commands, downloads.tracker, keepalive_s=keepalive_s)
     task = asyncio.create_task(fanout.run())
     try:
         await wait_for_async(lambda: fanout.connected)
@@ -66,24 +66,24 @@ async def join(fanout: Fanout, download_id: str) -> Watcher:
 
 
 async def test_a_subscriber_sees_the_present_state_then_each_change_then_the_end(
-    redis_url: str, tracker: DownloadTracker
+    redis_url: str, downloads: DownloadContext
 ) -> None:
-    download_id = create(tracker)
+    download_id = create(downloads)
     async with running(redis_url) as fanout:
         watcher = await join(fanout, download_id)
         assert len(watcher.seen) == 1
-        held = claim(tracker, download_id)
+        held = claim(downloads, download_id)
         await wait_for_async(lambda: watcher.seen[-1] == (held.fence, 1))
-        tracker.publish(held, 2, downloading(10))
+        downloads.claims.publish(held, 2, downloading(10))
         await wait_for_async(lambda: watcher.seen[-1] == (held.fence, 2))
-        tracker.finish(held, 3, "complete", complete(), "/x")
+        downloads.claims.finish(held, 3, "complete", complete(), "/x")
         await wait_for_async(lambda: watcher.ended)
     assert watcher.seen == sorted(set(watcher.seen))
 
 
-async def test_a_late_subscriber_sees_the_end_at_once(redis_url: str, tracker: DownloadTracker) -> None:
-    download_id = create(tracker)
-    tracker.finish(claim(tracker, download_id), 2, "complete", complete(), "/x")
+async def test_a_late_subscriber_sees_the_end_at_once(redis_url: str, downloads: DownloadContext) -> None:
+    download_id = create(downloads)
+    downloads.claims.finish(claim(downloads, download_id), 2, "complete", complete(), "/x")
     async with running(redis_url) as fanout:
         watcher = await join(fanout, download_id)
         assert watcher.ended
@@ -95,8 +95,8 @@ async def test_an_unknown_id_is_no_topic_and_leaves_none(redis_url: str) -> None
         assert fanout.subscribers == set()
 
 
-async def test_a_topic_goes_with_its_last_subscriber(redis_url: str, tracker: DownloadTracker) -> None:
-    download_id = create(tracker)
+async def test_a_topic_goes_with_its_last_subscriber(redis_url: str, downloads: DownloadContext) -> None:
+    download_id = create(downloads)
     async with running(redis_url) as fanout:
         one, two = Watcher(), Watcher()
         topic = await fanout.join(download_id, one)
@@ -109,9 +109,9 @@ async def test_a_topic_goes_with_its_last_subscriber(redis_url: str, tracker: Do
 
 
 async def test_a_thousand_joins_at_once_cost_one_read(
-    redis_url: str, tracker: DownloadTracker, store: RedisClient
+    redis_url: str, downloads: DownloadContext, store: RedisClient
 ) -> None:
-    download_id = create(tracker)
+    download_id = create(downloads)
     async with running(redis_url) as fanout:
         before = store.info("commandstats")["cmdstat_hmget"]["calls"]
         watchers = await asyncio.gather(*(join(fanout, download_id) for _ in range(1000)))
@@ -120,40 +120,40 @@ async def test_a_thousand_joins_at_once_cost_one_read(
 
 
 async def test_what_was_said_while_the_connection_was_away_is_read_again(
-    redis_url: str, tracker: DownloadTracker, store: RedisClient
+    redis_url: str, downloads: DownloadContext, store: RedisClient
 ) -> None:
-    download_id = create(tracker)
-    held = claim(tracker, download_id)
+    download_id = create(downloads)
+    held = claim(downloads, download_id)
     async with running(redis_url) as fanout:
         watcher = await join(fanout, download_id)
         for seq in range(2, 12):
             store.client_kill_filter(_type="pubsub")
-            tracker.publish(held, seq, downloading(seq))
+            downloads.claims.publish(held, seq, downloading(seq))
         store.client_kill_filter(_type="pubsub")
-        tracker.finish(held, 12, "complete", complete(), "/x")
+        downloads.claims.finish(held, 12, "complete", complete(), "/x")
         await wait_for_async(lambda: watcher.ended)
     assert watcher.seen[-1] == (held.fence, 12)
 
 
-async def test_an_end_during_the_subscribe_is_not_lost(redis_url: str, tracker: DownloadTracker) -> None:
+async def test_an_end_during_the_subscribe_is_not_lost(redis_url: str, downloads: DownloadContext) -> None:
     async with running(redis_url) as fanout:
         for n in range(50):
-            download_id = create(tracker, f"model-{n}")
-            held = claim(tracker, download_id)
+            download_id = create(downloads, f"model-{n}")
+            held = claim(downloads, download_id)
             joining = asyncio.create_task(join(fanout, download_id))
             await asyncio.sleep(0)
-            tracker.finish(held, 2, "complete", complete(), "/x")
+            downloads.claims.finish(held, 2, "complete", complete(), "/x")
             watcher = await joining
             await wait_for_async(lambda watcher=watcher: watcher.ended)  # type: ignore[misc]
 
 
 async def test_silence_makes_it_look_again(
-    redis_url: str, tracker: DownloadTracker, store: RedisClient, monkeypatch: pytest.MonkeyPatch
+    redis_url: str, downloads: DownloadContext, store: RedisClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A message can be lost although every connection lives: the record is written, and nobody is told."""
     monkeypatch.setattr(fanout_module, "SILENCE_S", 0.2)
     monkeypatch.setattr(fanout_module, "TICK_S", 0.05)
-    download_id = create(tracker)
+    download_id = create(downloads)
     async with running(redis_url) as fanout:
         watcher = await join(fanout, download_id)
         store.hset(
@@ -165,21 +165,21 @@ async def test_silence_makes_it_look_again(
 
 
 async def test_the_silent_are_kept_alive(
-    redis_url: str, tracker: DownloadTracker, monkeypatch: pytest.MonkeyPatch
+    redis_url: str, downloads: DownloadContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fanout_module, "TICK_S", 0.05)
-    download_id = create(tracker)
+    download_id = create(downloads)
     async with running(redis_url, keepalive_s=0.2) as fanout:
         watcher = await join(fanout, download_id)
         await wait_for_async(lambda: watcher.kept_alive >= 3)
 
 
 async def test_a_record_that_redis_lost_ends_its_streams_after_a_while(
-    redis_url: str, tracker: DownloadTracker, store: RedisClient, monkeypatch: pytest.MonkeyPatch
+    redis_url: str, downloads: DownloadContext, store: RedisClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in (("SILENCE_S", 0.1), ("TICK_S", 0.05), ("MISSING_S", 0.5)):
         monkeypatch.setattr(fanout_module, name, value)
-    download_id = create(tracker)
+    download_id = create(downloads)
     async with running(redis_url) as fanout:
         watcher = Watcher()
         topic = await fanout.join(download_id, watcher)
@@ -190,13 +190,13 @@ async def test_a_record_that_redis_lost_ends_its_streams_after_a_while(
 
 
 async def test_a_dead_subscription_is_found_by_the_probe(
-    redis_url: str, tracker: DownloadTracker, monkeypatch: pytest.MonkeyPatch
+    redis_url: str, downloads: DownloadContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing says that the connection is dead: Redis forgets the subscription, the socket stays open."""
     monkeypatch.setattr(fanout_module, "PROBE_INTERVAL_S", 0.1)
     monkeypatch.setattr(fanout_module, "PROBE_TIMEOUT_S", 0.3)
-    download_id = create(tracker)
-    held = claim(tracker, download_id)
+    download_id = create(downloads)
+    held = claim(downloads, download_id)
     async with running(redis_url) as fanout:
         watcher = await join(fanout, download_id)
         subscription = fanout._subscription
@@ -205,6 +205,6 @@ async def test_a_dead_subscription_is_found_by_the_probe(
         monkeypatch.setattr(dead, "data_received", lambda data: None)
         assert dead.transport is not None
         dead.transport.pause_reading()
-        tracker.publish(held, 2, downloading(10))
+        downloads.claims.publish(held, 2, downloading(10))
         await wait_for_async(lambda: watcher.seen[-1] == (held.fence, 2))
         assert subscription._protocol is not dead

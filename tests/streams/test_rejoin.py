@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hive.downloads.tracker import DownloadTracker
+from hive.downloads.context import DownloadContext
 from hive.processes.embedded_redis import EmbeddedRedis
 from hive.redis_client import connect
 from hive.streams.pubsub import Subscription
@@ -62,16 +62,16 @@ async def seen(witness: Witness) -> None:
 
 @pytest.mark.usefixtures("deaf")
 async def test_what_a_client_has_seen_elsewhere_does_not_go_back_here(
-    own_redis: EmbeddedRedis, own_tracker: DownloadTracker, tmp_path: Path
+    own_redis: EmbeddedRedis, own_downloads: DownloadContext, tmp_path: Path
 ) -> None:
-    download_id = create(own_tracker)
-    held = claim(own_tracker, download_id)
+    download_id = create(own_downloads)
+    held = claim(own_downloads, download_id)
     async with replica(own_redis, tmp_path) as here:
         stays, returns = Witness(), Witness()
         connection = await watch(here.url, download_id, stays)
         await seen(stays)
-        own_tracker.publish(held, 2, downloading(70))
-        own_tracker.publish(held, 3, downloading(80))
+        own_downloads.claims.publish(held, 2, downloading(70))
+        own_downloads.claims.publish(held, 3, downloading(80))
         again = await watch(here.url, download_id, returns, last_event_id=f"{held.fence}-2")
         await seen(returns)
         assert returns.seen == [(held.fence, 3)], "it was shown the past"
@@ -81,15 +81,15 @@ async def test_what_a_client_has_seen_elsewhere_does_not_go_back_here(
 
 @pytest.mark.usefixtures("deaf")
 async def test_a_client_that_has_seen_the_end_elsewhere_gets_204_here(
-    own_redis: EmbeddedRedis, own_tracker: DownloadTracker, tmp_path: Path
+    own_redis: EmbeddedRedis, own_downloads: DownloadContext, tmp_path: Path
 ) -> None:
-    download_id = create(own_tracker)
-    held = claim(own_tracker, download_id)
+    download_id = create(own_downloads)
+    held = claim(own_downloads, download_id)
     async with replica(own_redis, tmp_path) as here:
         stays, returns = Witness(), Witness()
         connection = await watch(here.url, download_id, stays)
         await seen(stays)
-        own_tracker.finish(held, 2, "complete", complete(), "/x")
+        own_downloads.claims.finish(held, 2, "complete", complete(), "/x")
         again = await watch(here.url, download_id, returns, last_event_id=f"{held.fence}-2")
         assert again.answered.result() == 204
         assert not returns.seen
@@ -98,10 +98,10 @@ async def test_a_client_that_has_seen_the_end_elsewhere_gets_204_here(
 
 
 async def test_a_last_event_id_from_nowhere_changes_nothing(
-    own_redis: EmbeddedRedis, own_tracker: DownloadTracker, tmp_path: Path
+    own_redis: EmbeddedRedis, own_downloads: DownloadContext, tmp_path: Path
 ) -> None:
     """It may be a stranger's, or of a record that Redis has lost: the present state comes all the same."""
-    download_id = create(own_tracker)
+    download_id = create(own_downloads)
     async with replica(own_redis, tmp_path) as here:
         for last_event_id in ("99999999999999-1", "-1-1", "0", "x" * 5000):
             witness = Witness()
@@ -115,10 +115,10 @@ async def test_a_last_event_id_from_nowhere_changes_nothing(
 
 
 async def test_the_end_of_an_id_that_redis_lost_has_an_id_that_can_be_read(
-    own_redis: EmbeddedRedis, own_tracker: DownloadTracker, tmp_path: Path
+    own_redis: EmbeddedRedis, own_downloads: DownloadContext, tmp_path: Path
 ) -> None:
     """Held while Redis is away, and unknown when it is back: the id of that end is a version like all others."""
-    download_id = create(own_tracker)
+    download_id = create(own_downloads)
     async with replica(own_redis, tmp_path) as here:
         own_redis.kill()
         witness = Witness()
@@ -134,16 +134,16 @@ async def test_the_end_of_an_id_that_redis_lost_has_an_id_that_can_be_read(
 
 @pytest.mark.usefixtures("deaf")
 async def test_nor_does_it_go_back_where_redis_cannot_be_asked(
-    own_redis: EmbeddedRedis, own_tracker: DownloadTracker, tmp_path: Path
+    own_redis: EmbeddedRedis, own_downloads: DownloadContext, tmp_path: Path
 ) -> None:
     """The replica has a slot, which is old, and no way to know: it gives the stream and keeps the slot to itself."""
-    download_id = create(own_tracker)
-    held = claim(own_tracker, download_id)
+    download_id = create(own_downloads)
+    held = claim(own_downloads, download_id)
     async with replica(own_redis, tmp_path) as here:
         stays, returns = Witness(), Witness()
         connection = await watch(here.url, download_id, stays)
         await seen(stays)
-        own_tracker.publish(held, 2, downloading(70))
+        own_downloads.claims.publish(held, 2, downloading(70))
         own_redis.kill()
         again = await watch(here.url, download_id, returns, last_event_id=f"{held.fence}-2")
         assert again.answered.result() == 200
@@ -155,11 +155,11 @@ async def test_nor_does_it_go_back_where_redis_cannot_be_asked(
 
 @pytest.mark.usefixtures("deaf")
 async def test_nor_where_redis_has_lost_the_record(
-    own_redis: EmbeddedRedis, own_tracker: DownloadTracker, tmp_path: Path
+    own_redis: EmbeddedRedis, own_downloads: DownloadContext, tmp_path: Path
 ) -> None:
     """The replica's slot is old, and there is nothing to compare it with until somebody brings the record back."""
-    download_id = create(own_tracker)
-    held = claim(own_tracker, download_id)
+    download_id = create(own_downloads)
+    held = claim(own_downloads, download_id)
     async with replica(own_redis, tmp_path) as here:
         stays, returns = Witness(), Witness()
         connection = await watch(here.url, download_id, stays)
@@ -175,17 +175,17 @@ async def test_nor_where_redis_has_lost_the_record(
 
 
 async def test_a_client_that_is_ahead_of_an_end_is_not_left_waiting(
-    own_redis: EmbeddedRedis, own_tracker: DownloadTracker, tmp_path: Path
+    own_redis: EmbeddedRedis, own_downloads: DownloadContext, tmp_path: Path
 ) -> None:
     """Redis had lost the record, it was made again, and this replica still holds the end of its first life. Nothing
     newer can come to that topic: the client gets an end, or is sent to connect again.
     """
-    download_id = create(own_tracker)
-    held = claim(own_tracker, download_id)
+    download_id = create(own_downloads)
+    held = claim(own_downloads, download_id)
     async with replica(own_redis, tmp_path) as here:
         topic = await here.services.fanout.join(download_id, Stays())
         assert topic is not None
-        own_tracker.finish(held, 2, "complete", complete(), "/x")
+        own_downloads.claims.finish(held, 2, "complete", complete(), "/x")
         await wait_for_async(lambda: topic.terminal, "the end")
         own_redis.kill()
         connection = await watch(here.url, download_id, Witness(), last_event_id=f"{held.fence + 1}-1")

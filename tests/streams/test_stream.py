@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable
 
 import pytest
 
-from hive.downloads.tracker import DownloadTracker
+from hive.downloads.context import DownloadContext
 from hive.streams import writer as writer_module
 from hive.streams.writer import SocketWriter
 from hive.wire.events import MAX_MESSAGE_CHARS
@@ -51,16 +51,16 @@ async def handed_over(redis_url: str) -> AsyncIterator[Serving]:
 
 
 async def test_a_client_sees_the_state_the_progress_and_the_end_and_the_connection_closes(
-    serving: Serving, tracker: DownloadTracker
+    serving: Serving, downloads: DownloadContext
 ) -> None:
-    download_id = create(tracker)
+    download_id = create(downloads)
     client = serving.connect(download_id, headers="Connection: close\r\n")
     await read_until(client, b'"status":"queued"')
-    held = claim(tracker, download_id)
+    held = claim(downloads, download_id)
     await read_until(client, b'"status":"resolving"')
-    tracker.publish(held, 2, downloading(40))
+    downloads.claims.publish(held, 2, downloading(40))
     await read_until(client, b'"bytes_downloaded":40')
-    tracker.finish(held, 3, "complete", complete("/store/x.gguf"), "/store/x.gguf")
+    downloads.claims.finish(held, 3, "complete", complete("/store/x.gguf"), "/store/x.gguf")
     rest = await read_to_end(client)
     assert rest.count(b"data: [DONE]\n\n") == 1
     assert rest.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
@@ -68,10 +68,10 @@ async def test_a_client_sees_the_state_the_progress_and_the_end_and_the_connecti
     assert serving.fanout.subscribers == set()
 
 
-async def test_the_whole_of_an_ended_stream_is_the_same_both_ways(serving: Serving, tracker: DownloadTracker) -> None:
-    download_id = create(tracker)
-    held = claim(tracker, download_id)
-    tracker.finish(held, 2, "complete", complete("/x"), "/x")
+async def test_the_whole_of_an_ended_stream_is_the_same_both_ways(serving: Serving, downloads: DownloadContext) -> None:
+    download_id = create(downloads)
+    held = claim(downloads, download_id)
+    downloads.claims.finish(held, 2, "complete", complete("/x"), "/x")
     answer = await read_to_end(serving.connect(download_id, headers="Connection: close\r\n"))
     assert body_of(answer) == (
         b"retry: 2000\n\n"
@@ -89,9 +89,9 @@ async def test_the_whole_of_an_ended_stream_is_the_same_both_ways(serving: Servi
     } <= set(head)
 
 
-async def test_a_slow_client_skips_frames_and_gets_the_end(serving: Serving, tracker: DownloadTracker) -> None:
-    download_id = create(tracker)
-    held = claim(tracker, download_id)
+async def test_a_slow_client_skips_frames_and_gets_the_end(serving: Serving, downloads: DownloadContext) -> None:
+    download_id = create(downloads)
+    held = claim(downloads, download_id)
     client = serving.connect(download_id, receive_buffer=SMALL_BUFFER, headers="Connection: close\r\n")
     await serving.watched()
     (stream,) = serving.endpoint._open
@@ -99,10 +99,10 @@ async def test_a_slow_client_skips_frames_and_gets_the_end(serving: Serving, tra
     while sent < 5000 and not (stream._writer.paused and sent > 200):
         for _ in range(50):
             sent += 1
-            tracker.publish(held, sent + 1, downloading(sent, message="m" * MAX_MESSAGE_CHARS))
+            downloads.claims.publish(held, sent + 1, downloading(sent, message="m" * MAX_MESSAGE_CHARS))
         await asyncio.sleep(0.01)
     assert stream._writer.paused, "the client's buffer never filled"
-    tracker.finish(held, sent + 2, "complete", complete(), "/x")
+    downloads.claims.finish(held, sent + 2, "complete", complete(), "/x")
     await wait_for_async(lambda: stream.topic is not None and stream.topic.terminal)
     body = body_of(await read_to_end(client))
     ids = [frame.version for frame in parse_frames(body) if frame.id is not None]
@@ -114,11 +114,11 @@ async def test_a_slow_client_skips_frames_and_gets_the_end(serving: Serving, tra
 
 
 async def test_a_client_that_never_reads_holds_little_and_is_given_up(
-    handed_over: Serving, tracker: DownloadTracker, monkeypatch: pytest.MonkeyPatch
+    handed_over: Serving, downloads: DownloadContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(writer_module, "STALL_TIMEOUT_S", 0.3)
-    download_id = create(tracker)
-    held = claim(tracker, download_id)
+    download_id = create(downloads)
+    held = claim(downloads, download_id)
     client = handed_over.connect(download_id, receive_buffer=SMALL_BUFFER)
     await handed_over.watched()
     (stream,) = handed_over.endpoint._open
@@ -128,7 +128,7 @@ async def test_a_client_that_never_reads_holds_little_and_is_given_up(
     async with asyncio.timeout(DEADLINE_S):
         while handed_over.endpoint.open_streams:
             seq += 1
-            tracker.publish(held, seq + 1, downloading(seq, message="m" * MAX_MESSAGE_CHARS))
+            downloads.claims.publish(held, seq + 1, downloading(seq, message="m" * MAX_MESSAGE_CHARS))
             most = max(most, writer._transport.get_write_buffer_size())
             await asyncio.sleep(0.001)
     assert 0 < most < 2 * MAX_MESSAGE_CHARS, "no more than the frame that the kernel did not take"
@@ -139,8 +139,8 @@ async def test_a_client_that_never_reads_holds_little_and_is_given_up(
 
 
 @pytest.mark.parametrize("abruptly", [False, True])
-async def test_a_client_that_goes_is_forgotten(serving: Serving, tracker: DownloadTracker, abruptly: bool) -> None:
-    client = serving.connect(create(tracker))
+async def test_a_client_that_goes_is_forgotten(serving: Serving, downloads: DownloadContext, abruptly: bool) -> None:
+    client = serving.connect(create(downloads))
     await serving.watched()
     if abruptly:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, writer_module._LINGER_NONE)
@@ -151,7 +151,7 @@ async def test_a_client_that_goes_is_forgotten(serving: Serving, tracker: Downlo
 
 
 async def test_those_who_come_while_the_state_is_read_share_that_read(
-    handed_over: Serving, tracker: DownloadTracker, monkeypatch: pytest.MonkeyPatch
+    handed_over: Serving, downloads: DownloadContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reads: list[list[str]] = []
     go_on = threading.Event()
@@ -163,7 +163,7 @@ async def test_those_who_come_while_the_state_is_read_share_that_read(
         return read_messages(ids)
 
     monkeypatch.setattr(handed_over.fanout._tracker, "read_messages", slow_read)
-    download_id = create(tracker)
+    download_id = create(downloads)
     handed_over.connect(download_id)
     await wait_for_async(lambda: reads)
     for _ in range(20):
@@ -182,10 +182,10 @@ async def test_an_unknown_id_leaves_nothing_behind(serving: Serving) -> None:
 
 
 async def test_a_drain_ends_streams_without_done_and_those_that_are_about_to_begin(
-    serving: Serving, tracker: DownloadTracker, monkeypatch: pytest.MonkeyPatch
+    serving: Serving, downloads: DownloadContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One client is in the middle, one waits for the state to be read, one comes too late."""
-    one, two = create(tracker), create(tracker, "model-b")
+    one, two = create(downloads), create(downloads, "model-b")
     middle = serving.connect(one)
     await serving.watched()
     go_on = asyncio.Event()
@@ -210,10 +210,10 @@ async def test_a_drain_ends_streams_without_done_and_those_that_are_about_to_beg
 
 
 async def test_a_drain_reaches_a_client_that_is_behind_when_it_reads_again(
-    serving: Serving, tracker: DownloadTracker
+    serving: Serving, downloads: DownloadContext
 ) -> None:
-    download_id = create(tracker)
-    held = claim(tracker, download_id)
+    download_id = create(downloads)
+    held = claim(downloads, download_id)
     client = serving.connect(download_id, receive_buffer=SMALL_BUFFER)
     await serving.watched()
     (stream,) = serving.endpoint._open
@@ -221,37 +221,37 @@ async def test_a_drain_reaches_a_client_that_is_behind_when_it_reads_again(
     async with asyncio.timeout(DEADLINE_S):
         while not (stream._writer.paused and seq > 200):
             seq += 1
-            tracker.publish(held, seq, downloading(seq, message="m" * MAX_MESSAGE_CHARS))
+            downloads.claims.publish(held, seq, downloading(seq, message="m" * MAX_MESSAGE_CHARS))
             await asyncio.sleep(0)
     await serving.endpoint.drain(0)
     body = body_of(await read_until(client, b"\r\n0\r\n\r\n"))
     assert body.rstrip().rpartition(b"\n")[2].startswith(b"retry: ")
 
 
-async def test_an_old_client_gets_a_body_without_chunks(handed_over: Serving, tracker: DownloadTracker) -> None:
-    download_id = create(tracker)
-    tracker.finish(claim(tracker, download_id), 2, "complete", complete("/x"), "/x")
+async def test_an_old_client_gets_a_body_without_chunks(handed_over: Serving, downloads: DownloadContext) -> None:
+    download_id = create(downloads)
+    downloads.claims.finish(claim(downloads, download_id), 2, "complete", complete("/x"), "/x")
     answer = await read_to_end(handed_over.connect(download_id, version="1.0"))
     assert b"transfer-encoding" not in answer
     assert body_of(answer).startswith(b"retry: 2000\n\nid: ")
     assert answer.endswith(b"data: [DONE]\n\n")
 
 
-async def test_a_request_behind_the_stream_is_answered_after_it(serving: Serving, tracker: DownloadTracker) -> None:
+async def test_a_request_behind_the_stream_is_answered_after_it(serving: Serving, downloads: DownloadContext) -> None:
     """A client that sends two requests at once keeps its connection: its stream goes through `send`."""
-    download_id = create(tracker)
+    download_id = create(downloads)
     client = serving.connect(download_id, headers=f"\r\nGET /{uuid.uuid4()} HTTP/1.1\r\nHost: x\r\n")
     await read_until(client, b'"status":"queued"')
-    tracker.finish(claim(tracker, download_id), 2, "complete", complete("/x"), "/x")
+    downloads.claims.finish(claim(downloads, download_id), 2, "complete", complete("/x"), "/x")
     rest = await read_until(client, b"HTTP/1.1 404")
     assert rest.index(b"[DONE]") < rest.index(b"404")
 
 
 async def test_a_client_that_has_not_taken_the_answer_before_gets_no_store_of_frames(
-    handed_over: Serving, tracker: DownloadTracker
+    handed_over: Serving, downloads: DownloadContext
 ) -> None:
-    download_id = create(tracker)
-    held = claim(tracker, download_id)
+    download_id = create(downloads)
+    held = claim(downloads, download_id)
     client = handed_over.connect("big", receive_buffer=SMALL_BUFFER)
     (connection,) = await wait_for_async(lambda: handed_over.state.connections)
     await wait_for_async(lambda: connection.transport.get_write_buffer_size())
@@ -259,16 +259,16 @@ async def test_a_client_that_has_not_taken_the_answer_before_gets_no_store_of_fr
     await handed_over.watched()
     before = connection.transport.get_write_buffer_size()
     for seq in range(2, 200):
-        tracker.publish(held, seq, downloading(seq, message="m" * MAX_MESSAGE_CHARS))
+        downloads.claims.publish(held, seq, downloading(seq, message="m" * MAX_MESSAGE_CHARS))
         await asyncio.sleep(0)
     assert connection.transport.get_write_buffer_size() <= before + 2 * MAX_MESSAGE_CHARS
-    tracker.finish(held, 200, "complete", complete(), "/x")
+    downloads.claims.finish(held, 200, "complete", complete(), "/x")
     answer = await read_to_end(client)
     assert answer.count(b"data: [DONE]\n\n") == 1
 
 
-async def test_a_client_that_talks_on_without_end_is_cut_off(handed_over: Serving, tracker: DownloadTracker) -> None:
-    client = handed_over.connect(create(tracker))
+async def test_a_client_that_talks_on_without_end_is_cut_off(handed_over: Serving, downloads: DownloadContext) -> None:
+    client = handed_over.connect(create(downloads))
     await handed_over.watched()
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(DEADLINE_S):
@@ -279,9 +279,9 @@ async def test_a_client_that_talks_on_without_end_is_cut_off(handed_over: Servin
 
 
 async def test_an_error_with_one_client_keeps_nothing_from_the_others(
-    serving: Serving, tracker: DownloadTracker, monkeypatch: pytest.MonkeyPatch
+    serving: Serving, downloads: DownloadContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    download_id = create(tracker)
+    download_id = create(downloads)
     clients = [serving.connect(download_id, headers="Connection: close\r\n") for _ in range(5)]
     await serving.watched(5)
     broken = next(iter(serving.endpoint._open))
@@ -291,7 +291,7 @@ async def test_an_error_with_one_client_keeps_nothing_from_the_others(
 
     broken._write = stumble
     broken._writer = _Broken()
-    tracker.finish(claim(tracker, download_id), 2, "complete", complete(), "/x")
+    downloads.claims.finish(claim(downloads, download_id), 2, "complete", complete(), "/x")
     reading: list[Awaitable[bytes]] = [read_to_end(client) for client in clients]
     await wait_for_async(lambda: serving.endpoint.open_streams == 1)
     serving.endpoint.forget(broken)

@@ -12,12 +12,12 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
-from hive.downloads.tracker import DownloadTracker
 from hive.redis_client import CommandThread
 from hive.server import StreamProtocol, listen
 from hive.streams.fanout import Fanout
 from hive.streams.stream import StreamEndpoint
 from hive.streams.writer import EXTENSION
+from tests.support.downloads import download_context
 from tests.support.waiting import wait_for_async
 
 T = TypeVar("T")
@@ -85,8 +85,8 @@ class Serving:
 @contextlib.asynccontextmanager
 async def running(redis_url: str, *, hands_over: bool) -> AsyncIterator[Serving]:
     commands = CommandThread(redis_url)
-    tracker = DownloadTracker(commands.client, ended_ttl_s=60, max_queued=100, lease_s=6)
-    fanout = Fanout(redis_url, commands, tracker, keepalive_s=10)
+    downloads = download_context(commands.client, ended_ttl_s=60, max_queued=100, lease_s=6)
+    fanout = Fanout(redis_url, commands, downloads.tracker, keepalive_s=10)
     task = asyncio.create_task(fanout.run())
     try:
         await wait_for_async(lambda: fanout.connected)

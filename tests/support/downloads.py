@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import msgspec
+
+from hive.downloads.context import DownloadContext
 from hive.downloads.record import Claim, New
-from hive.downloads.tracker import DownloadTracker
-from hive.wire.events import Complete, Downloading, Error, Status
+from hive.redis_client import RedisClient
+from hive.settings import Settings
+from hive.wire.events import ActiveStatus, Complete, Downloading, Error
 from hive.wire.jobs import Request
 
 
-def downloading(done: int = 0, total: int = 100, status: Status = "downloading", **extra: object) -> Downloading:
+def downloading(done: int = 0, total: int = 100, status: ActiveStatus = "downloading", **extra: object) -> Downloading:
     return Downloading(bytes_downloaded=done, bytes_total=total, speed_mbps=0.0, status=status, **extra)  # type: ignore[arg-type]
 
 
@@ -32,15 +38,23 @@ def new(dedup_key: str = "model-a", **extra: object) -> New:
     )
 
 
-def create(tracker: DownloadTracker, dedup_key: str = "model-a") -> str:
+def create(downloads: DownloadContext, dedup_key: str = "model-a") -> str:
     """The id of a new, queued download."""
-    return tracker.create(new(dedup_key))[0]
+    return downloads.tracker.create(new(dedup_key))[0]
 
 
-def claim(tracker: DownloadTracker, download_id: str, owner: str = "owner") -> Claim:
+def claim(downloads: DownloadContext, download_id: str, owner: str = "owner") -> Claim:
     """A worker's hold on it."""
-    record = tracker.read(download_id)
+    record = downloads.tracker.read(download_id)
     assert record is not None
-    held = tracker.claim(record, owner, f"worker of {owner}", downloading(status="resolving"))
+    held = downloads.claims.claim(record, owner, f"worker of {owner}", downloading(status="resolving"))
     assert held is not None
     return held
+
+
+def download_context(
+    client: RedisClient, *, ended_ttl_s: int = 3600, max_queued: int = 100, lease_s: float = 6.0, **more: Any
+) -> DownloadContext:
+    """Everything that changes downloads, over this client and with these settings, which may be out of their bounds."""
+    chosen = {"ended_ttl_s": ended_ttl_s, "max_queued": max_queued, "lease_s": lease_s, **more}
+    return DownloadContext.of(client, msgspec.structs.replace(Settings.from_env({}), **chosen))

@@ -9,10 +9,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from hive.downloads.context import DownloadContext
 from hive.downloads.intents import Intent, IntentLog, intent_of
 from hive.downloads.record import Record
-from hive.downloads.restore import Restorer
-from hive.downloads.tracker import DownloadTracker
+from hive.downloads.restore import Restore
 from hive.settings import Settings
 from hive.store.layout import INTENTS
 from hive.wire.jobs import Request
@@ -26,8 +26,8 @@ def intents_fixture(settings: Settings) -> IntentLog:
 
 
 @pytest.fixture(name="restorer")
-def restorer_fixture(settings: Settings, redis_url: str, intents: IntentLog) -> Iterator[Restorer]:
-    made = Restorer(settings, redis_url, intents)
+def restorer_fixture(settings: Settings, redis_url: str, intents: IntentLog) -> Iterator[Restore]:
+    made = Restore(settings, redis_url, intents)
     yield made
     made.stop()
 
@@ -48,11 +48,11 @@ def an_intent(ref: str = "hf:org/model", **more: object) -> Intent:
     return msgspec.convert({**fields, **more}, Intent)
 
 
-def started(tracker: DownloadTracker, intents: IntentLog) -> Record:
+def started(downloads: DownloadContext, intents: IntentLog) -> Record:
     """A download as the HTTP process makes it."""
     key = dedup_key(parse_ref("hf:org/model"))
-    download_id, _ = tracker.create(new(key, request=Request(ref="hf:org/model")))
-    record = tracker.read(download_id)
+    download_id, _ = downloads.tracker.create(new(key, request=Request(ref="hf:org/model")))
+    record = downloads.tracker.read(download_id)
     assert record is not None
     intents.write(intent_of(record))
     return record

@@ -16,7 +16,7 @@ import pytest
 import requests
 
 from hive.client import Client
-from hive.downloads.tracker import DownloadTracker
+from hive.downloads.context import DownloadContext
 from hive.redis_client import RedisClient
 from hive.wire import keys
 from tests.support.downloads import claim, complete, create, downloading, failed
@@ -45,12 +45,12 @@ def post(server: Server, **body: Any) -> requests.Response:
 
 
 def test_every_end_is_told_signed_and_as_the_api_shows_it(
-    everywhere: Server, receiver: Receiver, tracker: DownloadTracker, store: RedisClient
+    everywhere: Server, receiver: Receiver, downloads: DownloadContext, store: RedisClient
 ) -> None:
     verify = documented_verify()
-    ids = {kind: create(tracker, kind) for kind in ("completed", "failed", "cancelled")}
-    tracker.finish(claim(tracker, ids["completed"]), 2, "complete", complete("/store/x"), "/store/x")
-    tracker.finish(claim(tracker, ids["failed"]), 2, "failed", failed("DISK_FULL"))
+    ids = {kind: create(downloads, kind) for kind in ("completed", "failed", "cancelled")}
+    downloads.claims.finish(claim(downloads, ids["completed"]), 2, "complete", complete("/store/x"), "/store/x")
+    downloads.claims.finish(claim(downloads, ids["failed"]), 2, "failed", failed("DISK_FULL"))
     cancel(everywhere, ids["cancelled"])
     hits(receiver, 3)
     for hit in receiver.hits:
@@ -162,10 +162,10 @@ def test_a_server_without_the_secret_that_its_webhooks_need_does_not_start(redis
 
 
 def test_it_is_tried_again_with_the_same_id_until_it_is_taken(
-    everywhere: Server, receiver: Receiver, tracker: DownloadTracker
+    everywhere: Server, receiver: Receiver, downloads: DownloadContext
 ) -> None:
     receiver.replies = [Reply(500), Reply(404), Reply(302, {"location": receiver.url + "/elsewhere"})]
-    download_id = create(tracker)
+    download_id = create(downloads)
     cancel(everywhere, download_id)
     hits(receiver, 4)
     assert {hit.id for hit in receiver.hits} == {download_id}
@@ -177,14 +177,14 @@ def test_it_is_tried_again_with_the_same_id_until_it_is_taken(
 
 
 def test_a_receiver_that_is_not_there_yet_is_tried_again(
-    serve: Serve, tracker: DownloadTracker, store: RedisClient
+    serve: Serve, downloads: DownloadContext, store: RedisClient
 ) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
     server = serve(HIVE_WEBHOOK_URLS=f"http://127.0.0.1:{port}/hook", HIVE_WEBHOOK_RETRY_S=",".join(["0.3"] * 24))
     wait_for(lambda: store.zcard(keys.WEBHOOKS_STANDING))
-    cancel(server, create(tracker))
+    cancel(server, create(downloads))
     wait_for(lambda: "Connection refused" in server.output, what="a try was refused")
     with receiving(port) as receiver:
         hits(receiver)
@@ -192,25 +192,25 @@ def test_a_receiver_that_is_not_there_yet_is_tried_again(
 
 
 def test_410_and_the_last_try_end_it(
-    everywhere: Server, receiver: Receiver, tracker: DownloadTracker, store: RedisClient
+    everywhere: Server, receiver: Receiver, downloads: DownloadContext, store: RedisClient
 ) -> None:
     receiver.replies = [Reply(410)]
-    cancel(everywhere, create(tracker, "gone"))
+    cancel(everywhere, create(downloads, "gone"))
     wait_for(lambda: "410 Gone" in everywhere.output)
     wait_for(lambda: nothing_due(store))
     assert len(receiver.hits) == 1
     receiver.default = Reply(500)
-    cancel(everywhere, create(tracker, "never"))
+    cancel(everywhere, create(downloads, "never"))
     wait_for(lambda: "given up after 6 tries" in everywhere.output, what="it was given up")
     wait_for(lambda: nothing_due(store))
     assert len(receiver.hits) == 1 + 6, "the first try, and one after each wait"
 
 
 def test_retry_after_is_waited_for(
-    everywhere: Server, receiver: Receiver, tracker: DownloadTracker, store: RedisClient
+    everywhere: Server, receiver: Receiver, downloads: DownloadContext, store: RedisClient
 ) -> None:
     receiver.replies = [Reply(503, {"retry-after": "1000"})]
-    cancel(everywhere, create(tracker))
+    cancel(everywhere, create(downloads))
     hits(receiver)
     wait_for(lambda: '"again_in_s": 1000' in everywhere.output)
 
@@ -222,14 +222,14 @@ def test_retry_after_is_waited_for(
 
 
 def test_a_receiver_that_does_not_answer_is_tried_again_and_holds_up_nobody(
-    everywhere: Server, receiver: Receiver, tracker: DownloadTracker
+    everywhere: Server, receiver: Receiver, downloads: DownloadContext
 ) -> None:
     gate = threading.Event()
     receiver.replies = [Reply(gate=gate)]
-    cancel(everywhere, create(tracker, "slow"))
+    cancel(everywhere, create(downloads, "slow"))
     hits(receiver)
     began_s = time.monotonic()
-    other = create(tracker, "other")
+    other = create(downloads, "other")
     cancel(everywhere, other)
     wait_for(lambda: any(hit.id == other for hit in receiver.hits), what="the other was told meanwhile")
     assert time.monotonic() - began_s < float(QUICK["HIVE_WEBHOOK_TIMEOUT_S"])
@@ -240,7 +240,7 @@ def test_a_receiver_that_does_not_answer_is_tried_again_and_holds_up_nobody(
 
 
 def test_no_url_and_no_secret_is_shown_anywhere(
-    serve: Serve, receiver: Receiver, tracker: DownloadTracker, store: RedisClient
+    serve: Serve, receiver: Receiver, downloads: DownloadContext, store: RedisClient
 ) -> None:
     """While it waits, when it is refused, when it is given up, when it is sent."""
     server = serve(
@@ -280,11 +280,11 @@ def test_no_url_and_no_secret_is_shown_anywhere(
     assert all(CANARY not in hit.body.decode() for hit in receiver.hits)
 
 
-def test_progress_tells_nobody(everywhere: Server, receiver: Receiver, tracker: DownloadTracker) -> None:
-    download_id = create(tracker)
-    held = claim(tracker, download_id)
-    tracker.publish(held, 2, downloading(10))
-    ended = create(tracker, "ended")
+def test_progress_tells_nobody(everywhere: Server, receiver: Receiver, downloads: DownloadContext) -> None:
+    download_id = create(downloads)
+    held = claim(downloads, download_id)
+    downloads.claims.publish(held, 2, downloading(10))
+    ended = create(downloads, "ended")
     cancel(everywhere, ended)
     hits(receiver)
     assert [hit.id for hit in receiver.hits] == [ended]

@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from hive.downloads.record import cancelled_event
-from hive.downloads.tracker import DownloadTracker
+from hive.downloads.context import DownloadContext
+from hive.downloads.events import cancelled_event
 from hive.errors import RedisUnavailable
 from hive.net.urls import parse_url
 from hive.redis_client import CommandThread, RedisClient
@@ -25,7 +25,7 @@ from hive.webhooks.dispatcher import SPARE_TRIES, WebhookDispatcher
 from hive.webhooks.outbox import WebhookOutbox
 from hive.webhooks.signature import sign
 from hive.wire import keys
-from tests.support.downloads import create
+from tests.support.downloads import create, download_context
 from tests.support.waiting import wait_for_async
 from tests.support.webhook_receiver import Receiver, Reply
 
@@ -38,8 +38,8 @@ async def sending(settings: Settings) -> AsyncIterator[WebhookOutbox]:
     assert settings.redis_url is not None
     commands = CommandThread(settings.redis_url)
     webhooks = WebhookOutbox(commands.client, settings)
-    tracker = DownloadTracker(commands.client, ended_ttl_s=60, max_queued=10, lease_s=6)
-    task = asyncio.create_task(WebhookDispatcher(settings, commands, tracker, webhooks).run())
+    downloads = download_context(commands.client, ended_ttl_s=60, max_queued=10, lease_s=6)
+    task = asyncio.create_task(WebhookDispatcher(settings, commands, downloads.tracker, webhooks).run())
     try:
         yield webhooks
     finally:
@@ -48,10 +48,10 @@ async def sending(settings: Settings) -> AsyncIterator[WebhookOutbox]:
         commands.close()
 
 
-def end(tracker: DownloadTracker, download_id: str) -> None:
-    record = tracker.read(download_id)
+def end(downloads: DownloadContext, download_id: str) -> None:
+    record = downloads.tracker.read(download_id)
     assert record is not None
-    assert tracker.finish_unclaimed(record, "cancelled", cancelled_event(record))
+    assert downloads.claims.finish_unclaimed(record, "cancelled", cancelled_event(record))
 
 
 def nothing_due(store: RedisClient) -> bool:
@@ -60,7 +60,7 @@ def nothing_due(store: RedisClient) -> bool:
 
 async def test_a_name_that_turns_out_to_be_private_is_given_up_at_once(
     webhook_settings: Settings,
-    tracker: DownloadTracker,
+    downloads: DownloadContext,
     store: RedisClient,
     receiver: Receiver,
     caplog: pytest.LogCaptureFixture,
@@ -71,11 +71,11 @@ async def test_a_name_that_turns_out_to_be_private_is_given_up_at_once(
     def resolve(host: str, port: int, *_: object, **__: object) -> list[Any]:
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
 
-    download_id = create(tracker)
+    download_id = create(downloads)
     settings = msgspec.structs.replace(webhook_settings, webhook_urls="", allow_hosts=f"unused.example:{receiver.port}")
     webhooks = WebhookOutbox(store, settings)
     webhooks.add(download_id, parse_url("http://inside.example:8080/canary"))
-    end(tracker, download_id)
+    end(downloads, download_id)
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
     async with sending(settings):
         await wait_for_async(lambda: nothing_due(store))
@@ -87,17 +87,17 @@ async def test_a_name_that_turns_out_to_be_private_is_given_up_at_once(
 
 async def test_a_webhook_sealed_with_another_key_is_tried_again_and_then_given_up(
     webhook_settings: Settings,
-    tracker: DownloadTracker,
+    downloads: DownloadContext,
     store: RedisClient,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     other_key = tmp_path / "other.key"
     ensure_key(other_key)
-    download_id = create(tracker)
+    download_id = create(downloads)
     quiet = msgspec.structs.replace(webhook_settings, webhook_urls="")
     WebhookOutbox(store, quiet).add(download_id, parse_url("https://example.org/canary"))
-    end(tracker, download_id)
+    end(downloads, download_id)
     async with sending(msgspec.structs.replace(quiet, secret_key_file=str(other_key), webhook_retry_s="0.05,0.05")):
         await wait_for_async(lambda: nothing_due(store))
     said = [record.getMessage() for record in caplog.records if record.name == "hive.webhooks"]
@@ -106,26 +106,26 @@ async def test_a_webhook_sealed_with_another_key_is_tried_again_and_then_given_u
 
 
 async def test_a_message_whose_tries_nobody_lives_to_report_ends_all_the_same(
-    webhook_settings: Settings, tracker: DownloadTracker, store: RedisClient, receiver: Receiver
+    webhook_settings: Settings, downloads: DownloadContext, store: RedisClient, receiver: Receiver
 ) -> None:
     async with sending(webhook_settings):
         await wait_for_async(lambda: store.zcard(keys.WEBHOOKS_STANDING))
         ((name, _),) = store.zrange(keys.WEBHOOKS_STANDING, 0, -1, withscores=True)
-        download_id = create(tracker)
+        download_id = create(downloads)
         most = len(webhook_settings.webhook_waits_s) + SPARE_TRIES
         store.hset(keys.webhooks(download_id), f"n:{name.decode()}", most)
-        end(tracker, download_id)
+        end(downloads, download_id)
         await wait_for_async(lambda: nothing_due(store))
     assert receiver.hits == []
 
 
 async def test_a_download_that_was_forgotten_meanwhile_is_given_up(
-    webhook_settings: Settings, tracker: DownloadTracker, store: RedisClient, receiver: Receiver
+    webhook_settings: Settings, downloads: DownloadContext, store: RedisClient, receiver: Receiver
 ) -> None:
     webhooks = WebhookOutbox(store, webhook_settings)
     webhooks.take(0)
-    download_id = create(tracker)
-    end(tracker, download_id)
+    download_id = create(downloads)
+    end(downloads, download_id)
     store.delete(keys.record(download_id))
     async with sending(webhook_settings):
         await wait_for_async(lambda: nothing_due(store))
@@ -134,7 +134,7 @@ async def test_a_download_that_was_forgotten_meanwhile_is_given_up(
 
 async def test_what_could_not_be_noted_is_noted_when_redis_is_back(
     webhook_settings: Settings,
-    tracker: DownloadTracker,
+    downloads: DownloadContext,
     store: RedisClient,
     receiver: Receiver,
     monkeypatch: pytest.MonkeyPatch,
@@ -151,7 +151,7 @@ async def test_what_could_not_be_noted_is_noted_when_redis_is_back(
 
         monkeypatch.setattr(webhooks, "done", away_at_first)
         await wait_for_async(lambda: store.zcard(keys.WEBHOOKS_STANDING))
-        end(tracker, create(tracker))
+        end(downloads, create(downloads))
         await wait_for_async(lambda: nothing_due(store))
     assert failures == []
     assert len(receiver.hits) == 1
@@ -165,12 +165,14 @@ def commands(redis_url: str) -> Iterator[CommandThread]:
 
 
 async def test_a_stop_at_the_very_moment_of_news_is_a_stop(
-    webhook_settings: Settings, commands: CommandThread, tracker: DownloadTracker
+    webhook_settings: Settings, commands: CommandThread, downloads: DownloadContext
 ) -> None:
     """asyncio.wait_for of Python 3.11 drops a cancellation when what it waits for is there already: a server that is
     stopped as a webhook ends would not end.
     """
-    courier = WebhookDispatcher(webhook_settings, commands, tracker, WebhookOutbox(commands.client, webhook_settings))
+    courier = WebhookDispatcher(
+        webhook_settings, commands, downloads.tracker, WebhookOutbox(commands.client, webhook_settings)
+    )
     task = asyncio.create_task(courier.run())
     await wait_for_async(lambda: courier._wake._waiters)
     courier._wake.set()
@@ -196,7 +198,7 @@ async def test_a_cancellation_at_the_very_moment_of_an_answer_is_one(
 
 async def test_a_mistake_in_a_try_is_logged_and_the_others_go_on(
     webhook_settings: Settings,
-    tracker: DownloadTracker,
+    downloads: DownloadContext,
     store: RedisClient,
     receiver: Receiver,
     caplog: pytest.LogCaptureFixture,
@@ -215,7 +217,7 @@ async def test_a_mistake_in_a_try_is_logged_and_the_others_go_on(
     with caplog.at_level(logging.INFO):
         async with sending(settings):
             await wait_for_async(lambda: store.zcard(keys.WEBHOOKS_STANDING))
-            end(tracker, create(tracker))
+            end(downloads, create(downloads))
             await wait_for_async(lambda: nothing_due(store))
     assert len(receiver.hits) == 1, "it came back by itself"
     assert any("failed" in record.getMessage() for record in caplog.records)

@@ -10,8 +10,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from hive.downloads.record import cancelled_event
-from hive.downloads.tracker import DownloadTracker
+from hive.downloads.context import DownloadContext
+from hive.downloads.events import cancelled_event
 from hive.errors import BadRequest, RedisUnavailable, TooManyWebhooks, UnsafeUrl
 from hive.net.urls import parse_url
 from hive.redis_client import RedisClient
@@ -50,21 +50,21 @@ def is_later(at_ms: int) -> bool:
     return time.time() * 1000 > at_ms + 2
 
 
-def end(tracker: DownloadTracker, download_id: str) -> None:
-    record = tracker.read(download_id)
+def end(downloads: DownloadContext, download_id: str) -> None:
+    record = downloads.tracker.read(download_id)
     assert record is not None
-    assert tracker.finish_unclaimed(record, "cancelled", cancelled_event(record))
+    assert downloads.claims.finish_unclaimed(record, "cancelled", cancelled_event(record))
 
 
 def test_an_end_makes_due_what_its_requests_asked_for_and_what_the_settings_name(
-    webhooks: WebhookOutbox, standing: WebhookOutbox, tracker: DownloadTracker
+    webhooks: WebhookOutbox, standing: WebhookOutbox, downloads: DownloadContext
 ) -> None:
-    first, second = create(tracker, "a"), create(tracker, "b")
+    first, second = create(downloads, "a"), create(downloads, "b")
     webhooks.add(first, OWN)
     webhooks.add(first, OWN)  # once
     assert standing.take(10) == []
-    end(tracker, first)
-    tracker.finish(claim(tracker, second), 2, "complete", complete(), "/x")
+    end(downloads, first)
+    downloads.claims.finish(claim(downloads, second), 2, "complete", complete(), "/x")
     messages = standing.take(10)
     assert sorted(m.download_id for m in messages) == sorted([first, first, second])
     assert {m.id for m in messages} == {first, second}
@@ -74,17 +74,17 @@ def test_an_end_makes_due_what_its_requests_asked_for_and_what_the_settings_name
     assert [t.check is None for t in targets if t and t.url == OWN] == [False]
 
 
-def test_an_end_of_which_nobody_is_to_hear_leaves_nothing(tracker: DownloadTracker, store: RedisClient) -> None:
-    end(tracker, create(tracker))
+def test_an_end_of_which_nobody_is_to_hear_leaves_nothing(downloads: DownloadContext, store: RedisClient) -> None:
+    end(downloads, create(downloads))
     assert [key for key in store.keys("*") if b"webhook" in key] == []
 
 
 def test_no_url_lies_in_redis_in_clear(
-    webhooks: WebhookOutbox, standing: WebhookOutbox, tracker: DownloadTracker, store: RedisClient
+    webhooks: WebhookOutbox, standing: WebhookOutbox, downloads: DownloadContext, store: RedisClient
 ) -> None:
-    download_id = create(tracker)
+    download_id = create(downloads)
     webhooks.add(download_id, OWN)
-    end(tracker, download_id)
+    end(downloads, download_id)
     standing.take(10)
     stored = [store.zrange(keys.WEBHOOKS_DUE, 0, -1), store.zrange(keys.WEBHOOKS_STANDING, 0, -1)]
     stored.append(store.hgetall(keys.webhooks(download_id)))
@@ -94,23 +94,23 @@ def test_no_url_lies_in_redis_in_clear(
     assert all(b"canary" not in store.dump(key) for key in store.keys("*"))
 
 
-def test_a_message_is_taken_by_one_of_many(webhooks: WebhookOutbox, tracker: DownloadTracker) -> None:
-    ids = [create(tracker, f"m{n}") for n in range(40)]
+def test_a_message_is_taken_by_one_of_many(webhooks: WebhookOutbox, downloads: DownloadContext) -> None:
+    ids = [create(downloads, f"m{n}") for n in range(40)]
     for download_id in ids:
         webhooks.add(download_id, OWN)
-        end(tracker, download_id)
+        end(downloads, download_id)
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         taken = [m for found in pool.map(lambda _: webhooks.take(7), range(12)) for m in found]
     assert sorted(m.download_id for m in taken) == sorted(ids)
 
 
 def test_what_is_not_settled_comes_back_and_an_old_ticket_changes_nothing(
-    store: RedisClient, quiet_settings: Settings, tracker: DownloadTracker
+    store: RedisClient, quiet_settings: Settings, downloads: DownloadContext
 ) -> None:
     webhooks = WebhookOutbox(store, msgspec.structs.replace(quiet_settings, webhook_timeout_s=0.1))
-    download_id = create(tracker)
+    download_id = create(downloads)
     webhooks.add(download_id, OWN)
-    end(tracker, download_id)
+    end(downloads, download_id)
     (first,) = webhooks.take(10)
     began_s = time.monotonic()
     (second,) = wait_for(lambda: webhooks.take(10), "it came back")
@@ -126,19 +126,19 @@ def test_what_is_not_settled_comes_back_and_an_old_ticket_changes_nothing(
 
 
 def test_what_was_done_is_not_put_back_by_a_late_postponement(
-    webhooks: WebhookOutbox, tracker: DownloadTracker, store: RedisClient
+    webhooks: WebhookOutbox, downloads: DownloadContext, store: RedisClient
 ) -> None:
-    download_id = create(tracker)
+    download_id = create(downloads)
     webhooks.add(download_id, OWN)
-    end(tracker, download_id)
+    end(downloads, download_id)
     (message,) = webhooks.take(10)
     webhooks.done(message)
     assert not webhooks.postpone(message, 0)
     assert store.zcard(keys.WEBHOOKS_DUE) == 0
 
 
-def test_a_download_has_so_many_webhooks_and_no_more(webhooks: WebhookOutbox, tracker: DownloadTracker) -> None:
-    download_id = create(tracker)
+def test_a_download_has_so_many_webhooks_and_no_more(webhooks: WebhookOutbox, downloads: DownloadContext) -> None:
+    download_id = create(downloads)
     for n in range(MAX_PER_DOWNLOAD):
         webhooks.add(download_id, parse_url(f"https://receiver.example/{n}"))
     webhooks.add(download_id, parse_url("https://receiver.example/0"))
@@ -147,15 +147,15 @@ def test_a_download_has_so_many_webhooks_and_no_more(webhooks: WebhookOutbox, tr
 
 
 def test_who_asks_after_the_end_hears_of_it_under_a_name_of_its_own(
-    webhooks: WebhookOutbox, standing: WebhookOutbox, tracker: DownloadTracker, store: RedisClient
+    webhooks: WebhookOutbox, standing: WebhookOutbox, downloads: DownloadContext, store: RedisClient
 ) -> None:
     """A receiver drops what it has seen: a second request is not to be taken for a repeat of the first."""
     on_disk = new(event=complete(), local_path="/x")
-    download_id, _ = tracker.create(on_disk)
+    download_id, _ = downloads.tracker.create(on_disk)
     assert standing.take(10) == [], "no download has ended"
     ids = []
     for _ in range(2):
-        assert tracker.create(on_disk)[0] == download_id
+        assert downloads.tracker.create(on_disk)[0] == download_id
         webhooks.add(download_id, OWN)
         (message,) = standing.take(10)
         target = standing.target(message)
@@ -176,15 +176,15 @@ def test_a_download_that_is_gone_is_an_outage(webhooks: WebhookOutbox) -> None:
 
 
 def test_a_webhook_that_no_server_names_any_more_is_withdrawn_by_those_that_run(
-    webhooks: WebhookOutbox, standing: WebhookOutbox, tracker: DownloadTracker, store: RedisClient
+    webhooks: WebhookOutbox, standing: WebhookOutbox, downloads: DownloadContext, store: RedisClient
 ) -> None:
     """Not while all servers are stopped: what ends then is told when one is back."""
     ((name, score),) = store.zrange(keys.WEBHOOKS_STANDING, 0, -1, withscores=True)
     assert score > time.time() * 1000 + (STANDING_S - 60) * 1000
     store.zadd(keys.WEBHOOKS_STANDING, {name: score - (WITHDRAWN_AFTER_S - 60) * 1000})
     webhooks.take(0)
-    download_id = create(tracker)
-    end(tracker, download_id)
+    download_id = create(downloads)
+    end(downloads, download_id)
     assert store.zcard(keys.WEBHOOKS_DUE) == 1, "not yet"
     store.zadd(keys.WEBHOOKS_STANDING, {name: score - (WITHDRAWN_AFTER_S + 60) * 1000})
     (message,) = webhooks.take(10)
@@ -202,11 +202,11 @@ def test_a_name_is_written_again_before_it_is_withdrawn(standing: WebhookOutbox,
 
 
 def test_what_nobody_takes_is_dropped_in_the_end(
-    webhooks: WebhookOutbox, tracker: DownloadTracker, store: RedisClient
+    webhooks: WebhookOutbox, downloads: DownloadContext, store: RedisClient
 ) -> None:
-    download_id = create(tracker)
+    download_id = create(downloads)
     webhooks.add(download_id, OWN)
-    end(tracker, download_id)
+    end(downloads, download_id)
     (member,) = store.zrange(keys.WEBHOOKS_DUE, 0, -1)
     store.zadd(keys.WEBHOOKS_DUE, {member: (time.time() - webhooks_module.DROPPED_AFTER_S - 60) * 1000})
     assert webhooks.take(10) == []
@@ -214,12 +214,12 @@ def test_what_nobody_takes_is_dropped_in_the_end(
 
 
 def test_what_waits_is_kept_longer_than_any_wait(
-    webhooks: WebhookOutbox, tracker: DownloadTracker, store: RedisClient
+    webhooks: WebhookOutbox, downloads: DownloadContext, store: RedisClient
 ) -> None:
-    download_id = create(tracker)
+    download_id = create(downloads)
     webhooks.add(download_id, OWN)
     assert store.ttl(keys.webhooks(download_id)) == -1, "a download may take weeks"
-    end(tracker, download_id)
+    end(downloads, download_id)
     webhooks.take(10)
     assert store.ttl(keys.webhooks(download_id)) > 2 * 86_400
 
@@ -276,14 +276,14 @@ def test_without_a_secret_no_webhook_is_taken(store: RedisClient, settings: Sett
 
 
 def test_another_key_is_told(
-    webhooks: WebhookOutbox, store: RedisClient, quiet_settings: Settings, tracker: DownloadTracker, tmp_path: Path
+    webhooks: WebhookOutbox, store: RedisClient, quiet_settings: Settings, downloads: DownloadContext, tmp_path: Path
 ) -> None:
-    download_id = create(tracker)
+    download_id = create(downloads)
     webhooks.add(download_id, OWN)
-    end(tracker, download_id)
+    end(downloads, download_id)
     (message,) = webhooks.take(10)
     other = msgspec.structs.replace(quiet_settings, home=str(tmp_path / "elsewhere"))
     (tmp_path / "elsewhere").mkdir()
-    WebhookOutbox(store, other).add(create(tracker, "z"), OWN)
+    WebhookOutbox(store, other).add(create(downloads, "z"), OWN)
     with pytest.raises(SecretKeyError, match="HIVE_SECRET_KEY_FILE"):
         WebhookOutbox(store, other).target(message)

@@ -10,27 +10,27 @@ from collections import Counter
 import pytest
 import requests
 
-from hive.downloads.tracker import DownloadTracker
+from hive.downloads.context import DownloadContext
 from hive.processes.embedded_redis import EmbeddedRedis
 from hive.redis_client import RedisClient, connect
 from hive.webhooks.dispatcher import MAX_UNDER_WAY
 from hive.wire import keys
-from tests.support.downloads import claim, complete, create
+from tests.support.downloads import claim, complete, create, download_context
 from tests.support.processes import Serve, Server
 from tests.support.waiting import wait_for
 from tests.support.webhook_receiver import Receiver, Reply, cancel, hits, nothing_due, receiving
 
 
 def test_two_servers_tell_everything_once(
-    serve: Serve, receiver: Receiver, tracker: DownloadTracker, store: RedisClient
+    serve: Serve, receiver: Receiver, downloads: DownloadContext, store: RedisClient
 ) -> None:
     servers = [serve(HIVE_WEBHOOK_URLS=receiver.url, HIVE_WEBHOOK_TIMEOUT_S="10") for _ in range(2)]
     wait_for(lambda: store.zcard(keys.WEBHOOKS_STANDING))
     gate = threading.Event()
     receiver.replies = [Reply(gate=gate)] * (2 * MAX_UNDER_WAY)
-    ids = [create(tracker, f"m{n}") for n in range(60)]
+    ids = [create(downloads, f"m{n}") for n in range(60)]
     for download_id in ids:
-        tracker.finish(claim(tracker, download_id), 2, "complete", complete(), "/x")
+        downloads.claims.finish(claim(downloads, download_id), 2, "complete", complete(), "/x")
     hits(receiver, 2 * MAX_UNDER_WAY)  # each has its hands full, and of one another's they take none
     gate.set()
     hits(receiver, len(ids))
@@ -42,7 +42,7 @@ def test_two_servers_tell_everything_once(
 
 
 def test_a_server_that_is_killed_while_it_sends_is_stood_in_for(
-    serve: Serve, receiver: Receiver, tracker: DownloadTracker, store: RedisClient
+    serve: Serve, receiver: Receiver, downloads: DownloadContext, store: RedisClient
 ) -> None:
     settings = {"HIVE_WEBHOOK_URLS": receiver.url, "HIVE_WEBHOOK_TIMEOUT_S": "1"}
     dying, other = serve(**settings), serve(**settings)
@@ -50,7 +50,7 @@ def test_a_server_that_is_killed_while_it_sends_is_stood_in_for(
     gate = threading.Event()
     receiver.replies = [Reply(gate=gate)]
     other.signal(signal.SIGSTOP)
-    download_id = create(tracker)
+    download_id = create(downloads)
     cancel(dying, download_id)
     hits(receiver)
     dying.signal(signal.SIGKILL)
@@ -64,13 +64,13 @@ def test_a_server_that_is_killed_while_it_sends_is_stood_in_for(
 
 
 def test_a_server_that_is_stopped_does_not_wait_for_a_receiver(
-    everywhere: Server, receiver: Receiver, tracker: DownloadTracker, serve: Serve
+    everywhere: Server, receiver: Receiver, downloads: DownloadContext, serve: Serve
 ) -> None:
     gate = threading.Event()
     receiver.replies = [Reply(gate=gate)]
     slow = serve(HIVE_WEBHOOK_URLS=receiver.url, HIVE_WEBHOOK_TIMEOUT_S="60")
     everywhere.stop()
-    cancel(slow, create(tracker))
+    cancel(slow, create(downloads))
     hits(receiver)
     began_s = time.monotonic()
     assert slow.stop() == 0
@@ -87,8 +87,8 @@ def test_an_outage_of_redis_loses_no_message(
     gate = threading.Event()
     with connect(own_redis.url) as store:
         wait_for(lambda: store.zcard(keys.WEBHOOKS_STANDING))
-        tracker = DownloadTracker(store, ended_ttl_s=3600, max_queued=100, lease_s=3600)
-        download_id = create(tracker)
+        downloads = download_context(store, ended_ttl_s=3600, max_queued=100, lease_s=3600)
+        download_id = create(downloads)
         if when == "while it is sent":
             receiver.replies = [Reply(gate=gate)]
         else:
@@ -107,14 +107,14 @@ def test_an_outage_of_redis_loses_no_message(
 
 
 def test_servers_with_different_settings_leave_each_other_theirs(
-    serve: Serve, receiver: Receiver, tracker: DownloadTracker, store: RedisClient
+    serve: Serve, receiver: Receiver, downloads: DownloadContext, store: RedisClient
 ) -> None:
     """As while one after the other is started with a new list."""
     more = {"HIVE_WEBHOOK_RETRY_S": ",".join(["0.1"] * 24)}
     with receiving() as second:
         servers = [serve(HIVE_WEBHOOK_URLS=one.url, **more) for one in (receiver, second)]
         wait_for(lambda: store.zcard(keys.WEBHOOKS_STANDING) == 2)
-        ids = [create(tracker, f"m{n}") for n in range(3)]
+        ids = [create(downloads, f"m{n}") for n in range(3)]
         for download_id in ids:
             cancel(servers[0], download_id)
         for one in (receiver, second):

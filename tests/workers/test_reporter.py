@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 import redis
 
+from hive.downloads.context import DownloadContext
 from hive.downloads.record import Ack, Claim, Record
-from hive.downloads.tracker import DownloadTracker
 from hive.redis_client import RedisClient
 from hive.wire import keys
 from hive.wire.events import Complete, Downloading
 from tests.support.downloads import claim, complete, create, downloading
 from tests.support.waiting import wait_for
 from workers import reporter
-from workers.reporter import Reporter
+from workers.reporter import Reported, Reporter
 from workers.speed import Meter
 
 
@@ -42,10 +42,10 @@ class Brake:
 
 
 class Unreliable:
-    """A tracker whose Redis can be away."""
+    """Claims whose Redis can be away."""
 
-    def __init__(self, tracker: DownloadTracker) -> None:
-        self._tracker = tracker
+    def __init__(self, downloads: DownloadContext) -> None:
+        self._downloads = downloads
         self.away = False
         self.published: list[tuple[float, Downloading]] = []
 
@@ -56,39 +56,40 @@ class Unreliable:
     def publish(self, claim: Claim, seq: int, event: Downloading, *figures: Any) -> Ack:
         self._check()
         self.published.append((time.monotonic(), event))
-        return self._tracker.publish(claim, seq, event, *figures)
+        return self._downloads.claims.publish(claim, seq, event, *figures)
 
     def renew(self, claim: Claim) -> Ack:
         self._check()
-        return self._tracker.renew(claim)
+        return self._downloads.claims.renew(claim)
 
     def finish(self, *args: object) -> bool:
         self._check()
-        return self._tracker.finish(*args)  # type: ignore[arg-type]
+        return self._downloads.claims.finish(*args)  # type: ignore[arg-type]
 
 
 class Scene:
     """A claimed download and its reporter."""
 
-    def __init__(self, tracker: DownloadTracker, store: RedisClient, lease_s: float) -> None:
-        self.real = tracker
+    def __init__(self, downloads: DownloadContext, store: RedisClient, lease_s: float) -> None:
+        self.real = downloads
         self.store = store
-        self.tracker = Unreliable(tracker)
+        self.claims = Unreliable(downloads)
         self.brake = Brake()
-        self.id = create(tracker)
-        self.claim = claim(tracker, self.id)
-        self.reporter = Reporter(self.tracker, self.claim, 1, self.brake, lease_s=lease_s)  # type: ignore[arg-type]
+        self.id = create(downloads)
+        self.claim = claim(downloads, self.id)
+        subject = Reported(claims=self.claims, claim=self.claim, attempt=1, lease_s=lease_s)  # type: ignore[arg-type]
+        self.reporter = Reporter(subject, self.brake)
 
     @property
     def record(self) -> Record:
-        record = self.real.read(self.id)
+        record = self.real.tracker.read(self.id)
         assert record is not None
         return record
 
 
 @pytest.fixture
-def scene(tracker: DownloadTracker, store: RedisClient) -> Iterator[Scene]:
-    made = Scene(tracker, store, lease_s=1.5)
+def scene(downloads: DownloadContext, store: RedisClient) -> Iterator[Scene]:
+    made = Scene(downloads, store, lease_s=1.5)
     made.reporter.start()
     yield made
     made.reporter.stop()
@@ -133,25 +134,25 @@ def test_a_flood_of_reports_becomes_five_events_a_second(scene: Scene) -> None:
         count += 1
         scene.reporter.file("a", count, 10**9)
     assert count > 1000
-    assert 3 <= len(scene.tracker.published) <= 8
+    assert 3 <= len(scene.claims.published) <= 8
 
 
 def test_a_change_of_status_does_not_wait(scene: Scene) -> None:
     scene.reporter.status("downloading")
-    wait_for(lambda: len(scene.tracker.published) == 1)
+    wait_for(lambda: len(scene.claims.published) == 1)
     scene.reporter.status("verifying")
-    wait_for(lambda: len(scene.tracker.published) == 2)
-    first, second = (at for at, _ in scene.tracker.published)
+    wait_for(lambda: len(scene.claims.published) == 2)
+    first, second = (at for at, _ in scene.claims.published)
     assert second - first < reporter.MIN_INTERVAL_S
 
 
 def test_the_lease_is_renewed_in_silence(scene: Scene) -> None:
     scene.store.zadd(keys.LEASES, {scene.id: 1})
-    wait_for(lambda: scene.real.expired_leases() == [])
+    wait_for(lambda: scene.real.claims.expired_leases() == [])
 
 
 def test_a_lost_lease_stops_the_transfer_and_the_reporter_says_no_more(scene: Scene) -> None:
-    scene.real.release(scene.record, downloading(), counts=True)
+    scene.real.claims.release(scene.record, downloading(), counts=True)
     wait_for(lambda: scene.brake.calls == ["fence"])
     assert scene.reporter.lost
     assert scene.reporter.finish("complete", complete(), "/x") is False
@@ -159,14 +160,14 @@ def test_a_lost_lease_stops_the_transfer_and_the_reporter_says_no_more(scene: Sc
 
 
 def test_a_word_of_cancel_stops_the_transfer(scene: Scene) -> None:
-    scene.real.request_control(scene.record, "cancel")
+    scene.real.tracker.request_control(scene.record, "cancel")
     wait_for(lambda: scene.brake.calls == ["cancel"])
     assert scene.reporter.cancelled
     assert not scene.reporter.lost
 
 
 def test_a_wish_for_its_place_stops_the_transfer(scene: Scene) -> None:
-    scene.real.request_control(scene.record, "yield")
+    scene.real.tracker.request_control(scene.record, "yield")
     wait_for(lambda: scene.brake.calls == ["cancel"])
     assert scene.reporter.yielding
     assert not scene.reporter.cancelled
@@ -178,23 +179,23 @@ def test_a_mistake_of_ours_stops_the_transfer_as_well(scene: Scene, monkeypatch:
     def stumble(*_: object) -> None:
         raise KeyError("a mistake")
 
-    monkeypatch.setattr(scene.tracker, "publish", stumble)
+    monkeypatch.setattr(scene.claims, "publish", stumble)
     scene.reporter.status("verifying")
     wait_for(lambda: scene.brake.calls == ["fence"])
     assert scene.reporter.lost
 
 
 def test_an_unconfirmed_lease_holds_the_transfer_until_it_is_confirmed(scene: Scene) -> None:
-    scene.tracker.away = True
+    scene.claims.away = True
     began = time.monotonic()
     wait_for(lambda: scene.brake.calls == ["hold"])
     assert time.monotonic() - began < 1.5, "held before the lease ran out"
-    scene.tracker.away = False
+    scene.claims.away = False
     wait_for(lambda: scene.brake.calls == ["hold", "release"])
 
 
 def test_the_end_waits_for_a_redis_that_is_away(scene: Scene) -> None:
-    scene.tracker.away = True
+    scene.claims.away = True
     result: list[bool] = []
     thread = threading.Thread(
         target=lambda: result.append(scene.reporter.finish("complete", Complete(local_path="/x"), "/x"))
@@ -202,7 +203,7 @@ def test_the_end_waits_for_a_redis_that_is_away(scene: Scene) -> None:
     thread.start()
     thread.join(0.5)
     assert thread.is_alive()
-    scene.tracker.away = False
+    scene.claims.away = False
     thread.join(5)
     assert result == [True]
     assert scene.record.state == "complete"

@@ -1,6 +1,6 @@
 """What all workers keep to together, through Redis: bandwidth, hosts that rest, room on the disk, one writer a file.
 
-`Traffic` is what one download keeps to together with all others: the bandwidth, and the rests that hosts asked for.
+`FleetLimits` is what one download keeps to together with all others: the bandwidth, and the rests that hosts asked for.
 
 Over a Redis client of its own, with a short time-out: whoever waits here holds bytes up, and the lease must not wait
 behind it.
@@ -17,7 +17,7 @@ from workers.fleet.cooldown import RedisCooldown
 REPLY_TIMEOUT_S = 0.5
 
 
-class Traffic:
+class FleetLimits:
     """The bandwidth and the cool-down of one download."""
 
     def __init__(self, settings: Settings, download_id: str, max_bytes_per_second: int | None) -> None:

@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 from redis.exceptions import RedisError
 
+from hive.lua import Script, load
 from hive.redis_client import RedisClient
 from hive.wire import keys
 
@@ -42,28 +43,6 @@ TAKER_TTL_S = 3.0
 BOOKED_MAX_S = 600.0
 #: Microseconds in a second: Redis' clock has them.
 _US = 1_000_000
-
-#: KEYS: limit, line, takers. ARGV: bytes wanted, share in us, limit by the settings, who, taker's ttl in us, most us
-#:   ahead.
-#: -> {limit, bytes granted, us to wait, takers}; limit 0: none.
-_TAKE = """
-local rate = tonumber(redis.call('GET', KEYS[1]) or ARGV[3])
-if rate <= 0 then return {0, 0, 0, 1} end
-local t = redis.call('TIME')
-local now = t[1] * 1000000 + t[2]
-redis.call('ZADD', KEYS[3], string.format('%.0f', now), ARGV[4])
-redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', string.format('%.0f', now - ARGV[5]))
-redis.call('PEXPIRE', KEYS[3], 60000)
-local takers = redis.call('ZCARD', KEYS[3])
-local share = tonumber(ARGV[2])
-local granted = math.max(tonumber(ARGV[1]), math.floor(rate * share / 1000000 / takers))
-local free = tonumber(redis.call('GET', KEYS[2]) or '0')
-if free > now + tonumber(ARGV[6]) then free = now end
-local start = math.max(free, now - share)
-local after = start + granted * 1000000 / rate
-redis.call('SET', KEYS[2], string.format('%.0f', after), 'PX', math.ceil(math.max(after - now, 0) / 1000) + 60000)
-return {rate, granted, math.ceil(math.max(start - now, 0)), takers}
-"""
 
 
 class Gcra:
@@ -86,7 +65,7 @@ class Fleet:
     def __init__(self, client: RedisClient, initial: int, taker: str) -> None:
         """`initial`: the limit by the settings, in bytes per second, 0 for none. `taker` names this process."""
         self._redis = client
-        self._take = client.register_script(_TAKE)
+        self._take = Script(client, load("workers.fleet", "take_bandwidth"))
         self._initial = initial
         self._taker = taker
         self._own = Gcra()
@@ -145,15 +124,15 @@ class Fleet:
             return False
         try:
             limit, granted, wait_us, takers = self._take(
-                keys=[keys.BANDWIDTH_LIMIT, keys.BANDWIDTH_LINE, keys.BANDWIDTH_TAKERS],
-                args=[
-                    n_bytes,
-                    int(SHARE_S * _US),
-                    self._initial,
-                    self._taker,
-                    int(TAKER_TTL_S * _US),
-                    int(BOOKED_MAX_S * _US),
-                ],
+                limit=keys.BANDWIDTH_LIMIT,
+                line=keys.BANDWIDTH_LINE,
+                takers=keys.BANDWIDTH_TAKERS,
+                wanted=n_bytes,
+                share_us=int(SHARE_S * _US),
+                initial=self._initial,
+                taker=self._taker,
+                taker_ttl_us=int(TAKER_TTL_S * _US),
+                booked_max_us=int(BOOKED_MAX_S * _US),
             )
         except RedisError as error:
             self._away(error)

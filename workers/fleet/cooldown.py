@@ -15,6 +15,7 @@ import time
 
 from redis.exceptions import RedisError
 
+from hive.lua import Script, load
 from hive.redis_client import RedisClient
 from hive.wire import keys
 
@@ -29,21 +30,13 @@ REST_MAX_S = 900.0
 #: Hosts that are remembered; more are forgotten, and looked up again.
 HOSTS_MAX = 1_000
 
-#: KEYS: cooldown. ARGV: ms. A shorter rest never ends a longer one. -> ms that are left.
-_SET = """
-local left = redis.call('PTTL', KEYS[1])
-if left >= tonumber(ARGV[1]) then return left end
-redis.call('SET', KEYS[1], '1', 'PX', ARGV[1])
-return tonumber(ARGV[1])
-"""
-
 
 class RedisCooldown:
     """The cool-down of the whole fleet; see workers.transfer.Cooldown. Safe from any thread, never raises."""
 
     def __init__(self, client: RedisClient) -> None:
         self._redis = client
-        self._set = client.register_script(_SET)
+        self._set = Script(client, load("workers.fleet", "set_cooldown"))
         self._lock = threading.Lock()
         #: Host -> until when it rests, and when to look again (monotonic).
         self._known: dict[str, tuple[float, float]] = {}
@@ -64,7 +57,7 @@ class RedisCooldown:
             return
         with self._lock:
             try:
-                rest_ms = int(self._set(keys=[keys.cooldown(host)], args=[rest_ms]))
+                rest_ms = int(self._set(cooldown=keys.cooldown(host), rest_ms=rest_ms))
             except RedisError:
                 log.debug("the rest of a host is not told to the others: Redis is away")
             self._note(host, rest_ms)

@@ -14,27 +14,14 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from typing import Any
 
 from redis.exceptions import RedisError
 
+from hive.downloads import scripts
+from hive.lua import Script, load
 from hive.redis_client import RedisClient
 from hive.wire import keys
-
-#: KEYS: files. ARGV: owner, lease_ms, id, fence. -> 1 when all are ours (again), 0 when one is somebody else's.
-_RENEW = """
-for _, key in ipairs(KEYS) do
-  local owner = redis.call('GET', key)
-  if owner and owner ~= ARGV[1] then
-    local id, fence = string.match(owner, '^(%S+) (%d+)$')
-    if id ~= ARGV[3] or tonumber(fence) > tonumber(ARGV[4]) then return 0 end
-  end
-end
-for _, key in ipairs(KEYS) do redis.call('SET', key, ARGV[1], 'PX', ARGV[2]) end
-return 1
-"""
-
-#: KEYS: file. ARGV: owner. -> 1 when it was ours.
-_RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
 
 
 class FileLeases:
@@ -43,16 +30,17 @@ class FileLeases:
     def __init__(self, client: RedisClient, download_id: str, fence: int, lease_s: float) -> None:
         self._redis = client
         self._owner = f"{download_id} {fence}".encode()
-        self._args = [self._owner, int(lease_s * 1000), download_id, fence]
+        lease_ms = int(lease_s * 1000)
+        self._claim: dict[str, Any] = {"owner": self._owner, "lease_ms": lease_ms, "id": download_id, "fence": fence}
         self._held: set[str] = set()
         self._lock = threading.Lock()
-        self._renew_script = client.register_script(_RENEW)
-        self._release_script = client.register_script(_RELEASE)
+        self._renew_script = Script(client, load("workers.fleet", "renew_files"))
+        self._release_script = Script(client, scripts.DELETE_IF_EQUAL)
 
     def acquire(self, name: str) -> str | None:
         """None when the file is ours now, else the id of the download that has it."""
         key = keys.file(name)
-        if self._renew_script(keys=[key], args=self._args):
+        if self._renew_script(all_keys=[key], **self._claim):
             with self._lock:
                 self._held.add(key)
             return None
@@ -76,9 +64,9 @@ class FileLeases:
         """
         with self._lock:
             held = list(self._held)
-        return not held or bool(self._renew_script(keys=held, args=self._args))
+        return not held or bool(self._renew_script(all_keys=held, **self._claim))
 
     def _release(self, key: str) -> None:
         with self._lock:
             self._held.discard(key)
-        self._release_script(keys=[key], args=[self._owner])
+        self._release_script(key=key, value=self._owner)

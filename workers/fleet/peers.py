@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hive.downloads.tracker import DownloadTracker
 from hive.wire.events import Event
-from workers.fleet import Traffic
+from workers.fleet import FleetLimits
 from workers.fleet.file_lease import FileLeases
 from workers.fleet.patience import until_redis_answers
 from workers.fleet.reservation import Reservation
@@ -19,13 +19,13 @@ class FleetPeers:
 
     def __init__(
         self,
-        traffic: Traffic,
+        limits: FleetLimits,
         leases: FileLeases,
         reservation: Reservation,
         tracker: DownloadTracker,
         control: Control,
     ) -> None:
-        self._traffic = traffic
+        self._limits = limits
         self._leases = leases
         self._reservation = reservation
         self._tracker = tracker
@@ -34,12 +34,12 @@ class FleetPeers:
     @property
     def cooldown(self) -> Cooldown:
         """Hosts that asked any worker for a rest."""
-        return self._traffic.cooldown
+        return self._limits.cooldown
 
     @property
     def limited(self) -> bool:
         """Whether a limit of the bandwidth applies now."""
-        return self._traffic.bandwidth.limited
+        return self._limits.bandwidth.limited
 
     def acquire(self, name: str) -> str | None:
         """The lease of a partial file: None when it is ours, else who has it."""

@@ -21,6 +21,7 @@ from pathlib import Path
 from redis.exceptions import RedisError
 
 from hive.errors import DiskFull
+from hive.lua import Script, load
 from hive.redis_client import RedisClient
 from hive.wire import keys
 from workers.transfer import STAT_BLOCK_BYTES, Control, Limits, data_path, free_bytes
@@ -33,25 +34,6 @@ UPDATE_INTERVAL_S = 2.0
 #: say what they have allocated.
 PATIENCE_S, LOOK_INTERVAL_S = 3.0, 0.25
 
-#: KEYS: reservations, leases. ARGV: id, bytes needed, bytes free.
-#: -> {1, bytes reserved by others} and it is reserved, or {0, ...} when it does not fit beside them.
-_RESERVE = """
-local others = 0
-local entries = redis.call('HGETALL', KEYS[1])
-for i = 1, #entries, 2 do
-  if entries[i] ~= ARGV[1] then
-    if redis.call('ZSCORE', KEYS[2], entries[i]) then
-      others = others + tonumber(entries[i + 1])
-    else
-      redis.call('HDEL', KEYS[1], entries[i])
-    end
-  end
-end
-if tonumber(ARGV[2]) > 0 and tonumber(ARGV[2]) + others > tonumber(ARGV[3]) then return {0, others} end
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
-return {1, others}
-"""
-
 
 class Reservation:
     """The room of one download. Not for threads, but `update` may be called from any: an update too many is none."""
@@ -63,7 +45,7 @@ class Reservation:
         self._id = download_id
         self._store = store
         self._limits = limits
-        self._reserve = client.register_script(_RESERVE)
+        self._reserve = Script(client, load("workers.fleet", "reserve"))
         self._sizes: dict[Path, int] = {}
         self._said = 0
         self._next_s = 0.0
@@ -115,7 +97,9 @@ class Reservation:
         """Reserve what is outstanding; why not, where it does not fit."""
         needed, free = self._outstanding(), free_bytes(self._store, self._limits)
         try:
-            fits, others = self._reserve(keys=[keys.RESERVED, keys.LEASES], args=[self._id, needed, free])
+            fits, others = self._reserve(
+                reservations=keys.RESERVED, leases=keys.LEASES, id=self._id, needed=needed, free=free
+            )
         except RedisError as error:
             log.warning("nothing is reserved while Redis is away", extra={"fields": {"reason": str(error)}})
             fits, others = needed <= free or needed == 0, 0

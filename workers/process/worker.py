@@ -23,10 +23,9 @@ from rq.exceptions import StopRequested
 from rq.job import Job
 from rq.worker.base import WorkerStatus
 
-from hive.downloads.jobqueue import JobQueue
+from hive.downloads.context import DownloadContext
 from hive.downloads.reaper import take_over
 from hive.downloads.registry import WorkerInfo, WorkerRegistry
-from hive.downloads.tracker import DownloadTracker
 from hive.processes.children import die_with_parent
 from hive.redis_client import connect, is_redis_error
 from hive.settings import Settings
@@ -65,8 +64,7 @@ class DownloadWorker(Worker):
         self._settings = settings
         client = connect(settings.redis_url)
         self._registry = WorkerRegistry(client)
-        self._job_queue = JobQueue(client)
-        self._tracker = DownloadTracker.of(client, settings)
+        self._downloads = DownloadContext.of(client, settings)
         self._info = WorkerInfo(
             name=name, host=os.uname().nodename, pid=os.getpid(), version=VERSION, started_at=time.time()
         )
@@ -117,16 +115,10 @@ class DownloadWorker(Worker):
         download_id, deadline_s = CURRENT.read(), time.monotonic() + self._settings.lease_s
         while download_id and not self._stop_requested and time.monotonic() < deadline_s:
             try:
-                record = self._tracker.read(download_id)
+                record = self._downloads.tracker.read(download_id)
                 if record is not None and record.state == "running" and record.worker == self.name:
-                    take_over(
-                        self._tracker,
-                        self._job_queue,
-                        record,
-                        max_attempts=self._settings.max_attempts,
-                        expired_only=False,
-                        reason="The download process was killed; another one goes on.",
-                    )
+                    reason = "The download process was killed; another one goes on."
+                    take_over(self._downloads, record, expired_only=False, reason=reason)
                 return
             except RedisError as error:
                 if not is_redis_error(error):

@@ -1,0 +1,43 @@
+-- A new download, or the one under way for the same identity.
+-- `terminal` is 0 or 1; `sealed` credentials and `local_path` may be ''. The rest of ARGV: the record's fields as name,
+-- value, ...
+-- -> {id, 'created' | 'joined' | 'known' | 'full'}; `known`: this very end is recorded already.
+local record, channel, flight, downloads, pending, secret = unpack(KEYS)
+local id, terminal, event, ended_ttl_s, max_queued, sealed, sealed_ttl_s, local_path, priority = unpack(ARGV)
+--! include prelude
+
+if redis.call('EXISTS', record) == 1 then return {id, 'created'} end
+local under_way = redis.call('GET', flight)
+local live = false
+if under_way then
+  local found = redis.call('HMGET', 'hive:{' .. under_way .. '}', 'terminal', 'local_path')
+  live = found[1] == '0'
+  if live and terminal == '0' then
+    local joined = 'hive:{' .. under_way .. '}'
+    local r = redis.call('HMGET', joined, 'priority', 'created_ms')
+    if RANKS[priority] < (RANKS[r[1]] or 1) then
+      redis.call('HSET', joined, 'priority', priority)
+      redis.call('ZADD', pending, 'XX', place(priority, r[2]), under_way)
+    end
+    count('joined')
+    return {under_way, 'joined'}
+  end
+  if found[1] == '1' and terminal == '1' and found[2] == local_path then return {under_way, 'known'} end
+end
+if terminal == '0' and redis.call('ZCARD', pending) >= tonumber(max_queued) then return {'', 'full'} end
+for i = 10, #ARGV, 2 do redis.call('HSET', record, ARGV[i], ARGV[i + 1]) end
+local now = now_ms()
+redis.call('HSET', record, 'id', id, 'created_ms', int(now), 'queued_ms', int(now), 'priority', priority)
+redis.call('ZADD', downloads, int(now), id)
+if terminal == '1' then
+  redis.call('HSET', record, 'ended_ms', int(now), 'local_path', local_path)
+  redis.call('EXPIRE', record, ended_ttl_s)
+  if not live then redis.call('SET', flight, id, 'EX', ended_ttl_s) end
+else
+  redis.call('SET', flight, id)
+  redis.call('ZADD', pending, place(priority, now), id)
+  count('created')
+  if sealed ~= '' then redis.call('SET', secret, sealed, 'EX', sealed_ttl_s) end
+end
+say(record, channel, int(now), '1', terminal, event)
+return {id, 'created'}

@@ -1,0 +1,8 @@
+-- A host rests for `rest_ms`; a shorter rest never ends a longer one. -> ms that are left.
+local cooldown = unpack(KEYS)
+local rest_ms = unpack(ARGV)
+
+local left = redis.call('PTTL', cooldown)
+if left >= tonumber(rest_ms) then return left end
+redis.call('SET', cooldown, '1', 'PX', rest_ms)
+return tonumber(rest_ms)
