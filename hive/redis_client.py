@@ -43,6 +43,8 @@ ANSWER_TIMEOUT_S = 2.5
 #: Calls that may wait for the thread; more are refused at once.
 MAX_WAITING_CALLS = 10_000
 
+#: The root of all that redis-py raises.
+RedisError = redis.exceptions.RedisError
 #: What a broken or silent Redis raises.
 REDIS_ERRORS = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError)
 #: What it answers when it is up but cannot work: loading its file, out of memory, read-only after a failover.

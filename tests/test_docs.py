@@ -86,3 +86,20 @@ def test_every_script_has_its_line() -> None:
     for script in (ROOT / "scripts").iterdir():
         if script.is_file() and script.suffix != ".md":
             assert f"`scripts/{script.name}`" in listed
+
+
+DOCUMENTS = [*DOCS.glob("*.md"), *ROOT.glob("*.md"), ROOT / "tests" / "README.md", ROOT / "scripts" / "README.md"]
+
+
+@pytest.mark.parametrize("document", [d for d in DOCUMENTS if d.name != "CHANGELOG.md"], ids=lambda d: d.name)
+def test_every_path_that_a_document_names_exists(document: Path) -> None:
+    """Paths of code are written from the root, as `hive/streams/stream.py`; `hive/partial` is a folder of the store."""
+    said = document.read_text()
+    named = set(re.findall(r"(?<![\w./-])(?!hive/partial)((?:hive|workers|tests|scripts|docs)/[\w/.-]*[\w/])", said))
+    assert [path for path in sorted(named) if not (ROOT / path).exists() and not (ROOT / f"{path}.py").exists()] == []
+
+
+def test_every_link_of_a_document_leads_somewhere() -> None:
+    for document in DOCUMENTS:
+        links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text())
+        assert [link for link in links if not (document.parent / link).exists()] == [], document.name

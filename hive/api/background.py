@@ -12,13 +12,12 @@ import logging
 from collections.abc import AsyncIterator
 from typing import Final
 
-from redis.exceptions import RedisError
-
 from hive.api import maintenance
 from hive.api.services import Services
 from hive.downloads.reaper import SWEEP_INTERVAL_S
 from hive.downloads.restore import CHECK_INTERVAL_S, LOOK_INTERVAL_S
 from hive.errors import Conflict, RedisUnavailable
+from hive.redis_client import RedisError
 from hive.webhooks.dispatcher import WebhookDispatcher
 from hive.wire import keys
 

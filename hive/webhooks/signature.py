@@ -1,4 +1,4 @@
-"""Signatures of webhooks, as the Standard WebhookOutbox specification has them.
+"""Signatures of webhooks, as the Standard Webhooks specification has them.
 
 A receiver that knows the secret can tell that a message comes from this hive, was not changed, and was not sent long
 ago. What is signed is `<webhook-id>.<webhook-timestamp>.<body>`, with HMAC-SHA256.

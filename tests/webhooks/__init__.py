@@ -1,1 +1,1 @@
-"""WebhookOutbox: signed, sent at least once, to addresses that were checked."""
+"""Webhooks: signed, sent at least once, to addresses that were checked."""

@@ -13,7 +13,7 @@ from tests.support.webhook_receiver import SECRET, documented_verify
 
 
 def test_the_signature_is_that_of_the_specification() -> None:
-    """The example that the libraries of Standard WebhookOutbox are tested with."""
+    """The example that the libraries of Standard Webhooks are tested with."""
     headers = sign(read_webhook_key(SECRET), "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, b'{"test": 2432232314}')
     assert headers == {
         "webhook-id": "msg_p5jXN8AQM9LWM0D4loKWxJek",
