@@ -21,6 +21,8 @@ import msgspec
 from msgspec import field
 
 from hive.errors import UnsafeUrl
+from hive.net.proxies import Proxies
+from hive.net.tls import Trust
 from hive.net.urls import Url, parse_url
 from hive.version import VERSION
 from hive.wire.jobs import MAX_RUNNING, MIN_BYTES_PER_SECOND
@@ -75,7 +77,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     https_proxy: str | None = field(default=None, name="HTTPS_PROXY")
     http_proxy: str | None = field(default=None, name="HTTP_PROXY")
     no_proxy: str | None = field(default=None, name="NO_PROXY")
+    all_proxy: str | None = field(default=None, name="ALL_PROXY")
     ca_bundle: str | None = field(default=None, name="REQUESTS_CA_BUNDLE")
+    curl_ca_bundle: str | None = field(default=None, name="CURL_CA_BUNDLE")
+    ssl_cert_file: str | None = field(default=None, name="SSL_CERT_FILE")
+    ssl_cert_dir: str | None = field(default=None, name="SSL_CERT_DIR")
     no_color: str | None = field(default=None, name="NO_COLOR")
 
     host: str = field(default=DEFAULT_ADDRESS, name="HIVE_HOST")
@@ -118,7 +124,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         for field_info in msgspec.structs.fields(cls):
             if field_info.type is bool and (said := values.get(field_info.encode_name, "").lower()) in _SWITCHES:
                 values[field_info.encode_name] = _SWITCHES[said]
-        for name in ("HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY"):
+        for name in ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY"):
             if name not in values and given.get(name.lower()):
                 values[name] = given[name.lower()]
         for name in _PATHS:
@@ -150,6 +156,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 raise SettingsError(f"{name} is {value}; it must lie between {low} and {high}.")
         if self.max_bytes_per_second and self.max_bytes_per_second < MIN_BYTES_PER_SECOND:
             raise SettingsError(f"HIVE_MAX_BYTES_PER_SECOND must be 0 (no limit) or at least {MIN_BYTES_PER_SECOND}.")
+        assert self.proxies is not None
+        try:
+            self.trust.check()
+        except ValueError as error:
+            raise SettingsError(str(error)) from None
         if not self.hf_endpoint.startswith(("http://", "https://")):
             raise SettingsError("HF_ENDPOINT must be an http(s) URL.")
         key = self.webhook_key
@@ -242,10 +253,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             raise SettingsError("HIVE_WEBHOOK_RETRY_S must be seconds separated by commas.") from None
 
     @property
-    def proxies(self) -> dict[str, str]:
-        """Outbound proxies by scheme, as requests takes them."""
-        pairs = {"https": self.https_proxy, "http": self.http_proxy, "no_proxy": self.no_proxy}
-        return {scheme: proxy for scheme, proxy in pairs.items() if proxy}
+    def proxies(self) -> Proxies:
+        """Outbound proxies. Raises SettingsError, which does not name a password."""
+        try:
+            return Proxies.parse(self.http_proxy, self.https_proxy, self.all_proxy, self.no_proxy or "")
+        except ValueError as error:
+            raise SettingsError(str(error)) from None
+
+    @property
+    def trust(self) -> Trust:
+        """Whose certificates are trusted."""
+        bundle, variable = self.ca_bundle, "REQUESTS_CA_BUNDLE"
+        if bundle is None:
+            bundle, variable = self.curl_ca_bundle, "CURL_CA_BUNDLE"
+        return Trust(bundle, variable, self.ssl_cert_file, self.ssl_cert_dir)
 
     @property
     def user_agent(self) -> str:
@@ -263,7 +284,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     def __repr__(self) -> str:
         """Without what is secret, and without addresses that may hold a password."""
-        hidden = {"hf_token", "redis_url", "https_proxy", "http_proxy", "webhook_urls", "webhook_secret"}
+        hidden = {"hf_token", "redis_url", "https_proxy", "http_proxy", "all_proxy", "webhook_urls", "webhook_secret"}
         shown = {f: ("***" if f in hidden and getattr(self, f) else getattr(self, f)) for f in self.__struct_fields__}
         return f"Settings({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 

@@ -88,9 +88,13 @@ def test_a_value_that_cannot_be_used_is_named(name: str, value: str) -> None:
 def test_proxies_are_read_in_either_case_and_passed_by_scheme() -> None:
     settings = Settings.from_env({"https_proxy": "http://p:1", "HTTP_PROXY": "http://q:2", "no_proxy": "a,b"})
 
-    assert settings.proxies == {"https": "http://p:1", "http": "http://q:2", "no_proxy": "a,b"}
+    assert {scheme: proxy.url for scheme, proxy in settings.proxies.by_scheme.items()} == {
+        "https": "http://p:1",
+        "http": "http://q:2",
+    }
+    assert settings.proxies.without.entries == ("a", "b")
     assert Settings.from_env({"HTTPS_PROXY": "http://big", "https_proxy": "http://small"}).https_proxy == "http://big"
-    assert Settings().proxies == {}
+    assert not Settings.from_env({}).proxies.by_scheme
 
 
 def test_hosts_that_may_be_private_are_a_list() -> None:

@@ -20,6 +20,7 @@ from hive.downloads.context import DownloadContext
 from hive.downloads.events import cancelled_event, claimed_event, failed_event, paused_event, requeued_event
 from hive.downloads.record import Record
 from hive.downloads.registry import WorkerRegistry
+from hive.net.egress import Network
 from hive.redis_client import connect, is_redis_error
 from hive.secrets import Credentials, SecretKeyError, unseal
 from hive.settings import Settings
@@ -38,7 +39,7 @@ from workers.publish import Store
 from workers.reporter import Reported, Reporter
 from workers.resolve import resolve_patiently
 from workers.sources import Plan
-from workers.transfer import Control, Network
+from workers.transfer import Control
 
 log = logging.getLogger("workers.download")
 

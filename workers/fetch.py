@@ -13,6 +13,7 @@ from pathlib import Path
 
 from hive.errors import DownloadError
 from hive.net.addresses import address_check
+from hive.net.egress import Network
 from hive.settings import Settings
 from hive.wire.events import ActiveStatus, Downloading
 from workers.coordination import Peers, Progress
@@ -25,7 +26,6 @@ from workers.transfer import (
     HostPool,
     Limits,
     Location,
-    Network,
     Snapshot,
     Source,
     Throttled,
@@ -47,8 +47,7 @@ def outbound(settings: Settings, *, guarded: bool) -> Network:
     """
     return Network(
         proxies=settings.proxies,
-        no_proxy=settings.no_proxy or "",
-        ca_bundle=settings.ca_bundle,
+        trust=settings.trust,
         user_agent=settings.user_agent,
         address_check=address_check(settings.allowed_hosts) if guarded else None,
     )

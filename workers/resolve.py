@@ -6,12 +6,13 @@ from urllib.parse import urlsplit
 
 from hive.errors import HubUnavailable
 from hive.net.backoff import Backoff
+from hive.net.egress import Network
 from hive.settings import Settings
 from hive.wire.jobs import Request
 from hive.wire.refs import ModelRef
 from workers.coordination import Progress
 from workers.sources import Plan, RetryLater, resolve
-from workers.transfer import Control, Cooldown, Network
+from workers.transfer import Control, Cooldown
 
 #: How often an unreachable Hub is asked, and the bounds of the waits between, in seconds (exponential, full jitter).
 HUB_ATTEMPTS = 6

@@ -182,19 +182,19 @@ class WebhookDispatcher:
     def _post(self, message: Message, target: Target, body: bytes) -> Answer:
         """In a thread. Raises UnsafeUrl, and OSError where no answer came."""
         # Here and not above: it takes as long to load as half of the server, and few servers have webhooks.
-        from hive.webhooks.delivery import Way, post
+        from hive.net.egress import Network
+        from hive.webhooks.delivery import post
 
         assert self._key is not None
         settings = self._settings
-        proxies = {scheme: proxy for scheme, proxy in settings.proxies.items() if scheme != "no_proxy"}
-        way = Way(proxies, settings.no_proxy or "", settings.ca_bundle, target.check)
+        network = Network(settings.proxies, settings.trust, settings.user_agent, target.check)
         headers = {
             "content-type": "application/json",
             "user-agent": settings.user_agent,
             "accept-encoding": "identity",
             **sign(self._key, message.id, int(time.time()), body),
         }
-        return post(target.url, body, headers, way, self._timeout_s)
+        return post(target.url, body, headers, network, self._timeout_s)
 
     async def _settle(self, call: Callable[..., T], *args: Any) -> T | None:
         """Tell Redis what came of it, patiently; None where it stays away, and the message comes back by itself."""

@@ -11,11 +11,11 @@ import pytest
 
 from hive.errors import DownloadError, UnsafeUrl
 from hive.net.addresses import address_check, is_public
+from hive.net.egress import Network
 from hive.net.urls import parse_url
 from tests.hub import HubServer
 from tests.support.addresses import PRIVATE, PUBLIC, SPELLINGS
 from tests.support.transfer import ONE, big, get, source
-from workers.transfer import Network
 
 
 @pytest.mark.parametrize("ip", PRIVATE)

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import requests
 
+from hive.net.egress import Network
 from hive.settings import Settings
 from hive.wire.refs import parse_ref
 from tests.hub import AnyContent, SyntheticFile
 from workers.publish import Store
 from workers.sources import Plan, PlannedFile, resolve
-from workers.transfer import Fetched, Network
+from workers.transfer import Fetched
 
 #: A model with git and LFS files, and folders.
 MODEL: dict[str, AnyContent | None] = {

@@ -8,8 +8,9 @@ import sys
 import time
 from pathlib import Path
 
+from hive.net.egress import Network
 from tests.support.xet_store import XET_QUICK
-from workers.transfer import Control, Digest, HostPool, Location, Network, Source, fetch
+from workers.transfer import Control, Digest, HostPool, Location, Source, fetch
 from workers.transfer.xet.transport import Xet
 
 

@@ -21,21 +21,24 @@ from cryptography.x509.oid import NameOID
 
 from hive.errors import UnsafeUrl
 from hive.net.addresses import address_check
+from hive.net.egress import Network
+from hive.net.proxies import Proxies
+from hive.net.tls import Trust
 from hive.net.urls import parse_url
-from hive.webhooks.delivery import MAX_ANSWER_BYTES, Answer, Unanswered, Way, post
+from hive.webhooks.delivery import MAX_ANSWER_BYTES, Answer, Unanswered, post
 from tests.support.addresses import PRIVATE, SPELLINGS
 from tests.support.webhook_receiver import Receiver, Reply, receiving
 
 #: Any port, no private address.
-GUARDED = Way(address_check=address_check(ports=range(1, 65_536)))
+GUARDED = Network(address_check=address_check(ports=range(1, 65_536)))
 
 
 #: Any address.
-FREE = Way()
+FREE = Network()
 
 
-def send(url: str, way: Way = FREE, timeout_s: float = 5.0, body: bytes = b"{}") -> Answer:
-    return post(parse_url(url), body, {"content-type": "application/json", "webhook-id": "1"}, way, timeout_s)
+def send(url: str, network: Network = FREE, timeout_s: float = 5.0, body: bytes = b"{}") -> Answer:
+    return post(parse_url(url), body, {"content-type": "application/json", "webhook-id": "1"}, network, timeout_s)
 
 
 def test_the_body_and_the_headers_arrive_and_the_answer_comes_back(receiver: Receiver) -> None:
@@ -104,7 +107,7 @@ def test_the_connection_goes_to_the_address_that_was_checked(
         return ["127.0.0.1" if len(asked) == 1 else "127.0.0.9"]
 
     monkeypatch.setattr(socket, "getaddrinfo", resolver(answers))
-    way = Way(address_check=lambda ip, host, port: checked.append((ip, host, port)))
+    way = Network(address_check=lambda ip, host, port: checked.append((ip, host, port)))
     assert send(f"http://flips.example:{receiver.port}/x", way).status == 200
     assert checked == [("127.0.0.1", "flips.example", receiver.port)]
     assert len(asked) == 1
@@ -217,15 +220,16 @@ def test_a_certificate_is_checked(certificate: Path) -> None:
         with pytest.raises(Unanswered, match="certificate is not accepted"):
             send(receiver.url)
         assert receiver.hits == []
-        assert send(receiver.url, Way(ca_bundle=str(certificate))).status == 200
+        assert send(receiver.url, Network(trust=Trust(str(certificate)))).status == 200
         with pytest.raises(Unanswered, match="certificate is not accepted"):
-            send(receiver.url.replace("127.0.0.1", "localhost"), Way(ca_bundle=str(certificate)))
+            send(receiver.url.replace("127.0.0.1", "localhost"), Network(trust=Trust(str(certificate))))
         assert len(receiver.hits) == 1
 
 
 def test_a_proxy_of_the_settings_is_used_with_its_password(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9/")  # the environment's has no say
-    way = Way({"http": f"http://user:p%40ss@{receiver.host}"}, "direct.example", address_check=address_check())
+    proxies = Proxies.parse(f"http://user:p%40ss@{receiver.host}", no_proxy="direct.example")
+    way = Network(proxies, address_check=address_check())
     assert send("http://far.invalid/hook?x=1", way).status == 200
     (hit,) = receiver.hits
     assert (hit.path, hit.headers["host"]) == ("http://far.invalid/hook?x=1", "far.invalid")
@@ -234,7 +238,7 @@ def test_a_proxy_of_the_settings_is_used_with_its_password(receiver: Receiver, m
 
 
 def test_a_private_address_is_refused_by_way_of_a_proxy_too(receiver: Receiver) -> None:
-    way = Way({"http": f"http://{receiver.host}"}, address_check=address_check())
+    way = Network(Proxies.parse(f"http://{receiver.host}"), address_check=address_check())
     with pytest.raises(UnsafeUrl):
         send("http://127.0.0.1:8080/x", way)
     assert receiver.hits == []

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from hive.net.egress import Network
 from hive.settings import Settings
 from hive.wire.refs import ModelRef
 from workers.sources import huggingface, url
 from workers.sources.plan import Plan, PlannedFile, RetryLater
-from workers.transfer import Network
 
 __all__ = ["Plan", "PlannedFile", "RetryLater", "resolve"]
 

@@ -21,11 +21,12 @@ from hive.errors import (
     ModelNotFound,
     RevisionNotFound,
 )
+from hive.net.egress import Network
 from hive.settings import Settings
 from hive.store.layout import is_commit
 from hive.wire.selection import RepoFile
 from workers.sources import hub_transport
-from workers.transfer import Location, Network, signed_url_expiry
+from workers.transfer import Location, signed_url_expiry
 
 #: Most files of a repository that are listed: beyond the Hub's own recommendation of 100,000.
 MAX_FILES: Final = 200_000

@@ -10,20 +10,24 @@ through: retrying is the worker's business.
 from __future__ import annotations
 
 import contextlib
-import ssl
+import math
 import threading
 import time
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
+import httpcore2
 import httpx2
 from huggingface_hub import set_client_factory
 
 from hive.errors import HubUnavailable
+from hive.net import httpcore
+from hive.net.egress import Network
+from hive.net.proxies import Proxy
 from hive.net.retry_after import asked_wait_s
+from hive.net.urls import DEFAULT_PORTS
 from workers.sources.plan import RetryLater
-from workers.transfer import Network
 
 #: Seconds to wait for a connection to the Hub, and for the next bytes of its reply.
 CONNECT_TIMEOUT_S: Final = 10.0
@@ -37,6 +41,8 @@ MAX_RETRY_AFTER_S: Final = 900.0
 #: Most requests of one call, and its longest time in seconds: a listing has a page per thousand files.
 MAX_REQUESTS: Final = 300
 CALL_DEADLINE_S: Final = 600.0
+#: Connections to the Hub's API that one process has at most.
+MAX_CONNECTIONS: Final = 10
 #: Redirects that are followed: a repository that was renamed, a mirror.
 MAX_REDIRECTS: Final = 10
 
@@ -46,6 +52,14 @@ _TIMEOUTS: Final = {
     "write": READ_TIMEOUT_S,
     "pool": CONNECT_TIMEOUT_S,
 }
+#: How a connection fails, in httpcore2's classes.
+FAILURES: Final = (
+    httpcore2.TimeoutException,
+    httpcore2.NetworkError,
+    httpcore2.ProtocolError,
+    httpcore2.ProxyError,
+    OSError,
+)
 _lock = threading.Lock()
 _installed: tuple[str, Network] | None = None
 
@@ -79,7 +93,7 @@ def install(endpoint: str, network: Network) -> None:
     global _installed
     with _lock:
         if _installed != (endpoint, network):
-            set_client_factory(lambda: _client(endpoint, network))
+            set_client_factory(lambda: _client(network))
             _installed = (endpoint, network)
 
 
@@ -118,7 +132,7 @@ class HubTransport(httpx2.BaseTransport):
         request.extensions = {**request.extensions, "timeout": _TIMEOUTS}
         try:
             response = self._inner.handle_request(request)
-        except httpx2.TransportError as error:
+        except FAILURES as error:
             raise _unavailable(error) from None
         try:
             _check(request, response)
@@ -150,7 +164,7 @@ class _Bounded(httpx2.SyncByteStream):
                 if received_bytes > MAX_REPLY_BYTES:
                     raise HubUnavailable(f"The Hub sent a reply of more than {MAX_REPLY_BYTES >> 20} MiB.")
                 yield chunk
-        except httpx2.TransportError as error:
+        except FAILURES as error:
             raise _unavailable(error) from None
 
     def close(self) -> None:
@@ -178,17 +192,71 @@ def _check(request: httpx2.Request, response: httpx2.Response) -> None:
         raise HubUnavailable("The Hub sent a compressed reply although hive asked for a plain one.")
 
 
-def _unavailable(error: httpx2.TransportError) -> HubUnavailable:
+def _unavailable(error: Exception) -> HubUnavailable:
     """Without the error's own text, which may hold a proxy's password; its name says what happened."""
+    if time.monotonic() >= _call.until_s:
+        return HubUnavailable("The Hub did not answer in time: its reply trickles.")
     kind = type(error).__name__
-    reason = "did not answer in time" if isinstance(error, httpx2.TimeoutException) else "cannot be reached"
+    reason = "did not answer in time" if isinstance(error, httpcore2.TimeoutException) else "cannot be reached"
     return HubUnavailable(f"The Hub {reason} ({kind}). Try again later, or check HF_ENDPOINT and HTTPS_PROXY.")
 
 
-def _client(endpoint: str, network: Network) -> httpx2.Client:
-    scheme, host, _ = origin_of(endpoint)
-    proxy = network.proxy_for(scheme, host)
-    verify = ssl.create_default_context(cafile=network.ca_bundle) if network.ca_bundle else True
-    inner = httpx2.HTTPTransport(verify=verify, trust_env=False, proxy=proxy)
-    transport = HubTransport(inner, network.user_agent)
+class _Pools(httpx2.BaseTransport):
+    """httpx2 on the guarded connections of hive.net: a pool for each way out, chosen for each URL."""
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+        self._pools: dict[tuple[str, Proxy | None], httpcore2.ConnectionPool] = {}
+
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+        """The reply. Raises what httpcore2 raises, and UnsafeUrl."""
+        url = request.url
+        port = url.port or DEFAULT_PORTS[url.scheme]
+        proxy = self._network.proxies.find(url.scheme, url.host, port)
+        if proxy is not None:
+            self._network.check_proxied(url.host.strip("[]"), port)
+        with _lock:
+            pool = self._pools.get((url.scheme, proxy))
+            if pool is None:
+                pool = httpcore.pool(self._network, url.scheme, proxy, _deadline_s, MAX_CONNECTIONS)
+                self._pools[url.scheme, proxy] = pool
+        assert isinstance(request.stream, httpx2.SyncByteStream)
+        answer = pool.handle_request(
+            httpcore2.Request(
+                method=request.method,
+                url=httpcore2.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
+                headers=request.headers.raw,
+                content=request.stream,
+                extensions=request.extensions,
+            )
+        )
+        return httpx2.Response(
+            answer.status, headers=answer.headers, stream=_Stream(answer.stream), extensions=answer.extensions
+        )
+
+    def close(self) -> None:
+        """Close all connections."""
+        for pool in self._pools.values():
+            pool.close()
+
+
+class _Stream(httpx2.SyncByteStream):
+    """A body as httpcore2 brings it."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield from self._inner
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+def _deadline_s() -> float:
+    return _call.until_s if _call.own is not None else math.inf
+
+
+def _client(network: Network) -> httpx2.Client:
+    transport = HubTransport(_Pools(network), network.user_agent)
     return httpx2.Client(transport=transport, trust_env=False, follow_redirects=True, max_redirects=MAX_REDIRECTS)

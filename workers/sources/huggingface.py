@@ -14,13 +14,14 @@ from typing import Final
 from urllib.parse import quote
 
 from hive.errors import BadRequest, DownloadError, FileNotFound, HubUnavailable, SourceChanged, VariantNotFound
+from hive.net.egress import Network
 from hive.settings import Settings
 from hive.store.catalog import ModelCatalog
 from hive.wire.refs import ModelRef, path_problem
 from hive.wire.selection import NoSuchFile, NoSuchVariant, RepoFile, Selection, SelectionError, select
 from workers.sources.hub_client import HubClient
 from workers.sources.plan import Plan, PlannedFile
-from workers.transfer import Digest, Limits, Location, Network, Source
+from workers.transfer import Digest, Limits, Location, Source
 
 #: Bytes from which the signed URL of a file is asked for by itself: below, the engine fetches the file with one
 #: request.

@@ -9,12 +9,12 @@ It knows neither Redis nor a queue: a `Control` steers it, a callback hears `Sna
 between fetches.
 """
 
+from hive.net.egress import Network
 from workers.transfer.batch import BatchItem, fetch_many
 from workers.transfer.control import Control
 from workers.transfer.engine import fetch
 from workers.transfer.http.pool import Cooldown, HostPool, LocalCooldown
 from workers.transfer.http.redirects import signed_url_expiry
-from workers.transfer.http.sockets import Network
 from workers.transfer.limits import Limits
 from workers.transfer.progress import Snapshot
 from workers.transfer.source import Digest, Fetched, Location, Source

@@ -8,10 +8,10 @@ from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExec
 from dataclasses import dataclass
 from pathlib import Path
 
+from hive.net.egress import Network
 from workers.transfer.control import Control
 from workers.transfer.engine import fetch
 from workers.transfer.http.pool import HostPool
-from workers.transfer.http.sockets import Network
 from workers.transfer.limits import Limits
 from workers.transfer.progress import Snapshot
 from workers.transfer.source import Fetched, Source

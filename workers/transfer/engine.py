@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hive.errors import ChecksumMismatch, DiskFull, DownloadError, SourceChanged, StoreNotWritable, with_path
+from hive.net.egress import Network
 from workers.transfer.control import Control
 from workers.transfer.coordinator import Coordinator, Transports
 from workers.transfer.http.pool import HostPool
-from workers.transfer.http.sockets import Network
 from workers.transfer.http.transport import HttpTransport
 from workers.transfer.limits import Limits
 from workers.transfer.progress import OnProgress, Reports, Snapshot, Status

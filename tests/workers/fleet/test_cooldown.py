@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from hive.net.egress import Network
 from hive.redis_client import RedisClient, connect
 from hive.wire import keys
 from hive.wire.refs import parse_ref
@@ -17,7 +18,7 @@ from tests.support.waiting import wait_for
 from workers.fleet import cooldown as cooldown_module
 from workers.fleet.cooldown import RedisCooldown
 from workers.sources import resolve
-from workers.transfer import HostPool, Network
+from workers.transfer import HostPool
 
 
 def test_a_rest_that_one_process_hears_of_is_known_to_all(store: RedisClient) -> None:

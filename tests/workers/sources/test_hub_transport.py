@@ -12,12 +12,13 @@ import pytest
 from huggingface_hub import HfApi
 
 from hive.errors import HubUnavailable
+from hive.net.egress import Network
+from hive.net.proxies import Proxies
 from hive.settings import Settings
 from tests.hub import DEFAULT_TOKEN, HubServer, faults
 from tests.support.plans import plan_for
 from tests.support.settings import settings_for
 from workers.sources import RetryLater, hub_transport
-from workers.transfer import Network
 
 TREE = "/api/models/org/name/tree/*"
 
@@ -196,8 +197,8 @@ def test_requests_go_through_the_proxy_unless_the_hub_is_excepted(hub: HubServer
 
     with HubServer() as closed:
         proxy = closed.endpoint
-    through = Network(proxies={"http": proxy, "https": proxy})
-    around = Network(proxies={"http": proxy, "https": proxy}, no_proxy="127.0.0.1")
+    through = Network(Proxies.parse(proxy, proxy))
+    around = Network(Proxies.parse(proxy, proxy, no_proxy="127.0.0.1"))
 
     with pytest.raises(HubUnavailable):
         resolve(parse_ref("org/name"), settings=settings, network=through)
@@ -212,7 +213,7 @@ import sys
 from hive.settings import Settings
 from hive.wire.refs import parse_ref
 from workers.sources import resolve
-from workers.transfer import Network
+from hive.net.egress import Network
 settings = Settings.from_env({{"HIVE_STORE": {str(settings.store_dir)!r}, "HF_ENDPOINT": {hub.endpoint!r}}})
 print(len(resolve(parse_ref("org/name"), settings=settings, network=Network()).files))
 """

@@ -19,10 +19,11 @@ from hive.errors import (
     RevisionNotFound,
     SourceChanged,
 )
+from hive.net.egress import Network
 from tests.hub import HubServer, faults
 from tests.hub.repo import Repo
 from tests.support.transfer import KIB, MIB, ONE, QUICK, Heard, big, digest_of, get, holds, source, transfer_threads
-from workers.transfer import HostPool, Limits, LocalCooldown, Location, Network, Source, bad_path, discard, journal_path
+from workers.transfer import HostPool, Limits, LocalCooldown, Location, Source, bad_path, discard, journal_path
 from workers.transfer.concurrency import ConnectionCount
 
 

@@ -20,10 +20,13 @@ import pytest
 
 from hive.errors import Cancelled, DownloadError, SourceChanged, UnsafeUrl
 from hive.net.addresses import address_check
+from hive.net.egress import Network
+from hive.net.proxies import Proxies
+from hive.net.tls import Trust
 from tests.hub import HubServer, faults
 from tests.hub.content import Bytes
 from tests.support.transfer import DEADLINE_S, MIB, ONE, QUICK, background, get, holds, source
-from workers.transfer import Limits, Network, discard
+from workers.transfer import Limits, discard
 
 Script = Callable[[socket.socket, str], None]
 
@@ -222,7 +225,7 @@ def tls(certificate: tuple[Path, Path]) -> ssl.SSLContext:
 
 def test_a_file_comes_over_tls(tmp_path: Path, tls: ssl.SSLContext, certificate: tuple[Path, Path]) -> None:
     content = b"0123456789" * 100_000
-    network = Network(ca_bundle=str(certificate[0]))
+    network = Network(trust=Trust(str(certificate[0])))
     with server(lambda sock, asked: ranged(content, sock, asked), tls) as port:
         url = f"https://localhost:{port}/f"
         assert get(source(url, Bytes(content)), tmp_path / "f", network=network).verified
@@ -285,7 +288,7 @@ def test_a_file_comes_through_a_proxy(tmp_path: Path, tls: ssl.SSLContext, certi
     # The proxy itself may be anywhere: it is the operator's word. What it is asked for may not.
     check = address_check({"localhost"}, every_port)
     with proxy() as (url, asked), server(script, tls) as secure, server(script) as plain:
-        network = Network(proxies={"http": url, "https": url}, ca_bundle=str(certificate[0]), address_check=check)
+        network = Network(Proxies.parse(url, url), Trust(str(certificate[0])), address_check=check)
         for place in (f"https://localhost:{secure}/f", f"http://localhost:{plain}/f"):
             assert get(source(place, Bytes(content)), tmp_path / "f", ONE, network=network).verified
             discard(tmp_path / "f")
@@ -311,7 +314,7 @@ def test_a_certificate_of_nobody_is_refused(tmp_path: Path, tls: ssl.SSLContext)
 def test_a_certificate_of_another_name_is_refused(
     tmp_path: Path, tls: ssl.SSLContext, certificate: tuple[Path, Path]
 ) -> None:
-    network = Network(ca_bundle=str(certificate[0]))
+    network = Network(trust=Trust(str(certificate[0])))
     with (
         server(lambda sock, asked: ranged(b"abc", sock, asked), tls) as port,
         pytest.raises(DownloadError, match="TLS"),
@@ -331,7 +334,7 @@ def test_cancel_ends_a_blocked_tls_reader_at_once(
         asked_once.set()
         hang(sock)
 
-    network = Network(ca_bundle=str(certificate[0]))
+    network = Network(trust=Trust(str(certificate[0])))
     with server(script, tls) as port:
         what = source(f"https://localhost:{port}/f", Bytes(content))
         with background(what, tmp_path / "f", Limits(small_file_bytes=0), network) as run:

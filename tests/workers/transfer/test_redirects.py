@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 
 from hive.errors import DownloadError, UnsafeUrl
+from hive.net.egress import Network, next_hop
+from hive.net.proxies import Proxies
 from hive.net.urls import parse_url
 from tests.hub import HubServer
 from tests.support.transfer import KIB, ONE, QUICK, big, digest_of, get, source
-from workers.transfer import Location, Network, Source
-from workers.transfer.http.redirects import next_hop, signed_url_expiry
+from workers.transfer import Location, Source
+from workers.transfer.http.redirects import signed_url_expiry
 
 SECRETS = {"Authorization": "Bearer hf_canary", "X-Api-Key": "canary", "Cookie": "session=canary"}
 
@@ -136,11 +138,11 @@ def test_a_proxy_gets_the_request_and_no_proxy_goes_past_it(hub: HubServer, tmp_
     content = big(64 * KIB)
     url = hub.plain("f", content)
     what = source(url, content)
-    dead = {"http": "http://127.0.0.1:9"}
+    dead = "http://127.0.0.1:9"
     with pytest.raises(DownloadError, match=r"proxy|reached|timed out"):
-        get(what, tmp_path / "f", network=Network(proxies=dead))
+        get(what, tmp_path / "f", network=Network(Proxies.parse(dead)))
     assert not hub.hits("/f")
-    assert get(what, tmp_path / "f", network=Network(proxies=dead, no_proxy="127.0.0.1")).verified
+    assert get(what, tmp_path / "f", network=Network(Proxies.parse(dead, no_proxy="127.0.0.1"))).verified
 
 
 def test_the_environment_is_not_read(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,11 +16,12 @@ from typing import Any
 import pytest
 
 from hive.errors import Cancelled, ChecksumMismatch
+from hive.net.egress import Network
 from tests.hub import HubServer, SyntheticFile, faults
 from tests.support.transfer import MIB, Heard, holds, transfer_threads
 from tests.support.waiting import wait_for
 from tests.support.xet_store import XET_QUICK, XetFile, need_hf_xet, xet_file
-from workers.transfer import Control, Fetched, HostPool, Limits, Location, Network, Snapshot, data_path, fetch
+from workers.transfer import Control, Fetched, HostPool, Limits, Location, Snapshot, data_path, fetch
 from workers.transfer.transport import Known, Transient, Unusable
 from workers.transfer.xet.transport import Xet
 

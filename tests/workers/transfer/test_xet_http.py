@@ -16,12 +16,13 @@ from typing import Any
 import pytest
 
 from hive.errors import Cancelled, ChecksumMismatch
+from hive.net.egress import Network
 from tests.hub import HubServer, SyntheticFile, api, faults
 from tests.support.transfer import KIB, MIB, Heard, holds, transfer_threads
 from tests.support.waiting import wait_for
 from tests.support.xet_server import XetServer
 from tests.support.xet_store import XET_QUICK, XetFile, need_hf_xet, xet_file
-from workers.transfer import Control, Fetched, HostPool, Limits, Network, Snapshot, data_path, fetch
+from workers.transfer import Control, Fetched, HostPool, Limits, Snapshot, data_path, fetch
 from workers.transfer.transport import Known
 from workers.transfer.xet import transport as xet_module
 from workers.transfer.xet.transport import Xet

@@ -12,9 +12,11 @@ from typing import Protocol
 
 import urllib3
 
+from hive.net.egress import Network
+from hive.net.proxies import Proxy
 from hive.net.urls import Url
 from workers.transfer.control import Control
-from workers.transfer.http.sockets import Network, pool_manager
+from workers.transfer.http.sockets import pool_manager
 from workers.transfer.limits import Limits
 
 #: Seconds between two looks at a host whose slots are all taken.
@@ -61,7 +63,7 @@ class HostPool:
         self.network = network
         self.cooldown: Cooldown = cooldown or LocalCooldown()
         self._limits = limits or Limits()
-        self._managers: dict[tuple[str, str | None], urllib3.PoolManager] = {}
+        self._managers: dict[tuple[str, Proxy | None], urllib3.PoolManager] = {}
         self._slots: dict[str, threading.BoundedSemaphore] = defaultdict(self._new_slots)
         #: Hosts and ports that may be asked of a proxy; looked up once, since there may be no resolver behind a proxy.
         self._proxied: set[tuple[str, int]] = set()
@@ -70,7 +72,7 @@ class HostPool:
     def manager(self, url: Url) -> urllib3.PoolManager:
         """The urllib3 pool for this URL. Raises UnsafeUrl for one that a proxy would fetch from a forbidden address."""
         host = url.host.strip("[]")
-        proxy = self.network.proxy_for(url.scheme, host)
+        proxy = self.network.proxy_for(url)
         if proxy is not None and (host, url.port) not in self._proxied:
             self.network.check_proxied(host, url.port)
             self._proxied.add((host, url.port))

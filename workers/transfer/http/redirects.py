@@ -1,23 +1,10 @@
-"""Where a URL leads next, and how long it is good for; hive.net.urls has the parser."""
+"""Signed URLs: how long they are good for."""
 
 from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
-from urllib.parse import parse_qsl, urljoin
-
-from hive.errors import UnsafeUrl
-from hive.net.urls import Url, parse_url, to_ascii
-
-
-def next_hop(url: Url, location: str) -> Url:
-    """Where a redirect leads; raises UnsafeUrl, also for a step from https down to http."""
-    # Header values come as Latin-1; servers write UTF-8 into them, and sometimes spaces.
-    location = location.strip().encode("latin-1", "replace").decode("utf-8", "replace").replace(" ", "%20")
-    target = parse_url(urljoin(str(url), to_ascii(location)))
-    if url.scheme == "https" and target.scheme == "http":
-        raise UnsafeUrl("A redirect leads from https to http; hive does not follow it.")
-    return target
+from urllib.parse import parse_qsl
 
 
 def signed_url_expiry(url: str) -> float | None:

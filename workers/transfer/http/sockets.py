@@ -1,4 +1,4 @@
-"""Connections to the outside: every socket of the engine is made here, to an address that was checked.
+"""urllib3 on guarded sockets: connections of the engine, to addresses that were checked, and that can be cut off.
 
 Problem: a blocked connect, TLS handshake, header wait or body read must end at once on cancel, from another thread; and
 the address must be checked between DNS and connect. urllib3's pools do neither, and replacing them would mean writing
@@ -15,58 +15,22 @@ import http.client
 import io
 import os
 import socket
-import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from typing import Any
-from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]
 
-import certifi
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
 
 from hive.net.addresses import AddressCheck
+from hive.net.egress import Network, connect, resolve
+from hive.net.proxies import Proxy
 
 #: Origins whose idle connections are kept. A signed URL's host is the same for thousands of files.
 KEPT_ORIGINS = 16
-
-#: Addresses of one name that are tried in turn; each may take the connect time-out.
-MAX_ADDRESSES = 4
-
-
-@dataclass(frozen=True)
-class Network:
-    """How to get out; nothing is read from the environment."""
-
-    #: Proxy URLs by scheme ("http", "https"), and hosts that do without, as in NO_PROXY.
-    proxies: Mapping[str, str] = field(default_factory=dict, repr=False)
-    no_proxy: str = ""
-    #: A file of CA certificates; None: the system's and certifi's.
-    ca_bundle: str | None = None
-    user_agent: str = "hive"
-    #: (ip, host, port); raises UnsafeUrl. None: every address will do. See `address_check`.
-    address_check: AddressCheck | None = None
-
-    def proxy_for(self, scheme: str, host: str) -> str | None:
-        """The proxy's URL for a target, or None."""
-        proxy = self.proxies.get(scheme)
-        bypassed = bool(self.no_proxy) and bool(proxy_bypass_environment(host, {"no": self.no_proxy}))
-        return None if bypassed else proxy
-
-    def check_proxied(self, host: str, port: int) -> None:
-        """Raise UnsafeUrl when a target that a proxy would connect to resolves to a forbidden address here.
-
-        The proxy resolves it again, and may know names that this machine does not; those are its business.
-        """
-        if self.address_check is None:
-            return
-        with contextlib.suppress(OSError, UnicodeError):
-            for *_, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
-                self.address_check(str(address[0]), host, port)
 
 
 class SocketAborter:
@@ -184,42 +148,26 @@ class _Guarded(HTTPConnection):
     response_class = Body
 
     def _new_conn(self) -> socket.socket:
+        aborter = _current.aborter
         try:
-            found = socket.getaddrinfo(self._dns_host, self.port, type=socket.SOCK_STREAM)
-        except (OSError, UnicodeError) as error:
-            reason = error if isinstance(error, socket.gaierror) else socket.gaierror(str(error))
-            raise NameResolutionError(self.host, self, reason) from error
-        if _current.check is not None and self.proxy is None:
-            for *_, address in found:
-                _current.check(str(address[0]), self.host, self.port)
-        return self._connect_to(found)
+            # The proxy's own address is the settings' word.
+            found = resolve(self._dns_host, self.port, _current.check if self.proxy is None else None)
+        except socket.gaierror as error:
+            raise NameResolutionError(self.host, self, error) from error
+        try:
+            if aborter is None:
+                return connect(found, lambda: self.timeout)
+            return connect(found, lambda: self.timeout, hold=aborter.hold, given_up=lambda: aborter.was_cut)
+        except TimeoutError as error:
+            raise ConnectTimeoutError(self, "connecting timed out") from error
+        except OSError as error:
+            raise NewConnectionError(self, os.strerror(error.errno or 0)) from error
 
     def request(self, *args: Any, **kwargs: Any) -> None:
         """Send a request, over a kept connection or a new one."""
         if self.sock is not None and _current.aborter is not None:
             _current.aborter.hold(self.sock)
         super().request(*args, **kwargs)
-
-    def _connect_to(self, found: list[Any]) -> socket.socket:
-        problem: OSError = OSError(errno.EADDRNOTAVAIL, "no address")
-        for family, kind, protocol, _, address in found[:MAX_ADDRESSES]:
-            sock = socket.socket(family, kind, protocol)
-            try:
-                sock.settimeout(self.timeout)
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                if _current.aborter is not None:
-                    _current.aborter.hold(sock)
-                sock.connect(address)
-            except OSError as error:
-                sock.close()
-                problem = error
-                if _current.aborter is not None and _current.aborter.was_cut:
-                    break
-            else:
-                return sock
-        if isinstance(problem, TimeoutError):
-            raise ConnectTimeoutError(self, "connecting timed out") from problem
-        raise NewConnectionError(self, os.strerror(problem.errno or 0)) from problem
 
 
 class _GuardedTLS(_Guarded, HTTPSConnection):
@@ -234,15 +182,23 @@ class _HTTPSPool(HTTPSConnectionPool):
     ConnectionCls = _GuardedTLS
 
 
-def pool_manager(network: Network, scheme: str, proxy: str | None, connections: int) -> urllib3.PoolManager:
+def pool_manager(network: Network, scheme: str, proxy: Proxy | None, connections: int) -> urllib3.PoolManager:
     """A keep-alive pool of guarded connections for URLs of a scheme, directly or through a proxy."""
     options: dict[str, Any] = {"num_pools": KEPT_ORIGINS, "maxsize": connections}
-    if scheme == "https" or (proxy or "").startswith("https:"):
+    if "https" in (scheme, proxy and proxy.scheme):
         # Reading the certificates takes 40 ms; plain http does without.
-        options["ssl_context"] = _tls(network)
-    manager = urllib3.ProxyManager(proxy, **options) if proxy else urllib3.PoolManager(**options)
+        options["ssl_context"] = network.trust.context()
+    manager = urllib3.PoolManager(**options) if proxy is None else _proxy_manager(proxy, options)
     manager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
     return manager
+
+
+def _proxy_manager(proxy: Proxy, options: dict[str, Any]) -> urllib3.ProxyManager:
+    authorization = proxy.authorization
+    headers = {"Proxy-Authorization": authorization} if authorization is not None else None
+    if proxy.scheme == "https":
+        options["proxy_ssl_context"] = options["ssl_context"]
+    return urllib3.ProxyManager(proxy.url, proxy_headers=headers, **options)
 
 
 @contextlib.contextmanager
@@ -264,11 +220,3 @@ class _Current(threading.local):
 
 
 _current = _Current()
-
-
-def _tls(network: Network) -> ssl.SSLContext:
-    if network.ca_bundle is not None:
-        return ssl.create_default_context(cafile=network.ca_bundle)
-    context = ssl.create_default_context()
-    context.load_verify_locations(certifi.where())
-    return context

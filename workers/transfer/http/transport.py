@@ -12,11 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hive.errors import DownloadError, HiveError, HubUnavailable, ModelAccessDenied, NotFound, SourceChanged
+from hive.net.egress import next_hop
 from hive.net.urls import Url, parse_url
 from workers.transfer.control import Control
 from workers.transfer.http import status as http_status
 from workers.transfer.http.pool import HostPool
-from workers.transfer.http.redirects import expired, next_hop, signed_url_expiry
+from workers.transfer.http.redirects import expired, signed_url_expiry
 from workers.transfer.http.response import HttpResponse, HttpStream
 from workers.transfer.limits import Limits
 from workers.transfer.source import Location, Source

@@ -22,6 +22,7 @@ import threading
 from types import ModuleType
 from typing import Any
 
+from hive.net.tls import Trust
 from workers.transfer.limits import MIB, Limits
 
 #: Tries of one request inside hf_xet, beyond the first, and the pause before the first of them in ms. The engine tries
@@ -39,16 +40,16 @@ _M_MMAP_THRESHOLD = -3
 class Sessions:
     """The sessions of one download. Safe from any thread. Make it in the process that fetches, and close it."""
 
-    def __init__(self, limits: Limits, ca_bundle: str | None) -> None:
-        """`ca_bundle`: a file of certificates that hf_xet is to trust."""
+    def __init__(self, limits: Limits, trust: Trust) -> None:
+        """`trust`: the certificates that hf_xet is to trust."""
         self._limits = limits
-        self._ca_bundle = ca_bundle
+        self._trust = trust
         self._lock = threading.Lock()
         self._idle: list[Any] = []
 
     def take(self) -> Any:
         """A session for one stream: give it back, or end it with `sigint_abort`. Raises whatever hf_xet does."""
-        native = load(self._ca_bundle)
+        native = load(self._trust)
         with self._lock:
             if self._idle:
                 return self._idle.pop()
@@ -65,13 +66,13 @@ class Sessions:
             self._idle.clear()
 
 
-def load(ca_bundle: str | None) -> ModuleType:
+def load(trust: Trust) -> ModuleType:
     """hf_xet, imported late: at import it starts its log, in a thread and in a file of the home folder, unless the
     environment says otherwise. Raises ImportError.
     """
     os.environ.setdefault("HF_XET_LOG_DEST", os.devnull)
-    if ca_bundle is not None:
-        os.environ.setdefault("SSL_CERT_FILE", ca_bundle)
+    for name, value in trust.files.items():
+        os.environ.setdefault(name, value)
     # Another C library has no such mark, or no such call.
     with contextlib.suppress(AttributeError, OSError, TypeError):
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES)

@@ -86,7 +86,7 @@ class Xet:
         self._tokens = HttpTransport(Source(locate_token, None, None, "a token for Xet"), pool, limits)
         self._lock = threading.Lock()
         self._grant: Grant | None = None
-        self.sessions = Sessions(limits, pool.network.ca_bundle)
+        self.sessions = Sessions(limits, pool.network.trust)
 
     def transport(self, xet_hash: str, size: int) -> XetTransport:
         """The way to one file of `size` bytes. Raises ValueError when the hash is none."""
@@ -117,7 +117,7 @@ class Xet:
             group = session.new_download_stream_group(
                 endpoint=grant.cas_url, token=grant.access_token, token_expiry_unix_secs=grant.exp
             )
-            file = load(self.pool.network.ca_bundle).XetFileInfo(xet_hash, size)
+            file = load(self.pool.network.trust).XetFileInfo(xet_hash, size)
             return session, iter(group.download_stream(file, start, end))
         except BaseException:
             session.sigint_abort()

@@ -1,0 +1,112 @@
+"""Egress: where a connection of ours may go, and how it gets there. One guard for every client of ours.
+
+Problem: a URL from a stranger, or a redirect of somebody's mirror, may lead into the own network (SSRF). The easy way,
+a check of the name before a library is called, is void: the library resolves the name again, and follows redirects to
+names that nobody checked. So a name is resolved here, once for each connection, every address of it is checked, and
+the socket is connected here to one of those. What makes requests (urllib3 for bytes, httpcore2 for the Hub's API and
+for webhooks) gets its sockets from here, and goes by the same proxies, certificates and redirect rule.
+
+`Network` is all that a client has to know to get out. Nothing here reads the environment; the settings do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+from urllib.parse import urljoin
+
+from hive.errors import UnsafeUrl
+from hive.net.addresses import AddressCheck
+from hive.net.proxies import Proxies, Proxy
+from hive.net.tls import Trust
+from hive.net.urls import Url, parse_url, to_ascii
+
+#: Addresses of one name that are tried in turn; each may take the time-out.
+MAX_ADDRESSES: Final = 4
+
+#: An answer of getaddrinfo: family, kind, protocol, canonical name, socket address.
+AddressInfo = tuple[Any, Any, int, str, tuple[Any, ...]]
+
+
+@dataclass(frozen=True)
+class Network:
+    """How to get out."""
+
+    proxies: Proxies = field(default_factory=Proxies)
+    trust: Trust = field(default_factory=Trust)
+    user_agent: str = "hive"
+    #: (ip, host, port); raises UnsafeUrl. None: every address will do. See `hive.net.addresses.address_check`.
+    address_check: AddressCheck | None = None
+
+    def proxy_for(self, url: Url) -> Proxy | None:
+        """The proxy for a target, or None."""
+        return self.proxies.find(url.scheme, url.host, url.port)
+
+    def check_proxied(self, host: str, port: int) -> None:
+        """Raise UnsafeUrl when a target that a proxy would connect to resolves to a forbidden address here.
+
+        The proxy resolves it again, and may know names that this machine does not; those are its business.
+        """
+        if self.address_check is not None:
+            with contextlib.suppress(OSError, UnicodeError):
+                resolve(host, port, self.address_check)
+
+
+def resolve(host: str, port: int, check: AddressCheck | None) -> list[AddressInfo]:
+    """The addresses of a name (without brackets), each of which passed the check.
+
+    Raises:
+        OSError: it has none (socket.gaierror). UnsafeUrl: one of them is forbidden.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except UnicodeError as error:
+        raise socket.gaierror(str(error)) from error
+    if check is not None:
+        for *_, address in found:
+            check(str(address[0]), host, port)
+    return found
+
+
+def connect(
+    found: Sequence[AddressInfo],
+    timeout_s: Callable[[], float | None],
+    *,
+    hold: Callable[[socket.socket], None] = lambda sock: None,
+    given_up: Callable[[], bool] = lambda: False,
+) -> socket.socket:
+    """A connection to the first address that answers, with that many seconds for each; `hold` sees each socket first.
+
+    Raises:
+        OSError: of the last address. TimeoutError where it did not answer in time.
+    """
+    problem: OSError = OSError(errno.EADDRNOTAVAIL, "no address")
+    for family, kind, protocol, _, address in found[:MAX_ADDRESSES]:
+        sock = socket.socket(family, kind, protocol)
+        try:
+            sock.settimeout(timeout_s())
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            hold(sock)
+            sock.connect(address)
+        except OSError as error:
+            sock.close()
+            problem = error
+            if given_up():
+                break
+        else:
+            return sock
+    raise problem
+
+
+def next_hop(url: Url, location: str) -> Url:
+    """Where a redirect leads; raises UnsafeUrl, also for a step from https down to http."""
+    # Header values come as Latin-1; servers write UTF-8 into them, and sometimes spaces.
+    location = location.strip().encode("latin-1", "replace").decode("utf-8", "replace").replace(" ", "%20")
+    target = parse_url(urljoin(str(url), to_ascii(location)))
+    if url.scheme == "https" and target.scheme == "http":
+        raise UnsafeUrl("A redirect leads from https to http; hive does not follow it.")
+    return target

@@ -1,0 +1,142 @@
+"""Which certificates are trusted, and the one TLS context of all clients of ours.
+
+Problem: REQUESTS_CA_BUNDLE is read by requests and its like, SSL_CERT_FILE by OpenSSL and its like, and whoever sits
+behind a company's proxy has set one of them. The easy way, letting each library look for its own, makes the Hub's API
+fail where plain URLs work. So all four variables are read, once, for everything, and looked into at the start: a
+certificate store that is missing or empty is found then, by its variable's name, and not after six tries of a download.
+
+REQUESTS_CA_BUNDLE (CURL_CA_BUNDLE where it is not set) takes the place of the system's and certifi's certificates, as
+it does for requests. SSL_CERT_FILE and SSL_CERT_DIR take the place of the system's, as they do for OpenSSL; certifi's
+stay, since these variables are often set to a company's certificate alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    import ssl
+
+#: Names of certificate files in a folder; OpenSSL itself looks for names made of hashes (`c_rehash`) only.
+_SUFFIXES: Final = (".pem", ".crt", ".cer")
+#: Most files of a folder that are read, and bytes of one: a system's store has 150 files, its bundle 250 kB.
+MAX_FILES: Final = 2_000
+MAX_FILE_BYTES: Final = 16 << 20
+
+#: What to do about a certificate that is not trusted.
+ADVICE: Final = (
+    "Set SSL_CERT_FILE to the file with the certificate of the authority that signed it: a company's proxy has its own."
+)
+
+
+@dataclass(frozen=True)
+class Trust:
+    """Which certificate authorities count. `None`: the variable is not set."""
+
+    #: REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE: a file or a folder, and which of the two it was.
+    bundle: str | None = None
+    variable: str = "REQUESTS_CA_BUNDLE"
+    #: SSL_CERT_FILE; and SSL_CERT_DIR, folders separated by colons.
+    cert_file: str | None = None
+    cert_dir: str | None = None
+
+    def check(self) -> None:
+        """Look into what is named.
+
+        Raises:
+            ValueError: nothing is there, or may be read, or is a certificate; the text names the variable.
+        """
+        if self.bundle or self.cert_file or self.cert_dir:
+            self.context()
+
+    def context(self) -> ssl.SSLContext:
+        """The context for connections of ours; the same object each time. Raises ValueError, as `check`."""
+        return _context(self)
+
+    @property
+    def files(self) -> dict[str, str]:
+        """The same as OpenSSL's own variables, for a library that reads nothing else."""
+        if self.bundle is not None:
+            return {"SSL_CERT_DIR" if os.path.isdir(self.bundle) else "SSL_CERT_FILE": self.bundle}
+        named = {"SSL_CERT_FILE": self.cert_file, "SSL_CERT_DIR": self.cert_dir}
+        return {name: value for name, value in named.items() if value is not None}
+
+
+@functools.lru_cache(maxsize=4)
+def _context(trust: Trust) -> ssl.SSLContext:
+    """Reading the certificates takes 40 ms: once."""
+    # Here, since commands that open no connection do without.
+    import ssl
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.verify_flags |= ssl.VERIFY_X509_TRUSTED_FIRST | ssl.VERIFY_X509_PARTIAL_CHAIN
+    if trust.bundle is not None:
+        _load(context, trust.bundle, trust.variable)
+    if trust.cert_file is not None:
+        _load(context, trust.cert_file, "SSL_CERT_FILE")
+    if trust.cert_dir is not None:
+        _load_folders(context, trust.cert_dir)
+    if trust.bundle is None:
+        if trust.cert_file is None and trust.cert_dir is None:
+            context.load_default_certs()
+        import certifi
+
+        context.load_verify_locations(certifi.where())
+    return context
+
+
+def _load(context: ssl.SSLContext, path: str, variable: str) -> None:
+    """All certificates of a file or folder. Raises ValueError."""
+    import ssl
+
+    try:
+        if os.path.isdir(path):
+            if not _read_folder(context, path):
+                raise ssl.SSLError("no certificate")
+        elif not os.path.isfile(path):
+            raise ValueError(f"{variable} names {path}, which does not exist.")
+        else:
+            context.load_verify_locations(cafile=path)
+    except ssl.SSLError:
+        raise ValueError(f"{variable} names {path}, which holds no certificate that can be read.") from None
+    except OSError as error:
+        raise ValueError(f"{variable} names {path}, which cannot be read: {error.strerror}.") from None
+
+
+def _load_folders(context: ssl.SSLContext, paths: str) -> None:
+    """As OpenSSL takes SSL_CERT_DIR: several folders, some of which may be missing or empty. Raises ValueError."""
+    found = False
+    for path in paths.split(os.pathsep):
+        try:
+            found = _read_folder(context, path) or found
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise ValueError(f"SSL_CERT_DIR names {path}, which cannot be read: {error.strerror}.") from None
+    if not found:
+        raise ValueError(f"SSL_CERT_DIR names {paths}, which holds no certificate that can be read.")
+
+
+def _read_folder(context: ssl.SSLContext, path: str) -> bool:
+    """Take the certificates of a folder, whether it was prepared for OpenSSL or not; whether there was one."""
+    import ssl
+
+    found = False
+    for file in _certificate_files(path):
+        with contextlib.suppress(ssl.SSLError):
+            context.load_verify_locations(cafile=file)
+            found = True
+    return found
+
+
+def _certificate_files(path: str) -> Iterator[str]:
+    for file in sorted(Path(path).iterdir())[:MAX_FILES]:
+        hashed = file.suffix[1:].isdecimal()
+        if (hashed or file.suffix.lower() in _SUFFIXES) and file.is_file() and file.stat().st_size <= MAX_FILE_BYTES:
+            yield str(file)
