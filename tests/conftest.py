@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import fakeredis
 import pytest
 
 from hive.downloads.context import DownloadContext
@@ -49,6 +50,17 @@ def store(redis_url: str) -> Iterator[RedisClient]:
     """A client of an empty Redis."""
     with connect(redis_url) as client:
         yield client
+
+
+@pytest.fixture(params=["fake", "real"])
+def redis_client(request: pytest.FixtureRequest) -> Iterator[RedisClient]:
+    """A client of an empty Redis: in this process first, which is quick, and on a real server, which is right."""
+    if request.param == "fake":
+        with fakeredis.FakeRedis() as client:
+            yield client
+    else:
+        with connect(request.getfixturevalue("redis_url")) as client:
+            yield client
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from hive import errors, logs
 from hive.downloads.context import DownloadContext
 from hive.downloads.events import cancelled_event, claimed_event, failed_event, paused_event, requeued_event
 from hive.downloads.record import Record
-from hive.downloads.registry import WorkerRegistry
+from hive.downloads.registry import worker_registry
 from hive.net.egress import Network
 from hive.redis_client import connect, is_redis_error
 from hive.secrets import Credentials, SecretKeyError, unseal
@@ -73,7 +73,7 @@ def run(download_id: str, attempt: int) -> None:
     with logs.bound(download_id=record.id, attempt=record.attempt, request_id=record.request_id):
         log.info("started", extra={"fields": {"model_ref": record.ref}})
         with contextlib.suppress(RedisError):
-            WorkerRegistry(client).busy(taken.worker, record.id)
+            worker_registry(client).update(taken.worker, {"state": "busy", "download_id": record.id})
         Download(taken).run()
     with contextlib.suppress(RedisError):
         call_the_next(downloads)

@@ -27,6 +27,8 @@ async def metrics(request: Request) -> Response:
 
 async def _fleet(services: Services, own: ReplicaFigures) -> Fleet | None:
     try:
-        return await services.commands.run(read_fleet, services.commands.client, own, services.settings)
+        return await services.commands.run(
+            read_fleet, services.commands.client, services.replica.registry, own, services.settings
+        )
     except RedisUnavailable:
         return None

@@ -11,7 +11,7 @@ from hive.downloads.context import DownloadContext
 from hive.downloads.intents import IntentLog
 from hive.downloads.provisioner import ModelProvisioner
 from hive.downloads.reaper import Reaper
-from hive.downloads.registry import WorkerRegistry
+from hive.downloads.registry import HeartbeatRegistry, WorkerInfo, worker_registry
 from hive.downloads.restore import Restore
 from hive.downloads.service import DownloadService
 from hive.downloads.tracker import DownloadTracker
@@ -35,7 +35,7 @@ class Services:
     records: DownloadContext
     catalog: ModelCatalog
     downloads: DownloadService
-    registry: WorkerRegistry
+    registry: HeartbeatRegistry[WorkerInfo]
     reaper: Reaper
     fanout: Fanout
     streams: StreamEndpoint
@@ -75,7 +75,7 @@ def make_services(settings: Settings, redis_url: str) -> Services:
         records=records,
         catalog=catalog,
         downloads=DownloadService(commands, records.tracker, provisioner, webhooks, intents, restore),
-        registry=WorkerRegistry(commands.client),
+        registry=worker_registry(commands.client),
         reaper=Reaper(records),
         fanout=fanout,
         streams=streams,

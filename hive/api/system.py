@@ -66,7 +66,7 @@ async def set_running_limit(request: Request) -> Response:
 async def workers(request: Request) -> Response:
     """`GET /v1/workers`: who is alive, doing what."""
     services = services_of(request)
-    found = await services.commands.run(services.registry.list)
+    found = await services.commands.run(services.registry.alive)
     return JsonResponse(Listing[Worker](data=tuple(_shown(worker) for worker in found)))
 
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import msgspec
 
-from hive.metrics.replica import ReplicaFigures, add_replica, read_replica
+from hive.downloads.registry import HeartbeatRegistry
+from hive.metrics.replica import ReplicaFigures
 from hive.redis_client import RedisClient
 from hive.settings import Settings
 from hive.wire import keys
@@ -38,12 +39,14 @@ class Fleet(msgspec.Struct, kw_only=True, frozen=True):
     replicas: tuple[ReplicaFigures, ...]
 
 
-def read_fleet(client: RedisClient, own: ReplicaFigures, settings: Settings) -> Fleet:
+def read_fleet(
+    client: RedisClient, registry: HeartbeatRegistry[ReplicaFigures], own: ReplicaFigures, settings: Settings
+) -> Fleet:
     """The figures, after `own` were noted. Two round trips, and a third when a process has died unnoticed; raises
     redis-py's errors.
     """
-    with client.pipeline(transaction=False) as pipeline:
-        add_replica(pipeline, own)
+    with client.pipeline(transaction=True) as pipeline:
+        registry.add_beat(pipeline, own)
         pipeline.hgetall(keys.METRICS)
         pipeline.zcard(keys.PENDING)
         pipeline.zcard(keys.LEASES)
@@ -62,12 +65,11 @@ def read_fleet(client: RedisClient, own: ReplicaFigures, settings: Settings) -> 
         for name in worker_names:
             pipeline.hget(keys.worker(name), "state")
         for name in replica_names:
-            pipeline.hgetall(keys.replica(name))
+            registry.add_read(pipeline, name)
         rows = pipeline.execute()
     states = rows[len(running_ids) : len(running_ids) + len(worker_names)]
     hashes = rows[len(running_ids) + len(worker_names) :]
-    _forget(client, [name for name, found in zip(replica_names, hashes, strict=True) if not found])
-    others = [read_replica(found) for found in hashes]
+    others = registry.members(replica_names, hashes)
     return Fleet(
         counters={name.decode(): int(value) for name, value in counters.items()},
         queued=queued,
@@ -77,7 +79,7 @@ def read_fleet(client: RedisClient, own: ReplicaFigures, settings: Settings) -> 
         bandwidth_limit=settings.max_bytes_per_second if limits[0] is None else int(limits[0]),
         running_limit=settings.max_running if limits[1] is None else int(limits[1]),
         workers=Counter(state.decode() for state in states if state is not None),
-        replicas=(own, *(figures for figures in others if figures is not None)),
+        replicas=(own, *others),
     )
 
 
@@ -96,8 +98,3 @@ def _speed(event: Any) -> int:
         return (_decoder.decode(event).bytes_per_second or 0) if event is not None else 0
     except msgspec.DecodeError:
         return 0
-
-
-def _forget(client: RedisClient, names: list[str]) -> None:
-    if names:
-        client.srem(keys.REPLICAS, *names)

@@ -22,6 +22,7 @@ from collections import deque
 
 import msgspec
 
+from hive.downloads.registry import HeartbeatRegistry
 from hive.errors import RedisUnavailable
 from hive.redis_client import CommandThread, RedisClient
 from hive.streams.fanout import Fanout
@@ -68,6 +69,8 @@ class Replica:
     def __init__(
         self, commands: CommandThread, fanout: Fanout, streams: StreamEndpoint, many_streams: ManyEndpoint
     ) -> None:
+        #: All HTTP processes of the fleet.
+        self.registry = replica_registry(commands.client)
         self._commands = commands
         self._fanout = fanout
         self._streams = streams
@@ -106,14 +109,14 @@ class Replica:
         """Say that this process has ended."""
         try:
             async with asyncio.timeout(LEAVE_TIMEOUT_S):
-                await self._commands.run(forget_replica, self._commands.client, self._name)
+                await self._commands.run(self.registry.leave, self._name)
         except (RedisUnavailable, TimeoutError):
             log.debug("could not say good-bye; Redis forgets this process by itself")
 
     async def _beat(self) -> None:
         while True:
             try:
-                await self._commands.run(write_replica, self._commands.client, self.figures())
+                await self._commands.run(self.registry.beat, self.figures())
             except RedisUnavailable:
                 log.debug("could not note the figures; Redis is away")
             except Exception:
@@ -129,35 +132,9 @@ class Replica:
             self._lags_s.append(max(0.0, loop.time() - began_s - LAG_INTERVAL_S))
 
 
-def write_replica(client: RedisClient, figures: ReplicaFigures) -> None:
-    """Note these figures, for whoever is scraped next. One round trip."""
-    with client.pipeline(transaction=False) as pipeline:
-        add_replica(pipeline, figures)
-        pipeline.execute()
-
-
-def add_replica(pipeline: RedisClient, figures: ReplicaFigures) -> None:
-    """The same, into a pipeline that has other work too: three commands."""
-    key = keys.replica(figures.name)
-    pipeline.hset(key, mapping=msgspec.structs.asdict(figures))
-    pipeline.expire(key, REPLICA_TTL_S)
-    pipeline.sadd(keys.REPLICAS, figures.name)
-
-
-def read_replica(fields: dict[bytes, bytes]) -> ReplicaFigures | None:
-    """The figures in a hash as Redis gives it; None where there are none, or those of another version of hive."""
-    try:
-        return msgspec.convert({k.decode(): v.decode() for k, v in fields.items()}, ReplicaFigures, strict=False)
-    except msgspec.ValidationError:
-        return None
-
-
-def forget_replica(client: RedisClient, name: str) -> None:
-    """Take a process that has ended from the list."""
-    with client.pipeline(transaction=False) as pipeline:
-        pipeline.delete(keys.replica(name))
-        pipeline.srem(keys.REPLICAS, name)
-        pipeline.execute()
+def replica_registry(client: RedisClient) -> HeartbeatRegistry[ReplicaFigures]:
+    """The HTTP processes."""
+    return HeartbeatRegistry(client, ReplicaFigures, names=keys.REPLICAS, key=keys.replica, ttl_s=REPLICA_TTL_S)
 
 
 def resident_bytes() -> int:

@@ -10,7 +10,7 @@ import requests
 from prometheus_client import parser
 
 from hive.downloads.context import DownloadContext
-from hive.downloads.registry import WorkerInfo, WorkerRegistry
+from hive.downloads.registry import WorkerInfo, worker_registry
 from hive.processes.embedded_redis import EmbeddedRedis
 from hive.redis_client import RedisClient, connect
 from tests.support.downloads import claim, complete, create, download_context, downloading, failed
@@ -75,7 +75,7 @@ def make_history(store: RedisClient, downloads: DownloadContext) -> None:
     downloads.claims.publish(claim(downloads, running), 2, downloading(5, bytes_per_second=1234))
     downloads.claims.finish(claim(downloads, done), 2, "complete", complete(), "/x")
     downloads.claims.finish(claim(downloads, bad), 2, "failed", failed("CHECKSUM_MISMATCH"))
-    registry = WorkerRegistry(store)
+    registry = worker_registry(store)
     registry.beat(WorkerInfo(name="w1", host="h", pid=1, version="0"))
     registry.beat(WorkerInfo(name="w2", host="h", pid=2, version="0", state="busy", download_id=running))
 

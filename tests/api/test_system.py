@@ -9,7 +9,7 @@ import requests
 
 from hive.api.app import ROUTES
 from hive.downloads.reaper import Reaper
-from hive.downloads.registry import WorkerInfo, WorkerRegistry
+from hive.downloads.registry import WorkerInfo, worker_registry
 from hive.errors import all_errors
 from hive.processes.embedded_redis import EmbeddedRedis
 from hive.redis_client import RedisClient, connect
@@ -29,7 +29,7 @@ def test_health_is_the_contract(api: str) -> None:
 
 
 def test_workers_that_fall_silent_disappear(api: str, store: RedisClient) -> None:
-    registry = WorkerRegistry(store)
+    registry = worker_registry(store)
     registry.beat(WorkerInfo(name="w1", host="h", pid=7, version=VERSION, seen_at=time.time()))
     registry.beat(WorkerInfo(name="w2", host="h", pid=8, version=VERSION, state="busy", download_id="d"))
     listed = requests.get(f"{api}/v1/workers", timeout=5).json()["data"]

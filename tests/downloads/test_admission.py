@@ -15,6 +15,12 @@ from hive.wire import keys
 from tests.support.downloads import claim, complete, create, download_context, downloading, failed, new
 
 
+@pytest.fixture
+def store(redis_client: RedisClient) -> RedisClient:
+    """Both kinds, for the records are the same on either."""
+    return redis_client
+
+
 def read(downloads: DownloadContext, download_id: str) -> Record:
     record = downloads.tracker.read(download_id)
     assert record is not None

@@ -19,10 +19,10 @@ from prometheus_client.openmetrics import parser as openmetrics_parser
 
 from hive.downloads.admission import BandwidthLimit
 from hive.downloads.context import DownloadContext
-from hive.downloads.registry import WorkerInfo, WorkerRegistry
+from hive.downloads.registry import WorkerInfo, worker_registry
 from hive.metrics.fleet import Fleet, read_fleet
 from hive.metrics.prometheus import Scrape
-from hive.metrics.replica import ReplicaFigures, write_replica
+from hive.metrics.replica import ReplicaFigures, replica_registry
 from hive.redis_client import CommandThread, RedisClient
 from hive.settings import Settings
 from hive.store import space
@@ -255,7 +255,7 @@ def test_faults_are_shown_before_the_first_one_and_a_new_code_with_it() -> None:
 
 
 def read(store: RedisClient, settings: Settings, own: ReplicaFigures | None = None) -> Fleet:
-    return read_fleet(store, own or figures(), settings)
+    return read_fleet(store, replica_registry(store), own or figures(), settings)
 
 
 def test_the_fleet_is_read_as_the_scripts_have_counted_it(
@@ -289,7 +289,7 @@ def test_limits_are_those_that_were_set_else_those_of_the_settings(store: RedisC
 
 
 def test_workers_are_counted_by_state_without_those_that_fell_silent(store: RedisClient, settings: Settings) -> None:
-    registry = WorkerRegistry(store)
+    registry = worker_registry(store)
     for name, state in (("w1", "idle"), ("w2", "busy"), ("w3", "busy"), ("w4", "busy")):
         registry.beat(WorkerInfo(name=name, host="h", pid=1, version="0", state=state))
     store.delete(keys.worker("w4"))
@@ -297,8 +297,8 @@ def test_workers_are_counted_by_state_without_those_that_fell_silent(store: Redi
 
 
 def test_replicas_show_each_other_and_forget_the_dead(store: RedisClient, settings: Settings) -> None:
-    write_replica(store, figures("host.2.aaaa", frames_sent=9))
-    write_replica(store, figures("host.3.bbbb"))
+    replica_registry(store).beat(figures("host.2.aaaa", frames_sent=9))
+    replica_registry(store).beat(figures("host.3.bbbb"))
     store.delete(keys.replica("host.3.bbbb"))
     found = read(store, settings, figures("host.1.cccc", frames_sent=5))
     assert [(seen.name, seen.frames_sent) for seen in found.replicas] == [
@@ -311,14 +311,14 @@ def test_replicas_show_each_other_and_forget_the_dead(store: RedisClient, settin
 
 def test_a_counter_never_goes_back_whichever_replica_answers_next(store: RedisClient, settings: Settings) -> None:
     """What one showed fresh, the next one has to know."""
-    write_replica(store, figures("host.1.aaaa", frames_sent=100))
+    replica_registry(store).beat(figures("host.1.aaaa", frames_sent=100))
     read(store, settings, figures("host.1.aaaa", frames_sent=190))
     seen_by_other = read(store, settings, figures("host.2.bbbb"))
     assert {replica.name: replica.frames_sent for replica in seen_by_other.replicas}["host.1.aaaa"] == 190
 
 
 def test_a_replica_of_another_version_with_other_figures_is_left_out(store: RedisClient, settings: Settings) -> None:
-    write_replica(store, figures("host.2.aaaa"))
+    replica_registry(store).beat(figures("host.2.aaaa"))
     store.hdel(keys.replica("host.2.aaaa"), "cpu_s")
     assert len(read(store, settings).replicas) == 1
     assert store.sismember(keys.REPLICAS, "host.2.aaaa"), "it lives, and must not be forgotten"
@@ -335,7 +335,7 @@ async def test_a_scrape_costs_two_round_trips_however_much_is_under_way(
     try:
         await commands.run(commands.client.ping)
         before = commands.round_trips
-        await commands.run(read_fleet, commands.client, figures(), settings)
+        await commands.run(read_fleet, commands.client, replica_registry(commands.client), figures(), settings)
         assert commands.round_trips == before + round_trips
     finally:
         commands.close()

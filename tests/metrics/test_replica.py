@@ -11,7 +11,7 @@ import pytest
 
 from hive.downloads.context import DownloadContext
 from hive.metrics import replica as replica_module
-from hive.metrics.replica import Replica, ReplicaFigures, read_replica, resident_bytes
+from hive.metrics.replica import Replica, ReplicaFigures, replica_registry, resident_bytes
 from hive.redis_client import CommandThread, RedisClient
 from hive.streams import writer
 from hive.streams.fanout import Fanout
@@ -118,7 +118,7 @@ async def test_a_replica_notes_its_figures_and_says_when_it_ends(
     key = keys.replica(replica.figures().name)
 
     def noted() -> ReplicaFigures | None:
-        return read_replica(store.hgetall(key))
+        return replica_registry(store).read(store.hgetall(key))
 
     def noted_after(moment_cpu_s: float) -> ReplicaFigures | None:
         return found if (found := noted()) and found.cpu_s > moment_cpu_s else None
@@ -150,13 +150,13 @@ async def test_without_redis_the_replica_goes_on_and_does_not_stumble(
     )
     task = asyncio.create_task(replica.run())
     tried: list[object] = []
-    write = replica_module.write_replica
+    write = replica.registry.beat
 
-    def write_and_note(client: RedisClient, figures: ReplicaFigures) -> None:
+    def write_and_note(figures: ReplicaFigures) -> None:
         tried.append(figures)
-        write(client, figures)
+        write(figures)
 
-    monkeypatch.setattr(replica_module, "write_replica", write_and_note)
+    monkeypatch.setattr(replica.registry, "beat", write_and_note)
     await wait_for_async(lambda: len(tried) > 2)
     assert not task.done()
     task.cancel()

@@ -28,6 +28,12 @@ OWN = parse_url("https://receiver.example/canary?token=canary")
 
 
 @pytest.fixture
+def store(redis_client: RedisClient) -> RedisClient:
+    """Both kinds, for the records are the same on either."""
+    return redis_client
+
+
+@pytest.fixture
 def quiet_settings(settings: Settings) -> Settings:
     """A secret, and no webhook in the settings."""
     return msgspec.structs.replace(settings, webhook_secret=SECRET)

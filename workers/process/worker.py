@@ -25,7 +25,7 @@ from rq.worker.base import WorkerStatus
 
 from hive.downloads.context import DownloadContext
 from hive.downloads.reaper import take_over
-from hive.downloads.registry import WorkerInfo, WorkerRegistry
+from hive.downloads.registry import WorkerInfo, worker_registry
 from hive.processes.children import die_with_parent
 from hive.redis_client import connect, is_redis_error
 from hive.settings import Settings
@@ -63,7 +63,7 @@ class DownloadWorker(Worker):
         )
         self._settings = settings
         client = connect(settings.redis_url)
-        self._registry = WorkerRegistry(client)
+        self._registry = worker_registry(client)
         self._downloads = DownloadContext.of(client, settings)
         self._info = WorkerInfo(
             name=name, host=os.uname().nodename, pid=os.getpid(), version=VERSION, started_at=time.time()
