@@ -31,6 +31,8 @@
         |-- DownloadTimeout   504  DOWNLOAD_TIMEOUT
         |-- ChecksumMismatch  502  CHECKSUM_MISMATCH
         |-- SourceChanged     502  SOURCE_CHANGED
+        |-- NotAModel         502  NOT_A_MODEL
+        |-- LengthUnknown     502  LENGTH_UNKNOWN
         |-- DiskFull          507  DISK_FULL
         |-- StoreNotWritable  507  STORE_NOT_WRITABLE
         |-- Cancelled         409  CANCELLED
@@ -258,6 +260,20 @@ class SourceChanged(DownloadError):
     """The file changed at its source during the download. Start it again to fetch the new content."""
 
     code = "SOURCE_CHANGED"
+
+
+class NotAModel(DownloadError):
+    """The server sent something else than the file. Open the address in a browser, or give the file's sha256."""
+
+    code = "NOT_A_MODEL"
+
+
+class LengthUnknown(DownloadError):
+    """The server does not say how long the file is, so hive cannot tell whether it is complete. Give the file's sha256,
+    and its digest proves it.
+    """
+
+    code = "LENGTH_UNKNOWN"
 
 
 class DiskFull(DownloadError):

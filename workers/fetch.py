@@ -19,10 +19,11 @@ from hive.wire.events import ActiveStatus, Downloading
 from workers.coordination import Peers, Progress
 from workers.publish import Store
 from workers.resolve import hub_host
-from workers.sources import Plan, PlannedFile, RetryLater
+from workers.sources import Plan, PlannedFile, RetryLater, named
 from workers.transfer import (
     BatchItem,
     Control,
+    Fetched,
     HostPool,
     Limits,
     Location,
@@ -117,12 +118,15 @@ class Transfer:
         for item, fetched in arriving:
             file = items[item]
             self._control.gate()
-            self._store.publish(self._plan, file, item.partial, fetched)
+            self._store.publish(self._plan, self._named(file, fetched), item.partial, fetched)
             if not self._is_small(file):
                 self._peers.release(item.partial.name)
             self._statuses.pop(file.path, None)
             self._peers.give_room(item.partial)
             self._reporter.file_done(file.path, fetched.size, fetched.bytes_refetched)
+
+    def _named(self, file: PlannedFile, fetched: Fetched) -> PlannedFile:
+        return named(self._plan, file, fetched.served) if self._plan.kind == "url" else file
 
     def _adopt(self, file: PlannedFile) -> bool:
         """Take a large file from another repository of the store; False where it has to be fetched."""

@@ -140,7 +140,9 @@ class Store:
     def local_path(self, plan: Plan) -> str:
         """What a program opens: the file, the first shard, or the snapshot's folder."""
         if plan.ref.url is not None:
-            return str(self._hive / FILES / url_key(plan.ref.url) / plan.files[0].path)
+            manifest = self._url_manifest(plan.ref.url)
+            name = plan.files[0].path if manifest is None else manifest.name
+            return str(self._hive / FILES / url_key(plan.ref.url) / name)
         snapshot = self._hub / _folder(plan) / SNAPSHOTS / _commit(plan)
         return str(snapshot / plan.primary if plan.primary else snapshot)
 
@@ -205,7 +207,7 @@ class Store:
                 write_file(hub, CACHEDIR_TAG, CACHEDIR_TAG_TEXT.encode())
 
     def _publish_url_file(self, plan: Plan, file: PlannedFile, partial: Path, fetched: Fetched) -> None:
-        """The old manifest goes first: it must never vouch for new bytes."""
+        """The old manifest goes first: it must never vouch for new bytes. A file of another name goes last."""
         key = url_key(plan.ref.url or "")
         manifest = Manifest(
             name=file.path,
@@ -217,19 +219,27 @@ class Store:
             verified=fetched.verified,
         )
         with open_folder(self._hive, FILES, key, create=True) as folder:
+            before = read_manifest(folder)
             remove_file(folder, MANIFEST)
             finish(partial, self._hive / FILES / key / file.path)
             write_file(folder, MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=1))
+            if before is not None and before.name != file.path:
+                remove_file(folder, before.name)
 
     def _has_url_file(self, plan: Plan, file: PlannedFile) -> bool:
         """Only a digest says that the URL still means what was fetched from it once."""
         if file.digest is None:
             return False
-        with contextlib.suppress(OSError), open_folder(self._hive, FILES, url_key(plan.ref.url or "")) as folder:
+        manifest = self._url_manifest(plan.ref.url or "")
+        return manifest is not None and manifest.sha256 == file.digest.hex and plan.name in (None, manifest.name)
+
+    def _url_manifest(self, url: str) -> Manifest | None:
+        """What is known of a URL's file that is there with the size that it had."""
+        with contextlib.suppress(OSError), open_folder(self._hive, FILES, url_key(url)) as folder:
             manifest = read_manifest(folder)
-            found = manifest is not None and size_of(folder, file.path) == manifest.size
-            return found and manifest is not None and manifest.sha256 == file.digest.hex
-        return False
+            if manifest is not None and size_of(folder, manifest.name) == manifest.size:
+                return manifest
+        return None
 
 
 def _is_there(cache: RepoCache, plan: Plan, file: PlannedFile) -> bool:

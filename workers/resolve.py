@@ -50,6 +50,7 @@ def resolve_patiently(
                 include=request.include,
                 exclude=request.exclude,
                 sha256=request.sha256,
+                name=request.name,
                 token=token,
             )
         except RetryLater as limit:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+import unicodedata
 import uuid
 
 from starlette.requests import Request
@@ -16,9 +17,11 @@ from hive.api.services import services_of
 from hive.downloads.provisioner import Provisioned, read_ref
 from hive.downloads.record import Record
 from hive.downloads.view import view
+from hive.store.layout import safe_name
 from hive.streams.longpoll import read_wait, wait_for_end
 from hive.wire.api import Download, DownloadRequest, Page, Started
 from hive.wire.events import ACTIVE, TERMINAL
+from hive.wire.refs import ModelRef
 from hive.wire.spec import DownloadSpec
 
 #: How many downloads a page of the list has, when not told, and at most.
@@ -43,7 +46,7 @@ def read_spec(body: DownloadRequest) -> DownloadSpec:
 
     Raises:
         InvalidModelRef: says what is wrong with the reference.
-        BadRequest: a digest beside a reference to the Hub.
+        BadRequest: a digest or a name beside a reference to the Hub, or a name that is none.
     """
     ref = read_ref(body.model_ref, body.revision)
     if body.sha256 and ref.kind != "url":
@@ -54,11 +57,23 @@ def read_spec(body: DownloadRequest) -> DownloadSpec:
         exclude=body.exclude,
         update=body.update,
         sha256=body.sha256.lower() if body.sha256 else None,
+        name=_checked_name(body.name, ref),
         hf_token=body.hf_token,
         max_bytes_per_second=body.max_bytes_per_second,
         priority=body.priority,
         request_id=logs.bound_field("request_id"),
     )
+
+
+def _checked_name(name: str | None, ref: ModelRef) -> str | None:
+    """The name for a plain URL's file. Raises BadRequest for one that not every filesystem takes."""
+    if name is None:
+        return None
+    if ref.kind != "url":
+        raise errors.BadRequest("'name' is for plain URLs; files of the Hub keep their names.")
+    if (safe := safe_name(name)) != unicodedata.normalize("NFC", name):
+        raise errors.BadRequest(f"'name' must be a file's name that every system takes, such as {safe}")
+    return safe
 
 
 def started(made: Provisioned) -> Response:

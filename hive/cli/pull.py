@@ -44,6 +44,7 @@ def _rate(_: click.Context, __: click.Parameter, text: str | None) -> int | None
 @click.option("--exclude", metavar="GLOB", multiple=True, help="No files that match. May be given several times.")
 @click.option("--update", is_flag=True, help="Ask the Hub for a newer version where the model is on disk.")
 @click.option("--sha256", metavar="HEX", help="The digest that the file of a plain URL must have.")
+@click.option("--name", metavar="FILE", help="What the file of a plain URL is to be called.")
 @click.option("--priority", type=click.Choice(list(RANKS)), default="normal", help="How soon it gets a worker.")
 @click.option("--limit-rate", metavar="RATE", callback=_rate, help="A limit for this download alone: 10MB/s, 800k.")
 @click.option("-d", "--detach", is_flag=True, help="Start it, print its id, and do not wait.")

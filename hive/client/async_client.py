@@ -56,11 +56,12 @@ class AsyncClient:
         max_bytes_per_second: int | None = None,
         priority: Priority = "normal",
         webhook_url: str | None = None,
+        name: str | None = None,
     ) -> Started:
         """See Client.download."""
         limit = max_bytes_per_second
         call = calls.download(
-            model_ref, revision, include, exclude, update, hf_token, sha256, limit, priority, webhook_url
+            model_ref, revision, include, exclude, update, hf_token, sha256, limit, priority, webhook_url, name
         )
         return await self._call(call)
 

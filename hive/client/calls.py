@@ -67,6 +67,7 @@ def download(
     max_bytes_per_second: int | None = None,
     priority: Priority = "normal",
     webhook_url: str | None = None,
+    name: str | None = None,
 ) -> Call[Started]:
     """Ask for a model; what was not given is left out."""
     body = DownloadRequest(
@@ -80,6 +81,7 @@ def download(
         max_bytes_per_second=max_bytes_per_second or None,
         priority=priority,
         webhook_url=webhook_url,
+        name=name,
     )
     return Call("POST", "/v1/models/download", Started, body=body)
 

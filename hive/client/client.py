@@ -69,6 +69,7 @@ class Client:
         max_bytes_per_second: int | None = None,
         priority: Priority = "normal",
         webhook_url: str | None = None,
+        name: str | None = None,
     ) -> Started:
         """Ask for a model. The answer comes at once, with `local_path` where the model is on disk already.
 
@@ -78,7 +79,7 @@ class Client:
         """
         limit = max_bytes_per_second
         call = calls.download(
-            model_ref, revision, include, exclude, update, hf_token, sha256, limit, priority, webhook_url
+            model_ref, revision, include, exclude, update, hf_token, sha256, limit, priority, webhook_url, name
         )
         return self._call(call)
 

@@ -54,7 +54,7 @@ class ModelProvisioner:
         """Where the model is on disk, completely; None where it must be fetched, or looked for again (`update`)."""
         if spec.update and not spec.ref.is_pinned:
             return None
-        return self._catalog.find(spec.ref, spec.include, spec.exclude, spec.sha256)
+        return self._catalog.find(spec.ref, spec.include, spec.exclude, spec.sha256, spec.name)
 
     def start(self, spec: DownloadSpec, on_disk: OnDisk | None, retry_of: str = "") -> Provisioned:
         """Create the download and enqueue it, or join the one under way, or record that the model is on disk.
@@ -81,8 +81,9 @@ class ModelProvisioner:
             update=spec.update,
             sha256=spec.sha256,
             max_bytes_per_second=spec.max_bytes_per_second,
+            name=spec.name,
         )
-        key = dedup_key(spec.ref, spec.include, spec.exclude, spec.sha256)
+        key = dedup_key(spec.ref, spec.include, spec.exclude, spec.sha256, spec.name)
         if on_disk is not None:
             complete = on_disk_event(on_disk.local_path, on_disk.size, len(on_disk.files))
             return New(

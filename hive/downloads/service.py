@@ -113,6 +113,7 @@ class DownloadService:
             sha256=asked.sha256,
             hf_token=hf_token,
             max_bytes_per_second=asked.max_bytes_per_second,
+            name=asked.name,
             priority=record.priority,
             request_id=logs.bound_field("request_id"),
         )

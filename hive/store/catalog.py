@@ -86,11 +86,19 @@ class ModelCatalog:
         self._hive = settings.hive_dir
 
     def find(
-        self, ref: ModelRef, include: Sequence[str] = (), exclude: Sequence[str] = (), sha256: str | None = None
+        self,
+        ref: ModelRef,
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        sha256: str | None = None,
+        name: str | None = None,
     ) -> OnDisk | None:
-        """What this reference means, when all of it is on the disk with the right sizes; else None: ask the Hub."""
+        """What this reference means, when all of it is on the disk with the right sizes; else None: ask the Hub.
+
+        `name`: what the file of a plain URL must be called.
+        """
         if ref.url is not None:
-            return self._find_url(ref.url, sha256)
+            return self._find_url(ref.url, sha256, name)
         folder = repo_folder(ref.repo)
         if repo_of(folder) != ref.repo:
             return None
@@ -189,10 +197,10 @@ class ModelCatalog:
         path = cache.path / SNAPSHOTS / commit
         return _Snapshot(repo, path, commit, tuple(refs.get(commit, ())), entries) if entries else None
 
-    def _find_url(self, url: str, sha256: str | None) -> OnDisk | None:
+    def _find_url(self, url: str, sha256: str | None, name: str | None) -> OnDisk | None:
         with contextlib.suppress(OSError):
             model, manifest = next(self._url_model(url_key(url)), (None, None))
-            if model and manifest and sha256 in (None, manifest.sha256):
+            if model and manifest and sha256 in (None, manifest.sha256) and name in (None, manifest.name):
                 return OnDisk(model_id=model.id, local_path=model.path, size=model.size, files=model.files)
         return None
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
 from collections.abc import Iterable
 from typing import Final
 
@@ -35,6 +36,8 @@ FILES: Final = "files"
 PARTIAL: Final = "partial"
 INTENTS: Final = "downloads"
 MANIFEST: Final = "manifest.json"
+#: The name of a URL's file that has none.
+FALLBACK_NAME: Final = "download"
 #: The endings of a partial file: what of it is real, the same while rewritten, the bytes, bytes of a wrong digest.
 PARTIAL_ENDINGS: Final = (".journal", ".journal.new", ".part", ".bad")
 #: What marks a folder as a cache for backup programs, and the first line that makes the file count.
@@ -57,7 +60,10 @@ _FOLDER = re.compile(r"models--([A-Za-z0-9._-]+)")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _XET_HASH = re.compile(r"[0-9a-f]{64}")
-_UNSAFE = re.compile(r"[^A-Za-z0-9._+ ()\[\]=@,-]+")
+#: Of ASCII, what has a meaning to some filesystem, shell or URL; of all else, see `_is_writable`.
+_UNSAFE = re.compile(r"[^A-Za-z0-9._+ ()\[\]=@,-]")
+#: Longest ending (".safetensors") that a name which is cut short keeps, in characters.
+_MAX_ENDING_CHARS: Final = 32
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -167,10 +173,29 @@ def url_key(url: str) -> str:
 
 
 def safe_name(name: str) -> str:
-    """A stranger's file name made into one that every filesystem takes, of at most 255 bytes; `download` for none."""
-    cleaned = _UNSAFE.sub("_", name.replace("\\", "/").rpartition("/")[2]).strip(" .")
-    stem, dot, ending = cleaned.rpartition(".")
-    if len(cleaned) > MAX_SEGMENT_BYTES:
-        ending = dot + ending if stem and len(ending) < 32 else ""
-        cleaned = cleaned[: MAX_SEGMENT_BYTES - len(ending)] + ending
-    return "download" if not cleaned or path_problem(cleaned) or cleaned == MANIFEST else cleaned
+    """A stranger's file name made into one that every filesystem takes, of at most 255 bytes; `download` for none.
+
+    Letters of every script stay. Control characters, separators, marks of direction and what only some filesystems
+    take become `_`, several in a row one.
+    """
+    last = unicodedata.normalize("NFC", name.replace("\\", "/")).rpartition("/")[2]
+    kept = "".join(char if _is_writable(char) else "\0" for char in last)
+    cleaned = _cut(re.sub("\0+", "_", kept).strip(" ."))
+    return FALLBACK_NAME if not cleaned or path_problem(cleaned) or cleaned.lower() == MANIFEST else cleaned
+
+
+def _is_writable(char: str) -> bool:
+    """Whether a character may stand in a file's name everywhere, and looks like what it is."""
+    if char.isascii():
+        return not _UNSAFE.match(char)
+    return unicodedata.category(char)[0] not in "CZ" and char != "\ufffd"
+
+
+def _cut(name: str) -> str:
+    """At most 255 bytes of a name, with its ending."""
+    if len(name.encode()) <= MAX_SEGMENT_BYTES:
+        return name
+    stem, dot, ending = name.rpartition(".")
+    ending = dot + ending if stem and len(ending) < _MAX_ENDING_CHARS else ""
+    room = MAX_SEGMENT_BYTES - len(ending.encode())
+    return name.removesuffix(ending).encode()[:room].decode(errors="ignore").rstrip(" .") + ending

@@ -51,6 +51,7 @@ class DownloadRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     update: bool = False
     hf_token: Token | None = None
     sha256: Annotated[str, Meta(pattern="^[0-9a-fA-F]{64}$")] | None = None
+    name: Annotated[str, Meta(min_length=1, max_length=255)] | None = None
     max_bytes_per_second: BytesPerSecond | None = None
     priority: Priority = "normal"
     webhook_url: WebhookUrl | None = None

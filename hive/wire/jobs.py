@@ -38,6 +38,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     update: bool = False
     sha256: str | None = None
     max_bytes_per_second: int | None = None
+    name: str | None = None
 
 
 def job_id(download_id: str, attempt: int) -> str:

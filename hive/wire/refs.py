@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import re
 from typing import Literal
-from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
+from urllib.parse import SplitResult, quote, unquote, urlsplit, urlunsplit
 
 import msgspec
 
@@ -26,6 +26,12 @@ MAX_SEGMENT_BYTES = 255
 HIDDEN_QUERY = "?..."
 #: The branch that a reference without a revision means.
 DEFAULT_REVISION = "main"
+
+#: What a URL that was copied from somewhere may have around it: white space, and marks without a width.
+_BLANKS = " \t\r\n\v\f\u00a0\u2028\u2029\u200b\u2060\u3000\ufeff"
+_PASTED_URL = re.compile(rf"[{_BLANKS}]*https?:", re.IGNORECASE)
+#: What stays as it is in a URL: printable ASCII, the sign of an encoding included.
+_PRINTABLE = "".join(map(chr, range(33, 127)))
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/+=#-]{0,254}")
@@ -78,11 +84,13 @@ class ModelRef(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def parse_ref(text: str) -> ModelRef:
-    """Read a reference.
+    """Read a reference. Of a URL, blanks around it are cut, and spaces and what is not ASCII percent-encoded.
 
     Raises:
         RefError: with a sentence that says what is wrong with it and how to write it.
     """
+    if _PASTED_URL.match(text):
+        text = text.strip(_BLANKS)
     if len(text) > MAX_REF_CHARS:
         raise RefError(f"The model reference has {len(text)} characters; the limit is {MAX_REF_CHARS}.")
     if not text.strip() or any(ord(char) < 32 or ord(char) == 127 or char == "\\" for char in text):
@@ -113,13 +121,17 @@ def with_query(ref: ModelRef, query: str | None) -> ModelRef:
 
 
 def dedup_key(
-    ref: ModelRef, include: tuple[str, ...] = (), exclude: tuple[str, ...] = (), sha256: str | None = None
+    ref: ModelRef,
+    include: tuple[str, ...] = (),
+    exclude: tuple[str, ...] = (),
+    sha256: str | None = None,
+    name: str | None = None,
 ) -> str:
     """What makes two requests the same download: 64 hex digits over the reference and the selection, order aside.
 
-    A digest is part of it: who asks for one must not join a download that checks none.
+    A digest is part of it: who asks for one must not join a download that checks none. So is a name of one's own.
     """
-    same = (
+    same: tuple[object, ...] = (
         ref.kind,
         ref.repo,
         ref.rev if ref.repo else "",
@@ -130,7 +142,8 @@ def dedup_key(
         sorted(set(exclude)),
         sha256,
     )
-    return hashlib.sha256(msgspec.json.encode(same)).hexdigest()
+    # Without a name the key is that of versions which knew none: a download of theirs is still joined.
+    return hashlib.sha256(msgspec.json.encode((*same, name) if name else same)).hexdigest()
 
 
 def check_path(path: str) -> str:
@@ -209,6 +222,8 @@ def _is_revision(text: str) -> bool:
 
 
 def _parse_url(text: str) -> ModelRef:
+    # As browsers do with what people paste; a host of other letters is no host below.
+    text = quote(text, safe=_PRINTABLE)
     try:
         parts = urlsplit(text)
         port = parts.port
@@ -220,8 +235,6 @@ def _parse_url(text: str) -> ModelRef:
         raise RefError("A URL with a user or password in it is not accepted.")
     if not _HOST.fullmatch(host) or port == 0:
         raise RefError("The URL has no valid host name.")
-    if not text.isascii() or " " in text:
-        raise RefError("Write the URL with percent-encoding: it may hold only ASCII characters, and no spaces.")
     scheme = parts.scheme.lower()
     is_default_port = port in (None, {"http": 80, "https": 443}[scheme])
     if host in _HUB_HOSTS and is_default_port:

@@ -11,8 +11,8 @@ from hive.wire.refs import ModelRef
 class DownloadSpec(NamedTuple):
     """A model that somebody asks for, and how it is to come.
 
-    `sha256` is the digest of a plain URL's file, `hf_token` the caller's own, `max_bytes_per_second` for this download
-    alone, `request_id` that of the HTTP request.
+    `sha256` is the digest of a plain URL's file and `name` what it is to be called, `hf_token` the caller's own,
+    `max_bytes_per_second` for this download alone, `request_id` that of the HTTP request.
     """
 
     ref: ModelRef
@@ -24,3 +24,4 @@ class DownloadSpec(NamedTuple):
     max_bytes_per_second: int | None = None
     priority: Priority = "normal"
     request_id: str = ""
+    name: str | None = None

@@ -44,10 +44,10 @@ def test_a_pull_prints_the_path_and_nothing_else_on_stdout(server: StandIn, hive
 def test_the_options_go_into_the_request(server: StandIn, hive: Hive) -> None:
     digest = "a" * 64
     hive("pull", "org/name", "-r", "v1", "--include", "*.gguf", "--include", "*.json", "--exclude", "x", "--update")
-    hive("pull", "https://example.com/x.gguf", "--sha256", digest)
+    hive("pull", "https://example.com/x.gguf", "--sha256", digest, "--name", "模型.gguf")
     assert server.bodies() == [
         {"model_ref": "org/name", "revision": "v1", "include": ["*.gguf", "*.json"], "exclude": ["x"], "update": True},
-        {"model_ref": "https://example.com/x.gguf", "sha256": digest},
+        {"model_ref": "https://example.com/x.gguf", "sha256": digest, "name": "模型.gguf"},
     ]
 
 

@@ -154,6 +154,45 @@ def no_range() -> Fault:
     return NoRange()
 
 
+class UntilClose(Fault):
+    """Ends a body by closing; see `until_close`."""
+
+    def body(self, body: Body, status: int) -> bool:
+        """Without a length, and without chunks."""
+        body.declared_length, body.chunked = None, False
+        return True
+
+
+def until_close() -> Fault:
+    """Send neither a length nor chunks: the connection's end is the body's, as with HTTP/1.0."""
+    return UntilClose()
+
+
+@dataclass(frozen=True)
+class Presented(Fault):
+    """Serves another file under other headers; see `presented`."""
+
+    content: AnyContent
+    media_type: str
+    disposition: str | None
+
+    def source(self, request: Request, resource: Resource) -> Resource:
+        """That file."""
+        return replace(
+            resource,
+            content=as_content(self.content),
+            content_type=self.media_type,
+            disposition=self.disposition,
+            etag=None,
+            last_modified=None,
+        )
+
+
+def presented(content: AnyContent, media_type: str, disposition: str | None = None) -> Fault:
+    """Answer 200 with something else: a login page, an error in JSON, a pointer."""
+    return Presented(content, media_type, disposition)
+
+
 @dataclass(frozen=True)
 class OtherContent(Fault):
     """Serves another file; see `other_content`."""

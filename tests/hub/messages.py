@@ -70,6 +70,8 @@ class Body:
     total: int
     #: What Content-Length says; None sends the body in chunks, without a length.
     declared_length: int | None
+    #: Whether a body without a length goes in chunks; else the end of the connection is its end.
+    chunked: bool = True
     rate_bytes_per_s: float | None = None
     flips: frozenset[int] = frozenset()
     #: (after how many bytes, for how many seconds) nothing is sent.

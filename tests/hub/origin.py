@@ -173,7 +173,9 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         if reply.status == 206:
             self.send_header("Content-Range", f"bytes {body.start}-{body.end - 1}/{body.total}")
-        if body.declared_length is None:
+        if body.declared_length is None and not body.chunked:
+            self.send_header("Connection", "close")
+        elif body.declared_length is None:
             self.send_header("Transfer-Encoding", "chunked")
         else:
             self.send_header("Content-Length", str(body.declared_length))

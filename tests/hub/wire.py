@@ -79,7 +79,7 @@ class BodySender:
         self._idle = idle
         self._sent = 0
         self._began_s = time.monotonic()
-        self._chunked = body.declared_length is None
+        self._chunked = body.declared_length is None and body.chunked
 
     def send(self) -> None:
         """Send it all. Raises ConnectionEnded where the body ends the connection, OSError where the client does."""

@@ -172,6 +172,22 @@ class TestUrls:
         assert parse_ref(text) == ModelRef(kind="url", url=url)
 
     @pytest.mark.parametrize(
+        ("pasted", "url"),
+        [
+            ("  https://host.example/a.gguf\n", "https://host.example/a.gguf"),
+            ("\u00a0\ufeffhttps://host.example/a.gguf\u200b", "https://host.example/a.gguf"),
+            ("https://host.example/my model (1).gguf", "https://host.example/my%20model%20(1).gguf"),
+            ("https://host.example/\u6a21\u578b.gguf", "https://host.example/%E6%A8%A1%E5%9E%8B.gguf"),
+            ("https://host.example/a%20b c.gguf", "https://host.example/a%20b%20c.gguf"),
+            ("https://host.example/f?name=\u00e4 b", "https://host.example/f?name=%C3%A4%20b"),
+        ],
+    )
+    def test_a_pasted_url_gets_its_percent_encoding(self, pasted: str, url: str) -> None:
+        ref = parse_ref(pasted)
+        assert ref.url == url
+        assert parse_ref(str(ref)) == ref
+
+    @pytest.mark.parametrize(
         "text",
         [
             "https://",
@@ -184,8 +200,6 @@ class TestUrls:
             "http://host.example:0/",
             "http://host.example:x/",
             "http://ho st.example/",
-            "http://host.example/a b",
-            "http://host.example/\u00e4",
             "http://h\u00f6st.example/",
             "http://\uff11\uff12\uff17.0.0.1/",
             "http://host.example\t/",

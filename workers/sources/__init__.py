@@ -9,8 +9,9 @@ from hive.settings import Settings
 from hive.wire.refs import ModelRef
 from workers.sources import huggingface, url
 from workers.sources.plan import Plan, PlannedFile, RetryLater
+from workers.sources.url import named
 
-__all__ = ["Plan", "PlannedFile", "RetryLater", "resolve"]
+__all__ = ["Plan", "PlannedFile", "RetryLater", "named", "resolve"]
 
 
 def resolve(
@@ -22,13 +23,15 @@ def resolve(
     exclude: Sequence[str] = (),
     sha256: str | None = None,
     token: str | None = None,
+    name: str | None = None,
 ) -> Plan:
-    """What has to be on the disk for this reference. `sha256` is for a plain URL, the patterns and `token` for the Hub.
+    """What has to be on the disk for this reference. `sha256` and `name` are for a plain URL, the patterns and `token`
+    for the Hub.
 
     Raises:
         HiveError: the reference means nothing that can be fetched; the code says why.
         RetryLater: the Hub limits requests; ask again after the time it gives.
     """
     if ref.url is not None:
-        return url.resolve(ref, sha256)
+        return url.resolve(ref, sha256, name)
     return huggingface.resolve(ref, include, exclude, settings=settings, token=token, network=network)

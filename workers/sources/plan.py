@@ -50,6 +50,8 @@ class Plan:
     commit: str | None = None
     variant: str | None = None
     tree: tuple[RepoFile, ...] = ()
+    #: What the file of a plain URL is to be called, where somebody said so.
+    name: str | None = None
     #: Where tokens for the Xet store are handed out; None where there is none.
     xet_token: Location | None = None
 

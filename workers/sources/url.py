@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import unquote, urlsplit
+from dataclasses import replace
 
 from hive.errors import BadRequest, InvalidModelRef
-from hive.store.layout import safe_name
 from hive.wire.refs import ModelRef
+from workers.sources.naming import name_of, name_of_url
 from workers.sources.plan import Plan, PlannedFile
-from workers.transfer import Digest, Location, Source
+from workers.sources.sniff import check_head, check_whole
+from workers.transfer import Digest, Location, Served, Source
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-def resolve(ref: ModelRef, sha256: str | None) -> Plan:
-    """The plan for a URL. Its file is named by the last segment of the path, made safe.
+def resolve(ref: ModelRef, sha256: str | None, name: str | None = None) -> Plan:
+    """The plan for a URL. Its file is called `name`; without one, by the last segment of the path, made safe, until its
+    server has answered: see `named`.
 
     Raises:
         InvalidModelRef: the reference is no URL.
@@ -23,11 +25,32 @@ def resolve(ref: ModelRef, sha256: str | None) -> Plan:
     """
     if ref.url is None:
         raise InvalidModelRef
-    name = safe_name(unquote(urlsplit(ref.url).path.rpartition("/")[2]))
+    asked = name_of_url(ref.url)
     digest = Digest("sha256", _checked(sha256)) if sha256 else None
     location = Location(url=ref.url, headers={})
-    source = Source(locate=lambda: location, size=None, digest=digest, name=name)
-    return Plan(ref=ref, kind="url", files=(PlannedFile(name, None, digest, None, source),), primary=name)
+    source = Source(locate=lambda: location, size=None, digest=digest, name=name or asked)
+    if digest is None:
+        source = _inspected(source, asked, name)
+    file = PlannedFile(source.name, None, digest, None, source)
+    return Plan(ref=ref, kind="url", files=(file,), primary=file.path, name=name)
+
+
+def named(plan: Plan, file: PlannedFile, served: Served | None) -> PlannedFile:
+    """The file of a URL's plan under the name that it is kept by, now that its server has said one."""
+    return replace(file, path=plan.name or name_of(served, file.path))
+
+
+def _inspected(source: Source, asked: str, name: str | None) -> Source:
+    """The source with a look at what comes: no digest vouches for it."""
+
+    def names(served: Served) -> list[str]:
+        return [asked, name or name_of(served, asked)]
+
+    return replace(
+        source,
+        inspect=lambda served, head: check_head(served, head, names(served)),
+        inspect_whole=lambda served, fd: check_whole(fd, names(served)),
+    )
 
 
 def _checked(sha256: str) -> str:

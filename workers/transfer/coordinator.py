@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from hive.errors import LengthUnknown
 from workers.transfer.concurrency import ConnectionCount
 from workers.transfer.connection import Connection
 from workers.transfer.control import Control
@@ -255,6 +256,8 @@ class Coordinator:
         if not stream.whole and (stream.total is None or not (self._pinned or stream.validator)):
             # Nobody says where the file ends, or that two answers are of the same content.
             raise RangesRefused
+        if not stream.delimited and self.parts.size is None and not self._pinned:
+            raise LengthUnknown
         try:
             if stream.total is not None and self.parts.size is None:
                 self.parts.set_size(stream.total)

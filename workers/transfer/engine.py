@@ -13,7 +13,15 @@ import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from hive.errors import ChecksumMismatch, DiskFull, DownloadError, SourceChanged, StoreNotWritable, with_path
+from hive.errors import (
+    ChecksumMismatch,
+    DiskFull,
+    DownloadError,
+    NotAModel,
+    SourceChanged,
+    StoreNotWritable,
+    with_path,
+)
 from hive.net.egress import Network
 from workers.transfer.control import Control
 from workers.transfer.coordinator import Coordinator, Transports
@@ -21,13 +29,13 @@ from workers.transfer.http.pool import HostPool
 from workers.transfer.http.transport import HttpTransport
 from workers.transfer.limits import Limits
 from workers.transfer.progress import OnProgress, Reports, Snapshot, Status
-from workers.transfer.source import Fetched, Source
+from workers.transfer.source import INSPECTED_BYTES, Fetched, Served, Source
 from workers.transfer.state.disk import open_data, reserve, sync_data, translated
 from workers.transfer.state.hasher import FrontierHash
 from workers.transfer.state.journal import Identity, Journal, boot_id, recover
 from workers.transfer.state.journal_writer import JournalWriter
 from workers.transfer.state.part_map import Extent, PartMap
-from workers.transfer.state.partial import data_path, journal_path, set_aside
+from workers.transfer.state.partial import data_path, discard, journal_path, set_aside
 from workers.transfer.transport import ContentChanged, Known, RangesRefused, Stream, Transport
 
 #: Rounds of mending single parts before the whole file is fetched once more.
@@ -54,8 +62,9 @@ def fetch(
     is called from this thread.
 
     Raises Cancelled (or the error given to `control.cancel`), DiskFull, StoreNotWritable, ChecksumMismatch,
-    SourceChanged, DownloadTimeout, DownloadError, ModelAccessDenied, ModelNotFound, RevisionNotFound, FileNotFound,
-    UnsafeUrl. The journal stays, except after ChecksumMismatch, where the file is set aside as `<partial>.bad`.
+    SourceChanged, NotAModel, LengthUnknown, DownloadTimeout, DownloadError, ModelAccessDenied, ModelNotFound,
+    RevisionNotFound, FileNotFound, UnsafeUrl. The journal stays, except after ChecksumMismatch, where the file is set
+    aside as `<partial>.bad`, and after NotAModel, where nothing stays.
     """
     limits = limits or Limits()
     control = control or Control()
@@ -89,6 +98,8 @@ class _Fetch:
         self._parts = PartMap(source.size)
         self._known = Known(source.size)
         self._etag: str | None = None
+        self._served: Served | None = None
+        self._inspected = source.inspect is None
         self._journal_writer: JournalWriter | None = None
         self._durable: list[Extent] = []
         self._hash = self._new_hash()
@@ -115,9 +126,15 @@ class _Fetch:
                 self._receive()
             with translated():
                 self._settle_on_disk()
+                self._inspect_whole()
             return self._result(time.monotonic() - began)
         except (DiskFull, StoreNotWritable) as error:
             raise with_path(error, data_path(self._partial)) from error
+        except NotAModel:
+            self._stop_journal_writer()
+            with translated():
+                discard(self._partial)
+            raise
         finally:
             self._close()
 
@@ -184,6 +201,7 @@ class _Fetch:
     def _settled(self, stream: Stream) -> None:
         """The first answer is good: make room, and begin the journal."""
         self._etag = stream.etag
+        self._served = stream.served
         size = self._parts.size
         if size is None:
             return
@@ -208,6 +226,8 @@ class _Fetch:
 
     def _wrote(self, n_bytes: int) -> None:
         self._received += n_bytes
+        if not self._inspected and self._parts.frontier >= INSPECTED_BYTES:
+            self._inspect_head()
         if self._journal_writer is not None:
             self._journal_writer.wrote()
 
@@ -296,6 +316,23 @@ class _Fetch:
                 bad.append(extent)
         return bad
 
+    # Looking inside, where no digest vouches for the content.
+
+    def _inspect_head(self) -> None:
+        """Raises what `Source.inspect` does."""
+        self._inspected = True
+        if self._source.inspect is not None and self._served is not None:
+            with translated():
+                head = os.pread(self._fd, INSPECTED_BYTES, 0)
+            self._source.inspect(self._served, head)
+
+    def _inspect_whole(self) -> None:
+        """Raises what the source's functions do, and OSError."""
+        if not self._inspected:
+            self._inspect_head()
+        if self._source.inspect_whole is not None and self._served is not None:
+            self._source.inspect_whole(self._served, self._fd)
+
     # Ending.
 
     def _settle_on_disk(self) -> None:
@@ -317,6 +354,7 @@ class _Fetch:
             bytes_refetched=self._refetched,
             seconds=seconds,
             verified=self._source.digest is not None,
+            served=self._served,
         )
 
     def _close(self) -> None:

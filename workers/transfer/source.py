@@ -10,6 +10,9 @@ from typing import Literal, NamedTuple
 
 Algorithm = Literal["sha256", "git-sha1"]
 
+#: Bytes of a file's beginning that `Source.inspect` gets; fewer of a shorter file.
+INSPECTED_BYTES = 4096
+
 _HEX = {"sha256": re.compile(r"[0-9a-f]{64}"), "git-sha1": re.compile(r"[0-9a-f]{40}")}
 
 
@@ -39,6 +42,20 @@ class Location:
     expires_at: float | None = None
 
 
+class Served(NamedTuple):
+    """How a server presented a file: the address that answered at last, and what its headers say."""
+
+    url: str
+    #: The media type, in lower case, without parameters; "" without one.
+    media_type: str = ""
+    #: Content-Disposition as it came; "" without one.
+    disposition: str = ""
+
+    def __repr__(self) -> str:
+        """Without the address, which may be signed."""
+        return f"Served({self.media_type!r})"
+
+
 @dataclass(frozen=True)
 class Source:
     """One file to fetch."""
@@ -51,6 +68,11 @@ class Source:
     digest: Digest | None
     #: For logs and events; never a secret.
     name: str
+    #: Looks at the content while it comes, where no digest vouches for it: `inspect(served, head)` once with the first
+    #: INSPECTED_BYTES, and `inspect_whole(served, file)` at the end with a descriptor. Each raises the HiveError that
+    #: ends the download.
+    inspect: Callable[[Served, bytes], None] | None = field(default=None, repr=False)
+    inspect_whole: Callable[[Served, int], None] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -67,3 +89,5 @@ class Fetched:
     seconds: float
     #: False when no digest was given: the bytes are what the server sent, and nothing more is known.
     verified: bool
+    #: Who sent them, where that was asked over HTTP.
+    served: Served | None = None

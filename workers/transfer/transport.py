@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 from hive.errors import HiveError
 from workers.transfer.control import Control
 from workers.transfer.limits import Limits
+from workers.transfer.source import Served
 
 
 class Known(NamedTuple):
@@ -36,6 +37,10 @@ class Stream(Protocol):
     validator: str
     #: The ETag as it came, for the record.
     etag: str | None
+    #: How it was presented; None where nobody says.
+    served: Served | None
+    #: Whether the end of the body differs from a connection that broke.
+    delimited: bool
 
     def chunks(self) -> Iterator[memoryview]:
         """The bytes.

@@ -54,7 +54,7 @@ def test_a_digest_that_is_none_is_refused(settings: Settings, digest: str) -> No
         ("/CON", "download"),
         ("/manifest.json", "download"),
         ("/.git", "git"),
-        ("/caf%C3%A9.gguf", "caf_.gguf"),
+        ("/caf%C3%A9.gguf", "café.gguf"),
         ("/" + "x" * 300 + ".gguf", "x" * 250 + ".gguf"),
         ("/" + "y" * 300, "y" * 255),
     ],

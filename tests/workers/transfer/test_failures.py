@@ -14,6 +14,7 @@ from hive.errors import (
     DownloadTimeout,
     FileNotFound,
     HubUnavailable,
+    LengthUnknown,
     ModelAccessDenied,
     ModelNotFound,
     RevisionNotFound,
@@ -159,6 +160,35 @@ def test_a_compressed_answer_without_digest_is_refused(hub: HubServer, tmp_path:
     hub.faults.add(faults.gzip(), "/f")
     with pytest.raises(DownloadError, match="compressed"):
         get(source(hub.plain("f", big()), pinned=False), tmp_path / "f")
+
+
+@pytest.mark.parametrize("pinned", [True, False])
+def test_a_body_whose_end_cannot_be_told_needs_a_digest(hub: HubServer, tmp_path: Path, pinned: bool) -> None:
+    content = big()
+    what = source(hub.plain("f", content, ranges=False), content, pinned=pinned)
+    hub.faults.add(faults.until_close(), "/f")
+    if pinned:
+        assert get(what, tmp_path / "f").verified
+        return
+    with pytest.raises(LengthUnknown, match="cannot tell whether it is complete"):
+        get(what, tmp_path / "f")
+    assert len(hub.hits("/f")) == 1
+
+
+def test_a_body_whose_end_cannot_be_told_is_held_to_its_digest(hub: HubServer, tmp_path: Path) -> None:
+    content = big()
+    what = Source(lambda: Location(url), None, digest_of(content), "f")
+    url = hub.plain("f", content, ranges=False)
+    hub.faults.add(faults.until_close(), "/f")
+    hub.faults.add(faults.short_body(MIB), "/f", count=1)
+    assert get(what, tmp_path / "f").verified
+
+
+def test_a_body_in_chunks_says_its_end(hub: HubServer, tmp_path: Path) -> None:
+    content = big()
+    hub.faults.add(faults.short_body(MIB), "/f", count=1)
+    get(source(hub.plain("f", content, ranges=False, length=False), pinned=False), tmp_path / "f")
+    assert holds(tmp_path / "f", content)
 
 
 def test_a_decompression_bomb_stops_at_the_declared_size(hub: HubServer, tmp_path: Path) -> None:

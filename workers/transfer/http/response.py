@@ -25,6 +25,7 @@ from workers.transfer.http import status as http_status
 from workers.transfer.http.pool import HostPool
 from workers.transfer.http.sockets import Body, SocketAborter, requesting
 from workers.transfer.limits import Limits
+from workers.transfer.source import Served
 from workers.transfer.transport import Transient
 
 #: Bytes of a redirect's or an error's body that are read so that the connection can be kept, and seconds for it.
@@ -130,13 +131,23 @@ class HttpStream:
     """See Stream."""
 
     def __init__(
-        self, response: HttpResponse, start: int, total: int | None, buffer_bytes: int, *, whole: bool, decode: bool
+        self,
+        response: HttpResponse,
+        served: Served,
+        start: int,
+        total: int | None,
+        buffer_bytes: int,
+        *,
+        whole: bool,
+        decode: bool,
     ) -> None:
         self.start = start
         self.whole = whole
         self.total = total
         self.validator = http_status.strong_validator(response.headers)
         self.etag: str | None = response.headers.get("etag")
+        self.served: Served | None = served
+        self.delimited = total is not None or "transfer-encoding" in response.headers
         self._response = response
         self._buffer_bytes = buffer_bytes
         self._decode = decode

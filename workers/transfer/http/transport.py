@@ -20,7 +20,7 @@ from workers.transfer.http.pool import HostPool
 from workers.transfer.http.redirects import expired, signed_url_expiry
 from workers.transfer.http.response import HttpResponse, HttpStream
 from workers.transfer.limits import Limits
-from workers.transfer.source import Location, Source
+from workers.transfer.source import Location, Served, Source
 from workers.transfer.transport import ContentChanged, Declined, Known, RangesRefused, Throttled, Transient
 
 #: Seconds that a host is left alone after "too many requests" without a time.
@@ -189,7 +189,8 @@ class _ResponseCheck:
         if http_status.encoded(self._headers):
             if self._source.digest is None:
                 raise DownloadError(
-                    "The server sends the file compressed, and there is no digest to check the result by."
+                    "The server sends the file compressed, and there is no digest to check the result by. "
+                    "Give the file's sha256, or another address."
                 )
             return self._stream(0, known.size, self._limits.read_bytes, whole=True, decode=True)
         total = http_status.content_length(self._headers)
@@ -218,7 +219,9 @@ class _ResponseCheck:
         self, start: int, total: int | None, length: int | None, *, whole: bool = False, decode: bool = False
     ) -> HttpStream:
         buffer_bytes = max(1, min(self._limits.read_bytes, self._limits.read_bytes if length is None else length))
-        return HttpStream(self._response, start, total, buffer_bytes, whole=whole, decode=decode)
+        media_type = self._headers.get("content-type", "").partition(";")[0].strip().lower()
+        served = Served(str(self._place.url), media_type, self._headers.get("content-disposition", ""))
+        return HttpStream(self._response, served, start, total, buffer_bytes, whole=whole, decode=decode)
 
 
 def _place_of(location: Location) -> _Place:

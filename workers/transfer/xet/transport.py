@@ -32,7 +32,7 @@ from workers.transfer.control import Control
 from workers.transfer.http.pool import HostPool
 from workers.transfer.http.transport import HttpTransport
 from workers.transfer.limits import Limits
-from workers.transfer.source import Location, Source
+from workers.transfer.source import Location, Served, Source
 from workers.transfer.transport import Declined, Known, RangesRefused, Throttled, Transient, Unusable
 from workers.transfer.xet.session import Sessions, load
 
@@ -256,6 +256,8 @@ class XetStream:
     whole = False
     validator = ""
     etag: str | None = None
+    served: Served | None = None
+    delimited: bool = True
 
     def __init__(
         self, way: XetTransport, attempt: _Attempt, session: Any, chunks: Iterator[bytes], start: int, n_bytes: int

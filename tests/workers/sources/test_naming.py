@@ -1,0 +1,88 @@
+"""What a plain URL's file is called: RFC 6266, the last address, and no name that leads elsewhere."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hive.store.layout import safe_name
+from hive.wire.refs import MAX_SEGMENT_BYTES, path_problem
+from workers.sources.naming import disposition_name, name_of
+from workers.transfer import Served
+
+URL = "https://host.example/files/by-url.gguf"
+
+
+@pytest.mark.parametrize(
+    ("header", "name"),
+    [
+        ('attachment; filename="model.gguf"', "model.gguf"),
+        ("attachment; filename=model.gguf", "model.gguf"),
+        ("ATTACHMENT; FILENAME=model.gguf", "model.gguf"),
+        ("inline; filename=my model.gguf; size=3", "my model.gguf"),
+        ('attachment;filename="a;b.gguf"', "a_b.gguf"),
+        (r'attachment; filename="a\"b.gguf"', "a_b.gguf"),
+        ("attachment; filename*=UTF-8''%E6%A8%A1%E5%9E%8B.gguf", "模型.gguf"),
+        ("attachment; filename=\"old.gguf\"; filename*=UTF-8''new.gguf", "new.gguf"),
+        ("attachment; filename*=UTF-8''new.gguf; filename=\"old.gguf\"", "new.gguf"),
+        ("attachment; filename*=iso-8859-1'en'caf%E9.gguf", "café.gguf"),
+        ("attachment; filename*=UTF-8''%FF%FE.gguf; filename=plain.gguf", "plain.gguf"),
+        ("attachment; filename*=klingon''x.gguf; filename=plain.gguf", "plain.gguf"),
+        ('attachment; filename="café.gguf"'.encode().decode("latin-1"), "café.gguf"),
+        ('attachment; filename="caf\xe9.gguf"', "café.gguf"),
+        ('attachment; filename="my%20model.gguf"', "my model.gguf"),
+        ('attachment; filename="first.gguf"; filename="second.gguf"', "first.gguf"),
+        ('filename="no-type.gguf"', "by-url.gguf"),
+        ("attachment", "by-url.gguf"),
+        ("", "by-url.gguf"),
+        ('attachment; filename=""', "by-url.gguf"),
+        ('attachment; filename="../../etc/x"', "x"),
+        ('attachment; filename="/etc/passwd"', "passwd"),
+        (r'attachment; filename="C:\models\x.gguf"', "x.gguf"),
+        ("attachment; filename*=UTF-8''..%2F..%2Fetc%2Fx", "x"),
+        ("attachment; filename*=UTF-8''a%00b%0Ac%1B%5B31m.gguf", "a_b_c_[31m.gguf"),
+        ("attachment; filename*=UTF-8''a%E2%80%AEfugg.exe", "a_fugg.exe"),
+        ('attachment; filename=".."', "by-url.gguf"),
+        ('attachment; filename="."', "by-url.gguf"),
+        ('attachment; filename="CON"', "by-url.gguf"),
+        ('attachment; filename="nul.gguf"', "by-url.gguf"),
+        ('attachment; filename="manifest.json"', "by-url.gguf"),
+        ('attachment; filename="Manifest.JSON"', "by-url.gguf"),
+        (f'attachment; filename="{"x" * 300}.gguf"', "x" * 250 + ".gguf"),
+        (f"attachment; filename*=UTF-8''{'%E6%A8%A1' * 100}.safetensors", "模" * 81 + ".safetensors"),
+        ('attachment; filename="unclosed.gguf', "by-url.gguf"),
+        ("attachment; filename=" + "y" * 100_000, "y" * 255),
+    ],
+)
+def test_content_disposition_names_the_file(header: str, name: str) -> None:
+    assert name_of(Served(URL, disposition=header), "asked.gguf") == name
+
+
+@pytest.mark.parametrize(
+    ("last", "asked", "name"),
+    [
+        ("https://cdn.example/v2/model-v2.gguf?sig=1", "latest.gguf", "model-v2.gguf"),
+        ("https://cdn.example/", "latest.gguf", "latest.gguf"),
+        ("https://cdn.example/blobs/ab12cd", "latest.gguf", "latest.gguf"),
+        ("https://cdn.example/blobs/model", "latest", "model"),
+        ("https://cdn.example/%E6%A8%A1%E5%9E%8B.gguf", "latest", "模型.gguf"),
+        ("https://cdn.example/a%2f..%2f..%2fetc%2fpasswd", "latest", "passwd"),
+    ],
+)
+def test_without_it_the_last_address_names_the_file(last: str, asked: str, name: str) -> None:
+    assert name_of(Served(last), asked) == name
+
+
+@given(st.text(max_size=600))
+def test_no_name_leads_elsewhere(text: str) -> None:
+    for name in (safe_name(text), name_of(Served(URL, disposition=f'attachment; filename="{text}"'), "asked.gguf")):
+        assert path_problem(name) is None
+        assert "/" not in name
+        assert len(name.encode()) <= MAX_SEGMENT_BYTES
+        assert safe_name(name) == name
+
+
+@given(st.binary(max_size=300))
+def test_no_header_is_too_much(header: bytes) -> None:
+    disposition_name(header.decode("latin-1"))

@@ -1,0 +1,75 @@
+"""The name of a plain URL's file, from what its server says: RFC 6266, then the last address, then the one asked for.
+
+Problem: `https://host/get.php?id=7` names nothing, and what does (Content-Disposition, the address behind redirects) is
+a stranger's word: absolute, with `..`, control characters, or 3,000 bytes long. The easy way, `email.message`, folds,
+guesses and follows RFC 2231's continuations. So the header is read here by its grammar, `filename*` before `filename`,
+and whatever is found goes through `safe_name`.
+"""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import unquote, unquote_to_bytes, urlsplit
+
+from hive.store.layout import FALLBACK_NAME, safe_name
+from workers.sources.sniff import BINARY_ENDINGS
+from workers.transfer import Served
+
+#: Characters of a Content-Disposition that are read; names have at most 255 bytes.
+MAX_DISPOSITION_CHARS = 4096
+
+#: One parameter: a name, and a quoted string or a token. Unquoted values with blanks are what servers send too.
+_PARAMETER = re.compile(r""";\s*([\w!#$&+.^`|~-]+\*?)\s*=\s*("(?:[^"\\]|\\.)*"|[^;"]*)""", re.ASCII | re.DOTALL)
+_ESCAPED = re.compile(r"\\([\"\\])")
+_PERCENT = re.compile(r"%[0-9A-Fa-f]{2}")
+_CHARSETS = frozenset({"utf-8", "iso-8859-1", "us-ascii"})
+
+
+def name_of_url(url: str) -> str:
+    """What the last segment of a URL's path says, made safe; `download` where it says nothing."""
+    return safe_name(unquote(urlsplit(url).path.rpartition("/")[2]))
+
+
+def name_of(served: Served | None, asked: str) -> str:
+    """The name under which a file is kept that was asked for as `asked`. Safe for any filesystem."""
+    if served is None:
+        return asked
+    if (said := safe_name(disposition_name(served.disposition))) != FALLBACK_NAME:
+        return said
+    last = name_of_url(served.url)
+    if last == FALLBACK_NAME or ("." not in last and asked.lower().endswith(BINARY_ENDINGS)):
+        # A store names its objects by digests; then what was asked for says more.
+        return asked
+    return last
+
+
+def disposition_name(header: str) -> str:
+    """The file name in a Content-Disposition as the server means it, which is not safe; "" without one."""
+    values: dict[str, str] = {}
+    for name, value in _PARAMETER.findall(";" + header[:MAX_DISPOSITION_CHARS].partition(";")[2]):
+        values.setdefault(name.lower(), value.strip())
+    return _extended(values.get("filename*", "")) or _plain(values.get("filename", ""))
+
+
+def _extended(value: str) -> str:
+    """RFC 8187: charset'language'percent-encoded. "" where it is not that."""
+    charset, _, rest = value.strip('"').partition("'")
+    _, quote, encoded = rest.partition("'")
+    if not quote or charset.lower() not in _CHARSETS:
+        return ""
+    try:
+        return unquote_to_bytes(encoded).decode(charset)
+    except UnicodeDecodeError:
+        return ""
+
+
+def _plain(value: str) -> str:
+    """A quoted string or a token. Servers write UTF-8 into it, or percent-encoding, though they should not."""
+    if value.startswith('"'):
+        value = _ESCAPED.sub(r"\1", value[1:-1])
+    try:
+        # Header values come as Latin-1.
+        value = value.encode("latin-1").decode("utf-8")
+        return unquote(value, errors="strict") if _PERCENT.search(value) else value
+    except UnicodeError:
+        return value

@@ -1,0 +1,216 @@
+"""Content sniffing: whether what a server sent for a plain URL can be the file that was asked for.
+
+Problem: a login page, an error in JSON, an object store's XML and a Git LFS pointer all come with status 200, and
+without a digest nobody vouches for the bytes. The easy way, the media type, is wrong both ways: storage sends models as
+text/plain, and pages as application/octet-stream. So the first bytes are looked at: a known format passes whatever its
+type says; a page, a pointer, or another format than the name promises, ends the download before more of it comes. At
+the end the formats that say how long they are are held to it, so that a body which was cut off in good order is found.
+
+Nothing is unpacked and nothing unpickled here: a few bytes are compared.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from hive.errors import NotAModel
+from workers.transfer import Served
+
+#: Bytes of a safetensors header; the format itself allows no more.
+MAX_HEADER_BYTES = 100_000_000
+#: Bytes of one that is parsed; of a longer one only the length is believed.
+PARSED_HEADER_BYTES = 16 << 20
+#: Bytes at the end of a zip archive in which its directory's end must stand: its record and the longest comment.
+ZIP_TAIL_BYTES = 22 + 65_535
+#: Bytes of the shortest GGUF file: magic, version and two counts.
+GGUF_HEADER_BYTES = 24
+
+#: Endings of files that are never text: a text in their place is an error message.
+BINARY_ENDINGS = (
+    *(".gguf", ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".onnx", ".h5", ".hdf5", ".keras", ".tflite", ".npz"),
+    *(".npy", ".zip", ".gz", ".tgz", ".xz", ".bz2", ".zst", ".7z", ".tar", ".msgpack", ".ot", ".pb", ".mlmodel"),
+    *(".parquet", ".ggml", ".model", ".pkl", ".engine", ".nemo", ".mar"),
+)
+_TEXT_ENDINGS = (".txt", ".md", ".jinja", ".py", ".yaml", ".yml", ".toml", ".ini", ".cfg", ".csv", ".tsv", ".template")
+_JSON_ENDINGS = (".json", ".jsonl", ".ndjson", ".ipynb", ".geojson", ".webmanifest")
+
+_POINTER = re.compile(rb"version https?://(?:git-lfs\.github\.com|hawser\.github\.com)/spec/")
+_PAGE = re.compile(
+    rb"(?:<!--.{0,2000}?-->\s*)*<(?:!doctype\s+html|html|head|body|script|title|meta|center|h1|div)\b", re.I | re.S
+)
+_XML = re.compile(rb"<\?xml\b|<(?:Error|ListBucketResult|soap:|svg\b|rss\b)")
+_JSON = re.compile(rb"\{\s*(?:\"|\}|$)|\[\s*(?:[\[{\"\]\d-]|$)")
+_NO_TENSORS_OF_ITS_OWN = re.compile(r"vocab|-00001-of-\d{5}", re.IGNORECASE)
+#: Keys that an error in JSON consists of.
+_ERROR_KEYS = frozenset(
+    {"error", "errors", "message", "detail", "details", "code", "status", "success", "title", "type"}
+)
+
+
+class Format(NamedTuple):
+    """A file format that its first bytes tell."""
+
+    words: str
+    endings: tuple[str, ...]
+    fits: Callable[[bytes], bool]
+
+
+def _magic(*magics: bytes, at: int = 0) -> Callable[[bytes], bool]:
+    return lambda head: head[at:].startswith(magics)
+
+
+def _is_safetensors(head: bytes) -> bool:
+    return head[8:9] == b"{" and 2 <= int.from_bytes(head[:8], "little") <= MAX_HEADER_BYTES
+
+
+_SAFETENSORS = Format("a safetensors file", (".safetensors",), _is_safetensors)
+_GGUF = Format("a GGUF file", (".gguf",), _magic(b"GGUF"))
+_ZIP = Format("a zip archive", (".zip", ".npz", ".keras", ".mar"), _magic(b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08"))
+
+#: What is told by its first bytes. An ending is only listed where every file of it begins so.
+FORMATS = (
+    _GGUF,
+    _ZIP,
+    Format("an HDF5 file", (".h5", ".hdf5"), lambda head: b"\x89HDF\r\n\x1a\n" in head[:2056]),
+    Format("a NumPy array", (".npy",), _magic(b"\x93NUMPY")),
+    Format("a gzip archive", (".gz", ".tgz"), _magic(b"\x1f\x8b")),
+    Format("an xz archive", (".xz",), _magic(b"\xfd7zXZ\0")),
+    Format("a bzip2 archive", (".bz2",), _magic(b"BZh")),
+    Format("a zstd archive", (".zst",), _magic(b"\x28\xb5\x2f\xfd")),
+    Format("a 7z archive", (".7z",), _magic(b"7z\xbc\xaf\x27\x1c")),
+    Format("a Parquet file", (".parquet",), _magic(b"PAR1")),
+    Format("a TFLite model", (".tflite",), _magic(b"TFL3", at=4)),
+    Format("a tar archive", (), _magic(b"ustar", at=257)),
+    Format("a PDF", (), _magic(b"%PDF-")),
+    # Last: eight bytes of a length and a brace are the weakest sign.
+    _SAFETENSORS,
+)
+
+
+def check_head(served: Served, head: bytes, names: Sequence[str]) -> None:
+    """Look at the first bytes of a file that goes by any of these names.
+
+    Raises NotAModel with what came, where that is not what the names promise.
+    """
+    names = [name.lower() for name in names]
+    if not head:
+        raise _refusal("an empty file")
+    found = next((form for form in FORMATS if form.fits(head)), None)
+    wanted = next((form for form in FORMATS if _ends(names, form.endings)), None)
+    if wanted is not None and not wanted.fits(head):
+        raise _refusal(_disguise(served, head, names) or (found.words if found else "other bytes"), wanted)
+    if found is None and (disguise := _disguise(served, head, names)):
+        raise _refusal(disguise)
+
+
+def check_whole(fd: int, names: Sequence[str]) -> None:
+    """Hold a file that has come as a whole to what its own format says of its length.
+
+    Raises NotAModel where it is cut short or holds nothing, OSError.
+    """
+    names = [name.lower() for name in names]
+    size = os.fstat(fd).st_size
+    head = os.pread(fd, GGUF_HEADER_BYTES, 0)
+    if _is_safetensors(head) and _ends(names, _SAFETENSORS.endings):
+        _check_safetensors(fd, size)
+    elif _GGUF.fits(head):
+        if size < GGUF_HEADER_BYTES:
+            raise _cut_short("a GGUF file", GGUF_HEADER_BYTES, size)
+        if not any(head[8:16]) and not any(_NO_TENSORS_OF_ITS_OWN.search(name) for name in names):
+            raise _refusal("a GGUF file without tensors")
+    elif _ZIP.fits(head) and b"PK\x05\x06" not in os.pread(fd, ZIP_TAIL_BYTES, max(0, size - ZIP_TAIL_BYTES)):
+        raise _refusal("a zip archive that is cut short")
+
+
+def _check_safetensors(fd: int, size: int) -> None:
+    """The header's length, and the end of the last tensor, which is the file's."""
+    header_bytes = int.from_bytes(os.pread(fd, 8, 0), "little")
+    if 8 + header_bytes > size:
+        raise _cut_short("a safetensors file", 8 + header_bytes, size)
+    if header_bytes > PARSED_HEADER_BYTES:
+        return
+    try:
+        header = json.loads(os.pread(fd, header_bytes, 8))
+        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        whole = 8 + header_bytes + max(ends, default=0)
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
+        raise _refusal("a safetensors file whose header cannot be read") from None
+    if size != whole:
+        raise _cut_short("a safetensors file", whole, size)
+
+
+def _disguise(served: Served, head: bytes, names: Sequence[str]) -> str | None:
+    """What it is that is no model, or None where nothing speaks against it."""
+    if _POINTER.match(head):
+        return "a Git LFS pointer"
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if served.media_type in ("text/html", "application/xhtml+xml") or _PAGE.match(text):
+        return "a web page"
+    declared = served.media_type.partition("/")[2]
+    is_xml = declared == "xml" or declared.endswith("+xml") or _XML.match(text)
+    if is_xml and (b"<Error>" in head or not _ends(names, (".xml", ".svg"))):
+        return "an XML document"
+    is_json = declared == "json" or declared.endswith("+json")
+    if _ends(names, _JSON_ENDINGS):
+        return "an error in JSON" if _is_json_error(head) else None
+    if is_json or (_JSON.match(text) and not _ends(names, _TEXT_ENDINGS) and _is_text(head)):
+        return "a JSON document"
+    return "a text" if _ends(names, BINARY_ENDINGS) and _is_text(head) else None
+
+
+def _is_text(head: bytes) -> bool:
+    """Whether these bytes are printable UTF-8; the last character may be cut."""
+    try:
+        text = head.decode("utf-8")
+    except UnicodeDecodeError as error:
+        if error.start < len(head) - 3 or len(head) < 16:
+            return False
+        text = head[: error.start].decode("utf-8")
+    return all(char.isprintable() or char in "\r\n\t\f" for char in text)
+
+
+def _is_json_error(head: bytes) -> bool:
+    """Whether this is a short JSON object that says an error and nothing else."""
+    try:
+        value: Any = json.loads(head)
+    except (ValueError, RecursionError):
+        return False
+    return (
+        isinstance(value, dict) and bool(value.keys() & {"error", "errors", "detail"}) and value.keys() <= _ERROR_KEYS
+    )
+
+
+def _ends(names: Sequence[str], endings: tuple[str, ...]) -> bool:
+    return bool(endings) and any(name.endswith(endings) for name in names)
+
+
+#: What to do, by what came.
+_WAYS_OUT = {
+    "a Git LFS pointer": "Use the address of the file itself: the Hub's with /resolve/ in it, GitHub's on media.",
+    "a web page": "Open the address in a browser: it may want a login, or lead to a page about the file.",
+}
+_WAY_OUT = "Look at what the address gives, with curl or a browser."
+
+
+def _refusal(came: str, wanted: Format | None = None) -> NotAModel:
+    instead = f", not {wanted.words}" if wanted else ", not a model"
+    way_out = _WAYS_OUT.get(came, _WAY_OUT)
+    return NotAModel(
+        f"The server sent {came}{instead}. {way_out} With the file's sha256 hive takes whatever has that digest.",
+        came=came,
+    )
+
+
+def _cut_short(what: str, expected_bytes: int, size: int) -> NotAModel:
+    more = "less" if size < expected_bytes else "more"
+    return NotAModel(
+        f"The server sent {what} of {size} bytes, {more} than the {expected_bytes} that its header says. "
+        "Start the download again, or look for another address.",
+        came=what,
+        bytes=size,
+        expected_bytes=expected_bytes,
+    )
