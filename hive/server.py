@@ -28,6 +28,7 @@ from hive.api.services import make_services
 from hive.errors import CannotListen
 from hive.processes.prefork import Prefork
 from hive.settings import Settings
+from hive.store import probe
 from hive.streams import sse
 from hive.streams.writer import EXTENSION, Listener, SocketWriter
 
@@ -57,6 +58,7 @@ def run(settings: Settings, host: str, port: int, processes: int = 1) -> None:
     _allow_many_connections()
     listener = listen(host, port)
     bound_host, bound_port = listener.getsockname()[:2]
+    probe.report(settings)
     log.info("listening", extra={"fields": {"address": f"http://{bound_host}:{bound_port}"}})
     if processes == 1:
         serve(settings, listener)

@@ -20,6 +20,7 @@ from hive import logs
 from hive.processes.prefork import Prefork
 from hive.redis_client import connect, is_redis_error
 from hive.settings import Settings, SettingsError
+from hive.store import probe
 from hive.wire import keys
 from workers.process.job import DownloadJob
 from workers.process.worker import DownloadWorker
@@ -66,6 +67,7 @@ def main(argv: list[str] | None = None) -> int:
     if not 1 <= concurrency <= MAX_CONCURRENCY:
         parser.error(f"--concurrency must lie between 1 and {MAX_CONCURRENCY}.")
     logs.setup(settings.log_level, settings.log_format)
+    probe.report(settings)
     # Imported once, before the fork: every horse begins with it.
     importlib.import_module("workers.download")
     Prefork(lambda: work(settings), concurrency, lambda: log.info("%d workers are ready", concurrency)).run()

@@ -24,6 +24,7 @@ from hive.net.egress import Network
 from hive.redis_client import connect, is_redis_error
 from hive.secrets import Credentials, SecretKeyError, unseal
 from hive.settings import Settings
+from hive.store.filesystem import nearest, partial_place
 from hive.wire import events
 from hive.wire.refs import HIDDEN_QUERY, parse_ref, with_query
 from workers.claim import ClaimedDownload, call_the_next, take_next
@@ -94,7 +95,8 @@ class Download:
         self._control = Control(self._fleet.bandwidth)
         self._store = Store(settings)
         self._leases = FileLeases(client, claim.id, claim.fence, settings.lease_s)
-        self._reservation = Reservation(client, claim.id, settings.hive_dir, limits_of(settings), self._control)
+        partials = partial_place(settings, for_url=record.request.ref.startswith("http")).path
+        self._reservation = Reservation(client, claim.id, nearest(partials), limits_of(settings), self._control)
         self._started_s = time.monotonic()
         subject = Reported(
             claims=taken.downloads.claims,
@@ -145,6 +147,7 @@ class Download:
         credentials = self._credentials()
         network = outbound(self._settings, guarded=self._record.request.ref.startswith("http"))
         plan = self._resolve(credentials, network)
+        self._store.check(plan)
         missing = self._store.missing(plan)
         on_disk = [file for file in plan.files if file not in missing]
         bytes_on_disk = sum(file.size or 0 for file in on_disk)

@@ -9,6 +9,7 @@ not a write elsewhere.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import errno
@@ -23,7 +24,17 @@ import msgspec
 
 from hive.errors import DownloadError, InternalError, StoreNotWritable, disk_error
 from hive.settings import Settings
-from hive.store.dirfd import open_folder, read_file, remove_file, size_of, write_file, write_link
+from hive.store.dirfd import (
+    copy_file,
+    open_folder,
+    read_file,
+    remove_file,
+    size_of,
+    temporary_name,
+    write_file,
+    write_link,
+)
+from hive.store.filesystem import check_names, partial_place
 from hive.store.layout import (
     BLOBS,
     CACHEDIR_TAG,
@@ -31,7 +42,6 @@ from hive.store.layout import (
     FILES,
     MANIFEST,
     MAX_REF_BYTES,
-    PARTIAL,
     REFS,
     SNAPSHOTS,
     TREES,
@@ -43,6 +53,7 @@ from hive.store.layout import (
     repo_folder,
     url_key,
 )
+from hive.store.probe import probe
 from hive.store.repo_cache import RepoCache, open_repo
 from hive.wire.refs import without_query
 from workers.reuse import adopt
@@ -51,25 +62,40 @@ from workers.transfer import Fetched, Limits, data_path, discard, finish, journa
 
 #: Bytes from which a file is made durable by itself when it is published: what it would cost to fetch it again.
 SYNCED_ALONE_FROM_BYTES: Final = Limits().small_file_bytes
-#: What a filesystem says that has no symbolic links: the file itself then goes into the snapshot, as huggingface_hub
-#: does it.
-_NO_LINKS: Final = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
 
 
 class Store:
     """The shared model store. Methods raise StoreNotWritable or DiskFull where the disk refuses."""
 
     def __init__(self, settings: Settings) -> None:
+        self._settings = settings
         self._hub = settings.hub_dir
         self._hive = settings.hive_dir
+        self._places = {kind: partial_place(settings, for_url=kind == "url") for kind in ("hf", "url")}
+
+    def check(self, plan: Plan) -> None:
+        """Whether the disk will take these files, before any of them is fetched.
+
+        Raises:
+            StoreNotWritable, DiskFull: nothing can be written; or a name cannot be, or two are one to this filesystem.
+        """
+        if plan.kind == "hf":
+            limits = probe(self._settings)
+            check_names([file.path for file in plan.files], limits, self._hub)
+            return
+        with _our_errors(), open_folder(self._hive, FILES, create=True) as files:
+            name = temporary_name("probe")
+            write_file(files, name, b"", durable=False)
+            remove_file(files, name)
 
     def partial(self, plan: Plan, file: PlannedFile, own: str = "") -> Path:
         """Where the engine keeps this file while it is under way: one place for a content, whoever asks for it.
 
         With `own` (an id) a place that nobody shares: for files too small to be resumed.
         """
-        with _our_errors(), open_folder(self._hive, PARTIAL, create=True):
-            return self._hive / PARTIAL / (_partial_key(plan, file) + (f".{own}" if own else ""))
+        place = self._places[plan.kind]
+        with _our_errors(), open_folder(place.root, *place.names, create=True):
+            return place.path / (_partial_key(plan, file) + (f".{own}" if own else ""))
 
     def missing(self, plan: Plan) -> tuple[PlannedFile, ...]:
         """The files that have to be fetched: those that are not in the store with the right size.
@@ -81,7 +107,7 @@ class Store:
         wanted = {_etag(file): file for file in reversed(plan.files)}
         files = tuple(file for file in plan.files if wanted[_etag(file)] is file)
         with _our_errors(), open_repo(self._hub, _folder(plan)) as cache:
-            return files if cache is None else tuple(file for file in files if not _is_there(cache, plan, file))
+            return files if cache is None else tuple(file for file in files if not _content(cache, plan, file))
 
     def has(self, plan: Plan, file: PlannedFile) -> bool:
         """Whether this file need not be fetched. `missing` is quicker for many."""
@@ -146,27 +172,34 @@ class Store:
         snapshot = self._hub / _folder(plan) / SNAPSHOTS / _commit(plan)
         return str(snapshot / plan.primary if plan.primary else snapshot)
 
-    def _link(self, plan: Plan, file: PlannedFile) -> None:
+    def _link(self, plan: Plan, file: PlannedFile, content: tuple[str, ...], *, last: bool) -> None:
+        """A link to the blob. Where the filesystem has none the file itself, as huggingface_hub does it: moved, or
+        copied while others still want it. A disk that is full or broken refuses that too, and then says so itself.
+        """
         *folders, name = file.path.split("/")
         repo = _folder(plan)
         with open_folder(self._hub, repo, SNAPSHOTS, _commit(plan), *folders, create=True) as folder:
-            try:
-                write_link(folder, name, blob_link(file.path, _etag(file)))
-            except OSError as error:
-                if error.errno not in _NO_LINKS:
-                    raise
-                with open_folder(self._hub, repo, BLOBS) as blobs:
-                    os.replace(_etag(file), name, src_dir_fd=blobs, dst_dir_fd=folder)
+            if content[0] == BLOBS:
+                with contextlib.suppress(OSError):
+                    write_link(folder, name, blob_link(file.path, _etag(file)))
+                    return
+            with open_folder(self._hub, repo, *content[:-1]) as source:
+                if last and content[0] == BLOBS:
+                    os.replace(content[-1], name, src_dir_fd=source, dst_dir_fd=folder)
+                else:
+                    copy_file(source, content[-1], folder, name)
 
     def _complete_links(self, plan: Plan, cache: RepoCache) -> None:
         """Files whose blob was there before have no link in this commit yet."""
         sizes = {entry.path: entry.size for entry in cache.entries(_commit(plan))}
-        for file in plan.files:
-            if sizes.get(file.path) == file.size:
-                continue
-            if not _is_there(cache, plan, file):
+        absent = [file for file in plan.files if sizes.get(file.path) != file.size]
+        waiting = collections.Counter(_etag(file) for file in absent)
+        for file in absent:
+            content = _content(cache, plan, file)
+            if content is None:
                 raise DownloadError(f"{file.path} was removed from the store during the download. Start it again.")
-            self._link(plan, file)
+            waiting[_etag(file)] -= 1
+            self._link(plan, file, content, last=not waiting[_etag(file)])
 
     def _sync(self, plan: Plan) -> None:
         """Make all names survive a power cut: one fsync for each folder, not for each of a thousand files."""
@@ -242,15 +275,19 @@ class Store:
         return None
 
 
-def _is_there(cache: RepoCache, plan: Plan, file: PlannedFile) -> bool:
-    """Whether the repository has the blob, or the file itself where there are no links, with the right size."""
+def _content(cache: RepoCache, plan: Plan, file: PlannedFile) -> tuple[str, ...] | None:
+    """Where in the repository the file's content is: its blob, or, where there are no links, a file of the commit that
+    has the same. None where it is not there with the right size.
+    """
     blob = cache.blob(_etag(file))
     if blob is not None and blob.size == file.size:
-        return True
-    *folders, name = file.path.split("/")
-    with contextlib.suppress(OSError), open_folder(cache.fd, SNAPSHOTS, _commit(plan), *folders) as folder:
-        return size_of(folder, name) == file.size
-    return False
+        return BLOBS, _etag(file)
+    for path in dict.fromkeys([file.path, *(other.path for other in plan.files if other.etag == file.etag)]):
+        *folders, name = path.split("/")
+        with contextlib.suppress(OSError), open_folder(cache.fd, SNAPSHOTS, _commit(plan), *folders) as folder:
+            if size_of(folder, name) == file.size:
+                return SNAPSHOTS, _commit(plan), *folders, name
+    return None
 
 
 def _move(partial: Path, blobs: int, etag: str) -> None:

@@ -19,6 +19,7 @@ from hive.metrics.replica import Replica
 from hive.redis_client import CommandThread
 from hive.settings import Settings
 from hive.store.catalog import ModelCatalog
+from hive.store.probe import StoreHealth
 from hive.store.space import Disk
 from hive.streams.fanout import Fanout
 from hive.streams.many import ManyEndpoint
@@ -42,6 +43,7 @@ class Services:
     many_streams: ManyEndpoint
     replica: Replica
     disk: Disk
+    store_health: StoreHealth
     webhooks: WebhookOutbox
     operations: Operations = field(default_factory=Operations)
 
@@ -81,7 +83,8 @@ def make_services(settings: Settings, redis_url: str) -> Services:
         streams=streams,
         many_streams=many_streams,
         replica=Replica(commands, fanout, streams, many_streams),
-        disk=Disk(settings.store_dir),
+        disk=Disk(settings.hub_dir),
+        store_health=StoreHealth(settings),
         webhooks=webhooks,
     )
 

@@ -20,7 +20,8 @@ from hive.lua import Script
 from hive.redis_client import RedisClient
 from hive.settings import Settings
 from hive.store.dirfd import open_folder, remove_file
-from hive.store.layout import PARTIAL, PARTIAL_ENDINGS
+from hive.store.filesystem import partial_places
+from hive.store.layout import PARTIAL_ENDINGS
 from hive.wire import keys
 
 log = logging.getLogger("hive.downloads.cleanup")
@@ -35,11 +36,12 @@ def close(settings: Settings, client: RedisClient, intents: IntentLog, download_
     if intent is not None and intent.purge:
         last = intents.read_attempt(download_id)
         shared = set(last.partials if last else ()) - intents.partials_of_others(download_id)
-        with open_folder(settings.hive_dir, PARTIAL, missing_ok=True) as folder:
-            if folder is not None:
-                freed = _remove_own(folder, download_id)
-                freed += sum(_remove_shared(folder, client, name, download_id) for name in sorted(shared))
-                log.info("partial files removed", extra={"fields": {"download_id": download_id, "bytes": freed}})
+        for place in partial_places(settings):
+            with open_folder(place.root, *place.names, missing_ok=True) as folder:
+                if folder is not None:
+                    freed = _remove_own(folder, download_id)
+                    freed += sum(_remove_shared(folder, client, name, download_id) for name in sorted(shared))
+                    log.info("partial files removed", extra={"fields": {"download_id": download_id, "bytes": freed}})
     intents.remove(download_id)
 
 

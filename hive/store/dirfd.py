@@ -12,6 +12,7 @@ import contextlib
 import fcntl
 import os
 import secrets
+import shutil
 import stat
 import sys
 from collections.abc import Iterator
@@ -21,6 +22,8 @@ from typing import Literal, overload
 
 #: Deepest folder that is walked below a root: a path in a repository has at most 1,024 bytes.
 MAX_DEPTH = 512
+#: Bytes copied at a time.
+COPY_BLOCK_BYTES = 4 << 20
 
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -125,6 +128,25 @@ def write_file(folder: int, name: str, data: bytes, *, durable: bool = True) -> 
         os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
     if durable:
         os.fsync(folder)
+
+
+def copy_file(source: int, source_name: str, folder: int, name: str) -> None:
+    """Copy a file so that readers see all of it or nothing; it survives a power cut.
+
+    Raises:
+        OSError: where it cannot be read or written.
+    """
+    temporary = temporary_name(name)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with (
+        os.fdopen(os.open(source_name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=source), "rb") as content,
+        _unlinked_on_error(folder, temporary),
+        os.fdopen(os.open(temporary, flags, 0o666, dir_fd=folder), "wb") as copy,
+    ):
+        shutil.copyfileobj(content, copy, COPY_BLOCK_BYTES)
+        copy.flush()
+        os.fsync(copy.fileno())
+        os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
 
 
 def write_link(folder: int, name: str, target: str) -> None:

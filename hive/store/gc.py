@@ -55,9 +55,10 @@ class GarbageCollector:
         collect_partials(gc, in_use)
         _collect_url_files(gc, in_use)
         with open_folder(gc.hub, missing_ok=True) as hub:
-            folders = [] if hub is None else [name for name in subfolders(hub) if repo_of(name)]
-            for folder in folders:
-                collect_repo(gc, folder, in_use)
+            if hub is not None:
+                gc.remove_temporaries(hub, gc.hub.name)
+                for folder in [name for name in subfolders(hub) if repo_of(name)]:
+                    collect_repo(gc, folder, in_use)
         _collect_listings(gc, in_use)
         return gc.end()
 

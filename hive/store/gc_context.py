@@ -61,6 +61,7 @@ class GcContext:
         older_than_s: float | None = None,
         dry_run: bool = False,
     ) -> None:
+        self.settings = settings
         self.hub = settings.hub_dir
         self.hive = settings.hive_dir
         self.look = look

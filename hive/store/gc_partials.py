@@ -11,8 +11,8 @@ import re
 from typing import Final, NamedTuple
 
 from hive.store.dirfd import open_folder, remove_file, size_of
+from hive.store.filesystem import partial_places
 from hive.store.gc_context import GcContext, InUse, InUseError, modified_s
-from hive.store.layout import PARTIAL
 from hive.wire.maintenance import GarbageKind
 
 _PARTIAL: Final = re.compile(
@@ -38,20 +38,25 @@ class _Partial(NamedTuple):
 
 def collect_partials(gc: GcContext, in_use: InUse) -> None:
     """Remove the old ones. Raises Stopped, and HiveError where a lease cannot be asked for."""
-    with open_folder(gc.hive, PARTIAL, missing_ok=True) as folder:
-        if folder is None:
-            return
-        gc.remove_temporaries(folder, f"hive/{PARTIAL}")
-        for partial in _partials_in(folder):
-            gc.check_stop()
-            modified = max((modified_s(folder, name) for name in partial.names), default=0.0)
-            if gc.is_old(modified) and not _is_used(in_use, partial, modified):
-                _remove(gc, folder, partial)
+    for place in partial_places(gc.settings):
+        shown = "/".join((place.root.name, *place.names))
+        with open_folder(place.root, *place.names, missing_ok=True) as folder:
+            if folder is not None:
+                _collect_in(gc, in_use, folder, shown)
 
 
-def _remove(gc: GcContext, folder: int, partial: _Partial) -> None:
+def _collect_in(gc: GcContext, in_use: InUse, folder: int, shown: str) -> None:
+    gc.remove_temporaries(folder, shown)
+    for partial in _partials_in(folder):
+        gc.check_stop()
+        modified = max((modified_s(folder, name) for name in partial.names), default=0.0)
+        if gc.is_old(modified) and not _is_used(in_use, partial, modified):
+            _remove(gc, folder, partial, shown)
+
+
+def _remove(gc: GcContext, folder: int, partial: _Partial, shown: str) -> None:
     """The journal goes first: bytes without one are fetched again, a journal without bytes is no use."""
-    path = f"hive/{PARTIAL}/{partial.names[-1]}"
+    path = f"{shown}/{partial.names[-1]}"
     n_bytes = sum(size_of(folder, name) or 0 for name in partial.names)
     with gc.reporting(partial.kind, path, n_bytes):
         if gc.dry_run:

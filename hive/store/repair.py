@@ -11,7 +11,6 @@ A repository that a download is using is not repaired: its worker may have count
 from __future__ import annotations
 
 import contextlib
-import errno
 import glob
 import hashlib
 import os
@@ -19,11 +18,12 @@ import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
-from hive.errors import Conflict, HiveError, ModelInUse, StoreNotWritable, disk_error
+from hive.errors import Conflict, HiveError, ModelInUse, disk_error
 from hive.settings import Settings
 from hive.store.dirfd import open_folder, remove_file
+from hive.store.filesystem import partial_place
 from hive.store.inventory import Content, InventoryItem
-from hive.store.layout import BLOBS, FILES, PARTIAL, SNAPSHOTS, partial_key, read_manifest, url_key
+from hive.store.layout import BLOBS, FILES, SNAPSHOTS, partial_key, read_manifest, url_key
 from hive.wire.maintenance import Problem, Refetch
 from hive.wire.refs import ModelRef
 from hive.wire.spec import DownloadSpec
@@ -43,6 +43,7 @@ class Repairer:
     def __init__(
         self, settings: Settings, is_used: Callable[[InventoryItem], bool], request: Callable[[DownloadSpec], str]
     ) -> None:
+        self._settings = settings
         self._hub = settings.hub_dir
         self._hive = settings.hive_dir
         self._is_used = is_used
@@ -102,9 +103,10 @@ class Repairer:
                 with open_folder(self._hub, item.folder, BLOBS) as blobs:
                     remove_file(blobs, content.blob)
                 return
+            place = partial_place(self._settings, for_url=item.repo is None)
             with (
                 open_folder(content.root, *content.names) as folder,
-                open_folder(self._hive, PARTIAL, create=True) as partial,
+                open_folder(place.root, *place.names, create=True) as partial,
             ):
                 _move(folder, content.name, partial, _bad_name(partial, content))
 
@@ -136,12 +138,7 @@ def _bad_name(partial: int, content: Content) -> str:
 
 def _move(folder: int, name: str, target: int, target_name: str) -> None:
     """Move a file; its time is now, from which the collection of garbage counts."""
-    try:
-        os.rename(name, target_name, src_dir_fd=folder, dst_dir_fd=target)
-    except OSError as error:
-        if error.errno == errno.EXDEV:
-            raise StoreNotWritable("<store>/hub and <store>/hive lie on different filesystems.") from None
-        raise
+    os.rename(name, target_name, src_dir_fd=folder, dst_dir_fd=target)
     os.utime(target_name, dir_fd=target, follow_symlinks=False)
 
 
