@@ -1,7 +1,7 @@
 # One image for the HTTP process and for the workers: `hive serve` and `hive worker`.
 FROM python:3.13-slim
 
-RUN useradd --uid 1000 --create-home hive && install -d -o hive -g hive /store /var/lib/hive
+RUN useradd --uid 1000 --create-home hive && install -d -o hive -g root -m 0775 /store /var/lib/hive
 
 WORKDIR /app
 COPY pyproject.toml README.md LICENSE ./

@@ -8,13 +8,18 @@ it travels under a key of its own, encrypted (Fernet: AES-128-CBC and HMAC-SHA25
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import hmac
 import os
+import secrets as random
 from pathlib import Path
 
 import msgspec
 from cryptography.fernet import Fernet, InvalidToken
+
+from hive.errors import StoreNotWritable
 
 #: Seconds that encrypted credentials are kept for a download that never ends.
 SECRET_TTL_S = 7 * 86_400
@@ -77,25 +82,70 @@ def fingerprint(text: str, key_file: Path) -> str:
 
 
 def ensure_key(key_file: Path) -> None:
-    """Make the key file, mode 0600, unless there is one. Several processes may try at once: one wins."""
+    """Make the key file, mode 0600, unless there is one. Several processes may try at once: one wins.
+
+    Raises:
+        StoreNotWritable: its folder cannot be made or written; with the path, and what to set.
+    """
+    try:
+        if not key_file.exists():
+            _make_key(key_file)
+    except OSError as error:
+        raise _unusable(key_file, error) from error
+
+
+def check_key(key_file: Path) -> None:
+    """Make the key file where there is none, and read it.
+
+    Raises:
+        StoreNotWritable: it cannot be made, or not be read; with the path, and what to set.
+    """
+    _cipher(key_file, create=True)
+
+
+def _make_key(key_file: Path) -> None:
     key_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    temporary = key_file.with_name(f".{key_file.name}.{os.getpid()}")
+    temporary = key_file.with_name(f".{key_file.name}.{random.token_hex(8)}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     try:
         os.write(descriptor, Fernet.generate_key())
         os.fsync(descriptor)
-        os.link(temporary, key_file)
-    except FileExistsError:
-        pass
+        _publish(temporary, key_file)
     finally:
         os.close(descriptor)
-        temporary.unlink()
+        temporary.unlink(missing_ok=True)
+
+
+def _publish(temporary: Path, key_file: Path) -> None:
+    """Give the key its name, unless another process was faster. A link does both in one step; where the filesystem has
+    none (exFAT, some shares), a rename under a lock, and without locks a rename.
+    """
+    with contextlib.suppress(FileExistsError):
+        try:
+            os.link(temporary, key_file)
+        except FileExistsError:
+            raise
+        except OSError:
+            with key_file.with_name(f".{key_file.name}.lock").open("ab") as lock:
+                with contextlib.suppress(OSError):
+                    fcntl.flock(lock, fcntl.LOCK_EX)
+                if not key_file.exists():
+                    os.replace(temporary, key_file)
+
+
+def _unusable(key_file: Path, error: Exception) -> StoreNotWritable:
+    reason = error.strerror or str(error) if isinstance(error, OSError) else "it holds no key"
+    path = getattr(error, "filename", None) or str(key_file)
+    text = f"The secret key cannot be used by this user (uid {os.getuid()}): {reason}: {path}."
+    return StoreNotWritable(f"{text} Set HIVE_HOME to a folder of its own, or HIVE_SECRET_KEY_FILE.", path=path)
 
 
 def _cipher(key_file: Path, *, create: bool) -> Fernet:
-    if create and not key_file.exists():
+    if create:
         ensure_key(key_file)
     try:
         return Fernet(key_file.read_bytes().strip())
     except (OSError, ValueError) as error:
+        if create:
+            raise _unusable(key_file, error) from error
         raise SecretKeyError(f"The secret key file cannot be used: {error}. Set HIVE_SECRET_KEY_FILE.") from None

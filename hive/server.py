@@ -25,8 +25,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from hive.api.app import Api
 from hive.api.services import make_services
-from hive.errors import CannotListen
+from hive.errors import CannotListen, HiveError
 from hive.processes.prefork import Prefork
+from hive.secrets import check_key
 from hive.settings import Settings
 from hive.store import probe
 from hive.streams import sse
@@ -59,6 +60,7 @@ def run(settings: Settings, host: str, port: int, processes: int = 1) -> None:
     listener = listen(host, port)
     bound_host, bound_port = listener.getsockname()[:2]
     probe.report(settings)
+    _check_key(settings)
     log.info("listening", extra={"fields": {"address": f"http://{bound_host}:{bound_port}"}})
     if processes == 1:
         serve(settings, listener)
@@ -86,6 +88,14 @@ def serve(settings: Settings, listener: socket.socket) -> None:
     # What was imported stays for good: a full collection of garbage, which stops every stream, need not look at it.
     gc.freeze()
     DrainingServer(config, services.drain, settings.drain_s).run(sockets=[listener])
+
+
+def _check_key(settings: Settings) -> None:
+    """Say at the start, and not at the first request with a token, that HIVE_HOME is somebody else's."""
+    try:
+        check_key(settings.secret_key_path)
+    except HiveError as error:
+        log.error("requests with a token will be refused", extra={"fields": {"reason": error.message}})
 
 
 def _allow_many_connections() -> None:

@@ -33,6 +33,7 @@ from typing import Annotated, Final, NamedTuple, TypeVar
 import msgspec
 
 from hive.downloads.record import Record
+from hive.errors import StoreNotWritable
 from hive.secrets import ensure_key
 from hive.settings import Settings
 from hive.store.dirfd import open_folder, read_file, remove_file, subfolders, write_file
@@ -226,9 +227,8 @@ def _is_ref(text: str) -> bool:
 def _realm(settings: Settings) -> str:
     """The name of this hive's folder. A process that can neither read nor make the key shares one with its like."""
     key = b""
-    with contextlib.suppress(OSError):
-        if not settings.secret_key_path.exists():
-            ensure_key(settings.secret_key_path)
+    with contextlib.suppress(OSError, StoreNotWritable):
+        ensure_key(settings.secret_key_path)
         key = settings.secret_key_path.read_bytes().strip()
     # The word of the first release, so that its files are found.
     return hashlib.sha256(b"hive ledger\0" + key).hexdigest()[:REALM_CHARS]
