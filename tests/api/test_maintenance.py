@@ -352,12 +352,12 @@ async def test_the_hourly_collection_goes_on_after_a_failure(
     failures = iter([RedisUnavailable(), RuntimeError("a mistake")])
     real = maintenance.tidy
 
-    async def stumble(found: Services) -> bool:
+    async def fail(found: Services) -> bool:
         for failure in failures:
             raise failure
         return await real(found)
 
-    monkeypatch.setattr(maintenance, "tidy", stumble)
+    monkeypatch.setattr(maintenance, "tidy", fail)
     loop = asyncio.create_task(background.tidy_for_ever(parts))
     await wait_for_async(lambda: not path.exists())
     loop.cancel()

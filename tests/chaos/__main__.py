@@ -9,8 +9,8 @@ from pathlib import Path
 import click
 
 from tests.chaos.faults import FAULTS
-from tests.chaos.orders import MIB
 from tests.chaos.soak import Plan, soak
+from tests.support.content import MIB
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})

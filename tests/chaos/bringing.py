@@ -9,9 +9,8 @@ from hive.wire.events import Complete, Event
 from tests.chaos.history import Watch, judge_files
 from tests.chaos.world import World
 from tests.hub import SyntheticFile
+from tests.support.content import MIB
 from tests.support.waiting import wait_for
-
-MIB = 1 << 20
 
 #: Seconds of a lease in these tests: half of the default, and all that follows from it is as much shorter.
 LEASE_S = 3.0

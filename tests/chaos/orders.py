@@ -15,8 +15,8 @@ from tests.chaos.history import Watch, judge_files
 from tests.chaos.world import World
 from tests.hub.content import Content, SyntheticFile
 from tests.hub.hits import Hit
+from tests.support.content import MIB
 
-MIB = 1 << 20
 #: Bytes of a model: between these, the logarithm evenly spread.
 SMALLEST_BYTES, LARGEST_BYTES = 64 << 10, 200 * MIB
 #: How often a model is a repository of many files.

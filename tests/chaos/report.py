@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-MIB = 1 << 20
+from tests.support.content import MIB
 
 
 @dataclass

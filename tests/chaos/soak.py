@@ -15,11 +15,12 @@ from pathlib import Path
 from hive.redis_client import is_redis_error
 from hive.wire.events import Complete
 from tests.chaos.faults import FAULTS, Strike
-from tests.chaos.orders import MIB, Office, Order
+from tests.chaos.orders import Office, Order
 from tests.chaos.recoveries import Reconnection, Recovery, begin
 from tests.chaos.report import Report, quantile
 from tests.chaos.watchman import Watchman
 from tests.chaos.world import Holding, World
+from tests.support.content import MIB
 
 #: Seconds between two looks at everything.
 TICK_S = 0.02

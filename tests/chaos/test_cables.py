@@ -13,9 +13,10 @@ import requests
 
 from hive.downloads import scripts
 from hive.wire.events import Error
-from tests.chaos.bringing import LEASE_S, MIB, Bringing
+from tests.chaos.bringing import LEASE_S, Bringing
 from tests.chaos.world import World
 from tests.hub import faults
+from tests.support.content import MIB
 from tests.support.processes import children
 from tests.support.waiting import wait_for
 

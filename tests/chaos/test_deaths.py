@@ -16,9 +16,10 @@ from rq import Queue
 
 from hive.redis_client import RedisClient
 from hive.settings import Settings
-from tests.chaos.bringing import LEASE_S, MIB, Bringing
+from tests.chaos.bringing import LEASE_S, Bringing
 from tests.chaos.marked import MARKS
 from tests.chaos.world import World
+from tests.support.content import MIB
 from tests.support.waiting import wait_for
 from workers.process.job import DownloadJob
 from workers.process.shutdown import SHUTDOWN

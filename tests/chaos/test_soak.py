@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from tests.chaos.faults import FAULTS
-from tests.chaos.orders import MIB
 from tests.chaos.report import quantile
 from tests.chaos.soak import Plan, soak
+from tests.support.content import MIB
 
 #: One of each family; the whole table takes minutes.
 KINDS = ("worker-kill", "horse-kill", "redis-kick", "replica-kill", "origin-cut", "worker-reset")

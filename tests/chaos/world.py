@@ -233,7 +233,7 @@ class World:
     # -- what must not be --------------------------------------------------------------------------------------------
 
     def judge(self) -> list[str]:
-        """What its processes did since the last call that they must not: stumble, or end without having been killed."""
+        """What its processes did since the last call that they must not: fail, or end without having been killed."""
         wrong: list[str] = []
         for party in self.parties:
             for life in party.lives:

@@ -12,19 +12,13 @@ from hive.downloads.reaper import make_room
 from hive.downloads.record import Record
 from hive.redis_client import RedisClient
 from hive.wire import keys
-from tests.support.downloads import claim, complete, create, download_context, downloading, failed, new
+from tests.support.downloads import claim, complete, create, download_context, downloading, failed, new, read
 
 
 @pytest.fixture
 def store(redis_client: RedisClient) -> RedisClient:
     """Both kinds, for the records are the same on either."""
     return redis_client
-
-
-def read(downloads: DownloadContext, download_id: str) -> Record:
-    record = downloads.tracker.read(download_id)
-    assert record is not None
-    return record
 
 
 def pass_a_millisecond(record: Record) -> None:

@@ -16,9 +16,7 @@ from hive.settings import Settings
 from hive.store.layout import PARTIAL
 from hive.wire import keys
 from tests.support.downloads import claim, complete
-from tests.support.intents import an_intent, folder, intents_fixture, restorer_fixture, started
-
-__all__ = ["intents_fixture", "restorer_fixture"]
+from tests.support.intents import an_intent, folder, started
 
 DIGEST, OTHER_DIGEST = "ab" * 32, "cd" * 32
 

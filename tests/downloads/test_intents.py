@@ -21,18 +21,10 @@ from hive.wire import keys
 from hive.wire.events import Version, parse_message
 from hive.wire.jobs import Request
 from hive.wire.refs import dedup_key, parse_ref
-from tests.support.downloads import claim, complete, download_context, downloading, new
-from tests.support.intents import an_intent, folder, intents_fixture, restorer_fixture, started
+from tests.support.downloads import claim, complete, download_context, downloading, new, read
+from tests.support.intents import an_intent, folder, started
 from workers.claim import ClaimedDownload
 from workers.intent import AttemptIntent
-
-__all__ = ["intents_fixture", "restorer_fixture"]
-
-
-def read(downloads: DownloadContext, download_id: str) -> Record:
-    record = downloads.tracker.read(download_id)
-    assert record is not None
-    return record
 
 
 def attempt_intent(settings: Settings, downloads: DownloadContext, record: Record, held: Claim) -> AttemptIntent:

@@ -11,11 +11,10 @@ from hive.downloads import reaper as reaper_module
 from hive.downloads.context import DownloadContext
 from hive.downloads.jobqueue import JobQueue
 from hive.downloads.reaper import Reaper
-from hive.downloads.record import Record
 from hive.redis_client import RedisClient
 from hive.wire import events, keys
 from hive.wire.events import Downloading, Error
-from tests.support.downloads import claim, create, download_context, downloading, new
+from tests.support.downloads import claim, create, download_context, downloading, new, read
 
 LEASE_S = 6.0
 
@@ -52,12 +51,6 @@ def reaper(store: RedisClient, downloads: DownloadContext, queue: JobQueue, cloc
     made.sweep()
     clock.now_s += LEASE_S
     return made
-
-
-def read(downloads: DownloadContext, download_id: str) -> Record:
-    record = downloads.tracker.read(download_id)
-    assert record is not None
-    return record
 
 
 def start(downloads: DownloadContext, queue: JobQueue, store: RedisClient, owner: str = "owner") -> str:

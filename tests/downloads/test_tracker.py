@@ -11,23 +11,17 @@ import pytest
 import redis
 
 from hive.downloads.context import DownloadContext
-from hive.downloads.record import Ack, AttemptBytes, Record
+from hive.downloads.record import Ack, AttemptBytes
 from hive.redis_client import RedisClient
 from hive.wire import keys
 from hive.wire.events import Complete, Version, parse_message
-from tests.support.downloads import claim, complete, create, download_context, downloading, failed, new
+from tests.support.downloads import claim, complete, create, download_context, downloading, failed, new, read
 
 
 @pytest.fixture
 def store(redis_client: RedisClient) -> RedisClient:
     """Both kinds, for the records are the same on either."""
     return redis_client
-
-
-def read(downloads: DownloadContext, download_id: str) -> Record:
-    record = downloads.tracker.read(download_id)
-    assert record is not None
-    return record
 
 
 def expire_lease(store: RedisClient, download_id: str) -> None:

@@ -8,11 +8,11 @@ import pytest
 
 from tests.hub import SyntheticFile, faults
 from tests.hub.server import HubServer
+from tests.support.content import MIB
 from tests.support.service import Service
 from tests.support.waiting import wait_for
 from workers.fleet.cooldown import FRESH_S
 
-MIB = 1 << 20
 RETRY_AFTER_S = 4.0
 #: Seconds within which the others must know: what they last heard is believed for FRESH_S, and a request may be on its
 #: way.

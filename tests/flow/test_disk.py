@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from tests.hub import SyntheticFile
 from tests.hub.server import HubServer
 from tests.support.content import MIB, file_sha256
 from tests.support.service import Service
+from tests.support.tmpfs import tmpfs
 from tests.support.waiting import wait_for
 
 #: Each of two models fits alone, not both.
@@ -24,20 +23,12 @@ DISK_MIB, MODEL_MIB = 96, 60
 @pytest.fixture
 def cramped(env: dict[str, str], tmp_path: Path) -> Iterator[Service]:
     """A service with two workers, whose store is a small filesystem of its own."""
-    folder = tmp_path / "cramped"
-    folder.mkdir()
-    mount = shutil.which("mount")
-    command = [mount or "", "-t", "tmpfs", "-o", f"size={DISK_MIB}m", "tmpfs", str(folder)]
-    if mount is None or subprocess.run(command, capture_output=True).returncode != 0:
-        pytest.skip("a filesystem cannot be mounted here")
-    try:
+    with tmpfs(tmp_path / "cramped", DISK_MIB) as folder:
         made = Service({**env, "HIVE_STORE": str(folder), "HIVE_KEEP_FREE_PERCENT": "0"})
         try:
             yield made
         finally:
             made.stop()
-    finally:
-        subprocess.run(["umount", "-l", folder], check=True)
 
 
 def test_of_two_that_do_not_fit_together_one_is_refused_before_its_first_byte(

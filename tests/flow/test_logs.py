@@ -17,11 +17,11 @@ import requests
 
 from tests.hub import SyntheticFile
 from tests.hub.server import HubServer
+from tests.support.content import MIB
 from tests.support.processes import HiveProcess, Server, Workers, children, environment
 from tests.support.service import Service
 from tests.support.waiting import wait_for
 
-MIB = 1 << 20
 SMALL, LARGE = SyntheticFile(MIB, seed=31), SyntheticFile(60 * MIB, seed=32)
 REQUEST_ID = "asked-by-the-test"
 #: What every line has.

@@ -11,14 +11,13 @@ import pytest
 
 from tests.hub import DEFAULT_TOKEN, SyntheticFile, faults
 from tests.hub.server import HubServer
-from tests.support.content import file_sha256
+from tests.support.content import MIB, file_sha256
 from tests.support.processes import Workers, stopping
 from tests.support.service import Service
 from tests.support.waiting import wait_for
 from tests.support.xet_server import XetServer
 from tests.support.xet_store import need_hf_xet, upload
 
-MIB = 1 << 20
 LARGE = SyntheticFile(40 * MIB, seed=91)
 SMALL = SyntheticFile(MIB, seed=92)
 

@@ -286,10 +286,10 @@ async def test_an_error_with_one_client_keeps_nothing_from_the_others(
     await serving.watched(5)
     broken = next(iter(serving.endpoint._open))
 
-    def stumble(data: bytes) -> None:
+    def fail(data: bytes) -> None:
         raise RuntimeError("of the test")
 
-    broken._write = stumble
+    broken._write = fail
     broken._writer = _Broken()
     downloads.claims.finish(claim(downloads, download_id), 2, "complete", complete(), "/x")
     reading: list[Awaitable[bytes]] = [read_to_end(client) for client in clients]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+KIB = 1 << 10
 MIB = 1 << 20
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from hive.downloads.context import DownloadContext
-from hive.downloads.record import Claim, New
+from hive.downloads.record import Claim, New, Record
 from hive.redis_client import RedisClient
 from hive.settings import Settings
 from hive.wire.events import ActiveStatus, Complete, Downloading, Error
@@ -58,3 +58,10 @@ def download_context(
     """Everything that changes downloads, over this client and with these settings, which may be out of their bounds."""
     chosen = {"ended_ttl_s": ended_ttl_s, "max_queued": max_queued, "lease_s": lease_s, **more}
     return DownloadContext.of(client, msgspec.structs.replace(Settings.from_env({}), **chosen))
+
+
+def read(downloads: DownloadContext, download_id: str) -> Record:
+    """The record of a download that is there."""
+    record = downloads.tracker.read(download_id)
+    assert record is not None
+    return record

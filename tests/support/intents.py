@@ -1,35 +1,20 @@
-"""An intent log in the temporary store, and downloads in it. The fixtures are imported under their functions' names."""
+"""Downloads in the intent log of a temporary store."""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
-import pytest
 
 from hive.downloads.context import DownloadContext
 from hive.downloads.intents import Intent, IntentLog, intent_of
 from hive.downloads.record import Record
-from hive.downloads.restore import Restore
 from hive.settings import Settings
 from hive.store.layout import INTENTS
 from hive.wire.jobs import Request
 from hive.wire.refs import dedup_key, parse_ref
 from tests.support.downloads import new
-
-
-@pytest.fixture(name="intents")
-def intents_fixture(settings: Settings) -> IntentLog:
-    return IntentLog(settings)
-
-
-@pytest.fixture(name="restorer")
-def restorer_fixture(settings: Settings, redis_url: str, intents: IntentLog) -> Iterator[Restore]:
-    made = Restore(settings, redis_url, intents)
-    yield made
-    made.stop()
 
 
 def folder(settings: Settings) -> Path:

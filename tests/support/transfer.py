@@ -13,6 +13,7 @@ from typing import Any
 from hive.errors import Cancelled
 from tests.hub import HubServer
 from tests.hub.content import Content, SyntheticFile, read_all
+from tests.support.content import KIB, MIB
 from tests.support.waiting import wait_for
 from workers.transfer import (
     Control,
@@ -26,9 +27,6 @@ from workers.transfer import (
     data_path,
     fetch,
 )
-
-KIB = 1024
-MIB = 1024 * KIB
 
 #: The engine's numbers made so small that a file of 2 MiB has parts, connections, stalls and journals.
 QUICK = Limits(

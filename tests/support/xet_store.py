@@ -10,7 +10,8 @@ import pytest
 
 from tests.hub import HubServer
 from tests.hub.content import Content, read_all
-from tests.support.transfer import KIB, QUICK, source
+from tests.support.content import KIB
+from tests.support.transfer import QUICK, source
 from workers.transfer import Location, Source
 from workers.transfer.xet.transport import available
 

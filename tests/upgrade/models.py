@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from tests.hub import Repo, SyntheticFile
 from tests.hub.server import HubServer
+from tests.support.content import MIB
 
-MIB = 1 << 20
 FILE = "m-Q4_K_M.gguf"
 #: By the state in which the release leaves the download.
 CONTENTS = {

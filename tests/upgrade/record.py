@@ -29,8 +29,9 @@ from hive.processes.embedded_redis import EmbeddedRedis
 from hive.redis_client import RedisClient, connect
 from tests.hub import SyntheticFile
 from tests.hub.server import HubServer
+from tests.support.content import MIB
 from tests.support.waiting import wait_for
-from tests.upgrade.models import CONTENTS, MIB, TOKEN, hub_with_models
+from tests.upgrade.models import CONTENTS, TOKEN, hub_with_models
 
 #: Bytes that have come when a download is paused or its worker killed.
 HALF_BYTES = 8 * MIB

@@ -1,4 +1,4 @@
-"""The courier in the test's own loop: what a server over the loopback cannot be made to meet."""
+"""The dispatcher in the test's own loop: what a server over the loopback cannot be made to meet."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from hive.net.urls import parse_url
 from hive.redis_client import CommandThread, RedisClient
 from hive.secrets import ensure_key
 from hive.settings import Settings
-from hive.webhooks import dispatcher as courier_module
+from hive.webhooks import dispatcher as dispatcher_module
 from hive.webhooks.dispatcher import SPARE_TRIES, WebhookDispatcher
 from hive.webhooks.outbox import WebhookOutbox
 from hive.webhooks.signature import sign
 from hive.wire import keys
 from tests.support.downloads import create, download_context
 from tests.support.waiting import wait_for_async
-from tests.support.webhook_receiver import Receiver, Reply
+from tests.support.webhook_receiver import Receiver, Reply, nothing_due
 
 pytestmark = pytest.mark.anyio
 
 
 @contextlib.asynccontextmanager
 async def sending(settings: Settings) -> AsyncIterator[WebhookOutbox]:
-    """A courier at work, and what it looks at."""
+    """A dispatcher at work, and what it looks at."""
     assert settings.redis_url is not None
     commands = CommandThread(settings.redis_url)
     webhooks = WebhookOutbox(commands.client, settings)
@@ -52,10 +52,6 @@ def end(downloads: DownloadContext, download_id: str) -> None:
     record = downloads.tracker.read(download_id)
     assert record is not None
     assert downloads.claims.finish_unclaimed(record, "cancelled", cancelled_event(record))
-
-
-def nothing_due(store: RedisClient) -> bool:
-    return not store.zcard(keys.WEBHOOKS_DUE) and not store.keys("hive:webhooks:{*")
 
 
 async def test_a_name_that_turns_out_to_be_private_is_given_up_at_once(
@@ -140,7 +136,7 @@ async def test_what_could_not_be_noted_is_noted_when_redis_is_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     failures = [RedisUnavailable(), RedisUnavailable()]
-    monkeypatch.setattr(courier_module, "LOOK_INTERVAL_S", 0.05)
+    monkeypatch.setattr(dispatcher_module, "LOOK_INTERVAL_S", 0.05)
     async with sending(webhook_settings) as webhooks:
         done = webhooks.done
 
@@ -170,12 +166,12 @@ async def test_a_stop_at_the_very_moment_of_news_is_a_stop(
     """asyncio.wait_for of Python 3.11 drops a cancellation when what it waits for is there already: a server that is
     stopped as a webhook ends would not end.
     """
-    courier = WebhookDispatcher(
+    dispatcher = WebhookDispatcher(
         webhook_settings, commands, downloads.tracker, WebhookOutbox(commands.client, webhook_settings)
     )
-    task = asyncio.create_task(courier.run())
-    await wait_for_async(lambda: courier._wake._waiters)
-    courier._wake.set()
+    task = asyncio.create_task(dispatcher.run())
+    await wait_for_async(lambda: dispatcher._wake._waiters)
+    dispatcher._wake.set()
     task.cancel()
     done, _ = await asyncio.wait([task], timeout=5)
     assert done
@@ -212,7 +208,7 @@ async def test_a_mistake_in_a_try_is_logged_and_the_others_go_on(
             raise mistakes.pop()
         return sign(*arguments)
 
-    monkeypatch.setattr(courier_module, "sign", faulty_sign)
+    monkeypatch.setattr(dispatcher_module, "sign", faulty_sign)
     settings = msgspec.structs.replace(webhook_settings, webhook_timeout_s=0.3)
     with caplog.at_level(logging.INFO):
         async with sending(settings):

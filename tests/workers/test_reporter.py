@@ -176,10 +176,10 @@ def test_a_wish_for_its_place_stops_the_transfer(scene: Scene) -> None:
 def test_a_mistake_of_ours_stops_the_transfer_as_well(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody renews the lease any more, so the file will be somebody else's."""
 
-    def stumble(*_: object) -> None:
+    def fail(*_: object) -> None:
         raise KeyError("a mistake")
 
-    monkeypatch.setattr(scene.claims, "publish", stumble)
+    monkeypatch.setattr(scene.claims, "publish", fail)
     scene.reporter.status("verifying")
     wait_for(lambda: scene.brake.calls == ["fence"])
     assert scene.reporter.lost

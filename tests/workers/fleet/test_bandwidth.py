@@ -18,7 +18,8 @@ from hive.processes.embedded_redis import EmbeddedRedis
 from hive.redis_client import RedisClient, connect
 from hive.wire import keys
 from tests.hub import HubServer
-from tests.support.transfer import KIB, MIB, QUICK, Heard, big, get, holds, source, transfer_threads
+from tests.support.content import KIB, MIB
+from tests.support.transfer import QUICK, Heard, big, get, holds, source, transfer_threads
 from tests.support.waiting import wait_for
 from workers.fleet import bandwidth as bandwidth_module
 from workers.fleet.bandwidth import SHARE_S, Bandwidth, Fleet, Gcra

@@ -10,11 +10,11 @@ import pytest
 from hive.errors import Cancelled, DiskFull
 from hive.redis_client import RedisClient, connect
 from hive.wire import keys
+from tests.support.content import MIB
 from workers.fleet import reservation as module
 from workers.fleet.reservation import Reservation
 from workers.transfer import Control, Limits, data_path
 
-MIB = 1 << 20
 ALL = Limits(keep_free_fraction=0.0)
 
 

@@ -16,8 +16,9 @@ from hive.errors import NotAModel
 from hive.settings import Settings
 from tests.hub import HubServer, SyntheticFile, faults
 from tests.hub.content import read_all
+from tests.support.content import MIB
 from tests.support.plans import plan_for
-from tests.support.transfer import MIB, QUICK
+from tests.support.transfer import QUICK
 from workers.transfer import Fetched, data_path, fetch, journal_path
 
 BINARY = read_all(SyntheticFile(3000, 7))

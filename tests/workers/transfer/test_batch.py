@@ -11,7 +11,8 @@ import pytest
 from hive.errors import Cancelled, FileNotFound
 from tests.hub import HubServer, faults
 from tests.hub.content import Bytes
-from tests.support.transfer import KIB, MIB, QUICK, big, holds, source, transfer_threads
+from tests.support.content import KIB, MIB
+from tests.support.transfer import QUICK, big, holds, source, transfer_threads
 from workers.transfer import BatchItem, Control, Limits, Snapshot, fetch_many
 
 SMALL = replace(QUICK, small_file_bytes=64 * KIB)

@@ -11,7 +11,8 @@ import pytest
 
 from hive.errors import Cancelled, UnsafeUrl, WorkerLost
 from tests.hub import HubServer, faults
-from tests.support.transfer import KIB, MIB, ONE, QUICK, background, big, get, holds, source, transfer_threads
+from tests.support.content import KIB, MIB
+from tests.support.transfer import ONE, QUICK, background, big, get, holds, source, transfer_threads
 from tests.support.waiting import wait_for
 from workers.transfer import Control, Limits, data_path, journal_path
 

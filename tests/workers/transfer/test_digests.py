@@ -12,7 +12,8 @@ import pytest
 
 from hive.errors import ChecksumMismatch
 from tests.hub import HubServer, faults
-from tests.support.transfer import KIB, MIB, ONE, QUICK, Heard, big, get, holds, partly, source
+from tests.support.content import KIB, MIB
+from tests.support.transfer import ONE, QUICK, Heard, big, get, holds, partly, source
 from workers.transfer import bad_path, data_path, journal_path
 
 

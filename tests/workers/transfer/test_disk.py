@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import shutil
-import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +13,9 @@ import pytest
 
 from hive.errors import DiskFull, HiveError, StoreNotWritable
 from tests.hub import HubServer
-from tests.support.transfer import KIB, MIB, QUICK, big, get, holds, source, transfer_threads
+from tests.support.content import KIB, MIB
+from tests.support.tmpfs import tmpfs
+from tests.support.transfer import QUICK, big, get, holds, source, transfer_threads
 from workers.transfer import Limits, data_path, journal_path
 from workers.transfer.limits import GIB
 from workers.transfer.state import disk
@@ -24,16 +24,8 @@ from workers.transfer.state import disk
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A real filesystem of 8 MiB."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mount = shutil.which("mount")
-    done = mount and subprocess.run([mount, "-t", "tmpfs", "-o", "size=8m", "tmpfs", folder], capture_output=True)
-    if not done or done.returncode != 0:
-        pytest.skip("a filesystem cannot be mounted here")
-    try:
+    with tmpfs(tmp_path / "small", 8) as folder:
         yield folder
-    finally:
-        subprocess.run(["umount", "-l", folder], check=True)
 
 
 def test_a_file_that_does_not_fit_is_refused_before_the_first_byte(hub: HubServer, small_disk: Path) -> None:

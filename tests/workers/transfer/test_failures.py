@@ -23,7 +23,8 @@ from hive.errors import (
 from hive.net.egress import Network
 from tests.hub import HubServer, faults
 from tests.hub.repo import Repo
-from tests.support.transfer import KIB, MIB, ONE, QUICK, Heard, big, digest_of, get, holds, source, transfer_threads
+from tests.support.content import KIB, MIB
+from tests.support.transfer import ONE, QUICK, Heard, big, digest_of, get, holds, source, transfer_threads
 from workers.transfer import HostPool, Limits, LocalCooldown, Location, Source, bad_path, discard, journal_path
 from workers.transfer.concurrency import ConnectionCount
 

@@ -13,7 +13,8 @@ import pytest
 from hive.errors import StoreNotWritable
 from tests.hub import HubServer
 from tests.hub.content import Bytes, SyntheticFile, read_all
-from tests.support.transfer import KIB, MIB, QUICK, Heard, big, get, holds, source, transfer_threads
+from tests.support.content import KIB, MIB
+from tests.support.transfer import QUICK, Heard, big, get, holds, source, transfer_threads
 from workers.transfer import Digest, Limits, Location, Source, discard, finish, journal_path
 
 

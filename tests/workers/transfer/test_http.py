@@ -25,7 +25,8 @@ from hive.net.proxies import Proxies
 from hive.net.tls import Trust
 from tests.hub import HubServer, faults
 from tests.hub.content import Bytes
-from tests.support.transfer import DEADLINE_S, MIB, ONE, QUICK, background, get, holds, source
+from tests.support.content import MIB
+from tests.support.transfer import DEADLINE_S, ONE, QUICK, background, get, holds, source
 from workers.transfer import Limits, discard
 
 Script = Callable[[socket.socket, str], None]

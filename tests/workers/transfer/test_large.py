@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from tests.hub import HubServer, SyntheticFile
-from tests.support.transfer import MIB
+from tests.support.content import MIB
 from workers.transfer import Digest, Limits, Location, Source, data_path, fetch
 
 KILLS = 20

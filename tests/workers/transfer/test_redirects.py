@@ -11,7 +11,8 @@ from hive.net.egress import Network, next_hop
 from hive.net.proxies import Proxies
 from hive.net.urls import parse_url
 from tests.hub import HubServer
-from tests.support.transfer import KIB, ONE, QUICK, big, digest_of, get, source
+from tests.support.content import KIB
+from tests.support.transfer import ONE, QUICK, big, digest_of, get, source
 from workers.transfer import Location, Source
 from workers.transfer.http.redirects import signed_url_expiry
 

@@ -12,7 +12,8 @@ import pytest
 from hive.errors import DownloadError, FileNotFound, HiveError, ModelAccessDenied, SourceChanged
 from tests.hub import HubServer, faults
 from tests.hub.messages import Request
-from tests.support.transfer import KIB, MIB, ONE, QUICK, big, digest_of, get, holds, source
+from tests.support.content import KIB, MIB
+from tests.support.transfer import ONE, QUICK, big, digest_of, get, holds, source
 from workers.transfer import Location, Source
 from workers.transfer.concurrency import ConnectionCount
 from workers.transfer.limits import Limits

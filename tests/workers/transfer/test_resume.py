@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.hub import HubServer
-from tests.support.transfer import KIB, MIB, QUICK, big, digest_of, get, holds, partly, source
+from tests.support.content import KIB, MIB
+from tests.support.transfer import QUICK, big, digest_of, get, holds, partly, source
 from workers.transfer import Digest, Location, Source, data_path, journal_path
 from workers.transfer import engine as engine_module
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from tests.hub import HubServer
 from tests.hub.content import Content, read_all
-from tests.support.transfer import KIB, MIB, QUICK, big, get, holds, source, transfer_threads
+from tests.support.content import KIB, MIB
+from tests.support.transfer import QUICK, big, get, holds, source, transfer_threads
 from workers.transfer import Control
 from workers.transfer.transport import Known, Transient
 

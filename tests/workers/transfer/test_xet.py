@@ -18,7 +18,8 @@ import pytest
 from hive.errors import Cancelled, ChecksumMismatch
 from hive.net.egress import Network
 from tests.hub import HubServer, SyntheticFile, faults
-from tests.support.transfer import MIB, Heard, holds, transfer_threads
+from tests.support.content import MIB
+from tests.support.transfer import Heard, holds, transfer_threads
 from tests.support.waiting import wait_for
 from tests.support.xet_store import XET_QUICK, XetFile, need_hf_xet, xet_file
 from workers.transfer import Control, Fetched, HostPool, Limits, Location, Snapshot, data_path, fetch

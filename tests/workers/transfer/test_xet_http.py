@@ -18,7 +18,8 @@ import pytest
 from hive.errors import Cancelled, ChecksumMismatch
 from hive.net.egress import Network
 from tests.hub import HubServer, SyntheticFile, api, faults
-from tests.support.transfer import KIB, MIB, Heard, holds, transfer_threads
+from tests.support.content import KIB, MIB
+from tests.support.transfer import Heard, holds, transfer_threads
 from tests.support.waiting import wait_for
 from tests.support.xet_server import XetServer
 from tests.support.xet_store import XET_QUICK, XetFile, need_hf_xet, xet_file

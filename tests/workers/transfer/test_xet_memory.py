@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.hub import HubServer, PathFile
-from tests.support.transfer import MIB
+from tests.support.content import MIB
 from tests.support.xet_server import XetServer
 from tests.support.xet_store import XetFile, need_hf_xet, xet_file
 from workers.transfer import data_path
