@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import zlib
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import Protocol
 
 from hive.errors import DownloadError, SourceChanged
 from workers.transfer.backoff import Attempts
+from workers.transfer.control import Control
+from workers.transfer.limits import Limits
 from workers.transfer.stall import StallDetector
 from workers.transfer.state.disk import translated, write_all
-from workers.transfer.state.part_map import Piece
+from workers.transfer.state.part_map import PartMap, Piece
 from workers.transfer.transport import (
     Busy,
     Declined,
@@ -21,9 +24,6 @@ from workers.transfer.transport import (
     Unusable,
 )
 
-if TYPE_CHECKING:
-    from workers.transfer.coordinator import Coordinator
-
 #: Seconds that the last connection waits at most before it asks again after a refusal.
 REFUSED_WAIT_MAX_S = 5.0
 
@@ -31,10 +31,70 @@ REFUSED_WAIT_MAX_S = 5.0
 UNANSWERED_MAX = 2
 
 
+class Coordination(Protocol):
+    """What a connection asks of the coordinator of its file, and tells it. Safe to call from any thread."""
+
+    fd: int
+    parts: PartMap
+    control: Control
+    limits: Limits
+    #: Bytes that all connections have brought.
+    moved: int
+
+    @property
+    def stopping(self) -> bool:
+        """Whether connections should leave."""
+
+    @property
+    def resumable(self) -> bool:
+        """Whether a second request is sure to be for the same content as the first."""
+
+    @property
+    def limited(self) -> bool:
+        """Whether the caller's limit holds the connections back."""
+
+    @property
+    def bytes_missing(self) -> int:
+        """Bytes that are still to be written, as far as is known."""
+
+    def next_piece(self) -> Piece | None:
+        """The next piece, or None: then the connection leaves."""
+
+    def open(self, piece: Piece) -> Stream:
+        """Ask for the rest of a piece."""
+
+    def accept(self, stream: Stream, piece: Piece) -> None:
+        """Agree to an answer before its first byte is written."""
+
+    def ends_at(self, at: int) -> bool:
+        """Whether a whole stream that ended at `at` was complete."""
+
+    def wrote(self, n_bytes: int) -> None:
+        """Bytes are on disk."""
+
+    def await_share(self, bandwidth: Callable[[int], float | None], n_bytes: int) -> float:
+        """Wait for the caller's limit; gives the seconds it took."""
+
+    def attend(self) -> None:
+        """Look around, where no other thread does."""
+
+    def rest(self, seconds: float) -> None:
+        """Wait, but not longer than until the coordinator stops."""
+
+    def throttled(self) -> None:
+        """The server wants fewer connections."""
+
+    def spares(self, connection: Connection, *, reading: bool = False) -> bool:
+        """Whether the file does without this connection."""
+
+    def give_up(self, failure: Unusable) -> None:
+        """A transport does not bring this file."""
+
+
 class Connection:
     """Runs in a thread of its own, or in the caller's for small files."""
 
-    def __init__(self, coordinator: Coordinator) -> None:
+    def __init__(self, coordinator: Coordination) -> None:
         self._coordinator = coordinator
         self._attempts = Attempts(coordinator.limits)
         #: Bytes of the whole file at the last failure.
