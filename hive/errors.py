@@ -5,6 +5,7 @@
     |   |-- InvalidModelRef   400  INVALID_MODEL_REF
     |   |-- InvalidId         400  INVALID_ID
     |   |-- UnsafeUrl         400  UNSAFE_URL
+    |   |-- UnsupportedMediaType 415  UNSUPPORTED_MEDIA_TYPE
     |   `-- BodyTooLarge      413  BODY_TOO_LARGE
     |-- NotFound              404  NOT_FOUND
     |   |-- DownloadNotFound  404  DOWNLOAD_NOT_FOUND
@@ -15,6 +16,8 @@
     |   `-- VariantNotFound   404  VARIANT_NOT_FOUND
     |-- MethodNotAllowed      405  METHOD_NOT_ALLOWED
     |-- ModelAccessDenied     403  MODEL_ACCESS_DENIED
+    |-- ForeignOrigin         403  FOREIGN_ORIGIN
+    |-- MisdirectedRequest    421  MISDIRECTED_REQUEST
     |-- Conflict              409  CONFLICT
     |   |-- ModelInUse        409  MODEL_IN_USE
     |   |-- DownloadEnded     409  DOWNLOAD_ENDED
@@ -96,6 +99,29 @@ class BodyTooLarge(BadRequest):
 
     status = 413
     code = "BODY_TOO_LARGE"
+
+
+class UnsupportedMediaType(BadRequest):
+    """A browser must send its body as application/json."""
+
+    status = 415
+    code = "UNSUPPORTED_MEDIA_TYPE"
+
+
+class ForeignOrigin(HiveError):
+    """A page of another origin may change nothing here. HIVE_ALLOW_ORIGINS names the origins that may."""
+
+    status = 403
+    code = "FOREIGN_ORIGIN"
+
+
+class MisdirectedRequest(HiveError):
+    """The request's Host is no name of this server. Use localhost or its address, or list the name in
+    HIVE_PUBLIC_HOSTS.
+    """
+
+    status = 421
+    code = "MISDIRECTED_REQUEST"
 
 
 class NotFound(HiveError):

@@ -24,6 +24,7 @@ from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from hive.api.app import Api
+from hive.api.gate import ANSWER_HEADERS
 from hive.api.services import make_services
 from hive.errors import CannotListen, HiveError
 from hive.processes.prefork import Prefork
@@ -63,17 +64,17 @@ def run(settings: Settings, host: str, port: int, processes: int = 1) -> None:
     _check_key(settings)
     log.info("listening", extra={"fields": {"address": f"http://{bound_host}:{bound_port}"}})
     if processes == 1:
-        serve(settings, listener)
+        serve(settings, listener, host)
     else:
-        Prefork(lambda: serve(settings, listener), processes).run()
+        Prefork(lambda: serve(settings, listener, host), processes).run()
 
 
-def serve(settings: Settings, listener: socket.socket) -> None:
-    """Be one HTTP process on this socket until SIGTERM or SIGINT."""
+def serve(settings: Settings, listener: socket.socket, host: str) -> None:
+    """Be one HTTP process on this socket until SIGTERM or SIGINT; `host` is the name that it was told to listen on."""
     assert settings.redis_url is not None
     services = make_services(settings, settings.redis_url)
     config = uvicorn.Config(
-        Api(services),
+        Api(services, host),
         loop="uvloop",
         http=StreamProtocol,
         ws="none",
@@ -162,12 +163,13 @@ class StreamProtocol(HttpToolsProtocol):
         cycle.disconnected = True
         self.parser = None  # type: ignore[assignment]
         chunked = scope["http_version"] == "1.1"
-        head = _stream_head(self.server_state.default_headers, chunked)
+        added: list[tuple[bytes, bytes]] = scope.get(ANSWER_HEADERS, [])  # type: ignore[assignment]
+        head = _stream_head([*self.server_state.default_headers, *added], chunked)
         return SocketWriter(self.transport, self.connections, listener, head=head, chunked=chunked)
 
 
-def _stream_head(default_headers: list[tuple[bytes, bytes]], chunked: bool) -> bytes:
-    headers = [*default_headers, *sse.HEADERS, (b"connection", b"close")]
+def _stream_head(added: list[tuple[bytes, bytes]], chunked: bool) -> bytes:
+    headers = [*added, *sse.HEADERS, (b"connection", b"close")]
     if chunked:
         headers.append((b"transfer-encoding", b"chunked"))
     return b"HTTP/1.1 200 OK\r\n" + b"".join(b"%b: %b\r\n" % header for header in headers) + b"\r\n"

@@ -59,6 +59,10 @@ OLD_NAMES = {
 _SWITCHES = {"yes": "1", "on": "1", "no": "0", "off": "0"}
 
 
+#: An origin as browsers write it.
+_ORIGIN = re.compile(r"https?://(?:\[[0-9a-f:]+\]|[a-z0-9._-]+)(?::\d{1,5})?")
+
+
 class SettingsError(ValueError):
     """A setting has a value that cannot be used; the text names it and says what is allowed."""
 
@@ -89,6 +93,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     store: str | None = field(default=None, name="HIVE_STORE")
     secret_key_file: str | None = field(default=None, name="HIVE_SECRET_KEY_FILE")
     allow_hosts: str = field(default="", name="HIVE_ALLOW_HOSTS")
+    public_hosts: str = field(default="", name="HIVE_PUBLIC_HOSTS")
+    allow_origins: str = field(default="", name="HIVE_ALLOW_ORIGINS")
     log_level: Literal["debug", "info", "warning", "error"] = field(default="info", name="HIVE_LOG_LEVEL")
     log_format: Literal["auto", "console", "json"] = field(default="auto", name="HIVE_LOG_FORMAT")
     transport: Literal["auto", "xet", "http"] = field(default="auto", name="HIVE_TRANSPORT")
@@ -163,6 +169,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             raise SettingsError(str(error)) from None
         if not self.hf_endpoint.startswith(("http://", "https://")):
             raise SettingsError("HF_ENDPOINT must be an http(s) URL.")
+        _ = self.allowed_origins
         key = self.webhook_key
         if self.webhooks and key is None:
             raise SettingsError("HIVE_WEBHOOK_URLS needs HIVE_WEBHOOK_SECRET, which webhooks are signed with.")
@@ -226,6 +233,22 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def allowed_hosts(self) -> frozenset[str]:
         """Hosts (`host` or `host:port`) that plain URLs may reach although their address is private."""
         return frozenset(entry.strip().lower() for entry in self.allow_hosts.split(",") if entry.strip())
+
+    @property
+    def public_host_names(self) -> frozenset[str]:
+        """Names (`name` or `name:port`) that clients may know this server by, beside those of this machine."""
+        return frozenset(entry.strip().lower().rstrip(".") for entry in self.public_hosts.split(",") if entry.strip())
+
+    @property
+    def allowed_origins(self) -> frozenset[str]:
+        """Origins whose pages may use the API. Raises SettingsError where one is no origin."""
+        found = frozenset(entry.strip().rstrip("/") for entry in self.allow_origins.split(",") if entry.strip())
+        for origin in found:
+            if not _ORIGIN.fullmatch(origin):
+                raise SettingsError(
+                    f"HIVE_ALLOW_ORIGINS lists origins such as https://ui.example.org, and {origin[:80]!r} is none."
+                )
+        return found
 
     @property
     def webhooks(self) -> tuple[Url, ...]:

@@ -7,18 +7,15 @@ object and a middleware stack for each would triple what one costs.
 from __future__ import annotations
 
 import contextlib
-import re
-import uuid
 from collections.abc import AsyncIterator
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
-from hive import logs
 from hive.api import background, controls, downloads, json, maintenance, metrics, models, progress, system
+from hive.api.gate import Gate
 from hive.api.services import Services
 from hive.errors import HiveError
 from hive.wire.api import MANY_PATH, PROGRESS_PATH
@@ -53,11 +50,11 @@ ROUTES = [
 class Api:
     """The ASGI application of one HTTP process."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, host: str = "") -> None:
+        """`host`: the name or number that the server was told to listen on."""
         self.services = services
         self._starlette = Starlette(
             routes=ROUTES,
-            middleware=[Middleware(RequestId)],
             exception_handlers={
                 HiveError: json.on_hive_error,
                 HTTPException: json.on_http_error,
@@ -67,9 +64,15 @@ class Api:
             lifespan=_lifespan,
         )
         self._starlette.state.services = services
+        settings = services.settings
+        names = {*settings.public_host_names, host.lower()} - {""}
+        self._gate = Gate(self._dispatch, names, settings.allowed_origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
+        await self._gate(scope, receive, send)
+
+    async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] == PROGRESS_PATH:
             await progress.progress(self.services, scope, receive, send)
         elif scope["type"] == "http" and scope["path"] == MANY_PATH:
@@ -88,29 +91,3 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
         await services.replica.leave()
         services.downloads.close()
         services.commands.close()
-
-
-_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
-
-
-class RequestId:
-    """Gives every request an id, or takes the caller's, and puts it on the answer and on every log line meanwhile."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on with its id."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        given = dict(scope["headers"]).get(b"x-request-id", b"")
-        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex.encode()
-
-        async def send_with_id(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", []), (b"x-request-id", request_id)]
-            await send(message)
-
-        with logs.bound(request_id=request_id.decode()):
-            await self._app(scope, receive, send_with_id)

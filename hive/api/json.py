@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from hive import errors
+from hive import errors, logs
 from hive.wire.api import ErrorBody, ErrorReply
 
 log = logging.getLogger("hive.api")
@@ -53,9 +53,13 @@ async def read_body(request: Request, kind: type[T]) -> T:
 
 
 def error_response(error: errors.HiveError) -> JsonResponse:
-    """`{"error": {"code", "message", "details"}}` with the error's status."""
+    """`{"error": {"code", "message", "details", "request_id"}}` with the error's status."""
     headers = {"retry-after": "1"} if error.status in (429, 503) else None
-    body = ErrorReply(ErrorBody(code=error.code, message=error.message, details=error.details))
+    body = ErrorReply(
+        ErrorBody(
+            code=error.code, message=error.message, details=error.details, request_id=logs.bound_field("request_id")
+        )
+    )
     return JsonResponse(body, status_code=error.status, headers=headers)
 
 

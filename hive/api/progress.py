@@ -19,25 +19,26 @@ from hive.streams import sse
 from hive.streams.many import MAX_IDS
 from hive.wire.events import ACTIVE
 
+#: Characters of an id that is none which its error shows.
+MAX_SHOWN_ID_CHARS = 64
+
 
 async def progress(services: Services, scope: Scope, receive: Receive, send: Send) -> None:
     """`GET /v1/models/download/progress?id=`: the stream of one download."""
-    query = parse_qs(scope["query_string"].decode("latin-1"))
+    query = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True)
     try:
         if scope["method"] not in ("GET", "HEAD"):
             raise errors.MethodNotAllowed(allow="GET, HEAD")
-        download_id = read_id(query.get("id", [""])[0])
+        download_id = _read_known(query.get("id", [""])[0])
         if scope["method"] == "HEAD":
             await _stream_headers()(scope, receive, send)
             return
-        last_seen = (
-            dict(scope["headers"]).get(b"last-event-id", b"").decode("latin-1") or query.get("last_event_id", [""])[0]
-        )
-        if await services.streams(download_id, last_seen or None, scope, receive, send):
+        asked = sse.read_asked(scope["headers"], query)
+        if await services.streams(download_id, asked, scope, receive, send):
             return
         if not (
             await services.downloads.bring_back(download_id)
-            and await services.streams(download_id, last_seen or None, scope, receive, send)
+            and await services.streams(download_id, asked, scope, receive, send)
         ):
             raise errors.DownloadNotFound(id=download_id)
     except errors.HiveError as error:
@@ -46,11 +47,11 @@ async def progress(services: Services, scope: Scope, receive: Receive, send: Sen
 
 async def progress_of_many(services: Services, scope: Scope, receive: Receive, send: Send) -> None:
     """`GET /v1/downloads/progress`: one stream for all downloads, the active ones, or those named with `id`."""
-    query = parse_qs(scope["query_string"].decode("latin-1"))
+    query = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True)
     try:
         if scope["method"] not in ("GET", "HEAD"):
             raise errors.MethodNotAllowed(allow="GET, HEAD")
-        wanted = tuple(dict.fromkeys(read_id(text) for text in query.get("id", [])))
+        wanted = tuple(dict.fromkeys(_read_known(text) for text in query.get("id", [])))
         if len(wanted) > MAX_IDS:
             raise errors.BadRequest(f"A stream names at most {MAX_IDS} downloads.")
         status = query.get("status", [""])[0]
@@ -59,14 +60,27 @@ async def progress_of_many(services: Services, scope: Scope, receive: Receive, s
         if scope["method"] == "HEAD":
             await _stream_headers()(scope, receive, send)
             return
+        asked = sse.read_asked(scope["headers"], query)
         try:
-            await services.many_streams(wanted, ACTIVE if status else None, scope, receive, send)
+            await services.many_streams(wanted, ACTIVE if status else None, asked, scope, receive, send)
         except errors.DownloadNotFound:
             if not await services.downloads.bring_back(*wanted):
                 raise
-            await services.many_streams(wanted, None, scope, receive, send)
+            await services.many_streams(wanted, None, asked, scope, receive, send)
     except errors.HiveError as error:
         await error_response(error)(scope, receive, send)
+
+
+def _read_known(text: str) -> str:
+    """The id in a query. What is no UUID is no download either: 404, as for every id that nobody knows.
+
+    Raises:
+        DownloadNotFound: it is no UUID.
+    """
+    try:
+        return read_id(text)
+    except errors.InvalidId:
+        raise errors.DownloadNotFound(id=text[:MAX_SHOWN_ID_CHARS]) from None
 
 
 def _stream_headers() -> Response:

@@ -44,9 +44,12 @@ MAX_MANY_STREAMS: Final = 500
 class ManyStream:
     """The response. `wanted` names its downloads, None means all that there are or will be."""
 
-    def __init__(self, endpoint: ManyEndpoint, wanted: frozenset[str] | None, keepalive_s: float) -> None:
+    def __init__(
+        self, endpoint: ManyEndpoint, wanted: frozenset[str] | None, keepalive_s: float, *, with_ids: bool
+    ) -> None:
         self._endpoint = endpoint
         self._wanted = wanted
+        self._with_ids = with_ids
         self._keepalive_s = keepalive_s
         self._topics: dict[str, Topic] = {}
         self._seen: dict[str, Version] = {}
@@ -73,7 +76,7 @@ class ManyStream:
     def start(self, writer: Writer) -> None:
         """The first bytes, then the snapshot: every topic that it was put on until now."""
         self._writer, self._running = writer, True
-        self._write(sse.retry(sse.RETRY_MS))
+        self._write(sse.retry(sse.RETRY_MS) if self._with_ids else b"")
         self._timer = self._loop.call_later(self._keepalive_s, self._tick)
         self.on_writable()
 
@@ -94,7 +97,7 @@ class ManyStream:
 
     def close(self, retry_ms: int) -> None:
         """End the response without `[DONE]`: the client is to connect again, elsewhere or later."""
-        self._closing = sse.retry(retry_ms)
+        self._closing = sse.retry(retry_ms) if self._with_ids else b""
         self.on_writable()
 
     # -- called by the writer----------------------------------------------------------------------------------------
@@ -125,8 +128,9 @@ class ManyStream:
     # -- inside ------------------------------------------------------------------------------------------------------
 
     def _send(self, topic: Topic) -> None:
+        assert topic.message is not None
         self._seen[topic.id] = topic.version
-        self._write(sse.labelled(topic.id, topic.version, topic.frame, terminal=topic.terminal))
+        self._write((sse.frame_of_many if self._with_ids else sse.bare_of_many)(topic.id, topic.message))
         if topic.terminal:
             self._ended[topic.id] = None
             if len(self._ended) > MAX_ENDED:
@@ -181,6 +185,7 @@ class ManyEndpoint:
         self,
         wanted: Sequence[str],
         keep: frozenset[str] | None,
+        asked: sse.Asked,
         scope: Scope,
         receive: Receive,
         send: Send,
@@ -194,7 +199,7 @@ class ManyEndpoint:
         """
         if len(self._open) >= MAX_MANY_STREAMS:
             raise errors.TooManyDownloads("Too many streams for all downloads are open here. Name the ones you need.")
-        stream = ManyStream(self, frozenset(wanted) or None, self._keepalive_s)
+        stream = ManyStream(self, frozenset(wanted) or None, self._keepalive_s, with_ids=asked.with_ids)
         self._open.add(stream)
         self._keep[stream] = keep
         try:

@@ -15,6 +15,8 @@ The phases of a stream:
 
 The exits, each with what the client is to make of it. `[DONE]` is said after a terminal event and nowhere else.
 
+    A client that is sent bare frames (topic.py, sse.py) is sent no `retry:` either: its stream just ends.
+
     why it ends                                   what is sent                        what the client does
     ------------------------------------------    --------------------------------    ---------------------------
     no such download                              404, by the route                   stops
@@ -38,7 +40,7 @@ from starlette.types import Receive, Scope, Send
 
 from hive.streams import sse
 from hive.streams.fanout import Fanout
-from hive.streams.topic import NOTHING, Topic
+from hive.streams.topic import CHUNKED, NOTHING, PLAIN, WITH_ID, Topic
 from hive.streams.writer import Writer, respond
 from hive.wire.events import Version
 
@@ -48,9 +50,8 @@ Phase = Literal["joining", "running", "sending_done", "done"]
 _DRAIN_STEP_S = 0.02
 #: Milliseconds after which a client that found the server full or draining is to come back.
 _BUSY_RETRY_MS = 5000
-#: The first bytes of every stream, plain and as a chunk: how to connect again.
-_GREETING: Final = sse.retry(sse.RETRY_MS)
-_GREETING_CHUNK: Final = sse.chunk(_GREETING)
+#: The first bytes of a stream by its form: how to connect again, for those who can.
+_GREETINGS: Final = (b"", sse.retry(sse.RETRY_MS), b"", sse.chunk(sse.retry(sse.RETRY_MS)))
 _KEEPALIVE_CHUNK: Final = sse.chunk(sse.KEEPALIVE)
 
 
@@ -58,10 +59,10 @@ class Stream:
     """The response to `GET /v1/models/download/progress`."""
 
     __slots__ = (
-        "_chunked",
         "_closing",
         "_endpoint",
         "_floor",
+        "_form",
         "_write",
         "_writer",
         "phase",
@@ -70,8 +71,10 @@ class Stream:
         "topic",
     )
 
-    def __init__(self, endpoint: StreamEndpoint) -> None:
+    def __init__(self, endpoint: StreamEndpoint, form: int) -> None:
+        """`form`: PLAIN or WITH_ID; whether it goes in chunks is seen when it starts."""
         self._endpoint = endpoint
+        self._form = form
         self._closing: bytes | None = None
         self.phase: Phase = "joining"
         #: Whether a writer is responsible for its end.
@@ -87,7 +90,8 @@ class Stream:
 
     def start(self, writer: Writer, topic: Topic) -> None:
         """The first bytes, at once: how to connect again, and the present state where there is one."""
-        self._writer, self._write, self._chunked = writer, writer.write, writer.chunked
+        self._writer, self._write = writer, writer.write
+        self._form |= CHUNKED if writer.chunked else PLAIN
         self.topic, self.started = topic, True
         if self.phase != "joining":
             self._close()
@@ -99,10 +103,10 @@ class Stream:
             self._close()
             return
         if self._floor is not None:
-            self._write(writer.head + (_GREETING_CHUNK if writer.chunked else _GREETING))
+            self._write(writer.head + _GREETINGS[self._form])
             writer.head = b""
             return
-        first = writer.head + (_GREETING_CHUNK + topic.chunk if writer.chunked else _GREETING + topic.frame)
+        first = writer.head + _GREETINGS[self._form] + (topic.encoded[self._form] or topic.encode(self._form))
         writer.head = b""
         if topic.terminal:
             self._end(first)
@@ -121,15 +125,16 @@ class Stream:
             if topic.version <= self._floor and not topic.terminal:
                 return
             self._floor = None
+        data = topic.encoded[self._form] or topic.encode(self._form)
         if topic.terminal:
-            self._end(topic.chunk if self._chunked else topic.frame)
+            self._end(data)
         else:
-            self._write(topic.chunk if self._chunked else topic.frame)
+            self._write(data)
 
     def keep_alive(self) -> None:
         """Send a comment, unless the client has not even taken what it was sent before."""
         if self.phase == "running" and not self._writer.paused:
-            self._write(_KEEPALIVE_CHUNK if self._chunked else sse.KEEPALIVE)
+            self._write(_KEEPALIVE_CHUNK if self._form & CHUNKED else sse.KEEPALIVE)
 
     def close(self, retry_ms: int) -> None:
         """End the response without `[DONE]`: the client is to connect again, elsewhere or later."""
@@ -164,8 +169,8 @@ class Stream:
 
     def _close(self) -> None:
         assert self._closing is not None
-        data, self._closing = self._closing, None
-        self._writer.end(self._writer.head + (sse.chunk(data, last=True) if self._chunked else data))
+        data, self._closing = self._closing if self._form & WITH_ID else b"", None
+        self._writer.end(self._writer.head + (sse.chunk(data, last=True) if self._form & CHUNKED else data))
 
 
 class StreamEndpoint:
@@ -184,24 +189,22 @@ class StreamEndpoint:
         """How many clients are watching."""
         return len(self._open)
 
-    async def __call__(
-        self, download_id: str, last_event_id: str | None, scope: Scope, receive: Receive, send: Send
-    ) -> bool:
+    async def __call__(self, download_id: str, asked: sse.Asked, scope: Scope, receive: Receive, send: Send) -> bool:
         """Serve one client. False, with nothing sent, where the id is unknown.
 
         Returns before the stream has ended where the server hands the connection over.
         """
         if self._draining or len(self._open) >= self._max_streams:
-            await _end_at_once(send)
+            await _end_at_once(send, with_retry=asked.with_ids)
             return True
-        stream = Stream(self)
+        stream = Stream(self, WITH_ID if asked.with_ids else PLAIN)
         self._open.add(stream)
         try:
             topic = await self._fanout.join(download_id, stream)
             if topic is None:
                 return False
             stream.topic = topic
-            last = Version.parse(last_event_id) if last_event_id is not None else None
+            last = Version.parse(asked.last_event_id) if asked.last_event_id is not None else None
             # The client was at a replica that is ahead of this one: what is in the slot here is its past.
             if last is not None and topic.version < last:
                 there = await self._fanout.read_again(topic)
@@ -241,10 +244,12 @@ class StreamEndpoint:
                 await asyncio.sleep(began_s + (step + 1) * window_s / steps - time.monotonic())
 
 
-async def _end_at_once(send: Send) -> None:
+async def _end_at_once(send: Send, *, with_retry: bool) -> None:
     """Any status but 200 is final for an EventSource: give an empty stream that asks to come back."""
     await send({"type": "http.response.start", "status": 200, "headers": [*sse.HEADERS, (b"connection", b"close")]})
-    await send({"type": "http.response.body", "body": sse.retry(_BUSY_RETRY_MS), "more_body": False})
+    await send(
+        {"type": "http.response.body", "body": sse.retry(_BUSY_RETRY_MS) if with_retry else b"", "more_body": False}
+    )
 
 
 async def _no_content(send: Send) -> None:

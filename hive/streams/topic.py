@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Protocol
+from typing import Final, Protocol
 
 from hive.streams import sse
 from hive.wire.events import Message, Version
@@ -29,16 +29,24 @@ class Subscriber(Protocol):
         """Nothing was said for a while."""
 
 
+#: The forms in which an event is sent, to be added up: with `id:` for those who can come back with it, and as a chunk
+#: of HTTP/1.1. The place of the form in `Topic.encoded`.
+PLAIN: Final = 0
+WITH_ID: Final = 1
+CHUNKED: Final = 2
+_FORMS: Final = 4
+
+
 class Topic:
-    """One watched download: the latest event, framed once for all; `chunk` is the frame as a chunk of HTTP/1.1."""
+    """One watched download: the latest event, and each form of it that somebody needed, made once for all."""
 
     __slots__ = (
-        "chunk",
+        "encoded",
         "first_read",
-        "frame",
         "heard_s",
         "held",
         "id",
+        "message",
         "missing_since_s",
         "queued",
         "spoke_s",
@@ -51,8 +59,10 @@ class Topic:
     def __init__(self, download_id: str) -> None:
         self.id = download_id
         self.version = NOTHING
-        self.frame = self.chunk = b""
         self.terminal = False
+        self.message: Message | None = None
+        #: The forms that were made; empty where nobody needed one yet.
+        self.encoded = [b""] * _FORMS
         #: In the order in which they came, which is that in which they are told.
         self.subscribers: dict[Subscriber, None] = {}
         self.heard_s = self.spoke_s = time.monotonic()
@@ -77,8 +87,16 @@ class Topic:
         self.heard_s, self.missing_since_s = time.monotonic(), None
         if self.terminal or message.version <= self.version:
             return False
-        self.version, self.terminal, self.frame = message.version, message.terminal, sse.frame(message)
-        if self.terminal:
-            self.frame += sse.DONE
-        self.chunk = sse.chunk(self.frame, last=self.terminal)
+        self.version, self.terminal, self.message = message.version, message.terminal, message
+        self.encoded = [b""] * _FORMS
         return True
+
+    def encode(self, form: int) -> bytes:
+        """What is in the slot, in this form; the end with `[DONE]` behind it. Empty where nothing is known yet."""
+        if self.message is None:
+            return b""
+        data = sse.frame(self.message) if form & WITH_ID else sse.bare(self.message)
+        if self.terminal:
+            data += sse.DONE
+        found = self.encoded[form] = sse.chunk(data, last=self.terminal) if form & CHUNKED else data
+        return found

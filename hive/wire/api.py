@@ -237,6 +237,8 @@ class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
     code: str
     message: str = ""
     details: dict[str, Any] = msgspec.field(default_factory=dict)
+    #: Under which the log has more.
+    request_id: str = ""
 
 
 class ErrorReply(msgspec.Struct, frozen=True):

@@ -31,7 +31,7 @@ def post(api: str, **body: Any) -> requests.Response:
 def error_of(answer: requests.Response) -> str:
     body = answer.json()
     assert set(body) == {"error"}
-    assert set(body["error"]) == {"code", "message", "details"}
+    assert set(body["error"]) == {"code", "message", "details", "request_id"}
     code: str = body["error"]["code"]
     return code
 

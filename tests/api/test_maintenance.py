@@ -223,7 +223,8 @@ def test_a_slow_client_does_not_fill_the_servers_memory(api: str, settings: Sett
         client.settimeout(10)
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32_768)
         client.connect((host, int(port)))
-        client.sendall(b"POST /v1/models/verify HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        headers = b"Host: localhost\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        client.sendall(b"POST /v1/models/verify HTTP/1.1\r\n" + headers)
         # While it is blocked, the place is taken: the thread waits and has not run through.
         for _ in range(3):
             wait_for(lambda: requests.post(f"{api}/v1/models/verify", timeout=5).status_code == 409)

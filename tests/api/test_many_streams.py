@@ -139,7 +139,7 @@ def test_a_thousand_downloads_arrive_on_one_stream(redis_url: str, store: RedisC
 @pytest.mark.parametrize(
     ("query", "status"),
     [
-        ("id=7", 400),
+        ("id=7", 404),
         (f"id={NOBODY}", 404),
         ("status=ended", 400),
         (f"status=active&id={NOBODY}", 400),

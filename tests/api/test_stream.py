@@ -67,9 +67,9 @@ def test_an_unknown_id_is_404_in_the_shape_of_every_error(api: str) -> None:
 
 
 @pytest.mark.parametrize("query", ["", "id=", "id=7", "id=../../etc/passwd", "id=%00", "id=" + "a" * 5000])
-def test_an_id_that_is_no_uuid_is_400(api: str, query: str) -> None:
+def test_an_id_that_is_no_uuid_is_unknown(api: str, query: str) -> None:
     answer = requests.get(f"{api}/v1/models/download/progress?{query}", timeout=5)
-    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "INVALID_ID")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "DOWNLOAD_NOT_FOUND")
 
 
 def test_head_answers_at_once_and_post_is_refused(api: str, downloads: DownloadContext) -> None:

@@ -46,6 +46,9 @@ def test_workers_that_fall_silent_disappear(api: str, store: RedisClient) -> Non
         ("GET", "/v1/../../etc/passwd", 404, "NOT_FOUND"),
         ("PUT", "/v1/models/download", 405, "METHOD_NOT_ALLOWED"),
         ("PATCH", "/v1/downloads", 405, "METHOD_NOT_ALLOWED"),
+        ("POST", "/v1/models/download/progress", 405, "METHOD_NOT_ALLOWED"),
+        ("GET", "/v1/models/download/progress?id=7", 404, "DOWNLOAD_NOT_FOUND"),
+        ("GET", "/v1/downloads/progress?status=x", 400, "INVALID_REQUEST"),
         ("GET", "/v1/models/org/none", 404, "MODEL_NOT_ON_DISK"),
         ("DELETE", "/v1/models/org/none", 404, "MODEL_NOT_ON_DISK"),
         ("DELETE", "/v1/models/..%2F..%2Fetc", 404, "MODEL_NOT_ON_DISK"),
@@ -54,8 +57,8 @@ def test_workers_that_fall_silent_disappear(api: str, store: RedisClient) -> Non
 def test_every_refusal_has_the_same_shape(api: str, method: str, path: str, status: int, code: str) -> None:
     answer = requests.request(method, api + path, timeout=5)
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
-    assert set(answer.json()["error"]) == {"code", "message", "details"}
-    assert answer.headers["x-request-id"]
+    assert set(answer.json()["error"]) == {"code", "message", "details", "request_id"}
+    assert answer.headers["x-request-id"] == answer.json()["error"]["request_id"]
 
 
 def test_a_request_id_is_kept_unless_it_is_strange(api: str) -> None:

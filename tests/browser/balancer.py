@@ -41,7 +41,7 @@ http {{
   upstream hive {{ {servers} }}
   server {{
     listen 127.0.0.1:{port};
-    location / {{ proxy_pass http://hive; add_header X-Replica $upstream_addr; }}
+    location / {{ proxy_pass http://hive; proxy_set_header Host $http_host; add_header X-Replica $upstream_addr; }}
     location = /page {{ default_type text/html; return 200 '<!doctype html><title>hive</title>'; }}
     location = /clock {{ default_type text/event-stream; return 200 'retry: 2000\\n\\n'; }}
   }}

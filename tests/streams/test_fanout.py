@@ -186,7 +186,7 @@ async def test_a_record_that_redis_lost_ends_its_streams_after_a_while(
         store.delete(keys.record(download_id))
         await wait_for_async(lambda: watcher.ended)
         assert topic is not None
-        assert b"DOWNLOAD_NOT_FOUND" in topic.frame
+        assert b"DOWNLOAD_NOT_FOUND" in topic.encode(0)
 
 
 async def test_a_dead_subscription_is_found_by_the_probe(

@@ -154,6 +154,7 @@ ASKED = [
 
 #: What no two runs have in common, and what stands for it.
 _VARYING = [
+    (re.compile(rb'"request_id":"[0-9a-f]{32}"'), b'"request_id":"<request id>"'),
     (re.compile(rb'"alive","version":"[^"]+"'), rb'"alive","version":"<version>"'),
     (re.compile(rb'"(updated_at|ended_at|created_at|duration_seconds|seconds)":(?!179535754)\d+\.\d+'), rb'"\1":0.0'),
     (re.compile(rb"[0-9a-f]{8}-(?!0000-4000)[0-9a-f]{4}-4[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}"), b"<id>"),

@@ -14,6 +14,7 @@ from uvicorn.server import ServerState
 
 from hive.redis_client import CommandThread
 from hive.server import StreamProtocol, listen
+from hive.streams import sse
 from hive.streams.fanout import Fanout
 from hive.streams.stream import StreamEndpoint
 from hive.streams.writer import EXTENSION
@@ -46,8 +47,8 @@ class Serving:
             await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"200000")]})
             await send({"type": "http.response.body", "body": b"b" * 200_000})
             return
-        last_seen = dict(scope["headers"]).get(b"last-event-id", b"").decode() or None
-        if not await self.endpoint(scope["path"][1:], last_seen, scope, receive, send):
+        asked = sse.read_asked(scope["headers"], {})
+        if not await self.endpoint(scope["path"][1:], asked, scope, receive, send):
             await send({"type": "http.response.start", "status": 404, "headers": [(b"content-length", b"0")]})
             await send({"type": "http.response.body"})
 
@@ -67,14 +68,22 @@ class Serving:
                 connection.shutdown()
             await wait_for_async(lambda: not self.state.connections and not self.state.tasks)
 
-    def connect(self, path: str, *, version: str = "1.1", headers: str = "", receive_buffer: int = 0) -> socket.socket:
+    def connect(
+        self,
+        path: str,
+        *,
+        version: str = "1.1",
+        headers: str = "",
+        accept: str = "text/event-stream",
+        receive_buffer: int = 0,
+    ) -> socket.socket:
         """A client that has sent its request and has read nothing."""
         client = socket.socket()
         self._clients.append(client)
         if receive_buffer:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         client.connect(("127.0.0.1", self.port))
-        client.sendall(f"GET /{path} HTTP/{version}\r\nHost: x\r\n{headers}\r\n".encode())
+        client.sendall(f"GET /{path} HTTP/{version}\r\nHost: x\r\nAccept: {accept}\r\n{headers}\r\n".encode())
         client.setblocking(False)
         return client
 

@@ -169,7 +169,7 @@ async def watch(
     `tiny` gives the client a receive buffer so small that it soon falls behind when it does not read.
     """
     address = urlsplit(url)
-    lines = [f"GET {PROGRESS_PATH}?id={download_id} HTTP/1.1", f"Host: {address.netloc}"]
+    lines = [f"GET {PROGRESS_PATH}?id={download_id} HTTP/1.1", f"Host: {address.netloc}", "Accept: text/event-stream"]
     lines += [f"Last-Event-ID: {last_event_id}"] if last_event_id else []
     witness.begin(anew=not last_event_id)
     connection = Connection(witness.take, ("\r\n".join(lines) + "\r\n\r\n").encode())

@@ -1,0 +1,199 @@
+"""The gate in front of every route, streams too: who may ask, and the id under which it is told.
+
+Problem: hive listens on the loopback and has no passwords, and a browser on the same machine carries every web page's
+requests there. A page may send a POST to any address without being asked (`mode: "no-cors"`), only the answer is kept
+from it; and a name that leads to the page's server first and to 127.0.0.1 later (DNS rebinding) makes hive the page's
+own origin, which may read too. The easy way, to allow what CORS allows, guards neither: CORS is about reading. So:
+
+    Host             a name that means this machine, or one of HIVE_PUBLIC_HOSTS; else 421. This ends rebinding.
+    Origin,          foreign ones change nothing: 403 on all but GET and HEAD, unless HIVE_ALLOW_ORIGINS names them.
+    Sec-Fetch-Site   What they GET they cannot read: no CORS headers are sent but to those that are named.
+    Content-Type     a body that a browser sends must be JSON, which no form can send; else 415. What shows no mark of a
+                     browser (curl's bare `-d`) goes on as before.
+
+What a name may be depends on where the connection came in. On the loopback only this machine's programs connect, and
+they say `localhost` or a number of the loopback. Beyond it (a container behind a proxy, another machine) the number is
+whatever the network gave, and the names are those of a network without dots: no page from elsewhere has such a name.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Iterable
+from ipaddress import ip_address
+from typing import Final
+from urllib.parse import urlsplit
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from hive import errors, logs
+from hive.api.json import MAX_BODY_BYTES, error_response
+
+#: Where in the scope the headers stand that every answer is to have, for whoever writes a head without ASGI.
+ANSWER_HEADERS: Final = "hive.answer_headers"
+#: Answered whatever the Host: a supervisor or load balancer asks by numbers that nobody foresees, and learns nothing.
+_PROBES: Final = frozenset({"/healthz", "/readyz"})
+#: Seconds that a browser may keep the answer to a preflight.
+PREFLIGHT_TTL_S: Final = 600
+_METHODS: Final = b"GET, HEAD, POST, PUT, DELETE"
+_ASKED_HEADERS: Final = b"content-type, last-event-id, x-request-id"
+_READABLE_HEADERS: Final = b"x-request-id, retry-after"
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_AUTHORITY = re.compile(r"(?:\[([0-9a-fA-F:.]{2,45})\]|([A-Za-z0-9._-]{1,253}))(?::(\d{1,5}))?")
+
+
+class Gate:
+    """Lets through to `app` what may pass, and answers the rest."""
+
+    def __init__(self, app: ASGIApp, public_hosts: Iterable[str] = (), allow_origins: Iterable[str] = ()) -> None:
+        """`public_hosts`: names or `name:port`, in lower case; `allow_origins`: `scheme://host[:port]`."""
+        self._app = app
+        self._public_hosts = frozenset(public_hosts)
+        self._allow_origins = frozenset(allow_origins)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = _Headers(scope)
+        request_id = headers.request_id()
+        added = scope[ANSWER_HEADERS] = [(b"x-request-id", request_id)]
+        allowed = headers.origin is not None and headers.origin in self._allow_origins
+        if self._allow_origins:
+            added.append((b"vary", b"origin"))
+        if allowed:
+            added.append((b"access-control-allow-origin", headers.origin.encode()))  # type: ignore[union-attr]
+            added.append((b"access-control-expose-headers", _READABLE_HEADERS))
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", []), *added]
+            await send(message)
+
+        with logs.bound(request_id=request_id.decode()):
+            try:
+                self._check(scope, headers, allowed=allowed)
+            except errors.HiveError as error:
+                await error_response(error)(scope, receive, send_with_id)
+                return
+            if allowed and headers.is_preflight:
+                await _answer_preflight(headers, send_with_id)
+                return
+            await self._app(scope, receive, send_with_id)
+
+    def _check(self, scope: Scope, headers: _Headers, *, allowed: bool) -> None:
+        """Raise what is to be answered, where the request may not pass."""
+        if scope["path"] not in _PROBES:
+            self._check_host(scope, headers)
+        changes = scope["method"] not in ("GET", "HEAD")
+        if changes and not allowed and headers.is_foreign:
+            raise errors.ForeignOrigin
+        if changes and headers.has_body and headers.is_from_browser and not headers.is_json:
+            raise errors.UnsupportedMediaType
+        if headers.body_bytes > MAX_BODY_BYTES:
+            raise errors.BodyTooLarge(limit_bytes=MAX_BODY_BYTES)
+
+    def _check_host(self, scope: Scope, headers: _Headers) -> None:
+        if not headers.hosts and scope["http_version"] == "1.0":
+            return  # before there was such a header; no browser
+        if len(headers.hosts) != 1:
+            raise errors.BadRequest("A request needs one Host header.")
+        match = _AUTHORITY.fullmatch(headers.hosts[0])
+        if match is None or not self._is_ours(match, scope.get("server")):
+            raise errors.MisdirectedRequest(host=headers.hosts[0][:255])
+
+    def _is_ours(self, authority: re.Match[str], server: tuple[str, int | None] | None) -> bool:
+        name = (authority[1] or authority[2]).lower().rstrip(".")
+        if name in self._public_hosts or f"{name}:{authority[3]}" in self._public_hosts:
+            return True
+        bound = server[0] if server else ""
+        if name == bound:
+            return True
+        try:
+            return ip_address(name).is_loopback or not _is_loopback(bound)
+        except ValueError:
+            return name == "localhost" or name.endswith(".localhost") or ("." not in name and not _is_loopback(bound))
+
+
+class _Headers:
+    """What the gate looks at, read once."""
+
+    def __init__(self, scope: Scope) -> None:
+        values = self._values = dict(scope["headers"])
+        self._method = scope["method"]
+        self._fetches = any(name.startswith(b"sec-fetch-") for name in values)
+        self.hosts = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
+        self.origin = values[b"origin"].decode("latin-1") if b"origin" in values else None
+        length = values.get(b"content-length", b"0")
+        self.body_bytes = int(length) if length.isdigit() and len(length) < 20 else MAX_BODY_BYTES + 1
+
+    def request_id(self) -> bytes:
+        """The caller's id where it is one, else a new one."""
+        given: bytes = self._values.get(b"x-request-id", b"")
+        return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex.encode()
+
+    @property
+    def is_preflight(self) -> bool:
+        """Whether a browser asks whether it may ask."""
+        return self._method == "OPTIONS" and b"access-control-request-method" in self._values
+
+    @property
+    def asks_private_network(self) -> bool:
+        """Whether a public page's browser asks whether it may reach into a private network."""
+        return self._values.get(b"access-control-request-private-network") == b"true"
+
+    @property
+    def is_from_browser(self) -> bool:
+        """Whether it bears a browser's marks."""
+        return self.origin is not None or self._fetches
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether a page of another origin sent it, by what either mark says."""
+        if self._values.get(b"sec-fetch-site", b"none").strip().lower() not in (b"same-origin", b"none"):
+            return True
+        return self.origin is not None and not _is_same(self.origin, self.hosts)
+
+    @property
+    def has_body(self) -> bool:
+        """Whether a body comes with it."""
+        return self.body_bytes > 0 or b"transfer-encoding" in self._values
+
+    @property
+    def is_json(self) -> bool:
+        """Whether the body says that it is JSON."""
+        kind: bytes = self._values.get(b"content-type", b"")
+        return kind.partition(b";")[0].strip().lower() == b"application/json"
+
+
+def _is_same(origin: str, hosts: list[str]) -> bool:
+    """Whether an origin is the host that was asked. The scheme is the proxy's matter, which may end TLS."""
+    try:
+        asked = urlsplit(f"{urlsplit(origin).scheme}://{hosts[0]}")
+        given = urlsplit(origin)
+        default = _DEFAULT_PORTS[given.scheme]
+        return given.hostname == asked.hostname and (given.port or default) == (asked.port or default)
+    except (ValueError, KeyError, IndexError):
+        return False  # `null`, and what is no origin at all
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ip_address(address).is_loopback
+    except ValueError:
+        return True  # a socket in the file system: whoever reaches it is on this machine
+
+
+async def _answer_preflight(headers: _Headers, send: Send) -> None:
+    answer = [
+        (b"access-control-allow-methods", _METHODS),
+        (b"access-control-allow-headers", _ASKED_HEADERS),
+        (b"access-control-max-age", b"%d" % PREFLIGHT_TTL_S),
+    ]
+    if headers.asks_private_network:
+        answer.append((b"access-control-allow-private-network", b"true"))
+    await send({"type": "http.response.start", "status": 204, "headers": answer})
+    await send({"type": "http.response.body", "body": b""})
