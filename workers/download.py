@@ -18,6 +18,7 @@ from redis.exceptions import RedisError
 from hive import errors, logs
 from hive.downloads.context import DownloadContext
 from hive.downloads.events import cancelled_event, claimed_event, failed_event, paused_event, requeued_event
+from hive.downloads.intents import realm_of
 from hive.downloads.record import Record
 from hive.downloads.registry import worker_registry
 from hive.net.egress import Network
@@ -25,6 +26,7 @@ from hive.redis_client import connect, is_redis_error
 from hive.secrets import Credentials, SecretKeyError, unseal
 from hive.settings import Settings
 from hive.store.filesystem import nearest, partial_place
+from hive.store.partial_lock import PartialLocks
 from hive.wire import events
 from hive.wire.refs import HIDDEN_QUERY, parse_ref, with_query
 from workers.claim import ClaimedDownload, call_the_next, take_next
@@ -95,8 +97,9 @@ class Download:
         self._control = Control(self._fleet.bandwidth)
         self._store = Store(settings)
         self._leases = FileLeases(client, claim.id, claim.fence, settings.lease_s)
-        partials = partial_place(settings, for_url=record.request.ref.startswith("http")).path
-        self._reservation = Reservation(client, claim.id, nearest(partials), limits_of(settings), self._control)
+        partials = partial_place(settings, for_url=record.request.ref.startswith("http"))
+        self._locks = PartialLocks(partials, realm_of(settings))
+        self._reservation = Reservation(client, claim.id, nearest(partials.path), limits_of(settings), self._control)
         self._started_s = time.monotonic()
         subject = Reported(
             claims=taken.downloads.claims,
@@ -131,6 +134,7 @@ class Download:
         else:
             self._end_well(plan)
         finally:
+            self._locks.release_all()
             self._leases.release_all()
             self._reservation.release()
             if self._ended:
@@ -170,7 +174,7 @@ class Download:
 
     def _transfer(self, plan: Plan, network: Network) -> Transfer:
         tracker = self._downloads.tracker
-        peers = FleetPeers(self._fleet, self._leases, self._reservation, tracker, self._control)
+        peers = FleetPeers(self._fleet, self._leases, self._reservation, tracker, self._control, self._locks)
         return Transfer(
             self._settings, plan, self._store, self._reporter, self._control, network, peers, self._claim.id
         )

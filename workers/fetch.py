@@ -95,7 +95,7 @@ class Transfer:
         for file in missing:
             mine = self._is_small(file) or self._peers.acquire(self._partial(file).name) is None
             (ours if mine else others).append(file)
-        ours = [file for file in ours if not self._adopt(file)]
+        ours = [file for file in self._still_missing(ours) if not self._adopt(file)]
         self._reserve(ours)
         with contextlib.ExitStack() as stack:
             pool = stack.enter_context(HostPool(self._network, self._limits, self._peers.cooldown))
@@ -103,6 +103,17 @@ class Transfer:
             self._fetch(ours, pool, ways)
             for file in others:
                 self._follow(file, pool, ways)
+
+    def _still_missing(self, ours: Sequence[PlannedFile]) -> list[PlannedFile]:
+        """Those of our files that nobody has published between the look that found them missing and our lease."""
+        if all(self._is_small(file) for file in ours):
+            return list(ours)
+        missing = self._store.missing(self._plan)
+        for file in ours:
+            if file not in missing:
+                self._peers.release(self._partial(file).name)
+                self._reporter.file_done(file.path, file.size or 0)
+        return [file for file in ours if file in missing]
 
     def shared(self, files: Sequence[PlannedFile]) -> tuple[str, ...]:
         """The names of those partial files of these that another download may go on with."""

@@ -9,8 +9,9 @@ from starlette.responses import Response
 from hive import errors
 from hive.api.json import JsonResponse
 from hive.api.services import services_of
-from hive.downloads.live import Live, place_of, read_live
+from hive.downloads.live import Live, in_use_elsewhere, place_of, read_live
 from hive.store.catalog import Origin
+from hive.store.layout import url_key
 from hive.wire.api import Deleted, Listing, Model
 
 
@@ -33,6 +34,10 @@ async def delete(request: Request) -> Response:
     origin = await run_in_threadpool(services.catalog.origin, model)
     if any(_uses(download, origin) for download in live):
         raise errors.ModelInUse(id=model.id)
+    elsewhere = await run_in_threadpool(in_use_elsewhere, services.settings)
+    if origin.repo in elsewhere.repos or (origin.url and url_key(origin.url) in elsewhere.urls):
+        text = "Another hive on this store is downloading this model. Cancel it there, or wait for its end."
+        raise errors.ModelInUse(text, id=model.id)
     freed = await run_in_threadpool(services.catalog.delete, model.id)
     return JsonResponse(Deleted(id=model.id, freed_bytes=freed))
 

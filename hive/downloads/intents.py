@@ -93,7 +93,7 @@ class IntentLog:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._root = settings.hive_dir
-        self._realm = _realm(settings)
+        self._realm = realm_of(settings)
 
     def ids(self) -> list[str]:
         """Every download of which there is a file, sorted."""
@@ -165,6 +165,7 @@ class LogEntry(NamedTuple):
     id: str
     ref: str
     partials: tuple[str, ...]
+    realm: str = ""
 
 
 class _AnyFile(msgspec.Struct):
@@ -190,7 +191,7 @@ def read_all(settings: Settings, max_age_s: float = float("inf")) -> Iterator[Lo
             with contextlib.suppress(OSError), open_folder(intents, realm) as folder:
                 for name in os.listdir(folder):
                     if (match := _FILE.fullmatch(name)) and (file := _read_any(folder, name, max_age_s)) is not None:
-                        yield LogEntry(match[1], file.request.ref if file.request else "", file.partials)
+                        yield LogEntry(match[1], file.request.ref if file.request else "", file.partials, realm)
 
 
 def _read_any(folder: int, name: str, max_age_s: float) -> _AnyFile | None:
@@ -224,8 +225,11 @@ def _is_ref(text: str) -> bool:
         return False
 
 
-def _realm(settings: Settings) -> str:
-    """The name of this hive's folder. A process that can neither read nor make the key shares one with its like."""
+def realm_of(settings: Settings) -> str:
+    """The name of this hive: its folder in the intent log, and whose its locks on partial files are.
+
+    A process that can neither read nor make the key shares one with its like.
+    """
     key = b""
     with contextlib.suppress(OSError, StoreNotWritable):
         ensure_key(settings.secret_key_path)

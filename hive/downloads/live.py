@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from hive.downloads.intents import read_all
+from hive.downloads.intents import read_all, realm_of
 from hive.redis_client import RedisClient
 from hive.settings import Settings
 from hive.store.gc_context import InUse
@@ -85,6 +85,19 @@ def in_use(settings: Settings, live: Iterable[Live]) -> InUse:
         urls=frozenset(url_key(url) for _, url in places if url),
         partials=frozenset(partials),
         unlisted_since_s=unlisted_since_ms / 1000,
+    )
+
+
+def in_use_elsewhere(settings: Settings) -> InUse:
+    """What the downloads of other hives on this store need, as the intent log has it. Raises OSError."""
+    ours = realm_of(settings)
+    entries = [entry for entry in read_all(settings, MAX_INTENTS_AGE_S) if entry.realm != ours]
+    places = [place_of(entry.ref) for entry in entries]
+    return InUse(
+        ids=frozenset(entry.id for entry in entries),
+        repos=frozenset(repo for repo, _ in places if repo),
+        urls=frozenset(url_key(url) for _, url in places if url),
+        partials=frozenset(partial for entry in entries for partial in entry.partials),
     )
 
 

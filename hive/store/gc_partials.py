@@ -18,7 +18,7 @@ from hive.wire.maintenance import GarbageKind
 _PARTIAL: Final = re.compile(
     r"(?P<key>(?:git-|url-)?[0-9a-f]{40,64})"
     r"(?:\.(?P<id>[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}))?"
-    r"(?:\.(?P<bad>(?:[0-9a-f]{8}\.)?bad)|\.(?:part|journal|journal\.new))"
+    r"(?:\.(?P<bad>(?:[0-9a-f]{8}\.)?bad)|\.(?:part|journal|journal\.new|lock))"
 )
 
 

@@ -38,8 +38,11 @@ INTENTS: Final = "downloads"
 MANIFEST: Final = "manifest.json"
 #: The name of a URL's file that has none.
 FALLBACK_NAME: Final = "download"
-#: The endings of a partial file: what of it is real, the same while rewritten, the bytes, bytes of a wrong digest.
-PARTIAL_ENDINGS: Final = (".journal", ".journal.new", ".part", ".bad")
+#: The lock on a partial file; see hive.store.partial_lock.
+LOCK_ENDING: Final = ".lock"
+#: The endings of a partial file: what of it is real, the same while rewritten (of versions before 0.2), the bytes,
+#: bytes of a wrong digest, the lock.
+PARTIAL_ENDINGS: Final = (".journal", ".journal.new", ".part", ".bad", LOCK_ENDING)
 #: What marks a folder as a cache for backup programs, and the first line that makes the file count.
 CACHEDIR_TAG: Final = "CACHEDIR.TAG"
 CACHEDIR_TAG_TEXT: Final = "Signature: 8a477f597d28d172789f06886806bc55\n# Model files that can be fetched again.\n"

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from hive.downloads.tracker import DownloadTracker
+from hive.errors import disk_error
+from hive.store.partial_lock import PartialLocks
 from hive.wire.events import Event
 from workers.fleet import FleetLimits
 from workers.fleet.file_lease import FileLeases
@@ -24,7 +26,9 @@ class FleetPeers:
         reservation: Reservation,
         tracker: DownloadTracker,
         control: Control,
+        locks: PartialLocks,
     ) -> None:
+        self._locks = locks
         self._limits = limits
         self._leases = leases
         self._reservation = reservation
@@ -43,11 +47,22 @@ class FleetPeers:
 
     def acquire(self, name: str) -> str | None:
         """The lease of a partial file: None when it is ours, else who has it."""
-        return until_redis_answers(lambda: self._leases.acquire(name), self._control)
+        owner = until_redis_answers(lambda: self._leases.acquire(name), self._control)
+        if owner is None and not self._locked(name):
+            self._leases.release(name)  # another hive on this store writes it; who, only its own Redis knows
+            return ""
+        return owner
 
     def release(self, name: str) -> None:
         """Give the lease up."""
+        self._locks.release(name)
         self._leases.release(name)
+
+    def _locked(self, name: str) -> bool:
+        try:
+            return self._locks.acquire(name)
+        except OSError as error:
+            raise disk_error(error) from error
 
     def progress_of(self, download_id: str) -> Event | None:
         """The latest event of another download."""

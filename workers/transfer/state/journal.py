@@ -19,6 +19,7 @@ import contextlib
 import errno
 import json
 import os
+import secrets
 import threading
 import zlib
 from dataclasses import dataclass
@@ -148,8 +149,9 @@ class Journal:
             self._fd = -1
 
     def _begin(self, extents: list[Extent], durable: list[Extent]) -> None:
-        fresh = self._path.with_name(self._path.name + ".new")
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+        # A name that no other process has: two hives on one store may begin the same file at once.
+        fresh = self._path.with_name(f".{self._path.name}.{secrets.token_hex(8)}.tmp")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
         fd = os.open(fresh, flags, FILE_MODE)
         try:
             self._lines = self._bytes = 0
