@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
+import ssl
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,8 @@ from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 
 from hive.errors import RedisUnavailable
+from hive.net.redis_url import RedisAddress, parse_redis_url
+from hive.redis_errors import is_redis_error, unavailable
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -45,16 +48,6 @@ MAX_WAITING_CALLS = 10_000
 
 #: The root of all that redis-py raises.
 RedisError = redis.exceptions.RedisError
-#: What a broken or silent Redis raises.
-REDIS_ERRORS = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError)
-#: What it answers when it is up but cannot work: loading its file, out of memory, read-only after a failover.
-REDIS_REFUSALS = (
-    redis.exceptions.BusyLoadingError,
-    redis.exceptions.OutOfMemoryError,
-    redis.exceptions.ReadOnlyError,
-    redis.exceptions.MasterDownError,
-    redis.exceptions.NoScriptError,
-)
 
 
 def connect(
@@ -63,10 +56,12 @@ def connect(
     """A blocking client for short commands.
 
     Raises:
-        ValueError: when the URL is none that Redis clients know.
+        RedisUrlError: the URL is none that hive understands.
     """
-    return redis.Redis.from_url(
-        url,
+    address = parse_redis_url(url)
+    pool = redis.ConnectionPool(
+        connection_class=_connection_class(address),
+        **connection_options(address),
         socket_timeout=reply_timeout_s,
         socket_connect_timeout=CONNECT_TIMEOUT_S,
         retry=Retry(ConstantBackoff(0.05), retries),
@@ -74,11 +69,38 @@ def connect(
         health_check_interval=0,
         protocol=2,
     )
+    return redis.Redis.from_pool(pool)
 
 
-def is_redis_error(error: BaseException) -> bool:
-    """Whether this says that Redis is away, silent, or for now unable to work."""
-    return isinstance(error, (*REDIS_ERRORS, *REDIS_REFUSALS))
+def connection_options(address: RedisAddress) -> dict[str, Any]:
+    """The address, as redis-py's connections name its parts."""
+    place = {"host": address.host, "port": address.port} if address.path is None else {"path": address.path}
+    who = {"username": address.username, "password": address.password, "client_name": address.client_name}
+    return {**place, "db": address.db, **{name: value for name, value in who.items() if value}, **(address.tls or {})}
+
+
+def tls_context(address: RedisAddress) -> ssl.SSLContext | None:
+    """The TLS that redis-py would use for this address, for a connection that is not redis-py's; None in the clear.
+
+    Raises:
+        OSError, redis.exceptions.RedisError: a file that is named cannot be read.
+    """
+    if address.tls is None:
+        return None
+    from redis.asyncio.connection import SSLConnection
+
+    return SSLConnection(**address.tls).ssl_context.get()
+
+
+def database_of(client: RedisClient) -> int:
+    """The number of the database that this client works in."""
+    return int(client.connection_pool.connection_kwargs.get("db") or 0)
+
+
+def _connection_class(address: RedisAddress) -> Any:
+    if address.path is not None:
+        return redis.UnixDomainSocketConnection
+    return redis.Connection if address.tls is None else redis.SSLConnection
 
 
 class CommandThread:
@@ -121,7 +143,7 @@ class CommandThread:
             raise RedisUnavailable from None
         except Exception as error:
             if is_redis_error(error):
-                raise RedisUnavailable from error
+                raise unavailable(error) from error
             raise
 
     def _done(self, _: Any) -> None:

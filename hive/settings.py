@@ -22,6 +22,7 @@ from msgspec import field
 
 from hive.errors import UnsafeUrl
 from hive.net.proxies import Proxies
+from hive.net.redis_url import RedisAddress, RedisUrlError, parse_redis_url
 from hive.net.tls import Trust
 from hive.net.urls import Url, parse_url
 from hive.version import VERSION
@@ -167,6 +168,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             self.trust.check()
         except ValueError as error:
             raise SettingsError(str(error)) from None
+        assert self.redis_address is not None or not self.redis_url
         if not self.hf_endpoint.startswith(("http://", "https://")):
             raise SettingsError("HF_ENDPOINT must be an http(s) URL.")
         _ = self.allowed_origins
@@ -179,6 +181,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         if len(waits_s) > MAX_WEBHOOK_RETRIES or not all(0 < wait_s <= MAX_WEBHOOK_RETRY_S for wait_s in waits_s):
             most = f"{MAX_WEBHOOK_RETRIES} waits of up to {MAX_WEBHOOK_RETRY_S:g} s"
             raise SettingsError(f"HIVE_WEBHOOK_RETRY_S must have at most {most}.")
+
+    @property
+    def redis_address(self) -> RedisAddress | None:
+        """What `REDIS_URL` says; None where it is not set. Raises SettingsError, which shows no part of it."""
+        try:
+            return parse_redis_url(self.redis_url) if self.redis_url else None
+        except RedisUrlError as error:
+            raise SettingsError(f"REDIS_URL cannot be used: {error}") from None
 
     @property
     def home_dir(self) -> Path:

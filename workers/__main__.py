@@ -18,7 +18,8 @@ from rq import Queue
 
 from hive import logs
 from hive.processes.prefork import Prefork
-from hive.redis_client import connect, is_redis_error
+from hive.redis_client import connect
+from hive.redis_errors import describe, is_redis_error
 from hive.settings import Settings, SettingsError
 from hive.store import probe
 from hive.wire import keys
@@ -46,7 +47,7 @@ def work(settings: Settings) -> None:
         except Exception as error:
             if not is_redis_error(error):
                 raise
-            log.warning("waiting for Redis", extra={"fields": {"reason": str(error)}})
+            log.warning("waiting for Redis", extra={"fields": {"reason": describe(error)}, "repeats": True})
             time.sleep(1)
     worker.work(logging_level="WARNING")
 

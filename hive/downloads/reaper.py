@@ -78,7 +78,14 @@ class Reaper:
         self._hold_until = time.monotonic() + self._lease_s
 
     def _is_another_redis(self) -> bool:
-        run_id = str(self._context.client.info("server").get("run_id"))
+        """Whether Redis is another process than at the last look. Where INFO may not be asked nobody knows, and what
+        remains is to hold off after errors.
+        """
+        try:
+            run_id = str(self._context.client.info("server").get("run_id"))
+        except redis.exceptions.ResponseError as error:
+            log.debug("INFO is refused; going on without", extra={"fields": {"reason": str(error)}})
+            return False
         changed = self._run_id is not None and run_id != self._run_id
         self._run_id = run_id
         return changed

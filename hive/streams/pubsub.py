@@ -12,14 +12,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import ssl
 from collections.abc import Callable
 from typing import Any, cast
 
 import hiredis
-from redis.asyncio import ConnectionPool
 
 from hive.net.backoff import Backoff, Jitter
+from hive.net.redis_url import parse_redis_url
+from hive.redis_client import tls_context
 
 log = logging.getLogger("hive.streams.pubsub")
 
@@ -83,24 +83,19 @@ class Subscription:
 
     async def _subscribe(self) -> _PubSubProtocol:
         loop = asyncio.get_running_loop()
-        options = ConnectionPool.from_url(self._url).connection_kwargs
+        address = parse_redis_url(self._url)
         self._messages_before = self.messages
         protocol = self._protocol = _PubSubProtocol(self._on_message)
-        if "path" in options:
-            await loop.create_unix_connection(lambda: protocol, options["path"])
+        if address.path is not None:
+            await loop.create_unix_connection(lambda: protocol, address.path)
         else:
-            context = ssl.create_default_context(cafile=options.get("ssl_ca_certs")) if self._is_tls else None
-            host, port = options.get("host", "localhost"), options.get("port", 6379)
-            await loop.create_connection(lambda: protocol, host, port, ssl=context)
-        if options.get("password"):
-            user = [options["username"]] if options.get("username") else []
-            await protocol.call("AUTH", *user, options["password"])
+            context = tls_context(address)
+            await loop.create_connection(lambda: protocol, address.host, address.port, ssl=context)
+        if address.password:
+            user = [address.username] if address.username else []
+            await protocol.call("AUTH", *user, address.password)
         await protocol.call("PSUBSCRIBE", self._pattern)
         return protocol
-
-    @property
-    def _is_tls(self) -> bool:
-        return self._url.startswith("rediss:")
 
 
 class _PubSubProtocol(asyncio.Protocol):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hive.redis_client import is_redis_error
+from hive.redis_errors import is_redis_error
 from hive.wire.events import Complete
 from tests.chaos.faults import FAULTS, Strike
 from tests.chaos.orders import Office, Order

@@ -27,7 +27,8 @@ from hive.downloads.context import DownloadContext
 from hive.downloads.reaper import take_over
 from hive.downloads.registry import WorkerInfo, worker_registry
 from hive.processes.children import die_with_parent
-from hive.redis_client import connect, is_redis_error
+from hive.redis_client import connect
+from hive.redis_errors import describe, is_redis_error
 from hive.settings import Settings
 from hive.version import VERSION
 from workers.process.current import CURRENT
@@ -127,6 +128,24 @@ class DownloadWorker(Worker):
 
     # -- outliving Redis ---------------------------------------------------------------------------------------------
 
+    def register_birth(self) -> None:
+        """Enter RQ's list of workers; waits while Redis refuses it."""
+        tried = False
+        while True:
+            try:
+                super().register_birth()  # type: ignore[no-untyped-call]
+                return
+            except ValueError:
+                if not tried:
+                    raise
+                return  # it was done, and only the reply was lost
+            except RedisError as error:
+                if not is_redis_error(error):
+                    raise
+                tried = True
+                log.warning("waiting for Redis", extra={"fields": {"reason": describe(error)}, "repeats": True})
+                time.sleep(REDIS_RETRY_S)
+
     def execute_job(self, job: Job, queue: Queue) -> None:
         """Run a job; a Redis that goes away meanwhile is no reason to quit."""
         try:
@@ -134,7 +153,7 @@ class DownloadWorker(Worker):
         except RedisError as error:
             if not is_redis_error(error):
                 raise
-            log.warning("Redis went away during a job; going on", extra={"fields": {"reason": str(error)}})
+            log.warning("Redis went away during a job; going on", extra={"fields": {"reason": describe(error)}})
         finally:
             self._hand_on()
             CURRENT.write("")
@@ -150,7 +169,7 @@ class DownloadWorker(Worker):
             except RedisError as error:
                 if not is_redis_error(error):
                     raise
-                log.warning("Redis refuses work; waiting", extra={"fields": {"reason": str(error)}})
+                log.warning("waiting for Redis", extra={"fields": {"reason": describe(error)}, "repeats": True})
                 time.sleep(REDIS_RETRY_S)
 
     def heartbeat(self, timeout: int | None = None, pipeline: Any = None) -> None:
