@@ -13,9 +13,9 @@ import pytest
 
 from hive.processes.children import bound_to_us
 from hive.processes.embedded_redis import find_server
-from hive.redis_client import RedisClient, connect, is_redis_error
+from hive.redis_client import RedisClient, connect
 from hive.redis_errors import is_redis_error
-from tests.chaos.bringing import MIB, Bringing
+from tests.chaos.bringing import Bringing
 from tests.chaos.world import World
 from tests.hub import faults
 from tests.support.content import MIB

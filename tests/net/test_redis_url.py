@@ -77,7 +77,7 @@ def test_what_cannot_be_read_is_a_setting_that_cannot_be_used_and_is_not_shown(t
     with pytest.raises(RedisUrlError) as refused:
         parse_redis_url(text)
     assert "cret" not in str(refused.value)
-    with pytest.raises(SettingsError, match="^REDIS_URL cannot be used: ") as error:
+    with pytest.raises(SettingsError, match=r"^REDIS_URL cannot be used: ") as error:
         Settings.from_env({"REDIS_URL": text})
     assert "cret" not in str(error.value)
     assert error.value.__cause__ is None
