@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -40,3 +42,37 @@ def test_every_package_of_the_code_is_in_the_map(graph: grimp.ImportGraph) -> No
     words = set(tree.replace("/", " ").replace(".py", " ").split())
     ours = {module for module in graph.modules if module.partition(".")[0] in OURS}
     assert {module.rpartition(".")[2] for module in ours} - words == set()
+
+
+#: What a new module must not import, without anybody having named it in a contract.
+WRONG = {
+    "hive/wire/new.py": "hive.settings",
+    "hive/store/new.py": "redis",
+    "hive/streams/new.py": "hive.api.app",
+    "hive/metrics/new.py": "starlette",
+    "hive/client/new.py": "hive.settings",
+    "hive/cli/new.py": "hive.downloads.tracker",
+    "hive/downloads/new.py": "workers.download",
+    "workers/fleet/new.py": "hive.streams.topic",
+    "workers/sources/new.py": "rq",
+    "workers/publish_new.py": "workers.transfer.engine",
+    "workers/transfer/new.py": "hive.settings",
+}
+
+
+def test_the_contracts_refuse_what_they_should(tmp_path: Path) -> None:
+    for package in sorted(OURS):
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for path, module in WRONG.items():
+        # Inside a function: a lazy import is an import.
+        (tmp_path / path).write_text(f"def later() -> None:\n    import {module}\n")
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    said = " ".join(done.stdout.split())
+    for path, module in WRONG.items():
+        importer = path.removesuffix(".py").replace("/", ".")
+        assert f"{importer} -> {module} (l.2)" in said or f"{importer} -> {module.partition('.')[0]} (l.2)" in said, (
+            path
+        )
