@@ -15,7 +15,7 @@ from hive.wire.events import ActiveStatus, Event
 from workers.transfer import Cooldown
 
 
-class Progress(Protocol):
+class ProgressListener(Protocol):
     """Hears where the download is. Safe from any thread; never blocks."""
 
     def status(self, status: ActiveStatus, message: str | None = None) -> None:

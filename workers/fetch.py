@@ -16,7 +16,7 @@ from hive.net.addresses import address_check
 from hive.net.egress import Network
 from hive.settings import Settings
 from hive.wire.events import ActiveStatus, Downloading
-from workers.coordination import Peers, Progress
+from workers.coordination import Peers, ProgressListener
 from workers.publish import Store
 from workers.resolve import hub_host
 from workers.sources import Plan, PlannedFile, RetryLater, named
@@ -67,7 +67,7 @@ class Transfer:
         settings: Settings,
         plan: Plan,
         store: Store,
-        reporter: Progress,
+        reporter: ProgressListener,
         control: Control,
         network: Network,
         peers: Peers,

@@ -10,7 +10,7 @@ from hive.net.egress import Network
 from hive.settings import Settings
 from hive.wire.jobs import Request
 from hive.wire.refs import ModelRef
-from workers.coordination import Progress
+from workers.coordination import ProgressListener
 from workers.sources import Plan, RetryLater, resolve
 from workers.transfer import Control, Cooldown
 
@@ -29,7 +29,7 @@ def resolve_patiently(
     network: Network,
     token: str | None,
     control: Control,
-    reporter: Progress,
+    reporter: ProgressListener,
     cooldown: Cooldown,
 ) -> Plan:
     """The plan. A Hub that asked any worker for a rest gets it from this one too.

@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from hive.api.services import Services, services_of
 from hive.errors import RedisUnavailable
-from hive.metrics.fleet import Fleet, read_fleet
+from hive.metrics.fleet import FleetFigures, read_fleet
 from hive.metrics.prometheus import Scrape
 from hive.metrics.replica import ReplicaFigures
 
@@ -25,7 +25,7 @@ async def metrics(request: Request) -> Response:
     return Response(body, headers={"content-type": content_type})
 
 
-async def _fleet(services: Services, own: ReplicaFigures) -> Fleet | None:
+async def _fleet(services: Services, own: ReplicaFigures) -> FleetFigures | None:
     try:
         return await services.commands.run(
             read_fleet, services.commands.client, services.replica.registry, own, services.settings

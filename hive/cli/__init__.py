@@ -17,7 +17,7 @@ import click
 from hive.version import VERSION
 
 
-class Entry(NamedTuple):
+class CommandEntry(NamedTuple):
     """A command: where it lives, and its line in the help. A test compares that line with the command's own."""
 
     module: str
@@ -25,30 +25,30 @@ class Entry(NamedTuple):
 
 
 #: Commands by the headings of `hive --help`, in the order people need them.
-COMMANDS: Final[dict[str, dict[str, Entry]]] = {
+COMMANDS: Final[dict[str, dict[str, CommandEntry]]] = {
     "Models": {
-        "pull": Entry("hive.cli.pull", "Download a model and show how far it is."),
-        "ls": Entry("hive.cli.models", "List the models on disk."),
-        "show": Entry("hive.cli.show", "Show a download or a model."),
-        "rm": Entry("hive.cli.models", "Delete a model from disk."),
-        "catalog": Entry("hive.cli.catalog", "Check the models on disk."),
-        "gc": Entry("hive.cli.gc", "Remove from disk what nothing refers to."),
+        "pull": CommandEntry("hive.cli.pull", "Download a model and show how far it is."),
+        "ls": CommandEntry("hive.cli.models", "List the models on disk."),
+        "show": CommandEntry("hive.cli.show", "Show a download or a model."),
+        "rm": CommandEntry("hive.cli.models", "Delete a model from disk."),
+        "catalog": CommandEntry("hive.cli.catalog", "Check the models on disk."),
+        "gc": CommandEntry("hive.cli.gc", "Remove from disk what nothing refers to."),
     },
     "Downloads": {
-        "ps": Entry("hive.cli.downloads", "List the downloads under way."),
-        "watch": Entry("hive.cli.pull", "Follow a download to its end."),
-        "cancel": Entry("hive.cli.controls", "End a download; what arrived is kept."),
-        "pause": Entry("hive.cli.controls", "Set a download aside."),
-        "resume": Entry("hive.cli.controls", "Let a paused download go on."),
-        "retry": Entry("hive.cli.controls", "Try again what failed or was cancelled."),
-        "priority": Entry("hive.cli.controls", "Change how soon a download gets a worker."),
+        "ps": CommandEntry("hive.cli.downloads", "List the downloads under way."),
+        "watch": CommandEntry("hive.cli.pull", "Follow a download to its end."),
+        "cancel": CommandEntry("hive.cli.controls", "End a download; what arrived is kept."),
+        "pause": CommandEntry("hive.cli.controls", "Set a download aside."),
+        "resume": CommandEntry("hive.cli.controls", "Let a paused download go on."),
+        "retry": CommandEntry("hive.cli.controls", "Try again what failed or was cancelled."),
+        "priority": CommandEntry("hive.cli.controls", "Change how soon a download gets a worker."),
     },
     "Service": {
-        "up": Entry("hive.cli.up", "Run everything on this machine: Redis, server, workers."),
-        "serve": Entry("hive.cli.up", "Run the HTTP server."),
-        "worker": Entry("hive.cli.up", "Run workers."),
-        "limit": Entry("hive.cli.limits", "Show or set the limits of all workers together."),
-        "version": Entry("hive.cli.version", "Show the version of this program and of the server."),
+        "up": CommandEntry("hive.cli.up", "Run everything on this machine: Redis, server, workers."),
+        "serve": CommandEntry("hive.cli.up", "Run the HTTP server."),
+        "worker": CommandEntry("hive.cli.up", "Run workers."),
+        "limit": CommandEntry("hive.cli.limits", "Show or set the limits of all workers together."),
+        "version": CommandEntry("hive.cli.version", "Show the version of this program and of the server."),
     },
 }
 

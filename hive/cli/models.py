@@ -77,7 +77,7 @@ MAX_OFFERED = 8
 
 
 class ModelSource(Protocol):
-    """Where models are listed and deleted: `Client` is one, `Disk` the other."""
+    """Where models are listed and deleted: `Client` is one, `LocalModels` the other."""
 
     def models(self) -> list[Model]:
         """All of them."""
@@ -86,7 +86,7 @@ class ModelSource(Protocol):
         """Delete one."""
 
 
-class Disk:
+class LocalModels:
     """The models in this machine's store, as a client would see them."""
 
     def __init__(self, catalog: ModelCatalog) -> None:
@@ -111,7 +111,7 @@ def open_models(settings: Settings) -> Generator[ModelSource]:
     else:
         from hive.store.catalog import ModelCatalog
 
-        yield Disk(ModelCatalog(settings))
+        yield LocalModels(ModelCatalog(settings))
 
 
 def find_model(source: ModelSource, name: str) -> Model:

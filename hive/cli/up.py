@@ -61,7 +61,7 @@ def up(host: str | None, port: int | None, workers: int, allow_remote: bool, pri
     import asyncio
 
     from hive.processes.instance_lock import HomeInUse
-    from hive.processes.stack import Plan, Stack
+    from hive.processes.stack import Stack, StackPlan
 
     settings = Settings.from_env()
     address = listen_address(settings, host, port)
@@ -73,7 +73,7 @@ def up(host: str | None, port: int | None, workers: int, allow_remote: bool, pri
         )
 
     async def run() -> int:
-        return await Stack(settings, Plan(*address, workers, private), say).run(on_ready)
+        return await Stack(settings, StackPlan(*address, workers, private), say).run(on_ready)
 
     def on_ready(url: str, sentence: str) -> None:
         click.echo(url if private else sentence)

@@ -14,7 +14,7 @@ from hive.client import calls, maintenance
 from hive.client.calls import Call
 from hive.client.client import LIST_LIMIT
 from hive.client.connection import DEFAULT_URL, READ_TIMEOUT_S, Connection, error_from
-from hive.client.maintenance import Operation
+from hive.client.maintenance import MaintenanceCall
 from hive.client.watch import PATIENCE_S, Watch
 from hive.wire.api import PROGRESS_PATH, Deleted, Download, Health, Model, Started, Worker
 from hive.wire.events import Event
@@ -190,7 +190,7 @@ class AsyncClient:
             raise self._connection.unreachable(error) from None
         return self._connection.decode(call, response)
 
-    async def _lines(self, operation: Operation[L]) -> AsyncGenerator[L, None]:
+    async def _lines(self, operation: MaintenanceCall[L]) -> AsyncGenerator[L, None]:
         try:
             async with self._http.stream("POST", operation.path, **operation.options()) as response:
                 if not response.is_success:

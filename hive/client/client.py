@@ -21,7 +21,7 @@ import httpx2
 from hive.client import calls, maintenance
 from hive.client.calls import Call
 from hive.client.connection import DEFAULT_URL, READ_TIMEOUT_S, Connection, error_from
-from hive.client.maintenance import Operation
+from hive.client.maintenance import MaintenanceCall
 from hive.client.watch import PATIENCE_S, Watch
 from hive.wire.api import PROGRESS_PATH, Deleted, Download, Health, Model, Started, Worker
 from hive.wire.events import Event
@@ -234,7 +234,7 @@ class Client:
             raise self._connection.unreachable(error) from None
         return self._connection.decode(call, response)
 
-    def _lines(self, operation: Operation[L]) -> Generator[L, None, None]:
+    def _lines(self, operation: MaintenanceCall[L]) -> Generator[L, None, None]:
         try:
             with self._http.stream("POST", operation.path, **operation.options()) as response:
                 if not response.is_success:

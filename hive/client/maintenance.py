@@ -20,7 +20,7 @@ L = TypeVar("L")
 _JSON: Final = {"Content-Type": "application/json"}
 
 
-class Operation(NamedTuple, Generic[L]):
+class MaintenanceCall(NamedTuple, Generic[L]):
     """One request, and how a line of its answer is decoded."""
 
     path: str
@@ -32,19 +32,19 @@ class Operation(NamedTuple, Generic[L]):
         return {"content": msgspec.json.encode(self.body), "headers": _JSON}
 
 
-def verify(models: Iterable[str], fetch: bool) -> Operation[VerificationLine]:
+def verify(models: Iterable[str], fetch: bool) -> MaintenanceCall[VerificationLine]:
     """Read what is on the disk and say what is wrong."""
     body = VerifyRequest(models=tuple(models), fetch=fetch)
-    return Operation("/v1/models/verify", body, msgspec.json.Decoder(VerificationLine))
+    return MaintenanceCall("/v1/models/verify", body, msgspec.json.Decoder(VerificationLine))
 
 
-def collect(dry_run: bool, older_than_s: float | None) -> Operation[CollectionLine]:
+def collect(dry_run: bool, older_than_s: float | None) -> MaintenanceCall[CollectionLine]:
     """Remove what nothing refers to, and say what."""
     body = CollectRequest(dry_run=dry_run, older_than_seconds=older_than_s)
-    return Operation("/v1/gc", body, msgspec.json.Decoder(CollectionLine))
+    return MaintenanceCall("/v1/gc", body, msgspec.json.Decoder(CollectionLine))
 
 
-def read_line(connection: Connection, operation: Operation[L], text: str) -> L | None:
+def read_line(connection: Connection, operation: MaintenanceCall[L], text: str) -> L | None:
     """One line of an answer; None for an empty one.
 
     Raises:

@@ -102,7 +102,7 @@ class AttemptBytes(NamedTuple):
 NO_BYTES = AttemptBytes()
 
 
-class Page(NamedTuple):
+class RecordPage(NamedTuple):
     """One page of a list and the cursor of the next, or None at the end."""
 
     records: list[Record]

@@ -17,7 +17,7 @@ from typing import Literal
 import msgspec
 
 from hive.downloads import scripts
-from hive.downloads.record import New, Page, Record, read_record
+from hive.downloads.record import New, Record, RecordPage, read_record
 from hive.lua import Script
 from hive.redis_client import RedisClient
 from hive.settings import Settings
@@ -98,19 +98,21 @@ class DownloadTracker:
             for fence, seq, terminal, event in rows
         ]
 
-    def page(self, *, limit: int, cursor: tuple[int, str] | None = None, keep: frozenset[str] | None = None) -> Page:
+    def page(
+        self, *, limit: int, cursor: tuple[int, str] | None = None, keep: frozenset[str] | None = None
+    ) -> RecordPage:
         """Downloads, newest first, from behind `cursor`; only those whose status is in `keep`, where given."""
         found: list[Record] = []
         last: tuple[int, str] | None = None
         for scanned, (created, record) in enumerate(self._newest_first(cursor)):
             if keep is None or record.status in keep:
                 if len(found) == limit:
-                    return Page(found, last)
+                    return RecordPage(found, last)
                 found.append(record)
             last = (created, record.id)
             if scanned >= MAX_SCANNED:
-                return Page(found, last)
-        return Page(found, None)
+                return RecordPage(found, last)
+        return RecordPage(found, None)
 
     def forget_expired(self, limit: int) -> None:
         """Look at so many of the oldest in the list, and forget those whose records have expired."""

@@ -25,7 +25,7 @@ MAX_WORKERS_READ = 2000
 MAX_REPLICAS_READ = 500
 
 
-class Fleet(msgspec.Struct, kw_only=True, frozen=True):
+class FleetFigures(msgspec.Struct, kw_only=True, frozen=True):
     """The fleet at one moment. `counters` are those of `hive:metrics`; limits are 0 where there is none."""
 
     counters: dict[str, int]
@@ -41,7 +41,7 @@ class Fleet(msgspec.Struct, kw_only=True, frozen=True):
 
 def read_fleet(
     client: RedisClient, registry: HeartbeatRegistry[ReplicaFigures], own: ReplicaFigures, settings: Settings
-) -> Fleet:
+) -> FleetFigures:
     """The figures, after `own` were noted. Two round trips, and a third when a process has died unnoticed; raises
     redis-py's errors.
     """
@@ -70,7 +70,7 @@ def read_fleet(
     states = rows[len(running_ids) : len(running_ids) + len(worker_names)]
     hashes = rows[len(running_ids) + len(worker_names) :]
     others = registry.members(replica_names, hashes)
-    return Fleet(
+    return FleetFigures(
         counters={name.decode(): int(value) for name, value in counters.items()},
         queued=queued,
         running=running,

@@ -26,7 +26,7 @@ from prometheus_client.registry import Collector
 
 from hive import errors
 from hive.downloads.scripts import QUEUE_WAIT_CLASSES_S
-from hive.metrics.fleet import Fleet
+from hive.metrics.fleet import FleetFigures
 from hive.metrics.replica import ReplicaFigures
 from hive.store.space import DiskSpace
 from hive.wire.events import TerminalStatus
@@ -47,7 +47,7 @@ _COUNTERS: Final = (
     ("hive_bytes_refetched", "Bytes among them that had come before.", "bytes_refetched"),
 )
 #: Gauges of the fleet: name, help, value.
-_GAUGES: Final[tuple[tuple[str, str, Callable[[Fleet], float]], ...]] = (
+_GAUGES: Final[tuple[tuple[str, str, Callable[[FleetFigures], float]], ...]] = (
     (
         "hive_download_speed_bytes_per_second",
         "What running downloads bring together, by their last events.",
@@ -112,7 +112,7 @@ _WORKER_STATES: Final = ("idle", "busy")
 class Scrape(Collector):
     """What one scrape shows. `fleet` is None while Redis is away, `disk` while the filesystem does not answer."""
 
-    def __init__(self, own: ReplicaFigures, fleet: Fleet | None, disk: DiskSpace | None) -> None:
+    def __init__(self, own: ReplicaFigures, fleet: FleetFigures | None, disk: DiskSpace | None) -> None:
         self._own = own
         self._fleet = fleet
         self._disk = disk
@@ -139,7 +139,7 @@ class Scrape(Collector):
         yield from _of_replicas(self._fleet.replicas if self._fleet is not None else (self._own,))
 
 
-def _of_fleet(fleet: Fleet) -> Iterator[Metric]:
+def _of_fleet(fleet: FleetFigures) -> Iterator[Metric]:
     live = GaugeMetricFamily("hive_downloads", "Downloads under way, by state.", labels=["state"])
     for state, number in (("queued", fleet.queued), ("running", fleet.running), ("paused", fleet.paused)):
         live.add_metric([state], number)
@@ -160,7 +160,7 @@ def _of_fleet(fleet: Fleet) -> Iterator[Metric]:
     yield workers
 
 
-def _faults(fleet: Fleet) -> Metric:
+def _faults(fleet: FleetFigures) -> Metric:
     family = CounterMetricFamily("hive_download_faults", "Failed downloads, by the error's code.", labels=["code"])
     told = {name.removeprefix("fault_") for name in fleet.counters if name.startswith("fault_")}
     for code in sorted(told.union(fault.code for fault in _FAULTS)):
@@ -168,7 +168,7 @@ def _faults(fleet: Fleet) -> Metric:
     return family
 
 
-def _queue_wait(fleet: Fleet) -> Metric:
+def _queue_wait(fleet: FleetFigures) -> Metric:
     """Every attempt waited once, so the last class holds as many as have begun."""
     counters = fleet.counters
     buckets = [

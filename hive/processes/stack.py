@@ -49,7 +49,7 @@ class StackError(RuntimeError):
     """The stack cannot start; the text says why."""
 
 
-class Plan(NamedTuple):
+class StackPlan(NamedTuple):
     """What to run: where the server listens (port 0: any free one), how many workers, and whether for one pull only."""
 
     host: str
@@ -61,7 +61,7 @@ class Plan(NamedTuple):
 class Stack:
     """Redis, server and workers. `run` is all there is to do; `say` gets every line of the log with who wrote it."""
 
-    def __init__(self, settings: Settings, plan: Plan, say: Say) -> None:
+    def __init__(self, settings: Settings, plan: StackPlan, say: Say) -> None:
         self._settings = settings
         self._say = say
         self._port = free_port(plan.host, plan.port)

@@ -31,7 +31,7 @@ from hive.net.backoff import Jitter
 from hive.redis_client import CommandThread
 from hive.secrets import SecretKeyError
 from hive.settings import Settings
-from hive.webhooks.outbox import Message, Target, WebhookOutbox
+from hive.webhooks.outbox import WebhookMessage, WebhookOutbox, WebhookTarget
 from hive.webhooks.signature import sign
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ class WebhookDispatcher:
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a webhook failed; it is tried again", exc_info=error)
 
-    async def _deliver(self, message: Message, began_s: float) -> None:
+    async def _deliver(self, message: WebhookMessage, began_s: float) -> None:
         """One try of one message, from the address to what came of it."""
         if message.number > len(self._settings.webhook_waits_s) + SPARE_TRIES:
             await self._end(message, "", "given up: its tries end without a word")
@@ -142,7 +142,7 @@ class WebhookDispatcher:
         else:
             await self._judge(message, host, answer, body)
 
-    async def _judge(self, message: Message, host: str, answer: Answer, body: bytes) -> None:
+    async def _judge(self, message: WebhookMessage, host: str, answer: Answer, body: bytes) -> None:
         if 200 <= answer.status < 300:
             log.info("webhook sent", extra={"fields": _fields(message, host) | {"status": answer.status}})
             await self._settle(self._webhooks.done, message)
@@ -152,7 +152,7 @@ class WebhookDispatcher:
             await self._again(message, host, f"status {answer.status}", answer.retry_after_s, body)
 
     async def _again(
-        self, message: Message, host: str, reason: str, asked_s: float | None = None, body: bytes = b""
+        self, message: WebhookMessage, host: str, reason: str, asked_s: float | None = None, body: bytes = b""
     ) -> None:
         waits_s = self._settings.webhook_waits_s
         if message.number > len(waits_s):
@@ -164,14 +164,14 @@ class WebhookDispatcher:
         log.warning("webhook not taken; it is tried again", extra={"fields": fields})
         await self._settle(self._webhooks.postpone, message, wait_s, body)
 
-    async def _strange(self, message: Message) -> None:
+    async def _strange(self, message: WebhookMessage) -> None:
         """It is for a webhook that this process's settings do not have: another's, or nobody's any more."""
         if await self._settle(self._webhooks.is_known, message) is False:
             await self._end(message, "", "given up: no server has it in its settings any more")
         else:
             await self._again(message, "", "it is in another server's settings only")
 
-    async def _end(self, message: Message, host: str, why: str) -> None:
+    async def _end(self, message: WebhookMessage, host: str, why: str) -> None:
         log.error("webhook %s", why, extra={"fields": _fields(message, host)})
         await self._settle(self._webhooks.done, message)
 
@@ -179,7 +179,7 @@ class WebhookDispatcher:
         record = await self._commands.run(self._tracker.read, download_id)
         return body_of(record) if record is not None and record.is_terminal else None
 
-    def _post(self, message: Message, target: Target, body: bytes) -> Answer:
+    def _post(self, message: WebhookMessage, target: WebhookTarget, body: bytes) -> Answer:
         """In a thread. Raises UnsafeUrl, and OSError where no answer came."""
         # Here and not above: it takes as long to load as half of the server, and few servers have webhooks.
         from hive.net.egress import Network
@@ -221,7 +221,7 @@ def body_of(record: Record) -> bytes:
     return msgspec.json.encode({"type": _TYPES[record.state], "timestamp": timestamp, "data": view(record)})
 
 
-def _fields(message: Message, host: str) -> dict[str, Any]:
+def _fields(message: WebhookMessage, host: str) -> dict[str, Any]:
     """What a log line says of a message: the host, and nothing more of the URL."""
     return {"download_id": message.download_id, "host": host, "try": message.number}
 

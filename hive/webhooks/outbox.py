@@ -43,7 +43,7 @@ DROPPED_AFTER_S: Final = 8 * 86_400
 _ANY_PUBLIC: Final = "1.1.1.1"
 
 
-class Message(NamedTuple):
+class WebhookMessage(NamedTuple):
     """A webhook that is to be sent now, by whoever got it: `number` of this try from 1, `body` of the tries before."""
 
     download_id: str
@@ -65,7 +65,7 @@ class Message(NamedTuple):
         return f"{self.download_id}/{self.name}"
 
 
-class Target(NamedTuple):
+class WebhookTarget(NamedTuple):
     """Where a message goes; `check` is None where the settings name it, which may mean a private address."""
 
     url: Url
@@ -73,7 +73,7 @@ class Target(NamedTuple):
 
 
 class WebhookOutbox:
-    """What is due, over one blocking Redis client. Methods that take or give a `Message` raise redis-py's errors."""
+    """What is due, over one blocking Redis client. Methods that take or give a message raise redis-py's errors."""
 
     def __init__(self, client: RedisClient, settings: Settings) -> None:
         self._redis = client
@@ -123,7 +123,7 @@ class WebhookOutbox:
         if said == b"gone":
             raise RedisUnavailable
 
-    def take(self, most: int) -> list[Message]:
+    def take(self, most: int) -> list[WebhookMessage]:
         """Messages that are due, for this process alone until they come back by themselves; and says which webhooks
         the settings have.
         """
@@ -142,26 +142,26 @@ class WebhookOutbox:
         messages = []
         for member, ticket, number, sealed_url, body in found:
             download_id, _, name = member.decode().partition("/")
-            messages.append(Message(download_id, name, ticket.decode(), number, sealed_url, body))
+            messages.append(WebhookMessage(download_id, name, ticket.decode(), number, sealed_url, body))
         return messages
 
-    def target(self, message: Message) -> Target | None:
+    def target(self, message: WebhookMessage) -> WebhookTarget | None:
         """Where it goes; None for a webhook of settings that are not this process's.
 
         Raises:
             SecretKeyError: the URL was encrypted with another key.
         """
         if (url := self._named().get(message.name)) is not None:
-            return Target(url, None)
+            return WebhookTarget(url, None)
         if not message.sealed_url:
             return None
-        return Target(parse_url(unseal_text(message.sealed_url, self._key_file)), self._check)
+        return WebhookTarget(parse_url(unseal_text(message.sealed_url, self._key_file)), self._check)
 
-    def is_known(self, message: Message) -> bool:
+    def is_known(self, message: WebhookMessage) -> bool:
         """Whether a server that runs has this webhook in its settings."""
         return self._redis.zscore(keys.WEBHOOKS_STANDING, message.name) is not None
 
-    def postpone(self, message: Message, wait_s: float, body: bytes = b"") -> bool:
+    def postpone(self, message: WebhookMessage, wait_s: float, body: bytes = b"") -> bool:
         """Send it again after so many seconds, with this body. False when another process has it by now."""
         done = self._postpone(
             due=keys.WEBHOOKS_DUE,
@@ -173,7 +173,7 @@ class WebhookOutbox:
         )
         return bool(done)
 
-    def done(self, message: Message) -> None:
+    def done(self, message: WebhookMessage) -> None:
         """It was taken, or is given up."""
         self._done(
             due=keys.WEBHOOKS_DUE,

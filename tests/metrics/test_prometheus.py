@@ -20,7 +20,7 @@ from prometheus_client.openmetrics import parser as openmetrics_parser
 from hive.downloads.admission import BandwidthLimit
 from hive.downloads.context import DownloadContext
 from hive.downloads.registry import WorkerInfo, worker_registry
-from hive.metrics.fleet import Fleet, read_fleet
+from hive.metrics.fleet import FleetFigures, read_fleet
 from hive.metrics.prometheus import Scrape
 from hive.metrics.replica import ReplicaFigures, replica_registry
 from hive.redis_client import CommandThread, RedisClient
@@ -57,8 +57,8 @@ def figures(name: str = "host.1.abcd", **changed: Any) -> ReplicaFigures:
     return msgspec.structs.replace(made, **changed)
 
 
-def fleet(**changed: Any) -> Fleet:
-    made = Fleet(
+def fleet(**changed: Any) -> FleetFigures:
+    made = FleetFigures(
         counters={},
         queued=0,
         running=0,
@@ -254,7 +254,7 @@ def test_faults_are_shown_before_the_first_one_and_a_new_code_with_it() -> None:
 # -- what is read ----------------------------------------------------------------------------------------------------
 
 
-def read(store: RedisClient, settings: Settings, own: ReplicaFigures | None = None) -> Fleet:
+def read(store: RedisClient, settings: Settings, own: ReplicaFigures | None = None) -> FleetFigures:
     return read_fleet(store, replica_registry(store), own or figures(), settings)
 
 

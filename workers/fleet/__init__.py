@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from hive.redis_client import connect
 from hive.settings import Settings
-from workers.fleet.bandwidth import Bandwidth, Fleet
+from workers.fleet.bandwidth import BandwidthLimiter, FleetLimiter
 from workers.fleet.cooldown import RedisCooldown
 
 #: Seconds for one reply of Redis. Late, it counts as away, and the download goes on as it did.
@@ -25,4 +25,6 @@ class FleetLimits:
         assert settings.redis_url is not None
         client = connect(settings.redis_url, reply_timeout_s=REPLY_TIMEOUT_S, retries=0)
         self.cooldown = RedisCooldown(client)
-        self.bandwidth = Bandwidth(Fleet(client, settings.max_bytes_per_second, download_id), max_bytes_per_second)
+        self.bandwidth = BandwidthLimiter(
+            FleetLimiter(client, settings.max_bytes_per_second, download_id), max_bytes_per_second
+        )

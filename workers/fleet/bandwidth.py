@@ -59,7 +59,7 @@ class Gcra:
         return start_s
 
 
-class Fleet:
+class FleetLimiter:
     """This process' place in the fleet's queue. Not for threads."""
 
     def __init__(self, client: RedisClient, initial: int, taker: str) -> None:
@@ -170,12 +170,12 @@ class _Booking(NamedTuple):
     changes: int
 
 
-class Bandwidth:
+class BandwidthLimiter:
     """What a `Control` asks before bytes are accepted: the fleet's limit and one of the download's own. For many
     threads.
     """
 
-    def __init__(self, fleet: Fleet, own_limit: int | None = None) -> None:
+    def __init__(self, fleet: FleetLimiter, own_limit: int | None = None) -> None:
         """`own_limit`: bytes per second of this download alone."""
         self._fleet = fleet
         self._own_limit = own_limit

@@ -22,7 +22,7 @@ from tests.support.content import KIB, MIB
 from tests.support.transfer import QUICK, Heard, big, get, holds, source, transfer_threads
 from tests.support.waiting import wait_for
 from workers.fleet import bandwidth as bandwidth_module
-from workers.fleet.bandwidth import SHARE_S, Bandwidth, Fleet, Gcra
+from workers.fleet.bandwidth import SHARE_S, BandwidthLimiter, FleetLimiter, Gcra
 from workers.transfer import Control, Snapshot
 
 MB = 1_000_000
@@ -66,7 +66,7 @@ def test_what_nobody_used_is_not_saved_up() -> None:
 
 def test_without_a_limit_nobody_waits_and_redis_is_asked_once_a_second(store: RedisClient) -> None:
     counting = Counting(store)
-    bandwidth = Bandwidth(Fleet(counting, 0, "a"))
+    bandwidth = BandwidthLimiter(FleetLimiter(counting, 0, "a"))
     assert [bandwidth(MIB) for _ in range(1000)] == [0.0] * 1000
     assert counting.calls == 1
 
@@ -74,7 +74,7 @@ def test_without_a_limit_nobody_waits_and_redis_is_asked_once_a_second(store: Re
 def test_shares_follow_each_other_without_a_gap_and_without_overlap(store: RedisClient) -> None:
     """Ten processes take one after the other: each waits until what was granted before has had its time."""
     BandwidthLimit(store, 0).write(10 * MB)
-    starts = [Fleet(store, 0, str(number)).book(MB)[1] for number in range(10)]
+    starts = [FleetLimiter(store, 0, str(number)).book(MB)[1] for number in range(10)]
     gaps = [later - earlier for earlier, later in pairwise(starts[2:])]
     assert gaps == pytest.approx([0.1] * len(gaps), abs=0.03)
     assert sum(gaps) == pytest.approx(0.1 * len(gaps), abs=0.05)
@@ -85,7 +85,7 @@ def test_a_process_with_many_threads_gets_no_more_than_one_with_a_single_one(sto
     accepted = {"crowd": 0, "loner": 0}
     over = threading.Event()
 
-    def work(name: str, bandwidth: Bandwidth) -> None:
+    def work(name: str, bandwidth: BandwidthLimiter) -> None:
         while not over.is_set():
             wait_s = bandwidth(200_000)
             while wait_s and not over.is_set():
@@ -93,7 +93,7 @@ def test_a_process_with_many_threads_gets_no_more_than_one_with_a_single_one(sto
                 wait_s = bandwidth(0)
             accepted[name] += 200_000
 
-    crowd, loner = (Bandwidth(Fleet(store, 0, name)) for name in accepted)
+    crowd, loner = (BandwidthLimiter(FleetLimiter(store, 0, name)) for name in accepted)
     threads = [threading.Thread(target=work, args=("crowd", crowd)) for _ in range(6)]
     threads.append(threading.Thread(target=work, args=("loner", loner)))
     for thread in threads:
@@ -111,12 +111,12 @@ def test_a_process_with_many_threads_gets_no_more_than_one_with_a_single_one(sto
 def test_a_process_takes_a_tenth_of_a_second_of_its_own_share_at_a_time(store: RedisClient) -> None:
     BandwidthLimit(store, 0).write(100 * MB)
     counting = Counting(store)
-    fleet = Fleet(counting, 0, "a")
+    fleet = FleetLimiter(counting, 0, "a")
     for _ in range(100):
         fleet.book(100_000)
     assert counting.calls == 1, "10 MB are a tenth of a second"
     for name in "bcde":
-        Fleet(store, 0, name).book(1)
+        FleetLimiter(store, 0, name).book(1)
     counting.calls = 0
     for _ in range(100):
         wait_for(lambda: fleet.book(100_000)[0], "its turn")
@@ -126,12 +126,12 @@ def test_a_process_takes_a_tenth_of_a_second_of_its_own_share_at_a_time(store: R
 def test_the_setting_counts_until_somebody_sets_a_limit(store: RedisClient) -> None:
     assert BandwidthLimit(store, 5 * MB).read() == 5 * MB
     assert BandwidthLimit(store, 0).read() is None
-    bandwidth = Bandwidth(Fleet(store, 1 * MB, "a"))
+    bandwidth = BandwidthLimiter(FleetLimiter(store, 1 * MB, "a"))
     bandwidth(MB)
     assert bandwidth(MB) == pytest.approx(1 - SHARE_S, abs=0.1)
     BandwidthLimit(store, 5 * MB).write(None)
     assert BandwidthLimit(store, 5 * MB).read() is None
-    assert Bandwidth(Fleet(store, 1 * MB, "b"))(100 * MB) == 0.0
+    assert BandwidthLimiter(FleetLimiter(store, 1 * MB, "b"))(100 * MB) == 0.0
 
 
 @pytest.mark.parametrize("limit", [None, 1000 * MB])
@@ -140,7 +140,7 @@ def test_who_waits_under_an_old_limit_goes_on_under_the_new_one(
 ) -> None:
     monkeypatch.setattr(bandwidth_module, "LOOK_S", 0.0)
     BandwidthLimit(store, 0).write(65_536)
-    bandwidth = Bandwidth(Fleet(store, 0, "a"))
+    bandwidth = BandwidthLimiter(FleetLimiter(store, 0, "a"))
     bandwidth(MIB)
     assert bandwidth(MIB) > 10
     assert bandwidth(0) > 10
@@ -150,7 +150,7 @@ def test_who_waits_under_an_old_limit_goes_on_under_the_new_one(
 
 def test_each_thread_waits_for_its_own_bytes(store: RedisClient) -> None:
     BandwidthLimit(store, 0).write(MB)
-    bandwidth = Bandwidth(Fleet(store, 0, "a"))
+    bandwidth = BandwidthLimiter(FleetLimiter(store, 0, "a"))
     bandwidth(MB)
     mine_s = bandwidth(MB)
     assert mine_s > 0.5
@@ -164,11 +164,11 @@ def test_each_thread_waits_for_its_own_bytes(store: RedisClient) -> None:
 
 
 def test_a_download_may_have_a_limit_of_its_own(store: RedisClient) -> None:
-    bandwidth = Bandwidth(Fleet(store, 0, "a"), own_limit=MB)
+    bandwidth = BandwidthLimiter(FleetLimiter(store, 0, "a"), own_limit=MB)
     bandwidth(MB)
     assert bandwidth(MB) == pytest.approx(1 - SHARE_S, abs=0.1)
     BandwidthLimit(store, 0).write(100 * MB)
-    assert Bandwidth(Fleet(store, 0, "b"), own_limit=MB)(MB) < 0.1
+    assert BandwidthLimiter(FleetLimiter(store, 0, "b"), own_limit=MB)(MB) < 0.1
 
 
 @pytest.fixture
@@ -187,9 +187,9 @@ def test_while_redis_is_away_the_last_share_goes_on(
 ) -> None:
     server, client = doomed
     BandwidthLimit(client, 0).write(10 * MB)
-    fleet = Fleet(client, 0, "a")
+    fleet = FleetLimiter(client, 0, "a")
     for name in ("a", "b"):
-        (fleet if name == "a" else Fleet(client, 0, name)).book(MB)
+        (fleet if name == "a" else FleetLimiter(client, 0, name)).book(MB)
     fleet.book(MB)
     server.stop()
     began = time.monotonic()
@@ -201,8 +201,8 @@ def test_while_redis_is_away_the_last_share_goes_on(
 
 def test_a_redis_that_was_never_there_stops_nobody(tmp_path: Path) -> None:
     with connect(f"unix://{tmp_path}/none.sock", retries=0) as client:
-        assert Bandwidth(Fleet(client, 0, "a"))(MB) == 0.0
-        limited = Bandwidth(Fleet(client, MB, "a"))
+        assert BandwidthLimiter(FleetLimiter(client, 0, "a"))(MB) == 0.0
+        limited = BandwidthLimiter(FleetLimiter(client, MB, "a"))
         limited(MB)
         assert limited(MB) == pytest.approx(1 - SHARE_S, abs=0.1)
 
@@ -210,7 +210,7 @@ def test_a_redis_that_was_never_there_stops_nobody(tmp_path: Path) -> None:
 def test_a_clock_that_was_set_back_does_not_stop_the_line(store: RedisClient) -> None:
     BandwidthLimit(store, 0).write(MB)
     store.set(keys.BANDWIDTH_LINE, str(int((time.time() + 86_400) * 1_000_000)))
-    assert Bandwidth(Fleet(store, 0, "a"))(MB) < 0.1
+    assert BandwidthLimiter(FleetLimiter(store, 0, "a"))(MB) < 0.1
 
 
 def test_a_fetch_keeps_to_it_and_a_wait_is_no_stall(hub: HubServer, store: RedisClient, tmp_path: Path) -> None:
@@ -221,7 +221,7 @@ def test_a_fetch_keeps_to_it_and_a_wait_is_no_stall(hub: HubServer, store: Redis
     )
     BandwidthLimit(store, 0).write(64 * KIB)
     began = time.monotonic()
-    control = Control(Bandwidth(Fleet(store, 0, "a")))
+    control = Control(BandwidthLimiter(FleetLimiter(store, 0, "a")))
     fetched = get(source(hub.plain("f", content), content), tmp_path / "f", limits, control=control)
     assert holds(tmp_path / "f", content)
     assert time.monotonic() - began > 1.7
@@ -231,7 +231,7 @@ def test_a_fetch_keeps_to_it_and_a_wait_is_no_stall(hub: HubServer, store: Redis
 def test_a_cancel_ends_the_wait_for_a_share(hub: HubServer, store: RedisClient, tmp_path: Path) -> None:
     content = big(4 * MIB)
     BandwidthLimit(store, 0).write(65_536)
-    control = Control(Bandwidth(Fleet(store, 0, "a")))
+    control = Control(BandwidthLimiter(FleetLimiter(store, 0, "a")))
     cancelled_at: list[float] = []
 
     def cancel(snapshot: Snapshot) -> None:
@@ -249,7 +249,7 @@ def test_who_is_held_back_opens_no_further_connection(hub: HubServer, store: Red
     """Each would bring a buffer full of bytes that the limit has not allowed yet. QUICK adds one at every look."""
     content, heard = big(), Heard()
     BandwidthLimit(store, 0).write(2 * MIB)
-    bandwidth = Bandwidth(Fleet(store, 0, "a"))
+    bandwidth = BandwidthLimiter(FleetLimiter(store, 0, "a"))
     bandwidth(MIB)  # the line is taken for half a second: already the first bytes have to wait
     control = Control(bandwidth)
     get(source(hub.plain("f", content), content), tmp_path / "f", control=control, on_progress=heard)
