@@ -103,6 +103,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     files_at_once: int = field(default=8, name="HIVE_FILES_AT_ONCE")
     keep_free_percent: float = field(default=5.0, name="HIVE_KEEP_FREE_PERCENT")
     ended_ttl_s: int = field(default=86_400, name="HIVE_ENDED_TTL_S")
+    max_undeclared_bytes: int = field(default=50 << 30, name="HIVE_MAX_UNDECLARED_BYTES")
+    min_bytes_per_second: int = field(default=100_000, name="HIVE_MIN_BYTES_PER_SECOND")
+    min_rate_window_s: float = field(default=300.0, name="HIVE_MIN_RATE_WINDOW_S")
     partial_ttl_s: int = field(default=604_800, name="HIVE_PARTIAL_TTL_S")
     max_attempts: int = field(default=6, name="HIVE_MAX_ATTEMPTS")
     lease_s: float = field(default=6.0, name="HIVE_LEASE_S")
@@ -148,6 +151,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         for name, value, low, high in (
             ("HIVE_FILES_AT_ONCE", self.files_at_once, 1, 64),
             ("HIVE_KEEP_FREE_PERCENT", self.keep_free_percent, 0, 90),
+            ("HIVE_MAX_UNDECLARED_BYTES", self.max_undeclared_bytes, 1 << 20, 1 << 50),
+            ("HIVE_MIN_BYTES_PER_SECOND", self.min_bytes_per_second, 0, 1_000_000_000),
+            ("HIVE_MIN_RATE_WINDOW_S", self.min_rate_window_s, 1, 86_400),
             ("HIVE_ENDED_TTL_S", self.ended_ttl_s, 60, 31_536_000),
             ("HIVE_PARTIAL_TTL_S", self.partial_ttl_s, 600, 31_536_000),
             ("HIVE_MAX_ATTEMPTS", self.max_attempts, 1, 1000),

@@ -38,6 +38,7 @@ from workers.fleet.patience import until_redis_answers
 from workers.fleet.peers import FleetPeers
 from workers.fleet.reservation import Reservation
 from workers.intent import AttemptIntent
+from workers.min_rate import MinimumRate
 from workers.process.shutdown import SHUTDOWN
 from workers.publish import Store
 from workers.reporter import Reported, Reporter
@@ -117,6 +118,12 @@ class Download:
             files=self._leases,
             received=lambda: self._fleet.bandwidth.received,
             keep=self._intent.keep,
+            too_slow=MinimumRate(
+                settings.min_bytes_per_second,
+                settings.min_rate_window_s,
+                others_wait=self._others_wait,
+                allowed=lambda: self._fleet.bandwidth.share,
+            ).too_slow,
         )
 
     def run(self) -> None:
@@ -239,6 +246,8 @@ class Download:
             self._put_aside()
         elif self._reporter.yielding and not SHUTDOWN.requested:
             self._give_back("Gave its place to an urgent download; goes on by itself.", "queued")
+        elif self._reporter.slow and not SHUTDOWN.requested:
+            self._give_back(self._slow_message(), "queued", behind=True)
         elif SHUTDOWN.requested or self._reporter.files_lost:
             self._give_back("The worker was stopped; another one goes on.", "retrying")
         else:
@@ -251,7 +260,17 @@ class Download:
             fields = {"code": event.code, "reason": event.message} if state == "failed" else {}
             log.info(state, extra={"fields": fields})
 
-    def _give_back(self, message: str, status: events.ActiveStatus) -> None:
+    def _others_wait(self) -> bool:
+        """Whether somebody would get this worker; not while Redis does not say so."""
+        with contextlib.suppress(RedisError):
+            return self._downloads.admission.anybody_before(self._record.priority)
+        return False
+
+    def _slow_message(self) -> str:
+        least, window_s = self._settings.min_bytes_per_second, self._settings.min_rate_window_s
+        return f"Below {least / 1000:g} kB/s for {window_s:g} s while others wait; goes on by itself after them."
+
+    def _give_back(self, message: str, status: events.ActiveStatus, *, behind: bool = False) -> None:
         """The worker is stopping, or wanted for another: the next attempt goes to the queue, and resumes from the
         partial files.
         """
@@ -260,7 +279,12 @@ class Download:
         event = requeued_event(record, message, status)
         attempt = self._reporter.insist(
             lambda: self._downloads.claims.release(
-                record, event, counts=False, fence=self._claim.fence, attempt_bytes=self._reporter.attempt_bytes()
+                record,
+                event,
+                counts=False,
+                fence=self._claim.fence,
+                attempt_bytes=self._reporter.attempt_bytes(),
+                behind=behind,
             )
         )
         if isinstance(attempt, int):

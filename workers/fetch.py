@@ -56,7 +56,11 @@ def outbound(settings: Settings, *, guarded: bool) -> Network:
 
 def limits_of(settings: Settings) -> Limits:
     """The engine's numbers, with what people may set."""
-    return Limits(small_files_at_once=settings.files_at_once, keep_free_fraction=settings.keep_free_percent / 100)
+    return Limits(
+        small_files_at_once=settings.files_at_once,
+        keep_free_fraction=settings.keep_free_percent / 100,
+        undeclared_max_bytes=settings.max_undeclared_bytes,
+    )
 
 
 class Transfer:

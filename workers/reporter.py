@@ -92,9 +92,11 @@ class Reporter:
         files: Leases | None = None,
         received: Callable[[], int] = int,
         keep: Callable[[], bool] = bool,
+        too_slow: Callable[[Downloading, int], bool] = lambda event, received: False,
     ) -> None:
         """`received` gives the bytes that have come over the network in this attempt; `keep` makes the record again
-        where Redis has lost it, and is False where the claim is somebody else's.
+        where Redis has lost it, and is False where the claim is somebody else's; `too_slow` says, of the present
+        figures and the bytes received, whether the worker is to be given back.
         """
         #: The claim is somebody else's; a file is; a person wants the end, or a pause.
         self.lost = False
@@ -103,6 +105,9 @@ class Reporter:
         self.paused = False
         #: An urgent download wants this worker.
         self.yielding = False
+        #: It crawls while others wait.
+        self.slow = False
+        self._too_slow = too_slow
         self._claims = subject.claims
         self._claim = subject.claim
         self._lease_s = subject.lease_s
@@ -263,6 +268,9 @@ class Reporter:
             return
         if ack.control in WORDS and not (self.cancelled or self.paused or self.yielding):
             self.cancelled, self.paused, self.yielding = (ack.control == word for word in WORDS)
+            self._brake.cancel()
+        elif not self.slow and self._too_slow(self.snapshot(), self._received()):
+            self.slow = True
             self._brake.cancel()
         if self._held:
             self._held = False

@@ -8,7 +8,7 @@ from __future__ import annotations
 from hive.redis_client import RedisClient
 from hive.settings import Settings
 from hive.wire import keys
-from hive.wire.jobs import RANK_STEP, RANKS
+from hive.wire.jobs import RANK_STEP, RANKS, Priority
 
 #: How many running downloads are looked at for one that may make room.
 MAX_RUNNING_SCANNED = 2000
@@ -40,6 +40,11 @@ class Admission:
         end = RANKS["normal"] * RANK_STEP
         found = self._redis.zrangebyscore(keys.PENDING, "-inf", f"({end}", start=0, num=limit)
         return [i.decode() for i in found]
+
+    def anybody_before(self, priority: Priority) -> bool:
+        """Whether a queued download would get a worker before one of this priority that joins the queue now."""
+        end = (RANKS[priority] + 1) * RANK_STEP
+        return bool(self._redis.zcount(keys.PENDING, "-inf", f"({end}"))
 
     def claimable(self) -> int:
         """How many queued downloads could be claimed now."""

@@ -121,11 +121,13 @@ class Claims:
         expired_only: bool = False,
         to: Literal["queued", "paused"] = "queued",
         attempt_bytes: AttemptBytes = NO_BYTES,
+        behind: bool = False,
     ) -> int | None:
         """Put a download (back) into the queue, or aside; gives the number of its next attempt, or None when it changed
         hands.
 
         `counts` makes an attempt that brought no byte count against the limit: a death does, an orderly stop does not.
+        `behind` gives it a place behind all that wait with its priority, instead of that by its age.
         """
         attempt = record.attempt + 1
         done = self._release(
@@ -142,6 +144,7 @@ class Claims:
             to=to,
             received=attempt_bytes.received,
             refetched=attempt_bytes.refetched,
+            behind=int(behind),
         )
         return attempt if done else None
 

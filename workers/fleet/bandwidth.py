@@ -117,6 +117,12 @@ class FleetLimiter:
         self.look()
         return self._limit > 0
 
+    @property
+    def share(self) -> int | None:
+        """Bytes per second that this process may take at least, None where there is no limit; as far as is known."""
+        self.look()
+        return self._limit // self._takers if self._limit else None
+
     def _refill(self, n_bytes: int) -> bool:
         """Take at least so many bytes from Redis; False while it is away."""
         now_s = time.monotonic()
@@ -210,6 +216,13 @@ class BandwidthLimiter:
         """Whether any limit applies now."""
         with self._lock:
             return bool(self._own_limit) or self._fleet.limited
+
+    @property
+    def share(self) -> int | None:
+        """Bytes per second that the limits leave to this download at least, None without any."""
+        with self._lock:
+            shares = [share for share in (self._own_limit, self._fleet.share) if share]
+        return min(shares, default=None)
 
     def _book(self, n_bytes: int, own_s: float) -> _Booking:
         booked, start_s = self._fleet.book(n_bytes)

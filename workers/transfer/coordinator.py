@@ -119,6 +119,7 @@ class Coordinator:
             raise self._error
         self._look()
         if self.parts.size is None:
+            self._check_undeclared()
             check_room(self.fd, ROOM_AHEAD_BYTES, self.limits)
         if self.control.waiting:
             return
@@ -129,6 +130,15 @@ class Coordinator:
         for _ in range(self._connections_wanted - len(self._connections)):
             if self._error is None and self.parts.has_work(limits.steal_min_bytes):
                 self._start_one()
+
+    def _check_undeclared(self) -> None:
+        """Raise LengthUnknown when more has come than a body may have whose server names no length."""
+        most = self.limits.undeclared_max_bytes
+        if self.parts.written > most:
+            raise LengthUnknown(
+                f"The server names no length, and has sent more than {most} bytes: hive stops there. "
+                "Raise HIVE_MAX_UNDECLARED_BYTES for the workers if the file is so long."
+            )
 
     def _start_one(self) -> None:
         connection = Connection(self)

@@ -35,7 +35,7 @@ from workers.transfer.state.hasher import FrontierHash
 from workers.transfer.state.journal import Identity, Journal, boot_id, recover
 from workers.transfer.state.journal_writer import JournalWriter
 from workers.transfer.state.part_map import Extent, PartMap
-from workers.transfer.state.partial import data_path, discard, journal_path, set_aside
+from workers.transfer.state.partial import data_path, journal_path, set_aside
 from workers.transfer.transport import ContentChanged, Known, RangesRefused, Stream, Transport
 
 #: Rounds of mending single parts before the whole file is fetched once more.
@@ -129,11 +129,11 @@ class _Fetch:
                 self._inspect_whole()
             return self._result(time.monotonic() - began)
         except (DiskFull, StoreNotWritable) as error:
+            if os.fstat(self._fd).st_blocks:
+                self._discard_useless()
             raise with_path(error, data_path(self._partial)) from error
-        except NotAModel:
-            self._stop_journal_writer()
-            with translated():
-                discard(self._partial)
+        except BaseException as error:
+            self._discard_useless(wrong=isinstance(error, NotAModel))
             raise
         finally:
             self._close()
@@ -366,6 +366,20 @@ class _Fetch:
                 journal_writer.sync()
         self._stop_journal_writer()
         os.close(self._fd)
+
+    def _discard_useless(self, *, wrong: bool = False) -> None:
+        """Remove what arrived where it is `wrong`, or nobody could go on from it: it would only take the room.
+
+        Not where the files belong to somebody else by now.
+        """
+        if self._control.fenced:
+            return
+        with contextlib.suppress(OSError):
+            if wrong:
+                self._stop_journal_writer()
+                journal_path(self._partial).unlink(missing_ok=True)
+            if not journal_path(self._partial).exists():
+                data_path(self._partial).unlink(missing_ok=True)
 
     def _stop_journal_writer(self) -> None:
         if self._journal_writer is not None:

@@ -81,6 +81,9 @@ class Limits:
     #: Seconds. A longer Retry-After is not believed: rate limits of the Hub run for 5 minutes.
     retry_after_max_s: float = 15 * 60.0
 
+    #: Bytes of a body whose server names no length: without an end it would fill the disk.
+    undeclared_max_bytes: int = 50 * GIB
+
     redirects_max: int = 10
     #: Seconds before the expiry of a signed URL at which it is resolved anew.
     expiry_margin_s: float = 5 * 60.0

@@ -1,10 +1,10 @@
 -- Takes a download out of a worker's hands or the queue: back to the queue as its next attempt, or aside (`paused`); and
 -- a paused one back to the queue. `fence` as read; `attempt` is the next one; `counts`: 1 when an attempt without a new
 -- byte is a stall; `expired_only`: 1 when only an expired lease may go; `to`: `queued` or `paused`; `received`,
--- `refetched`: bytes of this attempt so far.
+-- `refetched`: bytes of this attempt so far; `behind`: 1 for a place behind all of its priority, not its old one.
 -- -> 1 released, 0 refused.
 local record, channel, pending, leases = unpack(KEYS)
-local id, fence, attempt, counts, expired_only, event, to, received, refetched = unpack(ARGV)
+local id, fence, attempt, counts, expired_only, event, to, received, refetched, behind = unpack(ARGV)
 --! include prelude
 
 local r = redis.call('HMGET', record, 'state', 'fence', 'attempt', 'bytes_done', 'bytes_at_claim', 'stalls', 'control',
@@ -30,6 +30,7 @@ if to == 'queued' then
   if r[7] == 'yield' then redis.call('HSET', record, 'control', '') end
   redis.call('HSET', record, 'queued_ms', int(now_ms()))
   redis.call('ZADD', pending, place(r[9], r[10]), id)
+  if behind == '1' then redis.call('ZADD', pending, place(r[9], now_ms()), id) end
   redis.call('SREM', PAUSED, id)
 else
   redis.call('HSET', record, 'control', '')
