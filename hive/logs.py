@@ -13,8 +13,14 @@ import sys
 import time
 from collections.abc import Iterator
 from contextvars import ContextVar
-from typing import Any, TextIO
+from typing import Any, Final, TextIO
 
+from hive import log_writer
+from hive.log_writer import LineWriter, RepeatFilter, WriterHandler
+
+#: What is told of lines that nobody read in time.
+_LOST: Final = "{} lines of the log were lost: nobody read them"
+_say_to: dict[int, LineWriter] = {}
 _context: ContextVar[dict[str, Any] | None] = ContextVar("log_context", default=None)
 
 
@@ -40,13 +46,54 @@ def setup(level: str = "info", style: str = "auto", stream: TextIO | None = None
     stream = stream or sys.stderr
     if style == "auto":
         style = "console" if stream.isatty() else "json"
-    handler = logging.StreamHandler(stream)
-    handler.setFormatter(JsonFormatter() if style == "json" else ConsoleFormatter())
+    formatter = JsonFormatter() if style == "json" else ConsoleFormatter()
+    handler = _handler(stream, formatter)
+    handler.setFormatter(formatter)
+    handler.addFilter(RepeatFilter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     for noisy in ("httpx2", "httpcore2", "urllib3", "huggingface_hub", "rq.worker", "rq.queue", "uvicorn.error"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def say(line: str, stream: TextIO | None = None) -> None:
+    """Write a line that is no log record to `stream` (standard error), as the log does: never waiting for a reader."""
+    stream = stream or sys.stderr
+    descriptor = _descriptor(stream)
+    if descriptor is None:
+        print(line, file=stream)
+        return
+    writer = _say_to.get(descriptor)
+    if writer is None:
+        writer = _say_to[descriptor] = LineWriter(descriptor, _LOST.format)
+    writer.write(line)
+
+
+def flush() -> None:
+    """Give what is not written yet a moment, in a process that ends without Python's own end."""
+    log_writer.flush()
+
+
+def _handler(stream: TextIO, formatter: logging.Formatter) -> logging.Handler:
+    """One that never makes who logs wait, where there is a descriptor that could."""
+    descriptor = _descriptor(stream)
+    if descriptor is None:
+        return logging.StreamHandler(stream)
+
+    def notice(lost: int) -> str:
+        record = logging.LogRecord("hive.logs", logging.WARNING, __file__, 0, _LOST.format(lost), None, None)
+        record.fields = {"lost": lost}
+        return formatter.format(record)
+
+    return WriterHandler(LineWriter(descriptor, notice))
+
+
+def _descriptor(stream: TextIO) -> int | None:
+    try:
+        return stream.fileno()
+    except (OSError, ValueError, AttributeError):
+        return None
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:

@@ -25,6 +25,7 @@ import redis
 
 from hive.downloads.claims import Claims
 from hive.downloads.record import Ack, AttemptBytes, Claim
+from hive.redis_errors import describe
 from hive.wire.events import ActiveStatus, Downloading, Event, State
 from hive.wire.jobs import Priority
 from workers.tally import Tally
@@ -201,7 +202,7 @@ class Reporter:
             except redis.exceptions.RedisError as error:
                 log.warning(
                     "Redis does not take the end of the download; trying again",
-                    extra={"fields": {"reason": str(error)}},
+                    extra={"fields": {"reason": describe(error)}, "repeats": True},
                 )
                 time.sleep(REDIS_RETRY_S)
         return None
@@ -282,7 +283,7 @@ class Reporter:
         """
         margin_s = max(self._lease_s / RENEWALS_PER_LEASE, tried_s + REDIS_RETRY_S)
         if not self._held and time.monotonic() - self._confirmed_s >= self._lease_s - margin_s:
-            log.warning("the lease is unconfirmed; holding the transfer", extra={"fields": {"reason": str(error)}})
+            log.warning("the lease is unconfirmed; holding the transfer", extra={"fields": {"reason": describe(error)}})
             self._held = True
             self._brake.hold()
         with self._condition:

@@ -160,7 +160,9 @@ def _settings_with_redis(command: str) -> Settings:
 
 def _prefixed_lines(name: str, line: str) -> None:
     """A line of the log for people, with who wrote it in front."""
-    click.echo(f"{style(f'{name:7} |', _COLOURS.get(name, 'white'))} {line}", err=True)
+    from hive import logs
+
+    logs.say(f"{style(f'{name:7} |', _COLOURS.get(name, 'white'))} {line}")
 
 
 def _json_lines(name: str, line: str) -> None:
@@ -169,4 +171,6 @@ def _json_lines(name: str, line: str) -> None:
         import json
 
         line = json.dumps({"level": "info", "logger": "hive.processes.stack", "message": line})
-    click.echo(line, err=True)
+    from hive import logs
+
+    logs.say(line)

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from types import FrameType
 
+from hive import logs
 from hive.net.backoff import NO_JITTER, Backoff
 from hive.processes.children import die_with_parent
 
@@ -81,9 +82,11 @@ class Prefork:
             die_with_parent(signal.SIGTERM)
             if os.getppid() == parent:
                 self._work()
+            logs.flush()
             os._exit(0)
         except BaseException:
             log.exception("the process failed")
+            logs.flush()
             os._exit(1)
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:

@@ -16,10 +16,14 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import hiredis
+from redis._parsers.base import BaseParser
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as ConnectionTimeout
 
 from hive.net.backoff import Backoff, Jitter
 from hive.net.redis_url import parse_redis_url
 from hive.redis_client import tls_context
+from hive.redis_errors import describe
 
 log = logging.getLogger("hive.streams.pubsub")
 
@@ -58,6 +62,7 @@ class Subscription:
 
     async def run(self) -> None:
         """Stay subscribed until cancelled."""
+        address = parse_redis_url(self._url)
         backoff = Backoff(RECONNECT_FIRST_S, RECONNECT_LAST_S, jitter=RECONNECT_JITTER)
         while True:
             try:
@@ -68,9 +73,10 @@ class Subscription:
                 self._subscribed += 1
                 self._on_subscribed()
                 await protocol.lost
-                log.warning("the subscription was lost; connecting again")
+                log.warning("the subscription was lost; connecting again", extra={"repeats": True})
             except Exception as error:  # whatever it was: without a subscription the process is of no use
-                log.warning("cannot subscribe", extra={"fields": {"reason": f"{type(error).__name__}: {error}"}})
+                fields = {"redis": str(address), "reason": _why(error)}
+                log.warning("cannot subscribe", extra={"fields": fields, "repeats": True})
             finally:
                 self.connected = False
                 self.abort()
@@ -96,6 +102,15 @@ class Subscription:
             await protocol.call("AUTH", *user, address.password)
         await protocol.call("PSUBSCRIBE", self._pattern)
         return protocol
+
+
+def _why(error: Exception) -> str:
+    """Why there is no subscription: what Redis answered, or that it does not answer."""
+    if isinstance(error, hiredis.HiredisError):
+        return describe(BaseParser.parse_error(str(error)))  # type: ignore[no-untyped-call]
+    if isinstance(error, TimeoutError):
+        return describe(ConnectionTimeout("no reply in time"))
+    return describe(RedisConnectionError(f"{type(error).__name__}: {error}"))
 
 
 class _PubSubProtocol(asyncio.Protocol):

@@ -23,6 +23,7 @@ from rq.exceptions import StopRequested
 from rq.job import Job
 from rq.worker.base import WorkerStatus
 
+from hive import logs
 from hive.downloads.context import DownloadContext
 from hive.downloads.reaper import take_over
 from hive.downloads.registry import WorkerInfo, worker_registry
@@ -101,7 +102,10 @@ class DownloadWorker(Worker):
         die_with_parent(signal.SIGKILL)
         if os.getppid() != self._horse_parent:
             os._exit(1)
-        super().main_work_horse(job, queue)
+        try:
+            super().main_work_horse(job, queue)
+        finally:
+            logs.flush()
 
     def setup_work_horse_signals(self) -> None:
         """Ctrl-C reaches the horse through its parent; SIGTERM asks the download to give itself back."""
