@@ -26,11 +26,14 @@
     |-- RedisUnavailable      503  STORE_UNAVAILABLE       (Redis)
     |-- ServerBusy            503  SERVER_BUSY
     |-- HubUnavailable        503  HUB_UNAVAILABLE
+    |   `-- HubRefused        502  HUB_REFUSED             (final)
     |-- ServerUnreachable     503  SERVER_UNREACHABLE      (the client's)
     |-- CannotListen          503  CANNOT_LISTEN           (at start)
     |-- InternalError         500  INTERNAL_ERROR
     `-- DownloadError         502  DOWNLOAD_FAILED
         |-- CredentialsLost   502  CREDENTIALS_LOST
+        |-- TlsRefused        502  TLS_REFUSED
+        |-- ProxyRefused      502  PROXY_REFUSED
         |-- DownloadTimeout   504  DOWNLOAD_TIMEOUT
         |-- ChecksumMismatch  502  CHECKSUM_MISMATCH
         |-- SourceChanged     502  SOURCE_CHANGED
@@ -236,6 +239,13 @@ class HubUnavailable(HiveError):
     code = "HUB_UNAVAILABLE"
 
 
+class HubRefused(HubUnavailable):
+    """The Hub gives an answer that another try does not change. Check HF_ENDPOINT and the model's name."""
+
+    status = 502
+    code = "HUB_REFUSED"
+
+
 class ServerUnreachable(HiveError):
     """No hive server answers. Start one with `hive up`, or name one with HIVE_HOST."""
 
@@ -267,6 +277,18 @@ class CredentialsLost(DownloadError):
     """
 
     code = "CREDENTIALS_LOST"
+
+
+class TlsRefused(DownloadError):
+    """The server's TLS certificate is not trusted, or it speaks no TLS. Set SSL_CERT_FILE, or check the address."""
+
+    code = "TLS_REFUSED"
+
+
+class ProxyRefused(DownloadError):
+    """The proxy does not let hive through. Check HTTPS_PROXY and HTTP_PROXY."""
+
+    code = "PROXY_REFUSED"
 
 
 class DownloadTimeout(DownloadError):

@@ -99,6 +99,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     log_level: Literal["debug", "info", "warning", "error"] = field(default="info", name="HIVE_LOG_LEVEL")
     log_format: Literal["auto", "console", "json"] = field(default="auto", name="HIVE_LOG_FORMAT")
     transport: Literal["auto", "xet", "http"] = field(default="auto", name="HIVE_TRANSPORT")
+    first_byte_timeout_s: float = field(default=60.0, name="HIVE_FIRST_BYTE_TIMEOUT_S")
     max_bytes_per_second: int = field(default=0, name="HIVE_MAX_BYTES_PER_SECOND")
     files_at_once: int = field(default=8, name="HIVE_FILES_AT_ONCE")
     keep_free_percent: float = field(default=5.0, name="HIVE_KEEP_FREE_PERCENT")
@@ -150,6 +151,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def _check(self) -> None:
         for name, value, low, high in (
             ("HIVE_FILES_AT_ONCE", self.files_at_once, 1, 64),
+            ("HIVE_FIRST_BYTE_TIMEOUT_S", self.first_byte_timeout_s, 1, 900),
             ("HIVE_KEEP_FREE_PERCENT", self.keep_free_percent, 0, 90),
             ("HIVE_MAX_UNDECLARED_BYTES", self.max_undeclared_bytes, 1 << 20, 1 << 50),
             ("HIVE_MIN_BYTES_PER_SECOND", self.min_bytes_per_second, 0, 1_000_000_000),

@@ -60,6 +60,7 @@ def limits_of(settings: Settings) -> Limits:
         small_files_at_once=settings.files_at_once,
         keep_free_fraction=settings.keep_free_percent / 100,
         undeclared_max_bytes=settings.max_undeclared_bytes,
+        first_byte_s=settings.first_byte_timeout_s,
     )
 
 

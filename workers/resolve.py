@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
-from hive.errors import HubUnavailable
+from hive.errors import HubRefused, HubUnavailable
 from hive.net.backoff import Backoff
 from hive.net.egress import Network
 from hive.settings import Settings
@@ -57,6 +57,8 @@ def resolve_patiently(
             wait_s = min(limit.seconds, RATE_LIMIT_WAIT_MAX_S)
             cooldown.set(host, wait_s)
             message = f"The Hub asks to wait {wait_s:.0f} s (rate limit)."
+        except HubRefused:
+            raise
         except HubUnavailable as error:
             wait_s = backoff.next_s()
             if backoff.failures >= HUB_ATTEMPTS or settings.hf_hub_offline:

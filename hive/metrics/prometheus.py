@@ -97,6 +97,7 @@ _FAULTS: Final[tuple[type[errors.HiveError], ...]] = (
     errors.DownloadError,
     *(kind for kind in errors.DownloadError.__subclasses__() if kind is not errors.Cancelled),
     errors.FileNotFound,
+    errors.HubRefused,
     errors.HubUnavailable,
     errors.InternalError,
     errors.ModelAccessDenied,

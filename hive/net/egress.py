@@ -52,7 +52,7 @@ class Network:
         The proxy resolves it again, and may know names that this machine does not; those are its business.
         """
         if self.address_check is not None:
-            with contextlib.suppress(OSError, UnicodeError):
+            with contextlib.suppress(OSError):
                 resolve(host, port, self.address_check)
 
 
@@ -60,12 +60,12 @@ def resolve(host: str, port: int, check: AddressCheck | None) -> list[AddressInf
     """The addresses of a name (without brackets), each of which passed the check.
 
     Raises:
-        OSError: it has none (socket.gaierror). UnsafeUrl: one of them is forbidden.
+        OSError: it has none (socket.gaierror). UnsafeUrl: one of them is forbidden, or the name is none.
     """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except UnicodeError as error:
-        raise socket.gaierror(str(error)) from error
+    except UnicodeError:
+        raise UnsafeUrl("The URL's host is not a name: a part of it is empty, or longer than 63 characters.") from None
     if check is not None:
         for *_, address in found:
             check(str(address[0]), host, port)

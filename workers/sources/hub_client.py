@@ -9,34 +9,36 @@ from typing import Final, NamedTuple
 from urllib.parse import quote, urljoin
 
 import httpx2
-from huggingface_hub import HfApi, get_hf_file_metadata
+from huggingface_hub import HfApi, ModelInfo, get_session
 from huggingface_hub import errors as hub_errors
 from huggingface_hub.hf_api import RepoFile as HubFile
 
-from hive.errors import (
-    FileNotFound,
-    HubUnavailable,
-    InvalidModelRef,
-    ModelAccessDenied,
-    ModelNotFound,
-    RevisionNotFound,
-)
+from hive.errors import HiveError, HubRefused, InvalidModelRef, ModelAccessDenied
 from hive.net.egress import Network
 from hive.settings import Settings
 from hive.store.layout import is_commit
 from hive.wire.selection import RepoFile
 from workers.sources import hub_transport
-from workers.transfer import Location, signed_url_expiry
+from workers.sources.hub_refusals import Asked, refused
+from workers.transfer import Location, Refusal, signed_url_expiry
 
 #: Most files of a repository that are listed: beyond the Hub's own recommendation of 100,000.
 MAX_FILES: Final = 200_000
+
+#: Statuses by which a mirror may refuse the parameter `expand` and not the model.
+MAYBE_EXPAND: Final = frozenset({400, 404, 405, 422, 501})
+
+#: What can stand in a header. A token is never shown, so a line end in it must not show up as somebody else's mistake.
+_TOKEN = re.compile(r"[!-~]{1,4096}")
 
 _SHA1 = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class FileMetadata(NamedTuple):
-    """Where a file is now: its URL (signed, for LFS), when that ends in unix seconds, the size and the digest."""
+    """Where a file is now: its URL (signed, for LFS), when that ends in unix seconds; the size and the digest, where it
+    is the Hub that says them.
+    """
 
     url: str
     expires_at: float | None
@@ -50,7 +52,10 @@ class HubClient:
     def __init__(self, settings: Settings, token: str | None, network: Network) -> None:
         self._endpoint = settings.hf_endpoint.rstrip("/")
         hub_transport.install(self._endpoint, network)
+        if token is not None and not _TOKEN.fullmatch(token):
+            raise ModelAccessDenied("The token is none of the Hub: it holds blanks, line ends or special characters.")
         self._token = token
+        self._first_byte_s = settings.first_byte_timeout_s
         # Without a token it must be False: None means that huggingface_hub looks for one by itself.
         self._api = HfApi(endpoint=self._endpoint, token=token or False)
 
@@ -74,72 +79,86 @@ class HubClient:
     def commit(self, repo: str, revision: str) -> tuple[str, bool]:
         """The commit that a revision stands for now, and whether the repository is gated."""
         with self._in_our_words(repo, revision):
-            info = self._api.model_info(repo, revision=revision, expand=["sha", "gated"])
+            info = self._info(repo, revision)
             if not info.sha or not is_commit(info.sha):
-                raise HubUnavailable("The Hub's answer names no commit.")
+                raise HubRefused("What answers at HF_ENDPOINT is not a Hub: its answer names no commit.")
             return info.sha, bool(info.gated)
+
+    def _info(self, repo: str, revision: str) -> ModelInfo:
+        """What the Hub says of a revision: little, where it can; a mirror may not know how to say little."""
+        try:
+            return self._api.model_info(repo, revision=revision, expand=["sha", "gated"])
+        except hub_errors.HfHubHTTPError as error:
+            refusal = _refusal(error.response)
+            if refusal.code or refusal.status not in MAYBE_EXPAND:
+                raise
+        return self._api.model_info(repo, revision=revision)
 
     def tree(self, repo: str, commit: str) -> tuple[RepoFile, ...]:
         """All files of a commit."""
         found: list[RepoFile] = []
         with self._in_our_words(repo, commit):
-            for entry in self._api.list_repo_tree(repo, recursive=True, revision=commit):
+            for number, entry in enumerate(self._api.list_repo_tree(repo, recursive=True, revision=commit), start=1):
+                if number > MAX_FILES:
+                    raise HubRefused(f"The Hub lists more than {MAX_FILES} files for this model.")
                 if isinstance(entry, HubFile):
                     found.append(_file(entry))
-                if len(found) > MAX_FILES:
-                    raise HubUnavailable(f"The Hub lists more than {MAX_FILES} files for this model.")
         return tuple(found)
 
     def metadata(self, repo: str, commit: str, path: str) -> FileMetadata:
-        """Where a file is; also whether this token may have it."""
+        """Where a file is; also whether this token may have it.
+
+        A mirror that refuses HEAD, or gives a size or an ETag of its own, says nothing by that: what the Hub vouches
+        for stands in headers of the Hub, and whoever asks for the file itself hears whether it may be had.
+        """
         url = self.resolve_url(repo, commit, path)
         with self._in_our_words(repo, commit, path):
-            found = get_hf_file_metadata(url, token=self._token or False, endpoint=self._endpoint)
-            location = urljoin(url, found.location)
-            return FileMetadata(location, signed_url_expiry(location), found.size, found.etag)
+            for _ in range(hub_transport.MAX_REDIRECTS + 1):
+                response = get_session().request("HEAD", url, headers=self.credentials, follow_redirects=False)
+                if not response.has_redirect_location:
+                    break
+                location = urljoin(url, response.headers["location"])
+                if not self.is_own(location):
+                    return _metadata(response, location)
+                url = location
+            else:
+                raise HubRefused(f"The Hub redirects more than {hub_transport.MAX_REDIRECTS} times for one file.")
+            said = _refusal(response)
+            if response.is_success or not (said.code or said.text):
+                return _metadata(response, url)
+            raise self.refused(repo, commit, path, said)
+
+    def refused(self, repo: str, revision: str, path: str | None, refusal: Refusal) -> HiveError:
+        """What a final refusal of the Hub means, by its API or of a file."""
+        return refused(refusal, Asked(self._endpoint, repo, revision, path, self._token is not None))
 
     @contextlib.contextmanager
     def _in_our_words(self, repo: str, revision: str, path: str | None = None) -> Iterator[None]:
-        """The most specific first: a gated repository is also one that is not found."""
-        page = f"{self._endpoint}/{repo}"
         try:
-            with hub_transport.asking(self._endpoint):
+            with hub_transport.asking(self._endpoint, self._first_byte_s):
                 yield
-        except hub_errors.GatedRepoError:
-            raise ModelAccessDenied(_how_to_get_access(page, self._token), repo=repo, page=page) from None
-        except hub_errors.DisabledRepoError:
-            raise ModelAccessDenied(f"The Hub has disabled access to {repo}.", repo=repo, page=page) from None
-        except hub_errors.RepositoryNotFoundError:
-            why = "the token does not see it" if self._token else "no token was sent (set HF_TOKEN or send hf_token)"
-            raise ModelNotFound(f"The Hub has no model {repo}, or it is private and {why}.", repo=repo) from None
-        except hub_errors.RevisionNotFoundError:
-            text = f"{repo} has no branch, tag or commit {revision}."
-            raise RevisionNotFound(text, repo=repo, revision=revision) from None
-        except hub_errors.EntryNotFoundError:
-            raise FileNotFound(f"{repo} has no file {path or ''}.", repo=repo, path=path) from None
         except hub_errors.HfHubHTTPError as error:
-            raise _by_status(error.response.status_code, repo, page, revision) from None
+            raise self.refused(repo, revision, path, _refusal(error.response)) from None
         except hub_errors.HFValidationError:
             raise InvalidModelRef from None
-        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-            raise HubUnavailable(f"The Hub cannot be asked ({type(error).__name__}).") from None
+        except httpx2.TooManyRedirects:
+            raise HubRefused(f"The Hub redirects more than {hub_transport.MAX_REDIRECTS} times.") from None
+        except (httpx2.InvalidURL, httpx2.HTTPError) as error:
+            # What happens to connections is told by the transport. This is about what the Hub said.
+            raise HubRefused(f"The Hub leads to an address that is none ({type(error).__name__}).") from None
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            raise HubUnavailable("What answers at HF_ENDPOINT is not a Hub: its reply has another form.") from None
+            raise HubRefused("What answers at HF_ENDPOINT is not a Hub: its reply has another form.") from None
 
 
-def _by_status(status: int, repo: str, page: str, revision: str) -> Exception:
-    if status in (401, 403):
-        text = f"The Hub refused the token for {repo}: it is wrong, expired, or may not read it. See {page}."
-        return ModelAccessDenied(text, repo=repo, page=page)
-    if status == 404:
-        return ModelNotFound(f"The Hub has no {repo} at {revision}.", repo=repo)
-    return HubUnavailable(f"The Hub answered with status {status}.", status=status)
+def _refusal(response: httpx2.Response) -> Refusal:
+    headers = response.headers
+    return Refusal(response.status_code, headers.get("x-error-code", ""), headers.get("x-error-message", ""))
 
 
-def _how_to_get_access(page: str, token: str | None) -> str:
-    if token:
-        return f"Access to this model is restricted. Accept its terms at {page} with the account of the token."
-    return f"Access to this model is restricted. Accept its terms at {page}, then set HF_TOKEN or send hf_token."
+def _metadata(response: httpx2.Response, location: str) -> FileMetadata:
+    size = response.headers.get("x-linked-size", "")
+    etag = response.headers.get("x-linked-etag", "").removeprefix("W/").strip('"')
+    return FileMetadata(location, signed_url_expiry(location), int(size) if size.isdecimal() else None, etag or None)
 
 
 def _file(entry: HubFile) -> RepoFile:

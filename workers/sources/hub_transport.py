@@ -13,7 +13,9 @@ import contextlib
 import math
 import threading
 import time
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterable, Iterator
+from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -21,9 +23,10 @@ import httpcore2
 import httpx2
 from huggingface_hub import set_client_factory
 
-from hive.errors import HubUnavailable
+from hive.errors import HiveError, HubRefused, HubUnavailable, ProxyRefused
 from hive.net import httpcore
 from hive.net.egress import Network
+from hive.net.failures import final_failure
 from hive.net.proxies import Proxy
 from hive.net.retry_after import asked_wait_s
 from hive.net.urls import DEFAULT_PORTS
@@ -34,6 +37,10 @@ CONNECT_TIMEOUT_S: Final = 10.0
 READ_TIMEOUT_S: Final = 30.0
 #: Longest reply of the API in bytes: a page of a thousand files has some 300 kB.
 MAX_REPLY_BYTES: Final = 32 << 20
+#: Bytes of all pages of one listing: 200,000 files have some 60 MB.
+MAX_CALL_BYTES: Final = 64 << 20
+#: Bytes that are unpacked at a time: a megabyte of gzip may hold a gigabyte.
+UNPACK_BYTES: Final = 256 << 10
 #: Seconds to wait after a 429 that does not say how long.
 DEFAULT_RETRY_AFTER_S: Final = 30.0
 #: A longer wait is not believed, in seconds: the Hub's windows have five minutes.
@@ -41,10 +48,18 @@ MAX_RETRY_AFTER_S: Final = 900.0
 #: Most requests of one call, and its longest time in seconds: a listing has a page per thousand files.
 MAX_REQUESTS: Final = 300
 CALL_DEADLINE_S: Final = 600.0
+#: Statuses that may pass, below 500; and from 500 on those that do not.
+TRY_AGAIN: Final = frozenset({408, 421, 423, 425})
+NEVER: Final = frozenset({501, 505, 506, 508, 510, 511})
 #: Connections to the Hub's API that one process has at most.
 MAX_CONNECTIONS: Final = 10
 #: Redirects that are followed: a repository that was renamed, a mirror.
 MAX_REDIRECTS: Final = 10
+
+#: zlib's number for "gzip or zlib, look yourself", and the names of both in Content-Encoding.
+_GZIP_OR_ZLIB: Final = 47
+_UNPACKED: Final = frozenset({"gzip", "x-gzip", "deflate"})
+_TRICKLES: Final = "The Hub did not answer in time: its reply trickles."
 
 _TIMEOUTS: Final = {
     "connect": CONNECT_TIMEOUT_S,
@@ -69,19 +84,24 @@ class _Call(threading.local):
 
     own: tuple[str, str, int] | None = None
     requests = 0
+    bytes_left = 0
     until_s = 0.0
+    first_byte_s = 0.0
 
 
 _call = _Call()
 
 
 @contextlib.contextmanager
-def asking(endpoint: str) -> Iterator[None]:
+def asking(endpoint: str, first_byte_s: float = READ_TIMEOUT_S) -> Iterator[None]:
     """Inside the block this thread asks the Hub at `endpoint`, by huggingface_hub, within all bounds of this module.
+
+    `first_byte_s`: seconds for the head of an answer, which may take longer than what follows it.
 
     Outside of it, whoever else in the process uses huggingface_hub gets what they would get without us.
     """
-    _call.own, _call.requests, _call.until_s = origin_of(endpoint), MAX_REQUESTS, time.monotonic() + CALL_DEADLINE_S
+    _call.own, _call.requests, _call.bytes_left = origin_of(endpoint), MAX_REQUESTS, MAX_CALL_BYTES
+    _call.until_s, _call.first_byte_s = time.monotonic() + CALL_DEADLINE_S, first_byte_s
     try:
         yield
     finally:
@@ -110,37 +130,44 @@ def origin_of(url: str) -> tuple[str, str, int]:
 class HubTransport(httpx2.BaseTransport):
     """Time-outs, size limits and the token's origin for every request to the Hub, redirects and next pages included."""
 
-    def __init__(self, inner: httpx2.BaseTransport, user_agent: str) -> None:
+    def __init__(self, inner: httpx2.BaseTransport, network: Network) -> None:
         self._inner = inner
-        self._user_agent = user_agent
+        self._network = network
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
-        """The reply.
+        """The reply; its body is plain, and ends in an error where it grows too long.
 
         Raises:
-            HubUnavailable: no connection, a server's error, a reply that is too long or compressed, or one over plain
-            http. RetryLater: the Hub limits requests.
+            HubUnavailable: no connection, or a server's error.
+            HubRefused, TlsRefused, ProxyRefused, UnsafeUrl: what another try does not change.
+            RetryLater: the Hub limits requests.
         """
         if _call.own is None:
             return self._inner.handle_request(request)
         _call.requests -= 1
         if _call.requests < 0:
-            raise HubUnavailable("The Hub sends hive from page to page without end.")
+            raise HubRefused("The Hub sends hive from page to page without end.")
+        port = port_of(request.url)
         _guard_credentials(request, _call.own)
         request.headers["accept-encoding"] = "identity"
-        request.headers["user-agent"] = self._user_agent
-        request.extensions = {**request.extensions, "timeout": _TIMEOUTS}
+        request.headers["user-agent"] = self._network.user_agent
+        waits = {**_TIMEOUTS, "read": _call.first_byte_s}
+        request.extensions = {**request.extensions, "timeout": waits}
+        host = request.url.host
+        proxy = self._network.proxies.find(request.url.scheme, host, port)
         try:
             response = self._inner.handle_request(request)
         except FAILURES as error:
-            raise _unavailable(error) from None
+            raise _failure(error, host, proxy) from None
+        # The body is read by the same numbers, and for it there is less patience.
+        waits["read"] = min(_TIMEOUTS["read"], _call.first_byte_s)
         try:
-            _check(request, response)
+            _check(response, proxy)
+            assert isinstance(response.stream, httpx2.SyncByteStream)
+            response.stream = _Body(response.stream, _encoding(request, response), host)
         except BaseException:
             response.close()
             raise
-        if isinstance(response.stream, httpx2.SyncByteStream):
-            response.stream = _Bounded(response.stream)
         return response
 
     def close(self) -> None:
@@ -148,54 +175,97 @@ class HubTransport(httpx2.BaseTransport):
         self._inner.close()
 
 
-class _Bounded(httpx2.SyncByteStream):
-    """A body that ends in an error when it grows too long or breaks off."""
+class _Body(httpx2.SyncByteStream):
+    """A body, unpacked, that ends in an error when it grows too long or breaks off."""
 
-    def __init__(self, inner: httpx2.SyncByteStream) -> None:
+    def __init__(self, inner: httpx2.SyncByteStream, encoding: str, host: str) -> None:
         self._inner = inner
+        self._unpack = _plain if encoding == "identity" else _unpacked
+        self._host = host
 
     def __iter__(self) -> Iterator[bytes]:
         received_bytes = 0
         try:
-            for chunk in self._inner:
-                if time.monotonic() > _call.until_s:
-                    raise HubUnavailable("The Hub did not answer in time: its reply trickles.")
+            for chunk in self._unpack(self._inner):
                 received_bytes += len(chunk)
+                _call.bytes_left -= len(chunk)
                 if received_bytes > MAX_REPLY_BYTES:
-                    raise HubUnavailable(f"The Hub sent a reply of more than {MAX_REPLY_BYTES >> 20} MiB.")
+                    raise HubRefused(f"The Hub sent a reply of more than {MAX_REPLY_BYTES >> 20} MiB.")
+                if _call.bytes_left < 0:
+                    raise HubRefused(f"The Hub sent more than {MAX_CALL_BYTES >> 20} MiB for one listing.")
                 yield chunk
         except FAILURES as error:
-            raise _unavailable(error) from None
+            raise _failure(error, self._host, None) from None
 
     def close(self) -> None:
         self._inner.close()
+
+
+def _plain(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    for chunk in chunks:
+        if time.monotonic() > _call.until_s:
+            raise HubUnavailable(_TRICKLES)
+        yield chunk
+
+
+def _unpacked(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """What was packed with gzip or zlib, in small pieces however well it was packed."""
+    unpacker = zlib.decompressobj(_GZIP_OR_ZLIB)
+    try:
+        for chunk in _plain(chunks):
+            left = chunk
+            while left and not unpacker.eof:
+                yield unpacker.decompress(left, UNPACK_BYTES)
+                left = unpacker.unconsumed_tail
+    except zlib.error:
+        raise HubRefused("The Hub sent a compressed reply that cannot be unpacked.") from None
+    if not unpacker.eof:
+        raise HubUnavailable("The Hub's reply broke off.")
+
+
+def _encoding(request: httpx2.Request, response: httpx2.Response) -> str:
+    """How the body is packed; httpx2 is not told, or it would unpack without a bound. Raises HubRefused."""
+    encoding: str = response.headers.get("content-encoding", "").strip().lower() or "identity"
+    if request.method == "HEAD" or encoding in ("identity", "none"):
+        return "identity"
+    if encoding not in _UNPACKED:
+        raise HubRefused(f"The Hub sent a compressed reply ({encoding[:20]}) although hive asked for a plain one.")
+    for name in ("content-encoding", "content-length"):
+        if name in response.headers:
+            del response.headers[name]
+    return encoding
 
 
 def _guard_credentials(request: httpx2.Request, own: tuple[str, str, int]) -> None:
     target = origin_of(str(request.url))
     if target != own:
         if target[0] != "https":
-            raise HubUnavailable("The Hub leads to an address without encryption, which hive does not follow.")
+            raise HubRefused("The Hub leads to an address without encryption, which hive does not follow.")
         for name in ("authorization", "cookie"):
             request.headers.pop(name, None)
 
 
-def _check(request: httpx2.Request, response: httpx2.Response) -> None:
+def _check(response: httpx2.Response, proxy: Proxy | None) -> None:
+    """Raise what the status means; what it says of the model is for others to read."""
     status = response.status_code
+    if status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED and proxy is not None:
+        raise ProxyRefused(proxy.refusal)
     if status == 429 or (status == 503 and "retry-after" in response.headers):
         wait_s = asked_wait_s(response.headers, MAX_RETRY_AFTER_S)
         raise RetryLater(DEFAULT_RETRY_AFTER_S if wait_s is None else wait_s)
-    if status == 408 or status >= 500:
+    if status in TRY_AGAIN or (status >= 500 and status not in NEVER):
         raise HubUnavailable(f"The Hub answered with status {status}.", status=status)
-    encoding = response.headers.get("content-encoding", "identity")
-    if request.method != "HEAD" and encoding.lower() not in ("identity", ""):
-        raise HubUnavailable("The Hub sent a compressed reply although hive asked for a plain one.")
+    if 300 <= status < 400 and not response.has_redirect_location:
+        raise HubRefused(f"The Hub redirects ({status}) without saying where to.", status=status)
 
 
-def _unavailable(error: Exception) -> HubUnavailable:
+def _failure(error: Exception, host: str, proxy: Proxy | None) -> HiveError:
     """Without the error's own text, which may hold a proxy's password; its name says what happened."""
     if time.monotonic() >= _call.until_s:
-        return HubUnavailable("The Hub did not answer in time: its reply trickles.")
+        return HubUnavailable(_TRICKLES)
+    final = final_failure(error, host, proxy)
+    if final is not None:
+        return final
     kind = type(error).__name__
     reason = "did not answer in time" if isinstance(error, httpcore2.TimeoutException) else "cannot be reached"
     return HubUnavailable(f"The Hub {reason} ({kind}). Try again later, or check HF_ENDPOINT and HTTPS_PROXY.")
@@ -211,7 +281,7 @@ class _Pools(httpx2.BaseTransport):
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         """The reply. Raises what httpcore2 raises, and UnsafeUrl."""
         url = request.url
-        port = url.port or DEFAULT_PORTS[url.scheme]
+        port = port_of(url)
         proxy = self._network.proxies.find(url.scheme, url.host, port)
         if proxy is not None:
             self._network.check_proxied(url.host.strip("[]"), port)
@@ -253,10 +323,17 @@ class _Stream(httpx2.SyncByteStream):
         self._inner.close()
 
 
+def port_of(url: httpx2.URL) -> int:
+    """The port of a URL. Raises HubRefused for one that is neither http nor https."""
+    if url.scheme not in DEFAULT_PORTS:
+        raise HubRefused("The Hub leads to an address that is neither http nor https.")
+    return url.port or DEFAULT_PORTS[url.scheme]
+
+
 def _deadline_s() -> float:
     return _call.until_s if _call.own is not None else math.inf
 
 
 def _client(network: Network) -> httpx2.Client:
-    transport = HubTransport(_Pools(network), network.user_agent)
+    transport = HubTransport(_Pools(network), network)
     return httpx2.Client(transport=transport, trust_env=False, follow_redirects=True, max_redirects=MAX_REDIRECTS)

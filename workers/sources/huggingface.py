@@ -13,7 +13,15 @@ from collections.abc import Sequence
 from typing import Final
 from urllib.parse import quote
 
-from hive.errors import BadRequest, DownloadError, FileNotFound, HubUnavailable, SourceChanged, VariantNotFound
+from hive.errors import (
+    BadRequest,
+    DownloadError,
+    FileNotFound,
+    HiveError,
+    HubUnavailable,
+    SourceChanged,
+    VariantNotFound,
+)
 from hive.net.egress import Network
 from hive.settings import Settings
 from hive.store.catalog import ModelCatalog
@@ -21,7 +29,7 @@ from hive.wire.refs import ModelRef, path_problem
 from hive.wire.selection import NoSuchFile, NoSuchVariant, RepoFile, Selection, SelectionError, select
 from workers.sources.hub_client import HubClient
 from workers.sources.plan import Plan, PlannedFile
-from workers.transfer import Digest, Limits, Location, Source
+from workers.transfer import Digest, Limits, Location, Refusal, Source
 
 #: Bytes from which the signed URL of a file is asked for by itself: below, the engine fetches the file with one
 #: request.
@@ -53,7 +61,8 @@ def resolve(
     tree = ModelCatalog(settings).tree(ref.repo, commit) or hub.tree(ref.repo, commit)
     selection = _select(tree, ref, include, exclude)
     if gated:
-        hub.metadata(ref.repo, commit, selection.files[0].path)
+        # The largest: a README may be had without the terms that the weights ask for.
+        hub.metadata(ref.repo, commit, max(selection.files, key=lambda file: file.size).path)
     return Plan(
         ref=ref,
         kind="hf",
@@ -91,7 +100,10 @@ def _planned(hub: HubClient, repo: str, commit: str, file: RepoFile) -> PlannedF
             return _signed(hub, repo, commit, file)
         return Location(url=hub.resolve_url(repo, commit, file.path), headers=hub.credentials)
 
-    source = Source(locate=locate, size=file.size, digest=digest, name=file.path)
+    def explain(refusal: Refusal) -> HiveError:
+        return hub.refused(repo, commit, file.path, refusal)
+
+    source = Source(locate=locate, size=file.size, digest=digest, name=file.path, explain=explain)
     return PlannedFile(file.path, file.size, digest, file.etag, source, file.xet_hash)
 
 

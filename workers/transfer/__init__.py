@@ -17,7 +17,7 @@ from workers.transfer.http.pool import Cooldown, HostPool, LocalCooldown
 from workers.transfer.http.redirects import signed_url_expiry
 from workers.transfer.limits import Limits
 from workers.transfer.progress import Snapshot
-from workers.transfer.source import Digest, Fetched, Location, Served, Source
+from workers.transfer.source import Digest, Fetched, Location, Refusal, Served, Source
 from workers.transfer.state.disk import STAT_BLOCK_BYTES, free_bytes
 from workers.transfer.state.partial import bad_path, data_path, discard, finish, journal_path
 from workers.transfer.transport import Stream, Throttled, Transport
@@ -35,6 +35,7 @@ __all__ = [
     "LocalCooldown",
     "Location",
     "Network",
+    "Refusal",
     "Served",
     "Snapshot",
     "Source",

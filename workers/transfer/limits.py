@@ -64,6 +64,8 @@ class Limits:
     connect_timeout_s: float = 10.0
     #: Seconds without a byte on one connection before it is replaced.
     stall_s: float = 20.0
+    #: Seconds for the first byte of an answer, None for as long as `stall_s`: a mirror may have to fetch a file first.
+    first_byte_s: float | None = None
     #: Seconds without progress on all connections before the next transport (or a fresh location) is tried.
     stall_all_s: float = 60.0
     #: Seconds without progress after which the download is given up.

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from hive.errors import HiveError
+
 Algorithm = Literal["sha256", "git-sha1"]
 
 #: Bytes of a file's beginning that `Source.inspect` gets; fewer of a shorter file.
@@ -56,6 +58,16 @@ class Served(NamedTuple):
         return f"Served({self.media_type!r})"
 
 
+class Refusal(NamedTuple):
+    """A final answer of the server that a location names: the status, and the Hub's X-Error-Code and X-Error-Message
+    ("" without).
+    """
+
+    status: int
+    code: str
+    text: str
+
+
 @dataclass(frozen=True)
 class Source:
     """One file to fetch."""
@@ -73,6 +85,9 @@ class Source:
     #: ends the download.
     inspect: Callable[[Served, bytes], None] | None = field(default=None, repr=False)
     inspect_whole: Callable[[Served, int], None] | None = field(default=None, repr=False)
+    #: What a final refusal of the location's own server means, for whoever knows what was asked there. None: what the
+    #: status says.
+    explain: Callable[[Refusal], HiveError] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx2
 import pytest
 from huggingface_hub import HfApi
+from msgspec.structs import replace
 
 from hive.errors import HubUnavailable
 from hive.net.egress import Network
@@ -72,7 +73,7 @@ def test_the_token_is_dropped_before_an_encrypted_stranger_is_asked() -> None:
             asked.append(request)
             return httpx2.Response(200, content=b"[]")
 
-    transport = hub_transport.HubTransport(Recorder(), "hive")
+    transport = hub_transport.HubTransport(Recorder(), Network())
     with hub_transport.asking("https://hub.example"), httpx2.Client(transport=transport) as client:
         for url in ("https://hub.example/api", "https://stranger.example/api", "https://hub.example:8443/api"):
             client.get(url, headers={"Authorization": "Bearer secret", "Cookie": "session=secret"})
@@ -156,10 +157,8 @@ def test_a_compressed_reply_is_refused(hub: HubServer, settings: Settings) -> No
 
 
 @pytest.mark.parametrize("fault", [faults.slow_connect(30), faults.stall(0, 30)])
-def test_a_silent_hub_is_given_up_in_time(
-    hub: HubServer, settings: Settings, monkeypatch: pytest.MonkeyPatch, fault: faults.Fault
-) -> None:
-    monkeypatch.setitem(hub_transport._TIMEOUTS, "read", 0.2)
+def test_a_silent_hub_is_given_up_in_time(hub: HubServer, settings: Settings, fault: faults.Fault) -> None:
+    settings = replace(settings, first_byte_timeout_s=0.2)
     hub.faults.add(fault, TREE)
 
     with pytest.raises(HubUnavailable, match="did not answer in time"):

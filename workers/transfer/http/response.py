@@ -19,6 +19,7 @@ from urllib3.exceptions import (
     SSLError,
 )
 
+from hive.net.failures import final_failure
 from hive.net.urls import Url
 from workers.transfer.control import Control
 from workers.transfer.http import status as http_status
@@ -75,15 +76,21 @@ class HttpResponse:
                     retries=False,
                     preload_content=False,
                     decode_content=False,
-                    timeout=urllib3.Timeout(connect=limits.connect_timeout_s, read=limits.stall_s),
+                    timeout=urllib3.Timeout(
+                        connect=limits.connect_timeout_s, read=limits.first_byte_s or limits.stall_s
+                    ),
                 )
                 body = last_body()
             assert body is not None
+            body.set_timeout(limits.stall_s)
         except BaseException as error:
             aborter.let_go()
             slot.release()
             control.check()
             if isinstance(error, HTTPError | OSError | http.client.HTTPException):
+                final = final_failure(error, url.host, pool.network.proxy_for(url))
+                if final is not None:
+                    raise final from None
                 raise Transient(plainly(error)) from error
             raise
         return cls(raw, body, aborter, slot, control)

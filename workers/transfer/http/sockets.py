@@ -116,8 +116,13 @@ class Body(http.client.HTTPResponse):
         self.fp.close()
         self._patience = _Patience(sock.makefile("rb", buffering=0))
         self.fp = io.BufferedReader(self._patience)
+        self._sock = sock
         self._head_s = 2 * (sock.gettimeout() or 0)
         _current.body = self
+
+    def set_timeout(self, seconds: float) -> None:
+        """From now on no read of the body waits longer."""
+        self._sock.settimeout(seconds)
 
     def begin(self) -> None:
         """Read status and headers, in twice the read time-out at most: a byte a second is not an answer."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import NamedTuple
@@ -18,6 +18,7 @@ from hive.errors import (
 )
 from hive.net.retry_after import asked_wait_s
 from workers.transfer.limits import Limits
+from workers.transfer.source import Refusal
 from workers.transfer.transport import Busy, Throttled, Transient
 
 #: Bytes of an error's body that are read, and characters of it that a person gets to see.
@@ -40,6 +41,8 @@ _BY_HUB_CODE: dict[str, type[HiveError]] = {
 _XML_MESSAGE = re.compile(r"<Message>([^<]{1,1000})</Message>")
 _PERHAPS_SECRET = re.compile(r"\S*(?://|[?&=%])\S*|\S{32,}")
 _TRY_AGAIN = frozenset({421, 423, 425})
+#: Statuses from 500 on that another try does not change: not implemented, another version, a network to sign in to.
+_NEVER = frozenset({501, 505, 506, 508, 510, 511})
 
 
 class ContentRange(NamedTuple):
@@ -81,10 +84,18 @@ def strong_validator(headers: Mapping[str, str]) -> str:
     return ""
 
 
-def failure(status: int, headers: Mapping[str, str], body: bytes, limits: Limits, *, signed: bool) -> Exception:
+def failure(
+    status: int,
+    headers: Mapping[str, str],
+    body: bytes,
+    limits: Limits,
+    *,
+    signed: bool,
+    explain: Callable[[Refusal], HiveError] | None = None,
+) -> Exception:
     """The exception for an answer that is neither a file nor a redirect.
 
-    `signed`: the URL itself was the credential.
+    `signed`: the URL itself was the credential. `explain`: see Source.
     """
     asked_s = asked_wait_s(headers, limits.retry_after_max_s)
     if status in (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS):
@@ -93,8 +104,10 @@ def failure(status: int, headers: Mapping[str, str], body: bytes, limits: Limits
         return Throttled(f"the server answers {_status(status)}", asked_s)
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         return Busy(f"the server answers {_status(status)}")
-    if status >= 500 or status in _TRY_AGAIN:
+    if status in _TRY_AGAIN or (status >= 500 and status not in _NEVER):
         return Transient(f"the server answers {_status(status)}")
+    if explain is not None:
+        return explain(Refusal(status, headers.get("x-error-code", ""), headers.get("x-error-message", "")))
     return _final(status, headers, body, signed)
 
 

@@ -10,8 +10,18 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 
-from hive.errors import DownloadError, HiveError, HubUnavailable, ModelAccessDenied, NotFound, SourceChanged
+from hive.errors import (
+    DownloadError,
+    HiveError,
+    HubRefused,
+    HubUnavailable,
+    ModelAccessDenied,
+    NotFound,
+    ProxyRefused,
+    SourceChanged,
+)
 from hive.net.egress import next_hop
 from hive.net.urls import Url, parse_url
 from workers.transfer.control import Control
@@ -99,6 +109,8 @@ class HttpTransport:
     def _locate(self) -> Location:
         try:
             return self._source.locate()
+        except HubRefused:
+            raise
         except HubUnavailable as error:
             raise Transient(error.message) from error
         except (ModelAccessDenied, NotFound) as error:
@@ -207,8 +219,13 @@ class _ResponseCheck:
         raise _OtherBytes(SourceChanged("The file is shorter now than it was."))
 
     def _failure(self, status: int) -> Exception:
+        proxy = self._pool.network.proxy_for(self._place.url)
+        if status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED and proxy is not None:
+            return ProxyRefused(proxy.refusal)
         body = self._response.some(http_status.ERROR_BODY_BYTES)
-        error = http_status.failure(status, self._headers, body, self._limits, signed=self._place.signed)
+        signed = self._place.signed
+        explain = None if signed else self._source.explain
+        error = http_status.failure(status, self._headers, body, self._limits, signed=signed, explain=explain)
         if isinstance(error, Throttled):
             self._pool.cooldown.set(self._place.url.host, DEFAULT_REST_S if error.seconds is None else error.seconds)
         if isinstance(error, HiveError):

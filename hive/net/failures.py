@@ -1,0 +1,97 @@
+"""Final failures of a connection: those that another try does not change, under their own names.
+
+Problem: a certificate that nobody trusts, a proxy that refuses a password and a server that is restarting all reach us
+as "the connection failed", in the classes of two libraries. The easy way, trying all of them again, makes a person wait
+for half a minute to hear that the server is to blame. So the chain of causes is searched for what a try cannot change,
+and the error says which variable to set. Never the error's own text, which may hold a URL.
+"""
+
+from __future__ import annotations
+
+import re
+import ssl
+from collections.abc import Iterator
+from typing import Final
+
+from hive.errors import HiveError, ProxyRefused, TlsRefused
+from hive.net.proxies import Proxy
+from hive.net.tls import ADVICE
+
+#: Causes of causes that are looked at.
+MAX_CAUSES: Final = 20
+
+#: X509_V_ERR_* of OpenSSL: the certificate's time is not now; it is for another name or address.
+_EXPIRED: Final = frozenset({9, 10})
+_OTHER_NAME: Final = frozenset({62, 64})
+#: OpenSSL's reasons for a handshake that fails the same way each time.
+_NO_COMMON_TLS: Final = frozenset(
+    {
+        "DH_KEY_TOO_SMALL",
+        "HTTPS_PROXY_REQUEST",
+        "HTTP_REQUEST",
+        "NO_PROTOCOLS_AVAILABLE",
+        "SSLV3_ALERT_BAD_CERTIFICATE",
+        "SSLV3_ALERT_HANDSHAKE_FAILURE",
+        "TLSV13_ALERT_CERTIFICATE_REQUIRED",
+        "TLSV1_ALERT_INSUFFICIENT_SECURITY",
+        "TLSV1_ALERT_PROTOCOL_VERSION",
+        "TLSV1_UNRECOGNIZED_NAME",
+        "UNKNOWN_PROTOCOL",
+        "UNSAFE_LEGACY_RENEGOTIATION_DISABLED",
+        "UNSUPPORTED_PROTOCOL",
+        "WRONG_SSL_VERSION",
+        "WRONG_VERSION_NUMBER",
+    }
+)
+#: How the libraries say that a proxy answered CONNECT with something else than 2xx.
+_TUNNEL: Final = re.compile(r"(?:Tunnel connection failed: )?([3-5][0-9]{2})\b.*", re.DOTALL)
+
+
+def final_failure(error: BaseException, host: str, proxy: Proxy | None) -> HiveError | None:
+    """The error that ends it, for a connection to `host` that failed; None where another try may help."""
+    for cause in _causes(error):
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return _certificate(cause, host)
+        if isinstance(cause, ssl.SSLError) and cause.reason in _NO_COMMON_TLS:
+            return TlsRefused(f"{host} speaks no TLS that hive can speak ({_words(cause.reason)}). Is https right?")
+        if proxy is not None and (found := _TUNNEL.fullmatch(str(cause))):
+            return refused_by_proxy(int(found[1]), host, proxy)
+    return None
+
+
+def refused_by_proxy(status: int, host: str, proxy: Proxy) -> HiveError | None:
+    """What the answer of a proxy to CONNECT means; None where another try may help."""
+    if status == 407:
+        return ProxyRefused(proxy.refusal)
+    if status >= 500 or status in (408, 425, 429):
+        return None
+    said = f"The proxy in {proxy.variable} refuses to connect to {host} ({status})."
+    return ProxyRefused(f"{said} Allow it there, or go past it with NO_PROXY={host}.")
+
+
+def _certificate(error: ssl.SSLCertVerificationError, host: str) -> HiveError:
+    why = _words(error.verify_message)
+    if error.verify_code in _EXPIRED:
+        return TlsRefused(f"The TLS certificate of {host} is out of its time ({why}), or this machine's clock is.")
+    if error.verify_code in _OTHER_NAME:
+        return TlsRefused(f"The TLS certificate of {host} is for another name ({why}).")
+    return TlsRefused(f"The TLS certificate of {host} is not trusted ({why}). {ADVICE}")
+
+
+def _words(text: str | None) -> str:
+    """OpenSSL's own words, which hold no URL, on one line."""
+    return " ".join("".join(char if char.isprintable() else " " for char in text or "").split())[:200].rstrip(".")
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and what it was made from: libraries keep that as cause, as context, or as an argument."""
+    waiting: list[BaseException] = [error]
+    seen: set[int] = set()
+    while waiting and len(seen) < MAX_CAUSES:
+        current = waiting.pop(0)
+        if id(current) in seen:
+            continue
+        seen.add(id(current))
+        yield current
+        inner = (current.__cause__, current.__context__, getattr(current, "original_error", None), *current.args)
+        waiting.extend(cause for cause in inner if isinstance(cause, BaseException))
