@@ -12,24 +12,16 @@ for webhooks) gets its sockets from here, and goes by the same proxies, certific
 from __future__ import annotations
 
 import contextlib
-import errno
 import socket
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
 from urllib.parse import urljoin
 
 from hive.errors import UnsafeUrl
 from hive.net.addresses import AddressCheck
+from hive.net.happy_eyeballs import AddressInfo
 from hive.net.proxies import Proxies, Proxy
 from hive.net.tls import Trust
 from hive.net.urls import Url, parse_url, to_ascii
-
-#: Addresses of one name that are tried in turn; each may take the time-out.
-MAX_ADDRESSES: Final = 4
-
-#: An answer of getaddrinfo: family, kind, protocol, canonical name, socket address.
-AddressInfo = tuple[Any, Any, int, str, tuple[Any, ...]]
 
 
 @dataclass(frozen=True)
@@ -70,36 +62,6 @@ def resolve(host: str, port: int, check: AddressCheck | None) -> list[AddressInf
         for *_, address in found:
             check(str(address[0]), host, port)
     return found
-
-
-def connect(
-    found: Sequence[AddressInfo],
-    timeout_s: Callable[[], float | None],
-    *,
-    hold: Callable[[socket.socket], None] = lambda sock: None,
-    given_up: Callable[[], bool] = lambda: False,
-) -> socket.socket:
-    """A connection to the first address that answers, with that many seconds for each; `hold` sees each socket first.
-
-    Raises:
-        OSError: of the last address. TimeoutError where it did not answer in time.
-    """
-    problem: OSError = OSError(errno.EADDRNOTAVAIL, "no address")
-    for family, kind, protocol, _, address in found[:MAX_ADDRESSES]:
-        sock = socket.socket(family, kind, protocol)
-        try:
-            sock.settimeout(timeout_s())
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            hold(sock)
-            sock.connect(address)
-        except OSError as error:
-            sock.close()
-            problem = error
-            if given_up():
-                break
-        else:
-            return sock
-    raise problem
 
 
 def next_hop(url: Url, location: str) -> Url:

@@ -17,7 +17,7 @@ import httpcore2
 from urllib3.util.ssltransport import SSLTransport
 from urllib3.util.wait import wait_for_read
 
-from hive.net import egress
+from hive.net import egress, happy_eyeballs
 from hive.net.addresses import AddressCheck
 from hive.net.egress import Network
 from hive.net.proxies import Proxy
@@ -71,7 +71,7 @@ class GuardedBackend(httpcore2.NetworkBackend):
         """A connection to the first address that answers. Raises UnsafeUrl, and what httpcore2 expects."""
         try:
             found = egress.resolve(host.strip("[]"), port, self._check)
-            sock = egress.connect(found, lambda: _left_s(self._deadline_s, timeout))
+            sock = happy_eyeballs.connect(found, lambda: _left_s(self._deadline_s, timeout))
         except TimeoutError as error:
             raise httpcore2.ConnectTimeout(error) from error
         except OSError as error:

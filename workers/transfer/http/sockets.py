@@ -26,7 +26,8 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
 
 from hive.net.addresses import AddressCheck
-from hive.net.egress import Network, connect, resolve
+from hive.net.egress import Network, resolve
+from hive.net.happy_eyeballs import connect
 from hive.net.proxies import Proxy
 
 #: Origins whose idle connections are kept. A signed URL's host is the same for thousands of files.

@@ -1,0 +1,180 @@
+"""Happy Eyeballs: a dead address in front costs a quarter of a second once, and what answered is asked first."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hive.errors import Cancelled, DownloadError
+from hive.net.happy_eyeballs import ATTEMPT_DELAY_S, MEMORY, AddressInfo, connect
+from tests.hub import HubServer
+from tests.support.content import MIB
+from tests.support.transfer import QUICK, background, big, get, holds, source
+from tests.support.waiting import wait_for
+
+
+@pytest.fixture(autouse=True)
+def forgotten() -> Iterator[None]:
+    MEMORY.clear()
+    yield
+    MEMORY.clear()
+
+
+@contextlib.contextmanager
+def silent(ip: str, port: int = 0) -> Iterator[int]:
+    """An address that answers no SYN: the queue of its listener is full."""
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(socket.socket())
+        server.bind((ip, port))
+        server.listen(0)
+        for _ in range(4):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(server.getsockname())
+        yield server.getsockname()[1]
+
+
+@contextlib.contextmanager
+def answering(ip: str, port: int = 0) -> Iterator[int]:
+    with socket.create_server((ip, port), backlog=64) as server:
+        yield server.getsockname()[1]
+
+
+def info(ip: str, port: int, family: int = socket.AF_INET) -> AddressInfo:
+    return family, socket.SOCK_STREAM, 6, "", (ip, port)
+
+
+def peer(found: list[AddressInfo], timeout_s: float = 5.0) -> tuple[str, float]:
+    """The address that won, and the seconds it took."""
+    began_s = time.monotonic()
+    with connect(found, lambda: timeout_s) as sock:
+        return str(sock.getpeername()[0]), time.monotonic() - began_s
+
+
+def test_a_silent_address_in_front_costs_one_delay_and_then_none() -> None:
+    with silent("127.0.0.2") as dead, answering("127.0.0.3") as good:
+        found = [info("127.0.0.2", dead), info("127.0.0.3", good)]
+        ip, took_s = peer(found)
+        assert ip == "127.0.0.3"
+        assert ATTEMPT_DELAY_S * 0.9 <= took_s < 4 * ATTEMPT_DELAY_S
+        assert peer(found)[1] < ATTEMPT_DELAY_S
+        # What did not answer is the last one from now on, whatever name leads to it.
+        with answering("127.0.0.4") as other:
+            ip, took_s = peer([info("127.0.0.2", dead), info("127.0.0.4", other)])
+        assert (ip, took_s < ATTEMPT_DELAY_S) == ("127.0.0.4", True)
+
+
+def test_a_refused_address_in_front_costs_nothing() -> None:
+    with answering("127.0.0.3") as good:
+        ip, took_s = peer([info("127.0.0.2", 9), info("127.0.0.3", good)])
+    assert ip == "127.0.0.3"
+    assert took_s < ATTEMPT_DELAY_S
+
+
+def test_a_family_that_this_machine_does_not_have_costs_nothing() -> None:
+    with answering("127.0.0.3") as good:
+        nowhere = (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("2001:db8::1", good, 0, 0))
+        assert peer([nowhere, info("127.0.0.3", good)])[0] == "127.0.0.3"
+
+
+def test_all_addresses_are_tried() -> None:
+    with answering("127.0.0.30") as good:
+        found = [*(info(f"127.0.0.{n}", 9) for n in range(2, 12)), info("127.0.0.30", good)]
+        assert peer(found)[0] == "127.0.0.30"
+
+
+def test_several_silent_ones_are_raced() -> None:
+    with contextlib.ExitStack() as stack:
+        dead = [(f"127.0.0.{n}", stack.enter_context(silent(f"127.0.0.{n}"))) for n in range(2, 6)]
+        good = stack.enter_context(answering("127.0.0.30"))
+        ip, took_s = peer([*(info(*address) for address in dead), info("127.0.0.30", good)])
+    assert ip == "127.0.0.30"
+    assert took_s < 10 * ATTEMPT_DELAY_S
+
+
+def test_the_time_out_is_that_of_all_together() -> None:
+    with silent("127.0.0.2") as one, silent("127.0.0.3") as two:
+        began_s = time.monotonic()
+        with pytest.raises(TimeoutError):
+            connect([info("127.0.0.2", one), info("127.0.0.3", two)], lambda: 0.6)
+        assert 0.5 < time.monotonic() - began_s < 2
+
+
+def test_the_last_problem_is_told() -> None:
+    with pytest.raises(ConnectionRefusedError):
+        connect([info("127.0.0.2", 9), info("127.0.0.3", 9)], lambda: 5.0)
+    with pytest.raises(OSError, match="no address"):
+        connect([], lambda: 5.0)
+
+
+def test_families_take_turns() -> None:
+    four = [info(f"127.0.0.{n}", 1) for n in (1, 2, 3)]
+    six = [(socket.AF_INET6, socket.SOCK_STREAM, 6, "", (f"::{n}", 1, 0, 0)) for n in (1, 2, 3)]
+    ordered = [entry[4][0] for entry in MEMORY.sorted([*six, *four])]
+    assert ordered == ["::1", "127.0.0.1", "::2", "127.0.0.2", "::3", "127.0.0.3"]
+
+
+def test_what_was_learned_is_forgotten_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    with answering("127.0.0.3") as good:
+        found = [info("127.0.0.2", 9), info("127.0.0.3", good)]
+        peer(found)
+        assert MEMORY.sorted(found)[0][4][0] == "127.0.0.3"
+        monkeypatch.setattr(time, "monotonic", lambda: 1e12)
+        assert MEMORY.sorted(found)[0][4][0] == "127.0.0.2"
+
+
+def test_no_socket_is_left_behind() -> None:
+    with silent("127.0.0.2") as dead, answering("127.0.0.3") as good:
+        made: list[socket.socket] = []
+        with connect([info("127.0.0.2", dead), info("127.0.0.3", good)], lambda: 5.0, hold=made.append) as winner:
+            assert [sock.fileno() for sock in set(made) - {winner}] == [-1]
+            assert winner.gettimeout() == 5.0
+
+
+def resolving_to(monkeypatch: pytest.MonkeyPatch, *ips: str) -> None:
+    """A resolver that gives these addresses for every name."""
+
+    def resolve(host: str, port: int, **_: object) -> list[Any]:
+        return [info(ip, port) for ip in ips]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+
+
+def test_a_file_comes_from_a_name_with_a_silent_address_in_front(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = big(2 * MIB)
+    port = int(hub.endpoint.rpartition(":")[2])
+    hub.plain("f", content)
+    resolving_to(monkeypatch, "127.0.0.2", "127.0.0.1")
+    with silent("127.0.0.2", port):
+        began_s = time.monotonic()
+        get(source(f"http://models.example:{port}/f", content), tmp_path / "f", QUICK)
+    assert holds(tmp_path / "f", content)
+    # Once, and not for each of its connections.
+    assert time.monotonic() - began_s < 3
+
+
+def test_a_cancel_ends_the_wait_for_a_silent_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with silent("127.0.0.2") as port:
+        resolving_to(monkeypatch, "127.0.0.2")
+        with background(source(f"http://models.example:{port}/f", big()), tmp_path / "f") as run:
+            wait_for(lambda: any(thread.name.startswith("transfer-") for thread in threading.enumerate()))
+            began_s = time.monotonic()
+            run.control.cancel()
+            run.end()
+        assert time.monotonic() - began_s < 1.0
+    assert isinstance(run.error, Cancelled)
+
+
+def test_a_name_whose_addresses_are_all_dead_is_said_plainly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    resolving_to(monkeypatch, "127.0.0.2", "127.0.0.3")
+    with pytest.raises(DownloadError, match="the server cannot be reached"):
+        get(source("http://models.example:9/f", big()), tmp_path / "f", QUICK)
