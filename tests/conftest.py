@@ -82,7 +82,7 @@ def own_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedRedi
 
 
 @pytest.fixture
-def own_tracker(own_redis: EmbeddedRedis) -> Iterator[DownloadContext]:
+def own_downloads(own_redis: EmbeddedRedis) -> Iterator[DownloadContext]:
     """A downloads in it, whose leases do not run out while the test takes Redis away."""
     with connect(own_redis.url) as client:
         yield download_context(client, ended_ttl_s=3600, max_queued=100, lease_s=3600)
