@@ -112,13 +112,13 @@ class OperationContext:
     """What an operation's thread asks of the rest of the process, which lives in the event loop."""
 
     def __init__(self, services: Services, stop: threading.Event) -> None:
-        self._parts = services
+        self._services = services
         self._stop = stop
         self._loop = asyncio.get_running_loop()
 
     def look(self) -> InUse:
         """What downloads need at this moment. Raises RedisUnavailable."""
-        return in_use(self._parts.settings, self._run(lambda: read_live(self._parts.commands.client)))
+        return in_use(self._services.settings, self._run(lambda: read_live(self._services.commands.client)))
 
     @contextlib.contextmanager
     def take(self, name: str) -> Generator[bool]:
@@ -127,7 +127,7 @@ class OperationContext:
         Raises:
             RedisUnavailable: Redis is away.
         """
-        client, owner = self._parts.commands.client, f"gc {secrets.token_hex(8)}"
+        client, owner = self._services.commands.client, f"gc {secrets.token_hex(8)}"
         ours = bool(self._run(lambda: client.set(keys.file(name), owner, nx=True, px=TAKE_MS)))
         try:
             yield ours
@@ -144,10 +144,10 @@ class OperationContext:
     def request(self, spec: DownloadSpec) -> str:
         """Ask for a download; gives its id. Raises HiveError."""
         spec = DownloadSpec(spec.ref, spec.include, sha256=spec.sha256, request_id=logs.bound_field("request_id"))
-        return self._wait_for(self._parts.downloads.request(spec)).download_id
+        return self._wait_for(self._services.downloads.request(spec)).download_id
 
     def _run(self, call: Callable[[], T]) -> T:
-        return self._wait_for(self._parts.commands.run(call))
+        return self._wait_for(self._services.commands.run(call))
 
     def _wait_for(self, call: Coroutine[Any, Any, T]) -> T:
         if self._stop.is_set():

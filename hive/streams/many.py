@@ -100,7 +100,7 @@ class ManyStream:
         self._closing = sse.retry(retry_ms) if self._with_ids else b""
         self.on_writable()
 
-    # -- called by the writer----------------------------------------------------------------------------------------
+    # -- called by the writer ----------------------------------------------------------------------------------------
 
     def on_writable(self) -> None:
         """Send what is newest of everything that changed, as long as the client takes it."""
@@ -171,7 +171,7 @@ class ManyEndpoint:
         self._keepalive_s = keepalive_s
         self._open: set[ManyStream] = set()
         self._refreshing: set[asyncio.Task[None]] = set()
-        self._keep: dict[ManyStream, frozenset[str] | None] = {}
+        self._statuses: dict[ManyStream, frozenset[str] | None] = {}
         #: Streams that have ended, and how many of them because the client took nothing.
         self.ended_total = self.stalled_total = 0
         fanout.on_subscribed(self._refresh_all)
@@ -184,14 +184,14 @@ class ManyEndpoint:
     async def __call__(
         self,
         wanted: Sequence[str],
-        keep: frozenset[str] | None,
+        statuses: frozenset[str] | None,
         asked: sse.Asked,
         scope: Scope,
         receive: Receive,
         send: Send,
     ) -> None:
         """Serve one client. `wanted` names downloads; without it all are meant, in the snapshot those whose status is
-        in `keep` (None: all).
+        in `statuses` (None: all).
 
         Raises:
             DownloadNotFound: a named one is unknown.
@@ -201,7 +201,7 @@ class ManyEndpoint:
             raise errors.TooManyDownloads("Too many streams for all downloads are open here. Name the ones you need.")
         stream = ManyStream(self, frozenset(wanted) or None, self._keepalive_s, with_ids=asked.with_ids)
         self._open.add(stream)
-        self._keep[stream] = keep
+        self._statuses[stream] = statuses
         try:
             if stream.wants_all:
                 self._fanout.watch_all(stream)
@@ -218,7 +218,7 @@ class ManyEndpoint:
         """The stream has ended, or never began."""
         self._open.discard(stream)
         self.ended_total += stream.started
-        self._keep.pop(stream, None)
+        self._statuses.pop(stream, None)
         self._fanout.unwatch_all(stream)
         for topic in topics:
             self._fanout.leave(topic, stream)
@@ -239,8 +239,8 @@ class ManyEndpoint:
 
     async def _snapshot(self, stream: ManyStream) -> None:
         """Put the stream on every download there is: oldest first, so that it reads like what happened."""
-        keep = self._keep.get(stream)
-        page = await self._commands.run(self._tracker.page, limit=MAX_SNAPSHOT, keep=keep)
+        statuses = self._statuses.get(stream)
+        page = await self._commands.run(self._tracker.page, limit=MAX_SNAPSHOT, keep=statuses)
         await self._join(stream, [record.id for record in reversed(page.records)])
 
     async def _join(self, stream: ManyStream, ids: Sequence[str]) -> list[Topic | None]:

@@ -15,8 +15,6 @@ The phases of a stream:
 
 The exits, each with what the client is to make of it. `[DONE]` is said after a terminal event and nowhere else.
 
-    A client that is sent bare frames (topic.py, sse.py) is sent no `retry:` either: its stream just ends.
-
     why it ends                                   what is sent                        what the client does
     ------------------------------------------    --------------------------------    ---------------------------
     no such download                              404, by the route                   stops
@@ -27,6 +25,8 @@ The exits, each with what the client is to make of it. `[DONE]` is said after a 
     the client has seen more than Redis shows     `retry:`, no event                  comes back, reads it anew
     the client takes nothing for 30 seconds       a reset                             comes back, if it lives
     the client has gone                           nothing                             -
+
+A client that is sent bare frames (topic.py, sse.py) is sent no `retry:` either: its stream just ends.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ class Stream:
             self._close()
         self.phase = "sending_done"
 
-    # -- called by the writer----------------------------------------------------------------------------------------
+    # -- called by the writer ----------------------------------------------------------------------------------------
 
     def on_writable(self) -> None:
         """The client has caught up: send what is newest."""

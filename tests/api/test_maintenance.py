@@ -316,15 +316,15 @@ def test_problems_come_while_the_verification_goes_on(api: str, settings: Settin
 
 
 @pytest.fixture
-async def parts(settings: Settings, redis_url: str) -> AsyncIterator[Services]:
-    """The parts of an HTTP process, without the process."""
+async def services(settings: Settings, redis_url: str) -> AsyncIterator[Services]:
+    """What an HTTP process works with, without the process."""
     made = make_services(settings, redis_url)
     yield made
     made.commands.close()
 
 
 async def test_old_partials_go_once_an_hour_in_one_of_the_processes(
-    api: str, settings: Settings, parts: Services, redis_url: str, store: RedisClient
+    api: str, settings: Settings, services: Services, redis_url: str, store: RedisClient
 ) -> None:
     path = partial(settings, f"{DIGEST}.part")
     blob = stray_blob(settings, "org/name", b"stray")
@@ -333,12 +333,12 @@ async def test_old_partials_go_once_an_hour_in_one_of_the_processes(
         assert await tidy(other)
         assert not path.exists()
         path = partial(settings, f"{DIGEST}.part")
-        assert not await tidy(parts)
+        assert not await tidy(services)
         assert not await tidy(other)
         assert path.exists()
         assert 0 < store.ttl(keys.TIDY_TURN) <= TIDY_INTERVAL_S
         store.delete(keys.TIDY_TURN)
-        assert await tidy(parts)
+        assert await tidy(services)
         assert not path.exists()
         assert blob.exists()
     finally:
@@ -346,7 +346,7 @@ async def test_old_partials_go_once_an_hour_in_one_of_the_processes(
 
 
 async def test_the_hourly_collection_goes_on_after_a_failure(
-    api: str, settings: Settings, parts: Services, store: RedisClient, monkeypatch: pytest.MonkeyPatch
+    api: str, settings: Settings, services: Services, store: RedisClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = partial(settings, f"{DIGEST}.part")
     monkeypatch.setattr(background, "TIDY_CHECK_S", 0.01)
@@ -359,7 +359,7 @@ async def test_the_hourly_collection_goes_on_after_a_failure(
         return await real(found)
 
     monkeypatch.setattr(maintenance, "tidy", fail)
-    loop = asyncio.create_task(background.tidy_for_ever(parts))
+    loop = asyncio.create_task(background.tidy_for_ever(services))
     await wait_for_async(lambda: not path.exists())
     loop.cancel()
     await asyncio.gather(loop, return_exceptions=True)
