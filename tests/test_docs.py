@@ -63,6 +63,12 @@ def test_every_error_code_is_documented_with_its_status(error: type[HiveError]) 
     assert f"| {error.code} | {error.status} |" in text("api.md")
 
 
+def test_every_error_code_has_a_way_out() -> None:
+    """In the page for people whose hive does not do what they want."""
+    said = set(re.findall(r"`([A-Z_]+)`", text("troubleshooting.md")))
+    assert {error.code for error in all_errors()} <= said
+
+
 @pytest.mark.parametrize("kind", [DownloadRequest, Downloading, Complete, Error], ids=lambda k: k.__name__)
 def test_every_field_is_documented(kind: type[msgspec.Struct]) -> None:
     for field in msgspec.structs.fields(kind):
