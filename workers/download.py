@@ -157,7 +157,7 @@ class Download:
     def _bring(self) -> Plan:
         """Everything from the reference to the published model."""
         credentials = self._credentials()
-        network = outbound(self._settings, guarded=self._record.request.ref.startswith("http"))
+        network = outbound(self._settings, guarded=parse_ref(self._record.request.ref).url is not None)
         plan = self._resolve(credentials, network)
         self._store.check(plan)
         missing = self._store.missing(plan)

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from hive.errors import DownloadError
-from hive.net.addresses import address_check
+from hive.net.addresses import address_check, hub_check
 from hive.net.egress import Network
 from hive.settings import Settings
 from hive.wire.events import ActiveStatus, Downloading
@@ -41,16 +41,16 @@ FOLLOW_INTERVAL_S = 0.5
 
 
 def outbound(settings: Settings, *, guarded: bool) -> Network:
-    """How to get out. `guarded` refuses private addresses: for URLs that a stranger may have written.
+    """How to get out. `guarded` refuses private addresses everywhere: for URLs that a stranger may have written.
 
-    The Hub's endpoint comes from the settings alone and may well be private (a mirror); what it redirects to is its
-    word.
+    The Hub's endpoint comes from the settings alone and may well be private (a mirror); where it redirects to may not.
     """
+    allowed = settings.allowed_hosts
     return Network(
         proxies=settings.proxies,
         trust=settings.trust,
         user_agent=settings.user_agent,
-        address_check=address_check(settings.allowed_hosts) if guarded else None,
+        address_check=address_check(allowed) if guarded else hub_check(hub_host(settings), allowed),
     )
 
 

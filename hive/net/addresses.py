@@ -5,7 +5,7 @@ Problem: a URL from a stranger may lead into the own network (SSRF), in dozens o
 when DNS answers otherwise a moment later. So the table is our own, everything is asked of the resolved address, and the
 connection goes to the very address that was asked about.
 
-Downloads of plain URLs and webhooks both go by it.
+Downloads of plain URLs, what a Hub redirects to, and webhooks go by it.
 """
 
 from __future__ import annotations
@@ -88,6 +88,21 @@ def address_check(allow_hosts: Collection[str] = (), ports: Collection[int] = WE
             raise UnsafeUrl(f"hive does not connect to port {port}. Allow it with HIVE_ALLOW_HOSTS={name}:{port}.")
         if name not in allowed and not is_public(ip):
             raise UnsafeUrl(f"{name} is not an address of the public Internet. Allow it with HIVE_ALLOW_HOSTS={name}.")
+
+    return check
+
+
+def hub_check(endpoint_host: str, allow_hosts: Collection[str] = ()) -> AddressCheck:
+    """The check for connections to a Hub and to wherever it leads.
+
+    The endpoint's own host is the settings' word and may be private, as a mirror is. Where it redirects to is the word
+    of whoever runs it, and goes by the same table as any URL.
+    """
+    own, elsewhere = _bare(endpoint_host), address_check(allow_hosts)
+
+    def check(ip: str, host: str, port: int) -> None:
+        if _bare(host) != own:
+            elsewhere(ip, host, port)
 
     return check
 

@@ -1,0 +1,317 @@
+"""One network environment: what each variable means is the same for the Hub's API, its files, plain URLs and webhooks.
+
+Each case is a real client of hive, a real server and, where it is about one, a real proxy, on the loopback.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+import pytest
+
+from hive.errors import HiveError, ProxyRefused, TlsRefused, UnsafeUrl
+from hive.net.egress import Network
+from hive.net.urls import parse_url
+from hive.settings import Settings, SettingsError
+from hive.webhooks.delivery import Unanswered, post
+from hive.wire.refs import parse_ref
+from tests.hub import HubServer
+from tests.support.proxy import forward_proxy
+from tests.support.tls import Authority, TlsFront, tls_front
+from workers.fetch import limits_of, outbound
+from workers.sources import resolve
+from workers.transfer import fetch
+
+PASSWORD = "pa%ss@c4n4ry"
+USER_INFO = "us%3Aer:pa%25ss%40c4n4ry"
+CREDENTIALS = f"us:er:{PASSWORD}"
+
+
+class World(NamedTuple):
+    """The servers, and where a test may write."""
+
+    hub: HubServer
+    front: TlsFront
+    authority: Authority
+    folder: Path
+
+    def endpoint(self, scheme: str) -> str:
+        return self.hub.endpoint if scheme == "http" else f"https://localhost:{self.front.port}"
+
+    def settings(self, scheme: str, **env: str) -> Settings:
+        endpoint = self.endpoint(scheme)
+        own = urlsplit(endpoint).netloc
+        store = {"HIVE_STORE": str(self.folder / "store"), "HIVE_HOME": str(self.folder / "home")}
+        return Settings.from_env({**store, "HF_ENDPOINT": endpoint, "HIVE_ALLOW_HOSTS": own, **env})
+
+
+Use = Callable[[World, Settings], None]
+
+
+def use_api(world: World, settings: Settings) -> None:
+    """The Hub's metadata."""
+    plan = resolve(parse_ref("org/name"), settings=settings, network=outbound(settings, guarded=False))
+    assert [file.path for file in plan.files] == ["README.md"]
+
+
+def use_bytes(world: World, settings: Settings) -> None:
+    """A file of the Hub, whose address was found before."""
+    free = replace(outbound(settings, guarded=False), proxies=Network().proxies)
+    near = world.settings("http")
+    plan = resolve(parse_ref("org/name"), settings=near, network=outbound(near, guarded=False))
+    source = plan.files[0].source
+    location = source.locate()
+    url = location.url.replace(world.hub.endpoint, settings.hf_endpoint)
+    source = replace(source, locate=lambda: replace(location, url=url))
+    assert free.trust == settings.trust
+    network = outbound(settings, guarded=False)
+    assert fetch(source, world.folder / "file", network=network, limits=limits_of(settings)).verified
+
+
+def use_plain_url(world: World, settings: Settings) -> None:
+    """A URL that somebody wrote."""
+    network = outbound(settings, guarded=True)
+    plan = resolve(parse_ref(f"{settings.hf_endpoint}/plain.bin"), settings=settings, network=network)
+    assert fetch(plan.files[0].source, world.folder / "url", network=network, limits=limits_of(settings)).size == 300
+
+
+def use_webhook(world: World, settings: Settings) -> None:
+    """A message to a server outside."""
+    network = outbound(settings, guarded=True)
+    assert post(parse_url(f"{settings.hf_endpoint}/plain.bin"), b"{}", {}, network, 10.0).status < 500
+
+
+CLIENTS = pytest.mark.parametrize("use", [use_api, use_bytes, use_plain_url, use_webhook])
+FETCHERS = pytest.mark.parametrize("use", [use_api, use_bytes, use_plain_url])
+SCHEMES = pytest.mark.parametrize("scheme", ["http", "https"])
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    folder = tmp_path_factory.mktemp("world")
+    authority = Authority(folder)
+    with HubServer() as hub:
+        hub.create("org/name", {"README.md": b"# tiny\n"})
+        hub.plain("/plain.bin", bytes(300))
+        with tls_front(int(hub.endpoint.rpartition(":")[2]), authority.context()) as front:
+            yield World(hub, front, authority, folder)
+
+
+@pytest.fixture(autouse=True)
+def fresh(world: World) -> None:
+    for left in world.folder.glob("*.part*"):
+        left.unlink()
+
+
+def trusting(world: World, scheme: str, **env: str) -> Settings:
+    return world.settings(scheme, SSL_CERT_FILE=str(world.authority.file), **env)
+
+
+@CLIENTS
+@SCHEMES
+@pytest.mark.parametrize("variable", ["HTTP{}_PROXY", "http{}_proxy", "ALL_PROXY", "all_proxy"])
+def test_the_proxy_is_used_with_its_credentials(world: World, use: Use, scheme: str, variable: str) -> None:
+    name = variable.format("s" if variable[0].islower() else "S") if scheme == "https" else variable.format("")
+    with forward_proxy(CREDENTIALS) as proxy:
+        use(world, trusting(world, scheme, **{name: proxy.url(USER_INFO)}))
+    assert proxy.asked
+    assert {asked.credentials for asked in proxy.asked} == {CREDENTIALS}
+    methods = {asked.method for asked in proxy.asked}
+    assert ("CONNECT" in methods) is (scheme == "https")
+    assert not any("proxy-authorization" in hit.headers for hit in world.hub.hits())
+
+
+@FETCHERS
+@SCHEMES
+@pytest.mark.parametrize("user_info", ["", "user:wrong-c4n4ry"])
+def test_a_proxy_that_refuses_the_credentials_ends_it_at_once(
+    world: World, use: Use, scheme: str, user_info: str
+) -> None:
+    name = "HTTPS_PROXY" if scheme == "https" else "HTTP_PROXY"
+    with forward_proxy(CREDENTIALS) as proxy, pytest.raises(ProxyRefused) as caught:
+        use(world, trusting(world, scheme, **{name: proxy.url(user_info)}))
+    assert name in caught.value.message
+    assert ("refuses the credentials" in caught.value.message) is bool(user_info)
+    assert "c4n4ry" not in caught.value.message
+    assert len(proxy.asked) == 1
+
+
+@FETCHERS
+def test_a_proxy_that_does_not_connect_is_named(world: World, use: Use) -> None:
+    with forward_proxy(answer=403) as proxy, pytest.raises(ProxyRefused, match=r"HTTPS_PROXY.*localhost.*403"):
+        use(world, trusting(world, "https", HTTPS_PROXY=proxy.url()))
+    assert len(proxy.asked) == 1
+
+
+@pytest.mark.parametrize(
+    "no_proxy",
+    ["*", "127.0.0.0/8,localhost", "127.0.0.1, localhost", "{host}", "{host}:{port}", "localhost 127.0.0.1"],
+)
+@CLIENTS
+@SCHEMES
+def test_no_proxy_goes_past_it(world: World, use: Use, scheme: str, no_proxy: str) -> None:
+    place = urlsplit(world.endpoint(scheme))
+    value = no_proxy.format(host=place.hostname, port=place.port)
+    with forward_proxy() as proxy:
+        use(world, trusting(world, scheme, ALL_PROXY=proxy.url(), NO_PROXY=value))
+    assert proxy.asked == []
+
+
+@CLIENTS
+@SCHEMES
+@pytest.mark.parametrize("no_proxy", ["10.0.0.0/8", "{host}:1", "example.org", "ocalhost,27.0.0.1"])
+def test_no_proxy_for_others_does_not(world: World, use: Use, scheme: str, no_proxy: str) -> None:
+    value = no_proxy.format(host=urlsplit(world.endpoint(scheme)).hostname)
+    with forward_proxy() as proxy:
+        use(world, trusting(world, scheme, ALL_PROXY=proxy.url(), NO_PROXY=value))
+    assert proxy.asked
+
+
+# Certificates.
+
+
+def bundle(world: World, kind: str) -> str:
+    """The authority's certificate as a variable may name it."""
+    if kind == "file":
+        return str(world.authority.file)
+    folder = world.folder / kind
+    folder.mkdir(exist_ok=True)
+    name = "company.crt" if kind == "folder" else "0123abcd.0"
+    shutil.copy(world.authority.file, folder / name)
+    return str(folder)
+
+
+@CLIENTS
+@pytest.mark.parametrize("proxied", [False, True])
+@pytest.mark.parametrize(
+    ("variable", "kind"),
+    [
+        ("REQUESTS_CA_BUNDLE", "file"),
+        ("REQUESTS_CA_BUNDLE", "folder"),
+        ("REQUESTS_CA_BUNDLE", "hashed"),
+        ("CURL_CA_BUNDLE", "file"),
+        ("SSL_CERT_FILE", "file"),
+        ("SSL_CERT_DIR", "folder"),
+        ("SSL_CERT_DIR", "hashed"),
+    ],
+)
+def test_a_companys_certificate_counts_for_every_client(
+    world: World, use: Use, variable: str, kind: str, proxied: bool
+) -> None:
+    with forward_proxy() as proxy:
+        env = {"HTTPS_PROXY": proxy.url()} if proxied else {}
+        use(world, world.settings("https", **{variable: bundle(world, kind), **env}))
+    assert bool(proxy.asked) is proxied
+
+
+@FETCHERS
+@pytest.mark.parametrize("proxied", [False, True])
+def test_a_certificate_that_nobody_trusts_is_tried_once_and_said(world: World, use: Use, proxied: bool) -> None:
+    before = world.front.connections
+    with forward_proxy() as proxy, pytest.raises(TlsRefused, match="certificate of localhost") as caught:
+        use(world, world.settings("https", **({"HTTPS_PROXY": proxy.url()} if proxied else {})))
+    assert "SSL_CERT_FILE" in caught.value.message
+    assert world.front.connections == before + 1
+
+
+@FETCHERS
+@pytest.mark.parametrize(
+    ("wrong", "says"), [({"expired": True}, "out of its time"), ({"name": "other.test"}, "another name")]
+)
+def test_a_certificate_that_is_out_of_date_or_anothers_is_said(
+    world: World, use: Use, wrong: dict[str, object], says: str
+) -> None:
+    context = world.authority.context(**wrong)  # type: ignore[arg-type]
+    with tls_front(int(world.hub.endpoint.rpartition(":")[2]), context) as front:
+        other = world._replace(front=front)
+        with pytest.raises(TlsRefused, match=says):
+            use(other, trusting(other, "https"))
+        assert front.connections == 1
+
+
+@FETCHERS
+def test_a_server_that_speaks_no_tls_is_said(world: World, use: Use) -> None:
+    plain = world.hub.endpoint.replace("http://127.0.0.1", "https://localhost")
+    settings = trusting(world, "https", HF_ENDPOINT=plain, HIVE_ALLOW_HOSTS=urlsplit(plain).netloc)
+    with pytest.raises(TlsRefused, match="localhost speaks no TLS"):
+        use(world, settings)
+
+
+def test_a_webhook_says_what_is_wrong_too(world: World) -> None:
+    with pytest.raises(Unanswered, match="certificate"):
+        use_webhook(world, world.settings("https"))
+
+
+@pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR"])
+@pytest.mark.parametrize("kind", ["nothing", "empty file", "text", "folder without", "binary"])
+def test_certificates_that_are_not_there_stop_the_start_by_their_variable(
+    tmp_path: Path, variable: str, kind: str
+) -> None:
+    path = tmp_path / "certificates"
+    if kind == "folder without":
+        path.mkdir()
+        (path / "readme.pem").write_text("no certificate")
+    elif kind != "nothing":
+        path.write_bytes({"empty file": b"", "text": b"hello\n", "binary": b"\x30\x82\x00\x00"}[kind])
+    with pytest.raises(SettingsError, match=variable):
+        Settings.from_env({variable: str(path)})
+
+
+def test_some_folders_of_several_may_be_missing(world: World) -> None:
+    folders = f"/nowhere:{bundle(world, 'folder')}"
+    use_api(world, world.settings("https", SSL_CERT_DIR=folders))
+
+
+# The table of addresses, also where a Hub leads.
+
+
+@pytest.mark.parametrize("place", ["169.254.169.254", "127.0.0.2:8080", "[::1]:8080", "10.0.0.1", "localhost:8080"])
+@pytest.mark.parametrize("use", [use_api, use_bytes])
+def test_a_mirror_that_redirects_into_the_network_is_refused(world: World, use: Use, place: str) -> None:
+    with HubServer() as mirror:
+        mirror.create("org/name", {"README.md": b"# tiny\n"})
+        sha = mirror.repos["org/name"].at("main").sha
+        path = "/api/models/org/name/revision/main" if use is use_api else f"/org/name/resolve/{sha}/README.md"
+        scheme = "https" if use is use_api else "http"
+        settings = World(mirror, world.front, world.authority, world.folder).settings("http")
+        if use is use_api:
+            mirror.redirect(path, f"{scheme}://{place}/latest/meta-data", 307)
+            with pytest.raises(UnsafeUrl, match="HIVE_ALLOW_HOSTS"):
+                use_api(world, settings)
+            return
+        network = outbound(settings, guarded=False)
+        plan = resolve(parse_ref("org/name"), settings=settings, network=network)
+        mirror.redirect(path, f"{scheme}://{place}/latest/meta-data", 307)
+        with pytest.raises(UnsafeUrl, match="HIVE_ALLOW_HOSTS"):
+            fetch(plan.files[0].source, world.folder / "hop", network=network)
+
+
+def test_a_host_that_is_listed_may_be_redirected_to(world: World) -> None:
+    with HubServer() as mirror, HubServer() as store:
+        content = b"# tiny\n"
+        mirror.create("org/name", {"README.md": content})
+        sha = mirror.repos["org/name"].at("main").sha
+        far = store.plain("/f", content).replace("127.0.0.1", "localhost")
+        settings = World(mirror, world.front, world.authority, world.folder).settings(
+            "http", HIVE_ALLOW_HOSTS=urlsplit(far).netloc
+        )
+        network = outbound(settings, guarded=False)
+        plan = resolve(parse_ref("org/name"), settings=settings, network=network)
+        mirror.redirect(f"/org/name/resolve/{sha}/README.md", far, 307)
+        assert fetch(plan.files[0].source, world.folder / "listed", network=network).verified
+
+
+def test_nothing_of_this_is_shown(world: World) -> None:
+    with forward_proxy("other") as proxy:
+        settings = trusting(world, "http", HTTP_PROXY=proxy.url(USER_INFO))
+        for use in (use_api, use_bytes, use_plain_url):
+            with pytest.raises(HiveError) as caught:
+                use(world, settings)
+            assert "c4n4ry" not in repr(caught.value)
+    assert "c4n4ry" not in repr(settings)
+    assert "c4n4ry" not in repr(outbound(settings, guarded=True))
