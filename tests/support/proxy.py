@@ -84,12 +84,14 @@ class ForwardProxy:
                 first, *lines = head.split(b"\r\n")
                 kept = [line for line in lines if not line.lower().startswith((b"proxy-", b"connection:"))]
                 upstream.sendall(b"\r\n".join([first, b"Connection: close", *kept]))
-                client.sendall(upstream.recv(65536).replace(b"\r\n", b"\r\nConnection: close\r\n", 1))
-            pump(client, upstream)
+            pump(client, upstream, closing=method != "CONNECT")
 
 
-def pump(one: socket.socket, other: socket.socket) -> None:
-    """Pass bytes on in both directions until one side ends. Also out of what a TLS layer holds already."""
+def pump(one: socket.socket, other: socket.socket, *, closing: bool = False) -> None:
+    """Pass bytes on in both directions until one side ends. Also out of what a TLS layer holds already.
+
+    `closing`: the first answer of `other` is made to say that its connection is not kept.
+    """
     while True:
         held = [sock for sock in (one, other) if getattr(sock, "pending", int)()]
         ready = held or select.select([one, other], [], [], IDLE_S)[0]
@@ -99,6 +101,8 @@ def pump(one: socket.socket, other: socket.socket) -> None:
             data = sock.recv(65536)
             if not data:
                 return
+            if sock is other and closing:
+                data, closing = data.replace(b"\r\n", b"\r\nConnection: close\r\n", 1), False
             (other if sock is one else one).sendall(data)
 
 
