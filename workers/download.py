@@ -17,7 +17,14 @@ from redis.exceptions import RedisError
 
 from hive import errors, logs
 from hive.downloads.context import DownloadContext
-from hive.downloads.events import cancelled_event, claimed_event, failed_event, paused_event, requeued_event
+from hive.downloads.events import (
+    cancelled_event,
+    claimed_event,
+    failed_event,
+    on_disk_event,
+    paused_event,
+    requeued_event,
+)
 from hive.downloads.intents import realm_of
 from hive.downloads.record import Record
 from hive.downloads.registry import worker_registry
@@ -26,6 +33,7 @@ from hive.redis_client import connect
 from hive.redis_errors import is_redis_error
 from hive.secrets import Credentials, SecretKeyError, unseal
 from hive.settings import Settings
+from hive.store.catalog import ModelCatalog, OnDisk
 from hive.store.filesystem import nearest, partial_place
 from hive.store.partial_lock import PartialLocks
 from hive.wire import events
@@ -42,7 +50,7 @@ from workers.min_rate import MinimumRate
 from workers.process.shutdown import SHUTDOWN
 from workers.publish import Store
 from workers.reporter import Reported, Reporter
-from workers.resolve import resolve_patiently
+from workers.resolve import HUB_ATTEMPTS, HUB_ATTEMPTS_WITH_COPY, resolve_patiently
 from workers.sources import Plan
 from workers.transfer import Control
 
@@ -94,6 +102,8 @@ class Download:
         self._record = record
         self._claim = claim
         self._ended = False
+        #: What the disk has of it without a listing, for a Hub that is away.
+        self._copy: OnDisk | None = None
         self._intent = AttemptIntent(taken)
         self._fleet = FleetLimits(settings, claim.id, record.request.max_bytes_per_second)
         self._control = Control(self._fleet.bandwidth)
@@ -133,6 +143,11 @@ class Download:
         self._reporter.start()
         try:
             plan = self._bring()
+        except errors.HubUnavailable as error:
+            if self._copy is None:
+                self._end_badly(error)
+            else:
+                self._end_with_copy(self._copy)
         except errors.HiveError as error:
             self._end_badly(error)
         except Exception as error:
@@ -189,6 +204,10 @@ class Download:
 
     def _resolve(self, credentials: Credentials, network: Network) -> Plan:
         request = self._record.request
+        if not request.update:
+            self._copy = ModelCatalog(self._settings).find_unlisted(
+                parse_ref(request.ref), request.include, request.exclude
+            )
         return resolve_patiently(
             with_query(parse_ref(request.ref), credentials.url_query),
             request,
@@ -198,6 +217,7 @@ class Download:
             control=self._control,
             reporter=self._reporter,
             cooldown=self._fleet.cooldown,
+            attempts=HUB_ATTEMPTS if self._copy is None else HUB_ATTEMPTS_WITH_COPY,
         )
 
     def _credentials(self) -> Credentials:
@@ -235,6 +255,13 @@ class Download:
             log.info("complete", extra={"fields": brought})
         else:
             log.warning("complete, but somebody else holds this download now")
+
+    def _end_with_copy(self, copy: OnDisk) -> None:
+        """The Hub is away, and an older tool has fetched this: what is there is the answer, with a note."""
+        event = on_disk_event(copy.local_path, copy.size, len(copy.files), copy.note)
+        self._ended = self._reporter.finish("complete", event, copy.local_path)
+        if self._ended:
+            log.info("complete", extra={"fields": {"bytes": copy.size, "reason": copy.note}})
 
     def _end_badly(self, error: errors.HiveError) -> None:
         if self._reporter.lost:

@@ -17,6 +17,8 @@ from workers.transfer import Control, Cooldown
 #: How often an unreachable Hub is asked, and the bounds of the waits between, in seconds (exponential, full jitter).
 HUB_ATTEMPTS = 6
 HUB_WAIT_FIRST_S, HUB_WAIT_LAST_S = 1.0, 20.0
+#: The same where the disk has an answer too.
+HUB_ATTEMPTS_WITH_COPY = 2
 #: The longest wait that a rate limit may ask for, in seconds: the Hub counts per 5 minutes.
 RATE_LIMIT_WAIT_MAX_S = 900.0
 
@@ -31,8 +33,11 @@ def resolve_patiently(
     control: Control,
     reporter: ProgressListener,
     cooldown: Cooldown,
+    attempts: int = HUB_ATTEMPTS,
 ) -> Plan:
     """The plan. A Hub that asked any worker for a rest gets it from this one too.
+
+    `attempts` is how often a Hub that does not answer is asked.
 
     Raises:
         HiveError: there is none, or the Hub stays away; what `control` was cancelled with.
@@ -61,7 +66,7 @@ def resolve_patiently(
             raise
         except HubUnavailable as error:
             wait_s = backoff.next_s()
-            if backoff.failures >= HUB_ATTEMPTS or settings.hf_hub_offline:
+            if backoff.failures >= attempts or settings.hf_hub_offline:
                 raise
             message = error.message
         reporter.status("retrying", message)

@@ -37,18 +37,21 @@ _FILTERS = {
 async def create(request: Request) -> Response:
     """`POST /v1/models/download`: 202 for a new or joined download, 200 for a model on disk."""
     body = await read_body(request, DownloadRequest)
-    made = await services_of(request).downloads.request(read_spec(body), webhook_url=body.webhook_url)
+    services = services_of(request)
+    made = await services.downloads.request(
+        read_spec(body, services.settings.hf_endpoint), webhook_url=body.webhook_url
+    )
     return started(made)
 
 
-def read_spec(body: DownloadRequest) -> DownloadSpec:
-    """What a request asks for.
+def read_spec(body: DownloadRequest, endpoint: str) -> DownloadSpec:
+    """What a request asks for; `endpoint` is the Hub that hive asks, or a mirror of it.
 
     Raises:
         InvalidModelRef: says what is wrong with the reference.
         BadRequest: a digest or a name beside a reference to the Hub, or a name that is none.
     """
-    ref = read_ref(body.model_ref, body.revision)
+    ref = read_ref(body.model_ref, body.revision, endpoint)
     if body.sha256 and ref.kind != "url":
         raise errors.BadRequest("'sha256' is for plain URLs; the Hub names the digests of its files itself.")
     return DownloadSpec(

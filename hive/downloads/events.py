@@ -28,9 +28,11 @@ def first_event(priority: Priority) -> Downloading:
     return msgspec.structs.replace(_NOTHING_YET, status="queued", attempt=1, priority=events.shown(priority))
 
 
-def on_disk_event(local_path: str, bytes_total: int, files_total: int) -> Complete:
-    """The one event of a model that was on the disk when it was asked for."""
-    return Complete(local_path=local_path, status="complete", bytes_total=bytes_total, files_total=files_total)
+def on_disk_event(local_path: str, bytes_total: int, files_total: int, note: str | None = None) -> Complete:
+    """The one event of a model that was on the disk when it was asked for; `note` is what people should know of it."""
+    return Complete(
+        local_path=local_path, status="complete", bytes_total=bytes_total, files_total=files_total, message=note
+    )
 
 
 def claimed_event(record: Record) -> Downloading:

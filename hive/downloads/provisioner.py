@@ -54,7 +54,10 @@ class ModelProvisioner:
         """Where the model is on disk, completely; None where it must be fetched, or looked for again (`update`)."""
         if spec.update and not spec.ref.is_pinned:
             return None
-        return self._catalog.find(spec.ref, spec.include, spec.exclude, spec.sha256, spec.name)
+        found = self._catalog.find(spec.ref, spec.include, spec.exclude, spec.sha256, spec.name)
+        if found is None and self._settings.hf_hub_offline:
+            found = self._catalog.find_unlisted(spec.ref, spec.include, spec.exclude)
+        return found
 
     def start(self, spec: DownloadSpec, on_disk: OnDisk | None, retry_of: str = "") -> Provisioned:
         """Create the download and enqueue it, or join the one under way, or record that the model is on disk.
@@ -85,7 +88,7 @@ class ModelProvisioner:
         )
         key = dedup_key(spec.ref, spec.include, spec.exclude, spec.sha256, spec.name)
         if on_disk is not None:
-            complete = on_disk_event(on_disk.local_path, on_disk.size, len(on_disk.files))
+            complete = on_disk_event(on_disk.local_path, on_disk.size, len(on_disk.files), on_disk.note)
             return New(
                 dedup_key=key,
                 ref=spec.ref.display,
@@ -108,14 +111,14 @@ class ModelProvisioner:
         )
 
 
-def read_ref(text: str, revision: str | None = None) -> ModelRef:
-    """The reference in a request.
+def read_ref(text: str, revision: str | None = None, endpoint: str = "") -> ModelRef:
+    """The reference in a request; `endpoint` is the Hub that hive asks, or a mirror of it.
 
     Raises:
         InvalidModelRef: says what is wrong with it.
     """
     try:
-        ref = parse_ref(text)
+        ref = parse_ref(text, endpoint)
         if revision is None:
             return ref
         if ref.revision not in (None, revision) or ref.kind != "hf":

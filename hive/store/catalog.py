@@ -37,8 +37,8 @@ from hive.store.layout import (
 )
 from hive.store.repo_cache import Entry, RepoCache, open_repo, read_tree
 from hive.wire.api import Model, ModelFile
-from hive.wire.gguf import matching, projector_for, projectors, variants
-from hive.wire.refs import DEFAULT_REVISION, ModelRef, path_problem
+from hive.wire.gguf import Variant, is_vocabulary, main_models, matching, projector_for, projectors, variants
+from hive.wire.refs import DEFAULT_REVISION, ModelRef, is_quant, is_revision, path_problem
 from hive.wire.selection import RepoFile, Selection, SelectionError, select
 from hive.wire.weights import is_weights, missing_shards
 
@@ -53,8 +53,16 @@ class Origin(NamedTuple):
     url: str | None = None
 
 
+#: What is said of a model whose listing nobody kept.
+UNLISTED_NOTE: Final = (
+    "Answered from the disk: the Hub could not be asked, and the tool that fetched this kept no list of its files."
+)
+
+
 class OnDisk(msgspec.Struct, frozen=True, kw_only=True):
-    """A reference that needs no download. `local_path` is what a program opens; `size` counts the bytes of `files`."""
+    """A reference that needs no download. `local_path` is what a program opens; `size` counts the bytes of `files`.
+    `note` is what people should know of it.
+    """
 
     model_id: str
     local_path: str
@@ -62,6 +70,7 @@ class OnDisk(msgspec.Struct, frozen=True, kw_only=True):
     files: tuple[ModelFile, ...]
     commit: str | None = None
     variant: str | None = None
+    note: str | None = None
 
 
 class _Snapshot(NamedTuple):
@@ -75,7 +84,32 @@ class _Snapshot(NamedTuple):
 
     @property
     def label(self) -> str:
-        return "" if DEFAULT_REVISION in self.refs else f"@{self.refs[0] if self.refs else self.commit}"
+        """What of an id says which commit: nothing for `main`, else a name that can be typed, else the hash."""
+        revision = self.revision
+        return f"@{revision}" if revision else ""
+
+    @property
+    def revision(self) -> str | None:
+        if DEFAULT_REVISION in self.refs:
+            return None
+        return next((ref for ref in self.refs if is_revision(ref)), self.commit)
+
+    def gguf(self) -> list[Variant[Entry]]:
+        """The GGUF variants; a tokenizer beside other weights is none."""
+        found = variants(self.entries)
+        others = bool(found) and any(is_weights(entry.path) for entry in self.entries)
+        return [variant for variant in found if not (others and is_vocabulary(variant.primary))]
+
+    def id_of(self, primary: str, found: Sequence[Variant[Entry]]) -> str:
+        """What a person types to mean the variant of this path, among `found`: its name, or the path where the name
+        alone does not lead to it.
+        """
+        named = {variant.primary: variant.name.upper() for variant in main_models(found)}
+        name = named.get(primary)
+        if name is not None and list(named.values()).count(name) == 1 and is_quant(name):
+            shown = next(variant.name for variant in found if variant.primary == primary)
+            return f"{self.repo}{self.label}:{shown}"
+        return str(ModelRef(repo=self.repo, revision=self.revision, path=primary)).removeprefix("hf:")
 
 
 class ModelCatalog:
@@ -115,6 +149,28 @@ class ModelCatalog:
             with contextlib.suppress(SelectionError):
                 selection = select(tree, path=ref.path, quant=ref.quant, include=include, exclude=exclude)
                 return _found(snapshot, selection, sha256)
+        return None
+
+    def find_unlisted(self, ref: ModelRef, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> OnDisk | None:
+        """What the disk has of a reference to the Hub where nobody kept the Hub's listing of it, as older tools do not.
+
+        Nothing says whether that is all of it, but what is there and no gap shows: for when the Hub cannot be asked.
+        """
+        folder = repo_folder(ref.repo)
+        if ref.url is not None or repo_of(folder) != ref.repo:
+            return None
+        with open_repo(self._hub, folder) as cache:
+            commit = cache.commit_of(ref.rev) if cache is not None else None
+            if cache is None or commit is None or cache.is_unfinished():
+                return None
+            snapshot = self._snapshot(cache, ref.repo, commit, cache.refs())
+        if snapshot is None or missing_shards(entry.path for entry in snapshot.entries):
+            return None
+        files = [RepoFile(entry.path, entry.size, "") for entry in snapshot.entries]
+        with contextlib.suppress(SelectionError):
+            selection = select(files, path=ref.path, quant=ref.quant, include=include, exclude=exclude)
+            found = _found(snapshot, selection, None)
+            return found and msgspec.structs.replace(found, note=UNLISTED_NOTE)
         return None
 
     def list(self) -> list[Model]:
@@ -229,15 +285,14 @@ class ModelCatalog:
 
 def _models(snapshot: _Snapshot) -> Iterator[Model]:
     """The models of a snapshot: each GGUF variant, and the rest where it has no GGUF or other weights too."""
-    found = variants(snapshot.entries)
-    names = [variant.name for variant in found]
+    found = snapshot.gguf()
+    main = [variant.primary for variant in main_models(found)]
     for variant in found:
-        projector = projector_for(variant, snapshot.entries)
+        projector = projector_for(variant, snapshot.entries) if variant.primary in main else None
         entries = [*variant.files, *([projector] if projector else [])]
-        unique = names.count(variant.name) == 1
-        suffix = f"{snapshot.label}:{variant.name}" if unique else f"/{variant.primary}{snapshot.label}"
+        model_id = snapshot.id_of(variant.primary, found)
         complete = not variant.missing and not variant.raw_parts
-        yield _model(snapshot, entries, f"{snapshot.repo}{suffix}", variant.primary, variant.name, complete)
+        yield _model(snapshot, entries, model_id, variant.primary, variant.name, complete)
     gguf = {file.path for variant in found for file in variant.files} | {p.path for p in projectors(snapshot.entries)}
     rest = [entry for entry in snapshot.entries if entry.path not in gguf] if found else snapshot.entries
     if not found or any(is_weights(entry.path) for entry in rest):
@@ -281,7 +336,7 @@ def _found_by_name(snapshot: _Snapshot, ref: ModelRef, include: Sequence[str], e
     if ref.path is not None:
         file = next((entry for entry in snapshot.entries if entry.path == ref.path), None)
         return _on_disk(snapshot, (ModelFile(file.path, file.size),), None, file.path) if file else None
-    found = matching(variants(snapshot.entries), ref.quant) if ref.quant else []
+    found = matching(main_models(variants(snapshot.entries)), ref.quant) if ref.quant else []
     if len(found) != 1 or found[0].missing or found[0].raw_parts:
         return None
     projector = projector_for(found[0], snapshot.entries)
@@ -291,9 +346,10 @@ def _found_by_name(snapshot: _Snapshot, ref: ModelRef, include: Sequence[str], e
 
 
 def _on_disk(snapshot: _Snapshot, files: tuple[ModelFile, ...], variant: str | None, primary: str | None) -> OnDisk:
-    name = variant or next((found.name for found in variants(files) if found.primary == primary), None)
+    found = snapshot.gguf()
+    is_variant = primary in [variant.primary for variant in found]
     return OnDisk(
-        model_id=f"{snapshot.repo}{snapshot.label}{f':{name}' if name else ''}",
+        model_id=snapshot.id_of(primary or "", found) if is_variant else f"{snapshot.repo}{snapshot.label}",
         local_path=str(snapshot.path / primary if primary else snapshot.path),
         size=sum(file.size for file in files),
         files=files,

@@ -63,8 +63,10 @@ def _open(root: Path | int, names: tuple[str, ...], create: bool) -> Iterator[in
         for name in names:
             parent, folder = folder, _step(folder, name, create)
             os.close(parent)
-        with naming(folder):
-            yield folder
+        yield folder
+    except OSError as error:
+        _name(error, folder)
+        raise
     finally:
         os.close(folder)
 
@@ -75,11 +77,15 @@ def naming(folder: int) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno is not None and not (isinstance(error.filename, str) and os.path.isabs(error.filename)):
-            place = path_of(folder)
-            name = error.filename if isinstance(error.filename, str) else ""
-            error.filename = os.path.join(place, name) if place and name else place or error.filename
+        _name(error, folder)
         raise
+
+
+def _name(error: OSError, folder: int) -> None:
+    if error.errno is not None and not (isinstance(error.filename, str) and os.path.isabs(error.filename)):
+        place = path_of(folder)
+        name = error.filename if isinstance(error.filename, str) else ""
+        error.filename = os.path.join(place, name) if place and name else place or error.filename
 
 
 def path_of(folder: int) -> str | None:
@@ -235,16 +241,14 @@ def _open_root(root: Path, create: bool) -> int:
 
 
 def _step(parent: int, name: str, create: bool) -> int:
-    if not create:
+    try:
         return os.open(name, _FOLDER_FLAGS, dir_fd=parent)
-    with naming(parent):
-        try:
-            return os.open(name, _FOLDER_FLAGS, dir_fd=parent)
-        except FileNotFoundError:
-            pass
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(name, dir_fd=parent)
-        return os.open(name, _FOLDER_FLAGS, dir_fd=parent)
+    except FileNotFoundError:
+        if not create:
+            raise
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(name, dir_fd=parent)
+    return os.open(name, _FOLDER_FLAGS, dir_fd=parent)
 
 
 @contextlib.contextmanager

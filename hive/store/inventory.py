@@ -36,7 +36,7 @@ from hive.store.repo_cache import RepoCache, open_repo, read_tree
 from hive.wire.gguf import matching, projector_for, variants
 from hive.wire.maintenance import Note, Problem, ProblemKind
 from hive.wire.refs import RefError, parse_ref
-from hive.wire.selection import RepoFile
+from hive.wire.selection import RepoFile, at_path
 from hive.wire.weights import absent_shards
 
 Algorithm = Literal["sha256", "git-sha1"]
@@ -137,7 +137,7 @@ def target(settings: Settings, model_id: str) -> Target:
             return Target(url[1], is_url=True)
         raise ModelNotOnDisk(model_id=model_id)
     with contextlib.suppress(RefError, OSError):
-        ref = parse_ref(model_id)
+        ref = parse_ref(model_id, settings.hf_endpoint)
         folder = repo_folder(ref.repo)
         with RepoCache(settings.hub_dir, folder) as cache:
             commit = cache.commit_of(ref.rev)
@@ -267,7 +267,7 @@ class _Commit:
 def _wanted(seen: Iterable[str], wanted: Target) -> set[str]:
     """The paths that a target means, among those that have a file or a link."""
     if wanted.path is not None:
-        return {wanted.path} & set(seen)
+        return set(at_path(wanted.path, seen))
     if wanted.quant is None:
         return set(seen)
     files = [RepoFile(path, 0, "") for path in sorted(seen)]

@@ -56,6 +56,8 @@ MAX_REF_BYTES: Final = 256
 #: The only version of the listing's format that huggingface_hub has.
 TREE_FORMAT: Final = 1
 
+#: The ending that huggingface_hub gives to what it is fetching.
+INCOMPLETE: Final = ".incomplete"
 #: The names that `hive.store.dirfd` gives to what it is writing.
 TEMPORARY: Final = re.compile(r"\..{1,200}\.[0-9a-f]{16}\.tmp", re.DOTALL)
 

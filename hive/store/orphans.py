@@ -14,15 +14,12 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from hive.store.dirfd import open_folder, walk
-from hive.store.layout import BLOBS, SNAPSHOTS, TEMPORARY
+from hive.store.layout import BLOBS, INCOMPLETE, SNAPSHOTS, TEMPORARY
 from hive.store.repo_cache import RepoCache
 from hive.wire.maintenance import GarbageKind
-
-#: The ending that huggingface_hub gives to what it is fetching.
-INCOMPLETE: Final = ".incomplete"
 
 
 class Orphan(NamedTuple):

@@ -16,7 +16,17 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 from hive.store.dirfd import open_folder, read_file, subfolders, walk
-from hive.store.layout import BLOBS, MAX_REF_BYTES, MAX_TREE_BYTES, REFS, SNAPSHOTS, TREES, decode_tree, is_commit
+from hive.store.layout import (
+    BLOBS,
+    INCOMPLETE,
+    MAX_REF_BYTES,
+    MAX_TREE_BYTES,
+    REFS,
+    SNAPSHOTS,
+    TREES,
+    decode_tree,
+    is_commit,
+)
 from hive.wire.selection import RepoFile
 
 _BLOB = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,254}")
@@ -108,6 +118,11 @@ class RepoCache:
     def tree(self, commit: str) -> tuple[RepoFile, ...] | None:
         """The Hub's listing of a commit, where huggingface_hub or hive left it whole."""
         return read_tree(self.fd, (TREES,), commit)
+
+    def is_unfinished(self) -> bool:
+        """Whether another tool's download into this repository has not ended."""
+        with open_folder(self.fd, BLOBS, missing_ok=True) as blobs:
+            return blobs is not None and any(name.endswith(INCOMPLETE) for name in os.listdir(blobs))
 
     def blob(self, name: str) -> Blob | None:
         """The blob of this name, or None where there is none."""

@@ -76,6 +76,8 @@ class Complete(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, ta
     verified: bool | None = None
     seconds: float | None = None
     attempt: int | None = None
+    #: What is to be known of it: that the Hub could not be asked whether this is all.
+    message: str | None = None
 
 
 class Error(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="stage", tag="error"):

@@ -33,9 +33,21 @@ _QUANT = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})$")
-_RAW_PART = re.compile(r"\.gguf[.-](?:part[-_]?[0-9a-z]{1,3}(?:of\d{1,3})?|split-[0-9a-z]{1,3})$", re.IGNORECASE)
+_RAW_PART = re.compile(
+    r"\.gguf[._-](?:(?:part|split)[-_.]?[0-9a-z]{1,5}(?:[-_]?of[-_]?\d{1,5})?|\d{2,5}|a[a-z])$", re.IGNORECASE
+)
 _PROJECTOR = re.compile(r"mm-?proj", re.IGNORECASE)
 _IMPORTANCE = re.compile(_BEFORE + r"imatrix", re.IGNORECASE)
+#: What marks a file, or the folder that it lies in, as one that helps a model: it drafts for it, adapts it, or holds
+#: its words alone.
+_HELPER = re.compile(
+    _BEFORE
+    + r"(?:mtp|nextn|draft(?:er)?|speculator|eagle-?\d?|medusa|lora|adapter|control[-_]?vectors?|cvector"
+    + r"|vocab|tokenizer)"
+    + _AFTER,
+    re.IGNORECASE,
+)
+_VOCABULARY = re.compile(_BEFORE + r"(?:vocab|tokenizer)" + _AFTER, re.IGNORECASE)
 
 
 class Named(Protocol):
@@ -74,6 +86,21 @@ class Variant(NamedTuple, Generic[F]):
     def primary(self) -> str:
         """The path that a program opens: the file, or the first shard."""
         return self.files[0].path
+
+    @property
+    def helps(self) -> bool:
+        """Whether it helps another model (drafts for it, adapts it, holds its vocabulary), as its path says."""
+        return any(_HELPER.search(part) for part in self.primary.split("/"))
+
+
+def main_models(found: Sequence[Variant[F]]) -> list[Variant[F]]:
+    """Those that are models by themselves; all of them where each is a helper: then that is what is offered."""
+    return [variant for variant in found if not variant.helps] or list(found)
+
+
+def is_vocabulary(path: str) -> bool:
+    """Whether a GGUF file holds no weights but words: a tokenizer."""
+    return _is_gguf(path) and _VOCABULARY.search(posixpath.basename(path)) is not None
 
 
 def variants(files: Iterable[F]) -> list[Variant[F]]:
@@ -124,8 +151,9 @@ def quant_of(path: str) -> str | None:
 
 def matching(found: Sequence[Variant[F]], quant: str) -> list[Variant[F]]:
     """The variants of this name in any case; where there is none, the dynamic ones (`UD-`) of it."""
-    wanted = quant.upper().replace("FP16", "F16").replace("FP32", "F32")
-    exact = [variant for variant in found if variant.name.upper() == wanted]
+    asked = quant.upper()
+    wanted = asked.replace("FP16", "F16").replace("FP32", "F32")
+    exact = [variant for variant in found if variant.name.upper() in (asked, wanted)]
     return exact or [variant for variant in found if variant.name.upper() == f"UD-{wanted}"]
 
 

@@ -3,6 +3,7 @@
     hf:org/name[/path/in/repo][@revision][:QUANT]       org/name and hf.co/org/name are short for hf:org/name
     https://host/path/file.gguf                          any http(s) URL
     https://huggingface.co/org/name/resolve/main/f.gguf  read as hf:org/name/f.gguf@main
+    https://huggingface.co/org/name/tree/main/folder     read as hf:org/name/folder/@main: what lies below it
 
 A reference is parsed once, here, by an allow-list, and every URL or path is rebuilt from the parts: two parsers that
 read one text differently are how a check is passed on one address and the request goes to another.
@@ -13,9 +14,13 @@ from __future__ import annotations
 import hashlib
 import re
 from typing import Literal
-from urllib.parse import SplitResult, quote, unquote, urlsplit, urlunsplit
+from urllib.parse import quote, urlsplit, urlunsplit
 
 import msgspec
+
+from hive.wire.pasted import BLANKS, FILE_ENDING, HUB_HOSTS, RefError, hub_address, normalise
+
+__all__ = ["RefError"]
 
 #: Longest reference in characters. Signed URLs reach some 2,000.
 MAX_REF_CHARS = 4096
@@ -27,9 +32,6 @@ HIDDEN_QUERY = "?..."
 #: The branch that a reference without a revision means.
 DEFAULT_REVISION = "main"
 
-#: What a URL that was copied from somewhere may have around it: white space, and marks without a width.
-_BLANKS = " \t\r\n\v\f\u00a0\u2028\u2029\u200b\u2060\u3000\ufeff"
-_PASTED_URL = re.compile(rf"[{_BLANKS}]*https?:", re.IGNORECASE)
 #: What stays as it is in a URL: printable ASCII, the sign of an encoding included.
 _PRINTABLE = "".join(map(chr, range(33, 127)))
 
@@ -38,12 +40,6 @@ _REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/+=#-]{0,254}")
 _QUANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _HOST = re.compile(r"[a-z0-9_](?:[a-z0-9_.-]{0,251}[a-z0-9_])?\.?|\[[0-9a-f:.]{2,45}\]")
-_HUB_HOSTS = frozenset({"huggingface.co", "www.huggingface.co", "hf.co"})
-_HUB_VIEWS = frozenset({"resolve", "blob", "tree", "raw"})
-
-
-class RefError(ValueError):
-    """A reference that is not valid; the text says why and how to write it."""
 
 
 class ModelRef(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -61,7 +57,8 @@ class ModelRef(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         if self.url is not None:
             return self.url
         path = f"/{self.path}" if self.path else ""
-        revision = f"@{self.revision}" if self.revision else ""
+        revision = self.revision or (DEFAULT_REVISION if path and _needs_revision(path) else "")
+        revision = f"@{revision}" if revision else ""
         quant = f":{self.quant}" if self.quant else ""
         return f"hf:{self.repo}{path}{revision}{quant}"
 
@@ -83,18 +80,19 @@ class ModelRef(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return bool(self.revision and _COMMIT.fullmatch(self.revision))
 
 
-def parse_ref(text: str) -> ModelRef:
-    """Read a reference. Of a URL, blanks around it are cut, and spaces and what is not ASCII percent-encoded.
+def parse_ref(text: str, endpoint: str = "") -> ModelRef:
+    """Read a reference, also as people paste it (`hive.wire.pasted`). In a URL spaces and what is not ASCII are
+    percent-encoded. `endpoint` is the address of a mirror of the Hub, whose pages then are those of the Hub.
 
     Raises:
         RefError: with a sentence that says what is wrong with it and how to write it.
     """
-    if _PASTED_URL.match(text):
-        text = text.strip(_BLANKS)
+    text = text.strip(BLANKS)
     if len(text) > MAX_REF_CHARS:
         raise RefError(f"The model reference has {len(text)} characters; the limit is {MAX_REF_CHARS}.")
     if not text.strip() or any(ord(char) < 32 or ord(char) == 127 or char == "\\" for char in text):
         raise RefError("A model reference is not empty and has no control characters or backslashes.")
+    text = normalise(text, endpoint)
     scheme, colon, rest = text.partition(":")
     if colon and scheme.lower() in ("http", "https"):
         return _parse_url(text)
@@ -102,8 +100,12 @@ def parse_ref(text: str) -> ModelRef:
         return _parse_hub(rest.removeprefix("//"))
     if colon and "/" not in scheme:
         raise RefError(f"'{scheme[:40]}:' is not a scheme hive knows. Use hf:org/name, or an http(s) URL.")
-    host, _, rest = text.partition("/")
-    return _parse_hub(rest if host in _HUB_HOSTS else text)
+    return _parse_hub(text)
+
+
+def is_quant(name: str) -> bool:
+    """Whether a variant of this name can be written behind a ':'."""
+    return _QUANT.fullmatch(name) is not None and FILE_ENDING.search(name) is None
 
 
 def without_query(ref: ModelRef) -> ModelRef:
@@ -150,9 +152,8 @@ def check_path(path: str) -> str:
     """A path inside a repository that is safe to put below a folder, unchanged.
 
     Raises:
-        RefError: for absolute paths, `.`, `..` and empty segments, control characters, backslashes, names of `.git`
-        and of
-            Windows devices, and anything too long.
+        RefError: for absolute paths, `.`, `..` and empty segments, control characters, backslashes, names of `.git`,
+            and anything too long.
     """
     problem = path_problem(path)
     if problem:
@@ -177,35 +178,88 @@ def path_problem(path: str) -> str | None:
             return f"a segment is longer than {MAX_SEGMENT_BYTES} bytes"
         if segment.lower() == ".git":
             return "'.git' is not allowed"
-        if segment.split(".")[0].rstrip(" ").upper() in _DEVICES or segment[-1] in ". ":
+        if not segment.strip(". "):
             return f"{segment[:40]!r} is not a portable file name"
     return None
 
 
-_DEVICES = frozenset({"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(1, 10))})
-
-
 def _parse_hub(text: str) -> ModelRef:
-    head, at, tail = text.rpartition("@")
-    head, tail = (head, tail) if at else (tail, "")
-    revision, colon, quant = tail.partition(":") if at else ("", *head.partition(":")[1:])
-    head = head if at else head.partition(":")[0]
-    if at and not _is_revision(revision):
+    """`org/name[/path][@revision][:QUANT]`, where a path may itself hold '@' and ':'; see `_cut`."""
+    text = text.rstrip("/") if text.count("/") <= 2 else text
+    repo, path, revision, quant = _cut(text)
+    org, _, name = repo.partition("/")
+    if revision == "sha256" or (revision or "").startswith("sha256:"):
+        raise RefError(
+            "A digest is no revision: hive checks every file by the digest that the Hub lists. Leave it away."
+        )
+    if revision is not None and not is_revision(revision):
         raise RefError(f"{revision[:80]!r} is not a revision. Write a branch, tag or commit behind the '@'.")
-    if colon and not _QUANT.fullmatch(quant):
+    if not (_is_name(org) and _is_name(name.removesuffix(".git"))):
+        raise RefError(f"{repo[:120]!r} names no repository. Write hf:org/name, for example hf:org/model.")
+    if quant is not None and path is not None:
+        raise RefError("Name one file of the repository or a quantisation, not both.")
+    if quant is not None and FILE_ENDING.search(quant):
+        quant, path = None, quant
+    if quant is not None and not _QUANT.fullmatch(quant):
         raise RefError(f"{quant[:80]!r} is not a quantisation. Write one such as Q4_K_M behind the ':'.")
-    org, _, rest = head.partition("/")
-    name, slash, path = rest.partition("/")
-    if not (_is_name(org) and _is_name(name)):
-        raise RefError(f"{head[:120]!r} names no repository. Write hf:org/name, for example hf:org/model.")
-    if slash and (quant or not path):
-        raise RefError("Name one file of the repository or a quantisation, not both, and no folder.")
     return ModelRef(
-        repo=f"{org}/{name}",
-        revision=revision or None,
-        path=check_path(path) if path else None,
-        quant=quant.upper() or None,
+        repo=f"{org}/{name.removesuffix('.git')}",
+        revision=revision,
+        path=_check_ref_path(path) if path is not None else None,
+        quant=quant.upper() if quant else None,
     )
+
+
+def _cut(text: str) -> tuple[str, str | None, str | None, str | None]:
+    """The repository, path, revision and quantisation of a reference; None for what is not written.
+
+    The last '@' begins the revision, and a ':' behind it, or behind the repository, the quantisation. But a ':' with a
+    '/' behind it belongs to a path, and so does an '@' with a '/' and the name of a file behind it.
+    """
+    org, _, rest = text.partition("/")
+    cut = min((at for at in (rest.find(char) for char in "/@:") if at >= 0), default=len(rest))
+    repo, tail = f"{org}/{rest[:cut]}", rest[cut:]
+    if tail.startswith(":") and "/" in tail and "@" not in tail.partition("/")[0]:
+        tail = f"/{tail[1:]}"  # org/name:folder/file
+    path, at, revision = tail.rpartition("@") if _has_revision(tail) else (tail, "", "")
+    quant: str | None = None
+    if at:
+        revision, colon, quant_text = revision.partition(":")
+        quant = quant_text if colon else None
+    if path.startswith(":"):
+        if quant is not None:
+            raise RefError("Name one quantisation.")
+        path, quant = "", path[1:]
+    elif quant is None and not at and (colon_at := path.rfind(":")) >= 0 and not _is_of_path(path, colon_at):
+        path, quant = path[:colon_at], path[colon_at + 1 :]
+    return repo, path[1:] if path else None, revision if at else None, quant
+
+
+def _has_revision(tail: str) -> bool:
+    """Whether the last '@' begins a revision: it does, unless a file's name follows it behind a '/'."""
+    path, at, revision = tail.rpartition("@")
+    return bool(at) and not ("/" in path and "/" in revision and FILE_ENDING.search(revision) is not None)
+
+
+def _is_of_path(path: str, colon_at: int) -> bool:
+    """Whether a ':' belongs to a path: a '/' or a file's ending follows it."""
+    tail = path[colon_at + 1 :]
+    return "/" in tail or FILE_ENDING.search(tail) is not None
+
+
+def _needs_revision(path: str) -> bool:
+    """Whether a path (with its slash) is only read as one where a revision stands behind it."""
+    try:
+        found = _cut(f"o/n{path}")
+    except RefError:
+        return True
+    return found != ("o/n", path[1:], None, None) or path != path.strip(BLANKS)
+
+
+def _check_ref_path(path: str) -> str:
+    """A path in a reference; a folder's ends in a slash."""
+    check_path(path.removesuffix("/") if path else "")
+    return path
 
 
 def _is_name(part: str) -> bool:
@@ -215,7 +269,8 @@ def _is_name(part: str) -> bool:
     )
 
 
-def _is_revision(text: str) -> bool:
+def is_revision(text: str) -> bool:
+    """Whether a branch or tag of this name can be written behind an '@'."""
     return (
         bool(_REVISION.fullmatch(text)) and ".." not in text and "//" not in text and not text.endswith(("/", ".lock"))
     )
@@ -237,23 +292,7 @@ def _parse_url(text: str) -> ModelRef:
         raise RefError("The URL has no valid host name.")
     scheme = parts.scheme.lower()
     is_default_port = port in (None, {"http": 80, "https": 443}[scheme])
-    if host in _HUB_HOSTS and is_default_port:
-        return _parse_hub_url(parts)
+    if host in HUB_HOSTS and is_default_port:
+        return _parse_hub(hub_address(parts).removeprefix("hf:"))
     netloc = host if is_default_port else f"{host}:{port}"
     return ModelRef(kind="url", url=urlunsplit((scheme, netloc, parts.path or "/", parts.query, "")))
-
-
-def _parse_hub_url(parts: SplitResult) -> ModelRef:
-    """A page or file address of the Hub, as people copy it from the browser, is a Hub reference: verified and
-    resumable.
-    """
-    segments = [unquote(segment) for segment in parts.path.split("/") if segment]
-    if len(segments) < 2 or segments[0] in ("datasets", "spaces"):
-        raise RefError("This address of the Hub names no model.")
-    text = "/".join(segments[:2])
-    if len(segments) > 3 and segments[2] in _HUB_VIEWS:
-        path = "/".join(segments[4:])
-        text += (f"/{path}" if path and segments[2] != "tree" else "") + f"@{segments[3]}"
-    elif len(segments) > 2:
-        raise RefError("This address of the Hub names no model or file.")
-    return _parse_hub(text)

@@ -1,9 +1,12 @@
 """Which files of a repository a reference means.
 
-    a path                     that file
+    a path                     that file, or what lies below that folder
     include / exclude globs    exactly what matches
     a repository with GGUF     one variant: all its shards, and the projector (`mmproj`) when there is one
     any other                  the snapshot, without the formats that duplicate other weights
+
+A GGUF repository is one whose weights are GGUF: a tokenizer in that format beside other weights makes none, nor does
+a copy of the model beside its complete safetensors. What helps a model (drafts, adapters) is fetched by its path.
 
 The worker asks this of the Hub's listing and the HTTP process of the listing on the disk: one answer, or a model that
 is on the disk would be fetched again.
@@ -18,14 +21,18 @@ from typing import Any, Literal
 
 import msgspec
 
-from hive.wire.gguf import DEFAULT_QUANT, Variant, matching, projector_for, variants
-from hive.wire.weights import without_duplicates
+from hive.wire.gguf import DEFAULT_QUANT, Variant, is_vocabulary, main_models, matching, projector_for, variants
+from hive.wire.weights import is_weights, missing_shards, without_duplicates
 
 #: How many names an error lists; a repository may have thousands of files.
 MAX_LISTED = 50
 #: How alike (0 to 1) a file's name must be to be offered instead of one that does not exist, and how many are offered.
 NEAR_MISS_RATIO = 0.5
 MAX_NEAR_MISSES = 5
+
+#: Weights in another format that have less than this part of the bytes of the smallest GGUF variant are no copy of the
+#: model: an encoder, an adapter. A quantisation of four bits has a quarter of half precision's.
+OTHER_WEIGHTS_RATIO = 0.5
 
 Kind = Literal["file", "gguf", "snapshot"]
 
@@ -103,16 +110,41 @@ def select(
     if include and (path or quant):
         raise ConflictingSelection("Give include patterns, or name a file or a quantisation: not both.")
     if path is not None:
-        return _one_file(files, path, exclude)
+        return _at_path(files, path, exclude)
     if include:
         chosen = filtered(files, include, exclude)
         return _selection(_some(chosen, include, exclude), "snapshot")
-    models = variants(files)
-    if models or quant:
+    return _whole(files, quant, exclude)
+
+
+def _whole(files: tuple[RepoFile, ...], quant: str | None, exclude: Sequence[str]) -> Selection:
+    """A repository, or a folder of one: a variant where its weights are GGUF, else the snapshot."""
+    models = main_models(variants(files))
+    others = without_duplicates(file.path for file in files if not _is_gguf(file.path))
+    if quant or (models and not _has_other_weights(files, models, others)):
         return _one_variant(files, _choose(models, quant), exclude)
-    kept = set(without_duplicates(file.path for file in files))
+    kept = {*others, *(file.path for file in files if is_vocabulary(file.path))}
     chosen = filtered([file for file in files if file.path in kept], (), exclude)
-    return _selection(_some(chosen, include, exclude), "snapshot")
+    return _selection(_some(chosen, (), exclude), "snapshot")
+
+
+def _has_other_weights(files: Sequence[RepoFile], models: Sequence[Variant[RepoFile]], others: Sequence[str]) -> bool:
+    """Whether the model itself is here in another format: complete, and no mere part of what the GGUF files hold."""
+    weights = {path for path in others if is_weights(path) and not path.endswith(".json")}
+    if not weights or missing_shards(weights):
+        return False
+    size = sum(file.size for file in files if file.path in weights)
+    if all(variant.helps for variant in models):
+        return True
+    return size >= OTHER_WEIGHTS_RATIO * min(variant.size for variant in models)
+
+
+def at_path(path: str, paths: Iterable[str]) -> list[str]:
+    """Which of these paths one in a reference means: the file, or what lies below the folder."""
+    paths, folder = list(paths), path.rstrip("/") + "/"
+    below = [found for found in paths if found.startswith(folder)]
+    file = [found for found in paths if found == path.rstrip("/")]
+    return (below or file) if path.endswith("/") else (file or below)
 
 
 def filtered(files: Iterable[RepoFile], include: Sequence[str], exclude: Sequence[str]) -> list[RepoFile]:
@@ -129,13 +161,27 @@ def filtered(files: Iterable[RepoFile], include: Sequence[str], exclude: Sequenc
     ]
 
 
-def _one_file(files: tuple[RepoFile, ...], path: str, exclude: Sequence[str]) -> Selection:
-    found = [file for file in files if file.path == path]
+def _at_path(files: tuple[RepoFile, ...], path: str, exclude: Sequence[str]) -> Selection:
+    meant = set(at_path(path, (file.path for file in files)))
+    found = [file for file in files if file.path in meant]
+    if found and found[0].path != path.rstrip("/"):
+        return _one_folder(files, tuple(found), path.rstrip("/"), exclude)
     if not found:
         near = difflib.get_close_matches(path, [file.path for file in files], MAX_NEAR_MISSES, NEAR_MISS_RATIO)
         hint = f" Did you mean {near[0]}?" if near else ""
         raise NoSuchFile(f"The model has no file {path}.{hint}", path=path, similar=near)
     return _selection(_some(filtered(found, (), exclude), (), exclude), "file")
+
+
+def _one_folder(
+    files: tuple[RepoFile, ...], found: tuple[RepoFile, ...], folder: str, exclude: Sequence[str]
+) -> Selection:
+    """What lies below a folder, as if that were the repository; a projector may lie above it."""
+    selection = _whole(found, None, exclude)
+    if selection.kind == "gguf":
+        variant = next(v for v in variants(found) if v.files[0] in selection.files)
+        return _one_variant(files, variant, exclude)
+    return Selection(selection.files, "snapshot", selection.variant, selection.primary or folder)
 
 
 def _choose(models: list[Variant[RepoFile]], quant: str | None) -> Variant[RepoFile]:
@@ -200,6 +246,10 @@ def _some(chosen: list[RepoFile], include: Sequence[str], exclude: Sequence[str]
         why = f"{patterns} leave nothing of it" if patterns else "it is empty"
         raise NoSuchFile(f"There is nothing to fetch from this model: {why}.", path=None, similar=[])
     return chosen
+
+
+def _is_gguf(path: str) -> bool:
+    return path[-5:].lower() == ".gguf"
 
 
 def _patterns(patterns: Iterable[str]) -> list[str]:

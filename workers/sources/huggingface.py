@@ -19,6 +19,7 @@ from hive.errors import (
     FileNotFound,
     HiveError,
     HubUnavailable,
+    RevisionNotFound,
     SourceChanged,
     VariantNotFound,
 )
@@ -57,7 +58,7 @@ def resolve(
     if settings.hf_hub_offline:
         raise HubUnavailable("HF_HUB_OFFLINE is set, so the Hub is not asked, and this model is not on the disk.")
     hub = HubClient(settings, token, network)
-    commit, gated = (ref.rev, False) if ref.is_pinned else hub.commit(ref.repo, ref.rev)
+    commit, gated = (ref.rev, False) if ref.is_pinned else _commit(hub, ref)
     tree = ModelCatalog(settings).tree(ref.repo, commit) or hub.tree(ref.repo, commit)
     selection = _select(tree, ref, include, exclude)
     if gated:
@@ -75,6 +76,18 @@ def resolve(
         primary=selection.primary,
         xet_token=hub.xet_token_location(ref.repo, commit),
     )
+
+
+def _commit(hub: HubClient, ref: ModelRef) -> tuple[str, bool]:
+    """The commit of the reference's revision, and whether the model is gated."""
+    try:
+        return hub.commit(ref.repo, ref.rev)
+    except RevisionNotFound as error:
+        if ref.path is None or ref.revision is None:
+            raise
+        path = f"{ref.path}@{ref.revision}"
+        hint = f"If {path} is a file, write @main behind it: hf:{ref.repo}/{path}@main."
+        raise RevisionNotFound(f"{error.message} {hint}", **error.details) from None
 
 
 def _select(tree: tuple[RepoFile, ...], ref: ModelRef, include: Sequence[str], exclude: Sequence[str]) -> Selection:
