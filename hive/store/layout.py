@@ -177,6 +177,12 @@ def url_key(url: str) -> str:
     return hashlib.sha256(url.encode()).hexdigest()[:URL_KEY_CHARS]
 
 
+#: Names that Windows takes for devices, with any ending.
+_DEVICES: Final = frozenset(
+    {"CON", "PRN", "AUX", "NUL", *(f"{port}{number}" for port in ("COM", "LPT") for number in range(1, 10))}
+)
+
+
 def safe_name(name: str) -> str:
     """A stranger's file name made into one that every filesystem takes, of at most 255 bytes; `download` for none.
 
@@ -186,7 +192,8 @@ def safe_name(name: str) -> str:
     last = unicodedata.normalize("NFC", name.replace("\\", "/")).rpartition("/")[2]
     kept = "".join(char if _is_writable(char) else "\0" for char in last)
     cleaned = _cut(re.sub("\0+", "_", kept).strip(" ."))
-    return FALLBACK_NAME if not cleaned or path_problem(cleaned) or cleaned.lower() == MANIFEST else cleaned
+    is_device = cleaned.split(".")[0].rstrip(" ").upper() in _DEVICES
+    return FALLBACK_NAME if is_device or path_problem(cleaned) or cleaned.lower() == MANIFEST else cleaned
 
 
 def _is_writable(char: str) -> bool:
