@@ -21,7 +21,16 @@ from workers.transfer.progress import Status
 from workers.transfer.stall import StallDetector
 from workers.transfer.state.disk import check_room
 from workers.transfer.state.part_map import UNKNOWN_END, PartMap, Piece
-from workers.transfer.transport import Known, Particular, RangesRefused, Stream, Transport, Unusable
+from workers.transfer.transport import (
+    Known,
+    Particular,
+    Presented,
+    RangesRefused,
+    Remembering,
+    Stream,
+    Transport,
+    Unusable,
+)
 
 log = logging.getLogger("workers.transfer")
 
@@ -158,7 +167,7 @@ class Coordinator:
         self.progress.check(reason)
         if self._all_idle.stalled:
             self._all_idle.restart()
-            self._transports.fail_over()
+            self._transports.give_way()
             self._abort(connections)
         n_open = sum(connection.stream is not None for connection in connections)
         if self.control.waiting:
@@ -266,7 +275,7 @@ class Coordinator:
         if not stream.whole and (stream.total is None or not (self._pinned or stream.validator)):
             # Nobody says where the file ends, or that two answers are of the same content.
             raise RangesRefused
-        if not stream.delimited and self.parts.size is None and not self._pinned:
+        if isinstance(stream, Presented) and not stream.delimited and self.parts.size is None and not self._pinned:
             raise LengthUnknown
         try:
             if stream.total is not None and self.parts.size is None:
@@ -361,6 +370,13 @@ class Transports:
         """The numbers that suit the one in use."""
         current = self.current
         return current.limits if isinstance(current, Particular) else usual
+
+    def give_way(self) -> None:
+        """The one in use has fallen silent: the next one, and whoever remembers such a thing is told."""
+        current = self.current
+        if isinstance(current, Remembering):
+            current.fell_silent()
+        self.fail_over()
 
     def fail_over(self) -> None:
         """Nothing moves: the next one, or the same with a fresh location."""

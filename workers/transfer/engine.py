@@ -36,7 +36,7 @@ from workers.transfer.state.journal import Identity, Journal, boot_id, recover
 from workers.transfer.state.journal_writer import JournalWriter
 from workers.transfer.state.part_map import Extent, PartMap
 from workers.transfer.state.partial import data_path, journal_path, set_aside
-from workers.transfer.transport import ContentChanged, Known, RangesRefused, Stream, Transport
+from workers.transfer.transport import ContentChanged, Known, Presented, RangesRefused, Stream, Transport
 
 #: Rounds of mending single parts before the whole file is fetched once more.
 MENDING_ROUNDS = 3
@@ -201,7 +201,7 @@ class _Fetch:
     def _settled(self, stream: Stream) -> None:
         """The first answer is good: make room, and begin the journal."""
         self._etag = stream.etag
-        self._served = stream.served
+        self._served = stream.served if isinstance(stream, Presented) else None
         size = self._parts.size
         if size is None:
             return

@@ -37,10 +37,6 @@ class Stream(Protocol):
     validator: str
     #: The ETag as it came, for the record.
     etag: str | None
-    #: How it was presented; None where nobody says.
-    served: Served | None
-    #: Whether the end of the body differs from a connection that broke.
-    delimited: bool
 
     def chunks(self) -> Iterator[memoryview]:
         """The bytes.
@@ -78,6 +74,23 @@ class Particular(Protocol):
     """A transport with numbers of its own: how long a piece is, how many connections pay."""
 
     limits: Limits
+
+
+@runtime_checkable
+class Presented(Protocol):
+    """A stream with a word of its server about it."""
+
+    served: Served
+    #: Whether the end of the body differs from a connection that broke.
+    delimited: bool
+
+
+@runtime_checkable
+class Remembering(Protocol):
+    """A transport that remembers for other files what it learned of its host."""
+
+    def fell_silent(self) -> None:
+        """Nothing came this way for so long that another is taken. Must not block."""
 
 
 @runtime_checkable

@@ -18,7 +18,8 @@ from tests.support.waiting import wait_for
 from workers.fleet import cooldown as cooldown_module
 from workers.fleet.cooldown import RedisCooldown
 from workers.sources import resolve
-from workers.transfer import HostPool
+from workers.transfer import Control, HostPool, Limits, Location, Xet
+from workers.transfer.transport import Known, Unusable
 
 
 def test_a_rest_that_one_process_hears_of_is_known_to_all(store: RedisClient) -> None:
@@ -110,3 +111,15 @@ def test_no_token_is_in_the_plans_words(hub: HubServer, tmp_path: Path) -> None:
     assert plan.xet_token is not None
     assert hub.token in str(dict(plan.xet_token.headers))
     assert hub.token not in repr(plan)
+
+
+def test_a_silent_xet_store_rests_for_every_worker(hub: HubServer, store: RedisClient) -> None:
+    hub.create("org/xet", {"model.safetensors": big(1000)}, xet=True)
+    token = Location(f"{hub.endpoint}/api/models/org/xet/xet-read-token/main")
+    with HostPool(Network(), cooldown=RedisCooldown(store)) as pool, Xet(lambda: token, pool, Limits()) as one:
+        one.grant(Control())
+        one.transport("ab" * 32, 1000).fell_silent()
+    with HostPool(Network(), cooldown=RedisCooldown(store)) as pool, Xet(lambda: token, pool, Limits()) as other:
+        way = other.transport("ab" * 32, 1000)
+        with pytest.raises(Unusable, match="silent"):
+            way.open(0, 100, Known(), Control())

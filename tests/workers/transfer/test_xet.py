@@ -22,7 +22,7 @@ from tests.support.content import MIB
 from tests.support.transfer import Heard, holds, transfer_threads
 from tests.support.waiting import wait_for
 from tests.support.xet_store import XET_QUICK, XetFile, need_hf_xet, xet_file
-from workers.transfer import Control, Fetched, HostPool, Limits, Location, Snapshot, data_path, fetch
+from workers.transfer import Control, Fetched, HostPool, Limits, LocalCooldown, Location, Snapshot, data_path, fetch
 from workers.transfer.transport import Known, Transient, Unusable
 from workers.transfer.xet.transport import Xet
 
@@ -198,6 +198,54 @@ def test_a_silent_store_is_left_for_http(file: XetFile, tmp_path: Path) -> None:
         get(file, tmp_path / "f", replace(XET_QUICK, stall_all_s=0.5))
     assert holds(tmp_path / "f", file.content)
     assert CONTENT_BYTES <= file.bytes_over_http < CONTENT_BYTES + STOLEN_BYTES
+
+
+def test_a_store_that_was_silent_once_rests_for_all_files_and_all_downloads(file: XetFile, tmp_path: Path) -> None:
+    limits = replace(XET_QUICK, stall_all_s=0.5)
+    cooldown, size = LocalCooldown(), file.content.size
+    with black_hole() as url:
+        file.hub.api.xet_endpoint = url
+        with HostPool(Network(), limits, cooldown) as pool, Xet(file.locate_token, pool, limits) as xet:
+            ways = [xet.transport(file.hash, size)]
+            fetch(file.source, tmp_path / "f", limits=limits, shared=pool, transports=ways)
+            assert holds(tmp_path / "f", file.content)
+            with pytest.raises(Unusable, match="silent"):
+                xet.transport(file.hash, size).open(0, 100, Known(), Control())
+        with HostPool(Network(), limits, cooldown) as pool, Xet(file.locate_token, pool, limits) as xet:
+            way = xet.transport(file.hash, size)
+            with pytest.raises(Unusable, match="silent"):
+                way.open(0, 100, Known(), Control())
+            fetch(file.source, tmp_path / "g", limits=limits, shared=pool, transports=[way])
+            assert holds(tmp_path / "g", file.content)
+    # HTTP does not wait for a store.
+    assert cooldown.remaining_s("127.0.0.1") == 0.0
+
+
+def test_a_store_that_cannot_be_reached_rests_too(file: XetFile, tmp_path: Path) -> None:
+    file.hub.api.xet_endpoint = "http://127.0.0.1:9"
+    limits = replace(XET_QUICK, stall_s=1.0)
+    with HostPool(Network(), limits) as pool, Xet(file.locate_token, pool, limits) as xet:
+        for name in ("first", "second"):
+            fetch(
+                file.source,
+                tmp_path / name,
+                limits=limits,
+                shared=pool,
+                transports=[xet.transport(file.hash, file.content.size)],
+            )
+            assert holds(tmp_path / name, file.content)
+        with pytest.raises(Unusable, match="silent"):
+            xet.transport(file.hash, file.content.size).open(0, 100, Known(), Control())
+
+
+def test_a_file_that_the_store_does_not_know_says_nothing_of_the_store(file: XetFile, tmp_path: Path) -> None:
+    with HostPool(Network(), XET_QUICK) as pool, Xet(file.locate_token, pool, XET_QUICK) as xet:
+        unknown = xet.transport("ab" * 32, file.content.size)
+        fetch(file.source, tmp_path / "f", limits=XET_QUICK, shared=pool, transports=[unknown])
+        before = file.bytes_over_http
+        known = xet.transport(file.hash, file.content.size)
+        fetch(file.source, tmp_path / "g", limits=XET_QUICK, shared=pool, transports=[known])
+        assert file.bytes_over_http == before
 
 
 def test_a_cancel_ends_the_wait_for_a_silent_store(file: XetFile, tmp_path: Path) -> None:

@@ -153,7 +153,7 @@ class HttpStream:
         self.total = total
         self.validator = http_status.strong_validator(response.headers)
         self.etag: str | None = response.headers.get("etag")
-        self.served: Served | None = served
+        self.served = served
         self.delimited = total is not None or "transfer-encoding" in response.headers
         self._response = response
         self._buffer_bytes = buffer_bytes

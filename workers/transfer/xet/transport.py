@@ -17,6 +17,7 @@ then fetches it fetches by itself, past Python's checks of addresses; `HIVE_TRAN
 from __future__ import annotations
 
 import importlib.util
+import logging
 import re
 import threading
 import time
@@ -32,18 +33,31 @@ from workers.transfer.control import Control
 from workers.transfer.http.pool import HostPool
 from workers.transfer.http.transport import HttpTransport
 from workers.transfer.limits import Limits
-from workers.transfer.source import Location, Served, Source
+from workers.transfer.source import Location, Source
 from workers.transfer.transport import Declined, Known, RangesRefused, Throttled, Transient, Unusable
 from workers.transfer.xet.session import Sessions, load
+
+log = logging.getLogger("workers.transfer")
 
 #: Bytes of a token's answer; a token has some 500.
 GRANT_MAX_BYTES = 64 * 1024
 #: Seconds before its end at which a token is asked for anew: a piece must not begin with a token about to end.
 GRANT_MARGIN_S = 60.0
+#: Seconds for which all downloads do without a store that has fallen silent, or cannot be reached.
+SILENT_REST_S = 600.0
+#: The cool-down's name of such a store, before its host: a rest that HTTP does not wait for.
+_SILENT = "xet-silent:"
+#: Part of the time without a byte that makes a stall, after which a stream that ended without one was silent.
+_SILENT_SHARE = 0.5
 #: Seconds that the store is left alone when it limits requests; hf_xet does not hand on for how long it asked.
 REST_S = 5.0
 
 _HASH = re.compile(r"[0-9a-f]{64}")
+#: Errors of hf_xet that another file need not have.
+_OF_THE_FILE = {
+    "XetAuthenticationError": "the Xet store refuses the token",
+    "XetObjectNotFoundError": "not in the store",
+}
 #: How hf_xet begins the text of its error for a 429.
 _RATE_LIMITED = "Rate limited"
 
@@ -86,6 +100,9 @@ class Xet:
         self._tokens = HttpTransport(Source(locate_token, None, None, "a token for Xet"), pool, limits)
         self._lock = threading.Lock()
         self._grant: Grant | None = None
+        #: The store's host, and whether it has fallen silent.
+        self._host = ""
+        self._silent = False
         self.sessions = Sessions(limits, pool.network.trust)
 
     def transport(self, xet_hash: str, size: int) -> XetTransport:
@@ -102,7 +119,22 @@ class Xet:
         with self._lock:
             if self._grant is None or self._grant.exp < time.time() + GRANT_MARGIN_S:
                 self._grant = self._ask(control)
+                self._host = self._grant.host
             return self._grant
+
+    def rests(self, grant: Grant) -> bool:
+        """Whether this download does without the store: it was silent, here or for another worker."""
+        if not self._silent and self.pool.cooldown.remaining_s(_SILENT + grant.host) > 0:
+            self._silent = True
+        return self._silent
+
+    def fell_silent(self) -> None:
+        """Leave the store alone for the rest of this download, and tell the others."""
+        # Without the lock: whoever asks for a token holds it.
+        told, self._silent = self._silent, True
+        if not told and self._host:
+            log.warning("the Xet store is silent; going on over HTTP", extra={"fields": {"seconds": SILENT_REST_S}})
+            self.pool.cooldown.set(_SILENT + self._host, SILENT_REST_S)
 
     def forget(self, grant: Grant) -> None:
         """The token may be why something failed."""
@@ -165,6 +197,8 @@ class _Attempt:
 
     grant: Grant
     incident: int
+    #: When it began (monotonic).
+    began_s: float
 
 
 class XetTransport:
@@ -192,7 +226,9 @@ class XetTransport:
     def open(self, start: int, end: int | None, known: Known, control: Control) -> XetStream:
         """See Transport.open."""
         grant = self._grant(control)
-        attempt = _Attempt(grant, self._incidents)
+        if self.xet.rests(grant):
+            raise Unusable("the Xet store was silent", self)
+        attempt = _Attempt(grant, self._incidents, time.monotonic())
         rest_s = self.xet.pool.cooldown.remaining_s(grant.host)
         if rest_s > 0:
             raise Throttled("the Xet store asked for a rest", rest_s)
@@ -207,6 +243,10 @@ class XetTransport:
         """See Transport.refresh."""
         with self._lock:
             self._in_a_row = 0
+
+    def fell_silent(self) -> None:
+        """See Remembering."""
+        self.xet.fell_silent()
 
     def moved(self) -> None:
         """A byte came: whatever failed before has passed."""
@@ -225,7 +265,16 @@ class XetTransport:
         if str(error).startswith(_RATE_LIMITED):
             self.xet.pool.cooldown.set(attempt.grant.host, REST_S)
             return Throttled("the Xet store limits requests", REST_S)
-        return self._counted(attempt.incident, _words(error))
+        failure = self._counted(attempt.incident, _words(error))
+        if isinstance(failure, Unusable) and self._is_of_the_store(attempt, error):
+            self.xet.fell_silent()
+        return failure
+
+    def _is_of_the_store(self, attempt: _Attempt, error: BaseException) -> bool:
+        """Whether a failure says something of the store, and not of this file or of its token alone."""
+        waited_s = time.monotonic() - attempt.began_s
+        unreachable = isinstance(error, ConnectionError) and type(error).__name__ not in _OF_THE_FILE
+        return unreachable or waited_s >= _SILENT_SHARE * self.limits.stall_s
 
     def _counted(self, incident: int, reason: str) -> Exception:
         with self._lock:
@@ -256,8 +305,6 @@ class XetStream:
     whole = False
     validator = ""
     etag: str | None = None
-    served: Served | None = None
-    delimited: bool = True
 
     def __init__(
         self, way: XetTransport, attempt: _Attempt, session: Any, chunks: Iterator[bytes], start: int, n_bytes: int
@@ -337,7 +384,6 @@ def _words(error: BaseException) -> str:
         return "the transfer over Xet ended early"
     if isinstance(error, ImportError):
         return "hf_xet cannot be imported"
-    kinds = {"XetAuthenticationError": "the Xet store refuses the token", "XetObjectNotFoundError": "not in the store"}
     if isinstance(error, ConnectionError):
-        return kinds.get(type(error).__name__, "the Xet store cannot be reached, or fails")
-    return kinds.get(type(error).__name__, f"the transfer over Xet failed ({type(error).__name__})")
+        return _OF_THE_FILE.get(type(error).__name__, "the Xet store cannot be reached, or fails")
+    return _OF_THE_FILE.get(type(error).__name__, f"the transfer over Xet failed ({type(error).__name__})")
