@@ -3,7 +3,8 @@
 Problem: a CDN gives each connection a fraction of the line, so several are needed; on a quick line the first one fills
 the machine, and each further one only costs CPU. The easy way, a fixed number, is wrong for one of the two. So one
 connection is looked at for a moment; if it does not saturate, it gets company, and more is added as long as the
-aggregate rises by a tenth. What does not pay is taken back. Pure arithmetic: the clock is given.
+aggregate rises by a tenth: as many again where each of the last ones brought its share, as on a server that limits
+connections, else two. What does not pay is taken back. Pure arithmetic: the clock is given.
 """
 
 from __future__ import annotations
@@ -11,7 +12,10 @@ from __future__ import annotations
 from workers.transfer.limits import Limits
 
 #: Looks that an addition has to pay off in: TCP needs a few round trips to open its window.
-LOOKS_TO_PAY = 3
+LOOKS_TO_PAY = 6
+
+#: Part of its share, which is the rate of one connection before, that an added one must bring for as many again.
+FULL_SHARE = 0.8
 
 #: Seconds. Several connections hear "too many requests" at the same moment; that is one reason to halve, not several.
 HALVE_EVERY_S = 1.0
@@ -78,15 +82,23 @@ class ConnectionCount:
 
     def _weigh(self, rate: float, now_s: float) -> None:
         if rate > self._before_rate * self._limits.ramp_gain:
-            self._grow(rate, now_s)
+            self._grow(rate, now_s, double=self._brought_its_share(rate))
             return
         self._looks_left -= 1
         if self._looks_left <= 0:
             self.target = max(1, self._before_count)
             self._settled_s = now_s
 
-    def _grow(self, rate: float, now_s: float) -> None:
-        wanted = self.target + self._limits.connections_step if self._before_count else self._limits.connections_start
+    def _brought_its_share(self, rate: float) -> bool:
+        """Whether the last addition did, and was not the first one: one connection alone may have been unlucky."""
+        if self._before_count < self._limits.connections_start:
+            return False
+        per_connection = self._before_rate / self._before_count
+        return rate - self._before_rate >= FULL_SHARE * per_connection * (self.target - self._before_count)
+
+    def _grow(self, rate: float, now_s: float, *, double: bool = False) -> None:
+        step = self.target if double else self._limits.connections_step
+        wanted = self.target + step if self._before_count else self._limits.connections_start
         wanted = min(wanted, self._limits.connections_max)
         if wanted <= self.target or rate >= self._limits.saturated_bytes_per_s * self.target:
             self._before_count = self.target

@@ -50,7 +50,7 @@ class Limits:
     connections_step: int = 2
     connections_max: int = 16
     #: Seconds between two looks at the aggregate rate.
-    ramp_interval_s: float = 0.4
+    ramp_interval_s: float = 0.2
     #: Seconds one connection is watched before it gets company.
     solo_look_s: float = 0.15
     #: Ratio. More connections must bring this much, or they are taken back.
