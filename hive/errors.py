@@ -25,6 +25,7 @@
     |-- TooManyDownloads      429  TOO_MANY_DOWNLOADS
     |-- RedisUnavailable      503  STORE_UNAVAILABLE       (Redis)
     |-- ServerBusy            503  SERVER_BUSY
+    |-- WorkersSilent         503  WORKERS_SILENT
     |-- HubUnavailable        503  HUB_UNAVAILABLE
     |   `-- HubRefused        502  HUB_REFUSED             (final)
     |-- ServerUnreachable     503  SERVER_UNREACHABLE      (the client's)
@@ -232,6 +233,13 @@ class ServerBusy(HiveError):
     code = "SERVER_BUSY"
 
 
+class WorkersSilent(HiveError):
+    """No worker has answered. Is one running on this Redis (hive worker), and of this version?"""
+
+    status = 503
+    code = "WORKERS_SILENT"
+
+
 class HubUnavailable(HiveError):
     """The Hub does not answer. Try again later, or check HF_ENDPOINT and HTTPS_PROXY."""
 
@@ -402,6 +410,12 @@ def with_path(error: HiveError, path: Path) -> HiveError:
     if not isinstance(error, DiskFull | StoreNotWritable) or "path" in error.details:
         return error
     return type(error)(f"{error.message} ({path})", **error.details, path=str(path))
+
+
+def from_code(code: str, message: str, details: dict[str, Any]) -> HiveError:
+    """The error of this code as another process of hive had it; InternalError for a code that is none of ours."""
+    kinds = {kind.code: kind for kind in reversed(all_errors())}
+    return kinds[code](message, **details) if code in kinds else InternalError()
 
 
 def all_errors() -> list[type[HiveError]]:

@@ -66,7 +66,7 @@ def run(settings: Settings, host: str, port: int, processes: int = 1) -> None:
     if processes == 1:
         serve(settings, listener, host)
     else:
-        Prefork(lambda: serve(settings, listener, host), processes).run()
+        Prefork([lambda: serve(settings, listener, host)] * processes).run()
 
 
 def serve(settings: Settings, listener: socket.socket, host: str) -> None:

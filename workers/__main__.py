@@ -1,8 +1,8 @@
 """`python -m workers --concurrency N`: a pool of N worker processes that take downloads from the queue.
 
 RQ's own pool drops the serializer and unpickles, so the pool is ours: it imports what a download needs once, forks N
-workers, replaces one that dies, and hands SIGTERM on. Ctrl-C reaches only the pool, which asks its workers to stop in
-order.
+workers and the resolver, replaces one that dies, and hands SIGTERM on. Ctrl-C reaches only the pool, which asks its
+workers to stop in order.
 """
 
 from __future__ import annotations
@@ -71,7 +71,10 @@ def main(argv: list[str] | None = None) -> int:
     probe.report(settings)
     # Imported once, before the fork: every horse begins with it.
     importlib.import_module("workers.download")
-    Prefork(lambda: work(settings), concurrency, lambda: log.info("%d workers are ready", concurrency)).run()
+    from workers import resolver
+
+    works = [lambda: work(settings)] * concurrency + [lambda: resolver.run(settings)]
+    Prefork(works, lambda: log.info("%d workers are ready", concurrency)).run()
     return 0
 
 

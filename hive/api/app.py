@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from hive.api import background, controls, downloads, json, maintenance, metrics, models, progress, system
+from hive.api import background, controls, downloads, json, maintenance, metrics, models, plans, progress, system
 from hive.api.gate import Gate
 from hive.api.services import Services
 from hive.errors import HiveError
@@ -31,6 +31,7 @@ ROUTES = [
     Route("/v1/downloads/{id}/retry", controls.retry, methods=["POST"]),
     Route("/v1/downloads/{id}/priority", controls.set_priority, methods=["PUT"]),
     Route("/v1/models", models.index, methods=["GET"]),
+    Route("/v1/models/plan", plans.create, methods=["POST"]),
     Route("/v1/models/verify", maintenance.verify, methods=["POST"]),
     Route("/v1/gc", maintenance.collect, methods=["POST"]),
     Route("/v1/models/{id:path}", models.show, methods=["GET"]),

@@ -13,12 +13,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from hive import errors
-from hive.api.downloads import find, started
-from hive.api.json import JsonResponse, read_body
+from hive.api.downloads import find, shown, started
+from hive.api.json import read_body
 from hive.api.services import services_of
 from hive.downloads.events import cancelled_event, paused_event, requeued_event
 from hive.downloads.record import Record
-from hive.downloads.view import view
 from hive.wire.api import PriorityRequest, RetryRequest
 
 log = logging.getLogger("hive.api.controls")
@@ -108,7 +107,7 @@ async def _change(request: Request, attempt: Callable[[Record], bool]) -> Respon
         if await services.commands.run(attempt, record):
             changed = await find(request)
             await services.downloads.changed(changed)
-            return JsonResponse(view(changed), status_code=202)
+            return await shown(request, changed, status_code=202)
     raise errors.Conflict("The download is changing hands just now. Try again.")
 
 

@@ -19,7 +19,7 @@ from hive.downloads.record import Record
 from hive.downloads.view import view
 from hive.store.layout import safe_name
 from hive.streams.longpoll import read_wait, wait_for_end
-from hive.wire.api import Download, DownloadRequest, Page, Started
+from hive.wire.api import Download, DownloadRequest, Page, PlanRequest, Started
 from hive.wire.events import ACTIVE, TERMINAL
 from hive.wire.refs import ModelRef
 from hive.wire.spec import DownloadSpec
@@ -38,13 +38,13 @@ async def create(request: Request) -> Response:
     """`POST /v1/models/download`: 202 for a new or joined download, 200 for a model on disk."""
     body = await read_body(request, DownloadRequest)
     services = services_of(request)
-    made = await services.downloads.request(
-        read_spec(body, services.settings.hf_endpoint), webhook_url=body.webhook_url
+    spec = read_spec(body, services.settings.hf_endpoint)._replace(
+        max_bytes_per_second=body.max_bytes_per_second, priority=body.priority
     )
-    return started(made)
+    return started(await services.downloads.request(spec, webhook_url=body.webhook_url))
 
 
-def read_spec(body: DownloadRequest, endpoint: str) -> DownloadSpec:
+def read_spec(body: PlanRequest, endpoint: str) -> DownloadSpec:
     """What a request asks for; `endpoint` is the Hub that hive asks, or a mirror of it.
 
     Raises:
@@ -62,8 +62,6 @@ def read_spec(body: DownloadRequest, endpoint: str) -> DownloadSpec:
         sha256=body.sha256.lower() if body.sha256 else None,
         name=_checked_name(body.name, ref),
         hf_token=body.hf_token,
-        max_bytes_per_second=body.max_bytes_per_second,
-        priority=body.priority,
         request_id=logs.bound_field("request_id"),
     )
 
@@ -96,7 +94,9 @@ async def index(request: Request) -> Response:
     page = await services.commands.run(
         services.tracker.page, limit=limit, cursor=cursor, keep=_FILTERS[status] if status else None
     )
-    data = tuple(view(record) for record in page.records)
+    waiting = [record.id for record in page.records if record.state == "queued"]
+    places = await services.commands.run(services.records.admission.places, waiting)
+    data = tuple(view(record, places.get(record.id)) for record in page.records)
     return JsonResponse(Page[Download](data=data, next_cursor=_write_cursor(page.cursor)))
 
 
@@ -107,7 +107,15 @@ async def show(request: Request) -> Response:
     if wait_s and not record.is_terminal:
         await wait_for_end(services.fanout, record.id, wait_s)
         record = await find(request)
-    return JsonResponse(view(record))
+    return await shown(request, record)
+
+
+async def shown(request: Request, record: Record, status_code: int = 200) -> Response:
+    """The answer that a download is, with its place in the queue where it waits there."""
+    services = services_of(request)
+    waiting = [record.id] if record.state == "queued" else []
+    places = await services.commands.run(services.records.admission.places, waiting) if waiting else {}
+    return JsonResponse(view(record, places.get(record.id)), status_code=status_code)
 
 
 async def find(request: Request) -> Record:

@@ -12,6 +12,7 @@ from hive.downloads.intents import IntentLog
 from hive.downloads.provisioner import ModelProvisioner
 from hive.downloads.reaper import Reaper
 from hive.downloads.registry import HeartbeatRegistry, WorkerInfo, worker_registry
+from hive.downloads.resolutions import Resolutions
 from hive.downloads.restore import Restore
 from hive.downloads.service import DownloadService
 from hive.downloads.tracker import DownloadTracker
@@ -36,6 +37,7 @@ class Services:
     records: DownloadContext
     catalog: ModelCatalog
     downloads: DownloadService
+    resolutions: Resolutions
     registry: HeartbeatRegistry[WorkerInfo]
     reaper: Reaper
     fanout: Fanout
@@ -67,7 +69,8 @@ def make_services(settings: Settings, redis_url: str) -> Services:
     fanout = Fanout(redis_url, commands, records.tracker, keepalive_s=settings.keepalive_s)
     streams = StreamEndpoint(fanout, settings.max_streams)
     many_streams = ManyEndpoint(fanout, commands, records.tracker, settings.keepalive_s)
-    provisioner = ModelProvisioner(settings, records.tracker, records.queue, catalog)
+    resolutions = Resolutions(commands.client)
+    provisioner = ModelProvisioner(settings, records.tracker, records.queue, catalog, resolutions)
     webhooks = WebhookOutbox(commands.client, settings)
     intents = IntentLog(settings)
     restore = Restore(settings, redis_url, intents)
@@ -76,7 +79,8 @@ def make_services(settings: Settings, redis_url: str) -> Services:
         commands=commands,
         records=records,
         catalog=catalog,
-        downloads=DownloadService(commands, records.tracker, provisioner, webhooks, intents, restore),
+        downloads=DownloadService(commands, records.tracker, provisioner, webhooks, intents, restore, resolutions),
+        resolutions=resolutions,
         registry=worker_registry(commands.client),
         reaper=Reaper(records),
         fanout=fanout,

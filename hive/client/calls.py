@@ -18,6 +18,8 @@ from hive.wire.api import (
     Listing,
     Model,
     Page,
+    Plan,
+    PlanRequest,
     PriorityRequest,
     Running,
     RunningRequest,
@@ -84,6 +86,30 @@ def download(
         name=name,
     )
     return Call("POST", "/v1/models/download", Started, body=body)
+
+
+def plan(
+    model_ref: str,
+    revision: str | None,
+    include: Iterable[str],
+    exclude: Iterable[str],
+    update: bool,
+    hf_token: str | None,
+    sha256: str | None,
+    name: str | None,
+) -> Call[Plan]:
+    """Ask what a model would bring."""
+    body = PlanRequest(
+        model_ref=model_ref,
+        revision=revision,
+        include=tuple(include),
+        exclude=tuple(exclude),
+        update=update,
+        hf_token=hf_token or None,
+        sha256=sha256,
+        name=name,
+    )
+    return Call("POST", "/v1/models/plan", Plan, body=body)
 
 
 def downloads(status: str | None, limit: int, cursor: str | None) -> Call[Page[Download]]:

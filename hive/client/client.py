@@ -23,7 +23,7 @@ from hive.client.calls import Call
 from hive.client.connection import DEFAULT_URL, READ_TIMEOUT_S, Connection, error_from
 from hive.client.maintenance import MaintenanceCall
 from hive.client.watch import PATIENCE_S, Watch
-from hive.wire.api import PROGRESS_PATH, Deleted, Download, Health, Model, Started, Worker
+from hive.wire.api import PROGRESS_PATH, Deleted, Download, Health, Model, Plan, Started, Worker
 from hive.wire.events import Event
 from hive.wire.jobs import Priority
 from hive.wire.maintenance import CollectionLine, VerificationLine
@@ -119,6 +119,26 @@ class Client:
                     yield event
                 if watch.over:
                     return
+
+    def plan(
+        self,
+        model_ref: str,
+        *,
+        revision: str | None = None,
+        include: Iterable[str] = (),
+        exclude: Iterable[str] = (),
+        update: bool = False,
+        hf_token: str | None = None,
+        sha256: str | None = None,
+        name: str | None = None,
+    ) -> Plan:
+        """What a download would bring: files, sizes, digests, what is missing on the disk, and whether it fits.
+
+        Raises:
+            HiveError: ModelNotFound and others, as the end of a download would say it; WorkersSilent.
+            ServerUnreachable: when no server answers.
+        """
+        return self._call(calls.plan(model_ref, revision, include, exclude, update, hf_token, sha256, name))
 
     def downloads(self, status: str | None = None, *, limit: int = LIST_LIMIT) -> list[Download]:
         """Downloads, newest first, at most `limit`. `status` is one of theirs, or `active`, or `ended`."""

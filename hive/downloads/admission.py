@@ -5,6 +5,9 @@ The order is that of `hive:pending`, which the scripts keep (hive/downloads/scri
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 from hive.redis_client import RedisClient
 from hive.settings import Settings
 from hive.wire import keys
@@ -12,6 +15,13 @@ from hive.wire.jobs import RANK_STEP, RANKS, Priority
 
 #: How many running downloads are looked at for one that may make room.
 MAX_RUNNING_SCANNED = 2000
+
+
+class Place(NamedTuple):
+    """The place of a download in the queue: how many are before it, and what it waits for."""
+
+    ahead: int
+    waiting_for: str
 
 
 class Admission:
@@ -56,6 +66,21 @@ class Admission:
         most = self._max_running if limit is None else int(limit)
         return min(int(queued), max(most - int(running), 0)) if most else int(queued)
 
+    def places(self, download_ids: Sequence[str]) -> dict[str, Place]:
+        """The places of those that wait in the queue, in one round trip."""
+        if not download_ids:
+            return {}
+        with self._redis.pipeline(transaction=False) as pipeline:
+            for download_id in download_ids:
+                pipeline.zrank(keys.PENDING, download_id)
+            pipeline.zcard(keys.LEASES)
+            pipeline.get(keys.RUNNING_LIMIT)
+            pipeline.scard(keys.WORKERS)
+            *ranks, running, limit, workers = pipeline.execute()
+        most = self._max_running if limit is None else int(limit)
+        found = {i: rank for i, rank in zip(download_ids, ranks, strict=True) if rank is not None}
+        return {i: Place(rank, _waiting_for(rank, running, most, workers)) for i, rank in found.items()}
+
     def running_limit(self) -> int | None:
         """How many downloads may run at once in the whole fleet; None for no limit."""
         found = self._redis.get(keys.RUNNING_LIMIT)
@@ -72,6 +97,15 @@ class Admission:
     def running(self) -> list[str]:
         """Ids of downloads that a worker holds, of the first `MAX_RUNNING_SCANNED`."""
         return [i.decode() for i in self._redis.zrange(keys.LEASES, 0, MAX_RUNNING_SCANNED - 1)]
+
+
+def _waiting_for(ahead: int, running: int, most: int, workers: int) -> str:
+    """The first thing that has to change before a worker takes it."""
+    if not workers:
+        return "a worker: none is running"
+    if most and running >= most:
+        return f"limit of {most} running"
+    return f"{ahead} ahead" if ahead else "a free worker"
 
 
 class BandwidthLimit:

@@ -46,6 +46,17 @@ def claimed_event(record: Record) -> Downloading:
     )
 
 
+def resolved_event(record: Record, name: str, bytes_total: int, files_total: int) -> Downloading:
+    """While it waits, when it is known what it will bring."""
+    last = _progress_of(record)
+    return msgspec.structs.replace(
+        last,
+        name=name or None,
+        bytes_total=max(bytes_total, last.bytes_downloaded),
+        files_total=files_total or None,
+    )
+
+
 def requeued_event(record: Record, message: str | None, status: ActiveStatus = "retrying") -> Downloading:
     """When it goes back to the queue, or aside (`paused`): the progress so far, no speed, and the number of the next
     attempt.

@@ -17,13 +17,16 @@ from hive.downloads.events import first_event, on_disk_event
 from hive.downloads.intents import Intent
 from hive.downloads.jobqueue import JobQueue
 from hive.downloads.record import New
+from hive.downloads.resolutions import Question, Resolutions
 from hive.downloads.tracker import DownloadTracker
 from hive.errors import InvalidModelRef, TooManyDownloads
 from hive.secrets import SECRET_TTL_S, Credentials, seal
 from hive.settings import Settings
 from hive.store.catalog import ModelCatalog, OnDisk
+from hive.wire.api import Plan, PlanFile
 from hive.wire.jobs import Request
 from hive.wire.refs import ModelRef, RefError, dedup_key, parse_ref, without_query
+from hive.wire.selection import RepoFile
 from hive.wire.spec import DownloadSpec
 
 log = logging.getLogger("hive.downloads.provisioner")
@@ -44,7 +47,15 @@ class Provisioned(NamedTuple):
 class ModelProvisioner:
     """Answers requests for models. `look` reads the disk, `start` talks to Redis: they run in different threads."""
 
-    def __init__(self, settings: Settings, tracker: DownloadTracker, queue: JobQueue, catalog: ModelCatalog) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        tracker: DownloadTracker,
+        queue: JobQueue,
+        catalog: ModelCatalog,
+        resolutions: Resolutions,
+    ) -> None:
+        self._resolutions = resolutions
         self._settings = settings
         self._tracker = tracker
         self._queue = queue
@@ -58,6 +69,33 @@ class ModelProvisioner:
         if found is None and self._settings.hf_hub_offline:
             found = self._catalog.find_unlisted(spec.ref, spec.include, spec.exclude)
         return found
+
+    def plan_on_disk(self, spec: DownloadSpec, found: OnDisk) -> Plan:
+        """What a download of a model that is on the disk would bring: nothing more. Reads the disk."""
+        repo = spec.ref.repo or None
+        tree = self._catalog.tree(repo, found.commit) if repo and found.commit else None
+        digests = {file.path: _digest(file) for file in tree or ()}
+        files = tuple(
+            PlanFile(path=file.path, size=file.size, digest=digests.get(file.path), on_disk=True)
+            for file in found.files
+        )
+        return Plan(
+            model_ref=spec.ref.display,
+            name=found.model_id,
+            repo=repo,
+            commit=found.commit,
+            variant=found.variant,
+            local_path=found.local_path,
+            files=files,
+            bytes_total=found.size,
+            bytes_missing=0,
+        )
+
+    def question(self, spec: DownloadSpec) -> Question:
+        """The same asked of a resolver. Makes the key file where a token has to be sealed."""
+        credentials = _credentials(spec)
+        sealed = seal(credentials, self._settings.secret_key_path) if credentials else b""
+        return Question(request=_request(spec), sealed=sealed, request_id=spec.request_id)
 
     def start(self, spec: DownloadSpec, on_disk: OnDisk | None, retry_of: str = "") -> Provisioned:
         """Create the download and enqueue it, or join the one under way, or record that the model is on disk.
@@ -73,42 +111,56 @@ class ModelProvisioner:
         if outcome == "created" and on_disk is None:
             log.info("queued", extra={"fields": {"download_id": download_id, "attempt": 1}})
             self._queue.enqueue(download_id, attempt=1)
+            self._resolutions.call(download_id)
             return Provisioned(download_id, None, False, _intent(download_id, new))
         return Provisioned(download_id, on_disk.local_path if on_disk else None, outcome == "joined")
 
     def _new(self, spec: DownloadSpec, on_disk: OnDisk | None) -> New:
-        request = Request(
-            ref=str(without_query(spec.ref)),
-            include=spec.include,
-            exclude=spec.exclude,
-            update=spec.update,
-            sha256=spec.sha256,
-            max_bytes_per_second=spec.max_bytes_per_second,
-            name=spec.name,
-        )
         key = dedup_key(spec.ref, spec.include, spec.exclude, spec.sha256, spec.name)
         if on_disk is not None:
             complete = on_disk_event(on_disk.local_path, on_disk.size, len(on_disk.files), on_disk.note)
             return New(
                 dedup_key=key,
                 ref=spec.ref.display,
-                request=request,
+                request=_request(spec),
                 event=complete,
                 local_path=on_disk.local_path,
                 request_id=spec.request_id,
             )
-        query = urlsplit(spec.ref.url).query if spec.ref.url else None
-        credentials = Credentials(hf_token=spec.hf_token, url_query=query or None)
+        credentials = _credentials(spec)
         return New(
             dedup_key=key,
             ref=spec.ref.display,
-            request=request,
+            request=_request(spec),
             event=first_event(spec.priority),
             secret=seal(credentials, self._settings.secret_key_path) if credentials else b"",
             secret_ttl_s=SECRET_TTL_S,
             priority=spec.priority,
             request_id=spec.request_id,
         )
+
+
+def _request(spec: DownloadSpec) -> Request:
+    """What was asked for, without what is secret in it."""
+    return Request(
+        ref=str(without_query(spec.ref)),
+        include=spec.include,
+        exclude=spec.exclude,
+        update=spec.update,
+        sha256=spec.sha256,
+        max_bytes_per_second=spec.max_bytes_per_second,
+        name=spec.name,
+    )
+
+
+def _digest(file: RepoFile) -> str:
+    """A file's digest as plans have it."""
+    return f"sha256:{file.sha256}" if file.sha256 else f"git-sha1:{file.blob_id}"
+
+
+def _credentials(spec: DownloadSpec) -> Credentials:
+    query = urlsplit(spec.ref.url).query if spec.ref.url else None
+    return Credentials(hf_token=spec.hf_token, url_query=query or None)
 
 
 def read_ref(text: str, revision: str | None = None, endpoint: str = "") -> ModelRef:

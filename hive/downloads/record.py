@@ -34,6 +34,8 @@ class Record(msgspec.Struct, kw_only=True, frozen=True):
     local_path: str = ""
     retry_of: str = ""
     request_id: str = ""
+    #: What it is called, once it was resolved.
+    name: str = ""
     #: Bytes that came over the network in all attempts, and how many of them had come before.
     bytes_received: int = 0
     bytes_refetched: int = 0

@@ -12,20 +12,33 @@ without.
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import time
 from typing import Any, Final, Protocol
 
+import msgspec
 from redis.exceptions import RedisError
 
 from hive import logs
 from hive.downloads.intents import Intent, IntentLog, intent_of
 from hive.downloads.provisioner import ModelProvisioner, Provisioned, read_ref
 from hive.downloads.record import Record
+from hive.downloads.resolutions import Question, Resolutions
 from hive.downloads.restore import Restore
 from hive.downloads.threads import Threads
 from hive.downloads.tracker import DownloadTracker
-from hive.errors import Conflict, DownloadNotFound, RedisUnavailable, disk_error
+from hive.errors import (
+    Conflict,
+    DownloadNotFound,
+    RedisUnavailable,
+    ServerBusy,
+    WorkersSilent,
+    disk_error,
+    from_code,
+)
 from hive.redis_client import CommandThread
+from hive.wire.api import ErrorReply, Plan
 from hive.wire.refs import HIDDEN_QUERY
 from hive.wire.spec import DownloadSpec
 
@@ -38,6 +51,13 @@ MAX_WAITING_LOOKUPS: Final = 256
 #: Threads that read and write the intent log, and calls that wait for one.
 INTENT_THREADS: Final = 4
 MAX_WAITING_INTENTS: Final = 1024
+
+
+#: Seconds to wait for a plan, less than clients wait for an answer; and between two looks whether it is there.
+PLAN_TIMEOUT_S: Final = 25.0
+PLAN_POLL_S: Final = 0.05
+#: Requests that may wait for one at a time.
+MAX_WAITING_PLANS: Final = 32
 
 
 class Webhooks(Protocol):
@@ -61,7 +81,10 @@ class DownloadService:
         webhooks: Webhooks,
         intents: IntentLog,
         restore: Restore,
+        resolutions: Resolutions,
     ) -> None:
+        self._resolutions = resolutions
+        self._plans = 0
         self._commands = commands
         self._tracker = tracker
         self._provisioner = provisioner
@@ -91,6 +114,25 @@ class DownloadService:
             # Whoever gets no answer because this process died in between asks again, and joins.
             await self._commands.run(self._webhooks.add, made.download_id, webhook)
         return made
+
+    async def plan(self, spec: DownloadSpec) -> Plan:
+        """What a download would bring, without one; from the disk where all of it is there.
+
+        Raises:
+            HiveError: what the reference means nothing for, as the end of a download would say it.
+            WorkersSilent: it is not on the disk, and no worker answers.
+            ServerBusy: too many wait for such an answer.
+        """
+        on_disk = await self._lookups.run(self._provisioner.look, spec)
+        if on_disk is not None:
+            return await self._lookups.run(self._provisioner.plan_on_disk, spec, on_disk)
+        if self._plans >= MAX_WAITING_PLANS:
+            raise ServerBusy("Too many requests wait for a plan. Try again in a moment.")
+        self._plans += 1
+        try:
+            return await self._ask(await self._lookups.run(self._provisioner.question, spec))
+        finally:
+            self._plans -= 1
 
     async def retry(
         self, record: Record, *, hf_token: str | None = None, webhook_url: str | None = None
@@ -132,6 +174,20 @@ class DownloadService:
         if record is None:
             raise DownloadNotFound(id=download_id)
         return record
+
+    async def _ask(self, question: Question) -> Plan:
+        """The answer of a resolver, waited for."""
+        plan_id = await self._commands.run(self._resolutions.ask, question)
+        if plan_id is None:
+            raise WorkersSilent
+        end_s = time.monotonic() + PLAN_TIMEOUT_S
+        while time.monotonic() < end_s:
+            answer = await self._commands.run(self._resolutions.answer, plan_id)
+            if answer is not None:
+                await self._commands.run(self._resolutions.forget, plan_id)
+                return _read_plan(answer)
+            await asyncio.sleep(PLAN_POLL_S)
+        raise WorkersSilent
 
     # -- the intent log ----------------------------------------------------------------------------------------------
 
@@ -198,3 +254,12 @@ class DownloadService:
             await self._notes.run(self._restore.close, download_id)
         except (OSError, RedisError) as error:
             log.warning("the intent log keeps what has ended for now", extra={"fields": {"reason": str(error)}})
+
+
+def _read_plan(answer: bytes) -> Plan:
+    """A resolver's answer. Raises the HiveError that it is."""
+    try:
+        refused = msgspec.json.decode(answer, type=ErrorReply).error
+    except msgspec.ValidationError:
+        return msgspec.json.decode(answer, type=Plan)
+    raise from_code(refused.code, refused.message, refused.details)

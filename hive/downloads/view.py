@@ -5,14 +5,18 @@ from __future__ import annotations
 from typing import cast
 
 import msgspec
+from msgspec import UNSET
 
+from hive.downloads.admission import Place
 from hive.downloads.record import Record
 from hive.wire import events
 from hive.wire.api import Download
 
 
-def view(record: Record) -> Download:
-    """The download. Times are unix seconds, durations seconds; `progress` is the latest event, its JSON as it is."""
+def view(record: Record, place: Place | None = None) -> Download:
+    """The download; `place` is where in the queue it waits, if it does. Times are unix seconds, durations seconds;
+    `progress` is the latest event, its JSON as it is.
+    """
     return Download(
         id=record.id,
         model_ref=record.ref,
@@ -32,6 +36,9 @@ def view(record: Record) -> Download:
         bytes_refetched=record.bytes_refetched,
         average_bytes_per_second=record.bytes_received * 1000 // record.active_ms if record.active_ms else None,
         reason=_reason(record),
+        name=record.name or UNSET,
+        ahead=place.ahead if place else UNSET,
+        waiting_for=place.waiting_for if place else UNSET,
         # Not decoded: fields of a newer worker's event, which this process does not know, go along.
         progress=cast(events.Event, msgspec.Raw(record.event)),
     )

@@ -11,7 +11,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType
 
 from hive import logs
@@ -29,21 +29,21 @@ _HANDLED = (signal.SIGTERM, signal.SIGINT)
 
 
 class Prefork:
-    """Keeps `count` children alive, each running `work`, until SIGTERM or SIGINT."""
+    """Keeps a child alive for each of `works`, until SIGTERM or SIGINT."""
 
-    def __init__(self, work: Callable[[], None], count: int, on_ready: Callable[[], None] = lambda: None) -> None:
-        self._work = work
-        self._count = count
+    def __init__(self, works: Sequence[Callable[[], None]], on_ready: Callable[[], None] = lambda: None) -> None:
+        self._works = works
         self._on_ready = on_ready
-        self._started: dict[int, float] = {}
+        #: By pid: when the child was started, and its work.
+        self._started: dict[int, tuple[float, Callable[[], None]]] = {}
         self._signals = 0
 
     def run(self) -> None:
         """Until asked to stop, and all children have ended. Every further signal is handed on to them."""
         for sig in _HANDLED:
             signal.signal(sig, self._on_signal)
-        for _ in range(self._count):
-            self._spawn()
+        for work in self._works:
+            self._spawn(work)
         self._on_ready()
         backoff = Backoff(RESPAWN_FIRST_S, RESPAWN_LAST_S, jitter=NO_JITTER)
         while self._started:
@@ -51,17 +51,19 @@ class Prefork:
                 pid, status = os.wait()
             except ChildProcessError:
                 break
-            lived_s = time.monotonic() - self._started.pop(pid, 0.0)
-            if self._signals:
+            child = self._started.pop(pid, None)
+            if self._signals or child is None:
                 continue
+            started_s, work = child
+            lived_s = time.monotonic() - started_s
             if lived_s > STEADY_S:
                 backoff.reset()
             log.warning("a process ended; replacing it", extra={"fields": {"pid": pid, "status": status}})
             time.sleep(backoff.next_s())
             if not self._signals:
-                self._spawn()
+                self._spawn(work)
 
-    def _spawn(self) -> None:
+    def _spawn(self, work: Callable[[], None]) -> None:
         """Fork a child. Signals wait meanwhile: a child that is asked to stop before it has let go of its parent's
         handler would do what its parent does, and live on.
         """
@@ -69,7 +71,7 @@ class Prefork:
         signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
         pid = os.fork()
         if pid:
-            self._started[pid] = time.monotonic()
+            self._started[pid] = (time.monotonic(), work)
             if self._signals:
                 os.kill(pid, signal.SIGTERM)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
@@ -81,7 +83,7 @@ class Prefork:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
             die_with_parent(signal.SIGTERM)
             if os.getppid() == parent:
-                self._work()
+                work()
             logs.flush()
             os._exit(0)
         except BaseException:

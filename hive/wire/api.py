@@ -41,8 +41,8 @@ _Globs = Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=256)], ...
 _ModelIds = Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=1024)], ...], Meta(max_length=MAX_MODELS)]
 
 
-class DownloadRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """The body of `POST /v1/models/download`."""
+class PlanRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The body of `POST /v1/models/plan`: what is asked for."""
 
     model_ref: Annotated[str, Meta(min_length=1, max_length=MAX_REF_CHARS)]
     revision: Annotated[str, Meta(min_length=1, max_length=255)] | None = None
@@ -52,6 +52,11 @@ class DownloadRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     hf_token: Token | None = None
     sha256: Annotated[str, Meta(pattern="^[0-9a-fA-F]{64}$")] | None = None
     name: Annotated[str, Meta(min_length=1, max_length=255)] | None = None
+
+
+class DownloadRequest(PlanRequest, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The body of `POST /v1/models/download`: what is asked for, and how it is to come."""
+
     max_bytes_per_second: BytesPerSecond | None = None
     priority: Priority = "normal"
     webhook_url: WebhookUrl | None = None
@@ -110,6 +115,43 @@ class Started(msgspec.Struct, frozen=True):
     joined: bool = False
 
 
+class PlanFile(msgspec.Struct, frozen=True, kw_only=True):
+    """One file of a plan: `digest` is `sha256:<hex>` or `git-sha1:<hex>`; size and digest are None where only its
+    server knows them.
+    """
+
+    path: str
+    size: int | None = None
+    digest: str | None = None
+    on_disk: bool = False
+
+
+class Room(msgspec.Struct, frozen=True, kw_only=True):
+    """Bytes that downloads may take of the store's disk now, and whether those of a plan fit in."""
+
+    available: int
+    enough: bool
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """What a download would bring, and how much of it is not on the disk; None where only a server knows the size.
+
+    `local_path` is there where nothing is missing. `room` is None where the disk does not say.
+    """
+
+    object: str = "plan"
+    model_ref: str
+    name: str
+    repo: str | None = None
+    commit: str | None = None
+    variant: str | None = None
+    local_path: str | None = None
+    files: tuple[PlanFile, ...] = ()
+    bytes_total: int | None = None
+    bytes_missing: int | None = None
+    room: Room | None = None
+
+
 class Download(msgspec.Struct, frozen=True, kw_only=True):
     """A download: what was asked for, how it stands, and its latest event (None before the first)."""
 
@@ -132,6 +174,11 @@ class Download(msgspec.Struct, frozen=True, kw_only=True):
     bytes_refetched: int = 0
     average_bytes_per_second: int | None = None
     reason: str | None = None
+    #: Once it was resolved: what it is called.
+    name: str | UnsetType = UNSET
+    #: While it waits: how many are before it, and what it waits for.
+    ahead: int | UnsetType = UNSET
+    waiting_for: str | UnsetType = UNSET
     progress: Event | None = None
 
 

@@ -60,6 +60,8 @@ class Downloading(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True,
     files: tuple[FileProgress, ...] = ()
     bytes_refetched: int = 0
     attempt: int | None = None
+    #: What it is called, where that is known before a worker has it: `org/name:Q4_K_M`.
+    name: str | None = None
     #: Where it is not `normal`.
     priority: Priority | None = None
     message: str | None = None

@@ -29,6 +29,10 @@ REPLICAS: Final = "hive:replicas"
 #: String: the mark by which HTTP processes see that Redis has lost its data: it is gone then.
 EPOCH: Final = "hive:epoch"
 
+#: List: references that a resolver is to look at; see downloads/resolutions.py. String: one is there; expires.
+RESOLVE: Final = "hive:resolve"
+RESOLVERS: Final = "hive:resolvers"
+
 #: Hash: bytes on the disk that running downloads will still take.
 RESERVED: Final = "hive:reserved"
 #: Hash: counters of the whole fleet, counted up by the scripts.
@@ -86,6 +90,16 @@ def urgent(download_id: str) -> str:
 def webhooks(download_id: str) -> str:
     """Hash: the webhooks of a download: `t:<name>` its sealed URL, `n:<name>` the tries so far, `body`."""
     return f"hive:webhooks:{{{download_id}}}"
+
+
+def plan(plan_id: str) -> str:
+    """String: a question about a reference; expires."""
+    return f"hive:plan:{{{plan_id}}}"
+
+
+def plan_answer(plan_id: str) -> str:
+    """String: the answer to it; expires."""
+    return f"hive:plan:{{{plan_id}}}:answer"
 
 
 def worker(name: str) -> str:

@@ -1,0 +1,134 @@
+"""Request and reply over Redis lists: what a reference means, asked of the resolvers apart from the download slots.
+
+Problem: a typo, an unknown quantisation, a gated model are known within a second when the Hub is asked; but only
+workers ask the Hub, and a worker is busy with one download for hours. The easy way, to ask from the HTTP process,
+would give that process the Hub's library, the tokens of the workers and a way out. So each pool of workers has one
+process more, the resolver (workers/resolver.py), which does nothing else. It is called through one list:
+
+    <download id>            say what this queued download will bring, or end it with the reason why it cannot
+    plan:<plan id>           answer this question; it lies in `hive:plan:{id}`, the answer in `hive:plan:{id}:answer`
+
+A call that is lost does no harm: the worker that takes the download resolves it in any case. Questions and answers
+expire by themselves; a token in one is sealed.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import Final, NamedTuple
+
+import msgspec
+
+from hive.downloads import scripts
+from hive.downloads.record import Record
+from hive.lua import Script
+from hive.redis_client import RedisClient
+from hive.wire import events, keys
+from hive.wire.jobs import Request
+
+#: Calls that may wait for a resolver; the oldest go first when there are more.
+MAX_WAITING: Final = 10_000
+#: Seconds that a question and its answer are kept: longer than anybody waits.
+PLAN_TTL_S: Final = 60
+#: Seconds after its last sign of life for which a resolver counts as there.
+RESOLVER_TTL_S: Final = 20
+
+_PLAN: Final = "plan:"
+
+
+class Question(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What somebody wants to know: the request, and its sealed credentials where it has any."""
+
+    request: Request
+    sealed: bytes = b""
+    request_id: str = ""
+
+
+class Call(NamedTuple):
+    """What a resolver is called for: one of the two."""
+
+    download_id: str = ""
+    plan_id: str = ""
+
+
+class Resolutions:
+    """Both ends of the list, over one blocking Redis client; raises redis-py's errors."""
+
+    def __init__(self, client: RedisClient) -> None:
+        self._redis = client
+        self._resolved = Script(client, scripts.RESOLVED)
+
+    # -- the HTTP process --------------------------------------------------------------------------------------------
+
+    def call(self, download_id: str) -> None:
+        """Have this queued download looked at."""
+        self._push(download_id)
+
+    def ask(self, question: Question) -> str | None:
+        """Ask; gives the id of the answer to come. None where no resolver is there to give one."""
+        if not self._redis.exists(keys.RESOLVERS):
+            return None
+        plan_id = str(uuid.uuid4())
+        self._redis.set(keys.plan(plan_id), msgspec.json.encode(question), ex=PLAN_TTL_S)
+        self._push(_PLAN + plan_id)
+        return plan_id
+
+    def answer(self, plan_id: str) -> bytes | None:
+        """The answer, as it was given; None while there is none."""
+        found: bytes | None = self._redis.get(keys.plan_answer(plan_id))
+        return found
+
+    def reserved_bytes(self) -> int:
+        """Bytes on the disk that running downloads will still take."""
+        return sum(int(value) for value in self._redis.hvals(keys.RESERVED))
+
+    def forget(self, plan_id: str) -> None:
+        """Nobody waits for this answer any more."""
+        self._redis.delete(keys.plan(plan_id), keys.plan_answer(plan_id))
+
+    # -- a resolver --------------------------------------------------------------------------------------------------
+
+    def alive(self) -> None:
+        """Say that a resolver is there."""
+        self._redis.set(keys.RESOLVERS, 1, ex=RESOLVER_TTL_S)
+
+    def take(self, timeout_s: int) -> Call | None:
+        """The next call, waited for; None where none came."""
+        found = self._redis.blpop([keys.RESOLVE], timeout_s)
+        if found is None:
+            return None
+        text = found[1].decode("ascii", "replace")
+        return Call(plan_id=text.removeprefix(_PLAN)) if text.startswith(_PLAN) else Call(download_id=text)
+
+    def give_back(self, call: Call) -> None:
+        """Somebody else, or oneself later, is to answer this call."""
+        self._push(_PLAN + call.plan_id if call.plan_id else call.download_id)
+
+    def question(self, plan_id: str) -> Question | None:
+        """The question; None where it has expired."""
+        found = self._redis.get(keys.plan(plan_id))
+        return msgspec.json.decode(found, type=Question) if found else None
+
+    def give_answer(self, plan_id: str, answer: bytes) -> None:
+        """Answer a question."""
+        self._redis.set(keys.plan_answer(plan_id), answer, ex=PLAN_TTL_S)
+
+    def resolved(self, record: Record, name: str, event: events.Downloading) -> bool:
+        """Say what a queued download will bring; False when it is not queued any more, or was changed since it was
+        read.
+        """
+        return bool(
+            self._resolved(
+                record=keys.record(record.id),
+                channel=keys.events(record.id),
+                fence=record.fence,
+                name=name,
+                event=events.encode(event),
+            )
+        )
+
+    def _push(self, entry: str) -> None:
+        with self._redis.pipeline(transaction=True) as pipeline:
+            pipeline.rpush(keys.RESOLVE, entry)
+            pipeline.ltrim(keys.RESOLVE, -MAX_WAITING, -1)
+            pipeline.execute()

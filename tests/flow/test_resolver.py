@@ -1,0 +1,171 @@
+"""References are looked at apart from the download slots: the queue knows what waits in it, and a typo ends at once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import requests
+
+from hive.client import Client
+from hive.errors import ModelNotFound, VariantNotFound, WorkersSilent
+from hive.redis_client import RedisClient
+from hive.wire.events import Downloading
+from tests.hub import SyntheticFile
+from tests.hub.server import HubServer
+from tests.support.content import MIB
+from tests.support.processes import Server
+from tests.support.redis import secrets_in
+from tests.support.service import TOKEN, Service, slow, under_way
+from tests.support.waiting import wait_for
+
+#: Seconds within which a reference that means nothing must end, whatever waits before it.
+SOON_S = 8.0
+
+
+@pytest.fixture
+def busy(env: dict[str, str], hub: HubServer) -> Iterator[Service]:
+    """A service whose one worker has a download of minutes in hand."""
+    service = Service(env, workers=1)
+    try:
+        under_way(service, slow(hub), at_least=1)
+        yield service
+    finally:
+        service.stop()
+
+
+def test_what_can_never_be_had_ends_within_seconds_though_the_worker_is_busy(busy: Service, hub: HubServer) -> None:
+    hub.create("org/gated", {"model.safetensors": b"w"}, gated="auto")
+    hub.create("org/quants", {"m-Q4_K_M.gguf": b"four", "m-Q8_0.gguf": b"eight..."})
+    hub.create("org/plain", {"config.json": b"{}"})
+    wrong = {
+        "hf:org/none": "MODEL_NOT_FOUND",
+        "hf:org/plain@none": "REVISION_NOT_FOUND",
+        "hf:org/plain/none.bin": "FILE_NOT_FOUND",
+        "hf:org/quants:Q2_K": "VARIANT_NOT_FOUND",
+        "hf:org/gated": "MODEL_ACCESS_DENIED",
+    }
+    began_s = time.monotonic()
+    watched = {ref: busy.watch(busy.post(ref)["download_id"]) for ref in wrong}
+    for ref, client in watched.items():
+        client.wait(SOON_S)
+        assert (client.last["stage"], client.last["code"], client.done) == ("error", wrong[ref], 1)
+        assert client.last["status"] == "failed"
+    assert time.monotonic() - began_s < SOON_S
+    variants = watched["hf:org/quants:Q2_K"].last["details"]["variants"]
+    assert {variant["name"] for variant in variants} == {"Q4_K_M", "Q8_0"}
+
+
+def test_the_queue_shows_name_size_files_place_and_reason(busy: Service, hub: HubServer) -> None:
+    hub.create("org/model", {"m-Q4_K_M.gguf": SyntheticFile(3 * MIB, seed=3), "mmproj-F16.gguf": b"eyes"})
+    hub.create("org/snap", {"config.json": b"{}", "model.safetensors": b"weights"})
+    first, second = (busy.post(ref)["download_id"] for ref in ("hf:org/model", "hf:org/snap"))
+    watcher = busy.watch(first)
+
+    def named(download_id: str) -> dict[str, Any] | None:
+        shown = busy.show(download_id)
+        return shown if shown.get("name") else None
+
+    shown: dict[str, Any] = wait_for(lambda: named(first), "its name")
+    size = 3 * MIB + 4
+    assert (shown["status"], shown["name"], shown["ahead"]) == ("queued", "org/model:Q4_K_M", 0)
+    progress = shown["progress"]
+    assert (progress["bytes_total"], progress["files_total"], progress["bytes_downloaded"]) == (size, 2, 0)
+    assert (progress["stage"], progress["status"], progress["name"]) == ("downloading", "queued", "org/model:Q4_K_M")
+    assert shown["waiting_for"] == "a free worker"
+    behind: dict[str, Any] = wait_for(lambda: named(second), "its name")
+    assert (behind["name"], behind["ahead"], behind["waiting_for"]) == ("org/snap", 1, "1 ahead")
+    assert behind["progress"]["files_total"] == 2
+    wait_for(lambda: watcher.last.get("files_total") == 2, "the stream to say the same")
+    listed = requests.get(f"{busy.server.url}/v1/downloads?status=queued", timeout=5).json()["data"]
+    assert {item["id"]: item["ahead"] for item in listed} == {first: 0, second: 1}
+    requests.put(f"{busy.server.url}/v1/settings/downloads", json={"max_running": 1}, timeout=5)
+    assert busy.show(first)["waiting_for"] == "limit of 1 running"
+    paused = requests.post(f"{busy.server.url}/v1/downloads/{first}/pause", timeout=5).json()
+    assert "ahead" not in paused
+    watcher.close()
+
+
+def test_a_download_that_a_worker_takes_at_once_is_not_asked_for_twice(service: Service, hub: HubServer) -> None:
+    hub.create("org/model", {"config.json": b"{}"})
+    assert service.bring("hf:org/model")["stage"] == "complete"
+    assert len(hub.hits("/api/models/org/model/revision/*")) == 1, [hit.path for hit in hub.hits()]
+
+
+def test_a_plan_says_what_would_come_and_downloads_nothing(service: Service, hub: HubServer) -> None:
+    files = {"config.json": b"{}", "model.safetensors": SyntheticFile(2 * MIB, seed=5)}
+    repo = hub.create("org/model", files)  # type: ignore[arg-type]
+    with Client(service.server.url) as client:
+        plan = client.plan("hf:org/model")
+        assert (plan.name, plan.repo, plan.commit, plan.local_path) == (
+            "org/model",
+            "org/model",
+            repo.at("main").sha,
+            None,
+        )
+        assert (plan.bytes_total, plan.bytes_missing) == (2 * MIB + 2, 2 * MIB + 2)
+        assert {(file.path, file.size, file.on_disk) for file in plan.files} == {
+            ("config.json", 2, False),
+            ("model.safetensors", 2 * MIB, False),
+        }
+        assert {file.path: (file.digest or "").partition(":")[0] for file in plan.files} == {
+            "config.json": "git-sha1",
+            "model.safetensors": "sha256",
+        }
+        assert plan.room is not None
+        assert plan.room.enough
+        assert client.downloads() == []
+        service.bring("hf:org/model/config.json")
+        half = client.plan("hf:org/model")
+        assert [(file.path, file.on_disk) for file in half.files if file.on_disk] == [("config.json", True)]
+        assert half.bytes_missing == 2 * MIB
+        path = service.bring("hf:org/model")["local_path"]
+        asked = len(hub.hits())
+        whole = client.plan("hf:org/model")
+        assert (whole.local_path, whole.bytes_missing, whole.bytes_total) == (path, 0, 2 * MIB + 2)
+        assert all(file.on_disk and file.digest for file in whole.files)
+        assert len(hub.hits()) == asked, "what is on the disk needs no Hub"
+
+
+def test_a_plan_is_refused_as_the_download_would_be(service: Service, hub: HubServer) -> None:
+    hub.create("org/quants", {"m-Q4_K_M.gguf": b"four", "m-Q8_0.gguf": b"eight..."})
+    with Client(service.server.url) as client:
+        with pytest.raises(ModelNotFound):
+            client.plan("hf:org/none")
+        with pytest.raises(VariantNotFound) as refused:
+            client.plan("hf:org/quants:Q2_K")
+        assert len(refused.value.details["variants"]) == 2
+    answer = requests.post(f"{service.server.url}/v1/models/plan", json={"model_ref": "hf:org/none"}, timeout=20)
+    assert (answer.status_code, answer.json()["error"]["request_id"]) == (404, answer.headers["x-request-id"])
+    bad = requests.post(f"{service.server.url}/v1/models/plan", json={"model_ref": "x", "priority": "low"}, timeout=5)
+    assert bad.status_code == 400
+
+
+def test_the_token_of_a_plan_opens_a_gated_model_and_lies_nowhere(
+    service: Service, hub: HubServer, store: RedisClient
+) -> None:
+    hub.access.issue(TOKEN, "org/gated")
+    hub.create("org/gated", {"model.safetensors": b"w"}, gated="auto")
+    with Client(service.server.url) as client:
+        assert client.plan("hf:org/gated", hf_token=TOKEN).bytes_total == 1
+    assert secrets_in(store, TOKEN) == []
+    assert TOKEN not in service.server.output + service.workers.output
+
+
+def test_without_a_worker_a_plan_is_refused_at_once(env: dict[str, str]) -> None:
+    server = Server(env)
+    try:
+        server.wait_until_ready()
+        began_s = time.monotonic()
+        with Client(server.url) as client, pytest.raises(WorkersSilent):
+            client.plan("hf:org/name")
+        assert time.monotonic() - began_s < 5
+        asked = requests.post(f"{server.url}/v1/models/download", json={"model_ref": "hf:org/a"}, timeout=5).json()
+        with Client(server.url) as client:
+            waiting = client.get(asked["download_id"])
+        assert waiting.waiting_for == "a worker: none is running"
+        assert isinstance(waiting.progress, Downloading)
+    finally:
+        server.stop()

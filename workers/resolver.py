@@ -1,0 +1,243 @@
+"""The resolver: says what references mean, beside the workers and never in their place.
+
+One process for each pool, with a few threads, because all it does is wait for the Hub. What it finds of a queued
+download goes into its record and its stream: name, size, files; what can never be had ends there and then, within
+seconds, however long the queue is. It also answers `POST /v1/models/plan`.
+
+A download that a worker takes at once is left alone for a moment, so that the Hub is not asked twice for nothing. And
+only what is final ends a download here: a Hub that is away, a limit, a disk are the worker's to wait for.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from typing import Final
+
+import msgspec
+
+from hive import logs
+from hive.downloads.context import DownloadContext
+from hive.downloads.events import failed_event, resolved_event
+from hive.downloads.record import Record
+from hive.downloads.resolutions import Call, Question, Resolutions
+from hive.errors import (
+    BadRequest,
+    CredentialsLost,
+    HiveError,
+    HubUnavailable,
+    InternalError,
+    ModelAccessDenied,
+    NotFound,
+    disk_error,
+    is_disk_error,
+)
+from hive.redis_client import RedisClient, connect
+from hive.redis_errors import is_redis_error
+from hive.secrets import Credentials, SecretKeyError, unseal
+from hive.settings import Settings
+from hive.wire.api import ErrorBody, ErrorReply, Plan, PlanFile
+from hive.wire.jobs import Request
+from hive.wire.refs import HIDDEN_QUERY, parse_ref, with_query
+from workers import sources
+from workers.fetch import outbound
+from workers.fleet.cooldown import RedisCooldown
+from workers.publish import Store
+from workers.resolve import RATE_LIMIT_WAIT_MAX_S, hub_host
+
+log = logging.getLogger("workers.resolver")
+
+#: Threads, each with one reference in hand.
+THREADS: Final = 4
+#: Seconds for which a download is left to the workers before the Hub is asked for it here.
+GRACE_S: Final = 0.5
+#: Seconds that a thread waits for a call before it says again that it is there.
+TAKE_TIMEOUT_S: Final = 5
+#: Seconds for a reply of Redis: longer than a thread waits for a call.
+REPLY_TIMEOUT_S: Final = TAKE_TIMEOUT_S + 5.0
+#: Seconds before a Redis that is away is tried again.
+REDIS_RETRY_S: Final = 1.0
+#: How often a Hub that does not answer is asked, and the seconds between.
+HUB_ATTEMPTS: Final = 3
+HUB_RETRY_S: Final = 1.0
+#: The longest rest of the Hub, in seconds, that a thread waits for; what is asked meanwhile is left to the workers.
+MAX_REST_S: Final = 20.0
+#: What no later try changes. All else is left to the worker that takes the download.
+FINAL: Final = (BadRequest, NotFound, ModelAccessDenied, CredentialsLost)
+
+
+def run(settings: Settings) -> None:
+    """Be the resolver of a pool, in this process, until SIGTERM."""
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    threads = [threading.Thread(target=Resolver(settings, stop).run, name=f"resolver-{n}") for n in range(THREADS)]
+    for thread in threads:
+        thread.daemon = True
+        thread.start()
+    stop.wait()
+    # What is in hand is nobody's loss: the worker that takes the download resolves it.
+
+
+class Resolver:
+    """One thread's."""
+
+    def __init__(self, settings: Settings, stop: threading.Event) -> None:
+        assert settings.redis_url is not None
+        self._settings = settings
+        self._stop = stop
+        client: RedisClient = connect(settings.redis_url, reply_timeout_s=REPLY_TIMEOUT_S)
+        self._downloads = DownloadContext.of(client, settings)
+        self._resolutions = Resolutions(client)
+        self._cooldown = RedisCooldown(client)
+
+    def run(self) -> None:
+        """Answer calls until the process stops; neither Redis nor a mistake of ours is a reason to end."""
+        while not self._stop.is_set():
+            try:
+                self._resolutions.alive()
+                call = self._resolutions.take(TAKE_TIMEOUT_S)
+                if call is not None:
+                    self.answer(call)
+            except Exception as error:
+                if is_redis_error(error):
+                    log.debug("Redis is away; the resolver waits", extra={"fields": {"reason": str(error)}})
+                else:
+                    log.exception("a reference could not be looked at; the next one is")
+                self._stop.wait(REDIS_RETRY_S)
+
+    def answer(self, call: Call) -> None:
+        """Answer one call."""
+        if call.plan_id:
+            question = self._resolutions.question(call.plan_id)
+            if question is not None:
+                with logs.bound(request_id=question.request_id):
+                    self._resolutions.give_answer(call.plan_id, self._plan(question))
+        else:
+            self._look_at(call.download_id)
+
+    # -- a queued download -------------------------------------------------------------------------------------------
+
+    def _look_at(self, download_id: str) -> None:
+        record = self._downloads.tracker.read(download_id)
+        if record is None:
+            return
+        waited_s = time.time() - record.queued_ms / 1000
+        if 0 <= waited_s < GRACE_S:
+            self._stop.wait(GRACE_S - waited_s)
+            record = self._downloads.tracker.read(download_id)
+        if record is None or record.state != "queued" or self._stop.is_set():
+            return
+        with logs.bound(download_id=record.id, attempt=record.attempt, request_id=record.request_id):
+            try:
+                sealed = self._downloads.tracker.read_secret(record.id)
+                if sealed is None and record.ref.endswith(HIDDEN_QUERY):
+                    raise CredentialsLost
+                found = self._resolve(record.request, self._unsealed(sealed))
+            except FINAL as error:
+                self._end(record, error)
+            except HiveError as error:
+                log.info("not resolved yet", extra={"fields": {"code": error.code, "reason": error.message}})
+            else:
+                self._tell(record, found)
+
+    def _tell(self, record: Record, found: sources.Plan) -> None:
+        event = resolved_event(record, name_of(found), found.total_bytes or 0, len(found.files))
+        if self._resolutions.resolved(record, name_of(found), event):
+            log.info("resolved", extra={"fields": {"files": len(found.files), "bytes": found.total_bytes}})
+
+    def _end(self, record: Record, error: HiveError) -> None:
+        """It can never be had: the end comes now, unless somebody has taken it, and then finds out as well."""
+        figures = resolved_event(record, "", 0, 0)
+        if self._downloads.claims.finish_unclaimed(record, "failed", failed_event(error, record.attempt, figures)):
+            log.info("failed", extra={"fields": {"code": error.code, "reason": error.message}})
+
+    # -- a question --------------------------------------------------------------------------------------------------
+
+    def _plan(self, question: Question) -> bytes:
+        try:
+            found = self._resolve(question.request, self._unsealed(question.sealed or None))
+            missing = Store(self._settings).missing(found)
+        except HiveError as error:
+            return _refusal(error)
+        except Exception as error:
+            if isinstance(error, OSError) and is_disk_error(error):
+                return _refusal(disk_error(error))
+            if is_redis_error(error):
+                raise
+            log.exception("a plan could not be made")
+            return _refusal(InternalError())
+        digests = {file.digest for file in missing if file.digest}
+        files = tuple(
+            PlanFile(
+                path=file.path,
+                size=file.size,
+                digest=str(file.digest) if file.digest else None,
+                on_disk=file not in missing and file.digest not in digests,
+            )
+            for file in found.files
+        )
+        wanted = sum(file.size or 0 for file in missing)
+        answer = Plan(
+            model_ref=found.ref.display,
+            name=name_of(found),
+            repo=found.repo,
+            commit=found.commit,
+            variant=found.variant,
+            files=files,
+            bytes_total=found.total_bytes,
+            bytes_missing=wanted if found.total_bytes is not None or not missing else None,
+        )
+        return msgspec.json.encode(answer)
+
+    # -- both --------------------------------------------------------------------------------------------------------
+
+    def _resolve(self, request: Request, credentials: Credentials) -> sources.Plan:
+        """What a request means. Raises HiveError; HubUnavailable also where the Hub wants a longer rest."""
+        ref = with_query(parse_ref(request.ref), credentials.url_query)
+        host = hub_host(self._settings) if ref.url is None else ""
+        attempts = 0
+        while True:
+            rest_s = self._cooldown.remaining_s(host) if host else 0.0
+            if rest_s > MAX_REST_S or self._stop.is_set():
+                raise HubUnavailable(f"The Hub asks to wait {rest_s:.0f} s (rate limit).")
+            self._stop.wait(rest_s)
+            try:
+                return sources.resolve(
+                    ref,
+                    settings=self._settings,
+                    network=outbound(self._settings, guarded=ref.url is not None),
+                    include=request.include,
+                    exclude=request.exclude,
+                    sha256=request.sha256,
+                    name=request.name,
+                    token=credentials.hf_token or self._settings.token(),
+                )
+            except sources.RetryLater as limit:
+                self._cooldown.set(host, min(limit.seconds, RATE_LIMIT_WAIT_MAX_S))
+            except HubUnavailable:
+                attempts += 1
+                if attempts >= HUB_ATTEMPTS or self._settings.hf_hub_offline:
+                    raise
+                self._stop.wait(HUB_RETRY_S * attempts)
+
+    def _unsealed(self, sealed: bytes | None) -> Credentials:
+        """Raises ModelAccessDenied where they were sealed with another key."""
+        try:
+            return unseal(sealed, self._settings.secret_key_path) if sealed else Credentials()
+        except SecretKeyError as error:
+            raise ModelAccessDenied(str(error)) from None
+
+
+def name_of(plan: sources.Plan) -> str:
+    """What people call it: the repository with the variant or the path, or the name of a URL's file."""
+    if plan.repo is None:
+        return plan.primary or plan.ref.display
+    if plan.variant:
+        return f"{plan.repo}:{plan.variant}"
+    return f"{plan.repo}/{plan.ref.path}" if plan.ref.path else plan.repo
+
+
+def _refusal(error: HiveError) -> bytes:
+    return msgspec.json.encode(ErrorReply(ErrorBody(code=error.code, message=error.message, details=error.details)))
