@@ -8,6 +8,7 @@ it travels under a key of its own, encrypted (Fernet: AES-128-CBC and HMAC-SHA25
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import fcntl
 import hashlib
@@ -15,14 +16,19 @@ import hmac
 import os
 import secrets as random
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
-from cryptography.fernet import Fernet, InvalidToken
 
 from hive.errors import StoreNotWritable
 
+if TYPE_CHECKING:
+    from cryptography.fernet import Fernet
+
 #: Seconds that encrypted credentials are kept for a download that never ends.
 SECRET_TTL_S = 7 * 86_400
+#: Bytes of the key: Fernet takes so many, in base64.
+KEY_BYTES = 32
 
 
 class Credentials(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -53,6 +59,8 @@ def unseal(sealed: bytes, key_file: Path) -> Credentials:
     Raises:
         SecretKeyError: when this process has another key than the one that sealed them, or none.
     """
+    from cryptography.fernet import InvalidToken
+
     try:
         return msgspec.json.decode(_cipher(key_file, create=False).decrypt(sealed), type=Credentials)
     except InvalidToken:
@@ -69,6 +77,8 @@ def seal_text(text: str, key_file: Path) -> bytes:
 
 def unseal_text(sealed: bytes, key_file: Path) -> str:
     """The text again. Raises SecretKeyError."""
+    from cryptography.fernet import InvalidToken
+
     try:
         return _cipher(key_file, create=False).decrypt(sealed).decode()
     except InvalidToken:
@@ -108,7 +118,7 @@ def _make_key(key_file: Path) -> None:
     temporary = key_file.with_name(f".{key_file.name}.{random.token_hex(8)}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     try:
-        os.write(descriptor, Fernet.generate_key())
+        os.write(descriptor, base64.urlsafe_b64encode(os.urandom(KEY_BYTES)))
         os.fsync(descriptor)
         _publish(temporary, key_file)
     finally:
@@ -143,6 +153,9 @@ def _unusable(key_file: Path, error: Exception) -> StoreNotWritable:
 def _cipher(key_file: Path, *, create: bool) -> Fernet:
     if create:
         ensure_key(key_file)
+    # Imported where it is used: it takes longer to load than a command takes that needs no more than the key's file.
+    from cryptography.fernet import Fernet
+
     try:
         return Fernet(key_file.read_bytes().strip())
     except (OSError, ValueError) as error:

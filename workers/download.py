@@ -174,25 +174,7 @@ class Download:
         credentials = self._credentials()
         network = outbound(self._settings, guarded=parse_ref(self._record.request.ref).url is not None)
         plan = self._resolve(credentials, network)
-        self._store.check(plan)
-        missing = self._store.missing(plan)
-        on_disk = [file for file in plan.files if file not in missing]
-        bytes_on_disk = sum(file.size or 0 for file in on_disk)
-        self._reporter.plan(
-            bytes_total=plan.total_bytes or 0,
-            files_total=len(plan.files),
-            files_done=len(on_disk),
-            bytes_done=bytes_on_disk,
-        )
-        found = {"files": len(plan.files), "bytes": plan.total_bytes, "bytes_on_disk": bytes_on_disk}
-        log.info("resolved", extra={"fields": found})
-        if missing:
-            self._reporter.status("downloading")
-            transfer = self._transfer(plan, network)
-            self._intent.plan(transfer.shared(missing), plan.total_bytes or 0)
-            transfer.run(missing)
-        self._control.check()
-        self._store.complete(plan)
+        self._transfer(plan, network).bring(self._intent.plan)
         return plan
 
     def _transfer(self, plan: Plan, network: Network) -> Transfer:

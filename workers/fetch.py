@@ -7,7 +7,8 @@ other.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,6 +36,9 @@ from workers.transfer import (
     available,
     fetch_many,
 )
+
+# The line that it writes is one of a download's life (docs/logs.md), which are all this logger's.
+log = logging.getLogger("workers.download")
 
 #: Seconds between two looks at a file that another download is fetching.
 FOLLOW_INTERVAL_S = 0.5
@@ -119,6 +123,35 @@ class Transfer:
                 self._peers.release(self._partial(file).name)
                 self._reporter.file_done(file.path, file.size or 0)
         return [file for file in ours if file in missing]
+
+    def bring(self, note: Callable[[tuple[str, ...], int], None]) -> None:
+        """The whole plan into the store, published: what is there is not fetched. `note` hears which partial files
+        will be written, and the bytes of the whole.
+
+        Raises:
+            HiveError: a file cannot be brought, or what `control` was cancelled with.
+        """
+        plan = self._plan
+        self._store.check(plan)
+        missing = self._store.missing(plan)
+        on_disk = [file for file in plan.files if file not in missing]
+        bytes_on_disk = sum(file.size or 0 for file in on_disk)
+        self._reporter.plan(
+            bytes_total=plan.total_bytes or 0,
+            files_total=len(plan.files),
+            files_done=len(on_disk),
+            bytes_done=bytes_on_disk,
+        )
+        log.info(
+            "resolved",
+            extra={"fields": {"files": len(plan.files), "bytes": plan.total_bytes, "bytes_on_disk": bytes_on_disk}},
+        )
+        if missing:
+            self._reporter.status("downloading")
+            note(self.shared(missing), plan.total_bytes or 0)
+            self.run(missing)
+        self._control.check()
+        self._store.complete(plan)
 
     def shared(self, files: Sequence[PlannedFile]) -> tuple[str, ...]:
         """The names of those partial files of these that another download may go on with."""

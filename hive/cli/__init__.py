@@ -27,19 +27,19 @@ class CommandEntry(NamedTuple):
 #: Commands by the headings of `hive --help`, in the order people need them.
 COMMANDS: Final[dict[str, dict[str, CommandEntry]]] = {
     "Models": {
-        "pull": CommandEntry("hive.cli.pull", "Download a model and show how far it is."),
+        "pull": CommandEntry("hive.cli.pull", "Download models and show how far they are."),
         "ls": CommandEntry("hive.cli.models", "List the models on disk."),
         "show": CommandEntry("hive.cli.show", "Show a download or a model."),
-        "rm": CommandEntry("hive.cli.models", "Delete a model from disk."),
+        "rm": CommandEntry("hive.cli.models", "Delete models from disk."),
         "catalog": CommandEntry("hive.cli.catalog", "Check the models on disk."),
         "gc": CommandEntry("hive.cli.gc", "Remove from disk what nothing refers to."),
     },
     "Downloads": {
         "ps": CommandEntry("hive.cli.downloads", "List the downloads under way."),
         "watch": CommandEntry("hive.cli.pull", "Follow a download to its end."),
-        "cancel": CommandEntry("hive.cli.controls", "End a download; what arrived is kept."),
-        "pause": CommandEntry("hive.cli.controls", "Set a download aside."),
-        "resume": CommandEntry("hive.cli.controls", "Let a paused download go on."),
+        "cancel": CommandEntry("hive.cli.controls", "End downloads; what arrived is kept."),
+        "pause": CommandEntry("hive.cli.controls", "Set downloads aside."),
+        "resume": CommandEntry("hive.cli.controls", "Let paused downloads go on."),
         "retry": CommandEntry("hive.cli.controls", "Try again what failed or was cancelled."),
         "priority": CommandEntry("hive.cli.controls", "Change how soon a download gets a worker."),
     },

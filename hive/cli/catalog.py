@@ -19,8 +19,6 @@ from hive.wire.maintenance import Note, Problem, Progress, Refetch, Verification
 if TYPE_CHECKING:
     from hive.client import Client
 
-#: How often the server of a `hive pull` may end or begin between two looks.
-MAX_SERVERS = 5
 #: Hex digits of a commit that are shown.
 SHORT_COMMIT_CHARS = 12
 #: Paths that one line names.
@@ -42,25 +40,15 @@ def verify(models: tuple[str, ...], fetch: bool, as_json: bool) -> None:
     Prints a line for each file that is missing, unreadable, or not what was published. The exit code is 0 when
     everything is right, with --fetch also when it is right again, and 1 otherwise. Ctrl-C stops it.
 
-    Works without a server, from the disk itself; with --fetch, hive runs what it needs for that time.
+    Works without a server, from the disk itself; with --fetch, this command then downloads by itself.
     """
     settings = Settings.from_env()
     printer = _Printer(as_json=as_json)
-    for _ in range(MAX_SERVERS):
-        found = find_server(settings)
-        if found is not None:
-            _verify_over(found, printer, models, fetch=fetch)
-            return
-        if not fetch:
-            _verify_here(settings, printer, models)
-            return
-        from hive.cli.private_server import HomeTaken, private_stack
-
-        with contextlib.suppress(HomeTaken):
-            with private_stack(settings) as server:
-                _verify_over(server, printer, models, fetch=True)
-            return
-    raise CliError("The servers that were found ended one after the other.", "run `hive up` and try again")
+    server = find_server(settings)
+    if server is not None:
+        _verify_over(server, printer, models, fetch=fetch)
+    else:
+        _verify_here(settings, printer, models, fetch=fetch)
 
 
 def _verify_over(server: Server, printer: _Printer, models: tuple[str, ...], *, fetch: bool) -> None:
@@ -71,15 +59,20 @@ def _verify_over(server: Server, printer: _Printer, models: tuple[str, ...], *, 
         printer.finish(lambda: _wait_for(client, printer))
 
 
-def _verify_here(settings: Settings, printer: _Printer, models: tuple[str, ...]) -> None:
+def _verify_here(settings: Settings, printer: _Printer, models: tuple[str, ...], *, fetch: bool) -> None:
     import threading
 
+    from hive.cli.local_pull import LocalRepairs
     from hive.store.inventory import all_targets, target
+    from hive.store.repair import Repairer
     from hive.store.verify import Verification
 
     targets = [target(settings, model) for model in dict.fromkeys(models)] if models else all_targets(settings)
-    Verification(settings, targets, printer.show, threading.Event(), named=bool(models)).run()
-    printer.finish()
+    with LocalRepairs(settings) as repairs:
+        repair = Repairer(settings, repairs.is_used, repairs.request).repair if fetch else None
+        stop = threading.Event()
+        Verification(settings, targets, printer.show, stop, named=bool(models), repair=repair).run()
+        printer.finish(lambda: repairs.run(printer.as_json))
 
 
 def _wait_for(client: Client, printer: _Printer) -> bool:

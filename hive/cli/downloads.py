@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from hive.cli.disk import open_source
 from hive.cli.download_ids import SHORT_ID_CHARS
 from hive.cli.format import age, duration, percent, size, speed
-from hive.cli.server import need_server
 from hive.cli.table import Column, print_table
 from hive.settings import Settings
 from hive.wire.events import Complete, Downloading, Error
@@ -46,9 +46,9 @@ _COLUMNS = (
 @click.option("-q", "--quiet", is_flag=True, help="Print ids only.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
 def ps(every: bool, limit: int, quiet: bool, as_json: bool) -> None:
-    """List the downloads under way, newest first."""
-    with need_server(Settings.from_env()).client() as client:
-        found = client.downloads(None if every else "active", limit=limit)
+    """List the downloads under way, newest first. Without a server: those that commands run, and those that stopped."""
+    with open_source(Settings.from_env()) as source:
+        found = source.downloads(None if every else "active", limit=limit)
     if as_json:
         import msgspec
 

@@ -2,22 +2,28 @@
 traceback.
 
     error: The model has no such quantisation. Choose one of the variants in details. [VARIANT_NOT_FOUND]
-    hint: variants: Q4_K_M, Q8_0
+    hint: hive pull org/name:Q4_K_M  # 4.1 GB
+    hint: hive pull org/name:Q8_0  # 7.2 GB
 """
 
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import traceback
-from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, TypeVar
 
 import click
+import msgspec
 
-from hive.cli.format import plain
+from hive.cli.format import plain, shown, size
 from hive.errors import HiveError, InternalError
 from hive.settings import Settings, SettingsError
+from hive.wire.refs import ModelRef
+
+T = TypeVar("T")
 
 #: Exit codes.
 FAILED: Final = 1
@@ -70,7 +76,7 @@ def explain(error: BaseException) -> CliError:
             return error
         case click.UsageError():
             where = f"{error.ctx.command_path} --help" if error.ctx else "hive --help"
-            return CliError(error.format_message(), f"see `{where}`", exit_code=USAGE)
+            return CliError(error.format_message(), where, exit_code=USAGE)
         case click.ClickException():
             return CliError(error.format_message(), exit_code=error.exit_code)
         case HiveError():
@@ -86,18 +92,73 @@ def explain(error: BaseException) -> CliError:
     return CliError(f"hive made a mistake: {type(error).__name__}: {error}", hint, code=InternalError.code)
 
 
-def hints_of(details: Mapping[str, Any]) -> list[str]:
-    """The lists in an error's details, such as the variants to choose from, as lines.
-
-    Single figures are in the sentence.
+def hints_of(details: Mapping[str, Any], ref: ModelRef | None = None) -> list[str]:
+    """What an error's details offer to choose from, one a line: commands to copy where `ref` was asked for, the one
+    nearest to it first. Single figures are in the sentence.
     """
-    return [plain(f"{name}: {_entries(value)}") for name, value in details.items() if isinstance(value, list) and value]
+    hints = []
+    for name, value in details.items():
+        if not isinstance(value, list) or not value:
+            continue
+        if ref is not None and ref.repo and name in ("variants", "similar"):
+            hints += [plain(line) for line in _pulls(ref, name, value)]
+        else:
+            hints.append(plain(f"{name}: {', '.join(_entry(entry) for entry in value[:MAX_HINT_ENTRIES])}"))
+    return hints
+
+
+def _pulls(ref: ModelRef, name: str, entries: Sequence[Any]) -> list[str]:
+    """A `hive pull` for each variant or path."""
+    lines = []
+    for entry in _nearest_first(ref.quant or ref.path or "", entries)[:MAX_HINT_ENTRIES]:
+        part, size_bytes = (entry.get("name"), entry.get("bytes")) if isinstance(entry, dict) else (entry, None)
+        if not isinstance(part, str):
+            continue
+        wanted = {"quant": part, "path": None} if name == "variants" else {"path": part, "quant": None}
+        size_text = f"  # {size(size_bytes)}" if isinstance(size_bytes, int) else ""
+        lines.append(f"hive pull {shlex.quote(shown(msgspec.structs.replace(ref, **wanted)))}{size_text}")
+    return lines
+
+
+def _nearest_first(wanted: str, entries: Sequence[Any]) -> list[Any]:
+    """By likeness to what was asked for; in their own order where nothing was."""
+    from difflib import SequenceMatcher
+
+    def distance(entry: Any) -> float:
+        text = str(entry.get("name") if isinstance(entry, dict) else entry)
+        return -SequenceMatcher(None, wanted.lower(), text.lower()).ratio()
+
+    return sorted(entries, key=distance) if wanted else list(entries)
+
+
+def each_in_turn(wanted: Sequence[T], do: Callable[[T], None]) -> None:
+    """Do it for each; one that fails does not keep the others from it.
+
+    Raises:
+        click.exceptions.Exit: several were asked for and one has failed; what failed has been said.
+    """
+    if len(wanted) == 1:
+        do(wanted[0])
+        return
+    codes = []
+    for one in wanted:
+        try:
+            do(one)
+        except (CliError, HiveError, OSError) as error:
+            codes.append(report(error))
+    if codes:
+        raise click.exceptions.Exit(max(codes))
 
 
 def say_error(message: str, *hints: str, code: str | None = None) -> None:
     """Write an error and its hints to standard error."""
     line = f"{style('error:', 'red')} {message}" + (f" [{code}]" if code else "")
     click.echo("\n".join([line, *(f"{style('hint:', 'cyan')} {hint}" for hint in hints)]), err=True)
+
+
+def say_hints(message: str, *commands: str) -> None:
+    """Write a sentence to standard error, and below it commands to copy, one a line, the nearest first."""
+    click.echo("\n".join([message, *(f"{style('hint:', 'cyan')} {command}" for command in commands)]), err=True)
 
 
 def style(text: str, colour: str) -> str:
@@ -107,12 +168,6 @@ def style(text: str, colour: str) -> str:
     except SettingsError:
         plain = True
     return text if plain or not sys.stderr.isatty() else click.style(text, fg=colour)
-
-
-def _entries(values: Iterable[Any]) -> str:
-    shown = [_entry(value) for value in values]
-    more = f" and {len(shown) - MAX_HINT_ENTRIES} more" if len(shown) > MAX_HINT_ENTRIES else ""
-    return ", ".join(shown[:MAX_HINT_ENTRIES]) + more
 
 
 def _entry(value: Any) -> str:

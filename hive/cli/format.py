@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import time
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from hive.wire.refs import ModelRef
 
 _UNITS: Final = ("B", "kB", "MB", "GB", "TB", "PB")
 #: Seconds in the units of a duration.
@@ -60,6 +63,11 @@ def plain(text: str) -> str:
     escapes.
     """
     return "".join(char if char.isprintable() else " " for char in text)
+
+
+def shown(ref: ModelRef | str) -> str:
+    """A reference as people type it: without `hf:`."""
+    return (ref if isinstance(ref, str) else ref.display).removeprefix("hf:")
 
 
 def shortened(text: str, chars: int) -> str:

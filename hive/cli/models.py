@@ -1,28 +1,22 @@
-"""`hive ls` and `hive rm`: the models on disk, at the server that answers, else in the store of this machine.
-
-Where a server runs it is asked, because it may keep its models elsewhere and knows which of them a download is using.
-"""
+"""`hive ls` and `hive rm`: the models on disk, whole ones and what a stopped download has left of one."""
 
 from __future__ import annotations
 
-import contextlib
 import sys
-from collections.abc import Generator
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Sequence
+from typing import Final
 
 import click
-import msgspec
 
+from hive.cli.disk import Source, open_source
+from hive.cli.download_ids import DownloadSource, is_id, repo_of
 from hive.cli.errors import USAGE, CliError
-from hive.cli.format import age, plain, size
-from hive.cli.server import find_server
+from hive.cli.format import age, percent, plain, shown, size
 from hive.cli.table import Column, print_table
 from hive.errors import ModelNotOnDisk
 from hive.settings import Settings
-from hive.wire.api import Deleted, Model
-
-if TYPE_CHECKING:
-    from hive.store.catalog import ModelCatalog
+from hive.wire.api import Download, Model
+from hive.wire.events import Downloading
 
 _COLUMNS = (
     Column("MODEL", shrinks=True),
@@ -30,104 +24,131 @@ _COLUMNS = (
     Column("FILES", figures=True),
     Column("MODIFIED"),
 )
+#: Ids that an error offers in place of one that is not there.
+MAX_OFFERED: Final = 8
 
 
 @click.command(short_help="List the models on disk.")
-@click.option("-q", "--quiet", is_flag=True, help="Print ids only.")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
+@click.option("-q", "--quiet", is_flag=True, help="Print ids of whole models only.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON array of the whole models.")
 def ls(quiet: bool, as_json: bool) -> None:
-    """List the models on disk. Works without a server, from the disk itself."""
-    with open_models(Settings.from_env()) as source:
+    """List the models on disk, and below them what downloads that have not ended have brought so far.
+
+    Works without a server, from the disk itself.
+    """
+    with open_source(Settings.from_env()) as source:
         models = source.models()
+        partials = [] if quiet or as_json else partial_models(source)
     if as_json:
+        import msgspec
+
         click.echo(msgspec.json.format(msgspec.json.encode(models)))
     elif quiet:
         for model in models:
             click.echo(model.id)
     else:
         rows = [[model.id, size(model.size), str(len(model.files)), age(model.created)] for model in models]
-        print_table(_COLUMNS, rows)
+        print_table(_COLUMNS, rows + [_partial_row(download) for download in partials])
 
 
-@click.command(short_help="Delete a model from disk.")
-@click.argument("model", metavar="MODEL")
+@click.command(short_help="Delete models from disk.")
+@click.argument("names", metavar="MODEL...", nargs=-1, required=True)
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
-def rm(model: str, yes: bool) -> None:
-    """Delete a model from disk. Files that another model shares stay.
+def rm(names: tuple[str, ...], yes: bool) -> None:
+    """Delete models from disk. Files that another model shares stay.
 
-    MODEL is an id as `hive ls` shows it.
+    MODEL is a name as `hive ls` shows it; org/name means all its variants. What a stopped download has left is named
+    in the same way.
     """
-    with open_models(Settings.from_env()) as source:
-        found = find_model(source, model)
+    with open_source(Settings.from_env()) as source:
+        models, partials = source.models(), partial_models(source)
+        found = [found for name in dict.fromkeys(names) for found in _find(models, partials, name)]
         if not yes:
-            _confirm(f"Delete {plain(found.id)} ({size(found.size)}, {plain(found.path)})?")
-        deleted = source.delete_model(found.id)
-    click.echo(f"Deleted {plain(found.id)}, {size(deleted.freed_bytes)} freed", err=True)
+            _confirm(found)
+        for one in dict.fromkeys(found):
+            _delete(source, one)
 
 
-def _confirm(question: str) -> None:
+def _find(models: Sequence[Model], partials: Sequence[Download], name: str) -> list[Model | Download]:
+    """What a name means: whole models of it, else what a download has left.
+
+    Raises:
+        CliError: neither is there.
+    """
+    whole = match_models(models, name)
+    parts = match_downloads(partials, name)
+    if whole or parts:
+        return [*whole, *parts]
+    raise not_there(models, name)
+
+
+def _delete(source: Source, one: Model | Download) -> None:
+    if isinstance(one, Model):
+        deleted = source.delete_model(one.id)
+        click.echo(f"Deleted {plain(one.id)}, {size(deleted.freed_bytes)} freed", err=True)
+        return
+    source.cancel(one.id, purge=True)
+    click.echo(f"Deleted what had arrived of {plain(shown(one.model_ref))}, {size(_arrived(one))}", err=True)
+
+
+def _confirm(found: Sequence[Model | Download]) -> None:
     if not sys.stdin.isatty():
-        raise CliError("Nobody can be asked here.", "give --yes to delete without a question", exit_code=USAGE)
-    if not click.confirm(question, err=True):
+        raise CliError("Nobody can be asked here; --yes deletes without a question.", exit_code=USAGE)
+    if len(found) > 1:
+        for one in found:
+            click.echo(f"  {_described(one)}", err=True)
+    what = _described(found[0]) if len(found) == 1 else f"these {len(found)}"
+    if not click.confirm(f"Delete {what}?", err=True):
         raise CliError("Nothing was deleted.")
 
 
-#: Ids that an error offers in place of one that is not there.
-MAX_OFFERED = 8
+def _described(one: Model | Download) -> str:
+    if isinstance(one, Model):
+        return f"{plain(one.id)} ({size(one.size)}, {plain(one.path)})"
+    return f"what has arrived of {plain(shown(one.model_ref))} ({size(_arrived(one))})"
 
 
-class ModelSource(Protocol):
-    """Where models are listed and deleted: `Client` is one, `LocalModels` the other."""
-
-    def models(self) -> list[Model]:
-        """All of them."""
-
-    def delete_model(self, model_id: str) -> Deleted:
-        """Delete one."""
+def partial_models(source: DownloadSource) -> list[Download]:
+    """The downloads that have not ended and have brought something."""
+    return [one for one in source.downloads("active") if _arrived(one)]
 
 
-class LocalModels:
-    """The models in this machine's store, as a client would see them."""
-
-    def __init__(self, catalog: ModelCatalog) -> None:
-        self._catalog = catalog
-
-    def models(self) -> list[Model]:
-        """All models on the disk."""
-        return self._catalog.list()
-
-    def delete_model(self, model_id: str) -> Deleted:
-        """Delete one. Raises ModelNotOnDisk, and OSError where the store cannot be written."""
-        return Deleted(id=model_id, freed_bytes=self._catalog.delete(model_id))
-
-
-@contextlib.contextmanager
-def open_models(settings: Settings) -> Generator[ModelSource]:
-    """The server's models, or the disk's where no server answers."""
-    server = find_server(settings)
-    if server is not None:
-        with server.client() as client:
-            yield client
-    else:
-        from hive.store.catalog import ModelCatalog
-
-        yield LocalModels(ModelCatalog(settings))
-
-
-def find_model(source: ModelSource, name: str) -> Model:
-    """The model of this id. `hf:` in front is taken as read, so that what was pulled can be named in the same way.
-
-    Raises:
-        CliError: when it is not there; the hint names what is there of the same repository.
+def match_models(models: Sequence[Model], name: str) -> list[Model]:
+    """The model of this id, or all of this repository or URL. `hf:` in front is taken as read, so that what was pulled
+    can be named in the same way.
     """
     wanted = name.removeprefix("hf:")
-    models = source.models()
+    if wanted.startswith(("http://", "https://")):
+        from hive.store.layout import url_key
+
+        return [model for model in models if model.id.startswith(f"url/{url_key(wanted)}/")]
     same = [model for model in models if model.id == wanted]
-    if same:
-        return same[0]
-    repo = wanted.partition("@")[0].partition(":")[0]
-    near = [model.id for model in models if model.id.partition("@")[0].partition(":")[0] == repo]
-    if len(near) == 1 and wanted == repo:
-        return next(model for model in models if model.id == near[0])
-    hint = f"there is: {', '.join(near[:MAX_OFFERED])}" if near else "`hive ls` lists the models on disk"
-    raise CliError(f"'{plain(name[:200])}' is not on disk.", plain(hint), code=ModelNotOnDisk.code)
+    return same or [model for model in models if wanted == repo_of(model.id)]
+
+
+def match_downloads(downloads: Sequence[Download], name: str) -> list[Download]:
+    """The downloads of this reference, or of this repository, or with an id that begins like this."""
+    wanted = name.removeprefix("hf:")
+    same = [
+        one for one in downloads if shown(one.model_ref) == wanted or (is_id(name) and one.id.startswith(name.lower()))
+    ]
+    return same or [one for one in downloads if repo_of(one.model_ref) == wanted]
+
+
+def not_there(models: Sequence[Model], name: str) -> CliError:
+    """No such model; the hints are commands with what is there of the same repository."""
+    near = [model.id for model in models if repo_of(model.id) == repo_of(name)]
+    hints = [f"hive show {model_id}" for model_id in near[:MAX_OFFERED]] or ["hive ls"]
+    return CliError(f"'{plain(name[:200])}' is not on disk.", *map(plain, hints), code=ModelNotOnDisk.code)
+
+
+def _arrived(download: Download) -> int:
+    return download.progress.bytes_downloaded if isinstance(download.progress, Downloading) else 0
+
+
+def _partial_row(download: Download) -> list[str]:
+    event = download.progress
+    assert isinstance(event, Downloading)
+    share = percent(event.bytes_downloaded, event.bytes_total)
+    of = f" of {size(event.bytes_total)}" if event.bytes_total else ""
+    return [shown(download.model_ref), size(event.bytes_downloaded), "-", f"{download.status}, {share}{of}"]

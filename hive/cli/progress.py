@@ -206,12 +206,14 @@ def amounts(done: int, total: int) -> str:
 
 
 def summary(event: Complete) -> str:
-    """The end in one line: size, time, speed, and whether the digests were checked."""
-    if event.bytes_total is None:
-        return "on disk"
+    """The end in one line: size, time, speed, and whether the digests were checked. Without a time it was no
+    download: the model was there.
+    """
+    if event.seconds is None:
+        return f"already on disk, {size(event.bytes_total)}" if event.bytes_total is not None else "already on disk"
     parts = [size(event.bytes_total)]
-    if event.seconds:
-        parts.append(f"in {duration(event.seconds)} ({speed(event.bytes_total / event.seconds)})")
+    if event.seconds and event.bytes_total:
+        parts[0] += f" in {duration(event.seconds)} ({speed(event.bytes_total / event.seconds)})"
     if event.verified is not None:
         parts.append("verified" if event.verified else "not verified: the source names no digest")
-    return " ".join(parts[:2]) + "".join(f", {part}" for part in parts[2:])
+    return ", ".join(parts)

@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+import shlex
 import signal
 import sys
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
 
-from hive.cli.errors import USAGE, CliError, hints_of
-from hive.cli.format import plain
+from hive.cli.errors import USAGE, CliError, each_in_turn, hints_of, say_hints
+from hive.cli.format import plain, shown
 from hive.cli.hub_token import Token, read_token
 from hive.cli.limits import bytes_per_second
 from hive.cli.progress import choose_printer
-from hive.cli.server import Server, find_server, need_server
+from hive.cli.server import find_server
+from hive.errors import HiveError
 from hive.settings import Settings
 from hive.wire.events import Complete, Error, Event
 from hive.wire.jobs import RANKS
-from hive.wire.refs import RefError, parse_ref
+from hive.wire.refs import HIDDEN_QUERY, ModelRef, RefError, parse_ref, with_revision
+from hive.wire.spec import DownloadSpec
 
 if TYPE_CHECKING:
     from hive.client import Client
+    from hive.downloads.local import LocalDownload
+    from hive.wire.api import Started
 
-#: How often a pull may need another server, because the private one of another pull ended under it.
-MAX_SERVERS = 5
+#: Characters of the longest list of references that is read.
+MAX_LIST_CHARS: Final = 1_000_000
+_COMMENT = re.compile(r"(?:^|\s)#.*")
 
 
 class Output(NamedTuple):
@@ -37,8 +46,9 @@ def _rate(_: click.Context, __: click.Parameter, text: str | None) -> int | None
     return None if text is None else bytes_per_second(text)
 
 
-@click.command(short_help="Download a model and show how far it is.")
-@click.argument("ref")
+@click.command(short_help="Download models and show how far they are.")
+@click.argument("refs", metavar="REF...", nargs=-1)
+@click.option("-f", "--file", "list_file", metavar="FILE", help="Read references from a file, one a line; - for stdin.")
 @click.option("-r", "--revision", metavar="REV", help="Branch, tag or commit; the same as @REV in the reference.")
 @click.option("--include", metavar="GLOB", multiple=True, help="Only files that match. May be given several times.")
 @click.option("--exclude", metavar="GLOB", multiple=True, help="No files that match. May be given several times.")
@@ -54,7 +64,8 @@ def _rate(_: click.Context, __: click.Parameter, text: str | None) -> int | None
 @click.option("--token-stdin", is_flag=True, help="Read the Hub token from standard input.")
 @click.option("--no-token", is_flag=True, help="Do not send HF_TOKEN along.")
 def pull(
-    ref: str,
+    refs: tuple[str, ...],
+    list_file: str | None,
     detach: bool,
     as_json: bool,
     quiet: bool,
@@ -63,34 +74,36 @@ def pull(
     no_token: bool,
     **selection: Any,
 ) -> None:
-    """Download a model and show how far it is. Prints the path of the model.
+    """Download models and show how far they are. Prints the path of each.
 
     REF is org/name, hf:org/name@revision, hf:org/name:Q4_K_M, hf:org/name/file.gguf, or an http(s) URL.
 
-    What is on disk is not fetched again, and a download that is under way is joined. Where no server answers, hive runs
-    what it needs for the time of this download.
+    What is on disk is not fetched again, and a download that is under way is joined. Where no server answers, the
+    download runs in this command: Ctrl-C stops it, and the same `hive pull` goes on from what has arrived.
 
     HF_TOKEN is sent along to a server on this machine or behind https, never over plain http.
     """
     _unwind_on_sigterm()
     settings = Settings.from_env()
     selection["max_bytes_per_second"] = selection.pop("limit_rate")
-    name = _name_of(ref)
+    texts = (*refs, *(read_list(list_file) if list_file else ()))
+    if not texts:
+        raise click.UsageError("Missing argument 'REF...' or --file.", click.get_current_context())
+    wanted = [Wanted.read(text, selection) for text in dict.fromkeys(texts)]
     token = read_token(settings, token_file, from_stdin=token_stdin, none=no_token)
     output = Output(as_json, quiet)
-    for _ in range(MAX_SERVERS):
-        found = find_server(settings)
-        if found is None:
-            if _pull_alone(settings, ref, name, token, output, selection, detach=detach):
-                return
-            continue
-        with found.client() as client:
-            if detach:
-                _detach(client, ref, token, selection, as_json=as_json)
-                return
-            if _pull_from(client, found, ref, name, token, output, selection):
-                return
-    raise CliError("The servers that this pull joined ended one after the other.", "run `hive up` and pull again")
+    server = find_server(settings)
+    if server is None:
+        if detach:
+            raise CliError(
+                "--detach needs a server that goes on without this command, and none answers.",
+                "hive up",
+                exit_code=USAGE,
+            )
+        each_in_turn(wanted, lambda one: _pull_here(settings, one, token, output))
+        return
+    with server.client() as client:
+        _pull_from(client, wanted, token, output, detach=detach)
 
 
 @click.command(short_help="Follow a download to its end.")
@@ -105,8 +118,12 @@ def watch(download_id: str, as_json: bool, quiet: bool) -> None:
     from hive.cli.download_ids import find_download
 
     _unwind_on_sigterm()
-    output = Output(as_json, quiet)
-    with need_server(Settings.from_env()).client() as client:
+    settings, output = Settings.from_env(), Output(as_json, quiet)
+    server = find_server(settings)
+    if server is None:
+        _watch_here(settings, download_id, output)
+        return
+    with server.client() as client:
         download = find_download(client, download_id)
         try:
             end = follow(client, download.id, plain(download.model_ref), output)
@@ -127,83 +144,163 @@ def follow(client: Client, download_id: str, name: str, output: Output) -> Event
     return event
 
 
-def finish(end: Event, output: Output) -> None:
+def finish(end: Event, output: Output, ref: ModelRef | None = None) -> None:
     """Print the path of a download that is complete.
 
     Raises:
         CliError: what the download says, where it failed or was cancelled.
     """
     if isinstance(end, Error):
-        raise CliError(plain(end.message), *hints_of(end.details or {}), code=end.code)
+        raise CliError(plain(end.message), *hints_of(end.details or {}, ref), code=end.code)
     if isinstance(end, Complete) and not output.as_json:
         click.echo(end.local_path)
 
 
-def _pull_alone(
-    settings: Settings,
-    ref: str,
-    name: str,
-    token: Token,
-    output: Output,
-    selection: dict[str, Any],
-    *,
-    detach: bool,
-) -> bool:
-    """Pull with a private stack, which ends with the pull; False where another hive was faster to take the home."""
-    if detach:
-        raise CliError(
-            "--detach needs a server that goes on without this command, and none answers.",
-            "start one with `hive up`, or leave --detach away",
-            exit_code=USAGE,
+class Wanted(NamedTuple):
+    """A model to pull: the reference, what to call it, and how it is to come."""
+
+    text: str
+    ref: ModelRef
+    name: str
+    selection: dict[str, Any]
+
+    @classmethod
+    def read(cls, text: str, selection: dict[str, Any]) -> Wanted:
+        """What a person typed.
+
+        Raises:
+            CliError: it is no reference.
+        """
+        try:
+            ref = with_revision(parse_ref(text), selection["revision"])
+        except RefError as error:
+            raise CliError(plain(str(error)), code="INVALID_MODEL_REF", exit_code=USAGE) from None
+        return cls(text, ref, ref.display, selection)
+
+    def spec(self, token: str | None) -> DownloadSpec:
+        """What a download in this process needs to know."""
+        known = {name: value for name, value in self.selection.items() if name in DownloadSpec._fields}
+        return DownloadSpec(ref=self.ref, hf_token=token, **known)
+
+
+def read_list(path: str) -> list[str]:
+    """The references in a file, one a line; what stands behind a `#` at the start or after a blank is a comment.
+
+    Raises:
+        CliError: it cannot be read, or is too long.
+    """
+    try:
+        with click.open_file(path) as file:
+            text = file.read(MAX_LIST_CHARS + 1)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise CliError(f"The list cannot be read from {path}: {reason}.", exit_code=USAGE) from None
+    if len(text) > MAX_LIST_CHARS:
+        raise CliError(f"The list is longer than {MAX_LIST_CHARS} characters.", exit_code=USAGE)
+    lines = (_COMMENT.sub("", line).strip() for line in text.splitlines())
+    return [line for line in lines if line]
+
+
+def _pull_here(settings: Settings, one: Wanted, token: Token, output: Output) -> None:
+    """Pull in this process, where no server answers."""
+    from hive.cli.local_pull import Stopped, download_here, on_disk
+
+    spec = one.spec(token.value)
+    found = on_disk(settings, spec)
+    try:
+        with choose_printer(one.name, as_json=output.as_json, quiet=output.quiet) as printer:
+            if found is not None:
+                printer.show(found)
+            end = found or download_here(settings, spec, printer.show)
+    except Stopped:
+        again = shlex.join(["hive", "pull", one.text if one.ref.url is None else one.name])
+        say_hints(
+            "Stopped. What arrived is kept; the same pull goes on from there.",
+            again,
+            f"hive rm {shlex.quote(shown(one.ref))}",
         )
-    from hive.cli.private_server import HomeTaken, private_stack
-
-    if not (output.quiet or output.as_json):
-        click.echo(f"No hive is running: running one for this download, store {settings.store_dir}", err=True)
-    try:
-        with private_stack(settings) as server, server.client() as client:
-            started = client.download(ref, hf_token=token.for_server(client.url), **selection)
-            finish(follow(client, started.download_id, name, output), output)
-    except HomeTaken:
-        return False
-    except KeyboardInterrupt:
-        click.echo(f"Stopped. What arrived is kept: `hive pull {name}` goes on from there.", err=True)
         raise
-    return True
+    finish(end, output, one.ref)
 
 
-def _pull_from(
-    client: Client,
-    server: Server,
-    ref: str,
-    name: str,
-    token: Token,
-    output: Output,
-    selection: dict[str, Any],
-) -> bool:
-    """Pull from a server that runs already; False where it was another pull's and has ended with that."""
-    from hive.client import ServerUnreachable
+def _watch_here(settings: Settings, text: str, output: Output) -> None:
+    """Follow a download that another command of this machine runs."""
+    from hive.cli.disk import Disk
+    from hive.cli.download_ids import find_download
+    from hive.cli.local_pull import follow_other, on_disk
 
-    download_id = ""
-    try:
-        download_id = client.download(ref, hf_token=token.for_server(client.url), **selection).download_id
-        end = follow(client, download_id, name, output)
-    except ServerUnreachable:
-        if server.private:
-            return False
-        raise
-    except KeyboardInterrupt:
-        if download_id:
-            _say_detached(download_id)
-        raise
+    disk = Disk(settings)
+    entry = disk.entry(find_download(disk, text).id)
+    one = _wanted_again(entry)
+    with choose_printer(one.name, as_json=output.as_json, quiet=output.quiet) as printer:
+        follow_other(disk.local, one.spec(None), printer.show)
+        end = on_disk(settings, one.spec(None))
+        if end is not None:
+            printer.show(end)
+    if end is None:
+        raise CliError("Nobody is downloading it now.", f"hive pull {shlex.quote(one.text)}")
     finish(end, output)
-    return True
 
 
-def _detach(client: Client, ref: str, token: Token, selection: dict[str, Any], *, as_json: bool) -> None:
+def resume_here(settings: Settings, entry: LocalDownload) -> None:
+    """Go on in this process with a download of the intent log.
+
+    Raises:
+        CliError: it failed, or cannot go on: the query of its URL is not kept.
+    """
+    ref = entry.intent.ref
+    if ref.endswith(HIDDEN_QUERY):
+        raise CliError("The query of this URL is not kept.", f"hive pull '{ref}'", code="CREDENTIALS_LOST")
+    token = read_token(settings, None, from_stdin=False, none=False)
+    _pull_here(settings, _wanted_again(entry), token, Output())
+
+
+def _wanted_again(entry: LocalDownload) -> Wanted:
+    """What an earlier command wanted."""
+    kept = ("include", "exclude", "update", "sha256", "max_bytes_per_second")
+    selection = {"revision": None, **{name: getattr(entry.intent.request, name) for name in kept}}
+    return Wanted.read(entry.intent.request.ref, selection)
+
+
+def _pull_from(client: Client, wanted: Sequence[Wanted], token: Token, output: Output, *, detach: bool) -> None:
+    """Pull from a server: all are asked for at once, and then followed one after the other."""
+    started: dict[str, Started] = {}
+
+    def ask(one: Wanted) -> None:
+        started[one.text] = _ask(client, one, token)
+
+    def watch_one(one: Wanted) -> None:
+        if one.text not in started:
+            ask(one)
+        answer = started[one.text]
+        if detach:
+            _say_detached_start(answer, as_json=output.as_json)
+            return
+        try:
+            end = follow(client, answer.download_id, one.name, output)
+        except KeyboardInterrupt:
+            _say_detached(*(answer.download_id for answer in started.values()))
+            raise
+        finish(end, output, one.ref)
+
+    if len(wanted) > 1:
+        for one in wanted:
+            with contextlib.suppress(HiveError):  # said when its turn comes
+                ask(one)
+    each_in_turn(wanted, watch_one)
+
+
+def _ask(client: Client, one: Wanted, token: Token) -> Started:
+    """Ask for a model; one that somebody has paused goes on, since this is somebody who wants it."""
+    started = client.download(one.text, hf_token=token.for_server(client.url), **one.selection)
+    if started.joined and client.get(started.download_id).status == "paused":
+        client.resume(started.download_id)
+    return started
+
+
+def _say_detached_start(started: Started, *, as_json: bool) -> None:
     import msgspec
 
-    started = client.download(ref, hf_token=token.for_server(client.url), **selection)
     if as_json:
         click.echo(msgspec.json.encode(started))
         return
@@ -211,7 +308,7 @@ def _detach(client: Client, ref: str, token: Token, selection: dict[str, Any], *
     if started.local_path:
         click.echo(f"On disk already: {started.local_path}", err=True)
     else:
-        click.echo(f"Follow it with `hive watch {started.download_id[:8]}`.", err=True)
+        say_hints("Under way.", f"hive watch {started.download_id[:8]}")
 
 
 def _unwind_on_sigterm() -> None:
@@ -219,21 +316,7 @@ def _unwind_on_sigterm() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
-def _say_detached(download_id: str) -> None:
-    short = download_id[:8]
-    click.echo(
-        f"The download goes on. Come back with `hive watch {short}`, end it with `hive cancel {short}`.",
-        err=True,
-    )
-
-
-def _name_of(ref: str) -> str:
-    """What to call a download: the reference without what may be secret in it.
-
-    Raises:
-        CliError: when it is no reference.
-    """
-    try:
-        return parse_ref(ref).display
-    except RefError as error:
-        raise CliError(plain(str(error)), code="INVALID_MODEL_REF", exit_code=USAGE) from None
+def _say_detached(*download_ids: str) -> None:
+    shorts = [download_id[:8] for download_id in download_ids]
+    goes = "The download goes on." if len(shorts) == 1 else "The downloads go on."
+    say_hints(goes, *(f"hive watch {short}" for short in shorts), "hive cancel " + " ".join(shorts))

@@ -1,17 +1,23 @@
 """Which server a command talks to.
 
 In this order: the one that HIVE_HOST names; the one that holds HIVE_HOME's lock, on whatever port; the one at the
-default address. `hive pull` runs a private one where there is none (private_server.py); the other commands say how to
-start one.
+default address, where this user or root runs it. `hive pull` downloads by itself where there is none
+(local_pull.py); what is on the disk is read from there; the other commands say how to start a server.
+
+Most commands find none, so looking costs next to nothing: a lock, and a connection that is refused. The HTTP client is
+imported when something answers.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from hive.cli.errors import USAGE, CliError
+from hive.cli.errors import USAGE, CliError, say_hints
 from hive.processes.instance_lock import holder_of
+from hive.processes.peer import listener_uid
 from hive.settings import DEFAULT_ADDRESS, Settings
 
 if TYPE_CHECKING:
@@ -19,28 +25,24 @@ if TYPE_CHECKING:
     from hive.wire.api import Health
 
 #: Seconds to wait for a server that has taken the home and is about to listen.
-STARTING_TIMEOUT_S = 15.0
+STARTING_TIMEOUT_S: Final = 15.0
 #: Seconds between two looks at it.
-POLL_S = 0.05
+POLL_S: Final = 0.05
 #: Seconds for the answer of what listens at the default address: it may be something else that never answers.
-PROBE_TIMEOUT_S = 2.0
-#: Seconds without a connection after which a watch gives up a server that belongs to another `hive pull`: it ends with
-#: that.
-PRIVATE_PATIENCE_S = 2.0
+PROBE_TIMEOUT_S: Final = 2.0
 
 
 class Server(NamedTuple):
-    """A server that answers: its address, and whether it ends with the `hive pull` that runs it."""
+    """A server that answers: its address, and whether it is somebody else's, who may not see this user's token."""
 
     address: str
-    private: bool = False
+    foreign: bool = False
 
     def client(self) -> Client:
         """A client of it."""
         from hive.client import Client
-        from hive.client.watch import PATIENCE_S
 
-        return Client(self.address, patience_s=PRIVATE_PATIENCE_S if self.private else PATIENCE_S)
+        return Client(self.address)
 
 
 def find_server(settings: Settings) -> Server | None:
@@ -50,11 +52,27 @@ def find_server(settings: Settings) -> Server | None:
         CliError: when HIVE_HOST is set and no hive answers there, or the one that holds HIVE_HOME does not answer.
     """
     if settings.host != DEFAULT_ADDRESS:
-        return Server(_named_server(settings.host))
+        return Server(_named_server(settings.host), is_foreign(settings.host))
     held = _held_server(settings)
     if held is not None:
         return held
-    return Server(DEFAULT_ADDRESS) if probe(DEFAULT_ADDRESS) else None
+    if not _is_taken(DEFAULT_ADDRESS) or probe(DEFAULT_ADDRESS) is None:
+        return None
+    if is_foreign(DEFAULT_ADDRESS):
+        say_hints(
+            f"The hive at {DEFAULT_ADDRESS} is another user's, and is left alone. To use it all the same:",
+            f"export HIVE_HOST=http://{DEFAULT_ADDRESS}",
+        )
+        return None
+    return Server(DEFAULT_ADDRESS)
+
+
+def is_foreign(address: str) -> bool:
+    """Whether another user of this machine, who is not root, listens at this address. False where that cannot be
+    told, and for other machines.
+    """
+    uid = listener_uid(address)
+    return uid is not None and uid not in (0, os.geteuid())
 
 
 def need_server(settings: Settings) -> Server:
@@ -67,7 +85,8 @@ def need_server(settings: Settings) -> Server:
     if found is None:
         raise CliError(
             f"No hive server answers at {DEFAULT_ADDRESS}.",
-            "start one with `hive up`, or name one with HIVE_HOST=host:port",
+            "hive up",
+            "export HIVE_HOST=host:port",
             code="SERVER_UNREACHABLE",
         )
     return found
@@ -84,6 +103,16 @@ def probe(address: str) -> Health | None:
     except HiveError:
         return None
     return health if health.status == "alive" else None
+
+
+def _is_taken(address: str) -> bool:
+    """Whether anything listens there."""
+    import socket
+
+    host, _, port = address.rpartition(":")
+    with contextlib.suppress(OSError), socket.create_connection((host, int(port)), PROBE_TIMEOUT_S):
+        return True
+    return False
 
 
 def _named_server(address: str) -> str:
@@ -109,11 +138,11 @@ def _held_server(settings: Settings) -> Server | None:
     deadline = time.monotonic() + STARTING_TIMEOUT_S
     while (holder := holder_of(settings.home_dir)) is not None:
         if holder.address is not None and probe(holder.address):
-            return Server(holder.address, holder.private)
+            return Server(holder.address)
         if time.monotonic() > deadline:
             raise CliError(
                 f"hive runs on {settings.home_dir} (pid {holder.pid}), but its server does not answer.",
-                "see what that `hive up` says, or end it",
+                f"kill {holder.pid}",
                 code="SERVER_UNREACHABLE",
             )
         time.sleep(POLL_S)

@@ -3,44 +3,51 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import click
 
+from hive.cli.disk import Source, open_source
 from hive.cli.download_ids import find_download, is_id
 from hive.cli.format import age, duration, size, speed
-from hive.cli.models import find_model, open_models
+from hive.cli.models import match_downloads, match_models, not_there
 from hive.cli.progress import line, summary
-from hive.cli.server import need_server
 from hive.cli.table import print_fields
 from hive.settings import Settings
+from hive.wire.api import Download, Model
 from hive.wire.events import Complete, Downloading, Error
-
-if TYPE_CHECKING:
-    from hive.wire.api import Download, Model
 
 
 @click.command(short_help="Show a download or a model.")
 @click.argument("what", metavar="ID_OR_MODEL")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: an object, or an array where there are several.")
 def show(what: str, as_json: bool) -> None:
-    """Show a download, by its id or the start of it, or a model on disk, by its name."""
-    settings = Settings.from_env()
-    found: Download | Model
-    if is_id(what):
-        with need_server(settings).client() as client:
-            found = find_download(client, what)
-        fields = download_fields(found)
-    else:
-        with open_models(settings) as source:
-            found = find_model(source, what)
-        fields = model_fields(found)
+    """Show a download, by its id or the start of it, or a model on disk, by its name; org/name shows all its variants.
+
+    Works without a server, from the disk itself.
+    """
+    with open_source(Settings.from_env()) as source:
+        found = _find(source, what)
     if as_json:
         import msgspec
 
-        click.echo(msgspec.json.format(msgspec.json.encode(found)))
-    else:
-        print_fields(fields)
+        click.echo(msgspec.json.format(msgspec.json.encode(found if len(found) > 1 else found[0])))
+        return
+    for number, one in enumerate(found):
+        if number:
+            click.echo()
+        print_fields(model_fields(one) if isinstance(one, Model) else download_fields(one))
+
+
+def _find(source: Source, what: str) -> Sequence[Model | Download]:
+    if is_id(what):
+        return [find_download(source, what)]
+    models = source.models()
+    if whole := match_models(models, what):
+        return whole
+    if partial := match_downloads(source.downloads("active"), what):
+        return partial
+    raise not_there(models, what)
 
 
 def download_fields(download: Download) -> list[tuple[str, str]]:

@@ -21,7 +21,7 @@ MAX_WORKERS = 64
 
 #: The colour of each one's name in the log.
 _COLOURS = {"server": "cyan", "workers": "green", "hive": "yellow"}
-_NEED_REDIS = "set REDIS_URL, or run `hive up`, which brings a Redis of its own"
+_NEED_REDIS = ("hive up  # brings a Redis of its own", "export REDIS_URL=redis://host:6379")
 
 
 class Address(NamedTuple):
@@ -52,8 +52,7 @@ _port = click.option(
     help="Downloads at once.",
 )
 @click.option("--allow-remote", is_flag=True, help="Listen beyond this machine although there is no authentication.")
-@click.option("--private", is_flag=True, hidden=True, help="For one `hive pull`.")
-def up(host: str | None, port: int | None, workers: int, allow_remote: bool, private: bool) -> None:
+def up(host: str | None, port: int | None, workers: int, allow_remote: bool) -> None:
     """Run everything on this machine until Ctrl-C: a Redis of its own, the HTTP server, and workers.
 
     With REDIS_URL set that Redis is used. Downloads under way survive a stop: they go on when hive runs again.
@@ -73,10 +72,10 @@ def up(host: str | None, port: int | None, workers: int, allow_remote: bool, pri
         )
 
     async def run() -> int:
-        return await Stack(settings, StackPlan(*address, workers, private), say).run(on_ready)
+        return await Stack(settings, StackPlan(*address, workers), say).run(on_ready)
 
     def on_ready(url: str, sentence: str) -> None:
-        click.echo(url if private else sentence)
+        click.echo(sentence)
         sys.stdout.flush()
 
     say = _json_lines if settings.log_format == "json" else _prefixed_lines
@@ -154,7 +153,7 @@ def _is_local(host: str) -> bool:
 def _settings_with_redis(command: str) -> Settings:
     settings = Settings.from_env()
     if settings.redis_url is None:
-        raise CliError(f"`hive {command}` needs a Redis, and REDIS_URL is not set.", _NEED_REDIS, exit_code=USAGE)
+        raise CliError(f"`hive {command}` needs a Redis, and REDIS_URL is not set.", *_NEED_REDIS, exit_code=USAGE)
     return settings
 
 

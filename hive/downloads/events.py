@@ -90,7 +90,7 @@ def restored_event(
         priority=events.shown(priority),
         bytes_downloaded=bytes_done,
         bytes_total=bytes_total,
-        message=RESTORED_MESSAGE,
+        message=PAUSED_MESSAGE if status == "paused" else RESTORED_MESSAGE,
     )
 
 

@@ -70,6 +70,8 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     cancelled: bool = False
     #: Whether the partial files are to be removed at the end.
     purge: bool = False
+    #: Whether a command wrote it, where no server ran: a server that starts sees to it that its record says the same.
+    local: bool = False
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -93,7 +95,7 @@ class IntentLog:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._root = settings.hive_dir
-        self._realm = realm_of(settings)
+        self._realm = self.realm = realm_of(settings)
 
     def ids(self) -> list[str]:
         """Every download of which there is a file, sorted."""

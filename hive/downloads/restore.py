@@ -30,6 +30,7 @@ from hive.downloads.claims import Claims
 from hive.downloads.cleanup import close
 from hive.downloads.events import cancelled_event, restored_event
 from hive.downloads.intents import Attempt, Intent, IntentLog
+from hive.downloads.local import running_pid
 from hive.downloads.record import Record
 from hive.downloads.tracker import DownloadTracker
 from hive.lua import Script
@@ -78,16 +79,20 @@ class Restore:
         self._next_check_s = time.monotonic() + CHECK_INTERVAL_S
 
     def _check(self) -> None:
-        """Bring back what Redis has lost, and forget what has ended."""
-        ids = self._intents.ids()
+        """Bring back what Redis has lost, and forget what has ended. The first time also do what commands wanted while
+        no server ran.
+        """
+        ids, is_first = self._intents.ids(), self._mark is None
         lost = 0
         for start in range(0, len(ids), BATCH):
             batch = ids[start : start + BATCH]
             for download_id, state in zip(batch, self._states(batch), strict=True):
                 if state in events.TERMINAL:
                     close(self._settings, self._redis, self._intents, download_id)
+                elif state is not None and is_first:
+                    self._catch_up(download_id)
                 elif state is None and (intent := self._intents.read(download_id)) is not None:
-                    lost += self._restore(intent)
+                    lost += self._restore(intent) and not intent.paused
                 elif state is None:
                     self._intents.remove(download_id)  # what a worker wrote that had not seen the end
         if lost:
@@ -116,13 +121,30 @@ class Restore:
         self._redis.close()
 
     def _restore(self, intent: Intent) -> bool:
-        """Make the record, and do what follows from it; False where Redis has one."""
+        """Make the record, and do what follows from it; False where Redis has one, or where a command has the download
+        in hand, which ends with that.
+        """
+        if intent.local and intent.cancelled:
+            self._intents.remove(intent.id)
+            return False
+        if running_pid(self._settings.hive_dir, self._intents, intent.dedup_key) is not None:
+            return False
         if not restore(self._redis, intent, self._intents.read_attempt(intent.id), self._settings.lease_s):
             return False
         if intent.cancelled and (record := self._tracker.read(intent.id)) is not None:
             self._claims.finish_unclaimed(record, "cancelled", cancelled_event(record))
             close(self._settings, self._redis, self._intents, intent.id)
         return True
+
+    def _catch_up(self, download_id: str) -> None:
+        """Pause or end a download that a command has paused or ended on the disk."""
+        intent, record = self._intents.read(download_id), self._tracker.read(download_id)
+        if intent is None or record is None or not intent.local:
+            return
+        if intent.cancelled and self._claims.finish_unclaimed(record, "cancelled", cancelled_event(record)):
+            close(self._settings, self._redis, self._intents, download_id)
+        elif intent.cancelled or (intent.paused and record.state != "paused"):
+            self._tracker.request_control(record, "cancel" if intent.cancelled else "pause")
 
     @contextlib.contextmanager
     def _connected(self) -> Iterator[None]:

@@ -26,7 +26,10 @@ MAX_LOCK_BYTES = 4096
 
 
 class Holder(NamedTuple):
-    """Who holds a home: pid, address (None while it starts), and whether it serves one `hive pull` and ends with it."""
+    """Who holds a home: pid, and address (None while it starts).
+
+    `private` says that an older hive runs it for the time of one pull.
+    """
 
     pid: int
     address: str | None = None
@@ -70,12 +73,12 @@ class InstanceLock:
         self._descriptor = descriptor
         self._write(Holder(os.getpid()))
 
-    def announce(self, address: str, *, private: bool = False) -> None:
+    def announce(self, address: str) -> None:
         """Say where the server of this home listens.
 
         Call it when the server answers, not before: clients go there at once.
         """
-        self._write(Holder(os.getpid(), address, private))
+        self._write(Holder(os.getpid(), address))
 
     def release(self) -> None:
         """Give the home back. Does nothing where it is not held."""

@@ -50,12 +50,11 @@ class StackError(RuntimeError):
 
 
 class StackPlan(NamedTuple):
-    """What to run: where the server listens (port 0: any free one), how many workers, and whether for one pull only."""
+    """What to run: where the server listens (port 0: any free one), and how many workers."""
 
     host: str
     port: int
     workers: int
-    private: bool = False
 
 
 class Stack:
@@ -95,7 +94,7 @@ class Stack:
             if ready.done():
                 missing = self._plan.workers - ready.result()
                 if self._lock is not None:
-                    self._lock.announce(self.address, private=self._plan.private)
+                    self._lock.announce(self.address)
                 on_ready(self.address, self._ready_line(missing))
                 await self._watch_redis()
             ready.cancel()

@@ -8,6 +8,7 @@
     hive/files/<16 hex of sha256(url)>/<name>             a file from a plain URL, and manifest.json beside it
     hive/partial/<digest or hash of the URL>.*            a file under way
     hive/downloads/<16 hex>/<download id>.json            a request that has not ended; see hive.downloads.intents
+    hive/locks/*                                          who works on what; see hive.store.file_lock
 
 `hub/` is huggingface_hub's own layout, so `trees/` follows its rule: with a listing there, it calls a snapshot
 incomplete that lacks any file of it. A selection (one quantisation, no duplicates) is therefore recorded in
@@ -35,6 +36,7 @@ TREES: Final = "trees"
 FILES: Final = "files"
 PARTIAL: Final = "partial"
 INTENTS: Final = "downloads"
+LOCKS: Final = "locks"
 MANIFEST: Final = "manifest.json"
 #: The name of a URL's file that has none.
 FALLBACK_NAME: Final = "download"

@@ -108,6 +108,19 @@ def is_quant(name: str) -> bool:
     return _QUANT.fullmatch(name) is not None and FILE_ENDING.search(name) is None
 
 
+def with_revision(ref: ModelRef, revision: str | None) -> ModelRef:
+    """The reference with a revision that was given beside it.
+
+    Raises:
+        RefError: it has another one, or none fits.
+    """
+    if revision is None:
+        return ref
+    if ref.revision not in (None, revision) or ref.kind != "hf":
+        raise RefError("Give the revision once: behind an '@' in the reference, or as 'revision'.")
+    return parse_ref(str(msgspec.structs.replace(ref, revision=revision)))
+
+
 def without_query(ref: ModelRef) -> ModelRef:
     """The reference without a URL's query, which may be a signature and travels encrypted. See `with_query`."""
     return msgspec.structs.replace(ref, url=urlunsplit(urlsplit(ref.url)._replace(query=""))) if ref.url else ref

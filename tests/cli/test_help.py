@@ -67,7 +67,7 @@ def test_a_misspelt_command_is_guessed(hive: Hive) -> None:
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (("pull",), "Missing argument 'REF'"),
+        (("pull",), "Missing argument 'REF...'"),
         (("pull", "x", "--no-such"), "No such option"),
         (("ps", "--limit", "0"), "0 is not in the range"),
         (("up", "--port", "70000"), "70000 is not in the range"),
@@ -80,7 +80,7 @@ def test_wrong_usage_is_one_line_a_hint_and_code_2(hive: Hive, args: tuple[str, 
     assert result.code == 2
     assert said in result.err.splitlines()[0]
     assert result.err.splitlines()[0].startswith("error: ")
-    assert result.err.splitlines()[1] == f"hint: see `hive {args[0]} --help`"
+    assert result.err.splitlines()[1] == f"hint: hive {args[0]} --help"
     assert result.out == ""
 
 

@@ -190,8 +190,8 @@ def test_only_a_held_lock_has_a_holder(home: Path) -> None:
     assert holder_of(home) is None
     lock.acquire()
     assert holder_of(home) == (os.getpid(), None, False)
-    lock.announce("http://127.0.0.1:1", private=True)
-    assert holder_of(home) == (os.getpid(), "http://127.0.0.1:1", True)
+    lock.announce("http://127.0.0.1:1")
+    assert holder_of(home) == (os.getpid(), "http://127.0.0.1:1", False)
     lock.release()
     assert holder_of(home) is None
     (home / "hive.lock").write_text("not json")

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from hive.redis_client import connect
 from hive.settings import Settings
-from workers.fleet.bandwidth import BandwidthLimiter, FleetLimiter
+from workers.bandwidth import BandwidthLimiter
+from workers.fleet.bandwidth import FleetLimiter
 from workers.fleet.cooldown import RedisCooldown
 
 #: Seconds for one reply of Redis. Late, it counts as away, and the download goes on as it did.

@@ -21,8 +21,9 @@ from tests.hub import HubServer
 from tests.support.content import KIB, MIB
 from tests.support.transfer import QUICK, Heard, big, get, holds, source, transfer_threads
 from tests.support.waiting import wait_for
+from workers.bandwidth import SHARE_S, BandwidthLimiter, Gcra
 from workers.fleet import bandwidth as bandwidth_module
-from workers.fleet.bandwidth import SHARE_S, BandwidthLimiter, FleetLimiter, Gcra
+from workers.fleet.bandwidth import FleetLimiter
 from workers.transfer import Control, Snapshot
 
 MB = 1_000_000

@@ -1,0 +1,1 @@
+"""Downloads in the process that wants them, without Redis, queue or server."""
