@@ -13,6 +13,7 @@ import contextlib
 import os
 import platform
 import re
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -55,6 +56,9 @@ OLD_NAMES = {
     "HF_TOKEN": "HUGGING_FACE_HUB_TOKEN",
     "HF_HUB_OFFLINE": "TRANSFORMERS_OFFLINE",
 }
+
+#: Names of ours that win over those that other programs read too.
+OWN_NAMES = {"REDIS_URL": "HIVE_REDIS_URL"}
 
 #: Words for on and off that other tools take.
 _SWITCHES = {"yes": "1", "on": "1", "no": "0", "off": "0"}
@@ -132,6 +136,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         names = {f.encode_name for f in msgspec.structs.fields(cls)}
         values = {old: value for old, name in OLD_NAMES.items() if (value := given.get(name))}
         values |= {name: value for name, value in given.items() if name in names and value != ""}
+        values |= {other: value for other, name in OWN_NAMES.items() if (value := given.get(name))}
         for field_info in msgspec.structs.fields(cls):
             if field_info.type is bool and (said := values.get(field_info.encode_name, "").lower()) in _SWITCHES:
                 values[field_info.encode_name] = _SWITCHES[said]
@@ -200,8 +205,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def home_dir(self) -> Path:
-        """hive's own folder: the embedded Redis, its socket and the secret key. Raises SettingsError."""
-        return _absolute(self.home, "HIVE_HOME")
+        """hive's own folder: the embedded Redis, its socket and the secret key. Without HOME, one for temporary files.
+
+        Raises:
+            SettingsError: that one is somebody else's.
+        """
+        with contextlib.suppress(SettingsError):
+            return _absolute(self.home, "HIVE_HOME")
+        folder = Path(tempfile.gettempdir()) / f"hive-{os.geteuid()}"
+        with contextlib.suppress(FileNotFoundError):
+            if folder.lstat().st_uid != os.geteuid() or folder.is_symlink():
+                raise SettingsError(f"HOME is not set, and {folder} is another user's: set HIVE_HOME.")
+        return folder
 
     @property
     def store_dir(self) -> Path:

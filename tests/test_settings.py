@@ -103,6 +103,13 @@ def test_hosts_that_may_be_private_are_a_list() -> None:
     assert settings.allowed_hosts == {"models.local", "10.0.0.1:8000"}
 
 
+def test_hives_own_redis_wins_over_the_shells() -> None:
+    both = {"REDIS_URL": "redis://other", "HIVE_REDIS_URL": "redis://ours"}
+    assert Settings.from_env(both).redis_url == "redis://ours"
+    assert Settings.from_env({"HIVE_REDIS_URL": "redis://ours"}).redis_url == "redis://ours"
+    assert Settings.from_env({"REDIS_URL": "redis://other", "HIVE_REDIS_URL": ""}).redis_url == "redis://other"
+
+
 class TestToken:
     """The Hub's token."""
 
@@ -206,12 +213,16 @@ class TestPlaces:
         assert settings.hive_dir == Path("/proc/cache/.hive") or os.access("/proc", os.W_OK)
         assert ours.hive_dir == tmp_path / "hive"
 
-    def test_a_user_without_a_home_is_told_what_to_set(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_user_without_a_home_is_told_what_to_set(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.delenv("HOME", raising=False)
         monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
 
         with pytest.raises(SettingsError, match="set HIVE_STORE"):
             _ = Settings.from_env({}).store_dir
+        ours = tmp_path / f"hive-{os.geteuid()}"
+        assert Settings.from_env({}).home_dir == ours
+        ours.symlink_to("/")
         with pytest.raises(SettingsError, match="set HIVE_HOME"):
             _ = Settings.from_env({}).home_dir
         assert Settings.from_env({}).token() is None

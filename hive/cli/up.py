@@ -6,11 +6,11 @@ import os
 import sys
 from ipaddress import ip_address
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 import click
 
 from hive.cli.errors import USAGE, CliError, style
+from hive.net.server_address import parse_server_address
 from hive.processes.children import python_module
 from hive.settings import Settings
 
@@ -129,18 +129,21 @@ def listen_address(settings: Settings, host: str | None, port: int | None) -> Ad
     """Where to listen: the options, else HIVE_HOST, else the default.
 
     Raises:
-        CliError: when HIVE_HOST is a URL, or nothing that can be listened on.
+        CliError: when HIVE_HOST names nothing that can be listened on.
     """
+    if host is not None and port is not None:
+        return Address(host, port)
     try:
-        parts = urlsplit(f"//{settings.host}")
-        named_host, named_port = parts.hostname, parts.port
-    except ValueError:
-        named_host = named_port = None
-    if "/" in settings.host or not named_host:
-        if host is not None and port is not None:
-            return Address(host, port)
-        raise CliError("HIVE_HOST names no address to listen on.", "give --host and --port", exit_code=USAGE)
-    return Address(host or named_host, port if port is not None else named_port if named_port is not None else 8080)
+        named = parse_server_address(settings.host)
+    except ValueError as error:
+        raise CliError(f"HIVE_HOST: {error}", exit_code=USAGE) from None
+    if named.scheme != "http" or named.path or named.credentials:
+        raise CliError(
+            "HIVE_HOST names a server that is reached in another way than it listens.",
+            "hive up --host 127.0.0.1 --port 8080",
+            exit_code=USAGE,
+        )
+    return Address(host or named.host, named.port if port is None else port)
 
 
 def _is_local(host: str) -> bool:

@@ -15,6 +15,7 @@ import msgspec
 from hive.client.calls import Call
 from hive.client.watch import PATIENCE_S, Watch
 from hive.errors import HiveError, ServerUnreachable, all_errors
+from hive.net.server_address import parse_server_address
 from hive.version import VERSION
 from hive.wire.api import ErrorReply
 
@@ -119,22 +120,19 @@ class Connection:
 
 
 def server_url(address: str) -> str:
-    """The base URL for `host:port` or a URL. An address that means "all of mine" to a server is this machine to a
-    client.
+    """The base URL for `host`, `host:port` or a URL. An address that means "all of mine" to a server is this machine to
+    a client.
 
     Raises:
-        ValueError: when it is neither.
+        ValueError: when it is none of these.
     """
-    text = address if "://" in address else f"http://{address}"
     try:
-        url = httpx2.URL(text)
+        found = parse_server_address(address)
+        if not 0 < found.port < 65_536:
+            raise ValueError(f"{address[:200]!r} is no address of a server: there is no port {found.port}.")
+        return str(httpx2.URL(found.url)).rstrip("/")
     except httpx2.InvalidURL as error:
         raise ValueError(f"{address[:200]!r} is no address of a server: {error}.") from None
-    if url.scheme not in ("http", "https") or not url.host or not 0 < (url.port or 80) < 65_536:
-        raise ValueError(f"{address[:200]!r} is no address of a server. Write host:port, or an http(s) URL.")
-    if url.host in ("0.0.0.0", "::"):  # noqa: S104 - recognised here, not bound to
-        url = url.copy_with(host="127.0.0.1" if url.host == "0.0.0.0" else "::1")  # noqa: S104
-    return str(url).rstrip("/")
 
 
 def is_loopback(url: str) -> bool:

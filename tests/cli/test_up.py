@@ -192,6 +192,10 @@ def test_a_part_alone_needs_a_redis(hive: Hive, name: str) -> None:
         ("[::1]:9000", None, 0, ("::1", 0)),
         ("127.0.0.2", "127.0.0.3", None, ("127.0.0.3", 8080)),
         ("https://hive.example/x", "127.0.0.1", 1, ("127.0.0.1", 1)),
+        ("http://127.0.0.1:9988", None, None, ("127.0.0.1", 9988)),
+        ("http://127.0.0.1:9988/", None, None, ("127.0.0.1", 9988)),
+        ("myserver", None, None, ("myserver", 8080)),
+        ("::1", None, None, ("::1", 8080)),
     ],
 )
 def test_where_to_listen(named: str | None, host: str | None, port: int | None, address: tuple[str, int]) -> None:

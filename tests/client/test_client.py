@@ -207,7 +207,7 @@ def test_a_password_in_the_address_is_not_shown() -> None:
     ("address", "url"),
     [
         ("127.0.0.1:8080", "http://127.0.0.1:8080"),
-        ("hive.example", "http://hive.example"),
+        ("hive.example", "http://hive.example:8080"),
         ("https://hive.example/prefix/", "https://hive.example/prefix"),
         ("0.0.0.0:80", "http://127.0.0.1"),
         ("[::]:8080", "http://[::1]:8080"),

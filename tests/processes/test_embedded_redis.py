@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from hive.processes import embedded_redis, log_file
+from hive.processes import embedded_redis, log_file, redis_programs
 from hive.processes.embedded_redis import EmbeddedRedis, EmbeddedRedisError, find_server
 from hive.processes.instance_lock import HomeInUse, InstanceLock, holder_of
 from tests.support.processes import is_alive
@@ -89,33 +89,59 @@ def test_a_torn_tail_of_the_file_is_dropped(home: Path) -> None:
         assert client.get("second") is None
 
 
-def test_damaged_files_are_an_error_that_says_what_to_do(home: Path) -> None:
+def test_damaged_files_are_set_aside_and_the_server_starts_without(home: Path) -> None:
     with EmbeddedRedis(home) as server, connect(server) as client:
         client.set("key", "value")
     for part in (home / "redis" / "appendonlydir").glob("*.incr.aof"):
         part.write_bytes(b"*1\r\n$99\r\nnonsense\r\n" * 50)
-    with pytest.raises(EmbeddedRedisError, match="move that folder away") as caught:
-        EmbeddedRedis(home).start()
-    assert str(home / "redis") in str(caught.value)
-    assert holder_of(home) is None
+    with EmbeddedRedis(home) as server, connect(server) as client:
+        assert client.get("key") is None
+        client.set("key", "other")
+    assert list((home / "redis" / "unreadable" / "appendonlydir").iterdir())
+    with EmbeddedRedis(home) as server, connect(server) as client:
+        assert client.get("key") == b"other"
 
 
-def test_files_of_a_newer_server_are_read_or_explained(home: Path) -> None:
-    older = shutil.which("redis-server")
-    if older is None or packaged_server() == find_server():
-        assert os.environ.get("CI") != "true", "redis-server is missing"
-        pytest.skip("there is only one server here")
-    with EmbeddedRedis(home, binary=packaged_server()) as server, connect(server) as client:
+def programs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
+    """A bundled program and one on PATH: the real one, and one that cannot read files of the other."""
+    real, found = find_server(), {}
+    for name, refuses in (("bundled", False), ("installed", True)):
+        script = folder / name / "redis-server"
+        script.parent.mkdir(parents=True)
+        check = f"grep -q . {folder}/bundled.wrote 2>/dev/null && echo 'Bad file format' && exit 1" if refuses else ""
+        wrote = "" if refuses else f"echo yes > {folder}/bundled.wrote"
+        script.write_text(f'#!/bin/sh\necho {name} >> {folder}/started\n{check}\n{wrote}\nexec {real} "$@"\n')
+        script.chmod(0o755)
+        found[name] = script
+    monkeypatch.setattr(redis_programs, "_bundled", lambda: iter([str(found["bundled"])]))
+    monkeypatch.setenv("PATH", f"{found['installed'].parent}:{os.environ['PATH']}")
+    return found
+
+
+def test_the_program_that_wrote_the_files_is_used_again(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = programs(tmp_path, monkeypatch)
+    with EmbeddedRedis(home) as server, connect(server) as client:
         client.set("key", "value")
-        client.bgrewriteaof()
-        wait_for(lambda: not client.info("persistence")["aof_rewrite_in_progress"], "the rewrite goes on")
-    told = ""
-    try:
-        with EmbeddedRedis(home, binary=older) as server, connect(server) as client:
-            assert client.get("key") == b"value"
-    except EmbeddedRedisError as error:
-        told = str(error)
-    assert not told or "Use the version that wrote them" in told
+    assert (home / "redis" / "server").read_text() == str(found["bundled"])
+    monkeypatch.setattr(redis_programs, "_bundled", lambda: iter(()))
+    with EmbeddedRedis(home) as server, connect(server) as client:
+        assert client.get("key") == b"value"
+    assert (tmp_path / "started").read_text().split() == ["bundled", "bundled"]
+
+
+def test_another_program_is_tried_where_the_first_cannot_read_the_files(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = programs(tmp_path, monkeypatch)
+    with EmbeddedRedis(home) as server, connect(server) as client:
+        client.set("key", "value")
+    (home / "redis" / "server").write_text(str(found["installed"]))
+    with EmbeddedRedis(home) as server, connect(server) as client:
+        assert client.get("key") == b"value"
+    assert (tmp_path / "started").read_text().split() == ["bundled", "installed", "bundled"]
+    assert (home / "redis" / "server").read_text() == str(found["bundled"])
 
 
 def test_the_packaged_server_works_too(home: Path) -> None:
