@@ -37,7 +37,7 @@ from hive.store.catalog import ModelCatalog, OnDisk
 from hive.store.filesystem import nearest, partial_place
 from hive.store.partial_lock import PartialLocks
 from hive.wire import events
-from hive.wire.refs import HIDDEN_QUERY, parse_ref, with_query
+from hive.wire.refs import HIDDEN_QUERY, RefError, parse_ref, with_query
 from workers.claim import ClaimedDownload, call_the_next, take_next
 from workers.fetch import Transfer, limits_of, outbound
 from workers.fleet import FleetLimits
@@ -109,7 +109,7 @@ class Download:
         self._control = Control(self._fleet.bandwidth)
         self._store = Store(settings)
         self._leases = FileLeases(client, claim.id, claim.fence, settings.lease_s)
-        partials = partial_place(settings, for_url=record.request.ref.startswith("http"))
+        partials = partial_place(settings, for_url=is_plain_url(record.request.ref))
         self._locks = PartialLocks(partials, realm_of(settings))
         self._reservation = Reservation(client, claim.id, nearest(partials.path), limits_of(settings), self._control)
         self._started_s = time.monotonic()
@@ -172,7 +172,7 @@ class Download:
     def _bring(self) -> Plan:
         """Everything from the reference to the published model."""
         credentials = self._credentials()
-        network = outbound(self._settings, guarded=parse_ref(self._record.request.ref).url is not None)
+        network = outbound(self._settings, guarded=is_plain_url(self._record.request.ref))
         plan = self._resolve(credentials, network)
         self._transfer(plan, network).bring(self._intent.plan)
         return plan
@@ -337,3 +337,13 @@ class _Brake:
 
     def fence(self) -> None:
         self._control.cancel("the lease was lost", fenced=True)
+
+
+def is_plain_url(ref: str) -> bool:
+    """Whether this reference, as it is parsed, names a place that a stranger may have chosen; one that cannot be parsed
+    does. How it is spelled says nothing: `HTTP://` is a URL too.
+    """
+    try:
+        return parse_ref(ref).kind != "hf"
+    except RefError:
+        return True

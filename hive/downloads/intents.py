@@ -14,6 +14,12 @@ says that the download has not. `<hive>` comes from the secret key, which all pr
 lost Redis does not take along: a store may serve several hives, and none may take the downloads of another for its
 own.
 
+Whoever can write to the store could otherwise have hive fetch what no request may ask for. So each file ends with a
+signature (HMAC-SHA256 with a key that comes from the secret key) over its name and its content, and one without is
+nobody's. The version before wrote none: its files are signed once, by the first server of this version, which leaves
+a mark of that in HIVE_HOME, where a writer of the store has no business. Until then a planted file is as good as it
+was before; and what comes of any file passes the same guard of addresses as a request (workers/download.py).
+
 No fsync: what a process wrote is there when it dies. A power cut may take the newest file or leave it empty, and
 counts only where Redis lost its data at the same moment. The disk's sync would make every request wait some ten
 milliseconds for that.
@@ -23,6 +29,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import hmac
 import logging
 import os
 import re
@@ -46,9 +53,15 @@ log = logging.getLogger("hive.downloads.intents")
 #: Longest request and longest attempt that are read, in bytes: globs and names of some ten thousand partial files.
 MAX_INTENT_BYTES: Final = 256 << 10
 MAX_ATTEMPT_BYTES: Final = 8 << 20
+#: Of the files: they say what somebody asked for.
+FILE_MODE: Final = 0o600
 #: Hex digits of the hash that names the folder of one hive.
 REALM_CHARS: Final = 16
 
+#: What says, in HIVE_HOME, that the files which the version before left are signed; the hive's name follows.
+SIGNED_MARK: Final = "intents-signed-"
+
+_SIGNATURE: Final = re.compile(rb',"mac":"([0-9a-f]{64})"\}$')
 _INTENT, _ATTEMPT, _BAD = ".json", ".held.json", ".bad"
 _FILE = re.compile(r"([0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12})(?:\.held)?\.json")
 #: The name of a partial file without its ending; see workers.publish.
@@ -96,12 +109,38 @@ class IntentLog:
         self._settings = settings
         self._root = settings.hive_dir
         self._realm = self.realm = realm_of(settings)
+        self._key = hashlib.sha256(b"hive intents mac\0" + _secret_key(settings)).digest()
+        #: Whether files without a signature are nobody's, so that they are set aside; else they are left alone.
+        self._all_signed = False
 
     def ids(self) -> list[str]:
         """Every download of which there is a file, sorted."""
         with open_folder(self._root, INTENTS, self._realm, missing_ok=True) as folder:
             names = os.listdir(folder) if folder is not None else []
         return sorted({match[1] for name in names if (match := _FILE.fullmatch(name))})
+
+    def sign_what_was_left(self) -> None:
+        """Sign the files of the version before, once in the life of a hive. For a server. Raises OSError."""
+        if self._all_signed:
+            return
+        mark = self._settings.home_dir / (SIGNED_MARK + self._realm)
+        if not mark.exists():
+            with open_folder(self._root, INTENTS, self._realm, missing_ok=True) as folder:
+                for name in os.listdir(folder) if folder is not None else ():
+                    if _FILE.fullmatch(name) and folder is not None:
+                        self._sign_left(folder, name)
+            mark.parent.mkdir(parents=True, exist_ok=True)
+            mark.touch(mode=0o600)
+        self._all_signed = True
+
+    def _sign_left(self, folder: int, name: str) -> None:
+        data = read_file(folder, name, MAX_ATTEMPT_BYTES)
+        if data is None or _SIGNATURE.search(data) or os.stat(name, dir_fd=folder).st_uid != os.geteuid():
+            return
+        with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            msgspec.json.decode(data, type=Attempt if name.endswith(_ATTEMPT) else Intent)
+            write_file(folder, name, self._signed(name, data.rstrip()), durable=False, mode=FILE_MODE)
+            log.info("a file of the version before is signed", extra={"fields": {"file": name}})
 
     def read(self, download_id: str) -> Intent | None:
         """The request; None where there is none. One that cannot be used is set aside."""
@@ -144,6 +183,11 @@ class IntentLog:
             data = read_file(folder, name, limit) if folder is not None else None
         if data is None:
             return None
+        data = self._unsigned(name, data)
+        if data is None:
+            if self._all_signed:
+                self._set_aside(name, "it is not signed with this hive's key")
+            return None
         try:
             return msgspec.json.decode(data, type=kind)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -152,7 +196,22 @@ class IntentLog:
 
     def _write(self, name: str, data: bytes) -> None:
         with open_folder(self._root, INTENTS, self._realm, create=True) as folder:
-            write_file(folder, name, data, durable=False)
+            write_file(folder, name, self._signed(name, data), durable=False, mode=FILE_MODE)
+
+    def _mac(self, name: str, data: bytes) -> str:
+        return hmac.new(self._key, name.encode() + b"\0" + data, "sha256").hexdigest()
+
+    def _signed(self, name: str, data: bytes) -> bytes:
+        """A JSON object with its signature as the last member, which readers of the version before pass over."""
+        return data[:-1] + f',"mac":"{self._mac(name, data)}"}}'.encode()
+
+    def _unsigned(self, name: str, data: bytes) -> bytes | None:
+        """The object without its signature; None where that is missing or wrong."""
+        found = _SIGNATURE.search(data)
+        if found is None:
+            return None
+        bare = data[: found.start()] + b"}"
+        return bare if hmac.compare_digest(self._mac(name, bare).encode(), found[1]) else None
 
     def _set_aside(self, name: str, reason: str) -> None:
         """Keep what is no use for somebody to look at, where it is not read again."""
@@ -232,9 +291,13 @@ def realm_of(settings: Settings) -> str:
 
     A process that can neither read nor make the key shares one with its like.
     """
-    key = b""
-    with contextlib.suppress(OSError, StoreNotWritable):
-        ensure_key(settings.secret_key_path)
-        key = settings.secret_key_path.read_bytes().strip()
+    key = _secret_key(settings)
     # The word of the first release, so that its files are found.
     return hashlib.sha256(b"hive ledger\0" + key).hexdigest()[:REALM_CHARS]
+
+
+def _secret_key(settings: Settings) -> bytes:
+    with contextlib.suppress(OSError, StoreNotWritable):
+        ensure_key(settings.secret_key_path)
+        return settings.secret_key_path.read_bytes().strip()
+    return b""

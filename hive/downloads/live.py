@@ -15,6 +15,7 @@ import msgspec
 
 from hive.downloads.intents import read_all, realm_of
 from hive.redis_client import RedisClient
+from hive.redis_errors import is_redis_error
 from hive.settings import Settings
 from hive.store.gc_context import InUse
 from hive.store.layout import url_key
@@ -57,12 +58,24 @@ def read_live(client: RedisClient) -> list[Live]:
         with client.pipeline(transaction=False) as pipeline:
             for download_id in ids[at : at + PAGE]:
                 pipeline.hmget(keys.record(download_id), "request", "created_ms")
-            rows = pipeline.execute()
-        for download_id, (request, created_ms) in zip(ids[at : at + PAGE], rows, strict=True):
+            rows = pipeline.execute(raise_on_error=False)
+        for download_id, row in zip(ids[at : at + PAGE], rows, strict=True):
+            if isinstance(row, Exception):
+                if is_redis_error(row):
+                    raise row
+                continue  # no record; whoever reads it next sets it aside
+            request, created_ms = row
             if request is not None:
-                ref = msgspec.json.decode(request, type=_Request).ref
-                found.append(Live(download_id, ref, int(created_ms or 0)))
+                found.append(Live(download_id, _ref_in(request), int(created_ms or 0)))
     return found
+
+
+def _ref_in(request: bytes) -> str:
+    """The reference in a record's request; "" where that cannot be read."""
+    try:
+        return msgspec.json.decode(request, type=_Request).ref
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return ""
 
 
 def in_use(settings: Settings, live: Iterable[Live]) -> InUse:

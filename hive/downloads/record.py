@@ -55,8 +55,13 @@ class Record(msgspec.Struct, kw_only=True, frozen=True):
 
     @property
     def last_event(self) -> Event:
-        """The latest event, decoded."""
-        return events.decode(self.event)
+        """The latest event, decoded; in its place one that says little where it is none that is known here."""
+        try:
+            return events.decode(self.event)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            if self.is_terminal:
+                return events.Error(message="This version of hive cannot read how the download ended.")
+            return events.Downloading(bytes_downloaded=self.bytes_done, bytes_total=0, speed_mbps=0.0)
 
 
 class New(msgspec.Struct, kw_only=True, frozen=True):
@@ -111,11 +116,24 @@ class RecordPage(NamedTuple):
     cursor: tuple[int, str] | None
 
 
-def read_record(fields: Mapping[bytes, bytes]) -> Record | None:
-    """The record in a hash as Redis gives it, or None where there is none."""
-    if b"state" not in fields or b"event" not in fields:
+class UnreadableRecord(ValueError):
+    """What lies where a record should be is none."""
+
+
+def read_record(fields: Mapping[bytes, bytes] | Exception) -> Record | None:
+    """The record in a hash as Redis gives it (or in what redis-py raised for it), or None where there is none.
+
+    Raises:
+        UnreadableRecord: it is broken, or of a version of hive that is not known here.
+    """
+    if isinstance(fields, Exception):
+        raise UnreadableRecord(str(fields))
+    if not fields:
         return None
-    values: dict[str, Any] = {name.decode(): value.decode() for name, value in fields.items()}
-    values["event"] = fields[b"event"]
-    values["request"] = msgspec.json.decode(fields[b"request"], type=Request)
-    return msgspec.convert(values, Record, strict=False, builtin_types=(bytes,))
+    try:
+        values: dict[str, Any] = {name.decode(): value.decode() for name, value in fields.items() if name != b"event"}
+        values["event"] = fields[b"event"]
+        values["request"] = msgspec.json.decode(fields[b"request"], type=Request)
+        return msgspec.convert(values, Record, strict=False, builtin_types=(bytes,))
+    except (KeyError, UnicodeDecodeError, msgspec.MsgspecError, RecursionError) as error:
+        raise UnreadableRecord(f"{type(error).__name__}: {error}") from None

@@ -82,6 +82,7 @@ class Restore:
         """Bring back what Redis has lost, and forget what has ended. The first time also do what commands wanted while
         no server ran.
         """
+        self._intents.sign_what_was_left()
         ids, is_first = self._intents.ids(), self._mark is None
         lost = 0
         for start in range(0, len(ids), BATCH):
@@ -102,6 +103,7 @@ class Restore:
         """Make the record of a download again that the intent log knows and Redis does not. Whether it is there. Raises
         redis-py's errors and OSError.
         """
+        self._intents.sign_what_was_left()
         intent = self._intents.read(download_id)
         if intent is None:
             return False

@@ -10,25 +10,31 @@ All methods are blocking calls of a round trip or two, raise redis-py's errors, 
 
 from __future__ import annotations
 
+import logging
 import uuid
-from collections.abc import Iterable, Iterator
-from typing import Literal
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Literal
 
 import msgspec
 
 from hive.downloads import scripts
-from hive.downloads.record import New, Record, RecordPage, read_record
+from hive.downloads.record import New, Record, RecordPage, UnreadableRecord, read_record
 from hive.lua import Script
 from hive.redis_client import RedisClient
+from hive.redis_errors import is_redis_error
 from hive.settings import Settings
 from hive.wire import events, keys
 from hive.wire.events import Message, Version
 from hive.wire.jobs import Priority
 
+log = logging.getLogger("hive.downloads.tracker")
+
 Outcome = Literal["created", "joined", "known", "full"]
 
 #: How many listed ids are looked at for one page when a filter hides most of them.
 MAX_SCANNED = 20_000
+#: Seconds that what is left of a record that nobody can read is kept.
+UNREADABLE_KEPT_S = 7 * 86_400
 #: Ids read in one pipeline.
 PAGE = 200
 
@@ -41,7 +47,7 @@ class DownloadTracker:
         self._ended_ttl_s = ended_ttl_s
         self._max_queued = max_queued
         self._create, self._control = Script(client, scripts.CREATE), Script(client, scripts.CONTROL)
-        self._priority = Script(client, scripts.PRIORITY)
+        self._priority, self._set_aside = Script(client, scripts.PRIORITY), Script(client, scripts.SET_ASIDE)
 
     @classmethod
     def of(cls, client: RedisClient, settings: Settings) -> DownloadTracker:
@@ -85,18 +91,14 @@ class DownloadTracker:
 
     def read(self, download_id: str) -> Record | None:
         """The record, or None where the id is unknown or forgotten."""
-        return read_record(self._redis.hgetall(keys.record(download_id)))
+        return self._read_all([download_id])[0]
 
     def read_messages(self, download_ids: Iterable[str]) -> list[Message | None]:
         """The latest event of each, framed for its stream, in one round trip; None where the id is unknown."""
         with self._redis.pipeline(transaction=False) as pipeline:
             for download_id in download_ids:
                 pipeline.hmget(keys.record(download_id), "fence", "seq", "terminal", "event")
-            rows = pipeline.execute()
-        return [
-            Message(Version(int(fence), int(seq)), terminal == b"1", event) if event is not None else None
-            for fence, seq, terminal, event in rows
-        ]
+            return [_message(row) for row in _unless_away(pipeline.execute(raise_on_error=False))]
 
     def page(
         self, *, limit: int, cursor: tuple[int, str] | None = None, keep: frozenset[str] | None = None
@@ -179,13 +181,58 @@ class DownloadTracker:
         return [record for _, record in self._present([(0, download_id) for download_id in download_ids])]
 
     def _present(self, ids: list[tuple[int, str]]) -> Iterator[tuple[int, Record]]:
-        with self._redis.pipeline(transaction=False) as pipeline:
-            for _, download_id in ids:
-                pipeline.hgetall(keys.record(download_id))
-            hashes = pipeline.execute()
-        gone = [download_id for (_, download_id), fields in zip(ids, hashes, strict=True) if not fields]
-        for (created, _), fields in zip(ids, hashes, strict=True):
-            if record := read_record(fields):
+        records = self._read_all([download_id for _, download_id in ids])
+        gone = [download_id for (_, download_id), record in zip(ids, records, strict=True) if record is None]
+        for (created, _), record in zip(ids, records, strict=True):
+            if record is not None:
                 yield created, record
         if gone:
             self._redis.zrem(keys.DOWNLOADS, *gone)
+
+    def _read_all(self, download_ids: Sequence[str]) -> list[Record | None]:
+        """The records in one round trip. One that cannot be read counts as gone, and is set aside: it must stop neither
+        a list nor the queue.
+        """
+        with self._redis.pipeline(transaction=False) as pipeline:
+            for download_id in download_ids:
+                pipeline.hgetall(keys.record(download_id))
+            hashes = _unless_away(pipeline.execute(raise_on_error=False))
+        found: list[Record | None] = []
+        for download_id, fields in zip(download_ids, hashes, strict=True):
+            try:
+                found.append(read_record(fields))
+            except UnreadableRecord as error:
+                self._put_aside(download_id, error)
+                found.append(None)
+        return found
+
+    def _put_aside(self, download_id: str, error: UnreadableRecord) -> None:
+        was_in_the_way = self._set_aside(
+            record=keys.record(download_id),
+            downloads=keys.DOWNLOADS,
+            pending=keys.PENDING,
+            leases=keys.LEASES,
+            unreadable=keys.UNREADABLE,
+            id=download_id,
+            kept_s=UNREADABLE_KEPT_S,
+        )
+        if was_in_the_way:
+            fields = {"download_id": download_id, "reason": str(error)}
+            log.error("a record cannot be read; set aside", extra={"fields": fields})
+
+
+def _message(row: list[bytes] | Exception) -> Message | None:
+    """The latest event in these fields; None where there is none, or none that can be read (see `_read_all`)."""
+    try:
+        fence, seq, terminal, event = row  # type: ignore[misc]
+        return Message(Version(int(fence), int(seq)), terminal == b"1", event) if event is not None else None
+    except (TypeError, ValueError):
+        return None
+
+
+def _unless_away(replies: list[Any]) -> list[Any]:
+    """The replies of a pipeline, of which some may be errors. Raises that which says that Redis is away."""
+    for reply in replies:
+        if isinstance(reply, Exception) and is_redis_error(reply):
+            raise reply
+    return replies

@@ -43,6 +43,7 @@ _COUNTERS: Final = (
         "released",
     ),
     ("hive_download_preemptions", "Attempts that ended to make room for a download of high priority.", "preempted"),
+    ("hive_downloads_unreadable", "Records that could not be read, and were set aside.", "unreadable"),
     ("hive_bytes_received", "Bytes that came over the network.", "bytes_received"),
     ("hive_bytes_refetched", "Bytes among them that had come before.", "bytes_refetched"),
 )

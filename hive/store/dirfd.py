@@ -115,8 +115,9 @@ def read_file(folder: int, name: str, limit: int) -> bytes | None:
     return data if len(data) <= limit else None
 
 
-def write_file(folder: int, name: str, data: bytes, *, durable: bool = True) -> None:
-    """Write a file so that readers see the old content or the new; the new survives a power cut where `durable`.
+def write_file(folder: int, name: str, data: bytes, *, durable: bool = True, mode: int = 0o666) -> None:
+    """Write a file so that readers see the old content or the new; the new survives a power cut where `durable`. `mode`
+    is what the umask leaves of it.
 
     Raises:
         OSError: where it cannot be written.
@@ -125,7 +126,7 @@ def write_file(folder: int, name: str, data: bytes, *, durable: bool = True) -> 
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     with (
         _unlinked_on_error(folder, temporary),
-        os.fdopen(os.open(temporary, flags, 0o666, dir_fd=folder), "wb") as stream,
+        os.fdopen(os.open(temporary, flags, mode, dir_fd=folder), "wb") as stream,
     ):
         stream.write(data)
         stream.flush()

@@ -31,10 +31,12 @@ class Disk:
 
     async def space(self) -> DiskSpace | None:
         """The room; None where it cannot be told, or not in time."""
-        if self._asking is None or self._asking.done():
-            self._asking = asyncio.ensure_future(asyncio.to_thread(space_of, self._path))
-        done, _ = await asyncio.wait([self._asking], timeout=ANSWER_TIMEOUT_S)
-        return self._asking.result() if done else None
+        asking = self._asking
+        if asking is None or asking.done():
+            asking = self._asking = asyncio.ensure_future(asyncio.to_thread(space_of, self._path))
+        # Not self._asking below: who comes while this one's answer is on its way has begun another by then.
+        done, _ = await asyncio.wait([asking], timeout=ANSWER_TIMEOUT_S)
+        return asking.result() if done else None
 
 
 def space_of(path: Path) -> DiskSpace | None:

@@ -16,6 +16,8 @@ LEASES: Final = "hive:leases"
 PENDING: Final = "hive:pending"
 #: Set: paused downloads.
 PAUSED: Final = "hive:paused"
+#: Set: downloads whose records nobody can read; see hive/downloads/scripts/set_aside.lua.
+UNREADABLE: Final = "hive:unreadable"
 #: Sorted set: all listed downloads by the time they were made, ms.
 DOWNLOADS: Final = "hive:downloads"
 #: String: old partial files were collected; expires when it is time again.

@@ -386,3 +386,17 @@ async def test_a_filesystem_that_hangs_keeps_nobody_waiting(monkeypatch: pytest.
     async with asyncio.timeout(10):
         while await asks.space() is None:
             pass
+
+
+@pytest.mark.anyio
+async def test_whoever_comes_while_an_answer_is_on_its_way_takes_it_from_nobody(tmp_path: Path) -> None:
+    disk = Disk(tmp_path)
+    others: list[asyncio.Task[DiskSpace | None]] = []
+    disk._asking = asyncio.get_running_loop().create_future()
+    # Before the first one waits: it runs before that one is woken.
+    disk._asking.add_done_callback(lambda _: others.append(asyncio.ensure_future(disk.space())))
+    first = asyncio.create_task(disk.space())
+    await asyncio.sleep(0)
+    disk._asking.set_result(DiskSpace(1, 2))
+    assert await first == DiskSpace(1, 2)
+    assert await others[0] == space_of(tmp_path)
