@@ -32,6 +32,8 @@ from hive.wire.jobs import MAX_RUNNING, MIN_BYTES_PER_SECOND
 #: Where the HTTP process listens, and where clients look for it.
 DEFAULT_ADDRESS = "127.0.0.1:8080"
 
+#: Records of downloads, live and ended, that are kept at most unless somebody says otherwise.
+MAX_RECORDS = 50_000
 #: The most webhooks that may be set, and the most and longest waits between their tries.
 MAX_WEBHOOKS, MAX_WEBHOOK_RETRIES, MAX_WEBHOOK_RETRY_S = 16, 24, 86_400.0
 
@@ -117,6 +119,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     drain_s: float = field(default=5.0, name="HIVE_DRAIN_S")
     keepalive_s: float = field(default=10.0, name="HIVE_KEEPALIVE_S")
     max_streams: int = field(default=20_000, name="HIVE_MAX_STREAMS")
+    max_records: int = field(default=MAX_RECORDS, name="HIVE_MAX_RECORDS")
     max_queued: int = field(default=10_000, name="HIVE_MAX_QUEUED")
     max_running: int = field(default=0, name="HIVE_MAX_RUNNING")
 
@@ -169,6 +172,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             ("HIVE_KEEPALIVE_S", self.keepalive_s, 0.1, 60),
             ("HIVE_MAX_STREAMS", self.max_streams, 1, 1_000_000),
             ("HIVE_MAX_QUEUED", self.max_queued, 1, 1_000_000),
+            ("HIVE_MAX_RECORDS", self.max_records, 1, 10_000_000),
             ("HIVE_WEBHOOK_TIMEOUT_S", self.webhook_timeout_s, 0.1, 60),
             ("HIVE_MAX_RUNNING", self.max_running, 0, MAX_RUNNING),
         ):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from importlib import resources
-from typing import Any
+from typing import Any, get_args
 
 import fakeredis
 import pytest
@@ -12,6 +12,7 @@ import pytest
 from hive.downloads import scripts
 from hive.lua import Script, load, names_of
 from hive.wire import keys
+from hive.wire.events import State
 from hive.wire.jobs import RANK_STEP, RANKS
 
 PACKAGES = ("hive.downloads", "hive.webhooks", "workers.fleet")
@@ -59,6 +60,8 @@ def test_the_prelude_knows_the_names_and_numbers_of_the_wire() -> None:
     assert f"RANKS = {{{', '.join(f'{name} = {rank}' for name, rank in RANKS.items())}}}" in prelude
     assert f"RANK_STEP = {RANK_STEP}\n" in prelude
     assert f"WAIT_CLASSES_S = {{{', '.join(map(str, scripts.QUEUE_WAIT_CLASSES_S))}}}" in prelude
+    assert f"STATES = {{{', '.join(repr(state) for state in get_args(State))}}}" in prelude
+    assert keys.state_index("x") == "hive:state:x"
     notify = load("hive.downloads", "notify")
     assert f"'{keys.WEBHOOKS_DUE}'" in notify
     assert f"'{keys.WEBHOOKS_STANDING}'" in notify

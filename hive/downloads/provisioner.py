@@ -31,6 +31,12 @@ from hive.wire.spec import DownloadSpec
 
 log = logging.getLogger("hive.downloads.provisioner")
 
+#: What people are told when there are as many records as HIVE_MAX_RECORDS says.
+TOO_MANY_RECORDS = (
+    "As many downloads are remembered as may be. Ended ones are forgotten after HIVE_ENDED_TTL_S; whoever runs the "
+    "server may raise HIVE_MAX_RECORDS."
+)
+
 
 class Provisioned(NamedTuple):
     """The answer: the id to watch, the path where the model is on disk, and whether an earlier download is shared.
@@ -107,6 +113,8 @@ class ModelProvisioner:
         download_id, outcome = self._tracker.create(new)
         if outcome == "full":
             raise TooManyDownloads
+        if outcome == "crowded":
+            raise TooManyDownloads(TOO_MANY_RECORDS)
         _say(download_id, "on disk" if on_disk else "joined" if outcome == "joined" else "asked for", spec, retry_of)
         if outcome == "created" and on_disk is None:
             log.info("queued", extra={"fields": {"download_id": download_id, "attempt": 1}})

@@ -39,6 +39,9 @@ URGENT_PATIENCE_S, ASK_AGAIN_S = 1.0, 5.0
 FORGET_INTERVAL_S = 60.0
 FORGET_AT_ONCE = 1000
 
+#: Seconds between two steps through the index by state, once it is whole.
+INDEX_INTERVAL_S = 10.0
+
 
 class Reaper:
     """One sweep at a time; blocking. The HTTP process calls `sweep` every `SWEEP_INTERVAL_S`."""
@@ -51,6 +54,7 @@ class Reaper:
         self._short_before = 0
         self._urgent_since: dict[str, float] = {}
         self._next_forgetting = 0.0
+        self._next_index, self._index_cursor = 0.0, "0"
 
     def sweep(self) -> None:
         """Look once, and put right what is found. Raises redis-py's errors, after noting that one came."""
@@ -62,6 +66,7 @@ class Reaper:
                     self._take_over(download_id)
             self._replace_lost_tickets()
             self._make_room()
+            self._keep_index()
             if time.monotonic() >= self._next_forgetting:
                 self._next_forgetting = time.monotonic() + FORGET_INTERVAL_S
                 self.forget_expired()
@@ -109,6 +114,15 @@ class Reaper:
         if missing > 0:
             log.warning("tickets were lost; putting in new ones", extra={"fields": {"tickets": missing}})
             queue.add_tickets(admission.pending(limit=missing))
+
+    def _keep_index(self) -> None:
+        """Put into the index by state what a version of hive made or moved that does not keep it: at once where there
+        is none yet, and a step now and then in case such a version still runs.
+        """
+        now = time.monotonic()
+        if now >= self._next_index or not self._context.tracker.has_index():
+            self._next_index = now + INDEX_INTERVAL_S
+            self._index_cursor = self._context.tracker.build_index(self._index_cursor)
 
     def _make_room(self) -> None:
         """Let an urgent download that found no free worker have that of one of low priority."""

@@ -10,10 +10,12 @@ All methods are blocking calls of a round trip or two, raise redis-py's errors, 
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import logging
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 
@@ -22,17 +24,24 @@ from hive.downloads.record import New, Record, RecordPage, UnreadableRecord, rea
 from hive.lua import Script
 from hive.redis_client import RedisClient
 from hive.redis_errors import is_redis_error
-from hive.settings import Settings
+from hive.settings import MAX_RECORDS, Settings
 from hive.wire import events, keys
-from hive.wire.events import Message, Version
+from hive.wire.events import Message, State, Version
 from hive.wire.jobs import Priority
 
 log = logging.getLogger("hive.downloads.tracker")
 
-Outcome = Literal["created", "joined", "known", "full"]
+#: States that people see as they are; all other statuses are those of a running one.
+_STATES_AS_STATUSES = frozenset(get_args(State)) - {"running"}
 
-#: How many listed ids are looked at for one page when a filter hides most of them.
-MAX_SCANNED = 20_000
+Outcome = Literal["created", "joined", "known", "full", "crowded"]
+
+#: Records that are looked at for one page; where a filter hides most of them the page is short, and has a cursor.
+MAX_SCANNED = 1_000
+#: Downloads that are put into the index by state in one step.
+REINDEX_STEP = 500
+#: How many of the oldest records are looked at for expired ones before a new one is refused for want of room.
+FORGET_AT_ONCE = 1_000
 #: Seconds that what is left of a record that nobody can read is kept.
 UNREADABLE_KEPT_S = 7 * 86_400
 #: Ids read in one pipeline.
@@ -42,17 +51,26 @@ PAGE = 200
 class DownloadTracker:
     """Creates, reads and lists the records, over one blocking Redis client."""
 
-    def __init__(self, client: RedisClient, *, ended_ttl_s: int, max_queued: int) -> None:
+    def __init__(
+        self, client: RedisClient, *, ended_ttl_s: int, max_queued: int, max_records: int = MAX_RECORDS
+    ) -> None:
         self._redis = client
         self._ended_ttl_s = ended_ttl_s
         self._max_queued = max_queued
+        self._max_records = max_records
+        self._reindex = Script(client, scripts.REINDEX)
         self._create, self._control = Script(client, scripts.CREATE), Script(client, scripts.CONTROL)
         self._priority, self._set_aside = Script(client, scripts.PRIORITY), Script(client, scripts.SET_ASIDE)
 
     @classmethod
     def of(cls, client: RedisClient, settings: Settings) -> DownloadTracker:
         """One that keeps to the settings."""
-        return cls(client, ended_ttl_s=settings.ended_ttl_s, max_queued=settings.max_queued)
+        return cls(
+            client,
+            ended_ttl_s=settings.ended_ttl_s,
+            max_queued=settings.max_queued,
+            max_records=settings.max_records,
+        )
 
     def create(self, new: New, download_id: str | None = None) -> tuple[str, Outcome]:
         """The id of the new download, or of the one that this request joins; and which of the two it is."""
@@ -69,7 +87,16 @@ class DownloadTracker:
             "retry_of": new.retry_of,
             "request_id": new.request_id,
         }
-        found = self._create(
+        found = self._made(new, download_id, terminal, fields)
+        if found[1] == b"crowded":
+            # Perhaps only in the list: records expire by themselves, and the list is tidied once a minute.
+            self.forget_expired(FORGET_AT_ONCE)
+            found = self._made(new, download_id, terminal, fields)
+        outcome: Outcome = found[1].decode()  # type: ignore[assignment]
+        return found[0].decode(), outcome
+
+    def _made(self, new: New, download_id: str, terminal: bool, fields: dict[str, Any]) -> list[bytes]:
+        found: list[bytes] = self._create(
             (part for pair in fields.items() for part in pair),
             record=keys.record(download_id),
             channel=keys.events(download_id),
@@ -82,12 +109,13 @@ class DownloadTracker:
             event=events.encode(new.event),
             ended_ttl_s=self._ended_ttl_s,
             max_queued=self._max_queued,
+            max_records=self._max_records,
             sealed=new.secret,
             sealed_ttl_s=new.secret_ttl_s,
             local_path=new.local_path,
             priority=new.priority,
         )
-        return found[0].decode(), found[1].decode()
+        return found
 
     def read(self, download_id: str) -> Record | None:
         """The record, or None where the id is unknown or forgotten."""
@@ -106,15 +134,28 @@ class DownloadTracker:
         """Downloads, newest first, from behind `cursor`; only those whose status is in `keep`, where given."""
         found: list[Record] = []
         last: tuple[int, str] | None = None
-        for scanned, (created, record) in enumerate(self._newest_first(cursor)):
-            if keep is None or record.status in keep:
+        seen: set[str] = set()
+        for scanned, (created, record) in enumerate(self._newest_first(self._lists_of(keep), cursor), 1):
+            if record.id not in seen and (keep is None or record.status in keep):
                 if len(found) == limit:
                     return RecordPage(found, last)
+                seen.add(record.id)
                 found.append(record)
             last = (created, record.id)
             if scanned >= MAX_SCANNED:
                 return RecordPage(found, last)
         return RecordPage(found, None)
+
+    def build_index(self, cursor: str = "0") -> str:
+        """Look whether some of the listed downloads, from `cursor` on, are in the index by state; gives the next
+        cursor, "0" at the end.
+        """
+        found: bytes = self._reindex(downloads=keys.DOWNLOADS, built=keys.INDEX_BUILT, cursor=cursor, step=REINDEX_STEP)
+        return found.decode()
+
+    def has_index(self) -> bool:
+        """Whether the index by state knows every download."""
+        return bool(self._redis.exists(keys.INDEX_BUILT))
 
     def forget_expired(self, limit: int) -> None:
         """Look at so many of the oldest in the list, and forget those whose records have expired."""
@@ -123,9 +164,7 @@ class DownloadTracker:
             for download_id in ids:
                 pipeline.exists(keys.record(download_id.decode()))
             there = pipeline.execute()
-        gone = [download_id for download_id, found in zip(ids, there, strict=True) if not found]
-        if gone:
-            self._redis.zrem(keys.DOWNLOADS, *gone)
+        self._forget([download_id.decode() for download_id, found in zip(ids, there, strict=True) if not found])
 
     def set_priority(self, record: Record, priority: Priority) -> bool:
         """Change how soon a download gets a worker; False when it has ended, or changed hands since `record` was
@@ -157,19 +196,29 @@ class DownloadTracker:
         sealed: bytes | None = self._redis.get(keys.secret(download_id))
         return sealed
 
-    def _newest_first(self, cursor: tuple[int, str] | None) -> Iterator[tuple[int, Record]]:
-        """Every listed record behind the cursor; forgets the ids whose records have expired."""
+    def _lists_of(self, keep: frozenset[str] | None) -> list[str]:
+        """The sorted sets in which downloads of these statuses are."""
+        if keep is None or not self.has_index():
+            return [keys.DOWNLOADS]
+        states = {status if status in _STATES_AS_STATUSES else "running" for status in keep}
+        return [keys.state_index(state) for state in sorted(states)]
+
+    def _newest_first(self, lists: Sequence[str], cursor: tuple[int, str] | None) -> Iterator[tuple[int, Record]]:
+        """Every record in these lists behind the cursor; forgets the ids whose records have expired."""
+        ids = heapq.merge(*(self._ids_in(each, cursor) for each in lists), reverse=True)
+        while rows := list(itertools.islice(ids, PAGE)):
+            yield from self._present(rows)
+
+    def _ids_in(self, key: str, cursor: tuple[int, str] | None) -> Iterator[tuple[int, str]]:
+        """The ids in a sorted set by time, newest first, from behind the cursor, with their times."""
         top: int | str = cursor[0] if cursor else "+inf"
         seen_at_top: set[str] = set()
         while True:
-            rows = self._redis.zrevrangebyscore(
-                keys.DOWNLOADS, top, "-inf", start=len(seen_at_top), num=PAGE, withscores=True
-            )
+            rows = self._redis.zrevrangebyscore(key, top, "-inf", start=len(seen_at_top), num=PAGE, withscores=True)
             if not rows:
                 return
             ids = [(int(score), member.decode()) for member, score in rows]
-            ids = [row for row in ids if cursor is None or row < cursor]
-            yield from self._present(ids)
+            yield from (row for row in ids if cursor is None or row < cursor)
             low = int(rows[-1][1])
             seen_at_top = {m.decode() for m, score in rows if int(score) == low} | (
                 seen_at_top if low == top else set()
@@ -186,8 +235,15 @@ class DownloadTracker:
         for (created, _), record in zip(ids, records, strict=True):
             if record is not None:
                 yield created, record
-        if gone:
-            self._redis.zrem(keys.DOWNLOADS, *gone)
+        self._forget(gone)
+
+    def _forget(self, download_ids: Sequence[str]) -> None:
+        """Take downloads whose records are gone from the lists."""
+        if download_ids:
+            with self._redis.pipeline(transaction=False) as pipeline:
+                for key in (keys.DOWNLOADS, *map(keys.state_index, get_args(State))):
+                    pipeline.zrem(key, *download_ids)
+                pipeline.execute()
 
     def _read_all(self, download_ids: Sequence[str]) -> list[Record | None]:
         """The records in one round trip. One that cannot be read counts as gone, and is set aside: it must stop neither

@@ -53,6 +53,9 @@ WEBHOOKS_DUE: Final = "hive:webhooks:due"
 #: Sorted set: names of the webhooks of the settings, which every end goes to, by how long they count, ms.
 WEBHOOKS_STANDING: Final = "hive:webhooks:standing"
 
+#: String: the index by state knows every listed download.
+INDEX_BUILT: Final = "hive:state:built"
+
 _EVENTS_PREFIX: Final = "hive:events:{"
 #: What a process subscribes to: every download's channel.
 EVENTS_PATTERN: Final = "hive:events:*"
@@ -72,6 +75,11 @@ def id_of_channel(channel: bytes) -> str | None:
     """The download id in a channel's name, or None where it is not one of ours."""
     text = channel.decode("ascii", "replace")
     return text[len(_EVENTS_PREFIX) : -1] if text.startswith(_EVENTS_PREFIX) and text.endswith("}") else None
+
+
+def state_index(state: str) -> str:
+    """Sorted set: the downloads in this state, by the time they were made, ms."""
+    return f"hive:state:{state}"
 
 
 def single_flight(dedup_key: str) -> str:

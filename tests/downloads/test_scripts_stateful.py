@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import fakeredis
 import pytest
@@ -28,7 +28,7 @@ from hive.downloads import scripts
 from hive.downloads.record import AttemptBytes, Claim, Record
 from hive.redis_client import RedisClient
 from hive.wire import keys
-from hive.wire.events import Version, parse_message
+from hive.wire.events import State, Version, parse_message
 from hive.wire.jobs import RANK_STEP, RANKS
 from tests.support.downloads import complete, download_context, downloading, failed, new
 
@@ -176,6 +176,12 @@ class Downloads(RuleBasedStateMachine):
             rank, created_ms = divmod(int(self.redis.zscore(keys.PENDING, self.id)), RANK_STEP)
             assert (rank, created_ms) == (RANKS[self.record.priority], self.record.created_ms)
 
+    @invariant()
+    def the_index_is_that_of_the_state(self) -> None:
+        if hasattr(self, "downloads"):
+            states = [s for s in get_args(State) if self.redis.zscore(keys.state_index(s), self.id) is not None]
+            assert states == [self.record.state]
+
     @rule()
     def create_again(self) -> None:
         live = not self.record.is_terminal
@@ -259,6 +265,7 @@ MUTANTS = {
         "",
     ),
     "a place by the time of the attempt": ("RELEASE", "place(r[9], r[10])", "place(r[9], now_ms())"),
+    "an end that leaves the index": ("FINISH", "index(id, state, r[9])", ""),
     "a claim by two": ("CLAIM", "if r[1] ~= 'queued' or r[2] ~= attempt then return '' end", ""),
 }
 

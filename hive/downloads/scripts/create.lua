@@ -1,9 +1,10 @@
 -- A new download, or the one under way for the same identity.
 -- `terminal` is 0 or 1; `sealed` credentials and `local_path` may be ''. The rest of ARGV: the record's fields as name,
 -- value, ...
--- -> {id, 'created' | 'joined' | 'known' | 'full'}; `known`: this very end is recorded already.
+-- -> {id, 'created' | 'joined' | 'known' | 'full' | 'crowded'}; `known`: this very end is recorded already; `crowded`:
+-- there are as many records as there may be.
 local record, channel, flight, downloads, pending, secret = unpack(KEYS)
-local id, terminal, event, ended_ttl_s, max_queued, sealed, sealed_ttl_s, local_path, priority = unpack(ARGV)
+local id, terminal, event, ended_ttl_s, max_queued, max_records, sealed, sealed_ttl_s, local_path, priority = unpack(ARGV)
 --! include prelude
 
 if redis.call('EXISTS', record) == 1 then return {id, 'created'} end
@@ -25,10 +26,12 @@ if under_way then
   if found[1] == '1' and terminal == '1' and found[2] == local_path then return {under_way, 'known'} end
 end
 if terminal == '0' and redis.call('ZCARD', pending) >= tonumber(max_queued) then return {'', 'full'} end
-for i = 10, #ARGV, 2 do redis.call('HSET', record, ARGV[i], ARGV[i + 1]) end
+if redis.call('ZCARD', downloads) >= tonumber(max_records) then return {'', 'crowded'} end
+for i = 11, #ARGV, 2 do redis.call('HSET', record, ARGV[i], ARGV[i + 1]) end
 local now = now_ms()
 redis.call('HSET', record, 'id', id, 'created_ms', int(now), 'queued_ms', int(now), 'priority', priority)
 redis.call('ZADD', downloads, int(now), id)
+index(id, terminal == '1' and 'complete' or 'queued', int(now))
 if terminal == '1' then
   redis.call('HSET', record, 'ended_ms', int(now), 'local_path', local_path)
   redis.call('EXPIRE', record, ended_ttl_s)

@@ -8,7 +8,7 @@ local id, fence, seq, state, event, ended_ttl_s, local_path, expired_only, code,
 --! include notify
 
 local r = redis.call('HMGET', record, 'terminal', 'fence', 'seq', 'event', 'state', 'claimed_ms', 'received',
-  'refetched')
+  'refetched', 'created_ms')
 if r[1] == '1' and r[4] == event then return 1 end
 if r[1] ~= '0' or r[2] ~= fence then return 0 end
 if expired_only == '1' then
@@ -20,6 +20,7 @@ redis.call('HSET', record, 'state', state, 'status', state, 'ended_ms', int(now_
 redis.call('ZREM', pending, id)
 redis.call('ZREM', leases, id)
 redis.call('SREM', PAUSED, id)
+index(id, state, r[9])
 if r[5] == 'running' then count_active(record, r[6]) end
 count_bytes(record, 'received', received, r[7])
 count_bytes(record, 'refetched', refetched, r[8])

@@ -5,6 +5,8 @@ local RANKS = {high = 0, normal = 1, low = 2}
 local RANK_STEP = 10000000000000
 local WAIT_CLASSES_S = {1, 5, 30, 120, 600, 3600}
 
+local STATES = {'queued', 'running', 'paused', 'complete', 'failed', 'cancelled'}
+
 local function now_ms()
   local t = redis.call('TIME')
   return t[1] * 1000 + math.floor(t[2] / 1000)
@@ -23,6 +25,16 @@ local function count_bytes(record, name, by_attempt, counted)
 end
 local function count_active(record, claimed_ms)
   redis.call('HINCRBY', record, 'active_ms', int(math.max(now_ms() - tonumber(claimed_ms or '0'), 0)))
+end
+-- The index by state: each state's downloads, by the time they were made.
+local function index(id, state, created_ms)
+  for _, each in ipairs(STATES) do
+    if each == state then
+      redis.call('ZADD', 'hive:state:' .. each, created_ms or '0', id)
+    else
+      redis.call('ZREM', 'hive:state:' .. each, id)
+    end
+  end
 end
 local function next_fence(record)
   return int(math.max(now_ms(), tonumber(redis.call('HGET', record, 'fence') or '0') + 1))

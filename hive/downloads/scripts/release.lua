@@ -20,6 +20,7 @@ if tonumber(r[4] or '0') > tonumber(r[5] or '0') then stalls = 0 elseif counts =
 redis.call('HSET', record, 'state', to, 'status', to, 'attempt', attempt, 'stalls', stalls)
 redis.call('HSET', record, 'owner', '', 'worker', '')
 redis.call('ZREM', leases, id)
+index(id, to, r[10])
 if r[1] == 'running' then
   count_active(record, r[8])
   count_bytes(record, 'received', received, r[11])

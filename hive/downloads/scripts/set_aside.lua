@@ -12,6 +12,7 @@ if redis.call('TYPE', record).ok == 'hash' then
   end
 end
 redis.call('EXPIRE', record, kept_s)
+index(id, '')
 local listed = redis.call('ZREM', downloads, id)
 local there = listed + redis.call('ZREM', pending, id) + redis.call('ZREM', leases, id) + redis.call('SREM', PAUSED, id)
 redis.call('SADD', unreadable, id)
