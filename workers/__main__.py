@@ -23,6 +23,7 @@ from hive.redis_errors import describe, is_redis_error
 from hive.settings import Settings, SettingsError
 from hive.store import probe
 from hive.wire import keys
+from workers.fleet.same_store import lasting_objection
 from workers.process.job import DownloadJob
 from workers.process.worker import DownloadWorker
 
@@ -30,6 +31,8 @@ log = logging.getLogger("workers.pool")
 
 #: The most worker processes in one pool.
 MAX_CONCURRENCY = 256
+#: The exit code of a worker whose store is not the server's.
+WRONG_STORE = 1
 #: Seconds that RQ's client waits for a reply: longer than it blocks for a job.
 RQ_REPLY_TIMEOUT_S = 30.0
 
@@ -68,6 +71,10 @@ def main(argv: list[str] | None = None) -> int:
     if not 1 <= concurrency <= MAX_CONCURRENCY:
         parser.error(f"--concurrency must lie between 1 and {MAX_CONCURRENCY}.")
     logs.setup(settings.log_level, settings.log_format)
+    with connect(settings.redis_url) as client:
+        if (problem := lasting_objection(settings, client)) is not None:
+            log.error("refused: another store", extra={"fields": {"reason": problem}})
+            return WRONG_STORE
     probe.report(settings)
     # Imported once, before the fork: every horse begins with it.
     importlib.import_module("workers.download")

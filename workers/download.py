@@ -45,6 +45,7 @@ from workers.fleet.file_lease import FileLeases
 from workers.fleet.patience import until_redis_answers
 from workers.fleet.peers import FleetPeers
 from workers.fleet.reservation import Reservation
+from workers.fleet.same_store import objection
 from workers.intent import AttemptIntent
 from workers.min_rate import MinimumRate
 from workers.process.shutdown import SHUTDOWN
@@ -72,6 +73,9 @@ def run(download_id: str, attempt: int) -> None:
     client = connect(settings.redis_url, reply_timeout_s=reply_timeout_s, retries=0)
     downloads = DownloadContext.of(client, settings)
     try:
+        if (problem := objection(settings, client)) is not None:
+            log.error("refused: another store", extra={"fields": {"reason": problem}})
+            return
         taken = take_next(downloads)
     except RedisError as error:
         if not is_redis_error(error):

@@ -12,12 +12,15 @@ import logging
 from collections.abc import AsyncIterator
 from typing import Final
 
+import msgspec
+
 from hive.api import maintenance
 from hive.api.services import Services
 from hive.downloads.reaper import SWEEP_INTERVAL_S
 from hive.downloads.restore import CHECK_INTERVAL_S, LOOK_INTERVAL_S
 from hive.errors import Conflict, RedisUnavailable
 from hive.redis_client import RedisError
+from hive.store.store_id import ensure_identity
 from hive.webhooks.dispatcher import WebhookDispatcher
 from hive.wire import keys
 
@@ -25,6 +28,8 @@ log = logging.getLogger("hive.api.background")
 
 #: Seconds between two looks whether it is time to collect old partial files.
 TIDY_CHECK_S: Final = 60.0
+#: Seconds between two looks whether Redis and the store still have the store's id.
+ANNOUNCE_INTERVAL_S: Final = 2.0
 
 
 @contextlib.asynccontextmanager
@@ -38,6 +43,7 @@ async def running(services: Services) -> AsyncIterator[None]:
         restore_for_ever(services),
         reap_for_ever(services),
         tidy_for_ever(services),
+        announce_store_for_ever(services),
     )
     tasks = [asyncio.create_task(loop) for loop in loops]
     try:
@@ -75,6 +81,25 @@ async def reap_for_ever(services: Services) -> None:
             services.reaper.hold_off()
         except Exception:
             log.exception("the reaper failed; it goes on")
+
+
+async def announce_store_for_ever(services: Services) -> None:
+    """Keep in Redis which store this is, for workers to compare theirs with; and in the store itself."""
+    commands, said = services.commands, ""
+    while True:
+        try:
+            identity = msgspec.json.encode(await asyncio.to_thread(ensure_identity, services.settings))
+            if await commands.run(commands.client.get, keys.STORE) != identity:
+                await commands.run(commands.client.set, keys.STORE, identity)
+        except RedisUnavailable:
+            pass  # another time
+        except OSError as error:
+            if said != str(error):  # once for each reason: the readiness says it too
+                said = str(error)
+                log.warning("the store has no id", extra={"fields": {"reason": said}})
+        except Exception:
+            log.exception("the store's id could not be told; it is tried again")
+        await asyncio.sleep(ANNOUNCE_INTERVAL_S)
 
 
 async def tidy_for_ever(services: Services) -> None:

@@ -31,6 +31,8 @@ REPLICAS: Final = "hive:replicas"
 #: String: the mark by which HTTP processes see that Redis has lost its data: it is gone then.
 EPOCH: Final = "hive:epoch"
 
+#: String: the id of the store that servers and workers share, and where the server has it, as JSON.
+STORE: Final = "hive:store"
 #: List: references that a resolver is to look at; see downloads/resolutions.py. String: one is there; expires.
 RESOLVE: Final = "hive:resolve"
 RESOLVERS: Final = "hive:resolvers"
