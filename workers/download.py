@@ -163,7 +163,8 @@ class Download:
         finally:
             self._locks.release_all()
             self._leases.release_all()
-            self._reservation.release()
+            if not self._reporter.lost:  # what stands there by now is the new owner's
+                self._reservation.release()
             if self._ended:
                 self._intent.close()
             SHUTDOWN.on_request(None)
@@ -334,7 +335,7 @@ class _Brake:
 
     def __init__(self, control: Control) -> None:
         self._control = control
-        self.hold, self.release = control.hold, control.release
+        self.confirm, self.hold, self.release = control.confirm, control.hold, control.release
 
     def cancel(self) -> None:
         self._control.cancel("cancelled")

@@ -56,6 +56,9 @@ class Brake(Protocol):
     def fence(self) -> None:
         """Stop, and touch nothing more: the files belong to somebody else by now."""
 
+    def confirm(self, until_s: float) -> None:
+        """Write on until this moment (monotonic), and not past it before the next word."""
+
     def hold(self) -> None:
         """Write nothing until released."""
 
@@ -127,6 +130,7 @@ class Reporter:
 
     def start(self) -> Reporter:
         """Begin to speak."""
+        self._brake.confirm(self._confirmed_s + self._lease_s)
         self._thread.start()
         return self
 
@@ -263,7 +267,9 @@ class Reporter:
 
     def _confirmed(self, ack: Ack, asked_s: float) -> None:
         self._confirmed_s = asked_s
-        if not ack.held:
+        if ack.held:
+            self._brake.confirm(asked_s + self._lease_s)
+        else:
             self.lost = True
             self._brake.fence()
             return

@@ -75,8 +75,6 @@ class LocalDownloads:
         #: Whether there is a Redis that may have a record of them: a server that starts is told of their ends.
         self._may_be_known = settings.redis_url is not None or (settings.home_dir / "redis").exists()
         self.intents = IntentLog(settings)
-        with contextlib.suppress(OSError):
-            self.intents.sign_what_was_left()
 
     def list(self) -> list[LocalDownload]:
         """All that have not ended, the newest first."""

@@ -27,12 +27,16 @@ class Brake:
 
     def __init__(self) -> None:
         self.calls: list[str] = []
+        self.until_s = 0.0
 
     def cancel(self) -> None:
         self.calls.append("cancel")
 
     def fence(self) -> None:
         self.calls.append("fence")
+
+    def confirm(self, until_s: float) -> None:
+        self.until_s = until_s
 
     def hold(self) -> None:
         self.calls.append("hold")
@@ -192,6 +196,16 @@ def test_an_unconfirmed_lease_holds_the_transfer_until_it_is_confirmed(scene: Sc
     assert time.monotonic() - began < 1.5, "held before the lease ran out"
     scene.claims.away = False
     wait_for(lambda: scene.brake.calls == ["hold", "release"])
+
+
+def test_the_right_to_write_is_confirmed_for_one_lease_from_the_asking(scene: Scene) -> None:
+    first_s = scene.brake.until_s
+    assert time.monotonic() < first_s
+    wait_for(lambda: scene.brake.until_s > first_s)
+    assert scene.brake.until_s - time.monotonic() <= 1.5
+    scene.claims.away = True
+    wait_for(lambda: scene.brake.until_s < time.monotonic())
+    assert "release" not in scene.brake.calls
 
 
 def test_the_end_waits_for_a_redis_that_is_away(scene: Scene) -> None:

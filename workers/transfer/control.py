@@ -28,6 +28,7 @@ class Control:
         self._fenced = False
         self._paused = False
         self._held = False
+        self._valid_until_s = float("inf")
         self._wakers: dict[int, Callable[[], None]] = {}
         self._next_waker = 0
         self._changed = threading.Condition()
@@ -65,6 +66,15 @@ class Control:
         """End a hold."""
         self._set(held=False)
 
+    def confirm(self, until_s: float) -> None:
+        """The right to write holds until this moment (monotonic); past it everything is held until it is confirmed
+        again.
+
+        `hold` alone is not enough: a process that was frozen wakes with all its threads at once, and those that write
+        may be faster than the one that finds out that the files belong to somebody else by now.
+        """
+        self._set(until_s=until_s)
+
     @property
     def cancelled(self) -> bool:
         """Whether `cancel` was called."""
@@ -80,7 +90,7 @@ class Control:
         """Why nothing may be written now ("paused", "held"), or None."""
         if self._paused:
             return "paused"
-        return "held" if self._held else None
+        return "held" if self._is_held() else None
 
     def check(self) -> None:
         """Raise the error of `cancel`, if it was called."""
@@ -89,11 +99,11 @@ class Control:
 
     def gate(self) -> float:
         """Block while paused or held; gives the seconds waited (0.0 as a rule). Raises the error of `cancel`."""
-        if self._error is None and not self._paused and not self._held:
+        if self._error is None and not self._paused and not self._is_held():
             return 0.0
         began = time.monotonic()
         with self._changed:
-            self._changed.wait_for(lambda: self._error is not None or not (self._paused or self._held))
+            self._changed.wait_for(lambda: self._error is not None or not (self._paused or self._is_held()))
         self.check()
         return time.monotonic() - began
 
@@ -124,6 +134,7 @@ class Control:
         child = Control(self.bandwidth)
         with self._changed:
             child._paused, child._held = self._paused, self._held
+            child._valid_until_s = self._valid_until_s
             self._children.append(child)
         with self.waking(lambda: child.cancel(self._error or "", fenced=self._fenced)):
             try:
@@ -132,11 +143,15 @@ class Control:
                 with self._changed:
                     self._children.remove(child)
 
-    def _set(self, *, paused: bool | None = None, held: bool | None = None) -> None:
+    def _is_held(self) -> bool:
+        return self._held or time.monotonic() >= self._valid_until_s
+
+    def _set(self, *, paused: bool | None = None, held: bool | None = None, until_s: float | None = None) -> None:
         with self._changed:
+            self._valid_until_s = self._valid_until_s if until_s is None else until_s
             self._paused = self._paused if paused is None else paused
             self._held = self._held if held is None else held
             children = list(self._children)
             self._changed.notify_all()
         for child in children:
-            child._set(paused=paused, held=held)
+            child._set(paused=paused, held=held, until_s=until_s)

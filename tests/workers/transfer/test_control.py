@@ -170,3 +170,45 @@ def test_waking_a_control_that_is_cancelled_wakes_at_once() -> None:
     woken: list[int] = []
     with control.waking(lambda: woken.append(1)):
         assert woken == [1]
+
+
+def test_past_the_moment_of_the_right_to_write_everything_is_held_until_it_is_confirmed() -> None:
+    """A process that was frozen wakes with all its threads: none may write before it is known whose the files are."""
+    control = Control()
+    control.confirm(time.monotonic() + 60)
+    assert control.gate() == 0.0
+    control.confirm(time.monotonic() - 0.001)
+    assert control.waiting == "held"
+    passed = threading.Event()
+    with control.child() as child:
+        assert child.waiting == "held"
+
+        def write() -> None:
+            child.gate()
+            passed.set()
+
+        thread = threading.Thread(target=write)
+        thread.start()
+        assert not passed.wait(0.1)
+        control.confirm(time.monotonic() + 60)
+        assert passed.wait(5)
+        thread.join()
+        assert {control.waiting, child.waiting} == {None}
+
+
+def test_a_fence_ends_the_wait_of_one_who_woke_too_late() -> None:
+    control = Control()
+    control.confirm(time.monotonic() - 0.001)
+    errors: list[BaseException] = []
+
+    def write() -> None:
+        try:
+            control.gate()
+        except Cancelled as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    control.cancel("the lease was lost", fenced=True)
+    thread.join(5)
+    assert len(errors) == 1
