@@ -100,6 +100,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     store: str | None = field(default=None, name="HIVE_STORE")
     secret_key_file: str | None = field(default=None, name="HIVE_SECRET_KEY_FILE")
     allow_hosts: str = field(default="", name="HIVE_ALLOW_HOSTS")
+    allow_file_urls: bool = field(default=False, name="HIVE_ALLOW_FILE_URLS")
     public_hosts: str = field(default="", name="HIVE_PUBLIC_HOSTS")
     allow_origins: str = field(default="", name="HIVE_ALLOW_ORIGINS")
     log_level: Literal["debug", "info", "warning", "error"] = field(default="info", name="HIVE_LOG_LEVEL")

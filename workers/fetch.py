@@ -21,6 +21,7 @@ from workers.coordination import Peers, ProgressListener
 from workers.publish import Store
 from workers.resolve import hub_host
 from workers.sources import Plan, PlannedFile, RetryLater, named
+from workers.sources.local_file import copy_local_file, path_of
 from workers.transfer import (
     BatchItem,
     Control,
@@ -99,6 +100,9 @@ class Transfer:
         Raises:
             HiveError: a file cannot be brought, or what `control` was cancelled with. What is on disk is resumed.
         """
+        if self._plan.ref.is_local_file:
+            self._copy(missing)
+            return
         ours: list[PlannedFile] = []
         others: list[PlannedFile] = []
         for file in missing:
@@ -112,6 +116,21 @@ class Transfer:
             self._fetch(ours, pool, ways)
             for file in others:
                 self._follow(file, pool, ways)
+
+    def _copy(self, files: Sequence[PlannedFile]) -> None:
+        """Bring a file of this machine."""
+        for file in files:
+            partial = self._store.partial(self._plan, file, self._download_id)
+            self._peers.take_room([(partial, file.size or 0)])
+
+            def on_bytes(n_bytes: int, file: PlannedFile = file) -> None:
+                self._control.check()
+                self._reporter.file(file.path, n_bytes, file.size or 0)
+
+            fetched = copy_local_file(path_of(self._plan.ref), partial, file.digest, on_bytes)
+            self._store.publish(self._plan, file, partial, fetched)
+            self._peers.give_room(partial)
+            self._reporter.file_done(file.path, fetched.size)
 
     def _still_missing(self, ours: Sequence[PlannedFile]) -> list[PlannedFile]:
         """Those of our files that nobody has published between the look that found them missing and our lease."""

@@ -17,6 +17,7 @@ from hive.api.services import services_of
 from hive.downloads.provisioner import Provisioned, read_ref
 from hive.downloads.record import Record
 from hive.downloads.view import view
+from hive.settings import Settings
 from hive.store.layout import safe_name
 from hive.streams.longpoll import read_wait, wait_for_end
 from hive.wire.api import Download, DownloadRequest, Page, PlanRequest, Started
@@ -26,6 +27,9 @@ from hive.wire.spec import DownloadSpec
 
 #: How many downloads a page of the list has, when not told, and at most.
 DEFAULT_LIMIT, MAX_LIMIT = 50, 200
+
+#: Why a file of the server's own machine is not published for everybody who can reach it.
+FILES_NOT_ALLOWED = "hive brings files of its own machine into the store only where HIVE_ALLOW_FILE_URLS is set."
 
 _FILTERS = {
     "active": ACTIVE,
@@ -38,20 +42,23 @@ async def create(request: Request) -> Response:
     """`POST /v1/models/download`: 202 for a new or joined download, 200 for a model on disk."""
     body = await read_body(request, DownloadRequest)
     services = services_of(request)
-    spec = read_spec(body, services.settings.hf_endpoint)._replace(
+    spec = read_spec(body, services.settings)._replace(
         max_bytes_per_second=body.max_bytes_per_second, priority=body.priority
     )
     return started(await services.downloads.request(spec, webhook_url=body.webhook_url))
 
 
-def read_spec(body: PlanRequest, endpoint: str) -> DownloadSpec:
-    """What a request asks for; `endpoint` is the Hub that hive asks, or a mirror of it.
+def read_spec(body: PlanRequest, settings: Settings) -> DownloadSpec:
+    """What a request asks for.
 
     Raises:
         InvalidModelRef: says what is wrong with the reference.
+        UnsafeUrl: a file of the server's machine, which the settings do not allow.
         BadRequest: a digest or a name beside a reference to the Hub, or a name that is none.
     """
-    ref = read_ref(body.model_ref, body.revision, endpoint)
+    ref = read_ref(body.model_ref, body.revision, settings.hf_endpoint)
+    if ref.is_local_file and not settings.allow_file_urls:
+        raise errors.UnsafeUrl(FILES_NOT_ALLOWED)
     if body.sha256 and ref.kind != "url":
         raise errors.BadRequest("'sha256' is for plain URLs; the Hub names the digests of its files itself.")
     return DownloadSpec(

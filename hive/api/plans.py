@@ -16,7 +16,7 @@ from hive.wire.api import Plan, PlanRequest, Room
 async def create(request: Request) -> Response:
     """`POST /v1/models/plan`: files, sizes, digests, and whether they fit; nothing is downloaded."""
     services = services_of(request)
-    spec = read_spec(await read_body(request, PlanRequest), services.settings.hf_endpoint)
+    spec = read_spec(await read_body(request, PlanRequest), services.settings)
     plan = await services.downloads.plan(spec)
     return JsonResponse(msgspec.structs.replace(plan, room=await _room(services, plan)))
 

@@ -1,7 +1,7 @@
 """Model references: `hf:org/name@revision:QUANT`, one file of a repository, or a plain URL.
 
     hf:org/name[/path/in/repo][@revision][:QUANT]       org/name and hf.co/org/name are short for hf:org/name
-    https://host/path/file.gguf                          any http(s) URL
+    https://host/path/file.gguf                          any http(s) URL; file:///path where that is allowed
     https://huggingface.co/org/name/resolve/main/f.gguf  read as hf:org/name/f.gguf@main
     https://huggingface.co/org/name/tree/main/folder     read as hf:org/name/folder/@main: what lies below it
 
@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import re
 from typing import Literal
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 import msgspec
 
@@ -51,6 +51,11 @@ class ModelRef(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     path: str | None = None
     quant: str | None = None
     url: str | None = None
+
+    @property
+    def is_local_file(self) -> bool:
+        """Whether this is a file of the machine itself."""
+        return self.url is not None and self.url.startswith("file:")
 
     def __str__(self) -> str:
         """The reference as `parse_ref` reads it. A URL is given whole: see `display` for what may be shown."""
@@ -96,6 +101,8 @@ def parse_ref(text: str, endpoint: str = "") -> ModelRef:
     scheme, colon, rest = text.partition(":")
     if colon and scheme.lower() in ("http", "https"):
         return _parse_url(text)
+    if colon and scheme.lower() == "file":
+        return _parse_file_url(text)
     if colon and scheme.lower() == "hf":
         return _parse_hub(rest.removeprefix("//"))
     if colon and "/" not in scheme:
@@ -287,6 +294,17 @@ def is_revision(text: str) -> bool:
     return (
         bool(_REVISION.fullmatch(text)) and ".." not in text and "//" not in text and not text.endswith(("/", ".lock"))
     )
+
+
+def _parse_file_url(text: str) -> ModelRef:
+    """A file of this machine, which is brought into the store where that is allowed."""
+    parts = urlsplit(text)
+    path = unquote(parts.path)
+    if parts.netloc not in ("", "localhost") or not path.startswith("/") or path.endswith("/"):
+        raise RefError("Write a file of this machine with its whole path: file:///models/file.gguf.")
+    if parts.query or any(ord(char) < 32 or ord(char) == 127 for char in path) or ".." in path.split("/"):
+        raise RefError("A file: URL has a path and nothing else, without '..' and control characters.")
+    return ModelRef(kind="url", url=f"file://{quote(path)}")
 
 
 def _parse_url(text: str) -> ModelRef:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from hive.net.egress import Network
 from hive.settings import Settings
 from hive.wire.refs import ModelRef
-from workers.sources import huggingface, url
+from workers.sources import huggingface, local_file, url
 from workers.sources.plan import Plan, PlannedFile, RetryLater
 from workers.sources.url import named
 
@@ -32,6 +32,8 @@ def resolve(
         HiveError: the reference means nothing that can be fetched; the code says why.
         RetryLater: the Hub limits requests; ask again after the time it gives.
     """
+    if ref.is_local_file:
+        return local_file.resolve(ref, sha256, name, settings)
     if ref.url is not None:
         return url.resolve(ref, sha256, name)
     return huggingface.resolve(ref, include, exclude, settings=settings, token=token, network=network)

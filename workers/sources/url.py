@@ -26,7 +26,7 @@ def resolve(ref: ModelRef, sha256: str | None, name: str | None = None) -> Plan:
     if ref.url is None:
         raise InvalidModelRef
     asked = name_of_url(ref.url)
-    digest = Digest("sha256", _checked(sha256)) if sha256 else None
+    digest = Digest("sha256", checked(sha256)) if sha256 else None
     location = Location(url=ref.url, headers={})
     source = Source(locate=lambda: location, size=None, digest=digest, name=name or asked)
     if digest is None:
@@ -53,7 +53,8 @@ def _inspected(source: Source, asked: str, name: str | None) -> Source:
     )
 
 
-def _checked(sha256: str) -> str:
+def checked(sha256: str) -> str:
+    """A digest that a person gave, in small letters. Raises BadRequest."""
     if not _SHA256.fullmatch(sha256.lower()):
         raise BadRequest("sha256 must be 64 hex digits.")
     return sha256.lower()
