@@ -6,6 +6,8 @@
     |   |-- InvalidId         400  INVALID_ID
     |   |-- UnsafeUrl         400  UNSAFE_URL
     |   |-- UnsupportedMediaType 415  UNSUPPORTED_MEDIA_TYPE
+    |   |-- HeadersTooLarge   431  HEADERS_TOO_LARGE
+    |   |-- RequestTimeout    408  REQUEST_TIMEOUT
     |   `-- BodyTooLarge      413  BODY_TOO_LARGE
     |-- NotFound              404  NOT_FOUND
     |   |-- DownloadNotFound  404  DOWNLOAD_NOT_FOUND
@@ -110,6 +112,20 @@ class UnsupportedMediaType(BadRequest):
 
     status = 415
     code = "UNSUPPORTED_MEDIA_TYPE"
+
+
+class HeadersTooLarge(BadRequest):
+    """The request's address and headers are over 32 KiB, or more than 100."""
+
+    status = 431
+    code = "HEADERS_TOO_LARGE"
+
+
+class RequestTimeout(BadRequest):
+    """The request did not come in time: 10 s for its headers, 30 s for its body."""
+
+    status = 408
+    code = "REQUEST_TIMEOUT"
 
 
 class ForeignOrigin(HiveError):

@@ -1,7 +1,7 @@
 """The HTTP process: uvicorn with sockets tuned for many streams, which hands connections over and drains on SIGTERM.
 
-A stream needs a socket and nothing of HTTP once its head is sent, so the protocol offers each request its connection
-(see streams/writer.py); uvicorn goes on counting it among the open ones.
+A stream needs a socket and nothing of HTTP once its head is sent, so the protocol (api/http1.py) offers each request
+its connection; uvicorn goes on counting it among the open ones.
 
 uvicorn by itself waits for open responses before it runs the application's shutdown, without bound: with one open
 stream it never stops. So the server is ours to stop: on SIGTERM the listener closes, every stream is ended cleanly
@@ -10,7 +10,6 @@ with a `retry:` and no `[DONE]`, spread over a window, and then uvicorn stops.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import gc
 import logging
@@ -20,19 +19,15 @@ from collections.abc import Awaitable, Callable, Iterator
 from types import FrameType
 
 import uvicorn
-from starlette.types import Scope
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from hive.api.app import Api
-from hive.api.gate import ANSWER_HEADERS
+from hive.api.http1 import Connections, HttpProtocol
 from hive.api.services import make_services
 from hive.errors import CannotListen, HiveError
 from hive.processes.prefork import Prefork
 from hive.secrets import check_key
 from hive.settings import Settings
 from hive.store import probe
-from hive.streams import sse
-from hive.streams.writer import EXTENSION, Listener, SocketWriter
 
 log = logging.getLogger("hive.server")
 
@@ -41,8 +36,8 @@ log = logging.getLogger("hive.server")
 SEND_BUFFER_BYTES = 16_384
 #: Milliseconds that sent bytes may stay unacknowledged before the kernel gives a connection up.
 USER_TIMEOUT_MS = 30_000
-#: Bytes that wait in user space for a slow client before its sends wait.
-WRITE_HIGH_WATER_BYTES = 8_192
+#: Descriptors of a process that are not for connections: Redis, the log, files of the store, threads at work.
+RESERVED_DESCRIPTORS = 128
 #: Connections that may wait to be accepted: a fleet of clients that reconnects at once.
 BACKLOG = 4096
 #: Seconds between the end of the drain and giving up on what is still open.
@@ -76,11 +71,13 @@ def serve(settings: Settings, listener: socket.socket, host: str) -> None:
     config = uvicorn.Config(
         Api(services, host),
         loop="uvloop",
-        http=StreamProtocol,
+        http=_protocol(settings),
         ws="none",
         lifespan="on",
         log_config=None,
         access_log=False,
+        # Nobody looks at a client's address but to count connections, and those are what they are.
+        proxy_headers=False,
         server_header=False,
         backlog=BACKLOG,
         timeout_keep_alive=KEEPALIVE_IDLE_S,
@@ -89,6 +86,15 @@ def serve(settings: Settings, listener: socket.socket, host: str) -> None:
     # What was imported stays for good: a full collection of garbage, which stops every stream, need not look at it.
     gc.freeze()
     DrainingServer(config, services.drain, settings.drain_s).run(sockets=[listener])
+
+
+def _protocol(settings: Settings) -> type[HttpProtocol]:
+    """The protocol of this process's connections, which are counted together."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    room = max(RESERVED_DESCRIPTORS, soft - RESERVED_DESCRIPTORS) if soft != resource.RLIM_INFINITY else 0
+    most = min(filter(None, (settings.max_connections, room)), default=0)
+    counted = Connections(most, settings.max_connections_per_address)
+    return type("CountedProtocol", (HttpProtocol,), {"counted": counted})
 
 
 def _check_key(settings: Settings) -> None:
@@ -132,47 +138,6 @@ def listen(host: str, port: int) -> socket.socket:
         ) from None
     listener.setblocking(False)
     return listener
-
-
-class StreamProtocol(HttpToolsProtocol):
-    """uvicorn's protocol, which hands a connection over to the stream that asks for it."""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """A small write buffer: back-pressure is to reach a response before it holds much."""
-        super().connection_made(transport)
-        transport.set_write_buffer_limits(high=WRITE_HIGH_WATER_BYTES)
-
-    def on_message_begin(self) -> None:
-        """Offer the connection to the request."""
-        super().on_message_begin()
-        self.scope["extensions"] = {EXTENSION: self._hand_over}  # type: ignore[dict-item]
-
-    def _hand_over(self, scope: Scope, listener: Listener) -> SocketWriter | None:
-        """The connection of this request, from which everything of HTTP is taken away, as for a WebSocket.
-
-        None where the client has gone, has sent a second request behind this one, or has yet to take the answer
-        before: that client gets its stream through `send`.
-        """
-        cycle = self.cycle
-        if cycle.scope is not scope or cycle.disconnected or self.flow.write_paused or self.transport.is_closing():
-            return None
-        del scope["extensions"]
-        self.connections.discard(self)
-        self.flow.resume_reading()
-        # What belongs to a connection that is not the request's any more is silent: its task ends without a word.
-        cycle.disconnected = True
-        self.parser = None  # type: ignore[assignment]
-        chunked = scope["http_version"] == "1.1"
-        added: list[tuple[bytes, bytes]] = scope.get(ANSWER_HEADERS, [])  # type: ignore[assignment]
-        head = _stream_head([*self.server_state.default_headers, *added], chunked)
-        return SocketWriter(self.transport, self.connections, listener, head=head, chunked=chunked)
-
-
-def _stream_head(added: list[tuple[bytes, bytes]], chunked: bool) -> bytes:
-    headers = [*added, *sse.HEADERS, (b"connection", b"close")]
-    if chunked:
-        headers.append((b"transfer-encoding", b"chunked"))
-    return b"HTTP/1.1 200 OK\r\n" + b"".join(b"%b: %b\r\n" % header for header in headers) + b"\r\n"
 
 
 class DrainingServer(uvicorn.Server):

@@ -121,6 +121,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     keepalive_s: float = field(default=10.0, name="HIVE_KEEPALIVE_S")
     max_streams: int = field(default=20_000, name="HIVE_MAX_STREAMS")
     max_records: int = field(default=MAX_RECORDS, name="HIVE_MAX_RECORDS")
+    max_connections: int = field(default=0, name="HIVE_MAX_CONNECTIONS")
+    max_connections_per_address: int = field(default=256, name="HIVE_MAX_CONNECTIONS_PER_ADDRESS")
     max_queued: int = field(default=10_000, name="HIVE_MAX_QUEUED")
     max_running: int = field(default=0, name="HIVE_MAX_RUNNING")
 
@@ -172,6 +174,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             ("HIVE_DRAIN_S", self.drain_s, 0, 600),
             ("HIVE_KEEPALIVE_S", self.keepalive_s, 0.1, 60),
             ("HIVE_MAX_STREAMS", self.max_streams, 1, 1_000_000),
+            ("HIVE_MAX_CONNECTIONS", self.max_connections, 0, 1_000_000),
+            ("HIVE_MAX_CONNECTIONS_PER_ADDRESS", self.max_connections_per_address, 0, 1_000_000),
             ("HIVE_MAX_QUEUED", self.max_queued, 1, 1_000_000),
             ("HIVE_MAX_RECORDS", self.max_records, 1, 10_000_000),
             ("HIVE_WEBHOOK_TIMEOUT_S", self.webhook_timeout_s, 0.1, 60),

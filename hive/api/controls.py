@@ -92,7 +92,7 @@ async def set_priority(request: Request) -> Response:
 async def retry(request: Request) -> Response:
     """`POST /v1/downloads/{id}/retry`: a new download of what failed or was cancelled; it goes on from what arrived."""
     record = await find(request)
-    body = await read_body(request, RetryRequest) if await request.body() else RetryRequest()
+    body = await read_body(request, RetryRequest, RetryRequest())
     made = await services_of(request).downloads.retry(record, hf_token=body.hf_token, webhook_url=body.webhook_url)
     return started(made)
 

@@ -31,8 +31,8 @@ class JsonResponse(Response):
         return msgspec.json.encode(content)
 
 
-async def read_body(request: Request, kind: type[T]) -> T:
-    """The request's body as `kind`.
+async def read_body(request: Request, kind: type[T], default: T | None = None) -> T:
+    """The request's body as `kind`; `default`, where there is one, when it is empty. Bounded while it is read.
 
     Raises:
         BadRequest: not JSON, too deep, or not of this form; the message names the field.
@@ -43,6 +43,8 @@ async def read_body(request: Request, kind: type[T]) -> T:
         body += chunk
         if len(body) > MAX_BODY_BYTES:  # Starlette's own limit would answer in plain text
             raise errors.BodyTooLarge(limit_bytes=MAX_BODY_BYTES)
+    if not body and default is not None:
+        return default
     try:
         return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:

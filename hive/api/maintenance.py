@@ -53,7 +53,7 @@ _VERIFICATION, _COLLECTION = "verification", "collection of garbage"
 async def verify(request: Request) -> Response:
     """`POST /v1/models/verify`: reads what is on the disk and says, line by line, what is wrong with it."""
     services = services_of(request)
-    body = await read_body(request, VerifyRequest) if await request.body() else VerifyRequest()
+    body = await read_body(request, VerifyRequest, VerifyRequest())
     targets = await run_in_threadpool(_targets, services, body.models)
     operation = services.operations.begin(_VERIFICATION)
     context = OperationContext(services, operation.stop)
@@ -68,7 +68,7 @@ async def verify(request: Request) -> Response:
 async def collect(request: Request) -> Response:
     """`POST /v1/gc`: removes what nothing refers to, and says what, line by line."""
     services = services_of(request)
-    body = await read_body(request, CollectRequest) if await request.body() else CollectRequest()
+    body = await read_body(request, CollectRequest, CollectRequest())
     operation = services.operations.begin(_COLLECTION)
     context = OperationContext(services, operation.stop)
 

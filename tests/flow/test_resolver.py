@@ -22,7 +22,7 @@ from tests.support.service import TOKEN, Service, slow, under_way
 from tests.support.waiting import wait_for
 
 #: Seconds within which a reference that means nothing must end, whatever waits before it.
-SOON_S = 8.0
+SOON_S = 20.0
 
 
 @pytest.fixture

@@ -12,8 +12,9 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
+from hive.api.http1 import HttpProtocol
 from hive.redis_client import CommandThread
-from hive.server import StreamProtocol, listen
+from hive.server import listen
 from hive.streams import sse
 from hive.streams.fanout import Fanout
 from hive.streams.stream import StreamEndpoint
@@ -56,7 +57,7 @@ class Serving:
     async def listening(self) -> AsyncIterator[Serving]:
         config = uvicorn.Config(self.app, interface="asgi3", lifespan="off", access_log=False, log_config=None)
         server = await asyncio.get_running_loop().create_server(
-            lambda: StreamProtocol(config=config, server_state=self.state, app_state={}), sock=self._listener
+            lambda: HttpProtocol(config=config, server_state=self.state, app_state={}), sock=self._listener
         )
         try:
             yield self

@@ -10,8 +10,9 @@ from typing import Protocol
 import uvicorn
 
 from hive.api.app import Api
+from hive.api.http1 import HttpProtocol
 from hive.api.services import make_services
-from hive.server import StreamProtocol, listen
+from hive.server import listen
 from hive.settings import Settings
 from tests.support.processes import Server, environment
 from tests.support.waiting import wait_for_async
@@ -44,7 +45,7 @@ class LocalReplica:
         self.services = make_services(settings, redis_url)
         config = uvicorn.Config(
             Api(self.services),
-            http=StreamProtocol,
+            http=HttpProtocol,
             ws="none",
             lifespan="on",
             log_config=None,

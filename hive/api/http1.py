@@ -1,0 +1,364 @@
+"""One HTTP/1.1 connection: uvicorn's protocol with a bound on everything, which hands itself over to a stream.
+
+Problem: uvicorn trusts what stands in front of it. It keeps a head of any length, parses pipelined requests while
+nobody takes their answers, waits for ever for the rest of a head or body, and has no idea how many connections one
+client has. hive often has nothing in front of it. So here:
+
+    a head               32 KiB and 100 headers, else 431; whole within 10 s of its first byte, else 408
+    a body               64 KiB (routes read no more, and what nobody reads ends the connection); whole within 30 s
+    silence              30 s before the first request, and between two
+    pipelined requests   16 wait; what comes then stays unparsed, and the connection is not read
+    connections          as many as there are descriptors for. One address has some; those above must ask within 5 s and
+                         are closed after the answer, and many times as many are closed at once
+
+A stream needs a socket and nothing of HTTP once its head is sent, so the protocol offers each request its connection
+(streams/writer.py). From then on none of the above counts: streams have a limit of their own, and no clock runs here.
+
+What is refused before a request reaches the application is answered like every other error: JSON, with a request id.
+The connection then stays for a moment and ignores what comes, because a reset would take the answer away from a
+client that still sends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+from starlette.types import Scope
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from hive.api.gate import ANSWER_HEADERS
+from hive.api.json import MAX_BODY_BYTES
+from hive.errors import BadRequest, HeadersTooLarge, HiveError, RequestTimeout
+from hive.streams import sse
+from hive.streams.writer import EXTENSION, Listener, SocketWriter
+from hive.wire.api import ErrorBody, ErrorReply
+
+log = logging.getLogger("hive.api.http1")
+
+#: Bytes that wait in user space for a slow client before its sends wait.
+WRITE_HIGH_WATER_BYTES: Final = 8_192
+#: Bytes of a request's line and headers, and the number of headers.
+MAX_HEAD_BYTES: Final = 32_768
+MAX_HEADERS: Final = 100
+#: Seconds for a head from its first byte, for a body from its head, and of silence before a request.
+HEAD_TIMEOUT_S: Final = 10.0
+BODY_TIMEOUT_S: Final = 30.0
+SILENCE_S: Final = 30.0
+#: Requests that may wait behind the one that is being answered.
+MAX_PIPELINED: Final = 16
+#: Bytes that are parsed at a time: a head may be this much too long before it is noticed. While requests wait, less:
+#: the fewer requests there can be in it.
+SLICE_BYTES: Final = 16_384
+SMALL_SLICE_BYTES: Final = 512
+#: Seconds that a connection stays after a refusal, and bytes that it ignores meanwhile.
+LINGER_S: Final = 2.0
+MAX_LINGER_BYTES: Final = 1 << 20
+#: Seconds of silence that a connection has whose address has too many, and how many times too many are none at all.
+CROWDED_SILENCE_S: Final = 5.0
+CROWD_FACTOR: Final = 64
+#: Seconds between two lines in the log about connections that are closed because there are too many.
+SAY_EVERY_S: Final = 60.0
+
+
+class Connections:
+    """How many connections a process has: those that are no streams by address, and all of them together.
+
+    The limit of an address is a soft one, because a fleet of streams that comes back all at once, from behind one
+    proxy, is not an attack: each of them is a stream, and not counted any more, as soon as it has asked.
+    """
+
+    def __init__(self, most: int = 0, most_of_one: int = 0) -> None:
+        """`most` in all, `most_of_one` for each address, streams not counted; 0 for no limit."""
+        self._most = most
+        self._most_of_one = most_of_one
+        self._by_address: Counter[str] = Counter()
+        self._said_s = -SAY_EVERY_S
+
+    def admit(self, address: str, connections: int) -> bool:
+        """Whether one more may stay, `connections` being open by now; then it counts until `release`."""
+        of_one = self._by_address[address] if address else 0
+        most_of_one = self._most_of_one * CROWD_FACTOR
+        if (self._most and connections > self._most) or (most_of_one and of_one >= most_of_one):
+            self._say(address)
+            return False
+        self._by_address[address] += 1
+        return True
+
+    def is_crowded(self, address: str) -> bool:
+        """Whether this address has more than its share."""
+        return 0 < self._most_of_one < self._by_address[address]
+
+    def release(self, address: str) -> None:
+        """It is gone, or has become a stream."""
+        self._by_address[address] -= 1
+        if self._by_address[address] <= 0:
+            del self._by_address[address]
+
+    def _say(self, address: str) -> None:
+        if time.monotonic() - self._said_s >= SAY_EVERY_S:
+            self._said_s = time.monotonic()
+            log.warning("too many connections; new ones are closed", extra={"fields": {"address": address}})
+
+
+class _Flow(FlowControl):
+    """uvicorn's flow control, which does not resume reading while it is held."""
+
+    held = False
+
+    def resume_reading(self) -> None:
+        if not self.held:
+            super().resume_reading()
+
+
+class HttpProtocol(HttpToolsProtocol):
+    """The connection; see above."""
+
+    #: Shared by all connections of a process; a subclass of `serve`'s has its own.
+    counted = Connections()
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._timer: asyncio.TimerHandle | None = None
+        self._unfed = b""
+        self._admitted = self._in_head = self._feeding = self._lingering = False
+        self._head_bytes = self._raw_head_bytes = self._body_bytes = self._ignored_bytes = 0
+        self._refusal: HiveError | None = None
+        self._running: RequestResponseCycle | None = None
+
+    # -- called by the event loop ------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A small write buffer: back-pressure is to reach a response before it holds much."""
+        super().connection_made(transport)
+        self.flow = _Flow(transport)
+        transport.set_write_buffer_limits(high=WRITE_HIGH_WATER_BYTES)
+        self._admitted = self.counted.admit(self._address, len(self.connections))
+        if not self._admitted:
+            # Without a word: any answer but a stream is final for an EventSource, and this passes.
+            transport.abort()
+            return
+        self._arm(CROWDED_SILENCE_S if self.counted.is_crowded(self._address) else SILENCE_S, transport.close)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Called exactly once, unless the connection was handed over."""
+        self._forget()
+        self._disconnect()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came, as far as its requests may wait."""
+        if self._lingering:
+            self._ignored_bytes += len(data)
+            if self._ignored_bytes > MAX_LINGER_BYTES:
+                self.transport.abort()
+            return
+        self._unfed += data
+        self._feed()
+
+    # -- called by the parser ----------------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        """A head begins; the connection is offered to its request."""
+        super().on_message_begin()
+        self.scope["extensions"] = {EXTENSION: self._hand_over}  # type: ignore[dict-item]
+        self._in_head = True
+        self._head_bytes = self._raw_head_bytes = self._body_bytes = 0
+        self._arm(HEAD_TIMEOUT_S, self._on_late)
+
+    def on_url(self, url: bytes) -> None:
+        """A piece of the address."""
+        self._count_head(len(url))
+        if self._refusal is None:
+            super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header."""
+        self._count_head(len(name) + len(value) + len(b": \r\n"))
+        if len(self.headers) >= MAX_HEADERS:
+            self._refusal = HeadersTooLarge(f"A request has at most {MAX_HEADERS} headers.")
+        if self._refusal is None:
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """The request is given to the application, or waits for those before it."""
+        self._in_head = False
+        if self._refusal is None:
+            self._arm(BODY_TIMEOUT_S, self._on_late)
+            super().on_headers_complete()
+            if self.counted.is_crowded(self._address):
+                self.cycle.keep_alive = False
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of the body."""
+        if self._refusal is not None:
+            return
+        self._body_bytes += len(body)
+        if self._body_bytes > MAX_BODY_BYTES and self.cycle.response_complete:
+            self._linger()  # answered without it, and there is no end of it
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The request is there."""
+        self._disarm()
+        if self._refusal is None:
+            super().on_message_complete()
+
+    # -- called by uvicorn -------------------------------------------------------------------------------------------
+
+    def on_response_complete(self) -> None:
+        """An answer is out: what waited behind it may be parsed."""
+        super().on_response_complete()
+        if self._unfed and not self._feeding:
+            self.loop.call_soon(self._feed)
+
+    def send_400_response(self, msg: str) -> None:
+        """What came is no HTTP."""
+        self._refuse(BadRequest("The request is not valid HTTP."))
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _disconnect(self) -> None:
+        """Tell the request that is being answered, and let go of those that wait: uvicorn knows the last one only."""
+        self.pipeline.clear()
+        if self._running is not None and not self._running.response_complete:
+            self._running.disconnected = True
+            self._running.message_event.set()
+
+    @property
+    def _address(self) -> str:
+        return self.client[0] if self.client else ""
+
+    def _feed(self) -> None:
+        """Give the parser what it may have by now, a slice at a time."""
+        self._feeding = True
+        try:
+            while self._unfed and not self._is_over():
+                if len(self.pipeline) >= MAX_PIPELINED:
+                    break
+                size = SMALL_SLICE_BYTES if self.pipeline else SLICE_BYTES
+                piece, self._unfed = self._unfed[:size], self._unfed[size:]
+                super().data_received(piece)
+                self._check_head(len(piece))
+        finally:
+            self._feeding = False
+        self._hold(bool(self._unfed) and not self._is_over())
+
+    def _is_over(self) -> bool:
+        return self._lingering or self.parser is None or self.transport.is_closing()
+
+    def _check_head(self, fed: int) -> None:
+        """After each slice: refuse what was found to be too much, seen whole or while it still comes."""
+        if self._in_head and self.parser is not None:
+            self._raw_head_bytes += fed
+            if self._raw_head_bytes > MAX_HEAD_BYTES + SLICE_BYTES:
+                self._refusal = self._refusal or HeadersTooLarge()
+        if self._refusal is not None and not self._lingering:
+            self._refuse(self._refusal)
+
+    def _count_head(self, size: int) -> None:
+        self._head_bytes += size
+        if self._head_bytes > MAX_HEAD_BYTES:
+            self._refusal = self._refusal or HeadersTooLarge()
+
+    def _hold(self, held: bool) -> None:
+        """Read no more, or again. What is held is not late: it is we who let it wait."""
+        if held == self.flow.held:  # type: ignore[attr-defined]
+            return
+        self.flow.held = held  # type: ignore[attr-defined]
+        if held:
+            self._disarm()
+            self.flow.pause_reading()
+        else:
+            self.flow.resume_reading()
+
+    def _on_late(self) -> None:
+        self._refuse(RequestTimeout())
+
+    def _refuse(self, error: HiveError) -> None:
+        """Answer, unless an answer is on its way already, and end the connection."""
+        if self._lingering or self.transport.is_closing():
+            return
+        running = self._running
+        if running is None or running.response_complete or not running.response_started:
+            self.transport.write(_whole_answer(error))
+        self._disconnect()
+        self._linger()
+
+    def _linger(self) -> None:
+        """Send no more, ignore what comes, and close in a moment."""
+        self._unset_keepalive_if_required()
+        self._lingering, self._unfed = True, b""
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self._arm(LINGER_S, self.transport.close)
+
+    def _arm(self, seconds: float, then: Callable[[], None]) -> None:
+        self._disarm()
+        self._timer = self.loop.call_later(seconds, then)
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _forget(self) -> None:
+        """This is no connection of HTTP any more."""
+        self._disarm()
+        if self._admitted:
+            self._admitted = False
+            self.counted.release(self._address)
+
+    def _hand_over(self, scope: Scope, listener: Listener) -> SocketWriter | None:
+        """The connection of this request, from which everything of HTTP is taken away, as for a WebSocket.
+
+        None where the client has gone, has sent a second request behind this one, or has yet to take the answer
+        before: that client gets its stream through `send`.
+        """
+        cycle = self.cycle
+        if cycle.scope is not scope or cycle.disconnected or self.flow.write_paused or self.transport.is_closing():
+            return None
+        del scope["extensions"]
+        self._forget()
+        self.connections.discard(self)
+        self.flow.resume_reading()
+        # What belongs to a connection that is not the request's any more is silent: its task ends without a word.
+        cycle.disconnected = True
+        self.parser = None  # type: ignore[assignment]
+        chunked = scope["http_version"] == "1.1"
+        added: list[tuple[bytes, bytes]] = scope.get(ANSWER_HEADERS, [])  # type: ignore[assignment]
+        head = _stream_head([*self.server_state.default_headers, *added], chunked)
+        return SocketWriter(self.transport, self.connections, listener, head=head, chunked=chunked)
+
+
+def _stream_head(added: list[tuple[bytes, bytes]], chunked: bool) -> bytes:
+    headers = [*added, *sse.HEADERS, (b"connection", b"close")]
+    if chunked:
+        headers.append((b"transfer-encoding", b"chunked"))
+    return b"HTTP/1.1 200 OK\r\n" + b"".join(b"%b: %b\r\n" % header for header in headers) + b"\r\n"
+
+
+def _whole_answer(error: HiveError) -> bytes:
+    """An error as a whole answer, after which the connection closes."""
+    request_id = uuid.uuid4().hex
+    details = ErrorBody(code=error.code, message=error.message, details=error.details, request_id=request_id)
+    body = msgspec.json.encode(ErrorReply(details))
+    lines = (
+        f"HTTP/1.1 {error.status} {type(error).__name__}",
+        "content-type: application/json",
+        f"content-length: {len(body)}",
+        f"x-request-id: {request_id}",
+        "connection: close",
+    )
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body

@@ -1,0 +1,298 @@
+"""What a connection may cost: heads, bodies, silence, pipelined requests, and how many there are."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import resource
+import socket
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import requests
+
+from hive.api import http1
+from hive.api.http1 import Connections, HttpProtocol
+from hive.downloads.context import DownloadContext
+from tests.support.asgi_server import Serving, read_to_end, read_until, running
+from tests.support.downloads import create
+from tests.support.processes import Server
+from tests.support.waiting import wait_for_async
+
+MIB = 1 << 20
+
+
+class Wire:
+    """A plain connection to a server."""
+
+    def __init__(self, api: str) -> None:
+        self.address = urlsplit(api)
+        self.socket = socket.create_connection((self.address.hostname, self.address.port), 20)
+
+    def __enter__(self) -> Wire:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
+
+    def send(self, text: str | bytes) -> bool:
+        """Whether the server still takes it."""
+        try:
+            self.socket.sendall(text.encode() if isinstance(text, str) else text)
+        except OSError:
+            return False
+        return True
+
+    def answer(self) -> tuple[int, dict[str, object], str]:
+        """The status, the error, and what stood in the head of everything until the server closes."""
+        whole = b""
+        try:
+            while part := self.socket.recv(65536):
+                whole += part
+        except ConnectionResetError:
+            pass
+        head, _, body = whole.partition(b"\r\n\r\n")
+        found = json.loads(body)["error"]
+        assert f"x-request-id: {found['request_id']}".encode() in head
+        return int(head.split()[1]), found, head.decode()
+
+    @property
+    def host(self) -> str:
+        return f"Host: {self.address.netloc}\r\n"
+
+
+def rss(process: Server) -> int:
+    pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "GET /v1/health HTTP/1.1\r\nX: " + "a" * 33_000 + "\r\n\r\n",
+        "GET /" + "a" * 33_000 + " HTTP/1.1\r\n\r\n",
+        "GET /v1/health HTTP/1.1\r\n" + "A: b\r\n" * 101 + "\r\n",
+        "GET /v1/health HTTP/1.1\r\n" + "".join(f"X-{n}: {'a' * 400}\r\n" for n in range(90)) + "\r\n",
+        "GET /v1/health HTTP/1.1\r\n" + "a" * 33_000 + ": b\r\n\r\n",
+        "POST /v1/gc HTTP/1.1\r\nTransfer-Encoding: chunked\r\n" + "X: " + "a" * 40_000 + "\r\n\r\n0\r\n\r\n",
+    ],
+)
+def test_a_head_that_is_too_large_is_431(api: str, head: str) -> None:
+    with Wire(api) as wire:
+        wire.send(head)
+        status, error, answered = wire.answer()
+    assert (status, error["code"]) == (431, "HEADERS_TOO_LARGE")
+    assert "content-type: application/json" in answered
+
+
+def test_a_head_below_the_limits_passes(api: str) -> None:
+    headers = {f"X-{n}": "a" * 300 for n in range(90)}
+    assert requests.get(f"{api}/v1/health", headers=headers, timeout=5).status_code == 200
+
+
+def test_an_endless_header_costs_nothing_and_keeps_nobody_waiting(api: str, server: Server) -> None:
+    before = rss(server)
+    with Wire(api) as wire:
+        wire.send(f"GET /v1/health HTTP/1.1\r\n{wire.host}X: ")
+        sent = 0
+        while sent < 64 * MIB and wire.send(b"a" * MIB):
+            sent += MIB
+        began_s = time.monotonic()
+        assert requests.get(f"{api}/v1/health", timeout=5).status_code == 200
+        assert time.monotonic() - began_s < 2
+    assert sent < 16 * MIB
+    assert rss(server) - before < 8 * MIB
+
+
+@pytest.mark.parametrize(
+    "route",
+    [
+        "POST /v1/models/download",
+        "POST /v1/models/plan",
+        "POST /v1/gc",
+        "POST /v1/models/verify",
+        "PUT /v1/downloads/00000000-0000-4000-8000-000000000000/priority",
+        "POST /v1/downloads/00000000-0000-4000-8000-000000000000/pause",
+        "POST /v1/downloads/00000000-0000-4000-8000-000000000000/retry",
+        "DELETE /v1/models/org/none",
+        "PUT /v1/settings/bandwidth",
+        "GET /v1/models",
+        "GET /v1/downloads?limit=1",
+        "POST /nothing",
+        "GET /healthz",
+        "POST /v1/models/download/progress",
+    ],
+)
+@pytest.mark.parametrize("chunked", [True, False])
+def test_no_route_takes_a_body_of_any_size(api: str, server: Server, route: str, chunked: bool) -> None:
+    before = rss(server)
+    with Wire(api) as wire:
+        length = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {1 << 30}"
+        wire.send(f"{route} HTTP/1.1\r\n{wire.host}{length}\r\n\r\n")
+        piece = b"a" * MIB
+        sent = 0
+        while sent < 64 * MIB and wire.send(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece):
+            sent += MIB
+    assert sent < 32 * MIB, "it goes on reading"
+    assert rss(server) - before < 8 * MIB
+    assert requests.get(f"{api}/v1/health", timeout=5).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["gc", "models/verify"])
+def test_a_body_in_chunks_is_413_also_where_it_may_be_left_out(api: str, path: str) -> None:
+    answer = requests.post(f"{api}/v1/{path}", data=(b"a" * 1000 for _ in range(70)), timeout=5)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (413, "BODY_TOO_LARGE")
+    assert requests.post(f"{api}/v1/{path}", timeout=20).status_code == 200
+
+
+@pytest.mark.parametrize("garbage", [b"\x16\x03\x01\x02\x00\x01", b"HELLO\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n"])
+def test_what_is_no_http_is_refused_like_everything_else(api: str, garbage: bytes) -> None:
+    with Wire(api) as wire:
+        wire.send(garbage)
+        status, error, _ = wire.answer()
+    assert (status, error["code"]) == (400, "INVALID_REQUEST")
+
+
+def test_pipelined_requests_are_answered_in_order_and_cost_nothing_while_nobody_reads(api: str, server: Server) -> None:
+    before = rss(server)
+    with Wire(api) as wire:
+        one = f"GET /v1/health HTTP/1.1\r\n{wire.host}\r\n".encode()
+        wire.socket.settimeout(2)
+        sent = 0
+        try:
+            while sent < 64 * MIB:
+                sent += wire.socket.send(one * 20_000)
+        except TimeoutError:
+            pass
+        assert sent < 32 * MIB, "it goes on reading"
+        assert rss(server) - before < 12 * MIB
+        assert requests.get(f"{api}/v1/health", timeout=5).status_code == 200
+    with Wire(api) as wire:
+        paths = [f"/v1/downloads/{n:08x}-0000-4000-8000-000000000000" for n in range(300)]
+        wire.send("".join(f"GET {path} HTTP/1.1\r\n{wire.host}\r\n" for path in paths))
+        seen = b""
+        while seen.count(b'"details":{"id":') < len(paths):
+            part = wire.socket.recv(65536)
+            assert part, "it closed before the last answer"
+            seen += part
+    order = [piece[:8].decode() for piece in seen.split(b'"details":{"id":"')[1:]]
+    assert order == [f"{n:08x}" for n in range(300)]
+
+
+# -- the clock, at a server in this process whose patience is short ----------------------------------------------------
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http1, "HEAD_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(http1, "BODY_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(http1, "SILENCE_S", 0.3)
+    monkeypatch.setattr(http1, "CROWDED_SILENCE_S", 0.1)
+    monkeypatch.setattr(http1, "LINGER_S", 0.1)
+
+
+@pytest.fixture
+async def serving(impatient: None, redis_url: str) -> AsyncIterator[Serving]:
+    async with running(redis_url, hands_over=True) as found:
+        yield found
+
+
+def connect(serving: Serving) -> socket.socket:
+    client = socket.create_connection(("127.0.0.1", serving.port))
+    client.setblocking(False)
+    return client
+
+
+@pytest.mark.anyio
+async def test_a_head_that_trickles_is_408(serving: Serving) -> None:
+    client, loop = connect(serving), asyncio.get_running_loop()
+    began_s = loop.time()
+
+    async def trickle() -> None:
+        for byte in b"GET /big HTTP/1.1\r\nX: " + b"a" * 1000:
+            await loop.sock_sendall(client, bytes([byte]))
+            await asyncio.sleep(0.02)
+
+    task = asyncio.create_task(trickle())
+    answer = await read_to_end(client)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "REQUEST_TIMEOUT"
+    assert loop.time() - began_s < 5
+    client.close()
+
+
+@pytest.mark.anyio
+async def test_a_body_that_does_not_come_ends_the_connection(serving: Serving) -> None:
+    client, loop = connect(serving), asyncio.get_running_loop()
+    await loop.sock_sendall(client, b"POST /big HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabc")
+    async with asyncio.timeout(5):
+        await read_to_end(client)
+    await wait_for_async(lambda: not serving.state.connections, "the connection to be forgotten")
+    client.close()
+
+
+@pytest.mark.anyio
+async def test_silence_ends_a_connection_before_its_first_request(serving: Serving) -> None:
+    clients = [connect(serving) for _ in range(50)]
+    for client in clients:
+        assert await read_to_end(client) == b""
+        client.close()
+    await wait_for_async(lambda: not serving.state.connections, "the connections to be forgotten")
+
+
+@pytest.mark.anyio
+async def test_a_stream_knows_no_clock(serving: Serving, downloads: DownloadContext) -> None:
+    download_id = create(downloads)
+    client = serving.connect(download_id)
+    await read_until(client, b'"status":"queued"')
+    await asyncio.sleep(1.0)  # longer than every limit above: nothing may happen, so there is nothing to wait for
+    assert serving.endpoint.open_streams == 1
+
+
+@pytest.mark.anyio
+async def test_one_address_has_its_share_and_streams_do_not_count(
+    serving: Serving, downloads: DownloadContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http1, "SILENCE_S", 30.0)
+    counted = Connections(most_of_one=2)
+    monkeypatch.setattr(HttpProtocol, "counted", counted)
+    download_id = create(downloads)
+    streams = [serving.connect(download_id) for _ in range(20)]
+    for stream in streams:
+        await read_until(stream, b'"status":"queued"')
+    assert serving.endpoint.open_streams == 20
+    quiet = [connect(serving) for _ in range(2)]
+    await wait_for_async(lambda: counted._by_address["127.0.0.1"] == 2, "both to be counted")
+    crowded = connect(serving)
+    assert await read_to_end(crowded) == b"", "it had to ask soon"
+    loop = asyncio.get_running_loop()
+    asking = connect(serving)
+    await loop.sock_sendall(asking, b"GET /big HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert b"connection: close" in await read_to_end(asking)
+    for client in quiet:
+        await loop.sock_sendall(client, b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n")
+        await read_until(client, b"404")
+    for client in (*quiet, crowded, asking):
+        client.close()
+    await wait_for_async(lambda: not counted._by_address, "all to be forgotten")
+
+
+def test_further_connections_than_there_may_be_are_closed_at_once() -> None:
+    counted = Connections(most=10, most_of_one=2)
+    assert [counted.admit("a", 1 + n) for n in range(2)] == [True, True]
+    assert not counted.is_crowded("a")
+    assert counted.admit("a", 3)
+    assert counted.is_crowded("a")
+    assert not counted.admit("b", 11)
+    for _ in range(3):
+        counted.release("a")
+    assert not counted.is_crowded("a")
+    assert sum(counted.admit("a", 1) for _ in range(1000)) == 2 * http1.CROWD_FACTOR
+    unlimited = Connections()
+    assert all(unlimited.admit("a", n) for n in range(10_000))
+    assert not unlimited.is_crowded("a")
