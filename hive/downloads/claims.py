@@ -16,7 +16,7 @@ from typing import Final, Literal
 from hive.downloads import scripts
 from hive.downloads.record import NO_BYTES, Ack, AttemptBytes, Claim, Record
 from hive.lua import Script
-from hive.redis_client import RedisClient
+from hive.redis_client import RedisClient, database_of
 from hive.settings import Settings
 from hive.wire import events, keys
 from hive.wire.events import Event, State
@@ -35,6 +35,7 @@ class Claims:
     def __init__(self, client: RedisClient, *, ended_ttl_s: int, lease_s: float, max_running: int = 0) -> None:
         """`max_running`: downloads at once in the whole fleet, 0 for no limit, until somebody sets another number."""
         self._redis = client
+        self._database = database_of(client)
         self._ended_ttl_s = ended_ttl_s
         self._lease_ms = int(lease_s * 1000)
         self._max_running = max_running
@@ -56,7 +57,7 @@ class Claims:
         """
         fence = self._claim(
             record=keys.record(record.id),
-            channel=keys.events(record.id),
+            channel=keys.events(record.id, self._database),
             pending=keys.PENDING,
             leases=keys.LEASES,
             running_limit=keys.RUNNING_LIMIT,
@@ -85,7 +86,7 @@ class Claims:
         """
         held, control = self._publish(
             record=keys.record(claim.id),
-            channel=keys.events(claim.id),
+            channel=keys.events(claim.id, self._database),
             leases=keys.LEASES,
             id=claim.id,
             fence=claim.fence,
@@ -132,7 +133,7 @@ class Claims:
         attempt = record.attempt + 1
         done = self._release(
             record=keys.record(record.id),
-            channel=keys.events(record.id),
+            channel=keys.events(record.id, self._database),
             pending=keys.PENDING,
             leases=keys.LEASES,
             id=record.id,
@@ -192,7 +193,7 @@ class Claims:
         total = event.bytes_total if isinstance(event, events.Complete) else None
         done = self._finish(
             record=keys.record(claim.id),
-            channel=keys.events(claim.id),
+            channel=keys.events(claim.id, self._database),
             pending=keys.PENDING,
             leases=keys.LEASES,
             flight=keys.single_flight(claim.dedup_key),

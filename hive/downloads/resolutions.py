@@ -22,7 +22,7 @@ import msgspec
 from hive.downloads import scripts
 from hive.downloads.record import Record
 from hive.lua import Script
-from hive.redis_client import RedisClient
+from hive.redis_client import RedisClient, database_of
 from hive.wire import events, keys
 from hive.wire.jobs import Request
 
@@ -120,7 +120,7 @@ class Resolutions:
         return bool(
             self._resolved(
                 record=keys.record(record.id),
-                channel=keys.events(record.id),
+                channel=keys.events(record.id, database_of(self._redis)),
                 fence=record.fence,
                 name=name,
                 event=events.encode(event),

@@ -34,7 +34,7 @@ from hive.downloads.local import running_pid
 from hive.downloads.record import Record
 from hive.downloads.tracker import DownloadTracker
 from hive.lua import Script
-from hive.redis_client import RedisClient, connect
+from hive.redis_client import RedisClient, connect, database_of
 from hive.settings import Settings
 from hive.wire import events, keys
 
@@ -191,7 +191,7 @@ def restore(client: RedisClient, intent: Intent, last: Attempt | None, lease_s: 
     made = Script(client, scripts.RESTORE)(
         (part for pair in fields.items() for part in pair),
         record=keys.record(intent.id),
-        channel=keys.events(intent.id),
+        channel=keys.events(intent.id, database_of(client)),
         flight=keys.single_flight(intent.dedup_key),
         downloads=keys.DOWNLOADS,
         pending=keys.PENDING,

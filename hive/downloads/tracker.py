@@ -22,7 +22,7 @@ import msgspec
 from hive.downloads import scripts
 from hive.downloads.record import New, Record, RecordPage, UnreadableRecord, read_record
 from hive.lua import Script
-from hive.redis_client import RedisClient
+from hive.redis_client import RedisClient, database_of
 from hive.redis_errors import is_redis_error
 from hive.settings import MAX_RECORDS, Settings
 from hive.wire import events, keys
@@ -55,6 +55,7 @@ class DownloadTracker:
         self, client: RedisClient, *, ended_ttl_s: int, max_queued: int, max_records: int = MAX_RECORDS
     ) -> None:
         self._redis = client
+        self._database = database_of(client)
         self._ended_ttl_s = ended_ttl_s
         self._max_queued = max_queued
         self._max_records = max_records
@@ -99,7 +100,7 @@ class DownloadTracker:
         found: list[bytes] = self._create(
             (part for pair in fields.items() for part in pair),
             record=keys.record(download_id),
-            channel=keys.events(download_id),
+            channel=keys.events(download_id, self._database),
             flight=keys.single_flight(new.dedup_key),
             downloads=keys.DOWNLOADS,
             pending=keys.PENDING,
@@ -176,7 +177,7 @@ class DownloadTracker:
         return bool(
             self._priority(
                 record=keys.record(record.id),
-                channel=keys.events(record.id),
+                channel=keys.events(record.id, self._database),
                 pending=keys.PENDING,
                 id=record.id,
                 fence=record.fence,

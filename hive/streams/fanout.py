@@ -20,7 +20,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from hive import errors
 from hive.downloads.tracker import DownloadTracker
 from hive.errors import RedisUnavailable
-from hive.redis_client import CommandThread
+from hive.redis_client import CommandThread, database_of
 from hive.streams.pubsub import Subscription
 from hive.streams.topic import Subscriber, Topic
 from hive.wire import events, keys
@@ -57,9 +57,12 @@ class Fanout:
         self._work = asyncio.Event()
         self._reads: dict[str, asyncio.Future[None]] = {}
         self._read_wanted = asyncio.Event()
-        self._probe = keys.probe(uuid.uuid4().hex).encode()
+        self._database = database_of(commands.client)
+        self._probe = keys.probe(uuid.uuid4().hex, self._database).encode()
         self._probe_back_s = time.monotonic()
-        self._subscription = Subscription(url, keys.EVENTS_PATTERN, self._on_message, self._on_subscribed)
+        self._subscription = Subscription(
+            url, keys.events_pattern(self._database), self._on_message, self._on_subscribed
+        )
         self._told = 0
         self._watchers: set[Subscriber] = set()
         self._when_subscribed: list[Callable[[], None]] = []
@@ -242,7 +245,7 @@ class Fanout:
         if channel == self._probe:
             self._probe_back_s = time.monotonic()
             return
-        download_id = keys.id_of_channel(channel)
+        download_id = keys.id_of_channel(channel, self._database)
         if download_id is None or (download_id not in self._topics and not self._watchers):
             return
         message = parse_message(payload)

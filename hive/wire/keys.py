@@ -58,8 +58,7 @@ WEBHOOKS_STANDING: Final = "hive:webhooks:standing"
 #: String: the index by state knows every listed download.
 INDEX_BUILT: Final = "hive:state:built"
 
-_EVENTS_PREFIX: Final = "hive:events:{"
-#: What a process subscribes to: every download's channel.
+#: What a process in database 0 subscribes to: every download's channel.
 EVENTS_PATTERN: Final = "hive:events:*"
 
 
@@ -68,15 +67,27 @@ def record(download_id: str) -> str:
     return f"hive:{{{download_id}}}"
 
 
-def events(download_id: str) -> str:
+def _events_prefix(database: int) -> str:
+    """What the channels of a database begin with. Redis has channels for all databases together, and two hives in two
+    of them must not hear each other. Database 0 has the names of the first release.
+    """
+    return f"hive:db{database}:events:" if database else "hive:events:"
+
+
+def events(download_id: str, database: int) -> str:
     """Channel: the events of a download."""
-    return f"{_EVENTS_PREFIX}{download_id}}}"
+    return f"{_events_prefix(database)}{{{download_id}}}"
 
 
-def id_of_channel(channel: bytes) -> str | None:
-    """The download id in a channel's name, or None where it is not one of ours."""
-    text = channel.decode("ascii", "replace")
-    return text[len(_EVENTS_PREFIX) : -1] if text.startswith(_EVENTS_PREFIX) and text.endswith("}") else None
+def events_pattern(database: int) -> str:
+    """What a process subscribes to: the channel of every download in this database."""
+    return f"{_events_prefix(database)}*"
+
+
+def id_of_channel(channel: bytes, database: int = 0) -> str | None:
+    """The download id in a channel's name, or None where it is not one of this database."""
+    text, prefix = channel.decode("ascii", "replace"), _events_prefix(database) + "{"
+    return text[len(prefix) : -1] if text.startswith(prefix) and text.endswith("}") else None
 
 
 def state_index(state: str) -> str:
@@ -134,6 +145,6 @@ def cooldown(host: str) -> str:
     return f"hive:cooldown:{host}"
 
 
-def probe(replica: str) -> str:
+def probe(replica: str, database: int = 0) -> str:
     """Channel: what an HTTP process sends itself to see that its subscription is alive."""
-    return f"hive:events:probe:{replica}"
+    return f"{_events_prefix(database)}probe:{replica}"

@@ -91,7 +91,7 @@ class _Hive(_Target):
                 self._script(
                     client=pipeline,
                     record=keys.record(claim.id),
-                    channel=keys.events(claim.id),
+                    channel=keys.events(claim.id, 0),
                     leases=keys.LEASES,
                     id=claim.id,
                     fence=claim.fence,

@@ -137,7 +137,7 @@ def test_what_is_published_is_what_is_stored(downloads: DownloadContext, store: 
     download_id = create(downloads)
     held = claim(downloads, download_id)
     pubsub = store.pubsub()
-    pubsub.subscribe(keys.events(download_id))
+    pubsub.subscribe(keys.events(download_id, 0))
     assert pubsub.get_message(timeout=2)
     assert downloads.claims.publish(held, 2, downloading(40)).held
     told = pubsub.get_message(timeout=2)

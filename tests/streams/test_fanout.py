@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fnmatch
 import uuid
 from collections.abc import AsyncIterator
 
 import pytest
 
 from hive.downloads.context import DownloadContext
-from hive.redis_client import CommandThread, RedisClient
+from hive.redis_client import CommandThread, RedisClient, connect
 from hive.streams import fanout as fanout_module
 from hive.streams.fanout import Fanout
 from hive.streams.topic import Topic
@@ -208,3 +209,30 @@ async def test_a_dead_subscription_is_found_by_the_probe(
         downloads.claims.publish(held, 2, downloading(10))
         await wait_for_async(lambda: watcher.seen[-1] == (held.fence, 2))
         assert subscription._protocol is not dead
+
+
+@pytest.mark.parametrize("mine", [0, 1])
+async def test_two_hives_in_two_databases_of_one_redis_do_not_hear_each_other(redis_url: str, mine: int) -> None:
+    """Redis has channels for all databases together, and the pattern of either must not take the other's."""
+    urls = [f"{redis_url}?db={number}" for number in (0, 1)]
+    async with running(urls[mine]) as listens, running(urls[1 - mine]) as must_not:
+        with connect(urls[mine]) as client:
+            downloads = download_context(client)
+            download_id = create(downloads)
+            watcher = await join(listens, download_id)
+            heard, heard_elsewhere = listens.messages_received, must_not.messages_received
+            held = claim(downloads, download_id)
+            for seq in range(2, 12):
+                downloads.claims.publish(held, seq, downloading(seq))
+            downloads.claims.finish(held, 12, "complete", complete(), "/x")
+            await wait_for_async(lambda: watcher.ended)
+            assert listens.messages_received >= heard + 12
+            assert must_not.messages_received <= heard_elsewhere + 2, "probes of its own, and nothing else"
+
+
+async def test_channels_of_database_0_have_the_names_of_the_first_release() -> None:
+    assert (keys.events("x", 0), keys.events_pattern(0)) == ("hive:events:{x}", "hive:events:*")
+    assert not fnmatch.fnmatch(keys.events("x", 7), keys.events_pattern(0))
+    assert keys.id_of_channel(keys.events("x", 7).encode(), 7) == "x"
+    assert keys.id_of_channel(keys.events("x", 7).encode(), 0) is None
+    assert keys.id_of_channel(keys.events("x", 0).encode(), 7) is None
