@@ -32,6 +32,8 @@ from hive.wire.jobs import MAX_RUNNING, MIN_BYTES_PER_SECOND
 #: Where the HTTP process listens, and where clients look for it.
 DEFAULT_ADDRESS = "127.0.0.1:8080"
 
+#: Seconds of the longest lease.
+MAX_LEASE_S = 600.0
 #: Records of downloads, live and ended, that are kept at most unless somebody says otherwise.
 MAX_RECORDS = 50_000
 #: The most webhooks that may be set, and the most and longest waits between their tries.
@@ -170,7 +172,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             ("HIVE_ENDED_TTL_S", self.ended_ttl_s, 60, 31_536_000),
             ("HIVE_PARTIAL_TTL_S", self.partial_ttl_s, 600, 31_536_000),
             ("HIVE_MAX_ATTEMPTS", self.max_attempts, 1, 1000),
-            ("HIVE_LEASE_S", self.lease_s, 0.5, 600),
+            ("HIVE_LEASE_S", self.lease_s, 0.5, MAX_LEASE_S),
             ("HIVE_DRAIN_S", self.drain_s, 0, 600),
             ("HIVE_KEEPALIVE_S", self.keepalive_s, 0.1, 60),
             ("HIVE_MAX_STREAMS", self.max_streams, 1, 1_000_000),

@@ -17,7 +17,7 @@ from hive.downloads import scripts
 from hive.downloads.record import NO_BYTES, Ack, AttemptBytes, Claim, Record
 from hive.lua import Script
 from hive.redis_client import RedisClient, database_of
-from hive.settings import Settings
+from hive.settings import MAX_LEASE_S, Settings
 from hive.wire import events, keys
 from hive.wire.events import Event, State
 
@@ -41,7 +41,7 @@ class Claims:
         self._max_running = max_running
         self._claim, self._publish = Script(client, scripts.CLAIM), Script(client, scripts.PUBLISH)
         self._renew, self._release = Script(client, scripts.RENEW), Script(client, scripts.RELEASE)
-        self._finish = Script(client, scripts.FINISH)
+        self._finish, self._expired = Script(client, scripts.FINISH), Script(client, scripts.EXPIRED)
 
     @classmethod
     def of(cls, client: RedisClient, settings: Settings) -> Claims:
@@ -170,9 +170,10 @@ class Claims:
 
     def expired_leases(self, limit: int = 100) -> list[str]:
         """Ids of running downloads whose lease has run out, by Redis' own clock."""
-        seconds, micros = self._redis.time()
-        now_ms = seconds * 1000 + micros // 1000
-        return [i.decode() for i in self._redis.zrangebyscore(keys.LEASES, "-inf", now_ms, start=0, num=limit)]
+        found = self._expired(
+            leases=keys.LEASES, lease_ms=self._lease_ms, lease_max_ms=int(MAX_LEASE_S * 1000), limit=limit
+        )
+        return [download_id.decode() for download_id in found]
 
     def forget_lease(self, download_id: str) -> None:
         """Drop a lease whose download has ended or is gone."""

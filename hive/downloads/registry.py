@@ -81,8 +81,12 @@ class HeartbeatRegistry(Generic[M]):
         with self._redis.pipeline(transaction=False) as pipeline:
             for name in names:
                 self.add_read(pipeline, name)
-            hashes = pipeline.execute()
-        return self.members(names, hashes)
+                pipeline.pttl(self._key(name))
+            rows = pipeline.execute()
+        for name, left_ms in zip(names, rows[1::2], strict=True):
+            if left_ms > self._ttl_s * 1000:  # longer than any heartbeat: Redis' clock was set back
+                self._redis.expire(self._key(name), self._ttl_s)
+        return self.members(names, rows[::2])
 
     def add_read(self, pipeline: RedisClient, name: str) -> None:
         """Read a member's hash, in a pipeline that has other work too: one command."""

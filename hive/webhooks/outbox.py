@@ -37,6 +37,8 @@ KEPT_S: Final = 3 * 86_400
 STANDING_S: Final = 7 * 86_400
 WITHDRAWN_AFTER_S: Final = 600
 REWRITTEN_AFTER_S: Final = 60
+#: Seconds; a message that is due later than that was put there by a clock that has been set back.
+WAIT_MAX_S: Final = 2 * 86_400
 #: Seconds after which a message that nobody took is dropped: its download is forgotten by then.
 DROPPED_AFTER_S: Final = 8 * 86_400
 #: Stands for the address of a name that was not resolved yet: of such a URL only the port is judged.
@@ -138,6 +140,7 @@ class WebhookOutbox:
             withdrawn_after_ms=WITHDRAWN_AFTER_S * 1000,
             rewritten_after_ms=REWRITTEN_AFTER_S * 1000,
             dropped_after_ms=DROPPED_AFTER_S * 1000,
+            wait_max_ms=WAIT_MAX_S * 1000,
         )
         messages = []
         for member, ticket, number, sealed_url, body in found:

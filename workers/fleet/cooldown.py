@@ -57,7 +57,9 @@ class RedisCooldown:
             return
         with self._lock:
             try:
-                rest_ms = int(self._set(cooldown=keys.cooldown(host), rest_ms=rest_ms))
+                rest_ms = int(
+                    self._set(cooldown=keys.cooldown(host), rest_ms=rest_ms, rest_max_ms=int(REST_MAX_S * 1000))
+                )
             except RedisError:
                 log.debug("the rest of a host is not told to the others: Redis is away")
             self._note(host, rest_ms)
@@ -66,6 +68,8 @@ class RedisCooldown:
         try:
             # Negative: there is none, or one without an end, which is not ours.
             left_ms = max(0, int(self._redis.pttl(keys.cooldown(host))))
+            if left_ms > REST_MAX_S * 1000:
+                left_ms = 0  # longer than any: Redis' clock was set back
         except RedisError:
             self._note(host, 0, REDIS_RETRY_S)
             return 0.0

@@ -21,6 +21,7 @@ from redis.exceptions import RedisError
 from hive.downloads import scripts
 from hive.lua import Script, load
 from hive.redis_client import RedisClient
+from hive.settings import MAX_LEASE_S
 from hive.wire import keys
 
 
@@ -31,7 +32,13 @@ class FileLeases:
         self._redis = client
         self._owner = f"{download_id} {fence}".encode()
         lease_ms = int(lease_s * 1000)
-        self._claim: dict[str, Any] = {"owner": self._owner, "lease_ms": lease_ms, "id": download_id, "fence": fence}
+        self._claim: dict[str, Any] = {
+            "owner": self._owner,
+            "lease_ms": lease_ms,
+            "lease_max_ms": int(MAX_LEASE_S * 1000),
+            "id": download_id,
+            "fence": fence,
+        }
         self._held: set[str] = set()
         self._lock = threading.Lock()
         self._renew_script = Script(client, load("workers.fleet", "renew_files"))

@@ -12,7 +12,8 @@ local most = tonumber(redis.call('GET', running_limit) or max_running)
 if most > 0 and redis.call('ZCARD', leases) >= most then return 'full' end
 local fence = next_fence(record)
 local now = now_ms()
-redis.call('HSET', record, 'state', 'running', 'status', 'resolving', 'owner', owner, 'worker', worker)
+redis.call('HSET', record, 'state', 'running', 'status', 'resolving', 'owner', owner, 'worker', worker,
+  'lease_ms', lease_ms)
 redis.call('HSET', record, 'bytes_at_claim', r[5] or '0', 'claimed_ms', int(now), 'received', '0', 'refetched', '0')
 redis.call('HSETNX', record, 'started_ms', int(now))
 local waited_ms = math.max(now - tonumber(r[6] or now), 0)

@@ -9,6 +9,8 @@ local rate = tonumber(redis.call('GET', limit) or initial)
 if rate <= 0 then return {0, 0, 0, 1} end
 local t = redis.call('TIME')
 local now = t[1] * 1000000 + t[2]
+-- What was taken later than now was taken by a clock that has been set back since.
+redis.call('ZREMRANGEBYSCORE', takers, string.format('(%.0f', now), '+inf')
 redis.call('ZADD', takers, string.format('%.0f', now), taker)
 redis.call('ZREMRANGEBYSCORE', takers, '-inf', string.format('%.0f', now - taker_ttl_us))
 redis.call('PEXPIRE', takers, 60000)
