@@ -66,9 +66,13 @@ def resolve(host: str, port: int, check: AddressCheck | None) -> list[AddressInf
 
 def next_hop(url: Url, location: str) -> Url:
     """Where a redirect leads; raises UnsafeUrl, also for a step from https down to http."""
-    # Header values come as Latin-1; servers write UTF-8 into them, and sometimes spaces.
-    location = location.strip().encode("latin-1", "replace").decode("utf-8", "replace").replace(" ", "%20")
-    target = parse_url(urljoin(str(url), to_ascii(location)))
+    # Header values come as Latin-1. Servers write other bytes into them, which are theirs to understand, and spaces.
+    raw = location.strip().encode("latin-1", "replace")
+    location = "".join(chr(byte) if byte < 128 else f"%{byte:02X}" for byte in raw).replace(" ", "%20")
+    try:
+        target = parse_url(urljoin(str(url), to_ascii(location)))
+    except (UnsafeUrl, ValueError):
+        raise UnsafeUrl("A redirect leads to an address that is no plain http or https URL.") from None
     if url.scheme == "https" and target.scheme == "http":
         raise UnsafeUrl("A redirect leads from https to http; hive does not follow it.")
     return target

@@ -38,6 +38,9 @@ from workers.transfer.state.part_map import Extent, PartMap
 from workers.transfer.state.partial import data_path, journal_path, set_aside
 from workers.transfer.transport import ContentChanged, Known, Presented, RangesRefused, Stream, Transport
 
+#: Times that the content may turn out to be another one; the last time it is fetched in one stream.
+MOST_CHANGES = 2
+
 #: Rounds of mending single parts before the whole file is fetched once more.
 MENDING_ROUNDS = 3
 
@@ -174,9 +177,10 @@ class _Fetch:
                 self._start_over(solo=True)
             except ContentChanged:
                 self._changes += 1
-                if self._changes > 1:
+                if self._changes > MOST_CHANGES:
                     raise SourceChanged from None
-                self._start_over(solo=False)
+                # Servers of one name may have an ETag each, for one content: a single answer is of one in any case.
+                self._start_over(solo=self._changes > 1)
 
     def _transfer_round(self) -> None:
         coordinator = Coordinator(

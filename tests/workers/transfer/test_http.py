@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from hive.errors import Cancelled, DownloadError, SourceChanged, UnsafeUrl
+from hive.errors import Cancelled, DownloadError, LengthUnknown, SourceChanged, UnsafeUrl
 from hive.net.addresses import address_check
 from hive.net.egress import Network
 from hive.net.proxies import Proxies
@@ -122,9 +122,6 @@ def test_a_redirect_whose_body_never_ends_is_left(tmp_path: Path, hub: HubServer
 @pytest.mark.parametrize(
     "head",
     [
-        "HTTP/1.1 416 Range Not Satisfiable\r\nContent-Range: bytes */10\r\nContent-Length: 0\r\n\r\n",
-        "HTTP/1.1 416 Range Not Satisfiable\r\nContent-Length: 0\r\n\r\n",
-        "HTTP/1.1 206 Partial Content\r\nContent-Length: 3\r\n\r\nabc",
         "HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 0-9999999/3\r\nContent-Length: 3\r\n\r\nabc",
         "HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 2-1/3\r\nContent-Length: 3\r\n\r\nabc",
         "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nabcd",
@@ -136,6 +133,45 @@ def test_an_answer_that_contradicts_what_is_known_is_a_changed_source(tmp_path: 
         pytest.raises(SourceChanged),
     ):
         get(source(f"http://127.0.0.1:{port}/f", Bytes(b"abc")), tmp_path / "f")
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "HTTP/1.1 416 Range Not Satisfiable\r\nContent-Range: bytes */10\r\nContent-Length: 0\r\n\r\n",
+        "HTTP/1.1 416 Range Not Satisfiable\r\nContent-Length: 0\r\n\r\n",
+        "HTTP/1.1 206 Partial Content\r\nContent-Length: 3\r\n\r\nabc",
+    ],
+)
+def test_an_answer_about_ranges_to_who_asked_for_none_is_said(tmp_path: Path, head: str) -> None:
+    with (
+        server(lambda sock, asked: sock.sendall(head.encode())) as port,
+        pytest.raises(DownloadError, match=r"The server answers (416|206)"),
+    ):
+        get(source(f"http://127.0.0.1:{port}/f", Bytes(b"abc")), tmp_path / "f")
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["", "Content-Range: {}-{}/{}\r\n", "Content-Range: bytes={}-{}/{}\r\n", "Content-Type: multipart/byteranges\r\n"],
+)
+@pytest.mark.parametrize("pinned", [True, False])
+def test_a_range_of_which_nobody_knows_where_it_begins_is_left_for_the_whole(
+    tmp_path: Path, said: str, pinned: bool
+) -> None:
+    content = b"0123456789" * 10_000
+
+    def script(sock: socket.socket, asked: str) -> None:
+        status, body, header = "200 OK", content, ""
+        if asked:
+            first, last = (int(number) for number in asked.removeprefix("bytes=").split("-"))
+            status, body = "206 Partial Content", content[first : last + 1]
+            header = said.format(first, first + len(body) - 1, len(content))
+        sock.sendall(f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n{header}\r\n".encode() + body)
+
+    with server(script) as port:
+        get(source(f"http://127.0.0.1:{port}/f", Bytes(content), pinned=pinned), tmp_path / "f")
+    assert holds(tmp_path / "f", Bytes(content))
 
 
 @pytest.mark.parametrize(
@@ -179,7 +215,7 @@ def test_a_range_of_unknown_total_gives_one_stream(tmp_path: Path) -> None:
     assert holds(tmp_path / "f", Bytes(content))
 
 
-def test_a_file_that_ends_with_the_connection_is_complete(tmp_path: Path) -> None:
+def test_a_file_that_ends_with_the_connection_is_complete_where_a_digest_says_so(tmp_path: Path) -> None:
     content = b"0123456789" * 1000
 
     def script(sock: socket.socket, asked: str) -> None:
@@ -187,7 +223,9 @@ def test_a_file_that_ends_with_the_connection_is_complete(tmp_path: Path) -> Non
         sock.shutdown(socket.SHUT_WR)
 
     with server(script) as port:
-        get(source(f"http://127.0.0.1:{port}/f", pinned=False), tmp_path / "f")
+        get(source(f"http://127.0.0.1:{port}/f", Bytes(content)), tmp_path / "f")
+        with pytest.raises(LengthUnknown):
+            get(source(f"http://127.0.0.1:{port}/f", pinned=False), tmp_path / "g")
     assert holds(tmp_path / "f", Bytes(content))
 
 

@@ -24,12 +24,19 @@ from workers.transfer.transport import Busy, Throttled, Transient
 #: Bytes of an error's body that are read, and characters of it that a person gets to see.
 ERROR_BODY_BYTES = 4096
 ERROR_TEXT_CHARS = 300
+#: A text of which one in so many characters cannot be read is none.
+_GARBLED = 20
 
 #: Seconds. A date is a strong validator only when it is clearly older than the answer: a file may change twice in a
 #: second.
 DATE_IS_STRONG_S = 60
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
+
+#: What stands in Content-Encoding and packs nothing: a store keeps whatever word an upload came with.
+_NOT_PACKED = frozenset({"", "identity", "none", "aws-chunked", "utf-8", "utf8", "us-ascii", "binary", "7bit", "8bit"})
+#: How a body may be packed that is unpacked here.
+_UNPACKED = frozenset({"gzip", "x-gzip", "deflate"})
 
 _CONTENT_RANGE = re.compile(r"bytes\s+(?:(\d{1,18})-(\d{1,18})|\*)/(?:(\d{1,18})|\*)", re.IGNORECASE)
 _BY_HUB_CODE: dict[str, type[HiveError]] = {
@@ -68,9 +75,15 @@ def content_length(headers: Mapping[str, str]) -> int | None:
     return int(value) if value.isdecimal() and len(value) <= 18 else None
 
 
-def encoded(headers: Mapping[str, str]) -> bool:
-    """Whether the body is compressed although identity was asked for."""
-    return headers.get("content-encoding", "identity").strip().lower() not in ("", "identity", "none")
+def encoding(headers: Mapping[str, str]) -> str | None:
+    """How the body is compressed although identity was asked for; None where it is not."""
+    words = (word.strip().lower() for word in headers.get("content-encoding", "").split(","))
+    return ", ".join(word for word in words if word not in _NOT_PACKED)[:40] or None
+
+
+def can_unpack(packed: str) -> bool:
+    """Whether a body of this encoding is unpacked here."""
+    return packed in _UNPACKED
 
 
 def strong_validator(headers: Mapping[str, str]) -> str:
@@ -124,8 +137,12 @@ def _final(status: int, headers: Mapping[str, str], body: bytes, signed: bool) -
 
 
 def _text(body: bytes) -> str:
-    """An error's body on one line, without mark-up, and without what may be a URL, a signature or a key."""
+    """An error's body on one line, without mark-up, and without what may be a URL, a signature or a key; "" of bytes
+    that are no text.
+    """
     text = body.decode("utf-8", "replace")
+    if "\0" in text or text.count("\ufffd") > len(text) // _GARBLED:
+        return ""
     in_xml = _XML_MESSAGE.search(text)
     text = re.sub(r"<[^>]{0,200}>", " ", in_xml[1] if in_xml else text)
     text = _PERHAPS_SECRET.sub("", text)

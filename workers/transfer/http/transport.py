@@ -33,6 +33,9 @@ from workers.transfer.limits import Limits
 from workers.transfer.source import Location, Served, Source
 from workers.transfer.transport import ContentChanged, Declined, Known, RangesRefused, Throttled, Transient
 
+#: Statuses that bring the whole file: as it is, and as a proxy between has it.
+_WHOLE = frozenset({HTTPStatus.OK, HTTPStatus.NON_AUTHORITATIVE_INFORMATION})
+
 #: Seconds that a host is left alone after "too many requests" without a time.
 DEFAULT_REST_S = 1.0
 
@@ -138,7 +141,7 @@ class HttpTransport:
                     place.used = True
                     self._keep(asked, place)
                     return stream
-                place = _hop(place, response.headers.get("location", ""))
+                place = _hop(place, response.status, response.headers.get("location", ""))
             except BaseException:
                 response.close()
                 raise
@@ -172,21 +175,33 @@ class _ResponseCheck:
     def verdict(self, start: int, end: int | None, known: Known) -> HttpStream:
         """The stream; raises what Transport.open raises, and _OtherBytes."""
         status = self._response.status
-        if status == 206 and end is not None:
+        if end is not None and (status == 206 or (status == 200 and self._is_part())):
             return self._range(start, end, known)
-        if status == 200:
+        if status in _WHOLE:
             return self._whole(start, end, known)
-        if status == 416:
-            return self._beyond(start)
+        if status == 416 and end is not None:
+            return self._beyond(start, known)
+        if status == HTTPStatus.NOT_IMPLEMENTED and end is not None:
+            raise _OtherBytes(RangesRefused())
         raise self._failure(status)
+
+    def _is_part(self) -> bool:
+        """Whether a 200 says of itself that it is a range: a proxy between may have changed the status alone."""
+        got, n_bytes = http_status.content_range(self._headers), http_status.content_length(self._headers)
+        if got is None or got.start is None or got.end is None:
+            return False
+        return got.end - got.start == n_bytes and n_bytes != got.total
 
     def _range(self, start: int, end: int, known: Known) -> HttpStream:
         got = http_status.content_range(self._headers)
-        if http_status.encoded(self._headers):
+        if http_status.encoding(self._headers):
             raise RangesRefused
         if known.validator and http_status.strong_validator(self._headers) not in ("", known.validator):
             raise ContentChanged
-        if got is None or got.start != start or got.end is None or not start < got.end <= end:
+        if got is None:
+            # Several parts in one answer, or a header that cannot be read: the whole file may still be had.
+            raise _OtherBytes(RangesRefused())
+        if got.start != start or got.end is None or not start < got.end <= end:
             raise _OtherBytes(SourceChanged("The server answers with other bytes than those asked for."))
         if None not in (known.size, got.total) and got.total != known.size:
             raise _OtherBytes(SourceChanged(f"The file has {got.total} bytes now, not {known.size}."))
@@ -198,11 +213,15 @@ class _ResponseCheck:
             raise ContentChanged
         if start > 0:
             raise _OtherBytes(RangesRefused())
-        if http_status.encoded(self._headers):
+        if packed := http_status.encoding(self._headers):
             if self._source.digest is None:
                 raise DownloadError(
                     "The server sends the file compressed, and there is no digest to check the result by. "
                     "Give the file's sha256, or another address."
+                )
+            if not http_status.can_unpack(packed):
+                raise DownloadError(
+                    f"The server sends the file compressed ({packed}), which hive does not unpack. Use another address."
                 )
             return self._stream(0, known.size, self._limits.read_bytes, whole=True, decode=True)
         total = http_status.content_length(self._headers)
@@ -210,12 +229,16 @@ class _ResponseCheck:
             raise _OtherBytes(SourceChanged(f"The file has {total} bytes now, not {known.size}."))
         return self._stream(0, total, total, whole=True)
 
-    def _beyond(self, start: int) -> HttpStream:
-        """416: the file ends before `start`. An empty file has no range at all, so there it is the right answer."""
+    def _beyond(self, start: int, known: Known) -> HttpStream:
+        """416: the file ends before `start`. An empty file has no range at all, so there it is the right answer; where
+        the file is as long as it should be, or nobody says how long it is, the server refuses ranges as such.
+        """
         got = http_status.content_range(self._headers)
         if start == 0 and got is not None and got.total == 0:
             self._response.discard()
             return self._stream(0, 0, 0, whole=True)
+        if start == 0 or (got is not None and got.total is not None and got.total == known.size):
+            raise _OtherBytes(RangesRefused())
         raise _OtherBytes(SourceChanged("The file is shorter now than it was."))
 
     def _failure(self, status: int) -> Exception:
@@ -246,8 +269,10 @@ def _place_of(location: Location) -> _Place:
     return _Place(parse_url(location.url), location.headers, expires_at, signed=expires_at is not None)
 
 
-def _hop(place: _Place, location: str) -> _Place:
+def _hop(place: _Place, status: int, location: str) -> _Place:
     """The next place of a chain. Headers are dropped for good when the origin changes."""
+    if not location.strip():
+        raise DownloadError(f"The server redirects ({status}) without saying where to.")
     url = next_hop(place.url, location)
     if url.origin == place.url.origin:
         return _Place(url, place.headers, place.expires_at, place.signed)
