@@ -77,7 +77,7 @@ _REASONS: Final = {
     "TRYAGAIN": _CLUSTER,
     "NOAUTH": "it wants a password (NOAUTH). Put it into REDIS_URL: redis://:PASSWORD@host:6379/0",
     "WRONGPASS": "it does not take the user name or password in REDIS_URL (WRONGPASS)",
-    "NOPERM": "its user may not do what hive needs (NOPERM). docs/security.md has the rights",
+    "NOPERM": "its user may not do what hive needs (NOPERM). docs/settings.md has the rights",
     "DENIED": "it runs in protected mode and takes no connections from other machines (DENIED). Give it a password",
     "NOPROTO": "it does not speak the protocol that was asked for (NOPROTO)",
     "EXECABORT": "it refused a part of a transaction (EXECABORT)",

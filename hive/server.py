@@ -20,6 +20,7 @@ from types import FrameType
 
 import uvicorn
 
+from hive import redis_probe
 from hive.api.app import Api
 from hive.api.http1 import Connections, HttpProtocol
 from hive.api.services import make_services
@@ -51,8 +52,10 @@ def run(settings: Settings, host: str, port: int, processes: int = 1) -> None:
 
     Raises:
         CannotListen: when the address is taken.
+        SettingsError: Redis is a cluster.
     """
     _allow_many_connections()
+    redis_probe.report(settings)
     listener = listen(host, port)
     bound_host, bound_port = listener.getsockname()[:2]
     probe.report(settings)

@@ -16,7 +16,7 @@ import time
 
 from rq import Queue
 
-from hive import logs
+from hive import logs, redis_probe
 from hive.processes.prefork import Prefork
 from hive.redis_client import connect
 from hive.redis_errors import describe, is_redis_error
@@ -71,6 +71,10 @@ def main(argv: list[str] | None = None) -> int:
     if not 1 <= concurrency <= MAX_CONCURRENCY:
         parser.error(f"--concurrency must lie between 1 and {MAX_CONCURRENCY}.")
     logs.setup(settings.log_level, settings.log_format)
+    try:
+        redis_probe.report(settings)
+    except SettingsError as error:
+        parser.error(str(error))
     with connect(settings.redis_url) as client:
         if (problem := lasting_objection(settings, client)) is not None:
             log.error("refused: another store", extra={"fields": {"reason": problem}})
