@@ -16,6 +16,7 @@ from hive.net.egress import Network
 from hive.net.proxies import Proxy
 from hive.net.urls import Url
 from workers.transfer.control import Control
+from workers.transfer.http.session import GuardedSession
 from workers.transfer.http.sockets import pool_manager
 from workers.transfer.limits import Limits
 
@@ -68,6 +69,7 @@ class HostPool:
         #: Hosts and ports that may be asked of a proxy; looked up once, since there may be no resolver behind a proxy.
         self._proxied: set[tuple[str, int]] = set()
         self._lock = threading.Lock()
+        self.session = GuardedSession(self.manager)
 
     def manager(self, url: Url) -> urllib3.PoolManager:
         """The urllib3 pool for this URL. Raises UnsafeUrl for one that a proxy would fetch from a forbidden address."""

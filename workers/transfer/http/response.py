@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 
 import urllib3
+from requests import RequestException
 from urllib3.exceptions import (
     ConnectTimeoutError,
     HTTPError,
@@ -68,18 +69,8 @@ class HttpResponse:
         try:
             # The waker is for the time until the headers are here; the reader of the body has one of its own.
             with control.waking(aborter.cut), requesting(aborter, pool.network.address_check) as last_body:
-                raw = pool.manager(url).urlopen(
-                    "GET",
-                    str(url),
-                    headers=headers,
-                    redirect=False,
-                    retries=False,
-                    preload_content=False,
-                    decode_content=False,
-                    timeout=urllib3.Timeout(
-                        connect=limits.connect_timeout_s, read=limits.first_byte_s or limits.stall_s
-                    ),
-                )
+                patience = urllib3.Timeout(connect=limits.connect_timeout_s, read=limits.first_byte_s or limits.stall_s)
+                raw = pool.session.ask(url, headers, patience)
                 body = last_body()
             assert body is not None
             body.set_timeout(limits.stall_s)
@@ -191,6 +182,9 @@ class HttpStream:
 
 def plainly(error: BaseException) -> str:
     """A network error in words; never its text, which may hold a URL."""
+    if isinstance(error, RequestException) and error.args and isinstance(error.args[0], BaseException):
+        # requests puts its own class around urllib3's.
+        error = error.args[0]
     for kind, words in _WORDS:
         if isinstance(error, kind):
             return words
