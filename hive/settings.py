@@ -96,6 +96,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ssl_cert_file: str | None = field(default=None, name="SSL_CERT_FILE")
     ssl_cert_dir: str | None = field(default=None, name="SSL_CERT_DIR")
     no_color: str | None = field(default=None, name="NO_COLOR")
+    term: str | None = field(default=None, name="TERM")
 
     host: str = field(default=DEFAULT_ADDRESS, name="HIVE_HOST")
     home: str = field(default="~/.hive", name="HIVE_HOME")

@@ -38,12 +38,13 @@ from hive.redis_client import RedisClient, connect
 from hive.redis_errors import is_redis_error
 from hive.secrets import Credentials, SecretKeyError, unseal
 from hive.settings import Settings
-from hive.wire.api import ErrorBody, ErrorReply, Plan, PlanFile
+from hive.wire.api import ErrorBody, ErrorReply
 from hive.wire.jobs import Request
 from hive.wire.refs import HIDDEN_QUERY, parse_ref, with_query
 from workers import sources
 from workers.fetch import outbound
 from workers.fleet.cooldown import RedisCooldown
+from workers.plans import described, name_of
 from workers.publish import Store
 from workers.resolve import RATE_LIMIT_WAIT_MAX_S, hub_host
 
@@ -158,7 +159,7 @@ class Resolver:
     def _plan(self, question: Question) -> bytes:
         try:
             found = self._resolve(question.request, self._unsealed(question.sealed or None))
-            missing = Store(self._settings).missing(found)
+            answer = described(found, Store(self._settings))
         except HiveError as error:
             return _refusal(error)
         except Exception as error:
@@ -168,27 +169,6 @@ class Resolver:
                 raise
             log.exception("a plan could not be made")
             return _refusal(InternalError())
-        digests = {file.digest for file in missing if file.digest}
-        files = tuple(
-            PlanFile(
-                path=file.path,
-                size=file.size,
-                digest=str(file.digest) if file.digest else None,
-                on_disk=file not in missing and file.digest not in digests,
-            )
-            for file in found.files
-        )
-        wanted = sum(file.size or 0 for file in missing)
-        answer = Plan(
-            model_ref=found.ref.display,
-            name=name_of(found),
-            repo=found.repo,
-            commit=found.commit,
-            variant=found.variant,
-            files=files,
-            bytes_total=found.total_bytes,
-            bytes_missing=wanted if found.total_bytes is not None or not missing else None,
-        )
         return msgspec.json.encode(answer)
 
     # -- both --------------------------------------------------------------------------------------------------------
@@ -228,15 +208,6 @@ class Resolver:
             return unseal(sealed, self._settings.secret_key_path) if sealed else Credentials()
         except SecretKeyError as error:
             raise ModelAccessDenied(str(error)) from None
-
-
-def name_of(plan: sources.Plan) -> str:
-    """What people call it: the repository with the variant or the path, or the name of a URL's file."""
-    if plan.repo is None:
-        return plan.primary or plan.ref.display
-    if plan.variant:
-        return f"{plan.repo}:{plan.variant}"
-    return f"{plan.repo}/{plan.ref.path}" if plan.ref.path else plan.repo
 
 
 def _refusal(error: HiveError) -> bytes:

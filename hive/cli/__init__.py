@@ -123,6 +123,7 @@ def run(args: Sequence[str] | None = None) -> int:
 
     Errors go to stderr.
     """
+    _never_fail_to_write(sys.stdout)
     try:
         result = cli.main(args, prog_name="hive", standalone_mode=False)
         # What is still buffered is written here, where a closed pipe is handled, and not when the interpreter ends.
@@ -132,6 +133,22 @@ def run(args: Sequence[str] | None = None) -> int:
 
         return report(error)
     return result if isinstance(result, int) else 0
+
+
+def _never_fail_to_write(stream: Any) -> None:
+    """Let a stream take every name. What its encoding does not have (LANG=C, PYTHONIOENCODING=ascii) goes out in UTF-8,
+    as it stands on the disk: whoever reads our output opens that path. Standard error shows such letters as escapes.
+    """
+    import codecs
+
+    if hasattr(stream, "reconfigure"):
+        codecs.register_error("hive-utf8", _as_utf8)
+        stream.reconfigure(errors="hive-utf8")
+
+
+def _as_utf8(error: UnicodeError) -> tuple[bytes, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    return error.object[error.start : error.end].encode("utf-8", "surrogateescape"), error.end
 
 
 def main() -> None:

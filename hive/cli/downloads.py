@@ -70,5 +70,12 @@ def _row(download: Download) -> list[str]:
         share, total = "100%", size(event.bytes_total)
     elif isinstance(event, Error):
         share, total = percent(event.bytes_downloaded or 0, event.bytes_total or 0), size(event.bytes_total)
-    short = download.id[:SHORT_ID_CHARS]
-    return [short, download.model_ref, download.status, share, total, rate, left, age(download.created_at)]
+    short, name = download.id[:SHORT_ID_CHARS], download.name or download.model_ref
+    return [short, name, status_of(download), share, total, rate, left, age(download.created_at)]
+
+
+def status_of(download: Download) -> str:
+    """The status; of one that waits also its place, and what it waits for."""
+    waiting_for = download.waiting_for or ""
+    place = f"{download.ahead} ahead" if download.ahead and "ahead" not in waiting_for else ""
+    return ", ".join(filter(None, [download.status, place, waiting_for]))

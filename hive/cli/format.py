@@ -68,11 +68,3 @@ def plain(text: str) -> str:
 def shown(ref: ModelRef | str) -> str:
     """A reference as people type it: without `hf:`."""
     return (ref if isinstance(ref, str) else ref.display).removeprefix("hf:")
-
-
-def shortened(text: str, chars: int) -> str:
-    """`text` in at most so many characters, without its middle: names of files differ at their ends."""
-    if len(text) <= chars:
-        return text
-    head = (chars - 1) // 3
-    return f"{text[:head]}…{text[len(text) - (chars - 1 - head) :]}"

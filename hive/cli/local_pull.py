@@ -13,7 +13,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import TYPE_CHECKING, Final, Protocol, Self, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self, cast
 
 import click
 
@@ -29,9 +29,12 @@ if TYPE_CHECKING:
     from hive.downloads.local import LocalDownload as Entry
     from hive.downloads.local import LocalDownloads, LocalRun
     from hive.store.inventory import InventoryItem
+    from hive.wire.api import Plan
 
 #: The class that downloads, as `module:name`.
 DOWNLOADER: Final = "workers.local.download:LocalDownload"
+#: What tells what a download would bring, in the same way.
+PLANNER: Final = "workers.local.plan:plan"
 #: Seconds between two looks at a download that another process has in hand.
 FOLLOW_INTERVAL_S: Final = 0.2
 
@@ -145,12 +148,21 @@ class LocalRepairs:
         return all_came
 
 
+def plan_here(settings: Settings, spec: DownloadSpec) -> Plan:
+    """What a download would bring. Raises HiveError."""
+    _set_up_logs(settings)
+    return cast("Plan", _imported(PLANNER)(settings, spec))
+
+
+def _imported(name: str) -> Any:
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
 def _run(settings: Settings, spec: DownloadSpec, run: LocalRun, show: Callable[[Event], None]) -> Event:
     _set_up_logs(settings)
-    module, _, name = DOWNLOADER.partition(":")
     try:
-        make = getattr(importlib.import_module(module), name)
-        downloader = cast(Downloader, make(settings, spec, run, show))
+        downloader = cast(Downloader, _imported(DOWNLOADER)(settings, spec, run, show))
     except BaseException:
         run.set_aside()
         raise

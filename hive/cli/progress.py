@@ -8,22 +8,28 @@ from __future__ import annotations
 import sys
 import time
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Final, Protocol, Self
 
 import click
 
-from hive.cli.format import duration, percent, plain, shortened, size, speed
+from hive.cli import bars
+from hive.cli.bars import PLAIN, Glyphs, facts
+from hive.cli.format import duration, plain, shown, size, speed
+from hive.settings import Settings
 from hive.wire.events import Complete, Downloading, Event, encode
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
 
-#: Seconds between two plain lines of one status.
-LINE_INTERVAL_S = 1.0
-#: Characters of a bar, of the figures behind the longest, and of a file's name in the narrowest terminal.
-BAR_CHARS = 24
-FACTS_CHARS = 60
-MIN_NAME_CHARS = 16
+#: Percent, and seconds, between two plain lines of one status: a log wants to know that it goes on, and no more.
+LINE_STEP_PERCENT: Final = 5
+LINE_INTERVAL_S: Final = 10.0
+#: Terminals that cannot draw over what they have drawn.
+DUMB: Final = frozenset({None, "dumb", "unknown"})
+#: How often bars are drawn again, each second at most.
+REFRESHES_PER_SECOND: Final = 8
 
 
 class Printer(Protocol):
@@ -48,7 +54,7 @@ def choose_printer(name: str, *, as_json: bool, quiet: bool) -> Printer:
         return JsonLines()
     if quiet:
         return Quiet()
-    return Bars(name) if sys.stderr.isatty() else Lines(name)
+    return Bars(name) if sys.stderr.isatty() and Settings.from_env().term not in DUMB else Lines(name)
 
 
 class Quiet:
@@ -78,11 +84,12 @@ class JsonLines(Quiet):
 
 
 class Lines(Quiet):
-    """Plain lines: at once when the status changes, else at most one a second."""
+    """Plain lines: at once when the status changes, else after some percent or seconds."""
 
     def __init__(self, name: str) -> None:
-        self._name = name
+        self._name = shown(name)
         self._status = ""
+        self._step = -1
         self._next_s = 0.0
 
     def show(self, event: Event) -> None:
@@ -91,9 +98,11 @@ class Lines(Quiet):
             click.echo(f"{self._name}: {summary(event)}", err=True)
         if not isinstance(event, Downloading):
             return
-        status, now = event.status or "downloading", time.monotonic()
-        if status != self._status or now >= self._next_s:
-            self._status, self._next_s = status, now + LINE_INTERVAL_S
+        status, now_s = event.status or "downloading", time.monotonic()
+        share = event.bytes_downloaded * 100 // event.bytes_total if event.bytes_total else 0
+        step = share // LINE_STEP_PERCENT
+        if status != self._status or step > self._step or now_s >= self._next_s:
+            self._status, self._step, self._next_s = status, step, now_s + LINE_INTERVAL_S
             click.echo(f"{self._name}: {line(event)}", err=True)
 
     def waiting(self, delay_s: float) -> None:
@@ -108,101 +117,78 @@ class Bars(Quiet):
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._files: dict[str, TaskID] = {}
-        self._progress = _new_progress()
-        self._total = self._progress.add_task(name, total=None, facts="")
+        self._event = Downloading(bytes_downloaded=0, bytes_total=0, speed_mbps=0.0, status="queued")
+        self._glyphs = Glyphs() if _can_write("".join(Glyphs())) else PLAIN
+        self._console: Console | None = None
+        self._live: Live | None = None
 
     def show(self, event: Event) -> None:
-        """Set the bars to this event."""
-        if isinstance(event, Complete):
-            self._progress.stop()
-            click.echo(f"{self._name}: {summary(event)}", err=True)
-        if not isinstance(event, Downloading):
+        """Draw this event with the next refresh."""
+        if isinstance(event, Downloading):
+            self._event = event
+            self._begin()
             return
-        self._show_files(event)
-        self._progress.update(
-            self._total,
-            description=self._title(event),
-            completed=event.bytes_downloaded,
-            total=event.bytes_total or None,
-            facts=facts(event),
-        )
+        self._end()
+        if isinstance(event, Complete):
+            click.echo(f"{shown(self._name)}: {summary(event)}", err=True)
 
     def waiting(self, delay_s: float) -> None:
         """Say so in the place of the status."""
-        self._progress.update(self._total, description=f"{self._name}  connecting again")
+        import msgspec
 
-    def _title(self, event: Downloading) -> str:
-        status = event.status or "downloading"
-        note = f": {plain(event.message)}" if event.message else ""
-        return self._name if status == "downloading" and not note else f"{self._name}  {status}{note}"
+        self._event = msgspec.structs.replace(self._event, status="retrying", message="connecting again")
 
-    def _show_files(self, event: Downloading) -> None:
-        under_way = {file.path: file for file in event.files} if (event.files_total or 2) > 1 else {}
-        for path in self._files.keys() - under_way.keys():
-            self._progress.remove_task(self._files.pop(path))
-        for path, file in under_way.items():
-            if path not in self._files:
-                room = max(MIN_NAME_CHARS, self._progress.console.width - BAR_CHARS - FACTS_CHARS)
-                name = shortened(plain(path), room)
-                self._files[path] = self._progress.add_task(f"  {name}", total=None, facts="")
-            self._progress.update(
-                self._files[path],
-                completed=file.bytes_downloaded,
-                total=file.bytes_total or None,
-                facts=amounts(file.bytes_downloaded, file.bytes_total),
+    def __rich__(self) -> Text:
+        from rich.text import Text
+
+        assert self._console is not None
+        # Not the last columns: a typed `^C` must not begin a new line, which would be left standing.
+        drawn = bars.lines(self._name, self._event, self._console.width - len("^C") - 1, self._glyphs)
+        text = Text("\n".join(drawn), no_wrap=True, overflow="crop")
+        text.highlight_regex(f"{self._glyphs.done}+", "green")
+        return text
+
+    def _begin(self) -> None:
+        """Only with the first event of a download that is one: what is on disk needs no bar."""
+        if self._live is None:
+            from rich.console import Console
+            from rich.live import Live
+
+            self._console = Console(stderr=True, highlight=False, markup=False, emoji=False)
+            self._live = Live(
+                get_renderable=self.__rich__,
+                console=self._console,
+                transient=True,
+                refresh_per_second=REFRESHES_PER_SECOND,
+                redirect_stdout=False,
+                redirect_stderr=False,
             )
+            self._live.start()
 
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
+    def _end(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._progress.stop()
+        self._end()
 
 
-def _new_progress() -> Progress:
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn
-    from rich.table import Column
-
-    # No markup: what stands in square brackets in a file's name is no style.
-    return Progress(
-        TextColumn("{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
-        BarColumn(bar_width=BAR_CHARS),
-        TextColumn("{task.fields[facts]}", markup=False, table_column=Column(no_wrap=True)),
-        console=Console(stderr=True, highlight=False),
-        transient=True,
-        expand=True,
-    )
+def _can_write(text: str) -> bool:
+    """Whether standard error has these characters."""
+    try:
+        text.encode(sys.stderr.encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
 
 
 def line(event: Downloading) -> str:
     """An event under way as plain text."""
     parts = [event.status or "downloading", facts(event), plain(event.message or "")]
     return "  ".join(part for part in parts if part)
-
-
-def facts(event: Downloading) -> str:
-    """Share, sizes, files, speed and time left, as far as they are known."""
-    files = f"{event.files_done or 0}/{event.files_total} files" if (event.files_total or 0) > 1 else ""
-    left = f"{duration(event.eta_seconds)} left" if event.eta_seconds is not None else ""
-    known = bool(event.bytes_total or event.bytes_downloaded)
-    parts = [
-        percent(event.bytes_downloaded, event.bytes_total),
-        amounts(event.bytes_downloaded, event.bytes_total) if known else "",
-        files,
-        speed(event.bytes_per_second if event.bytes_per_second is not None else event.speed_mbps * 1_000_000),
-        left,
-    ]
-    return "  ".join(part for part in parts if part)
-
-
-def amounts(done: int, total: int) -> str:
-    """`1.2 GB/4.1 GB`, or what arrived where the total is not known."""
-    return f"{size(done)}/{size(total)}" if total else size(done)
 
 
 def summary(event: Complete) -> str:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import shlex
 import signal
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -18,21 +17,17 @@ from hive.cli.hub_token import Token, read_token
 from hive.cli.limits import bytes_per_second
 from hive.cli.progress import choose_printer
 from hive.cli.server import find_server
+from hive.cli.wanted import Wanted, read_list
 from hive.errors import HiveError
 from hive.settings import Settings
 from hive.wire.events import Complete, Error, Event
 from hive.wire.jobs import RANKS
-from hive.wire.refs import HIDDEN_QUERY, ModelRef, RefError, parse_ref, with_revision
-from hive.wire.spec import DownloadSpec
+from hive.wire.refs import HIDDEN_QUERY, ModelRef
 
 if TYPE_CHECKING:
     from hive.client import Client
     from hive.downloads.local import LocalDownload
     from hive.wire.api import Started
-
-#: Characters of the longest list of references that is read.
-MAX_LIST_CHARS: Final = 1_000_000
-_COMMENT = re.compile(r"(?:^|\s)#.*")
 
 
 class Output(NamedTuple):
@@ -57,6 +52,7 @@ def _rate(_: click.Context, __: click.Parameter, text: str | None) -> int | None
 @click.option("--name", metavar="FILE", help="What the file of a plain URL is to be called.")
 @click.option("--priority", type=click.Choice(list(RANKS)), default="normal", help="How soon it gets a worker.")
 @click.option("--limit-rate", metavar="RATE", callback=_rate, help="A limit for this download alone: 10MB/s, 800k.")
+@click.option("-n", "--dry-run", is_flag=True, help="Only show what would be downloaded.")
 @click.option("-d", "--detach", is_flag=True, help="Start it, print its id, and do not wait.")
 @click.option("--json", "as_json", is_flag=True, help="Print events, one JSON object a line.")
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress; print the path only.")
@@ -66,6 +62,7 @@ def _rate(_: click.Context, __: click.Parameter, text: str | None) -> int | None
 def pull(
     refs: tuple[str, ...],
     list_file: str | None,
+    dry_run: bool,
     detach: bool,
     as_json: bool,
     quiet: bool,
@@ -93,6 +90,11 @@ def pull(
     token = read_token(settings, token_file, from_stdin=token_stdin, none=no_token)
     output = Output(as_json, quiet)
     server = find_server(settings)
+    if dry_run:
+        from hive.cli.plan import show_plans
+
+        show_plans(settings, server, wanted, token, as_json=as_json)
+        return
     if server is None:
         if detach:
             raise CliError(
@@ -156,51 +158,6 @@ def finish(end: Event, output: Output, ref: ModelRef | None = None) -> None:
         click.echo(end.local_path)
 
 
-class Wanted(NamedTuple):
-    """A model to pull: the reference, what to call it, and how it is to come."""
-
-    text: str
-    ref: ModelRef
-    name: str
-    selection: dict[str, Any]
-
-    @classmethod
-    def read(cls, text: str, selection: dict[str, Any]) -> Wanted:
-        """What a person typed.
-
-        Raises:
-            CliError: it is no reference.
-        """
-        try:
-            ref = with_revision(parse_ref(text), selection["revision"])
-        except RefError as error:
-            raise CliError(plain(str(error)), code="INVALID_MODEL_REF", exit_code=USAGE) from None
-        return cls(text, ref, ref.display, selection)
-
-    def spec(self, token: str | None) -> DownloadSpec:
-        """What a download in this process needs to know."""
-        known = {name: value for name, value in self.selection.items() if name in DownloadSpec._fields}
-        return DownloadSpec(ref=self.ref, hf_token=token, **known)
-
-
-def read_list(path: str) -> list[str]:
-    """The references in a file, one a line; what stands behind a `#` at the start or after a blank is a comment.
-
-    Raises:
-        CliError: it cannot be read, or is too long.
-    """
-    try:
-        with click.open_file(path) as file:
-            text = file.read(MAX_LIST_CHARS + 1)
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise CliError(f"The list cannot be read from {path}: {reason}.", exit_code=USAGE) from None
-    if len(text) > MAX_LIST_CHARS:
-        raise CliError(f"The list is longer than {MAX_LIST_CHARS} characters.", exit_code=USAGE)
-    lines = (_COMMENT.sub("", line).strip() for line in text.splitlines())
-    return [line for line in lines if line]
-
-
 def _pull_here(settings: Settings, one: Wanted, token: Token, output: Output) -> None:
     """Pull in this process, where no server answers."""
     from hive.cli.local_pull import Stopped, download_here, on_disk
@@ -257,7 +214,7 @@ def resume_here(settings: Settings, entry: LocalDownload) -> None:
 
 def _wanted_again(entry: LocalDownload) -> Wanted:
     """What an earlier command wanted."""
-    kept = ("include", "exclude", "update", "sha256", "max_bytes_per_second")
+    kept = ("include", "exclude", "update", "sha256", "max_bytes_per_second", "name")
     selection = {"revision": None, **{name: getattr(entry.intent.request, name) for name in kept}}
     return Wanted.read(entry.intent.request.ref, selection)
 

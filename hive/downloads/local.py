@@ -229,6 +229,19 @@ class LocalRun:
         self._lock.release()
 
 
+def request_of(spec: DownloadSpec) -> Request:
+    """What is kept of a request: all but what is secret."""
+    return Request(
+        ref=str(without_query(spec.ref)),
+        include=spec.include,
+        exclude=spec.exclude,
+        update=spec.update,
+        sha256=spec.sha256,
+        max_bytes_per_second=spec.max_bytes_per_second,
+        name=spec.name,
+    )
+
+
 def local_realm(download_id: str) -> str:
     """Whose its locks on partial files are: it shares no leases with anybody, so with nobody a realm."""
     return f"local {download_id}"
@@ -245,19 +258,11 @@ def _lock_name(intents: IntentLog, key: str) -> str:
 
 
 def _intent(spec: DownloadSpec, key: str) -> Intent:
-    request = Request(
-        ref=str(without_query(spec.ref)),
-        include=spec.include,
-        exclude=spec.exclude,
-        update=spec.update,
-        sha256=spec.sha256,
-        max_bytes_per_second=spec.max_bytes_per_second,
-    )
     return Intent(
         id=str(uuid.uuid4()),
         dedup_key=key,
         ref=spec.ref.display,
-        request=request,
+        request=request_of(spec),
         priority=spec.priority,
         created_ms=int(time.time() * 1000),
         paused=True,

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from hive.cli import server as finding
-from hive.cli.format import age, duration, percent, plain, shortened, size, speed
 from hive.processes.instance_lock import InstanceLock
 from tests.support.cli import COMMAND_TIMEOUT_S, Hive, command
 from tests.support.pty import Terminal
@@ -212,27 +211,3 @@ def test_a_server_that_is_named_and_away_does_not_hide_the_version(hive_process:
     result = hive_process("version", HIVE_HOST="127.0.0.1:1")
     assert result.code == 0
     assert "127.0.0.1:1" in result.out
-
-
-def test_figures_are_short_and_rounded() -> None:
-    sizes = [size(count) for count in (None, 0, 999, 1000, 999_949, 999_950, 4_100_000_000, 10**18)]
-    assert sizes == ["-", "0 B", "999 B", "1.0 kB", "999.9 kB", "1.0 MB", "4.1 GB", "1000.0 PB"]
-    assert [duration(s) for s in (None, 0, 59, 60, 3599, 3600, 90_000)] == [
-        "",
-        "0s",
-        "59s",
-        "1m00s",
-        "59m59s",
-        "1h00m",
-        "1d01h",
-    ]
-    assert [percent(*pair) for pair in ((0, 0), (1, 3), (999_999, 1_000_000), (5, 5))] == [
-        "",
-        "33.3%",
-        "99.9%",
-        "100.0%",
-    ]
-    assert (speed(0), speed(1500), age(None), plain("a\x1b[0m\nb")) == ("", "1.5 kB/s", "-", "a [0m b")
-    names = [shortened("model-00001.safetensors", chars) for chars in (23, 22, 10)]
-    assert names == ["model-00001.safetensors", "model-0…01.safetensors", "mod…ensors"]
-    assert [len(name) for name in names] == [23, 22, 10]

@@ -92,7 +92,7 @@ def test_a_model_on_disk_is_answered_from_the_disk(alone: dict[str, str], hub: H
     before = len(hub.log.hits())
     again = pull(alone | {"HF_HUB_OFFLINE": "1"}, "org/other")
     assert (again.code, again.out) == (0, first.out)
-    assert again.err == "hf:org/other: already on disk, 5.0 MB\n"
+    assert again.err == "org/other: already on disk, 5.0 MB\n"
     quiet = pull(alone, "-q", "org/other")
     assert (quiet.code, quiet.out, quiet.err) == (0, first.out, "")
     assert len(hub.log.hits()) == before

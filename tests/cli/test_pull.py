@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from hive.cli.hub_token import Token, read_token
-from hive.cli.progress import Lines
 from hive.settings import Settings
 from hive.wire.events import Downloading, Event, FileProgress, decode
 from tests.support.cli import COMMAND_TIMEOUT_S, Hive, command
@@ -36,8 +35,8 @@ def test_a_pull_prints_the_path_and_nothing_else_on_stdout(server: StandIn, hive
     result = hive("pull", "org/name")
     assert (result.code, result.out) == (0, "/store/model.gguf\n")
     assert result.err.splitlines() == [
-        "hf:org/name: downloading  42.0%  420 B/1.0 kB  500.0 kB/s",
-        "hf:org/name: 1.0 kB in 2s (500 B/s), verified",
+        "org/name: downloading  42.0%  420 B/1.0 kB  500.0 kB/s",
+        "org/name: 1.0 kB in 2s (500 B/s), verified",
     ]
 
 
@@ -117,18 +116,6 @@ def test_detach_prints_the_id_at_once(server: StandIn, hive: Hive) -> None:
     assert f"hive watch {ID[:8]}" in result.err
     server.started["local_path"] = "/store/x"
     assert json.loads(hive("pull", "-d", "--json", "org/name").out)["local_path"] == "/store/x"
-
-
-def test_plain_lines_come_at_most_once_a_second_and_at_each_change_of_status(
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    lines = Lines("m")
-    for done in range(100):
-        lines.show(running(done))
-    lines.show(Downloading(bytes_downloaded=0, bytes_total=0, speed_mbps=0, status="verifying"))
-    lines.show(running(100))
-    err = capfd.readouterr().err.splitlines()
-    assert [line.split()[1] for line in err] == ["downloading", "verifying", "downloading"]
 
 
 def test_a_lost_connection_is_said_once_and_got_over(server: StandIn, hive: Hive) -> None:
@@ -273,7 +260,7 @@ def test_a_terminal_gets_bars_for_each_file_and_the_whole(server: StandIn, env: 
         assert terminal.wait(COMMAND_TIMEOUT_S) == 0
     shown = terminal.text
     for part in (
-        "hf:org/name",
+        "org/name",
         "model-1.safetensors",
         "config.json",
         "42.0%",

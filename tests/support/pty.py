@@ -22,15 +22,17 @@ _ESCAPES = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 class Terminal:
-    """Runs a program on a terminal of 120 columns and keeps what it writes."""
+    """Runs a program on a terminal and keeps what it writes."""
 
-    def __init__(self, command: Sequence[str], env: Mapping[str, str]) -> None:
+    def __init__(
+        self, command: Sequence[str], env: Mapping[str, str], *, columns: int = 120, term: str = "xterm-256color"
+    ) -> None:
         self.raw = b""
         self._master, slave = pty.openpty()
-        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
         self._process = subprocess.Popen(
             command,
-            env={**env, "TERM": "xterm-256color"},
+            env={**env, "TERM": term},
             stdin=slave,
             stdout=slave,
             stderr=slave,

@@ -16,11 +16,10 @@ import time
 from collections.abc import Callable
 
 from hive import errors
-from hive.downloads.local import LocalRun
+from hive.downloads.local import LocalRun, request_of
 from hive.settings import Settings
 from hive.wire import events
 from hive.wire.events import Event
-from hive.wire.jobs import Request
 from hive.wire.spec import DownloadSpec
 from workers.bandwidth import BandwidthLimiter
 from workers.fetch import Transfer, outbound
@@ -88,7 +87,7 @@ class LocalDownload:
         network = outbound(self._settings, guarded=spec.ref.url is not None)
         plan = resolve_patiently(
             spec.ref,
-            Request(ref=str(spec.ref), include=spec.include, exclude=spec.exclude, sha256=spec.sha256),
+            request_of(spec),
             settings=self._settings,
             network=network,
             token=spec.hf_token or self._settings.token(),

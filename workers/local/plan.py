@@ -1,0 +1,52 @@
+"""What a download in this process would bring: asked of the source, compared with the disk, and nothing fetched."""
+
+from __future__ import annotations
+
+import msgspec
+
+from hive.downloads.local import request_of
+from hive.settings import Settings
+from hive.store.filesystem import nearest, partial_place
+from hive.wire.api import Plan, Room
+from hive.wire.events import ActiveStatus
+from hive.wire.spec import DownloadSpec
+from workers.fetch import limits_of, outbound
+from workers.plans import described
+from workers.publish import Store
+from workers.resolve import resolve_patiently
+from workers.transfer import Control, LocalCooldown, free_bytes
+
+
+def plan(settings: Settings, spec: DownloadSpec) -> Plan:
+    """The plan, with the room that there is. Raises HiveError."""
+    found = resolve_patiently(
+        spec.ref,
+        request_of(spec),
+        settings=settings,
+        network=outbound(settings, guarded=spec.ref.url is not None),
+        token=spec.hf_token or settings.token(),
+        control=Control(),
+        reporter=_Nobody(),
+        cooldown=LocalCooldown(),
+    )
+    answer = described(found, Store(settings))
+    place = partial_place(settings, for_url=spec.ref.url is not None)
+    available = free_bytes(nearest(place.path), limits_of(settings))
+    room = Room(available=available, enough=available >= (answer.bytes_missing or 0))
+    return msgspec.structs.replace(answer, room=room)
+
+
+class _Nobody:
+    """Hears what is done, and says nothing."""
+
+    def status(self, status: ActiveStatus, message: str | None = None) -> None:
+        """Nothing."""
+
+    def plan(self, *, bytes_total: int, files_total: int, files_done: int, bytes_done: int) -> None:
+        """Nothing."""
+
+    def file(self, path: str, bytes_done: int, bytes_total: int) -> None:
+        """Nothing."""
+
+    def file_done(self, path: str, size: int, refetched: int = 0) -> None:
+        """Nothing."""
