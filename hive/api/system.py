@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec import UNSET, UnsetType
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -10,13 +12,31 @@ from hive.api.json import JsonResponse, error_response, read_body
 from hive.api.services import services_of
 from hive.downloads.admission import BandwidthLimit
 from hive.downloads.registry import WorkerInfo
+from hive.settings import Settings
 from hive.version import VERSION
 from hive.wire.api import Alive, Bandwidth, BandwidthRequest, Health, Listing, Running, RunningRequest, Worker
+from hive.wire.proof import NONCE, proof
 
 
 async def health(request: Request) -> Response:
-    """`GET /v1/health`: the contract's answer, whatever Redis does."""
-    return JsonResponse(Health(status="alive", version=VERSION, api_version="v1"))
+    """`GET /v1/health`: the contract's answer, whatever Redis does; with `?nonce=` and a proof of the key."""
+    proven: str | UnsetType = UNSET
+    if (nonce := request.query_params.get("nonce")) is not None:
+        if not NONCE.fullmatch(nonce):
+            raise errors.BadRequest("'nonce' is 16 to 128 letters, digits, dashes and underscores.")
+        proven = await run_in_threadpool(_prove, services_of(request).settings, nonce, request.scope.get("server"))
+    return JsonResponse(Health(status="alive", version=VERSION, api_version="v1", proof=proven))
+
+
+def _prove(settings: Settings, nonce: str, server: tuple[str, int | None] | None) -> str | UnsetType:
+    """The proof that this server has the key of HIVE_HOME; none where it has none, or was not reached over TCP."""
+    if server is None or server[1] is None:
+        return UNSET
+    try:
+        key = settings.secret_key_path.read_bytes().strip()
+    except OSError:
+        return UNSET
+    return proof(key, nonce, server[0], server[1]) if key else UNSET
 
 
 async def healthz(request: Request) -> Response:

@@ -249,7 +249,7 @@ def _pull_from(client: Client, wanted: Sequence[Wanted], token: Token, output: O
 
 def _ask(client: Client, one: Wanted, token: Token) -> Started:
     """Ask for a model; one that somebody has paused goes on, since this is somebody who wants it."""
-    started = client.download(one.text, hf_token=token.for_server(client.url), **one.selection)
+    started = client.download(one.text, hf_token=token.for_client(client), **one.selection)
     if started.joined and client.get(started.download_id).status == "paused":
         client.resume(started.download_id)
     return started

@@ -40,6 +40,11 @@ _port = click.option(
 )
 
 
+_allow_remote = click.option(
+    "--allow-remote", is_flag=True, help="Listen beyond this machine although there is no authentication."
+)
+
+
 @click.command(short_help="Run everything on this machine: Redis, server, workers.")
 @_host
 @_port
@@ -51,7 +56,7 @@ _port = click.option(
     show_default=True,
     help="Downloads at once.",
 )
-@click.option("--allow-remote", is_flag=True, help="Listen beyond this machine although there is no authentication.")
+@_allow_remote
 def up(host: str | None, port: int | None, workers: int, allow_remote: bool) -> None:
     """Run everything on this machine until Ctrl-C: a Redis of its own, the HTTP server, and workers.
 
@@ -64,12 +69,7 @@ def up(host: str | None, port: int | None, workers: int, allow_remote: bool) -> 
 
     settings = Settings.from_env()
     address = listen_address(settings, host, port)
-    if not (allow_remote or _is_local(address.host)):
-        raise CliError(
-            f"There is no authentication yet, so hive does not listen on {address.host}, where others can reach it.",
-            "give --allow-remote where something in front of it keeps strangers out",
-            exit_code=USAGE,
-        )
+    _check_reach(address, allow_remote=allow_remote)
 
     async def run() -> int:
         return await Stack(settings, StackPlan(*address, workers), say).run(on_ready)
@@ -97,10 +97,12 @@ def up(host: str | None, port: int | None, workers: int, allow_remote: bool) -> 
     show_default=True,
     help="Processes on one port; one a core is enough.",
 )
-def serve(host: str | None, port: int | None, processes: int) -> None:
+@_allow_remote
+def serve(host: str | None, port: int | None, processes: int, allow_remote: bool) -> None:
     """Run the HTTP server until SIGTERM. Needs REDIS_URL, and workers on the same Redis."""
     settings = _settings_with_redis("serve")
     address = listen_address(settings, host, port)
+    _check_reach(address, allow_remote=allow_remote)
     from hive import logs, server
 
     logs.setup(settings.log_level, settings.log_format)
@@ -144,6 +146,16 @@ def listen_address(settings: Settings, host: str | None, port: int | None) -> Ad
             exit_code=USAGE,
         )
     return Address(host or named.host, named.port if port is None else port)
+
+
+def _check_reach(address: Address, *, allow_remote: bool) -> None:
+    """Raises CliError where others could reach the address, and nobody said that they may."""
+    if not (allow_remote or _is_local(address.host)):
+        raise CliError(
+            f"There is no authentication yet, so hive does not listen on {address.host}, where others can reach it.",
+            "give --allow-remote where something in front of it keeps strangers out",
+            exit_code=USAGE,
+        )
 
 
 def _is_local(host: str) -> bool:

@@ -58,6 +58,11 @@ BANDWIDTH: Final = Call("GET", "/v1/settings/bandwidth", Bandwidth)
 RUNNING: Final = Call("GET", "/v1/settings/downloads", Running)
 
 
+def health(nonce: str) -> Call[Health]:
+    """That the server lives, and that it has a key."""
+    return Call("GET", "/v1/health", Health, params={"nonce": nonce})
+
+
 def download(
     model_ref: str,
     revision: str | None,

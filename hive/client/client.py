@@ -11,6 +11,7 @@ answers.
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Callable, Generator, Iterable
 from types import TracebackType
@@ -27,10 +28,13 @@ from hive.wire.api import PROGRESS_PATH, Deleted, Download, Health, Model, Plan,
 from hive.wire.events import Event
 from hive.wire.jobs import Priority
 from hive.wire.maintenance import CollectionLine, VerificationLine
+from hive.wire.proof import is_proof
 
 T = TypeVar("T")
 L = TypeVar("L")
 
+#: Bytes of a nonce.
+NONCE_BYTES: Final = 32
 #: Entries that `downloads` gives unless asked for another number.
 LIST_LIMIT: Final = 100
 
@@ -201,6 +205,25 @@ class Client:
     def health(self) -> Health:
         """That the server lives, and its version."""
         return self._call(calls.HEALTH)
+
+    def proves(self, key: bytes) -> bool:
+        """Whether the server that answers has this key (hive/wire/proof.py); asked anew with each call.
+
+        Raises:
+            ServerUnreachable: when no server answers.
+        """
+        nonce = secrets.token_hex(NONCE_BYTES)
+        call = calls.health(nonce)
+        try:
+            response = self._http.request(call.method, call.path, **call.options())
+        except httpx2.RequestError as error:
+            raise self._connection.unreachable(error) from None
+        found = self._connection.decode(call, response).proof
+        stream = response.extensions.get("network_stream")
+        peer = stream.get_extra_info("server_addr") if stream is not None else None
+        if not peer or not isinstance(found, str):
+            return False
+        return is_proof(found, key, nonce, str(peer[0]), int(peer[1]))
 
     def running_limit(self) -> int | None:
         """How many downloads may run at once in the whole fleet; None: no limit."""

@@ -45,8 +45,8 @@ from hive.wire.spec import DownloadSpec
 log = logging.getLogger("hive.downloads.service")
 
 #: Threads that look for models on the disk, and requests that wait for one. A look-up takes milliseconds, but on a busy
-#: network drive it may take seconds.
-LOOKUP_THREADS: Final = 4
+#: network drive it may take seconds. Few, because each that computes takes its share of the interpreter.
+LOOKUP_THREADS: Final = 2
 MAX_WAITING_LOOKUPS: Final = 256
 #: Threads that read and write the intent log, and calls that wait for one.
 INTENT_THREADS: Final = 4

@@ -116,7 +116,9 @@ class Stack:
         else:
             self._lock = self._try_lock()
         ensure_key(self._settings.secret_key_path)
-        serve = python_module("hive.cli", "serve", "--host", self._plan.host, "--port", str(self._port))
+        # Whether others may reach it was asked before: `up` refuses what nobody allowed.
+        where = ("--host", self._plan.host, "--port", str(self._port), "--allow-remote")
+        serve = python_module("hive.cli", "serve", *where)
         work = python_module("workers", "--concurrency", str(self._plan.workers))
         self._server = Child("server", serve, env, self._say)
         self._workers = Child("workers", work, env, self._say)

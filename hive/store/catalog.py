@@ -147,7 +147,9 @@ class ModelCatalog:
             if tree is None:
                 return _found_by_name(snapshot, ref, include, exclude)
             with contextlib.suppress(SelectionError):
-                selection = select(tree, path=ref.path, quant=ref.quant, include=include, exclude=exclude)
+                selection = select(
+                    tree, path=ref.path, quant=ref.quant, include=include, exclude=exclude, similar=False
+                )
                 return _found(snapshot, selection, sha256)
         return None
 
@@ -168,7 +170,7 @@ class ModelCatalog:
             return None
         files = [RepoFile(entry.path, entry.size, "") for entry in snapshot.entries]
         with contextlib.suppress(SelectionError):
-            selection = select(files, path=ref.path, quant=ref.quant, include=include, exclude=exclude)
+            selection = select(files, path=ref.path, quant=ref.quant, include=include, exclude=exclude, similar=False)
             found = _found(snapshot, selection, None)
             return found and msgspec.structs.replace(found, note=UNLISTED_NOTE)
         return None

@@ -244,11 +244,12 @@ class Alive(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):
-    """What the server says of itself."""
+    """What the server says of itself; `proof` answers a nonce (wire/proof.py)."""
 
     status: str
     version: str = ""
     api_version: str = ""
+    proof: str | UnsetType = UNSET
 
 
 class Bandwidth(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,6 +15,7 @@ is on the disk would be fetched again.
 from __future__ import annotations
 
 import difflib
+import heapq
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, Literal
@@ -29,6 +30,9 @@ MAX_LISTED = 50
 #: How alike (0 to 1) a file's name must be to be offered instead of one that does not exist, and how many are offered.
 NEAR_MISS_RATIO = 0.5
 MAX_NEAR_MISSES = 5
+#: How many names are compared for that, and how many characters at the end of each.
+MAX_COMPARED = 300
+MAX_COMPARED_CHARS = 160
 
 #: Weights in another format that have less than this part of the bytes of the smallest GGUF variant are no copy of the
 #: model: an encoder, an adapter. A quantisation of four bits has a quarter of half precision's.
@@ -97,8 +101,11 @@ def select(
     quant: str | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    similar: bool = True,
 ) -> Selection:
     """The files that a reference with this path or quantisation, and these patterns, means.
+
+    `similar`: look for names like that of a file which is not there, for the error. Whoever drops the error saves that.
 
     Raises:
         ConflictingSelection: `include` beside a path or a quantisation.
@@ -110,7 +117,7 @@ def select(
     if include and (path or quant):
         raise ConflictingSelection("Give include patterns, or name a file or a quantisation: not both.")
     if path is not None:
-        return _at_path(files, path, exclude)
+        return _at_path(files, path, exclude, similar=similar)
     if include:
         chosen = filtered(files, include, exclude)
         return _selection(_some(chosen, include, exclude), "snapshot")
@@ -161,16 +168,34 @@ def filtered(files: Iterable[RepoFile], include: Sequence[str], exclude: Sequenc
     ]
 
 
-def _at_path(files: tuple[RepoFile, ...], path: str, exclude: Sequence[str]) -> Selection:
+def _at_path(files: tuple[RepoFile, ...], path: str, exclude: Sequence[str], *, similar: bool) -> Selection:
     meant = set(at_path(path, (file.path for file in files)))
     found = [file for file in files if file.path in meant]
     if found and found[0].path != path.rstrip("/"):
         return _one_folder(files, tuple(found), path.rstrip("/"), exclude)
     if not found:
-        near = difflib.get_close_matches(path, [file.path for file in files], MAX_NEAR_MISSES, NEAR_MISS_RATIO)
+        near = near_misses(path, [file.path for file in files]) if similar else []
         hint = f" Did you mean {near[0]}?" if near else ""
         raise NoSuchFile(f"The model has no file {path}.{hint}", path=path, similar=near)
     return _selection(_some(filtered(found, (), exclude), (), exclude), "file")
+
+
+def near_misses(path: str, paths: Iterable[str]) -> list[str]:
+    """Up to `MAX_NEAR_MISSES` of these paths that are most like one that is not there, the most like first.
+
+    difflib compares two names in the time of the product of their lengths, and a repository may have 200,000. So it
+    sees some hundred only: files of the same name elsewhere, then of the same ending, then of about the same length.
+    """
+    name, length = path.rpartition("/")[2].lower(), len(path)
+    ending = name.rpartition(".")[2]
+
+    def unlikeness(other: str) -> tuple[bool, bool, int]:
+        other_name = other.rpartition("/")[2].lower()
+        return other_name != name, other_name.rpartition(".")[2] != ending, abs(len(other) - length)
+
+    compared = {other[-MAX_COMPARED_CHARS:]: other for other in heapq.nsmallest(MAX_COMPARED, paths, key=unlikeness)}
+    near = difflib.get_close_matches(path[-MAX_COMPARED_CHARS:], compared, MAX_NEAR_MISSES, NEAR_MISS_RATIO)
+    return [compared[other] for other in near]
 
 
 def _one_folder(

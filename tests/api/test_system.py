@@ -8,11 +8,14 @@ import pytest
 import requests
 
 from hive.api.app import ROUTES
+from hive.client import Client
 from hive.downloads.reaper import Reaper
 from hive.downloads.registry import WorkerInfo, worker_registry
 from hive.errors import all_errors
 from hive.processes.embedded_redis import EmbeddedRedis
 from hive.redis_client import RedisClient, connect
+from hive.secrets import ensure_key
+from hive.settings import Settings
 from hive.version import VERSION
 from hive.wire import keys
 from tests.support.downloads import claim, complete, create, download_context
@@ -26,6 +29,18 @@ def test_health_is_the_contract(api: str) -> None:
     assert answer.json() == {"status": "alive", "version": VERSION, "api_version": "v1"}
     assert requests.get(f"{api}/healthz", timeout=5).status_code == 200
     assert requests.get(f"{api}/readyz", timeout=5).json() == {"status": "ready"}
+
+
+def test_the_server_proves_the_key_of_its_home(api: str, settings: Settings) -> None:
+    ensure_key(settings.secret_key_path)
+    with Client(api) as client:
+        assert client.proves(settings.secret_key_path.read_bytes().strip())
+        assert not client.proves(b"another")
+        assert not client.proves(b"")
+    for nonce in ("", "short", "a" * 129, "a b" * 10):
+        assert requests.get(f"{api}/v1/health", params={"nonce": nonce}, timeout=5).status_code == 400
+    answer = requests.get(f"{api}/v1/health?nonce={'n' * 32}", timeout=5).json()
+    assert set(answer) == {"status", "version", "api_version", "proof"}
 
 
 def test_workers_that_fall_silent_disappear(api: str, store: RedisClient) -> None:

@@ -40,8 +40,10 @@ def env(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str
 
 @pytest.fixture
 def server(env: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
-    """A stand-in server that HIVE_HOST names."""
+    """A stand-in server that HIVE_HOST names, and that has the key of HIVE_HOME."""
     with StandIn() as server:
+        server.key = b"the key of this home"
+        (Path(env["HIVE_HOME"]) / "secret.key").write_bytes(server.key + b"\n")
         env["HIVE_HOST"] = server.address
         monkeypatch.setenv("HIVE_HOST", server.address)
         yield server

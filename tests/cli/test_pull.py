@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from hive.cli.hub_token import Token, read_token
+from hive.client import Client
 from hive.settings import Settings
 from hive.wire.events import Downloading, Event, FileProgress, decode
+from hive.wire.proof import is_proof, proof
 from tests.support.cli import COMMAND_TIMEOUT_S, Hive, command
 from tests.support.pty import Terminal
 from tests.support.standin_server import (
@@ -150,6 +152,44 @@ def test_the_token_of_the_environment_goes_to_this_machine(
     assert "canary" not in "".join(map(str, hive("pull", "org/name")))
     hive("pull", "org/name", "--no-token")
     assert [body.get("hf_token") for body in server.bodies()] == ["hf_canary", None]
+
+
+@pytest.mark.parametrize("key", [b"", b"another key"])
+def test_the_token_of_the_environment_stays_here_where_the_server_does_not_prove_the_key(
+    server: StandIn, hive: Hive, monkeypatch: pytest.MonkeyPatch, key: bytes
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_canary")
+    server.key = key
+    result = hive("pull", "org/name")
+    assert [body.get("hf_token") for body in server.bodies()] == [None]
+    assert "HF_TOKEN is not sent" in result.err
+    assert "canary" not in result.out + result.err
+
+
+def test_a_token_that_is_named_goes_to_a_server_that_is_named(server: StandIn, hive: Hive, tmp_path: Path) -> None:
+    server.key = b"the key of a container"
+    (tmp_path / "token").write_text("hf_file\n")
+    assert hive("pull", "org/name", "--token-file", str(tmp_path / "token")).code == 0
+    assert [body["hf_token"] for body in server.bodies()] == ["hf_file"]
+
+
+def test_a_token_that_is_named_does_not_go_to_whatever_listens(server: StandIn, tmp_path: Path) -> None:
+    from hive.cli.errors import CliError
+
+    server.key = b""
+    with Client(server.url) as client, pytest.raises(CliError, match="not sent a token") as caught:
+        Token("hf_canary", named=True, key_file=tmp_path / "none", server_named=False).for_client(client)
+    assert "canary" not in str(caught.value)
+
+
+def test_a_proof_is_of_one_key_one_nonce_and_one_address() -> None:
+    made = proof(b"key", "n" * 32, "127.0.0.1", 8080)
+    assert is_proof(made, b"key", "n" * 32, "127.0.0.1", 8080)
+    assert not is_proof(made, b"kez", "n" * 32, "127.0.0.1", 8080)
+    assert not is_proof(made, b"key", "m" * 32, "127.0.0.1", 8080)
+    assert not is_proof(made, b"key", "n" * 32, "127.0.0.1", 8081), "handed on by a listener at another port"
+    assert not is_proof(made, b"key", "n" * 32, "::1", 8080)
+    assert not is_proof(proof(b"", "n" * 32, "127.0.0.1", 8080), b"", "n" * 32, "127.0.0.1", 8080)
 
 
 def test_a_token_is_read_from_a_file_or_from_stdin(server: StandIn, hive_process: Hive, tmp_path: Path) -> None:

@@ -168,9 +168,13 @@ def test_a_log_in_json_stays_json(env: dict[str, str], tmp_path: Path) -> None:
     assert {"hive.server", "hive.processes.stack"} <= {line["logger"] for line in lines}
 
 
+@pytest.mark.parametrize("command", ["up", "serve"])
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "hive.example"])
-def test_up_does_not_listen_where_strangers_can_reach_it(hive: Hive, host: str) -> None:
-    result = hive("up", "--host", host)
+def test_neither_up_nor_serve_listens_where_strangers_can_reach_it(
+    hive: Hive, monkeypatch: pytest.MonkeyPatch, command: str, host: str
+) -> None:
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
+    result = hive(command, "--host", host)
     assert result.code == 2
     assert "authentication" in result.err
     assert "--allow-remote" in result.err

@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from hive.wire.events import Complete, Downloading, Error, Event, encode
+from hive.wire.proof import proof
 
 ID = "11111111-2222-4333-8444-555555555555"
 OTHER_ID = "11119999-2222-4333-8444-555555555555"
@@ -83,6 +84,8 @@ class StandIn:
 
     def __init__(self) -> None:
         self.streams: list[Sequence[bytes] | int] = [[frame(complete()), DONE]]
+        #: The key that it proves to have; empty for none.
+        self.key = b""
         self.downloads = [download()]
         self.models = [model()]
         self.errors: dict[str, tuple[int, Any]] = {}
@@ -139,7 +142,10 @@ class StandIn:
         return JSONResponse({"error": content}, status_code=status)
 
     async def _health(self, request: Request) -> Response:
-        return await self._note(request) or JSONResponse({"status": "alive", "version": "9.9", "api_version": "v1"})
+        said = {"status": "alive", "version": "9.9", "api_version": "v1"}
+        if self.key and "nonce" in request.query_params:
+            said["proof"] = proof(self.key, request.query_params["nonce"], *self._listener.getsockname()[:2])
+        return await self._note(request) or JSONResponse(said)
 
     async def _download(self, request: Request) -> Response:
         return await self._note(request) or JSONResponse(self.started, status_code=202)
