@@ -27,10 +27,13 @@ from hive.errors import (
     BadRequest,
     CredentialsLost,
     HiveError,
+    HubRefused,
     HubUnavailable,
     InternalError,
     ModelAccessDenied,
     NotFound,
+    ProxyRefused,
+    TlsRefused,
     disk_error,
     is_disk_error,
 )
@@ -66,7 +69,7 @@ HUB_RETRY_S: Final = 1.0
 #: The longest rest of the Hub, in seconds, that a thread waits for; what is asked meanwhile is left to the workers.
 MAX_REST_S: Final = 20.0
 #: What no later try changes. All else is left to the worker that takes the download.
-FINAL: Final = (BadRequest, NotFound, ModelAccessDenied, CredentialsLost)
+FINAL: Final = (BadRequest, NotFound, ModelAccessDenied, CredentialsLost, HubRefused, TlsRefused, ProxyRefused)
 
 
 def run(settings: Settings) -> None:
@@ -130,6 +133,8 @@ class Resolver:
             record = self._downloads.tracker.read(download_id)
         if record is None or record.state != "queued" or self._stop.is_set():
             return
+        if parse_ref(record.request.ref).is_local_file:
+            return  # it may be on another worker's machine
         with logs.bound(download_id=record.id, attempt=record.attempt, request_id=record.request_id):
             try:
                 sealed = self._downloads.tracker.read_secret(record.id)
@@ -196,6 +201,8 @@ class Resolver:
                 )
             except sources.RetryLater as limit:
                 self._cooldown.set(host, min(limit.seconds, RATE_LIMIT_WAIT_MAX_S))
+            except HubRefused:
+                raise
             except HubUnavailable:
                 attempts += 1
                 if attempts >= HUB_ATTEMPTS or self._settings.hf_hub_offline:

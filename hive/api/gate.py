@@ -18,6 +18,7 @@ whatever the network gave, and the names are those of a network without dots: no
 
 from __future__ import annotations
 
+import logging
 import re
 import uuid
 from collections.abc import Iterable
@@ -29,6 +30,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hive import errors, logs
 from hive.api.json import MAX_BODY_BYTES, error_response
+
+log = logging.getLogger("hive.api.gate")
 
 #: Where in the scope the headers stand that every answer is to have, for whoever writes a head without ASGI.
 ANSWER_HEADERS: Final = "hive.answer_headers"
@@ -68,7 +71,11 @@ class Gate:
             added.append((b"access-control-allow-origin", headers.origin.encode()))  # type: ignore[union-attr]
             added.append((b"access-control-expose-headers", _READABLE_HEADERS))
 
+        begun = False
+
         async def send_with_id(message: Message) -> None:
+            nonlocal begun
+            begun = True
             if message["type"] == "http.response.start":
                 message["headers"] = [*message.get("headers", []), *added]
             await send(message)
@@ -82,7 +89,13 @@ class Gate:
             if allowed and headers.is_preflight:
                 await _answer_preflight(headers, send_with_id)
                 return
-            await self._app(scope, receive, send_with_id)
+            try:
+                await self._app(scope, receive, send_with_id)
+            except Exception:
+                if begun:
+                    raise  # Starlette has answered a mistake of ours, and raises it for the server to log
+                log.exception("a request failed")
+                await error_response(errors.InternalError())(scope, receive, send_with_id)
 
     def _check(self, scope: Scope, headers: _Headers, *, allowed: bool) -> None:
         """Raise what is to be answered, where the request may not pass."""
