@@ -14,6 +14,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
+from hive.wire.weights import absent_numbers
+
 #: What is taken of a GGUF repository where nobody says what: the common balance of size and quality.
 DEFAULT_QUANT = "Q4_K_M"
 #: Projectors of a vision model from the one that is wanted most: they are small, and half precision runs everywhere.
@@ -32,7 +34,8 @@ _QUANT = re.compile(
     + _AFTER,
     re.IGNORECASE | re.VERBOSE,
 )
-_SHARD = re.compile(r"-(\d{5})-of-(\d{5})$")
+#: llama.cpp writes `-00001-of-00003`; people who cut by hand also `-1of3` and `-0001-OF-0003`.
+_SHARD = re.compile(r"[-_.](\d{1,5})-?of-?(\d{1,5})$", re.IGNORECASE)
 _RAW_PART = re.compile(
     r"\.gguf[._-](?:(?:part|split)[-_.]?[0-9a-z]{1,5}(?:[-_]?of[-_]?\d{1,5})?|\d{2,5}|a[a-z])$", re.IGNORECASE
 )
@@ -150,11 +153,17 @@ def quant_of(path: str) -> str | None:
 
 
 def matching(found: Sequence[Variant[F]], quant: str) -> list[Variant[F]]:
-    """The variants of this name in any case; where there is none, the dynamic ones (`UD-`) of it."""
+    """The variants of this name in any case; where there is none, the dynamic ones (`UD-`) of it; else those whose
+    file's name ends so, as people read it off: `i1-Q4_K_M`, `llama-13b.Q4_K_M`.
+    """
     asked = quant.upper()
     wanted = asked.replace("FP16", "F16").replace("FP32", "F32")
     exact = [variant for variant in found if variant.name.upper() in (asked, wanted)]
-    return exact or [variant for variant in found if variant.name.upper() == f"UD-{wanted}"]
+    dynamic = [variant for variant in found if variant.name.upper() == f"UD-{wanted}"]
+    if exact or dynamic or _QUANT.search(asked) is None:
+        return exact or dynamic
+    ending = re.compile(f"(?:^|[^A-Z0-9]){re.escape(asked)}$")
+    return [variant for variant in found if ending.search(_stem(variant.primary).upper())]
 
 
 def _place(path: str) -> tuple[str, int, int, bool] | None:
@@ -178,12 +187,16 @@ def _variant(stem: str, total: int, raw: bool, members: list[tuple[int, F]]) -> 
     members.sort(key=lambda member: (member[0], member[1].path))
     files = tuple(file for _, file in members)
     name = quant_of(files[0].path) or posixpath.basename(stem)
-    present = {index for index, _ in members if 1 <= index <= total}
-    return Variant(name, files, total - len(present), raw)
+    return Variant(name, files, len(absent_numbers({index for index, _ in members}, total)), raw)
 
 
 def _is_gguf(path: str) -> bool:
     return path[-5:].lower() == ".gguf"
+
+
+def _stem(path: str) -> str:
+    """A file's name without its ending and its number."""
+    return _SHARD.sub("", posixpath.basename(path)[:-5])
 
 
 def _projector_stem(path: str) -> str:

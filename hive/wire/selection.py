@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import difflib
 import heapq
+import re
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, Literal
@@ -23,7 +24,7 @@ from typing import Any, Literal
 import msgspec
 
 from hive.wire.gguf import DEFAULT_QUANT, Variant, is_vocabulary, main_models, matching, projector_for, variants
-from hive.wire.weights import is_weights, missing_shards, without_duplicates
+from hive.wire.weights import absent_shards, are_weights_whole, is_weights, missing_shards, without_duplicates
 
 #: How many names an error lists; a repository may have thousands of files.
 MAX_LISTED = 50
@@ -37,6 +38,9 @@ MAX_COMPARED_CHARS = 160
 #: Weights in another format that have less than this part of the bytes of the smallest GGUF variant are no copy of the
 #: model: an encoder, an adapter. A quantisation of four bits has a quarter of half precision's.
 OTHER_WEIGHTS_RATIO = 0.5
+
+#: What makes a path a pattern.
+_GLOB = re.compile(r"[*?]|\[.+\]")
 
 Kind = Literal["file", "gguf", "snapshot"]
 
@@ -131,8 +135,21 @@ def _whole(files: tuple[RepoFile, ...], quant: str | None, exclude: Sequence[str
     if quant or (models and not _has_other_weights(files, models, others)):
         return _one_variant(files, _choose(models, quant), exclude)
     kept = {*others, *(file.path for file in files if is_vocabulary(file.path))}
+    if not models and not any(is_weights(path) for path in others):
+        # A projector, an importance matrix: then that is what is offered.
+        kept.update(file.path for file in files)
     chosen = filtered([file for file in files if file.path in kept], (), exclude)
+    if not exclude:
+        _check_shards([file.path for file in chosen if is_weights(file.path)])
     return _selection(_some(chosen, (), exclude), "snapshot")
+
+
+def _check_shards(weights: Sequence[str]) -> None:
+    """Raise NoSuchFile where the only weights are shards of which the repository lacks some."""
+    if not weights or are_weights_whole(weights) or not (absent := absent_shards(weights, MAX_NEAR_MISSES)):
+        return
+    text = f"The model is not complete in the repository: it lacks {_listed(absent)}. Include patterns bring the rest."
+    raise NoSuchFile(text, path=absent[0], similar=[])
 
 
 def _has_other_weights(files: Sequence[RepoFile], models: Sequence[Variant[RepoFile]], others: Sequence[str]) -> bool:
@@ -176,6 +193,8 @@ def _at_path(files: tuple[RepoFile, ...], path: str, exclude: Sequence[str], *, 
     if not found:
         near = near_misses(path, [file.path for file in files]) if similar else []
         hint = f" Did you mean {near[0]}?" if near else ""
+        if _GLOB.search(path):
+            hint = " Patterns go into include (hive pull --include)."
         raise NoSuchFile(f"The model has no file {path}.{hint}", path=path, similar=near)
     return _selection(_some(filtered(found, (), exclude), (), exclude), "file")
 

@@ -12,8 +12,8 @@ import itertools
 import posixpath
 import re
 from collections import defaultdict
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Iterable, Sequence
+from typing import Final, NamedTuple
 
 #: Formats from the one that is kept first. The rest compete only in a repository that has no safetensors at all.
 FORMATS: Final = (
@@ -71,26 +71,47 @@ def is_weights(path: str) -> bool:
 
 def missing_shards(paths: Iterable[str]) -> int:
     """How many files lack among sets numbered `-00001-of-00003`; a set is what differs in nothing but the number."""
-    sets: dict[tuple[str, int], set[int]] = defaultdict(set)
-    for path in paths:
-        if shard := _SHARD.search(path):
-            sets[path[: shard.start()] + path[shard.end() :], int(shard[2])].add(int(shard[1]))
-    return sum(
-        total - len({number for number in present if 1 <= number <= total}) for (_, total), present in sets.items()
-    )
+    return sum(len(found.absent) for found in _shard_sets(paths))
 
 
 def absent_shards(paths: Iterable[str], limit: int) -> list[str]:
     """The paths of shards that lack among such sets, sorted; at most `limit` of a set."""
+    return sorted(
+        f"{found.stem}-{number:05d}-of-{found.total}{found.ending}"
+        for found in _shard_sets(paths)
+        for number in itertools.islice(found.absent, limit)
+    )
+
+
+def are_weights_whole(paths: Iterable[str]) -> bool:
+    """Whether something among these weights is complete: a file of its own, or all shards of one."""
+    weights = [path for path in paths if not path.endswith(".json")]
+    sets = _shard_sets(weights)
+    alone = [path for path in weights if not _SHARD.search(path)]
+    return bool(alone) or any(not found.absent for found in sets)
+
+
+class _ShardSet(NamedTuple):
+    """Shards of one file: what their paths have in common, and the numbers that lack."""
+
+    stem: str
+    total: str
+    ending: str
+    absent: Sequence[int]
+
+
+def _shard_sets(paths: Iterable[str]) -> list[_ShardSet]:
     sets: dict[tuple[str, str, str], set[int]] = defaultdict(set)
     for path in paths:
         if shard := _SHARD.search(path):
             sets[path[: shard.start()], shard[2], path[shard.end() :]].add(int(shard[1]))
-    found: list[str] = []
-    for (stem, total, ending), present in sets.items():
-        absent = (number for number in range(1, int(total) + 1) if number not in present)
-        found += [f"{stem}-{number:05d}-of-{total}{ending}" for number in itertools.islice(absent, limit)]
-    return sorted(found)
+    return [_ShardSet(*key, absent_numbers(present, int(key[1]))) for key, present in sets.items()]
+
+
+def absent_numbers(present: set[int], total: int) -> Sequence[int]:
+    """The numbers of shards that lack; some publishers count from zero."""
+    first = 0 if 0 in present else 1
+    return [number for number in range(first, first + total) if number not in present] if total else []
 
 
 def _placed(path: str) -> tuple[str, str | None]:

@@ -194,6 +194,36 @@ LISTINGS: list[tuple[str, dict[str, int], list[str], str | None]] = [
         None,
     ),
     (
+        "a projector alone",
+        {"README.md": 1, "mmproj-model-f16.gguf": 600 * MB},
+        ["README.md", "mmproj-model-f16.gguf"],
+        None,
+    ),
+    (
+        "an importance matrix alone",
+        {"imatrix.gguf": 5 * MB},
+        ["imatrix.gguf"],
+        "imatrix.gguf",
+    ),
+    (
+        "shards that are counted from zero",
+        {"config.json": 1, "model-00000-of-00002.safetensors": GB, "model-00001-of-00002.safetensors": GB},
+        ["config.json", "model-00000-of-00002.safetensors", "model-00001-of-00002.safetensors"],
+        None,
+    ),
+    (
+        "GGUF shards that are counted from zero",
+        {"m-Q4_K_M-00000-of-00002.gguf": GB, "m-Q4_K_M-00001-of-00002.gguf": GB},
+        ["m-Q4_K_M-00000-of-00002.gguf", "m-Q4_K_M-00001-of-00002.gguf"],
+        "m-Q4_K_M-00000-of-00002.gguf",
+    ),
+    (
+        "a checkpoint in the making beside the model",
+        {"model.safetensors": GB, "checkpoint-5/model-00001-of-00002.safetensors": GB},
+        ["checkpoint-5/model-00001-of-00002.safetensors", "model.safetensors"],
+        None,
+    ),
+    (
         "an adapter",
         {"adapter_config.json": 1, "adapter_model.safetensors": 50 * MB, "adapter_model.bin": 50 * MB},
         ["adapter_config.json", "adapter_model.safetensors"],
@@ -290,3 +320,64 @@ def test_a_quantisation_is_taken_from_a_repository_of_other_weights_too() -> Non
     files = files_of({"model.safetensors": 16 * GB, "m-Q4_K_M.gguf": 4 * GB, "m-Q8_0.gguf": 8 * GB})
 
     assert [file.path for file in select(files, quant="Q8_0").files] == ["m-Q8_0.gguf"]
+
+
+@pytest.mark.parametrize(
+    "lacking",
+    [
+        ["model-00001-of-00003.safetensors", "model-00003-of-00003.safetensors", "model.safetensors.index.json"],
+        ["pytorch_model-00001-of-00002.bin", "pytorch_model.bin.index.json", "config.json"],
+        ["config.json", "model-00000-of-00003.safetensors", "model-00001-of-00003.safetensors"],
+        ["a/model-00001-of-00002.safetensors", "b/model-00002-of-00002.safetensors"],
+    ],
+)
+def test_a_model_whose_shards_are_not_all_there_is_not_brought_as_if_it_were_whole(lacking: list[str]) -> None:
+    with pytest.raises(NoSuchFile, match="not complete in the repository: it lacks"):
+        select(listed(*lacking))
+
+    assert len(select(listed(*lacking), include=["*"]).files) == len(lacking)
+
+
+@pytest.mark.parametrize(
+    "shards",
+    [
+        ["M-Q8_0-00001-OF-00002.gguf", "M-Q8_0-00002-OF-00002.gguf"],
+        ["m-Q8_0-1of2.gguf", "m-Q8_0-2of2.gguf"],
+        ["m.Q8_0-0001-of-0002.gguf", "m.Q8_0-0002-of-0002.gguf"],
+        ["m-Q8_0_1-of-2.gguf", "m-Q8_0_2-of-2.gguf"],
+        ["m-Q8_0.gguf-00001-of-00002.gguf", "m-Q8_0.gguf-00002-of-00002.gguf"],
+    ],
+)
+def test_shards_are_one_model_however_they_are_numbered(shards: list[str]) -> None:
+    assert [file.path for file in select(listed(*shards)).files] == shards
+
+    with pytest.raises(NoSuchVariant, match="shards are missing"):
+        select(listed(shards[0]))
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        ("i1-Q4_K_M", "m.i1-Q4_K_M.gguf"),
+        ("LLAMA-13B.Q4_0", "llama-13b.Q4_0.gguf"),
+        ("big-F16", "big-F16/big-F16-00001-of-00001.gguf"),
+    ],
+)
+def test_a_quantisation_may_be_written_as_the_file_s_name_ends(asked: str, found: str) -> None:
+    files = listed(
+        "m.i1-Q4_K_M.gguf", "llama-7b.Q4_0.gguf", "llama-13b.Q4_0.gguf", "big-F16/big-F16-00001-of-00001.gguf"
+    )
+
+    assert select(files, quant=asked).primary == found
+
+
+@pytest.mark.parametrize("asked", ["M", "K_M", "3b.Q4_0", "GGUF"])
+def test_a_part_of_a_quantisation_is_none(asked: str) -> None:
+    with pytest.raises(NoSuchVariant, match="has no"):
+        select(listed("m.i1-Q4_K_M.gguf", "llama-13b.Q4_0.gguf"), quant=asked)
+
+
+@pytest.mark.parametrize("path", ["*Q8_0.gguf", "*.gguf", "m-?.gguf", "[ab].gguf"])
+def test_a_pattern_in_place_of_a_file_says_where_patterns_go(path: str) -> None:
+    with pytest.raises(NoSuchFile, match="--include"):
+        select(listed("m-Q8_0.gguf"), path=path)

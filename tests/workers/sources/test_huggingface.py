@@ -225,7 +225,7 @@ class TestErrors:
         with pytest.raises(BadRequest):
             plan_for(settings, "org/q:Q8_0", include=("*",))
 
-    @pytest.mark.parametrize("name", ["../outside", ".git/hooks/post-checkout", "CON", "a//b", "line\nbreak"])
+    @pytest.mark.parametrize("name", ["../outside", ".git/hooks/post-checkout", "...", "a//b", "line\nbreak"])
     def test_a_file_with_an_unsafe_name_fails_when_it_is_selected(
         self, hub: HubServer, settings: Settings, name: str
     ) -> None:
