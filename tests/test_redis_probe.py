@@ -152,9 +152,11 @@ def cluster() -> Iterator[str]:
             folder,
         ]
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-            wait_for(Path(socket).exists)
-            yield f"unix://{socket}"
-            process.terminate()
+            try:
+                wait_for(Path(socket).exists)
+                yield f"unix://{socket}"
+            finally:
+                process.kill()
 
 
 @pytest.mark.parametrize("database", ["", "?db=1"])

@@ -110,7 +110,9 @@ def _why(error: Exception) -> str:
         return describe(BaseParser.parse_error(str(error)))  # type: ignore[no-untyped-call]
     if isinstance(error, TimeoutError):
         return describe(ConnectionTimeout("no reply in time"))
-    return describe(RedisConnectionError(f"{type(error).__name__}: {error}"))
+    told = RedisConnectionError(f"{type(error).__name__}: {error}")
+    told.__cause__ = error
+    return describe(told)
 
 
 class _PubSubProtocol(asyncio.Protocol):

@@ -38,6 +38,12 @@ class Authority:
 
     def context(self, *, name: str = "localhost", expired: bool = False) -> ssl.SSLContext:
         """A server's context with a certificate for this name and 127.0.0.1."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.issue(name, expired=expired))
+        return context
+
+    def issue(self, name: str, *, expired: bool = False) -> Path:
+        """A file with a key and its certificate for this name, PEM; that of `localhost` is for 127.0.0.1 too."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         names: list[x509.GeneralName] = [x509.DNSName(name)]
@@ -53,9 +59,7 @@ class Authority:
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
         file.write_bytes(pem + made.public_bytes(serialization.Encoding.PEM))
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(file)
-        return context
+        return file
 
 
 def _builder(
