@@ -155,6 +155,8 @@ def finish(end: Event, output: Output, ref: ModelRef | None = None) -> None:
     if isinstance(end, Error):
         raise CliError(plain(end.message), *hints_of(end.details or {}, ref), code=end.code)
     if isinstance(end, Complete) and not output.as_json:
+        if end.message and not output.quiet:
+            click.echo(f"note: {plain(end.message)}", err=True)
         click.echo(end.local_path)
 
 

@@ -33,7 +33,7 @@ class Wanted(NamedTuple):
             CliError: it is no reference.
         """
         try:
-            ref = with_revision(parse_ref(text), selection["revision"])
+            ref = with_revision(parse_ref(text, Settings.from_env().hf_endpoint), selection["revision"])
         except RefError as error:
             raise CliError(plain(str(error)), code="INVALID_MODEL_REF", exit_code=USAGE) from None
         return cls(text, ref, ref.display, selection)

@@ -29,6 +29,7 @@ from tests.support.private_pull import (
     wait_until_under_way,
 )
 from tests.support.pty import Terminal
+from tests.support.store import WHOLE, put
 from tests.support.waiting import wait_for
 
 OTHER_BYTES = 5_000_000
@@ -313,3 +314,18 @@ def test_no_server_is_started(alone: dict[str, str], home: Path, hub: HubServer)
         process.communicate(timeout=COMMAND_TIMEOUT_S)
     assert children == ""
     wait_for(lambda: listed(alone) == ["hf:org/name"], "nothing is left")
+
+
+def test_a_pull_alone_of_what_an_older_tool_fetched_is_answered_while_the_hub_is_away(alone: dict[str, str]) -> None:
+    snapshot = put(Settings.from_env(alone), "org/older", WHOLE)
+    result = pull(alone | {"HF_ENDPOINT": "http://127.0.0.1:9"}, "org/older")
+    assert (result.code, result.out) == (0, f"{snapshot}\n"), result.err
+    assert "note: Answered from the disk" in result.err
+
+
+def test_a_pull_alone_brings_a_file_of_this_machine(alone: dict[str, str], tmp_path: Path) -> None:
+    file = tmp_path / "mine.gguf"
+    file.write_bytes(b"GGUF" + bytes(1000))
+    result = pull(alone, f"file://{file}")
+    assert result.code == 0, result.err
+    assert Path(result.out.strip()).read_bytes() == file.read_bytes()

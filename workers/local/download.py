@@ -15,9 +15,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+import msgspec
+
 from hive import errors
+from hive.downloads.events import on_disk_event
 from hive.downloads.local import LocalRun, request_of
 from hive.settings import Settings
+from hive.store.catalog import ModelCatalog
 from hive.wire import events
 from hive.wire.events import Event
 from hive.wire.spec import DownloadSpec
@@ -27,7 +31,7 @@ from workers.local.bandwidth import MachineLine
 from workers.local.peers import MachinePeers
 from workers.local.progress import Speaker
 from workers.publish import Store
-from workers.resolve import resolve_patiently
+from workers.resolve import HUB_ATTEMPTS, HUB_ATTEMPTS_WITH_COPY, resolve_patiently
 from workers.sources import Plan
 from workers.transfer import Control
 
@@ -36,8 +40,12 @@ class LocalDownload:
     """One download in this process. `show` gets its events, from a thread of its own."""
 
     def __init__(self, settings: Settings, spec: DownloadSpec, run: LocalRun, show: Callable[[Event], None]) -> None:
-        self._settings = settings
+        # Whoever runs this reads the file anyhow.
+        self._settings = settings = msgspec.structs.replace(settings, allow_file_urls=True)
         self._spec = spec
+        copies = None if spec.update else ModelCatalog(settings)
+        #: What the disk has of it without a listing, for a Hub that is away.
+        self._copy = copies.find_unlisted(spec.ref, spec.include, spec.exclude) if copies else None
         self._run = run
         line = MachineLine(settings.hive_dir, settings.max_bytes_per_second)
         self._bandwidth = BandwidthLimiter(line, spec.max_bytes_per_second)
@@ -66,6 +74,11 @@ class LocalDownload:
                 plan = self._bring(peers)
             ended = True
             return self._complete(plan, time.monotonic() - began_s)
+        except errors.HubUnavailable as error:
+            ended = self._copy is not None or not self._speaker.snapshot().bytes_downloaded
+            if self._copy is None:
+                return self._failed(error)
+            return on_disk_event(self._copy.local_path, self._copy.size, len(self._copy.files), self._copy.note)
         except errors.HiveError as error:
             if self._speaker.broken is not None:
                 raise self._speaker.broken from None
@@ -94,6 +107,7 @@ class LocalDownload:
             control=self._control,
             reporter=speaker,
             cooldown=peers.cooldown,
+            attempts=HUB_ATTEMPTS if self._copy is None else HUB_ATTEMPTS_WITH_COPY,
         )
         run = self._run
 
