@@ -421,6 +421,25 @@ def disk_error(error: OSError, path: Path | None = None, *, needed: int | None =
     return StoreNotWritable(f"The disk of the store refuses: {reason}{place}.", **details)
 
 
+def disk_full(path: Path, *, needed: int, available: int, reserved: int = 0) -> DiskFull:
+    """Too little room, and where: bytes that are to come, that may be taken, and that other downloads will take."""
+    held = f", beside {_gigabytes(reserved)} that other downloads will take" if reserved else ""
+    text = (
+        f"There is not enough free space at {path}: {_gigabytes(needed)} to come, {_gigabytes(available)} free{held}."
+    )
+    return DiskFull(
+        f"{text} Free some and start it again to resume.",
+        path=str(path),
+        needed=needed,
+        available=available,
+        reserved=reserved,
+    )
+
+
+def _gigabytes(n_bytes: int) -> str:
+    return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 100_000_000 else f"{n_bytes / 1e6:.1f} MB"
+
+
 def with_path(error: HiveError, path: Path) -> HiveError:
     """A disk's refusal with the path, where it does not have one yet; any other error as it is."""
     if not isinstance(error, DiskFull | StoreNotWritable) or "path" in error.details:

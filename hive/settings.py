@@ -256,9 +256,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         what is beside it then is another disk, or cannot be written.
         """
         beside = self.store_dir / "hive"
-        if self.store is not None or self.hf_hub_cache is None or beside.exists():
+        if self.store is not None or self.hf_hub_cache is None or _is_ours_beside(self.hub_dir, beside):
             return beside
-        return beside if _is_ours_beside(self.hub_dir) else self.hub_dir / HIVE_IN_HUB
+        return self.hub_dir / HIVE_IN_HUB
 
     @property
     def _hf_home(self) -> Path:
@@ -372,15 +372,15 @@ def _absolute(text: str, name: str) -> Path:
         raise SettingsError(f"This user (uid {os.getuid()}) has no home and HOME is not set: set {name}.") from None
 
 
-def _is_ours_beside(hub: Path) -> bool:
-    """Whether a folder beside the cache would lie on its filesystem, and can be made."""
-    parent = next(folder for folder in hub.parents if folder.exists())
+def _is_ours_beside(hub: Path, beside: Path) -> bool:
+    """Whether a folder beside the cache is there, or would lie on the same disk and can be made."""
     try:
-        return (hub.stat().st_dev == parent.stat().st_dev and not hub.is_mount()) and os.access(
-            parent, os.W_OK | os.X_OK
-        )
-    except FileNotFoundError:
-        return os.access(parent, os.W_OK | os.X_OK)
+        if beside.exists():
+            return True
+        parent = next(folder for folder in hub.parents if folder.exists())
+        return not hub.is_mount() and os.access(parent, os.W_OK | os.X_OK)
+    except OSError:
+        return True  # a folder above it cannot be read: what comes of that is told where it is used
 
 
 def read_webhook_key(secret: str) -> bytes:

@@ -64,6 +64,7 @@ def main(argv: list[str] | None = None) -> int:
     concurrency = parser.parse_args(argv).concurrency
     try:
         settings = Settings.from_env()
+        _ = settings.store_dir, settings.home_dir  # said here where they are nowhere
     except SettingsError as error:
         parser.error(str(error))
     if not settings.redis_url:

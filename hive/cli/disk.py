@@ -68,10 +68,15 @@ class Disk:
 
     def delete_model(self, model_id: str) -> Deleted:
         """Delete one. Raises ModelNotOnDisk, ModelInUse, and OSError where the store cannot be written."""
+        from hive.downloads.live import in_use_elsewhere
+
         repo = repo_of(model_id)
         for entry in self.local.list():
             if entry.pid is not None and repo_of(entry.intent.ref) == repo:
                 raise ModelInUse(f"A hive pull is using {repo} (pid {entry.pid}).", id=model_id)
+        if repo in in_use_elsewhere(self._settings).repos:
+            text = f"Another hive on this store is downloading {repo}. Cancel it there, or wait for its end."
+            raise ModelInUse(text, id=model_id)
         return Deleted(id=model_id, freed_bytes=self._catalog.delete(model_id))
 
     def downloads(self, status: str | None = None, *, limit: int = MAX_LISTED) -> list[Download]:

@@ -86,8 +86,12 @@ def same_filesystem(one: Path, other: Path) -> bool:
 
 
 def nearest(path: Path) -> Path:
-    """This folder, or the nearest above it that is there."""
-    return next((folder for folder in (path, *path.parents) if folder.exists()), path)
+    """This folder, or the nearest above it that is there, as far as that can be told."""
+    for folder in (path, *path.parents):
+        with contextlib.suppress(OSError):
+            if folder.exists():
+                return folder
+    return path
 
 
 def _filesystem_of(folder: Path) -> tuple[int, str]:

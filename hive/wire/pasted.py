@@ -18,6 +18,9 @@ from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 HUB_HOSTS: Final = frozenset({"huggingface.co", "www.huggingface.co", "hf.co"})
 #: What stands before the revision in an address of the Hub.
 HUB_VIEWS: Final = frozenset({"resolve", "blob", "tree", "raw", "blame", "edit", "commits", "commit"})
+#: What is shown in place of a URL's query.
+HIDDEN_QUERY: Final = "?..."
+_URL_ID: Final = re.compile(r"url/[0-9a-f]{16}(?:/.*)?")
 #: Blanks, also those that editors and chat programs put around what they copy.
 BLANKS: Final = " \t\r\n\v\f\u00a0\u2028\u2029\u200b\u200c\u200d\u2060\u3000\ufeff"
 #: What people put around a text that they copy.
@@ -89,6 +92,7 @@ def normalise(text: str, endpoint: str = "") -> str:
         text = _of_command(command["program"], command["rest"]) or text
     for prefix in ("git@hf.co:", "git@huggingface.co:"):
         text = f"https://hf.co/{text.removeprefix(prefix)}" if text.startswith(prefix) else text
+    _check_hidden(text)
     head = text.partition("/")[0].lower()
     scheme = text.partition(":")[0].lower()
     if head in HUB_HOSTS:
@@ -169,6 +173,14 @@ def _at_mirror(text: str, endpoint: str) -> str | None:
     if is_page or (len(segments) > 3 and segments[2] in HUB_VIEWS):
         return hub_address(parts)
     return None
+
+
+def _check_hidden(text: str) -> None:
+    """What hive prints of a plain URL is not all of it; that it is a name of hive's is known by its form."""
+    if text.endswith(HIDDEN_QUERY):
+        raise RefError("hive does not show or keep the query of a URL ('?...'). Give the whole URL again.")
+    if _URL_ID.fullmatch(text):
+        raise RefError("This names a file from a URL that is in the store. To fetch it, give its URL (`hive show`).")
 
 
 def _check_page(text: str) -> str:

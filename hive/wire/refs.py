@@ -18,17 +18,15 @@ from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 import msgspec
 
-from hive.wire.pasted import BLANKS, FILE_ENDING, HUB_HOSTS, RefError, hub_address, normalise
+from hive.wire.pasted import BLANKS, FILE_ENDING, HIDDEN_QUERY, HUB_HOSTS, RefError, hub_address, normalise
 
-__all__ = ["RefError"]
+__all__ = ["HIDDEN_QUERY", "RefError"]
 
 #: Longest reference in characters. Signed URLs reach some 2,000.
 MAX_REF_CHARS = 4096
 #: Longest path of a file inside a repository, in bytes, and of one of its segments (the limit of common filesystems).
 MAX_PATH_BYTES = 1024
 MAX_SEGMENT_BYTES = 255
-#: What is shown in place of a URL's query.
-HIDDEN_QUERY = "?..."
 #: The branch that a reference without a revision means.
 DEFAULT_REVISION = "main"
 

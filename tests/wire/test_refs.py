@@ -240,6 +240,8 @@ class TestPasted:
             ("https://huggingface.co/collections/org/x", "collection"),
             ("https://huggingface.co/papers/2401.00001", "paper"),
             ("https://huggingface.co/org", "two parts"),
+            ("https://host.example/f?...", "whole URL"),
+            ("url/0123456789abcdef/f.gguf", "give its URL"),
             ("org/name@sha256:" + "ab" * 32, "digest"),
         ],
     )

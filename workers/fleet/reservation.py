@@ -20,7 +20,7 @@ from pathlib import Path
 
 from redis.exceptions import RedisError
 
-from hive.errors import DiskFull
+from hive.errors import DiskFull, disk_full
 from hive.lua import Script, load
 from hive.redis_client import RedisClient
 from hive.wire import keys
@@ -104,10 +104,14 @@ class Reservation:
             log.warning("nothing is reserved while Redis is away", extra={"fields": {"reason": str(error)}})
             fits, others = needed <= free or needed == 0, 0
         self._said = needed
-        return None if fits else DiskFull(needed=needed, available=max(0, free - int(others)), reserved=int(others))
+        return None if fits else _full(self._store, needed, free, int(others))
 
     def _outstanding(self) -> int:
         return sum(max(0, size - _allocated(data_path(partial))) for partial, size in list(self._sizes.items()))
+
+
+def _full(store: Path, needed: int, free: int, others: int) -> DiskFull:
+    return disk_full(store, needed=needed, available=max(0, free - others), reserved=others)
 
 
 def _allocated(path: Path) -> int:
