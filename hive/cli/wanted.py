@@ -9,6 +9,7 @@ import click
 
 from hive.cli.errors import USAGE, CliError
 from hive.cli.format import plain
+from hive.settings import Settings
 from hive.wire.refs import ModelRef, RefError, parse_ref, with_revision
 from hive.wire.spec import DownloadSpec
 
