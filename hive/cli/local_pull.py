@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import logging
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -176,6 +175,8 @@ def _run(settings: Settings, spec: DownloadSpec, run: LocalRun, show: Callable[[
 
 def _set_up_logs(settings: Settings) -> None:
     """What a worker would log is for people who look for a fault; on a terminal it would lie between the bars."""
+    import logging
+
     if settings.log_level == "debug":
         from hive import logs
 

@@ -12,10 +12,12 @@ stay, since these variables are often set to a company's certificate alone.
 
 from __future__ import annotations
 
+import binascii
 import contextlib
 import functools
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -28,6 +30,9 @@ _SUFFIXES: Final = (".pem", ".crt", ".cer")
 #: Most files of a folder that are read, and bytes of one: a system's store has 150 files, its bundle 250 kB.
 MAX_FILES: Final = 2_000
 MAX_FILE_BYTES: Final = 16 << 20
+
+_PEM: Final = re.compile(rb"-----BEGIN (?:TRUSTED |X509 )?CERTIFICATE-----(.*?)-----END", re.DOTALL)
+_ASN1_SEQUENCE: Final = b"\x30"
 
 #: What to do about a certificate that is not trusted.
 ADVICE: Final = (
@@ -47,13 +52,17 @@ class Trust:
     cert_dir: str | None = None
 
     def check(self) -> None:
-        """Look into what is named.
+        """Look into what is named, without OpenSSL: loading all certificates takes longer than most commands.
 
         Raises:
             ValueError: nothing is there, or may be read, or is a certificate; the text names the variable.
         """
-        if self.bundle or self.cert_file or self.cert_dir:
-            self.context()
+        if self.bundle is not None:
+            _load(_has_certificate, self.bundle, self.variable)
+        if self.cert_file is not None:
+            _load(_has_certificate, self.cert_file, "SSL_CERT_FILE")
+        if self.cert_dir is not None:
+            _load_folders(_has_certificate, self.cert_dir)
 
     def context(self) -> ssl.SSLContext:
         """The context for connections of ours; the same object each time. Raises ValueError, as `check`."""
@@ -77,11 +86,11 @@ def _context(trust: Trust) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.verify_flags |= ssl.VERIFY_X509_TRUSTED_FIRST | ssl.VERIFY_X509_PARTIAL_CHAIN
     if trust.bundle is not None:
-        _load(context, trust.bundle, trust.variable)
+        _load(_into(context), trust.bundle, trust.variable)
     if trust.cert_file is not None:
-        _load(context, trust.cert_file, "SSL_CERT_FILE")
+        _load(_into(context), trust.cert_file, "SSL_CERT_FILE")
     if trust.cert_dir is not None:
-        _load_folders(context, trust.cert_dir)
+        _load_folders(_into(context), trust.cert_dir)
     if trust.bundle is None:
         if trust.cert_file is None and trust.cert_dir is None:
             context.load_default_certs()
@@ -91,47 +100,79 @@ def _context(trust: Trust) -> ssl.SSLContext:
     return context
 
 
-def _load(context: ssl.SSLContext, path: str, variable: str) -> None:
-    """All certificates of a file or folder. Raises ValueError."""
+class _NoCertificateError(Exception):
+    """A file holds no certificate that can be read."""
+
+
+#: Takes the certificates of a file. Raises _NoCertificateError and OSError.
+_Take = Callable[[str], None]
+
+
+def _into(context: ssl.SSLContext) -> _Take:
+    """Takes them into a context."""
     import ssl
 
+    def take(file: str) -> None:
+        try:
+            context.load_verify_locations(cafile=file)
+        except ssl.SSLError:
+            raise _NoCertificateError from None
+
+    return take
+
+
+def _has_certificate(file: str) -> None:
+    """Looks whether there is one: a PEM block whose base64 is that of an ASN.1 sequence."""
+    with open(file, "rb") as stream:
+        text = stream.read(MAX_FILE_BYTES)
+    for match in _PEM.finditer(text):
+        with contextlib.suppress(binascii.Error):
+            if binascii.a2b_base64(match[1])[:1] == _ASN1_SEQUENCE:
+                return
+    raise _NoCertificateError
+
+
+def _load(take: _Take, path: str, variable: str) -> None:
+    """All certificates of a file or folder. Raises ValueError."""
     try:
         if os.path.isdir(path):
-            if not _read_folder(context, path):
-                raise ssl.SSLError("no certificate")
+            if not _read_folder(take, path):
+                raise _NoCertificateError
         elif not os.path.isfile(path):
             raise ValueError(f"{variable} names {path}, which does not exist.")
         else:
-            context.load_verify_locations(cafile=path)
-    except ssl.SSLError:
+            take(path)
+    except _NoCertificateError:
         raise ValueError(f"{variable} names {path}, which holds no certificate that can be read.") from None
     except OSError as error:
         raise ValueError(f"{variable} names {path}, which cannot be read: {error.strerror}.") from None
 
 
-def _load_folders(context: ssl.SSLContext, paths: str) -> None:
+def _load_folders(take: _Take, paths: str) -> None:
     """As OpenSSL takes SSL_CERT_DIR: several folders, some of which may be missing or empty. Raises ValueError."""
     found = False
     for path in paths.split(os.pathsep):
         try:
-            found = _read_folder(context, path) or found
+            found = _read_folder(take, path) or found
         except FileNotFoundError:
             continue
         except OSError as error:
             raise ValueError(f"SSL_CERT_DIR names {path}, which cannot be read: {error.strerror}.") from None
+        if found and take is _has_certificate:
+            return
     if not found:
         raise ValueError(f"SSL_CERT_DIR names {paths}, which holds no certificate that can be read.")
 
 
-def _read_folder(context: ssl.SSLContext, path: str) -> bool:
+def _read_folder(take: _Take, path: str) -> bool:
     """Take the certificates of a folder, whether it was prepared for OpenSSL or not; whether there was one."""
-    import ssl
-
     found = False
     for file in _certificate_files(path):
-        with contextlib.suppress(ssl.SSLError):
-            context.load_verify_locations(cafile=file)
+        with contextlib.suppress(_NoCertificateError):
+            take(file)
             found = True
+        if found and take is _has_certificate:
+            break
     return found
 
 

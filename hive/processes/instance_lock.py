@@ -9,7 +9,6 @@ while the lock is held.
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import time
 from pathlib import Path
@@ -90,6 +89,8 @@ class InstanceLock:
     def _write(self, holder: Holder) -> None:
         if self._descriptor is None:
             raise RuntimeError("the home is not locked")
+        import json  # where it is used: most commands find no lock, and are over before it would be loaded
+
         data = json.dumps(holder._asdict()).encode()
         os.pwrite(self._descriptor, data, 0)
         os.ftruncate(self._descriptor, len(data))
@@ -118,6 +119,8 @@ def _try_lock(descriptor: int, kind: int) -> bool:
 
 
 def _parse(data: bytes) -> Holder | None:
+    import json
+
     try:
         fields = json.loads(data)
         address = fields["address"]

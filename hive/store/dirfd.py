@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import secrets
 import shutil
 import stat
 import sys
@@ -170,7 +169,7 @@ def write_link(folder: int, name: str, target: str) -> None:
 
 def temporary_name(name: str) -> str:
     """A name beside `name` that nobody else has, within the 255 bytes of a file name."""
-    return f".{name.encode()[:200].decode(errors='ignore')}.{secrets.token_hex(8)}.tmp"
+    return f".{name.encode()[:200].decode(errors='ignore')}.{os.urandom(8).hex()}.tmp"
 
 
 def remove_file(folder: int, name: str) -> bool:

@@ -7,7 +7,7 @@ reference, a path or a token.
 
 from __future__ import annotations
 
-import secrets
+import os
 from typing import Final, Literal
 
 import msgspec
@@ -48,4 +48,4 @@ def job_id(download_id: str, attempt: int) -> str:
 
 def ticket_id(download_id: str) -> str:
     """The id of a ticket that is put in for one that was lost; never the same twice."""
-    return f"{download_id}-t{secrets.token_hex(4)}"
+    return f"{download_id}-t{os.urandom(4).hex()}"

@@ -74,12 +74,17 @@ def stream(
 @click.option("--runs", default=20, help="Runs of `hive --help`.")
 @click.option("--ups", default=5, help="Runs of `hive up`.")
 @click.option("--requests", default=500, help="Requests for a download.")
-def start(runs: int, ups: int, requests: int) -> None:
-    """How soon hive is there: `hive --help`, `hive up`, and the answer to a request for a download."""
+@click.option("--pulls", default=7, help="Runs of `hive pull` and of `hf download`.")
+@click.option("--megabytes", default=60, help="Size of the model that they pull.")
+def start(runs: int, ups: int, requests: int, pulls: int, megabytes: int) -> None:
+    """How soon hive is there: `hive --help`, `hive pull` beside `hf download`, `hive up`, and the answer to a request
+    for a download.
+    """
     from benchmarks import start as it
 
     with tempfile.TemporaryDirectory(prefix="hive-bench-") as folder:
         it.help_times(runs)
+        it.pull_times(Path(folder), pulls, megabytes)
         it.up_times(Path(folder), ups)
         it.request_times(Path(folder), requests)
 

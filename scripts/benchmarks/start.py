@@ -1,4 +1,4 @@
-"""How soon hive is there: its help, `hive up`, and the answer to a request for a download."""
+"""How soon hive is there: its help, a pull as a whole process, `hive up`, and the answer to a request."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import os
+import shutil
 import signal
 import statistics
 import subprocess
@@ -13,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from benchmarks.running import ROOT, STOP_TIMEOUT_S, Redis, Server, Told
 from benchmarks.table import print_table
@@ -56,6 +58,79 @@ def help_times(runs: int) -> None:
         by_hive = statistics.median(a / b for a, b in zip(times["hive --help"], found, strict=True))
         rows.append([name, f"{statistics.median(found):.0f}", f"{max(found):.0f}", f"{by_hive:.2f}"])
     print_table(f"Help, {runs} runs in turns", ["", "median, ms", "max, ms", "hive : this"], rows)
+
+
+class Spent(NamedTuple):
+    """Seconds that a process took, and those of CPU that it and its children used."""
+
+    wall_s: float
+    cpu_s: float
+
+
+def pull_times(folder: Path, runs: int, megabytes: int) -> None:
+    """`hive pull` and, in turns with it, `hf download`: of a model that is not there, and of one that is.
+
+    From the tests' stand-in of the Hub on this machine; whole processes, from start to end, without a server.
+    """
+    repo, n_bytes = "bench/model", megabytes * 1_000_000
+    with _hub(repo, n_bytes) as endpoint:
+        env = {key: value for key, value in os.environ.items() if not key.startswith(("HIVE_", "HF_", "REDIS_"))}
+        env |= {"HF_ENDPOINT": endpoint, "HF_HUB_DISABLE_TELEMETRY": "1", "HIVE_HOME": str(folder / "pull-home")}
+        hive, hf = folder / "pull-hive", folder / "pull-hf"
+        commands = {
+            "hive pull": ([str(BIN / "hive"), "pull", "-q", repo], env | {"HIVE_STORE": str(hive)}, hive),
+            "hf download": ([str(BIN / "hf"), "download", "--quiet", repo], env | {"HF_HOME": str(hf)}, hf),
+        }
+        fresh: dict[str, list[Spent]] = {name: [] for name in commands}
+        there: dict[str, list[Spent]] = {name: [] for name in commands}
+        for number in range(runs + 1):
+            for name, (command, command_env, place) in commands.items():
+                shutil.rmtree(place, ignore_errors=True)
+                for spent in (fresh[name], there[name]):
+                    one = _whole_process(command, command_env)
+                    if number:  # the first of each fills the caches
+                        spent.append(one)
+    for title, spent_by in ((f"A model of {megabytes} MB, fresh", fresh), ("The same model, on disk", there)):
+        rows, ours = [], spent_by["hive pull"]
+        for name, theirs in spent_by.items():
+            by_wall = statistics.median(a.wall_s / b.wall_s for a, b in zip(ours, theirs, strict=True))
+            by_cpu = statistics.median(a.cpu_s / b.cpu_s for a, b in zip(ours, theirs, strict=True))
+            wall_s, cpu_s = (statistics.median(column) for column in zip(*theirs, strict=True))
+            rows.append([name, f"{wall_s:.2f}", f"{cpu_s:.2f}", f"{by_wall:.2f}", f"{by_cpu:.2f}"])
+        head = ["", "median, s", "CPU, s", "time, hive : this", "CPU, hive : this"]
+        print_table(f"{title}, {runs} runs in turns", head, rows)
+
+
+def _whole_process(command: list[str], env: dict[str, str]) -> Spent:
+    """Run it to its end. Raises SystemExit where it fails."""
+    began_s = time.perf_counter()
+    process = subprocess.Popen(
+        command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)}: exit code {process.returncode}")
+    return Spent(time.perf_counter() - began_s, used.ru_utime + used.ru_stime)
+
+
+@contextlib.contextmanager
+def _hub(repo: str, n_bytes: int) -> Iterator[str]:
+    """The stand-in with one repository of one file; gives its address."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.hub", "--synthetic", f"{repo}/model-Q4_K_M.gguf={n_bytes}"],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    assert process.stdout is not None
+    try:
+        yield str(json.loads(Told.line(process.stdout, COMMAND_TIMEOUT_S))["endpoint"])
+    finally:
+        process.terminate()
+        process.wait(STOP_TIMEOUT_S)
+        process.stdout.close()
 
 
 def up_times(folder: Path, runs: int) -> None:

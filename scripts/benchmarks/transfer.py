@@ -1,7 +1,7 @@
 """Bringing files: hive against what people use today, from one server in one run, each into a folder of its own.
 
-hive verifies the digest of what it brings; of the others only those that say so in their names do. CPU is user and system time of all processes of the tool, for hive that of its server, its worker with all that
-it forks, and its Redis.
+hive verifies the digest of what it brings; of the others only those that say so in their names do. CPU is user and
+system time of all processes of the tool, for hive that of its server, its worker with all that it forks, and its Redis.
 """
 
 from __future__ import annotations
