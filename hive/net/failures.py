@@ -49,13 +49,30 @@ _TUNNEL: Final = re.compile(r"(?:Tunnel connection failed: )?([3-5][0-9]{2})\b.*
 
 def final_failure(error: BaseException, host: str, proxy: Proxy | None) -> HiveError | None:
     """The error that ends it, for a connection to `host` that failed; None where another try may help."""
+    peer = host
     for cause in _causes(error):
+        if proxy is not None and _is_of_proxy(cause):
+            peer = f"the proxy in {proxy.variable}"
         if isinstance(cause, ssl.SSLCertVerificationError):
-            return _certificate(cause, host)
+            return _certificate(cause, peer)
         if isinstance(cause, ssl.SSLError) and cause.reason in _NO_COMMON_TLS:
-            return TlsRefused(f"{host} speaks no TLS that hive can speak ({_words(cause.reason)}). Is https right?")
+            said = f"{peer} speaks no TLS that hive can speak ({_words(cause.reason)}). Is https right?"
+            return TlsRefused(said[0].upper() + said[1:] if peer != host else said)
         if proxy is not None and (found := _TUNNEL.fullmatch(str(cause))):
             return refused_by_proxy(int(found[1]), host, proxy)
+    return None
+
+
+def proxy_trouble(error: BaseException, host: str, proxy: Proxy | None) -> str | None:
+    """In words, where it is the proxy that keeps a connection to `host` from being made; None where it is not."""
+    if proxy is None:
+        return None
+    causes = list(_causes(error))
+    for cause in causes:
+        if found := _TUNNEL.fullmatch(str(cause)):
+            return f"the proxy in {proxy.variable} answers {found[1]} for {host}"
+    if any(_is_of_proxy(cause) for cause in causes):
+        return f"the proxy in {proxy.variable} cannot be reached"
     return None
 
 
@@ -76,6 +93,11 @@ def _certificate(error: ssl.SSLCertVerificationError, host: str) -> HiveError:
     if error.verify_code in _OTHER_NAME:
         return TlsRefused(f"The TLS certificate of {host} is for another name ({why}).")
     return TlsRefused(f"The TLS certificate of {host} is not trusted ({why}). {ADVICE}")
+
+
+def _is_of_proxy(error: BaseException) -> bool:
+    """Whether a library says that it was still speaking to the proxy. Each of them has a class of this name."""
+    return type(error).__name__ == "ProxyError"
 
 
 def _words(text: str | None) -> str:

@@ -49,16 +49,20 @@ def pool(
         ssl_context=context,
         proxy_ssl_context=context if proxy.scheme == "https" else None,
         max_connections=connections,
-        network_backend=GuardedBackend(None, deadline_s),
+        network_backend=GuardedBackend(None, deadline_s, proxy),
     )
 
 
 class GuardedBackend(httpcore2.NetworkBackend):
-    """Makes sockets, to addresses that were checked, all of whose waits end at the deadline."""
+    """Makes sockets, to addresses that were checked, all of whose waits end at the deadline.
 
-    def __init__(self, check: AddressCheck | None, deadline_s: Deadline) -> None:
+    With a proxy it is the proxy that they lead to, and what fails then is a ProxyError.
+    """
+
+    def __init__(self, check: AddressCheck | None, deadline_s: Deadline, proxy: Proxy | None = None) -> None:
         self._check = check
         self._deadline_s = deadline_s
+        self._proxy = proxy
 
     def connect_tcp(
         self,
@@ -72,19 +76,23 @@ class GuardedBackend(httpcore2.NetworkBackend):
         try:
             found = egress.resolve(host.strip("[]"), port, self._check)
             sock = happy_eyeballs.connect(found, lambda: _left_s(self._deadline_s, timeout))
-        except TimeoutError as error:
-            raise httpcore2.ConnectTimeout(error) from error
         except OSError as error:
+            if self._proxy is not None:
+                raise httpcore2.ProxyError(error) from error
+            if isinstance(error, TimeoutError):
+                raise httpcore2.ConnectTimeout(error) from error
             raise httpcore2.ConnectError(error) from error
-        return _Stream(sock, self._deadline_s)
+        return _Stream(sock, self._deadline_s, proxy_first=self._proxy is not None and self._proxy.scheme == "https")
 
 
 class _Stream(httpcore2.NetworkStream):
     """A connection all of whose waits end at the deadline."""
 
-    def __init__(self, sock: Any, deadline_s: Deadline) -> None:
+    def __init__(self, sock: Any, deadline_s: Deadline, *, proxy_first: bool = False) -> None:
+        """`proxy_first`: the first TLS layer on it is with the proxy."""
         self._sock = sock
         self._deadline_s = deadline_s
+        self._proxy_first = proxy_first
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         """As NetworkStream."""
@@ -109,8 +117,10 @@ class _Stream(httpcore2.NetworkStream):
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore2.NetworkStream:
         """As NetworkStream; also inside TLS, where a proxy is spoken to over https."""
+        timed_out: type[Exception] = httpcore2.ProxyError if self._proxy_first else httpcore2.ConnectTimeout
+        failed: type[Exception] = httpcore2.ProxyError if self._proxy_first else httpcore2.ConnectError
         try:
-            with _translated(httpcore2.ConnectTimeout, httpcore2.ConnectError):
+            with _translated(timed_out, failed):
                 self._sock.settimeout(_left_s(self._deadline_s, timeout))
                 name = server_hostname.strip("[]") if server_hostname else None
                 if isinstance(self._sock, ssl.SSLSocket):

@@ -9,6 +9,8 @@ from email.utils import parsedate_to_datetime
 
 #: The draft's header as the Hub sends it: `"resolvers";r=0;t=55`, t being the seconds until the window ends.
 _RATE_LIMIT_RESET = re.compile(r"\bt\s*=\s*(\d{1,6})")
+#: The standard has whole seconds; some write parts of one. Ten digits are more than anybody waits.
+_SECONDS = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)\d*", re.ASCII)
 _RATE_LIMIT_LEFT = re.compile(r"\br\s*=\s*(\d{1,9})")
 
 
@@ -18,8 +20,8 @@ def parse_retry_after(value: str | None) -> float | None:
     """
     if not value:
         return None
-    if value.strip().isdecimal():
-        return float(value.strip()[:9])
+    if found := _SECONDS.fullmatch(value.strip()):
+        return float(found[1])
     try:
         return parsedate_to_datetime(value).timestamp() - time.time()
     except (ValueError, TypeError, OverflowError):

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import httpcore2
 
 from hive.net.egress import Network
+from hive.net.failures import proxy_trouble
 from hive.net.httpcore import pool
 from hive.net.retry_after import parse_retry_after
 from hive.net.urls import DEFAULT_PORTS, Url
@@ -67,7 +68,8 @@ def post(url: Url, body: bytes, headers: Mapping[str, str], network: Network, ti
             said = {name.lower(): value for name, value in answer.headers}.get(b"retry-after", b"")
             return Answer(answer.status, parse_retry_after(said.decode("latin-1")))
     except _FAILURES as error:
-        raise Unanswered(_reason(error, timeout_s)) from None
+        trouble = proxy_trouble(error, url.host, network.proxy_for(url))
+        raise Unanswered(trouble or _reason(error, timeout_s)) from None
 
 
 def _pool(url: Url, network: Network, end_s: float) -> httpcore2.ConnectionPool:

@@ -25,7 +25,7 @@ from tests.support.proxy import forward_proxy
 from tests.support.tls import Authority, TlsFront, tls_front
 from workers.fetch import limits_of, outbound
 from workers.sources import resolve
-from workers.transfer import fetch
+from workers.transfer import Limits, fetch
 
 PASSWORD = "pa%ss@c4n4ry"
 USER_INFO = "us%3Aer:pa%25ss%40c4n4ry"
@@ -70,14 +70,19 @@ def use_bytes(world: World, settings: Settings) -> None:
     source = replace(source, locate=lambda: replace(location, url=url))
     assert free.trust == settings.trust
     network = outbound(settings, guarded=False)
-    assert fetch(source, world.folder / "file", network=network, limits=limits_of(settings)).verified
+    assert fetch(source, world.folder / "file", network=network, limits=few_tries(settings)).verified
+
+
+def few_tries(settings: Settings) -> Limits:
+    """The engine's numbers, but that a trouble is told sooner."""
+    return replace(limits_of(settings), attempts_max=2, backoff_min_s=0.01, backoff_max_s=0.02)
 
 
 def use_plain_url(world: World, settings: Settings) -> None:
     """A URL that somebody wrote."""
     network = outbound(settings, guarded=True)
     plan = resolve(parse_ref(f"{settings.hf_endpoint}/plain.bin"), settings=settings, network=network)
-    assert fetch(plan.files[0].source, world.folder / "url", network=network, limits=limits_of(settings)).size == 300
+    assert fetch(plan.files[0].source, world.folder / "url", network=network, limits=few_tries(settings)).size == 300
 
 
 def use_webhook(world: World, settings: Settings) -> None:
@@ -315,3 +320,50 @@ def test_nothing_of_this_is_shown(world: World) -> None:
             assert "c4n4ry" not in repr(caught.value)
     assert "c4n4ry" not in repr(settings)
     assert "c4n4ry" not in repr(outbound(settings, guarded=True))
+
+
+# What is the proxy's own fault is said of the proxy.
+
+
+@FETCHERS
+@SCHEMES
+def test_a_proxys_certificate_that_nobody_trusts_is_the_proxys(
+    world: World, use: Use, scheme: str, tmp_path: Path
+) -> None:
+    name = "HTTPS_PROXY" if scheme == "https" else "HTTP_PROXY"
+    context = Authority(tmp_path).context()
+    with forward_proxy() as proxy, tls_front(proxy.port, context) as front, pytest.raises(TlsRefused) as caught:
+        use(world, trusting(world, scheme, **{name: f"https://127.0.0.1:{front.port}"}))
+    assert f"certificate of the proxy in {name} is not trusted" in caught.value.message
+    assert front.connections == 1
+
+
+@FETCHERS
+@SCHEMES
+def test_a_proxy_that_speaks_no_tls_is_named(world: World, use: Use, scheme: str) -> None:
+    name = "HTTPS_PROXY" if scheme == "https" else "HTTP_PROXY"
+    plain = world.hub.endpoint.replace("http://", "https://")
+    with pytest.raises(TlsRefused, match=rf"The proxy in {name} speaks no TLS"):
+        use(world, trusting(world, scheme, **{name: plain}))
+
+
+@pytest.mark.parametrize("status", [500, 502, 503, 504])
+@CLIENTS
+def test_a_proxy_that_cannot_connect_is_named_with_its_answer(world: World, use: Use, status: int) -> None:
+    with forward_proxy(answer=status) as proxy, pytest.raises((HiveError, Unanswered)) as caught:
+        use(world, trusting(world, "https", HTTPS_PROXY=proxy.url()))
+    assert f"the proxy in HTTPS_PROXY answers {status} for localhost" in text_of(caught.value)
+
+
+@CLIENTS
+@SCHEMES
+@pytest.mark.parametrize("address", ["http://127.0.0.1:1", "http://proxy.invalid:3128"])
+def test_a_proxy_that_is_not_there_is_named(world: World, use: Use, scheme: str, address: str) -> None:
+    name = "HTTPS_PROXY" if scheme == "https" else "HTTP_PROXY"
+    with pytest.raises((HiveError, Unanswered)) as caught:
+        use(world, trusting(world, scheme, **{name: address}))
+    assert f"the proxy in {name} cannot be reached" in text_of(caught.value)
+
+
+def text_of(error: BaseException) -> str:
+    return error.message if isinstance(error, HiveError) else str(error)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 from urllib.parse import quote, urljoin
 
 import httpx2
-from huggingface_hub import HfApi, ModelInfo, get_session
+from huggingface_hub import HfApi, get_session
 from huggingface_hub import errors as hub_errors
 from huggingface_hub.hf_api import RepoFile as HubFile
 
@@ -80,19 +80,26 @@ class HubClient:
         """The commit that a revision stands for now, and whether the repository is gated."""
         with self._in_our_words(repo, revision):
             info = self._info(repo, revision)
-            if not info.sha or not is_commit(info.sha):
+            sha = info.get("sha")
+            if not isinstance(sha, str) or not is_commit(sha):
                 raise HubRefused("What answers at HF_ENDPOINT is not a Hub: its answer names no commit.")
-            return info.sha, bool(info.gated)
+            return sha, bool(info.get("gated"))
 
-    def _info(self, repo: str, revision: str) -> ModelInfo:
-        """What the Hub says of a revision: little, where it can; a mirror may not know how to say little."""
-        try:
-            return self._api.model_info(repo, revision=revision, expand=["sha", "gated"])
-        except hub_errors.HfHubHTTPError as error:
-            refusal = _refusal(error.response)
-            if refusal.code or refusal.status not in MAYBE_EXPAND:
-                raise
-        return self._api.model_info(repo, revision=revision)
+    def _info(self, repo: str, revision: str) -> dict[str, Any]:
+        """What the Hub says of a revision: little, where it can; a mirror may not know how to say little.
+
+        Not by huggingface_hub's `model_info`, which reads every field that comes, and fails on a date in another form.
+        """
+        url = f"{self._endpoint}/api/models/{repo}/revision/{quote(revision, safe='')}"
+        for expand in (["sha", "gated"], []):
+            response = get_session().get(url, params={"expand": expand}, headers=self.credentials)
+            refusal = _refusal(response)
+            if not expand or refusal.code or refusal.status not in MAYBE_EXPAND:
+                break
+        if not response.is_success:
+            raise self.refused(repo, revision, None, refusal)
+        found: dict[str, Any] = response.json()
+        return found
 
     def tree(self, repo: str, commit: str) -> tuple[RepoFile, ...]:
         """All files of a commit."""
@@ -146,7 +153,7 @@ class HubClient:
         except (httpx2.InvalidURL, httpx2.HTTPError) as error:
             # What happens to connections is told by the transport. This is about what the Hub said.
             raise HubRefused(f"The Hub leads to an address that is none ({type(error).__name__}).") from None
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError):
             raise HubRefused("What answers at HF_ENDPOINT is not a Hub: its reply has another form.") from None
 
 
@@ -165,8 +172,10 @@ def _file(entry: HubFile) -> RepoFile:
     """The Hub's entry, with digests in the only form that hive lets name a file.
 
     Raises:
-        ValueError: a size or digest is none.
+        ValueError: a path, size or digest is none.
     """
+    if not isinstance(entry.path, str):
+        raise ValueError("not a path")
     sha256 = entry.lfs.sha256 if entry.lfs else None
     size = entry.lfs.size if entry.lfs else entry.size
     if not _SHA1.fullmatch(entry.blob_id) or (sha256 and not _SHA256.fullmatch(sha256)) or not 0 <= int(size) < 1 << 62:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 import threading
 import time
 import zlib
@@ -26,10 +27,11 @@ from huggingface_hub import set_client_factory
 from hive.errors import HiveError, HubRefused, HubUnavailable, ProxyRefused
 from hive.net import httpcore
 from hive.net.egress import Network
-from hive.net.failures import final_failure
+from hive.net.failures import final_failure, proxy_trouble
 from hive.net.proxies import Proxy
 from hive.net.retry_after import asked_wait_s
 from hive.net.urls import DEFAULT_PORTS
+from hive.wire.pasted import HUB_HOSTS
 from workers.sources.plan import RetryLater
 
 #: Seconds to wait for a connection to the Hub, and for the next bytes of its reply.
@@ -75,6 +77,8 @@ FAILURES: Final = (
     httpcore2.ProxyError,
     OSError,
 )
+#: A link to the next page in a Link header.
+_NEXT_PAGE: Final = re.compile(r"""<([^<>]{1,4096})>\s*;\s*rel="?next\b""")
 _lock = threading.Lock()
 _installed: tuple[str, Network] | None = None
 
@@ -165,6 +169,7 @@ class HubTransport(httpx2.BaseTransport):
             _check(response, proxy)
             assert isinstance(response.stream, httpx2.SyncByteStream)
             response.stream = _Body(response.stream, _encoding(request, response), host)
+            _own_next_page(request, response)
         except BaseException:
             response.close()
             raise
@@ -214,9 +219,12 @@ def _unpacked(chunks: Iterable[bytes]) -> Iterator[bytes]:
     try:
         for chunk in _plain(chunks):
             left = chunk
-            while left and not unpacker.eof:
+            while left:
+                if unpacker.eof:
+                    # One packed piece after the other is one packed whole.
+                    unpacker = zlib.decompressobj(_GZIP_OR_ZLIB)
                 yield unpacker.decompress(left, UNPACK_BYTES)
-                left = unpacker.unconsumed_tail
+                left = unpacker.unused_data if unpacker.eof else unpacker.unconsumed_tail
     except zlib.error:
         raise HubRefused("The Hub sent a compressed reply that cannot be unpacked.") from None
     if not unpacker.eof:
@@ -234,6 +242,21 @@ def _encoding(request: httpx2.Request, response: httpx2.Response) -> str:
         if name in response.headers:
             del response.headers[name]
     return encoding
+
+
+def _own_next_page(request: httpx2.Request, response: httpx2.Response) -> None:
+    """Make the next page of a listing an address of the endpoint's, where a mirror passes on what the Hub itself says,
+    or leaves the host away.
+    """
+    link = response.headers.get("link", "")
+    found = _NEXT_PAGE.search(link)
+    if found is None:
+        return
+    target = urlsplit(found[1])
+    if (target.hostname in HUB_HOSTS and target.hostname != request.url.host) or not target.scheme:
+        prefix = request.url.path.partition("/api/")[0] if target.path.startswith("/api/") else ""
+        own = request.url.join(f"{prefix}{target.path}?{target.query}")
+        response.headers["link"] = f'<{own}>; rel="next"'
 
 
 def _guard_credentials(request: httpx2.Request, own: tuple[str, str, int]) -> None:
@@ -266,6 +289,8 @@ def _failure(error: Exception, host: str, proxy: Proxy | None) -> HiveError:
     final = final_failure(error, host, proxy)
     if final is not None:
         return final
+    if (trouble := proxy_trouble(error, host, proxy)) is not None:
+        return HubUnavailable(f"The Hub cannot be reached: {trouble}.")
     kind = type(error).__name__
     reason = "did not answer in time" if isinstance(error, httpcore2.TimeoutException) else "cannot be reached"
     return HubUnavailable(f"The Hub {reason} ({kind}). Try again later, or check HF_ENDPOINT and HTTPS_PROXY.")

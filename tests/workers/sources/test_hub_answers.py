@@ -338,3 +338,73 @@ def test_a_mirror_that_fetches_itself_first_is_waited_for(hub: HubServer, settin
     patient = Limits(stall_s=0.5, first_byte_s=10.0, attempts_max=1)
     assert fetch(plan.files[0].source, tmp_path / "f", limits=patient).verified
     assert len(hub.hits("*/README.md")) == 1
+
+
+SHA = "0123456789abcdef0123456789abcdef01234567"
+
+
+def answer_with(hub: HubServer, pattern: str, body: str, headers: dict[str, str] | None = None) -> None:
+    hub.faults.add(faults.status(200, {"Content-Type": "application/json", **(headers or {})}, body), pattern)
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        '"lastModified": "2024-01-01T00:00:00+00:00"',
+        '"lastModified": 1704067200',
+        '"createdAt": "yesterday"',
+        '"siblings": [{"name": "x"}]',
+        '"siblings": null',
+        '"safetensors": {"x": 1}, "cardData": 7, "downloads": "many"',
+        '"gguf": "no", "inferenceProviderMapping": 5, "id": null',
+    ],
+)
+def test_what_a_mirror_says_beside_the_commit_does_not_matter(hub: HubServer, settings: Settings, field: str) -> None:
+    sha = hub.repos["org/name"].at("main").sha
+    answer_with(hub, API, f'{{"sha": "{sha}", "gated": false, {field}}}')
+    assert plan_for(settings, "org/name").commit == sha
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        '{"type": "file", "oid": "%s", "size": 7, "path": null}',
+        '{"type": "file", "oid": "%s", "size": 7, "path": 7}',
+        '{"type": "file", "oid": "%s", "size": 7, "path": ["README.md"]}',
+        '{"type": "file", "oid": "%s", "size": Infinity, "path": "README.md"}',
+        '{"type": "file", "oid": "%s", "size": NaN, "path": "README.md"}',
+        '{"type": "file", "oid": "%s", "size": -7, "path": "README.md"}',
+        '{"type": "file", "oid": "%s", "path": "README.md"}',
+        '{"type": "file", "oid": "%s", "size": 7, "path": "README.md", "lfs": {"oid": "sha256:1"}}',
+        "null",
+        '"README.md"',
+    ],
+)
+def test_a_listing_of_another_form_is_named_as_such(hub: HubServer, settings: Settings, entry: str) -> None:
+    answer_with(hub, TREE, f"[{entry.replace('%s', SHA)}]")
+    with pytest.raises(HubRefused, match="not a Hub"):
+        plan_for(settings, "org/name")
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        '<https://huggingface.co/api/models/org/name/tree/x?cursor=1>; rel="next"',
+        '</api/models/org/name/tree/x?cursor=1>; rel="next"',
+        "<https://hf.co/api/models/org/name/tree/x?cursor=1>; rel=next",
+        '<{}/x>; rel="prev", <{}/api/models/org/name/tree/x?cursor=1>; rel="next"',
+    ],
+)
+def test_the_next_page_is_the_mirrors_own(hub: HubServer, settings: Settings, link: str) -> None:
+    first, second = (f'[{{"type": "file", "oid": "{SHA}", "size": 7, "path": "{path}"}}]' for path in ("a", "b"))
+    plain = {"Content-Type": "application/json"}
+    hub.faults.add(faults.status(200, {**plain, "Link": link.replace("{}", hub.endpoint)}, first), TREE, count=1)
+    hub.faults.add(faults.status(200, plain, second), TREE, when=lambda request: "cursor" in request.raw_query)
+    assert [file.path for file in plan_for(settings, "org/name").files] == ["a", "b"]
+
+
+def test_packed_pieces_one_after_the_other_are_one_reply(hub: HubServer, settings: Settings) -> None:
+    sha = hub.repos["org/name"].at("main").sha
+    text = json.dumps({"sha": sha, "gated": False}).encode()
+    hub.faults.add(Packed(gzip.compress(text[:20]) + gzip.compress(text[20:])), API)
+    assert plan_for(settings, "org/name").commit == sha

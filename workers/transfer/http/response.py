@@ -20,7 +20,7 @@ from urllib3.exceptions import (
     SSLError,
 )
 
-from hive.net.failures import final_failure
+from hive.net.failures import final_failure, proxy_trouble
 from hive.net.urls import Url
 from workers.transfer.control import Control
 from workers.transfer.http import status as http_status
@@ -79,10 +79,11 @@ class HttpResponse:
             slot.release()
             control.check()
             if isinstance(error, HTTPError | OSError | http.client.HTTPException):
-                final = final_failure(error, url.host, pool.network.proxy_for(url))
+                proxy = pool.network.proxy_for(url)
+                final = final_failure(error, url.host, proxy)
                 if final is not None:
                     raise final from None
-                raise Transient(plainly(error)) from error
+                raise Transient(proxy_trouble(error, url.host, proxy) or plainly(error)) from error
             raise
         return cls(raw, body, aborter, slot, control)
 
