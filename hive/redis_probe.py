@@ -51,6 +51,8 @@ def report(settings: Settings) -> None:
             fields = {"redis": address, "reason": describe(error)}
             if code_of(error) in _AT_THE_DOOR:
                 log.error("Redis cannot be used", extra={"fields": fields})
+            elif code_of(error):
+                log.warning("Redis refuses for now; waiting for it", extra={"fields": fields})
             else:
                 log.warning("Redis is away; waiting for it", extra={"fields": fields})
             return

@@ -12,9 +12,10 @@ from hive.processes.embedded_redis import EmbeddedRedis
 from tests.hub import SyntheticFile
 from tests.hub.server import HubServer
 from tests.support.content import MIB
-from tests.support.processes import environment
+from tests.support.processes import Server, Workers, environment, stopping
 from tests.support.refusing_redis import RefusingRedis
 from tests.support.service import Service
+from tests.support.sse_client import SseClient
 from tests.support.waiting import wait_for
 
 #: What it answers, and what people read of it.
@@ -82,3 +83,36 @@ def test_a_refusal_is_a_503_with_its_reason_and_no_worker_quits(
     end = watch.wait(60).last
     assert (end["stage"], end["attempt"], watch.done) == ("complete", 1, 1)
     assert [worker["name"] for worker in service.listed_workers()] == workers
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "OOM command not allowed when used memory > 'maxmemory'.",
+        "READONLY You can't write against a read only replica.",
+        "LOADING Redis is loading the dataset in memory",
+        "NOAUTH Authentication required.",
+    ],
+)
+def test_what_starts_while_redis_refuses_waits_and_works_afterwards(
+    redis_that_refuses: RefusingRedis, tmp_path: Path, hub: HubServer, answer: str
+) -> None:
+    hub.create("org/model", {"m-Q4_K_M.gguf": SyntheticFile(MIB, seed=7)})
+    env = environment(redis_that_refuses.url, tmp_path, HF_ENDPOINT=hub.endpoint, HIVE_DRAIN_S="0.2", HF_TOKEN="")
+    redis_that_refuses.refuse(answer)
+    with stopping(Server(env)) as server, stopping(Workers(env, 1)) as workers:
+        assert isinstance(server, Server)
+        redis_that_refuses.refused = 0
+        wait_for(lambda: redis_that_refuses.refused > REFUSED)
+        assert requests.get(f"{server.url}/v1/health", timeout=5).status_code == 200
+        assert requests.get(f"{server.url}/readyz", timeout=5).status_code == 503
+        redis_that_refuses.serve()
+        server.wait_until_ready()
+        body = {"model_ref": "hf:org/model"}
+        download_id = requests.post(f"{server.url}/v1/models/download", json=body, timeout=5).json()["download_id"]
+        watch = SseClient(f"{server.url}/v1/models/download/progress?id={download_id}").wait(30)
+        assert watch.last["stage"] == "complete"
+        for process in (server, workers):
+            assert "Traceback" not in process.output, process.output
+            assert process.logged("a process ended; replacing it") is None, "no worker quits"
