@@ -98,7 +98,8 @@ FORMS = ("one", "limited", "unlimited", "distant", "small")
 @click.option("--gib", default=1.0, help="Size of the file of `one`; `limited` and `unlimited` have twice as much.")
 @click.option("--runs", default=3, help="Runs of each tool, in turns.")
 @click.option("--folder", type=click.Path(path_type=Path), help="Where files go.  [default: the temporary folder]")
-def transfer(forms: tuple[str, ...], gib: float, runs: int, folder: Path | None) -> None:
+@click.option("--against", default="", help="Only the peers whose name holds this text, such as aria2c.")
+def transfer(forms: tuple[str, ...], gib: float, runs: int, folder: Path | None, against: str) -> None:
     """Time and CPU of a download, against what people use today. Without a form: all of them.
 
     \b
@@ -110,7 +111,8 @@ def transfer(forms: tuple[str, ...], gib: float, runs: int, folder: Path | None)
     """
     from benchmarks import transfer as it
 
-    names = list(it.TOOLS)
+    hive, *peers = it.TOOLS
+    names = [hive, *(name for name in peers if against in name)]
     others = [name for name in names if name != "curl"]
     runs_of: dict[str, Callable[[Path], None]] = {
         "one": lambda place: it.big(place, gib, runs, names[:3]),

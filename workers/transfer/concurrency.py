@@ -3,8 +3,8 @@
 Problem: a CDN gives each connection a fraction of the line, so several are needed; on a quick line the first one fills
 the machine, and each further one only costs CPU. The easy way, a fixed number, is wrong for one of the two. So one
 connection is looked at for a moment; if it does not saturate, it gets company, and more is added as long as the
-aggregate rises by a tenth: as many again where each of the last ones brought its share, as on a server that limits
-connections, else two. What does not pay is taken back. Pure arithmetic: the clock is given.
+aggregate rises by a tenth. Where each of the last ones brings its full share, as on a server that limits connections,
+that is seen at once, and as many again are added. What does not pay is taken back. Pure arithmetic: the clock is given.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 from workers.transfer.limits import Limits
 
 #: Looks that an addition has to pay off in: TCP needs a few round trips to open its window.
-LOOKS_TO_PAY = 6
+LOOKS_TO_PAY = 3
 
 #: Part of its share, which is the rate of one connection before, that an added one must bring for as many again.
 FULL_SHARE = 0.8
@@ -53,9 +53,15 @@ class ConnectionCount:
         alone = self.target == 1 and not self._before_count
         silent = alone and bytes_moved == self._look_bytes
         elapsed_s = now_s - self._look_s
-        if elapsed_s < (SILENT_S if silent else self._limits.solo_look_s if alone else self._limits.ramp_interval_s):
+        quick_s = min(self._limits.ramp_quick_s, self._limits.ramp_interval_s)
+        if elapsed_s < (SILENT_S if silent else self._limits.solo_look_s if alone else quick_s):
             return self.target
         rate = (bytes_moved - self._look_bytes) / elapsed_s
+        if not alone and elapsed_s < self._limits.ramp_interval_s:
+            if self._settled_s is None and self._brings_its_share(rate):
+                self._look_from(now_s, bytes_moved)
+                self._grow(rate, now_s, double=self._before_count > 1)
+            return self.target
         self._look_from(now_s, bytes_moved)
         if silent or (self._settled_s is not None and now_s - self._settled_s > self._again_s):
             self._grow(rate, now_s)
@@ -82,18 +88,16 @@ class ConnectionCount:
 
     def _weigh(self, rate: float, now_s: float) -> None:
         if rate > self._before_rate * self._limits.ramp_gain:
-            self._grow(rate, now_s, double=self._brought_its_share(rate))
+            self._grow(rate, now_s)
             return
         self._looks_left -= 1
         if self._looks_left <= 0:
             self.target = max(1, self._before_count)
             self._settled_s = now_s
 
-    def _brought_its_share(self, rate: float) -> bool:
-        """Whether the last addition did, and was not the first one: one connection alone may have been unlucky."""
-        if self._before_count < self._limits.connections_start:
-            return False
-        per_connection = self._before_rate / self._before_count
+    def _brings_its_share(self, rate: float) -> bool:
+        """Whether each connection that was added last brings about what those before it do."""
+        per_connection = self._before_rate / max(1, self._before_count)
         return rate - self._before_rate >= FULL_SHARE * per_connection * (self.target - self._before_count)
 
     def _grow(self, rate: float, now_s: float, *, double: bool = False) -> None:

@@ -50,7 +50,9 @@ class Limits:
     connections_step: int = 2
     connections_max: int = 16
     #: Seconds between two looks at the aggregate rate.
-    ramp_interval_s: float = 0.2
+    ramp_interval_s: float = 0.4
+    #: Seconds after which connections that bring their full share may get company already.
+    ramp_quick_s: float = 0.2
     #: Seconds one connection is watched before it gets company.
     solo_look_s: float = 0.15
     #: Ratio. More connections must bring this much, or they are taken back.
