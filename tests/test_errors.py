@@ -10,7 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from hive.errors import DiskFull, HiveError, InternalError, SourceChanged, StoreNotWritable, disk_error, is_disk_error
+from hive.errors import (
+    DiskFull,
+    HiveError,
+    InternalError,
+    SourceChanged,
+    StoreNotWritable,
+    disk_error,
+    disk_full,
+    is_disk_error,
+)
 from hive.errors import with_path as located
 
 #: Everything that open(2), write(2), rename(2) and their like may say of a disk, and some that nobody expects.
@@ -82,3 +91,15 @@ def test_a_path_is_added_once_and_only_to_what_a_disk_said() -> None:
 
     assert located(located(StoreNotWritable("No."), here), there).message == "No. (/here)"
     assert located(changed, here) is changed
+
+
+def test_a_disk_that_is_too_small_is_told_with_figures_and_its_path() -> None:
+    full = disk_full(Path("/store"), needed=5_000_000_000, available=20_000_000, reserved=1_500_000_000)
+
+    assert "free space at /store: 5.0 GB to come, 20.0 MB free, beside 1.5 GB" in full.message
+    assert full.details == {
+        "path": "/store",
+        "needed": 5_000_000_000,
+        "available": 20_000_000,
+        "reserved": 1_500_000_000,
+    }
