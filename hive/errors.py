@@ -56,7 +56,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import ssl
+import sys
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
@@ -396,9 +396,10 @@ def is_disk_error(error: BaseException) -> bool:
         return False
     if error.filename is not None:
         return True
-    return not isinstance(error, socket.gaierror | ssl.SSLError | ConnectionError | TimeoutError) and (
-        error.errno not in _NETWORK
-    )
+    # Nobody has met an error of a module that is not loaded, and loading it takes as long as a small command.
+    tls_errors = (sys.modules["ssl"].SSLError,) if "ssl" in sys.modules else ()
+    network = (socket.gaierror, ConnectionError, TimeoutError, *tls_errors)
+    return not isinstance(error, network) and error.errno not in _NETWORK
 
 
 def disk_error(error: OSError, path: Path | None = None, *, needed: int | None = None) -> HiveError:

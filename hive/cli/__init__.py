@@ -52,6 +52,9 @@ COMMANDS: Final[dict[str, dict[str, CommandEntry]]] = {
     },
 }
 
+#: Other words that people type for a command: what it is called elsewhere.
+ALIASES: Final = {"list": "ls", "delete": "rm", "remove": "rm", "download": "pull", "get": "pull", "status": "ps"}
+
 _EPILOG: Final = (
     "HIVE_HOST names the server (default 127.0.0.1:8080), HIVE_STORE the folder where models are kept. "
     "docs/settings.md lists all settings."
@@ -67,6 +70,7 @@ class LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command, imported now, or None where there is none of this name."""
+        cmd_name = ALIASES.get(cmd_name, cmd_name)
         for section in COMMANDS.values():
             if cmd_name in section:
                 found = getattr(importlib.import_module(section[cmd_name].module), cmd_name)
@@ -93,7 +97,8 @@ class LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """The command that the arguments name; a name that is close to one of ours is said in the error."""
-        if args and not args[0].startswith("-") and args[0] not in (names := self.list_commands(ctx)):
+        names = [*self.list_commands(ctx), *ALIASES]
+        if args and not args[0].startswith("-") and args[0] not in names:
             import difflib
 
             close = difflib.get_close_matches(args[0], names, n=1)
@@ -107,7 +112,7 @@ class LazyGroup(click.Group):
     epilog=_EPILOG,
     invoke_without_command=True,
 )
-@click.version_option(VERSION, "--version", message="hive %(version)s", help="Show the version and exit.")
+@click.version_option(VERSION, "-V", "--version", message="hive %(version)s", help="Show the version and exit.")
 @click.pass_context
 def cli(ctx: click.Context) -> None:
     """Bring model files from the Hugging Face Hub or a URL onto disk: once, verified, resumable.

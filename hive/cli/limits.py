@@ -14,6 +14,8 @@ from hive.settings import Settings
 from hive.wire.jobs import MAX_RUNNING, MIN_BYTES_PER_SECOND
 
 _RATE = re.compile(r"(\d{1,15}(?:\.\d{1,6})?)\s*(k|m|g|t)?(i?)b?(?:/s|ps)?", re.IGNORECASE)
+#: What is shown where there is none.
+NO_LIMIT = "no limit"
 #: What people write for no limit.
 OFF = frozenset({"off", "none", "unlimited", "0"})
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
@@ -35,10 +37,11 @@ def limit(rate: str | None, downloads: str | None) -> None:
             client.set_bandwidth(wanted)
         if downloads is not None:
             client.set_running_limit(most)
+        running = client.running_limit()
         print_fields(
             [
-                ("bandwidth", speed(client.bandwidth()) or "off"),
-                ("downloads", str(client.running_limit() or "off")),
+                ("bandwidth", speed(client.bandwidth()) or NO_LIMIT),
+                ("downloads", f"{running} at once" if running else NO_LIMIT),
             ]
         )
 

@@ -16,7 +16,7 @@ from hive.cli.format import plain, shown
 from hive.cli.hub_token import Token, read_token
 from hive.cli.limits import bytes_per_second
 from hive.cli.progress import choose_printer
-from hive.cli.server import find_server
+from hive.cli.server import Server, find_server
 from hive.cli.wanted import Wanted, read_list
 from hive.errors import HiveError
 from hive.settings import Settings
@@ -93,7 +93,7 @@ def pull(
     if dry_run:
         from hive.cli.plan import show_plans
 
-        show_plans(settings, server, wanted, token, as_json=as_json)
+        show_plans(settings, server, wanted, _for(server, token) if server else token, as_json=as_json)
         return
     if server is None:
         if detach:
@@ -105,7 +105,7 @@ def pull(
         each_in_turn(wanted, lambda one: _pull_here(settings, one, token, output))
         return
     with server.client() as client:
-        _pull_from(client, wanted, token, output, detach=detach)
+        _pull_from(client, wanted, _for(server, token), output, detach=detach)
 
 
 @click.command(short_help="Follow a download to its end.")
@@ -247,6 +247,17 @@ def _pull_from(client: Client, wanted: Sequence[Wanted], token: Token, output: O
             with contextlib.suppress(HiveError):  # said when its turn comes
                 ask(one)
     each_in_turn(wanted, watch_one)
+
+
+def _for(server: Server, token: Token) -> Token:
+    """The token that this server may see; where it is another user's and a token was not named, none, which is said."""
+    if not server.foreign or token.named or token.value is None:
+        return token
+    say_hints(
+        "This server is another user's, so HF_TOKEN stays here. To send a token all the same:",
+        "hive pull --token-file FILE ...",
+    )
+    return Token()
 
 
 def _ask(client: Client, one: Wanted, token: Token) -> Started:

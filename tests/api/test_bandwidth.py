@@ -51,13 +51,19 @@ def test_the_command_line_reads_and_sets_it(
     api: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("HIVE_HOST", api)
-    for args, said in ((), "off"), (("40MB/s",), "40.0 MB/s"), ((), "40.0 MB/s"), (("off",), "off"), ((), "off"):
+    for args, said in (
+        ((), "no limit"),
+        (("40MB/s",), "40.0 MB/s"),
+        ((), "40.0 MB/s"),
+        (("off",), "no limit"),
+        ((), "no limit"),
+    ):
         assert run(["limit", *args]) == 0
-        assert capsys.readouterr().out == f"bandwidth  {said}\ndownloads  off\n"
+        assert capsys.readouterr().out == f"bandwidth  {said}\ndownloads  no limit\n"
     assert run(["limit", "--downloads", "3"]) == 0
-    assert capsys.readouterr().out == "bandwidth  off\ndownloads  3\n"
+    assert capsys.readouterr().out == "bandwidth  no limit\ndownloads  3 at once\n"
     assert run(["limit", "--downloads", "off"]) == 0
-    assert capsys.readouterr().out == "bandwidth  off\ndownloads  off\n"
+    assert capsys.readouterr().out == "bandwidth  no limit\ndownloads  no limit\n"
     for wrong in ("0.5", "-1", "many"):
         assert run(["limit", f"--downloads={wrong}"]) == 2
         assert "1 to 100000" in capsys.readouterr().err

@@ -94,7 +94,15 @@ def test_the_queue_goes_by_priority_and_then_by_age(alone: Service, hub: HubServ
 
 
 def test_no_more_run_at_once_than_the_fleet_may(service: Service, hub: HubServer) -> None:
-    assert hive(service, "limit", "--downloads", "1").stdout.split() == ["bandwidth", "off", "downloads", "1"]
+    assert hive(service, "limit", "--downloads", "1").stdout.split() == [
+        "bandwidth",
+        "no",
+        "limit",
+        "downloads",
+        "1",
+        "at",
+        "once",
+    ]
     _, running = started(service, slow(hub))
     second = ask(service, hub, "second")
     third = ask(service, hub, "third")

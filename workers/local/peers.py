@@ -60,7 +60,7 @@ class MachinePeers:
         needed = sum(max(0, size - _allocated(data_path(partial))) for partial, size in self._sizes.items())
         available = free_bytes(self._folder, self._limits) if needed else 0
         if needed > available:
-            raise errors.DiskFull(needed=needed, available=available)
+            raise errors.disk_full(self._folder, needed=needed, available=available)
 
     def give_room(self, partial: Path) -> None:
         """This file needs no more room."""
