@@ -27,7 +27,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 from starlette.types import Scope
@@ -128,7 +128,8 @@ class HttpProtocol(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._timer: asyncio.TimerHandle | None = None
         self._unfed = b""
-        self._admitted = self._in_head = self._feeding = self._lingering = False
+        self._admitted = self._in_head = self._in_body = self._feeding = self._lingering = False
+        self._waits_for: Literal["", "request", "head", "body"] = "request"
         self._head_bytes = self._raw_head_bytes = self._body_bytes = self._ignored_bytes = 0
         self._refusal: HiveError | None = None
         self._running: RequestResponseCycle | None = None
@@ -170,8 +171,10 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self.scope["extensions"] = {EXTENSION: self._hand_over}  # type: ignore[dict-item]
         self._in_head = True
+        self._in_body = False
+        self._disarm()
+        self._waits_for = ""
         self._head_bytes = self._raw_head_bytes = self._body_bytes = 0
-        self._arm(HEAD_TIMEOUT_S, self._on_late)
 
     def on_url(self, url: bytes) -> None:
         """A piece of the address."""
@@ -189,9 +192,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """The request is given to the application, or waits for those before it."""
-        self._in_head = False
+        self._in_head, self._in_body = False, True
         if self._refusal is None:
-            self._arm(BODY_TIMEOUT_S, self._on_late)
             super().on_headers_complete()
             if self.counted.is_crowded(self._address):
                 self.cycle.keep_alive = False
@@ -207,7 +209,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """The request is there."""
-        self._disarm()
+        self._in_body = False
         if self._refusal is None:
             super().on_message_complete()
 
@@ -253,10 +255,33 @@ class HttpProtocol(HttpToolsProtocol):
                 self._check_head(len(piece))
         finally:
             self._feeding = False
-        self._hold(bool(self._unfed) and not self._is_over())
+        if not self._is_over():
+            self._hold(bool(self._unfed))
+            self._watch()
 
     def _is_over(self) -> bool:
         return self._lingering or self.parser is None or self.transport.is_closing()
+
+    def _watch(self) -> None:
+        """Start the clock of what is not whole yet. A request that came in one piece, as nearly all do, needs none."""
+        waits_for = self._missing()
+        if waits_for == self._waits_for:
+            return
+        self._waits_for = waits_for
+        if waits_for == "request":
+            self._arm(SILENCE_S, self.transport.close)  # empty lines are no request, and stop uvicorn's own clock
+        elif waits_for:
+            self._arm(HEAD_TIMEOUT_S if waits_for == "head" else BODY_TIMEOUT_S, self._on_late)
+        else:
+            self._disarm()
+
+    def _missing(self) -> Literal["", "request", "head", "body"]:
+        """What the client has yet to send; nothing while it is we who let it wait."""
+        if self.flow.held:  # type: ignore[attr-defined]
+            return ""
+        if self._in_head or self._in_body:
+            return "head" if self._in_head else "body"
+        return "request" if self._running is None or self._running.response_complete else ""
 
     def _check_head(self, fed: int) -> None:
         """After each slice: refuse what was found to be too much, seen whole or while it still comes."""
@@ -278,7 +303,6 @@ class HttpProtocol(HttpToolsProtocol):
             return
         self.flow.held = held  # type: ignore[attr-defined]
         if held:
-            self._disarm()
             self.flow.pause_reading()
         else:
             self.flow.resume_reading()

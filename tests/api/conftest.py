@@ -35,7 +35,7 @@ def server(server_env: dict[str, str]) -> Iterator[Server]:
 def api(server: Server, server_env: dict[str, str], redis_url: str) -> str:
     """The address of the server."""
     shutil.rmtree(server_env["HIVE_STORE"], ignore_errors=True)
-    Path(server_env["HIVE_STORE"]).mkdir(parents=True)
+    Path(server_env["HIVE_STORE"]).mkdir(parents=True, exist_ok=True)  # the server may have been faster
     with connect(redis_url) as client:
         client.flushall()  # again: the server may have brought downloads of the test before back from its store
     return server.url

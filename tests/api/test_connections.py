@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import resource
 import socket
@@ -246,12 +247,39 @@ async def test_silence_ends_a_connection_before_its_first_request(serving: Servi
 
 
 @pytest.mark.anyio
-async def test_a_stream_knows_no_clock(serving: Serving, downloads: DownloadContext) -> None:
+@pytest.mark.parametrize("asks_first", [False, True])
+async def test_empty_lines_are_silence(serving: Serving, asks_first: bool) -> None:
+    client, loop = connect(serving), asyncio.get_running_loop()
+    if asks_first:
+        await loop.sock_sendall(client, b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n")
+        await read_until(client, b"404")
+
+    async def drip() -> None:
+        while True:
+            await loop.sock_sendall(client, b"\r\n")
+            await asyncio.sleep(0.05)
+
+    task = asyncio.create_task(drip())
+    async with asyncio.timeout(10):
+        with contextlib.suppress(ConnectionResetError):
+            await read_to_end(client)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await wait_for_async(lambda: not serving.state.connections, "the connection to be forgotten")
+    client.close()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("hands_over", [True, False])
+async def test_an_answer_knows_no_clock(
+    impatient: None, redis_url: str, downloads: DownloadContext, hands_over: bool
+) -> None:
     download_id = create(downloads)
-    client = serving.connect(download_id)
-    await read_until(client, b'"status":"queued"')
-    await asyncio.sleep(1.0)  # longer than every limit above: nothing may happen, so there is nothing to wait for
-    assert serving.endpoint.open_streams == 1
+    async with running(redis_url, hands_over=hands_over) as serving:
+        client = serving.connect(download_id)
+        await read_until(client, b'"status":"queued"')
+        await asyncio.sleep(1.0)  # longer than every limit above: nothing may happen, so there is nothing to wait for
+        assert serving.endpoint.open_streams == 1
 
 
 @pytest.mark.anyio
