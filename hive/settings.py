@@ -194,8 +194,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         except ValueError as error:
             raise SettingsError(str(error)) from None
         assert self.redis_address is not None or not self.redis_url
-        if not self.hf_endpoint.startswith(("http://", "https://")):
-            raise SettingsError("HF_ENDPOINT must be an http(s) URL.")
+        self._check_endpoint()
         _ = self.allowed_origins
         key = self.webhook_key
         if self.webhooks and key is None:
@@ -214,6 +213,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             return parse_redis_url(self.redis_url) if self.redis_url else None
         except RedisUrlError as error:
             raise SettingsError(f"REDIS_URL cannot be used: {error}") from None
+
+    def _check_endpoint(self) -> None:
+        """Raises SettingsError, which does not show a password that somebody wrote into the URL."""
+        if "@" in self.hf_endpoint:
+            raise SettingsError("HF_ENDPOINT must not hold a user or a password. The Hub's token goes to HF_TOKEN.")
+        try:
+            if not self.hf_endpoint.startswith(("http://", "https://")):
+                raise UnsafeUrl("It must be an http(s) URL.")
+            if "?" in parse_url(self.hf_endpoint).target or "#" in self.hf_endpoint:
+                raise UnsafeUrl("It must be an address without a query.")
+        except UnsafeUrl as error:
+            raise SettingsError(f"HF_ENDPOINT cannot be used: {error.message}") from None
 
     @property
     def home_dir(self) -> Path:

@@ -77,6 +77,11 @@ def test_offline_is_a_switch(value: str) -> None:
         ("HIVE_LOG_LEVEL", "loud"),
         ("HIVE_LOG_FORMAT", "xml"),
         ("HF_ENDPOINT", "huggingface.co"),
+        ("HF_ENDPOINT", "https://"),
+        ("HF_ENDPOINT", "https://hub:99999"),
+        ("HF_ENDPOINT", "https://user:password@hub"),
+        ("HF_ENDPOINT", "https://hub/?token=x"),
+        ("HIVE_FIRST_BYTE_TIMEOUT_S", "0.5"),
         ("HF_HUB_OFFLINE", "perhaps"),
     ],
 )
