@@ -39,9 +39,9 @@ class Network:
         return self.proxies.find(url.scheme, url.host, url.port)
 
     def check_proxied(self, host: str, port: int) -> None:
-        """Raise UnsafeUrl when a target that a proxy would connect to resolves to a forbidden address here.
+        """Raise UnsafeUrl when a target that a proxy, or a library, would connect to resolves to a forbidden address.
 
-        The proxy resolves it again, and may know names that this machine does not; those are its business.
+        They resolve it again, and may know names that this machine does not; those are their business.
         """
         if self.address_check is not None:
             with contextlib.suppress(OSError):

@@ -29,6 +29,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from hive.errors import HiveError
+from hive.net.urls import DEFAULT_PORTS
 from workers.transfer.control import Control
 from workers.transfer.http.pool import HostPool
 from workers.transfer.http.transport import HttpTransport
@@ -188,7 +189,14 @@ class Xet:
             raise Transient("the Hub's answer is no token for Xet") from None
         if not grant.cas_url.startswith("https://") and self._locate_token().url.startswith("https://"):
             raise Transient("the Hub names a Xet store without encryption")
+        self._check_store(grant)
         return grant
+
+    def _check_store(self, grant: Grant) -> None:
+        """Raise UnsafeUrl for a store in the own network: hf_xet would connect to it without a look."""
+        if grant.cas_url.startswith(("http://", "https://")):
+            parts = urlsplit(grant.cas_url)
+            self.pool.network.check_proxied(grant.host, parts.port or DEFAULT_PORTS[parts.scheme])
 
 
 @dataclass
