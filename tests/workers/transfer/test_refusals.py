@@ -68,7 +68,8 @@ def test_a_host_that_serves_two_connections_is_not_pestered(hub: HubServer, tmp_
     hub.limit_rate_bytes_per_s = RATE / 2
     rule = hub.faults.add(faults.hang_up(), "/f", when=beyond(hub))
     get(source(hub.plain("f", content), content), tmp_path / "f")
-    assert 0 < rule.struck < 12
+    # A connection too many asks twice, then it is left out; before, each asked a hundred times a second.
+    assert 0 < rule.struck <= 2 * QUICK.connections_max
 
 
 @pytest.mark.parametrize(
