@@ -15,9 +15,19 @@ from typing import Final
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 #: Hosts whose addresses are those of the Hub.
-HUB_HOSTS: Final = frozenset({"huggingface.co", "www.huggingface.co", "hf.co"})
+HUB_HOSTS: Final = frozenset(
+    {*("huggingface.co", "www.huggingface.co", "hf.co", "www.hf.co", "huggingface.com", "www.huggingface.com")}
+)
 #: What stands before the revision in an address of the Hub.
-HUB_VIEWS: Final = frozenset({"resolve", "blob", "tree", "raw", "blame", "edit", "commits", "commit"})
+HUB_VIEWS: Final = frozenset({"resolve", "blob", "tree", "raw", "blame", "edit", "commits", "commit", "revision"})
+#: Revisions of three parts, which stand in an address as they are, or as one.
+_REFS: Final = frozenset({"pr", "convert", "heads", "tags"})
+#: How a host begins that somebody wrote without a scheme; no organisation of the Hub is called so.
+_BARE_HOST: Final = re.compile(r"[a-z0-9-]+(?:\.[a-z0-9-]+)*\.(?:com|org|net|cn)(?::\d+)?", re.IGNORECASE)
+#: A folder of the cache, which names a model.
+_CACHE_FOLDER: Final = re.compile(r"models--([^/]+?)--([^/]+)/?")
+_MARKDOWN: Final = re.compile(r"\[[^\[\]]*\]\(([^\s()]+)\)")
+_CLONES: Final = ("git@hf.co:", "git@huggingface.co:", "ssh://git@hf.co/", "ssh://git@huggingface.co/")
 #: What is shown in place of a URL's query.
 HIDDEN_QUERY: Final = "?..."
 _URL_ID: Final = re.compile(r"url/[0-9a-f]{16}(?:/.*)?")
@@ -26,12 +36,28 @@ BLANKS: Final = " \t\r\n\v\f\u00a0\u2028\u2029\u200b\u200c\u200d\u2060\u3000\ufe
 #: What people put around a text that they copy.
 _QUOTES: Final = {'"': '"', "'": "'", "`": "`", "<": ">", "\u201c": "\u201d", "\u2018": "\u2019", "\u00ab": "\u00bb"}
 _COMMAND: Final = re.compile(
-    r"(?:\$\s+)?(?P<program>hf|huggingface-cli|hive|ollama|git|llama-cli|llama-server|vllm|lms)\s+(?P<rest>.+)",
+    # A prompt, variables, what runs another program, a folder.
+    r"(?:\$\s+)?(?:[A-Z_][A-Z0-9_]*=\S*\s+)*(?:(?:sudo|uvx|uv\s+run|pipx\s+run)\s+)*(?:\.{0,2}/(?:\S*/)?)?"
+    r"(?P<program>hf|huggingface-cli|hive|ollama|git|llama-cli|llama-server|vllm|lms|wget|curl|aria2c|docker|python3?)"
+    r"\s+(?P<rest>.+)",
     re.DOTALL,
 )
 #: Options of those commands that take no value.
 _SWITCHES: Final = frozenset({"--quiet", "--force-download", "--update", "-q", "--resume-download", "--dry-run"})
-_MODEL_OPTIONS: Final = frozenset({"-hf", "-hfr", "--hf-repo", "--repo-id"})
+_MODEL_OPTIONS: Final = ("-hf", "-hfr", "--hf-repo", "--repo-id")
+#: Programs that name a model by `--model`; llama.cpp means a file by it.
+_MODEL_BY_NAME: Final = frozenset({"python", "python3", "docker", "vllm"})
+_FILE_OPTIONS: Final = ("-hff", "--hf-file")
+#: What a program must be told to do so that it means a model.
+_VERBS: Final = {
+    **dict.fromkeys(("hf", "huggingface-cli"), ("download",)),
+    **dict.fromkeys(("ollama", "docker model"), ("run", "pull")),
+    "hive": ("pull",),
+    "git": ("clone",),
+    "vllm": ("serve",),
+    "lms": ("get",),
+}
+_DOWNLOADERS: Final = frozenset({"wget", "curl", "aria2c"})
 _OLLAMA_NAME: Final = re.compile(r"[a-z][a-z0-9._-]*(?::[A-Za-z0-9][A-Za-z0-9._-]*)?")
 _OLLAMA_HOSTS: Final = ("ollama.com/", "www.ollama.com/", "registry.ollama.ai/", "ollama.ai/")
 _OLLAMA_PAGE: Final = re.compile(r"https?://(?:www\.)?ollama\.com/library/[^/]+$", re.IGNORECASE)
@@ -90,13 +116,14 @@ def normalise(text: str, endpoint: str = "") -> str:
     text = _unwrapped(text)
     if command := _COMMAND.fullmatch(text):
         text = _of_command(command["program"], command["rest"]) or text
-    for prefix in ("git@hf.co:", "git@huggingface.co:"):
-        text = f"https://hf.co/{text.removeprefix(prefix)}" if text.startswith(prefix) else text
+    text = _of_git_or_cache(text)
     _check_hidden(text)
     head = text.partition("/")[0].lower()
     scheme = text.partition(":")[0].lower()
     if head in HUB_HOSTS:
-        return hub_address(urlsplit(f"https://{text}"), text)
+        return hub_address(urlsplit(f"https://{text}"), text.removesuffix("?download=true"))
+    if endpoint and head == urlsplit(endpoint).netloc.lower():
+        text, scheme = f"{urlsplit(endpoint).scheme}://{text}", urlsplit(endpoint).scheme
     if scheme in ("http", "https"):
         if _OLLAMA_PAGE.match(text):
             raise RefError(_ollama_hint(text))
@@ -105,7 +132,19 @@ def normalise(text: str, endpoint: str = "") -> str:
         return text
     if scheme == "ollama" or head + "/" in _OLLAMA_HOSTS or _is_ollama_name(text):
         raise RefError(_ollama_hint(text))
+    if text.count("/") > 1 and _BARE_HOST.fullmatch(head):
+        raise RefError(f"{head[:80]!r} looks like a host: write https:// before it. A model is written hf:org/name.")
     return _check_page(text)
+
+
+def _of_git_or_cache(text: str) -> str:
+    """The Hub's name or address in place of git's address, or of a folder of the cache."""
+    if folder := _CACHE_FOLDER.fullmatch(text):
+        return f"hf:{folder[1]}/{folder[2]}"
+    for prefix in _CLONES:
+        if text.startswith(prefix):
+            return f"https://hf.co/{text.removeprefix(prefix)}"
+    return text
 
 
 def _unwrapped(text: str) -> str:
@@ -113,6 +152,8 @@ def _unwrapped(text: str) -> str:
     text = text.strip(BLANKS)
     while len(text) > 1 and _QUOTES.get(text[0]) == text[-1]:
         text = text[1:-1].strip(BLANKS)
+    if link := _MARKDOWN.fullmatch(text):
+        text = link[1]
     return text
 
 
@@ -148,7 +189,8 @@ def _of_view(repo: str, view: str, rest: list[str], query: str) -> str:
     """The reference of `<repo>/<view>/<revision>/<path>`; a `tree` is a folder, whose path ends in a slash."""
     if not rest:
         return repo
-    revision, path = rest[0], "/".join(rest[1:])
+    parts = 3 if rest[0] == "refs" and len(rest) > 2 and rest[1] in _REFS else 1
+    revision, path = "/".join(rest[:parts]), "/".join(rest[parts:])
     if view in ("commit", "commits"):
         path = ""
     shown = parse_qs(query).get("show_file_info")
@@ -209,15 +251,15 @@ def _of_command(program: str, rest: str) -> str | None:
         words = shlex.split(rest)
     except ValueError:
         return None
-    verbs = {"hf": ("download",), "huggingface-cli": ("download",), "hive": ("pull",), "ollama": ("run", "pull")}
-    verbs |= {"git": ("clone",), "vllm": ("serve",), "lms": ("get",)}
-    if program in verbs:
-        if not words or words[0] not in verbs[program]:
-            return None
-        words = words[1:]
-    plain, options = _options(words)
-    model = next((options[name] for name in _MODEL_OPTIONS if name in options), None)
-    if model is None and program.startswith("llama-"):
+    if program in _DOWNLOADERS:
+        return _of_downloader(words)
+    program, found = _after_verb(program, words)
+    if found is None:
+        return None
+    plain, options = _options(found)
+    names = (*_MODEL_OPTIONS, "--model", "--model-path") if program in _MODEL_BY_NAME else _MODEL_OPTIONS
+    model = next((options[name] for name in names if name in options), None)
+    if model is None and program.startswith(("llama-", "python", "docker")) and program != "docker model":
         return None
     named = [model, *plain] if model else plain
     if not named:
@@ -225,6 +267,7 @@ def _of_command(program: str, rest: str) -> str | None:
     if program == "ollama" and "/" not in named[0]:
         raise RefError(_ollama_hint(named[0]))
     files = named[1:] if program in ("hf", "huggingface-cli") else []
+    files += [options[name] for name in _FILE_OPTIONS if name in options]
     if len(files) > 1 or {"--include", "--exclude"} & set(options):
         raise RefError(f"This command names several files. Give {named[0]}, and them as include patterns.")
     ref = "/".join((named[0], *files))
@@ -232,6 +275,26 @@ def _of_command(program: str, rest: str) -> str | None:
     if options.get("--repo-type") in ("dataset", "space"):
         raise RefError(_OTHER_PAGES[f"{options['--repo-type']}s"])
     return f"{ref}@{revision}" if revision else ref
+
+
+def _after_verb(program: str, words: list[str]) -> tuple[str, list[str] | None]:
+    """The program and its words without the one that says what it does; None where it does something else."""
+    if program == "docker" and words[:1] == ["model"]:
+        program, words = "docker model", words[1:]
+    if program == "git" and words[:1] == ["lfs"]:
+        words = words[1:]
+    verbs = _VERBS.get(program)
+    if verbs is None:
+        return program, words
+    return program, words[1:] if words and words[0] in verbs else None
+
+
+def _of_downloader(words: list[str]) -> str | None:
+    """The one URL among these words. Raises RefError where there are several."""
+    urls = [word for word in words if word.lower().startswith(("http://", "https://"))]
+    if len(urls) > 1:
+        raise RefError("This command names several files. Give hive one of the addresses at a time.")
+    return urls[0] if urls else None
 
 
 def _options(words: list[str]) -> tuple[list[str], dict[str, str]]:
@@ -258,6 +321,8 @@ def _is_ollama_name(text: str) -> bool:
     if "/" in text or not _OLLAMA_NAME.fullmatch(text):
         return False
     family, _, tag = text.partition(":")
+    if family == "hf":
+        return False
     return family in _OLLAMA_FAMILIES or (bool(tag) and any(char.isdigit() for char in text))
 
 

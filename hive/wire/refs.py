@@ -27,6 +27,8 @@ MAX_REF_CHARS = 4096
 #: Longest path of a file inside a repository, in bytes, and of one of its segments (the limit of common filesystems).
 MAX_PATH_BYTES = 1024
 MAX_SEGMENT_BYTES = 255
+#: What Ollama's users write behind a ':' where they mean whatever there is.
+ANY_QUANT = "latest"
 #: The branch that a reference without a revision means.
 DEFAULT_REVISION = "main"
 
@@ -36,6 +38,8 @@ _PRINTABLE = "".join(map(chr, range(33, 127)))
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/+=#-]{0,254}")
 _QUANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
+#: A token of the Hub, which people paste along with a command.
+_TOKEN = re.compile(r"hf_[A-Za-z0-9]{4,}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _HOST = re.compile(r"[a-z0-9_](?:[a-z0-9_.-]{0,251}[a-z0-9_])?\.?|\[[0-9a-f:.]{2,45}\]")
 
@@ -203,21 +207,26 @@ def path_problem(path: str) -> str | None:
 
 def _parse_hub(text: str) -> ModelRef:
     """`org/name[/path][@revision][:QUANT]`, where a path may itself hold '@' and ':'; see `_cut`."""
-    text = text.rstrip("/") if text.count("/") <= 2 else text
+    text = text.rstrip("/") if text.rstrip("/").count("/") <= 1 else text
     repo, path, revision, quant = _cut(text)
     org, _, name = repo.partition("/")
     if revision == "sha256" or (revision or "").startswith("sha256:"):
         raise RefError(
             "A digest is no revision: hive checks every file by the digest that the Hub lists. Leave it away."
         )
+    if revision is not None:
+        # As it stands in an address: refs%2Fpr%2F1.
+        revision = re.sub("%2f", "/", revision, flags=re.IGNORECASE)
     if revision is not None and not is_revision(revision):
         raise RefError(f"{revision[:80]!r} is not a revision. Write a branch, tag or commit behind the '@'.")
     if not (_is_name(org) and _is_name(name.removesuffix(".git"))):
-        raise RefError(f"{repo[:120]!r} names no repository. Write hf:org/name, for example hf:org/model.")
+        raise RefError(_no_repository(repo.rstrip("/")))
     if quant is not None and path is not None:
         raise RefError("Name one file of the repository or a quantisation, not both.")
     if quant is not None and FILE_ENDING.search(quant):
         quant, path = None, quant
+    if quant is not None and quant.lower() == ANY_QUANT:
+        quant = None
     if quant is not None and not _QUANT.fullmatch(quant):
         raise RefError(f"{quant[:80]!r} is not a quantisation. Write one such as Q4_K_M behind the ':'.")
     return ModelRef(
@@ -226,6 +235,14 @@ def _parse_hub(text: str) -> ModelRef:
         path=_check_ref_path(path) if path is not None else None,
         quant=quant.upper() if quant else None,
     )
+
+
+def _no_repository(text: str) -> str:
+    """What to say of a text that is no `org/name`."""
+    said = f"{_TOKEN.sub('hf_...', text)[:120]!r} names no repository."
+    if "/" not in text and _is_name(text):
+        return f"{said} Its name has two parts; look for it at https://huggingface.co/models?search={text}."
+    return f"{said} Write hf:org/name, for example hf:org/model."
 
 
 def _cut(text: str) -> tuple[str, str | None, str | None, str | None]:

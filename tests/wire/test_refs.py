@@ -218,6 +218,44 @@ class TestPasted:
             ("hf.co/org/name/blob/main/f.gguf", "hf:org/name/f.gguf@main"),
             ("hf.co/org/name/", "hf:org/name"),
             ("hf.co/org/name/f.gguf", "hf:org/name/f.gguf"),
+            ("hf.co/org/name/f.gguf?download=true", "hf:org/name/f.gguf"),
+            ("hf.co/org/name:latest", "hf:org/name"),
+            ("ollama run hf.co/org/name:LATEST", "hf:org/name"),
+            ("org/name:latest@v1", "hf:org/name@v1"),
+            ("https://huggingface.co/org/name/tree/refs/pr/1", "hf:org/name@refs/pr/1"),
+            ("https://huggingface.co/org/name/tree/refs/pr/1/folder", "hf:org/name/folder/@refs/pr/1"),
+            ("https://huggingface.co/org/name/blob/refs/pr/12/a/f.gguf", "hf:org/name/a/f.gguf@refs/pr/12"),
+            (
+                "https://huggingface.co/org/name/resolve/refs/convert/gguf/f.gguf",
+                "hf:org/name/f.gguf@refs/convert/gguf",
+            ),
+            ("https://huggingface.co/org/name/tree/refs/folder", "hf:org/name/folder/@refs"),
+            ("https://huggingface.co/api/models/org/name/revision/v1", "hf:org/name@v1"),
+            ("org/name@refs%2Fpr%2F1", "hf:org/name@refs/pr/1"),
+            ("org/name//", "hf:org/name"),
+            ("https://www.hf.co/org/name", "hf:org/name"),
+            ("huggingface.com/org/name:Q8_0", "hf:org/name:Q8_0"),
+            ("ssh://git@hf.co/org/name.git", "hf:org/name"),
+            ("models--org--name", "hf:org/name"),
+            ("models--some-org--some.name-7B/", "hf:some-org/some.name-7B"),
+            ("[org/name](https://huggingface.co/org/name)", "hf:org/name"),
+            ("wget https://huggingface.co/org/name/resolve/main/f.gguf", "hf:org/name/f.gguf@main"),
+            (
+                'wget -c "https://huggingface.co/org/name/resolve/main/f.gguf?download=true" -O x',
+                "hf:org/name/f.gguf@main",
+            ),
+            ("curl -L -o f.gguf https://host.example/f.gguf", "https://host.example/f.gguf"),
+            ("aria2c -x 8 https://huggingface.co/org/name/resolve/main/f.gguf", "hf:org/name/f.gguf@main"),
+            ("git lfs clone https://huggingface.co/org/name", "hf:org/name"),
+            ("GIT_LFS_SKIP_SMUDGE=1 git clone https://huggingface.co/org/name", "hf:org/name"),
+            ("./build/bin/llama-cli -hf org/name:Q4_K_M -p Hi", "hf:org/name:Q4_K_M"),
+            ("./llama-server --hf-repo org/name --hf-file f.gguf", "hf:org/name/f.gguf"),
+            ("uvx hf download org/name", "hf:org/name"),
+            ("HF_TOKEN=x hf download org/name f.gguf", "hf:org/name/f.gguf"),
+            ("docker model run hf.co/org/name:Q4_K_M", "hf:org/name:Q4_K_M"),
+            ("docker run --gpus all vllm/vllm-openai:latest --model org/name", "hf:org/name"),
+            ("python -m vllm.entrypoints.openai.api_server --model org/name", "hf:org/name"),
+            ("python3 -m sglang.launch_server --model-path org/name --port 1", "hf:org/name"),
         ],
     )
     def test_what_has_one_meaning_is_read_as_that(self, text: str, expected: str) -> None:
@@ -234,6 +272,13 @@ class TestPasted:
             ("https://ollama.com/library/phi4", "hf:microsoft/phi-4-gguf"),
             ("ollama run mistral", "hf:bartowski/Mistral-7B-Instruct-v0.3-GGUF"),
             ("newmodel:7b", "search=newmodel"),
+            ("gpt2", "'gpt2' names no repository. Its name has two parts"),
+            ("hf:gpt2", "search=gpt2"),
+            ("bert-base-uncased", "search=bert-base-uncased"),
+            ("modelscope.cn/models/org/name", "write https://"),
+            ("github.com/org/name/releases/download/v1/f.gguf", "write https://"),
+            ("wget https://h.example/a https://h.example/b", "one of the addresses"),
+            ("docker run ghcr.io/org/image", "names no repository"),
             ("ollama pull newmodel", "search=newmodel"),
             ("https://huggingface.co/datasets/org/name", "hf download --repo-type dataset"),
             ("https://huggingface.co/spaces/org/name", "Space"),
@@ -250,6 +295,12 @@ class TestPasted:
             parse_ref(text)
         assert said in str(caught.value)
 
+    def test_a_token_in_a_pasted_command_is_not_shown(self) -> None:
+        for text in ("HF_TOKEN=hf_c4n4ry123456 hf upload org/name", "hf_c4n4ry123456@huggingface.co/org/name"):
+            with pytest.raises(RefError) as caught:
+                parse_ref(text)
+            assert "c4n4ry" not in str(caught.value)
+
     @pytest.mark.parametrize(
         ("text", "expected"),
         [
@@ -258,6 +309,8 @@ class TestPasted:
             ("https://hf-mirror.com/org/name/tree/main/folder", "hf:org/name/folder/@main"),
             ("https://hf-mirror.com/some/file.gguf", "https://hf-mirror.com/some/file.gguf"),
             ("https://hf-mirror.com/file.gguf", "https://hf-mirror.com/file.gguf"),
+            ("hf-mirror.com/org/name", "hf:org/name"),
+            ("hf-mirror.com/org/name/blob/refs/pr/1/f.gguf", "hf:org/name/f.gguf@refs/pr/1"),
             ("https://other.example/org/name", "https://other.example/org/name"),
             ("https://huggingface.co/org/name", "hf:org/name"),
         ],
