@@ -211,3 +211,24 @@ def test_where_to_listen(named: str | None, host: str | None, port: int | None, 
 def test_what_cannot_be_listened_on_is_refused(named: str) -> None:
     with pytest.raises(CliError, match="HIVE_HOST"):
         listen_address(Settings.from_env({"HIVE_HOST": named}), None, None)
+
+
+def test_up_does_not_go_on_with_a_stopped_pull_unasked(env: dict[str, str], settings: Settings, tmp_path: Path) -> None:
+    from hive.downloads.local import LocalDownloads
+    from hive.wire.refs import parse_ref
+    from hive.wire.spec import DownloadSpec
+
+    run = LocalDownloads(settings).begin(DownloadSpec(ref=parse_ref("org/name")))
+    assert run is not None
+    run.note(bytes_done=4000, bytes_total=10_000, partials=())
+    with (
+        running_up(env | {"HF_ENDPOINT": "http://127.0.0.1:1"}, tmp_path / "log", "--workers", "1") as up,
+        Client(up.address) as client,
+    ):
+        # While a command has it in hand, it is no business of a server.
+        assert client.downloads() == []
+        run.set_aside()
+        wait_for(lambda: client.downloads(), "the server does not list it")
+        [download] = client.downloads()
+        assert (download.id, download.status) == (run.id, "paused")
+        client.cancel(run.id)
