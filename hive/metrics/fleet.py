@@ -7,6 +7,7 @@ the process itself can know comes from the notes that it leaves in Redis (replic
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from typing import Any
 
@@ -71,7 +72,7 @@ def read_fleet(
     hashes = rows[len(running_ids) + len(worker_names) :]
     others = registry.members(replica_names, hashes)
     return FleetFigures(
-        counters={name.decode(): int(value) for name, value in counters.items()},
+        counters={name.decode("utf-8", "replace"): int(n) for name, n in counters.items() if _COUNT.fullmatch(n)},
         queued=queued,
         running=running,
         paused=paused,
@@ -81,6 +82,10 @@ def read_fleet(
         workers=Counter(state.decode() for state in states if state is not None),
         replicas=(own, *others),
     )
+
+
+#: What a counter may be; anything else was written by somebody else, and is passed over.
+_COUNT = re.compile(rb"-?[0-9]{1,19}")
 
 
 class _Speed(msgspec.Struct):

@@ -388,6 +388,13 @@ async def test_a_filesystem_that_hangs_keeps_nobody_waiting(monkeypatch: pytest.
             pass
 
 
+def test_a_counter_that_is_no_number_hides_none_of_the_others(store: RedisClient, settings: Settings) -> None:
+    store.hset(keys.METRICS, mapping={"created": 3, "joined": "many", b"\xff": 1})
+    counters = read_fleet(store, replica_registry(store), figures(), settings).counters
+    assert counters["created"] == 3
+    assert "joined" not in counters
+
+
 @pytest.mark.anyio
 async def test_whoever_comes_while_an_answer_is_on_its_way_takes_it_from_nobody(tmp_path: Path) -> None:
     disk = Disk(tmp_path)
