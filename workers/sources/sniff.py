@@ -39,15 +39,24 @@ _TEXT_ENDINGS = (".txt", ".md", ".jinja", ".py", ".yaml", ".yml", ".toml", ".ini
 _JSON_ENDINGS = (".json", ".jsonl", ".ndjson", ".ipynb", ".geojson", ".webmanifest")
 
 _POINTER = re.compile(rb"version https?://(?:git-lfs\.github\.com|hawser\.github\.com)/spec/")
+#: What may stand before a page's first tag.
+_COMMENTS = rb"(?:<!--.{0,8000}?-->\s*)*"
+_DOCUMENT = re.compile(_COMMENTS + rb"<(?:!doctype\s+html|html|head|body)\b", re.I | re.S)
 _PAGE = re.compile(
-    rb"(?:<!--.{0,2000}?-->\s*)*<(?:!doctype\s+html|html|head|body|script|title|meta|center|h1|div)\b", re.I | re.S
+    _COMMENTS
+    + rb"<(?:!doctype\s+html|html|head|body|script|title|meta|link|style|noscript|center|h[1-6]|div|span|p|a|pre|img|br"
+    + rb"|table|form|iframe)\b[^<>]{0,2000}>",
+    re.I | re.S,
 )
 _XML = re.compile(rb"<\?xml\b|<(?:Error|ListBucketResult|soap:|svg\b|rss\b)")
 _JSON = re.compile(rb"\{\s*(?:\"|\}|$)|\[\s*(?:[\[{\"\]\d-]|$)")
 _NO_TENSORS_OF_ITS_OWN = re.compile(r"vocab|-00001-of-\d{5}", re.IGNORECASE)
 #: Keys that an error in JSON consists of.
 _ERROR_KEYS = frozenset(
-    {"error", "errors", "message", "detail", "details", "code", "status", "success", "title", "type"}
+    {
+        *("error", "errors", "message", "detail", "details", "code", "status", "success", "title", "type", "path"),
+        *("request_id", "requestId", "documentation_url", "statusCode", "timestamp", "error_description", "reason"),
+    }
 )
 
 
@@ -145,10 +154,13 @@ def _check_safetensors(fd: int, size: int) -> None:
 
 def _disguise(served: Served, head: bytes, names: Sequence[str]) -> str | None:
     """What it is that is no model, or None where nothing speaks against it."""
-    if _POINTER.match(head):
+    head = _in_utf8(head)
+    text = head.lstrip()
+    if _POINTER.match(text):
         return "a Git LFS pointer"
-    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
-    if served.media_type in ("text/html", "application/xhtml+xml") or _PAGE.match(text):
+    # A README may begin with a piece of HTML, but not as a document of it.
+    page = _DOCUMENT if _ends(names, _TEXT_ENDINGS) else _PAGE
+    if served.media_type in ("text/html", "application/xhtml+xml") or page.match(text):
         return "a web page"
     declared = served.media_type.partition("/")[2]
     is_xml = declared == "xml" or declared.endswith("+xml") or _XML.match(text)
@@ -160,6 +172,13 @@ def _disguise(served: Served, head: bytes, names: Sequence[str]) -> str | None:
     if is_json or (_JSON.match(text) and not _ends(names, _TEXT_ENDINGS) and _is_text(head)):
         return "a JSON document"
     return "a text" if _ends(names, BINARY_ENDINGS) and _is_text(head) else None
+
+
+def _in_utf8(head: bytes) -> bytes:
+    """The bytes without a byte order mark; UTF-16, which some servers write their pages in, as UTF-8."""
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return head[: len(head) & ~1].decode("utf-16", "replace").encode()
+    return head.removeprefix(b"\xef\xbb\xbf")
 
 
 def _is_text(head: bytes) -> bool:
@@ -179,9 +198,8 @@ def _is_json_error(head: bytes) -> bool:
         value: Any = json.loads(head)
     except (ValueError, RecursionError):
         return False
-    return (
-        isinstance(value, dict) and bool(value.keys() & {"error", "errors", "detail"}) and value.keys() <= _ERROR_KEYS
-    )
+    said = {"error", "errors", "detail", "message"}
+    return isinstance(value, dict) and bool(value.keys() & said) and value.keys() <= _ERROR_KEYS
 
 
 def _ends(names: Sequence[str], endings: tuple[str, ...]) -> bool:

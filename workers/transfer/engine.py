@@ -324,11 +324,12 @@ class _Fetch:
 
     def _inspect_head(self) -> None:
         """Raises what `Source.inspect` does."""
-        self._inspected = True
         if self._source.inspect is not None and self._served is not None:
             with translated():
                 head = os.pread(self._fd, INSPECTED_BYTES, 0)
             self._source.inspect(self._served, head)
+        # Not before: where the last byte came along with these, nobody hears this error, and it is looked at once more.
+        self._inspected = True
 
     def _inspect_whole(self) -> None:
         """Raises what the source's functions do, and OSError."""

@@ -146,7 +146,8 @@ class HttpTransport:
                 response.close()
                 raise
             response.discard()
-        raise DownloadError(f"The server redirects more than {self._limits.redirects_max} times.")
+        error = DownloadError(f"The server redirects more than {self._limits.redirects_max} times.")
+        raise Declined(error, curable=asked.signed or asked.used)
 
     def _get(self, place: _Place, start: int, end: int | None, known: Known, control: Control) -> HttpResponse:
         url = place.url
@@ -272,7 +273,8 @@ def _place_of(location: Location) -> _Place:
 def _hop(place: _Place, status: int, location: str) -> _Place:
     """The next place of a chain. Headers are dropped for good when the origin changes."""
     if not location.strip():
-        raise DownloadError(f"The server redirects ({status}) without saying where to.")
+        error = DownloadError(f"The server redirects ({status}) without saying where to.")
+        raise Declined(error, curable=place.signed or place.used)
     url = next_hop(place.url, location)
     if url.origin == place.url.origin:
         return _Place(url, place.headers, place.expires_at, place.signed)
