@@ -9,7 +9,7 @@ and whatever is found goes through `safe_name`.
 from __future__ import annotations
 
 import re
-from urllib.parse import unquote, unquote_to_bytes, urlsplit
+from urllib.parse import parse_qsl, unquote, unquote_to_bytes, urlsplit
 
 from hive.store.layout import FALLBACK_NAME, safe_name
 from workers.sources.sniff import BINARY_ENDINGS
@@ -17,6 +17,12 @@ from workers.transfer import Served
 
 #: Characters of a Content-Disposition that are read; names have at most 255 bytes.
 MAX_DISPOSITION_CHARS = 4096
+
+#: Fields of a query that are looked at.
+MAX_QUERY_FIELDS = 100
+#: How programs behind a URL call the file, and what stores are asked to answer with.
+_NAMES_IN_QUERY = frozenset({"filename", "file_name", "file", "fname", "name"})
+_DISPOSITIONS_IN_QUERY = frozenset({"response-content-disposition", "rscd"})
 
 #: One parameter: a name, and a quoted string or a token. Unquoted values with blanks are what servers send too.
 _PARAMETER = re.compile(r""";\s*([\w!#$&+.^`|~-]+\*?)\s*=\s*("(?:[^"\\]|\\.)*"|[^;"]*)""", re.ASCII | re.DOTALL)
@@ -26,8 +32,31 @@ _CHARSETS = frozenset({"utf-8", "iso-8859-1", "us-ascii"})
 
 
 def name_of_url(url: str) -> str:
-    """What the last segment of a URL's path says, made safe; `download` where it says nothing."""
-    return safe_name(unquote(urlsplit(url).path.rpartition("/")[2]))
+    """What a URL says of its file, made safe; `download` where it says nothing.
+
+    That is the last segment of its path; where that is no model's, `?filename=` or the like, or the segment above.
+    """
+    parts = urlsplit(url)
+    above, _, last = parts.path.rpartition("/")
+    named = safe_name(unquote(last))
+    if _is_models(named):
+        return named
+    said = [*_in_query(parts.query), *([unquote(above.rpartition("/")[2])] if named == FALLBACK_NAME else [])]
+    return next((name for name in map(safe_name, said) if _is_models(name)), named)
+
+
+def _in_query(query: str) -> list[str]:
+    """The file names in a query, which are not safe."""
+    try:
+        pairs = parse_qsl(query, max_num_fields=MAX_QUERY_FIELDS)
+    except ValueError:
+        return []
+    found = [value for name, value in pairs if name.lower() in _NAMES_IN_QUERY]
+    return found + [disposition_name(value) for name, value in pairs if name.lower() in _DISPOSITIONS_IN_QUERY]
+
+
+def _is_models(name: str) -> bool:
+    return name.lower().endswith(BINARY_ENDINGS)
 
 
 def name_of(served: Served | None, asked: str) -> str:

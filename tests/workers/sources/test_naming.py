@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from hive.store.layout import safe_name
 from hive.wire.refs import MAX_SEGMENT_BYTES, path_problem
-from workers.sources.naming import disposition_name, name_of
+from workers.sources.naming import disposition_name, name_of, name_of_url
 from workers.transfer import Served
 
 URL = "https://host.example/files/by-url.gguf"
@@ -86,3 +86,28 @@ def test_no_name_leads_elsewhere(text: str) -> None:
 @given(st.binary(max_size=300))
 def test_no_header_is_too_much(header: bytes) -> None:
     disposition_name(header.decode("latin-1"))
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("https://h/dl?filename=a.gguf", "a.gguf"),
+        ("https://h/dl?id=1&FileName=my%20model.GGUF&x=2", "my model.GGUF"),
+        ("https://h/get.php?file=../../etc/x.bin", "x.bin"),
+        ("https://h/get.php?file=C:%5Cmodels%5Cx.pt", "x.pt"),
+        (
+            "https://h/o/1f3a?response-content-disposition=attachment%3B%20filename%3D%22real.safetensors%22",
+            "real.safetensors",
+        ),
+        ("https://h/o/1f3a?rscd=attachment%3B+filename*%3DUTF-8%27%27%25E6%25A8%25A1.gguf", "\u6a21.gguf"),
+        ("https://h/a.gguf/download", "a.gguf"),
+        ("https://h/a.gguf/", "a.gguf"),
+        ("https://h/b.gguf?filename=a.gguf", "b.gguf"),
+        ("https://h/get.php?file=x.exe", "get.php"),
+        ("https://h/dl?filename=", "dl"),
+        ("https://h/dl?" + "&".join("filename=a.gguf" for _ in range(200)), "dl"),
+        ("https://h/folder/", "download"),
+    ],
+)
+def test_an_address_says_the_name_also_in_its_query(url: str, name: str) -> None:
+    assert name_of_url(url) == name
