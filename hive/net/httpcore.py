@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import socket
 import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -93,13 +94,32 @@ class _Stream(httpcore2.NetworkStream):
         self._sock = sock
         self._deadline_s = deadline_s
         self._proxy_first = proxy_first
+        self._heard = False
+        self._peer: tuple[Any, ...] | None = None
+        if isinstance(sock, socket.socket):
+            with contextlib.suppress(OSError):
+                # Now: who has hung up has no name any more.
+                self._peer = sock.getpeername()
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         """As NetworkStream."""
         with _translated(httpcore2.ReadTimeout, httpcore2.ReadError):
             self._sock.settimeout(_left_s(self._deadline_s, timeout))
-            received: bytes = self._sock.recv(max_bytes)
+            try:
+                received: bytes = self._sock.recv(max_bytes)
+            except OSError:
+                self._distrust()
+                raise
+            if received:
+                self._heard = True
+            else:
+                self._distrust()
             return received
+
+    def _distrust(self) -> None:
+        """Where not a byte has come, the other addresses of the name are tried before this one from now on."""
+        if not self._heard and self._peer is not None:
+            happy_eyeballs.MEMORY.note(self._peer, good=False)
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         """As NetworkStream."""

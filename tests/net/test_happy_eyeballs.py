@@ -7,13 +7,17 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpcore2
 import pytest
 
 from hive.errors import Cancelled, DownloadError
+from hive.net.egress import Network
 from hive.net.happy_eyeballs import ATTEMPT_DELAY_S, MEMORY, AddressInfo, connect
+from hive.net.httpcore import pool
 from tests.hub import HubServer
 from tests.support.content import MIB
 from tests.support.transfer import QUICK, background, big, get, holds, source
@@ -178,3 +182,51 @@ def test_a_name_whose_addresses_are_all_dead_is_said_plainly(tmp_path: Path, mon
     resolving_to(monkeypatch, "127.0.0.2", "127.0.0.3")
     with pytest.raises(DownloadError, match="the server cannot be reached"):
         get(source("http://models.example:9/f", big()), tmp_path / "f", QUICK)
+
+
+@contextlib.contextmanager
+def mute(ip: str, *, closes: bool) -> Iterator[int]:
+    """An address that takes every connection, and then says nothing, or hangs up."""
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(socket.create_server((ip, 0), backlog=64))
+
+        def accept() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    taken, _ = server.accept()
+                    if closes:
+                        taken.close()
+                    else:
+                        stack.enter_context(taken)
+
+        thread = threading.Thread(target=accept, daemon=True)
+        thread.start()
+        stack.callback(server.shutdown, socket.SHUT_RDWR)
+        yield int(server.getsockname()[1])
+
+
+@pytest.mark.parametrize("closes", [False, True])
+def test_an_address_that_takes_connections_and_never_answers_is_left_for_another(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, closes: bool
+) -> None:
+    content = big(MIB)
+    url = hub.plain("f", content)
+    port = int(hub.endpoint.rpartition(":")[2])
+    with mute("127.0.0.2", closes=closes) as dead:
+        found = [info("127.0.0.2", dead), info("127.0.0.1", port)]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: list(found))
+        get(source(url, content), tmp_path / "f", replace(QUICK, stall_s=0.3, attempts_max=2))
+    assert holds(tmp_path / "f", content)
+
+
+@pytest.mark.parametrize("closes", [False, True])
+def test_the_hubs_api_leaves_such_an_address_too(hub: HubServer, monkeypatch: pytest.MonkeyPatch, closes: bool) -> None:
+    port = int(hub.endpoint.rpartition(":")[2])
+    with mute("127.0.0.2", closes=closes) as dead:
+        found = [info("127.0.0.2", dead), info("127.0.0.1", port)]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: list(found))
+        with pool(Network(), "http", None, lambda: time.monotonic() + 5.0, 1) as made:
+            waits = {"timeout": dict.fromkeys(("connect", "read", "write", "pool"), 0.3)}
+            with pytest.raises((httpcore2.ReadTimeout, httpcore2.ReadError, httpcore2.ProtocolError)):
+                made.request("GET", f"{hub.endpoint}/x", extensions=waits)
+            assert made.request("GET", f"{hub.endpoint}/x", extensions=waits).status == 404

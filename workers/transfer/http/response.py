@@ -83,6 +83,7 @@ class HttpResponse:
                 final = final_failure(error, url.host, proxy)
                 if final is not None:
                     raise final from None
+                aborter.distrust()
                 raise Transient(proxy_trouble(error, url.host, proxy) or plainly(error)) from error
             raise
         return cls(raw, body, aborter, slot, control)

@@ -27,7 +27,7 @@ from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConn
 
 from hive.net.addresses import AddressCheck
 from hive.net.egress import Network, resolve
-from hive.net.happy_eyeballs import connect
+from hive.net.happy_eyeballs import MEMORY, connect
 from hive.net.proxies import Proxy
 
 #: Origins whose idle connections are kept. A signed URL's host is the same for thousands of files.
@@ -40,6 +40,7 @@ class SocketAborter:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._handle: socket.socket | None = None
+        self._peer: tuple[Any, ...] | None = None
         self._cut = False
 
     def hold(self, sock: socket.socket) -> None:
@@ -48,6 +49,9 @@ class SocketAborter:
             self._drop()
             # Not sock.dup(): a TLS socket has none. The descriptor stays the same when TLS is laid over it.
             self._handle = socket.socket(fileno=os.dup(sock.fileno()))
+            with contextlib.suppress(OSError):
+                # Before it is connected there is none.
+                self._peer = self._handle.getpeername()
             if self._cut:
                 raise ConnectionAbortedError(errno.ECONNABORTED, "cut")
 
@@ -65,6 +69,12 @@ class SocketAborter:
             if self._handle is not None:
                 with contextlib.suppress(OSError):
                     self._handle.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, n_bytes)
+
+    def distrust(self) -> None:
+        """The request had no answer: the other addresses of the name are tried before this one from now on."""
+        with self._lock:
+            if self._peer is not None and not self._cut:
+                MEMORY.note(self._peer, good=False)
 
     def let_go(self) -> None:
         """The request is over; the connection may live on."""
