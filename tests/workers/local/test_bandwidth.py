@@ -1,4 +1,4 @@
-"""The limit of the bandwidth between commands of one machine: booked in a file, whoever comes, and whatever it holds."""
+"""The limit of the bandwidth between commands of one machine: booked in a file, whoever comes, whatever it holds."""
 
 from __future__ import annotations
 
