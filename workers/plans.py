@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from hive.wire.api import Plan, PlanFile
+from hive.wire.api import DownloadPlan, PlanFile
 from workers import sources
 from workers.publish import Store
 
 
-def described(found: sources.Plan, store: Store) -> Plan:
+def described(found: sources.Plan, store: Store) -> DownloadPlan:
     """What is to come, and how much of it is not on the disk; without the room that there is. Raises HiveError."""
     missing = store.missing(found)
     digests = {file.digest for file in missing if file.digest}
@@ -21,7 +21,7 @@ def described(found: sources.Plan, store: Store) -> Plan:
         for file in found.files
     )
     wanted = sum(file.size or 0 for file in missing)
-    return Plan(
+    return DownloadPlan(
         model_ref=found.ref.display,
         name=name_of(found),
         repo=found.repo,

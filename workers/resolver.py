@@ -22,7 +22,7 @@ from hive import logs
 from hive.downloads.context import DownloadContext
 from hive.downloads.events import failed_event, resolved_event
 from hive.downloads.record import Record
-from hive.downloads.resolutions import Call, Question, Resolutions
+from hive.downloads.resolutions import Question, ResolutionCall, Resolutions
 from hive.errors import (
     BadRequest,
     CredentialsLost,
@@ -111,7 +111,7 @@ class Resolver:
                     log.exception("a reference could not be looked at; the next one is")
                 self._stop.wait(REDIS_RETRY_S)
 
-    def answer(self, call: Call) -> None:
+    def answer(self, call: ResolutionCall) -> None:
         """Answer one call."""
         if call.plan_id:
             question = self._resolutions.question(call.plan_id)

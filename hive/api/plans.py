@@ -10,7 +10,7 @@ from hive.api.downloads import read_spec
 from hive.api.json import JsonResponse, read_body
 from hive.api.services import Services, services_of
 from hive.errors import RedisUnavailable
-from hive.wire.api import Plan, PlanRequest, Room
+from hive.wire.api import DownloadPlan, PlanRequest, Room
 
 
 async def create(request: Request) -> Response:
@@ -21,7 +21,7 @@ async def create(request: Request) -> Response:
     return JsonResponse(msgspec.structs.replace(plan, room=await _room(services, plan)))
 
 
-async def _room(services: Services, plan: Plan) -> Room | None:
+async def _room(services: Services, plan: DownloadPlan) -> Room | None:
     """What downloads may take of the disk now, as they reckon themselves; None where the disk does not say."""
     space = await services.disk.space()
     if space is None:

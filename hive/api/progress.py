@@ -33,7 +33,7 @@ async def progress(services: Services, scope: Scope, receive: Receive, send: Sen
         if scope["method"] == "HEAD":
             await _stream_headers()(scope, receive, send)
             return
-        asked = sse.read_asked(scope["headers"], query)
+        asked = sse.read_stream_request(scope["headers"], query)
         if await services.streams(download_id, asked, scope, receive, send):
             return
         if not (
@@ -60,7 +60,7 @@ async def progress_of_many(services: Services, scope: Scope, receive: Receive, s
         if scope["method"] == "HEAD":
             await _stream_headers()(scope, receive, send)
             return
-        asked = sse.read_asked(scope["headers"], query)
+        asked = sse.read_stream_request(scope["headers"], query)
         try:
             await services.many_streams(wanted, ACTIVE if status else None, asked, scope, receive, send)
         except errors.DownloadNotFound:

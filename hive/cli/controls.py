@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import click
 
-from hive.cli.disk import Disk, Source, open_source
+from hive.cli.disk import CommandSource, LocalStore, open_source
 from hive.cli.download_ids import SHORT_ID_CHARS, find_download
 from hive.cli.errors import each_in_turn
 from hive.cli.format import plain
@@ -53,7 +53,7 @@ def resume(download_ids: tuple[str, ...]) -> None:
     if server is None:
         from hive.cli.pull import resume_here
 
-        disk = Disk(settings)
+        disk = LocalStore(settings)
         each_in_turn(download_ids, lambda text: resume_here(settings, disk.entry(find_download(disk, text).id)))
         return
     with server.client() as client:
@@ -86,12 +86,12 @@ def priority(download_id: str, level: Priority) -> None:
         client.set_priority(find_download(client, download_id).id, level)
 
 
-def _act(texts: tuple[str, ...], done: str, do: Callable[[Source, Download], object]) -> None:
+def _act(texts: tuple[str, ...], done: str, do: Callable[[CommandSource, Download], object]) -> None:
     with open_source(Settings.from_env()) as source:
         _each(source, texts, done, lambda download: do(source, download))
 
 
-def _each(source: Source, texts: tuple[str, ...], done: str, do: Callable[[Download], object]) -> None:
+def _each(source: CommandSource, texts: tuple[str, ...], done: str, do: Callable[[Download], object]) -> None:
     def one(text: str) -> None:
         download = find_download(source, text)
         do(download)

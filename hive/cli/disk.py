@@ -20,14 +20,14 @@ from hive.wire.api import Deleted, Download, Model
 from hive.wire.events import Downloading
 
 if TYPE_CHECKING:
-    from hive.downloads.local import LocalDownload, LocalDownloads
+    from hive.downloads.local import LocalDownloads, NotedDownload
     from hive.store.catalog import ModelCatalog
 
 #: Downloads that are listed at most.
 MAX_LISTED = 10_000
 
 
-class Source(DownloadSource, Protocol):
+class CommandSource(DownloadSource, Protocol):
     """Where models and downloads are listed and ended."""
 
     def cancel(self, download_id: str, *, purge: bool = False) -> Download:
@@ -43,7 +43,7 @@ class Source(DownloadSource, Protocol):
         """Delete one."""
 
 
-class Disk:
+class LocalStore:
     """This machine's store, as a client would see it."""
 
     def __init__(self, settings: Settings) -> None:
@@ -88,7 +88,7 @@ class Disk:
         """One of them. Raises DownloadNotFound."""
         return _shown(self.entry(download_id))
 
-    def entry(self, download_id: str) -> LocalDownload:
+    def entry(self, download_id: str) -> NotedDownload:
         """The same as it stands in the intent log."""
         entry = self.local.get(download_id)
         if entry is None or entry.has_ended:
@@ -109,17 +109,17 @@ class Disk:
 
 
 @contextlib.contextmanager
-def open_source(settings: Settings) -> Generator[Source]:
+def open_source(settings: Settings) -> Generator[CommandSource]:
     """The server's models and downloads, or the disk's where no server answers."""
     server = find_server(settings)
     if server is None:
-        yield Disk(settings)
+        yield LocalStore(settings)
     else:
         with server.client() as client:
             yield client
 
 
-def _shown(entry: LocalDownload) -> Download:
+def _shown(entry: NotedDownload) -> Download:
     """As a server would show it."""
     if entry.pid is not None:
         status, reason = "downloading", f"by the command with pid {entry.pid}"

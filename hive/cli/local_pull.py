@@ -25,10 +25,10 @@ from hive.wire.refs import parse_ref
 from hive.wire.spec import DownloadSpec
 
 if TYPE_CHECKING:
-    from hive.downloads.local import LocalDownload as Entry
     from hive.downloads.local import LocalDownloads, LocalRun
+    from hive.downloads.local import NotedDownload as Entry
     from hive.store.inventory import InventoryItem
-    from hive.wire.api import Plan
+    from hive.wire.api import DownloadPlan
 
 #: The class that downloads, as `module:name`.
 DOWNLOADER: Final = "workers.local.download:LocalDownload"
@@ -38,7 +38,7 @@ PLANNER: Final = "workers.local.plan:plan"
 FOLLOW_INTERVAL_S: Final = 0.2
 
 
-class Stopped(click.exceptions.Exit):
+class PullStopped(click.exceptions.Exit):
     """A signal asked the download to stop; what arrived is kept."""
 
     def __init__(self, number: int) -> None:
@@ -73,7 +73,7 @@ def download_here(settings: Settings, spec: DownloadSpec, show: Callable[[Event]
     """Download in this process, or follow another process of this machine that does, and go on where that one stops.
 
     Raises:
-        Stopped: a signal asked for it.
+        PullStopped: a signal asked for it.
         CliError: the store cannot be written.
     """
     from hive.downloads.local import LocalDownloads
@@ -137,7 +137,7 @@ class LocalRepairs:
         """Run them, one after the other; whether all of them came.
 
         Raises:
-            Stopped: a signal asked for it.
+            PullStopped: a signal asked for it.
         """
         all_came = True
         while self._asked:
@@ -147,10 +147,10 @@ class LocalRepairs:
         return all_came
 
 
-def plan_here(settings: Settings, spec: DownloadSpec) -> Plan:
+def plan_here(settings: Settings, spec: DownloadSpec) -> DownloadPlan:
     """What a download would bring. Raises HiveError."""
     _set_up_logs(settings)
-    return cast("Plan", _imported(PLANNER)(settings, spec))
+    return cast("DownloadPlan", _imported(PLANNER)(settings, spec))
 
 
 def _imported(name: str) -> Any:
@@ -168,7 +168,7 @@ def _run(settings: Settings, spec: DownloadSpec, run: LocalRun, show: Callable[[
     with _signals(downloader.stop) as received:
         end = downloader.run()
     if end is None:
-        raise Stopped(received[0] if received else signal.SIGINT)
+        raise PullStopped(received[0] if received else signal.SIGINT)
     show(end)
     return end
 

@@ -8,7 +8,7 @@ from typing import Final
 
 import click
 
-from hive.cli.disk import Source, open_source
+from hive.cli.disk import CommandSource, open_source
 from hive.cli.download_ids import DownloadSource, is_id, repo_of
 from hive.cli.errors import USAGE, CliError
 from hive.cli.format import age, percent, plain, shown, size
@@ -82,7 +82,7 @@ def _find(models: Sequence[Model], partials: Sequence[Download], name: str) -> l
     raise not_there(models, name)
 
 
-def _delete(source: Source, one: Model | Download) -> None:
+def _delete(source: CommandSource, one: Model | Download) -> None:
     if isinstance(one, Model):
         deleted = source.delete_model(one.id)
         click.echo(f"Deleted {plain(one.id)}, {size(deleted.freed_bytes)} freed", err=True)

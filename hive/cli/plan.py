@@ -16,7 +16,7 @@ from hive.cli.table import Column, print_table
 from hive.cli.wanted import Wanted
 from hive.errors import HiveError
 from hive.settings import Settings
-from hive.wire.api import Plan
+from hive.wire.api import DownloadPlan
 
 _COLUMNS = (Column("FILE", shrinks=True), Column("SIZE", figures=True), Column("ON DISK"))
 #: What the server needs for a plan.
@@ -50,7 +50,7 @@ def show_plans(
         each_in_turn(wanted, show)
 
 
-def _show(plan: Plan, *, as_json: bool) -> None:
+def _show(plan: DownloadPlan, *, as_json: bool) -> None:
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(plan)))
     else:
@@ -66,7 +66,7 @@ def _show(plan: Plan, *, as_json: bool) -> None:
         )
 
 
-def _amount(plan: Plan) -> str:
+def _amount(plan: DownloadPlan) -> str:
     total = size(plan.bytes_total) if plan.bytes_total is not None else "size not known"
     if plan.bytes_missing is None:
         return total

@@ -26,7 +26,7 @@ from hive.wire.refs import HIDDEN_QUERY, ModelRef
 
 if TYPE_CHECKING:
     from hive.client import Client
-    from hive.downloads.local import LocalDownload
+    from hive.downloads.local import NotedDownload
     from hive.wire.api import Started
 
 
@@ -162,7 +162,7 @@ def finish(end: Event, output: Output, ref: ModelRef | None = None) -> None:
 
 def _pull_here(settings: Settings, one: Wanted, token: Token, output: Output) -> None:
     """Pull in this process, where no server answers."""
-    from hive.cli.local_pull import Stopped, download_here, on_disk
+    from hive.cli.local_pull import PullStopped, download_here, on_disk
 
     spec = one.spec(token.value)
     found = on_disk(settings, spec)
@@ -171,7 +171,7 @@ def _pull_here(settings: Settings, one: Wanted, token: Token, output: Output) ->
             if found is not None:
                 printer.show(found)
             end = found or download_here(settings, spec, printer.show)
-    except Stopped:
+    except PullStopped:
         again = shlex.join(["hive", "pull", one.text if one.ref.url is None else one.name])
         say_hints(
             "Stopped. What arrived is kept; the same pull goes on from there.",
@@ -184,11 +184,11 @@ def _pull_here(settings: Settings, one: Wanted, token: Token, output: Output) ->
 
 def _watch_here(settings: Settings, text: str, output: Output) -> None:
     """Follow a download that another command of this machine runs."""
-    from hive.cli.disk import Disk
+    from hive.cli.disk import LocalStore
     from hive.cli.download_ids import find_download
     from hive.cli.local_pull import follow_other, on_disk
 
-    disk = Disk(settings)
+    disk = LocalStore(settings)
     entry = disk.entry(find_download(disk, text).id)
     one = _wanted_again(entry)
     with choose_printer(one.name, as_json=output.as_json, quiet=output.quiet) as printer:
@@ -201,7 +201,7 @@ def _watch_here(settings: Settings, text: str, output: Output) -> None:
     finish(end, output)
 
 
-def resume_here(settings: Settings, entry: LocalDownload) -> None:
+def resume_here(settings: Settings, entry: NotedDownload) -> None:
     """Go on in this process with a download of the intent log.
 
     Raises:
@@ -214,7 +214,7 @@ def resume_here(settings: Settings, entry: LocalDownload) -> None:
     _pull_here(settings, _wanted_again(entry), token, Output())
 
 
-def _wanted_again(entry: LocalDownload) -> Wanted:
+def _wanted_again(entry: NotedDownload) -> Wanted:
     """What an earlier command wanted."""
     kept = ("include", "exclude", "update", "sha256", "max_bytes_per_second", "name")
     selection = {"revision": None, **{name: getattr(entry.intent.request, name) for name in kept}}

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import click
 
-from hive.cli.disk import Source, open_source
+from hive.cli.disk import CommandSource, open_source
 from hive.cli.download_ids import find_download, is_id
 from hive.cli.format import age, duration, size, speed
 from hive.cli.models import match_downloads, match_models, not_there
@@ -39,7 +39,7 @@ def show(what: str, as_json: bool) -> None:
         print_fields(model_fields(one) if isinstance(one, Model) else download_fields(one))
 
 
-def _find(source: Source, what: str) -> Sequence[Model | Download]:
+def _find(source: CommandSource, what: str) -> Sequence[Model | Download]:
     if is_id(what):
         return [find_download(source, what)]
     models = source.models()

@@ -16,7 +16,7 @@ from hive.client.client import LIST_LIMIT
 from hive.client.connection import DEFAULT_URL, READ_TIMEOUT_S, Connection, error_from
 from hive.client.maintenance import MaintenanceCall
 from hive.client.watch import PATIENCE_S, Watch
-from hive.wire.api import PROGRESS_PATH, Deleted, Download, Health, Model, Plan, Started, Worker
+from hive.wire.api import PROGRESS_PATH, Deleted, Download, DownloadPlan, Health, Model, Started, Worker
 from hive.wire.events import Event
 from hive.wire.jobs import Priority
 from hive.wire.maintenance import CollectionLine, VerificationLine
@@ -108,7 +108,7 @@ class AsyncClient:
         hf_token: str | None = None,
         sha256: str | None = None,
         name: str | None = None,
-    ) -> Plan:
+    ) -> DownloadPlan:
         """See Client.plan."""
         return await self._call(calls.plan(model_ref, revision, include, exclude, update, hf_token, sha256, name))
 

@@ -13,12 +13,12 @@ from hive.wire.api import (
     BandwidthRequest,
     Deleted,
     Download,
+    DownloadPlan,
     DownloadRequest,
     Health,
     Listing,
     Model,
     Page,
-    Plan,
     PlanRequest,
     PriorityRequest,
     Running,
@@ -102,7 +102,7 @@ def plan(
     hf_token: str | None,
     sha256: str | None,
     name: str | None,
-) -> Call[Plan]:
+) -> Call[DownloadPlan]:
     """Ask what a model would bring."""
     body = PlanRequest(
         model_ref=model_ref,
@@ -114,7 +114,7 @@ def plan(
         sha256=sha256,
         name=name,
     )
-    return Call("POST", "/v1/models/plan", Plan, body=body)
+    return Call("POST", "/v1/models/plan", DownloadPlan, body=body)
 
 
 def downloads(status: str | None, limit: int, cursor: str | None) -> Call[Page[Download]]:

@@ -24,7 +24,7 @@ from hive.client.calls import Call
 from hive.client.connection import DEFAULT_URL, READ_TIMEOUT_S, Connection, error_from
 from hive.client.maintenance import MaintenanceCall
 from hive.client.watch import PATIENCE_S, Watch
-from hive.wire.api import PROGRESS_PATH, Deleted, Download, Health, Model, Plan, Started, Worker
+from hive.wire.api import PROGRESS_PATH, Deleted, Download, DownloadPlan, Health, Model, Started, Worker
 from hive.wire.events import Event
 from hive.wire.jobs import Priority
 from hive.wire.maintenance import CollectionLine, VerificationLine
@@ -135,7 +135,7 @@ class Client:
         hf_token: str | None = None,
         sha256: str | None = None,
         name: str | None = None,
-    ) -> Plan:
+    ) -> DownloadPlan:
         """What a download would bring: files, sizes, digests, what is missing on the disk, and whether it fits.
 
         Raises:

@@ -17,7 +17,7 @@ from hive.wire.jobs import RANK_STEP, RANKS, Priority
 MAX_RUNNING_SCANNED = 2000
 
 
-class Place(NamedTuple):
+class QueuePlace(NamedTuple):
     """The place of a download in the queue: how many are before it, and what it waits for."""
 
     ahead: int
@@ -66,7 +66,7 @@ class Admission:
         most = self._max_running if limit is None else int(limit)
         return min(int(queued), max(most - int(running), 0)) if most else int(queued)
 
-    def places(self, download_ids: Sequence[str]) -> dict[str, Place]:
+    def places(self, download_ids: Sequence[str]) -> dict[str, QueuePlace]:
         """The places of those that wait in the queue, in one round trip."""
         if not download_ids:
             return {}
@@ -79,7 +79,7 @@ class Admission:
             *ranks, running, limit, workers = pipeline.execute()
         most = self._max_running if limit is None else int(limit)
         found = {i: rank for i, rank in zip(download_ids, ranks, strict=True) if rank is not None}
-        return {i: Place(rank, _waiting_for(rank, running, most, workers)) for i, rank in found.items()}
+        return {i: QueuePlace(rank, _waiting_for(rank, running, most, workers)) for i, rank in found.items()}
 
     def running_limit(self) -> int | None:
         """How many downloads may run at once in the whole fleet; None for no limit."""

@@ -35,7 +35,7 @@ from hive.wire.spec import DownloadSpec
 _KEY_CHARS: Final = 32
 
 
-class LocalDownload(NamedTuple):
+class NotedDownload(NamedTuple):
     """A download of the intent log: the request, how far it is, and the process that runs it now (None: nobody).
 
     `queued` says that it waits for a server: it was asked for there, and nobody has paused it.
@@ -76,7 +76,7 @@ class LocalDownloads:
         self._may_be_known = settings.redis_url is not None or (settings.home_dir / "redis").exists()
         self.intents = IntentLog(settings)
 
-    def list(self) -> list[LocalDownload]:
+    def list(self) -> list[NotedDownload]:
         """All that have not ended, the newest first."""
         got = (self.get(download_id) for download_id in self.intents.ids())
         found = [entry for entry in got if entry and not entry.has_ended]
@@ -86,13 +86,13 @@ class LocalDownloads:
             reverse=True,
         )
 
-    def get(self, download_id: str) -> LocalDownload | None:
+    def get(self, download_id: str) -> NotedDownload | None:
         """One of them; None where it has ended or never was."""
         intent = self.intents.read(download_id)
         if intent is None:
             return None
         pid = running_pid(self._hive, self.intents, intent.dedup_key)
-        return LocalDownload(intent, self.intents.read_attempt(download_id), pid)
+        return NotedDownload(intent, self.intents.read_attempt(download_id), pid)
 
     def begin(self, spec: DownloadSpec) -> LocalRun | None:
         """Take a request in hand, with what an earlier one like it has left; None where another process has it.
@@ -115,26 +115,26 @@ class LocalDownloads:
             lock.release()
             raise
 
-    def running(self, spec: DownloadSpec) -> LocalDownload | None:
+    def running(self, spec: DownloadSpec) -> NotedDownload | None:
         """The download of this request that another process has in hand."""
         key = dedup_key(spec.ref, spec.include, spec.exclude, spec.sha256)
         intent = self._find(key)
         entry = self.get(intent.id) if intent else None
         return entry if entry and entry.pid else None
 
-    def stop(self, entry: LocalDownload) -> None:
+    def stop(self, entry: NotedDownload) -> None:
         """Ask the process that runs it to stop, keeping what is there; nothing happens where nobody does."""
         if entry.pid is not None and entry.pid != os.getpid():
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(entry.pid, signal.SIGTERM)
 
-    def pause(self, entry: LocalDownload) -> None:
+    def pause(self, entry: NotedDownload) -> None:
         """Set it aside: nobody goes on with it unasked."""
         if not entry.intent.paused:
             self.intents.write(msgspec.structs.replace(entry.intent, paused=True, local=True))
         self.stop(entry)
 
-    def cancel(self, entry: LocalDownload, *, purge: bool) -> int:
+    def cancel(self, entry: NotedDownload, *, purge: bool) -> int:
         """End it. Gives the bytes that were freed, where `purge` wants what arrived to be removed."""
         self.intents.write(msgspec.structs.replace(entry.intent, cancelled=True, purge=purge, local=True))
         if entry.pid is not None:

@@ -23,7 +23,7 @@ from hive.errors import InvalidModelRef, TooManyDownloads
 from hive.secrets import SECRET_TTL_S, Credentials, seal
 from hive.settings import Settings
 from hive.store.catalog import ModelCatalog, OnDisk
-from hive.wire.api import Plan, PlanFile
+from hive.wire.api import DownloadPlan, PlanFile
 from hive.wire.jobs import Request
 from hive.wire.refs import ModelRef, RefError, dedup_key, parse_ref, without_query
 from hive.wire.selection import RepoFile
@@ -76,7 +76,7 @@ class ModelProvisioner:
             found = self._catalog.find_unlisted(spec.ref, spec.include, spec.exclude)
         return found
 
-    def plan_on_disk(self, spec: DownloadSpec, found: OnDisk) -> Plan:
+    def plan_on_disk(self, spec: DownloadSpec, found: OnDisk) -> DownloadPlan:
         """What a download of a model that is on the disk would bring: nothing more. Reads the disk."""
         repo = spec.ref.repo or None
         tree = self._catalog.tree(repo, found.commit) if repo and found.commit else None
@@ -85,7 +85,7 @@ class ModelProvisioner:
             PlanFile(path=file.path, size=file.size, digest=digests.get(file.path), on_disk=True)
             for file in found.files
         )
-        return Plan(
+        return DownloadPlan(
             model_ref=spec.ref.display,
             name=found.model_id,
             repo=repo,

@@ -44,7 +44,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     request_id: str = ""
 
 
-class Call(NamedTuple):
+class ResolutionCall(NamedTuple):
     """What a resolver is called for: one of the two."""
 
     download_id: str = ""
@@ -92,15 +92,19 @@ class Resolutions:
         """Say that a resolver is there."""
         self._redis.set(keys.RESOLVERS, 1, ex=RESOLVER_TTL_S)
 
-    def take(self, timeout_s: int) -> Call | None:
+    def take(self, timeout_s: int) -> ResolutionCall | None:
         """The next call, waited for; None where none came."""
         found = self._redis.blpop([keys.RESOLVE], timeout_s)
         if found is None:
             return None
         text = found[1].decode("ascii", "replace")
-        return Call(plan_id=text.removeprefix(_PLAN)) if text.startswith(_PLAN) else Call(download_id=text)
+        return (
+            ResolutionCall(plan_id=text.removeprefix(_PLAN))
+            if text.startswith(_PLAN)
+            else ResolutionCall(download_id=text)
+        )
 
-    def give_back(self, call: Call) -> None:
+    def give_back(self, call: ResolutionCall) -> None:
         """Somebody else, or oneself later, is to answer this call."""
         self._push(_PLAN + call.plan_id if call.plan_id else call.download_id)
 

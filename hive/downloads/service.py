@@ -38,7 +38,7 @@ from hive.errors import (
     from_code,
 )
 from hive.redis_client import CommandThread
-from hive.wire.api import ErrorReply, Plan
+from hive.wire.api import DownloadPlan, ErrorReply
 from hive.wire.refs import HIDDEN_QUERY
 from hive.wire.spec import DownloadSpec
 
@@ -115,7 +115,7 @@ class DownloadService:
             await self._commands.run(self._webhooks.add, made.download_id, webhook)
         return made
 
-    async def plan(self, spec: DownloadSpec) -> Plan:
+    async def plan(self, spec: DownloadSpec) -> DownloadPlan:
         """What a download would bring, without one; from the disk where all of it is there.
 
         Raises:
@@ -175,7 +175,7 @@ class DownloadService:
             raise DownloadNotFound(id=download_id)
         return record
 
-    async def _ask(self, question: Question) -> Plan:
+    async def _ask(self, question: Question) -> DownloadPlan:
         """The answer of a resolver, waited for."""
         plan_id = await self._commands.run(self._resolutions.ask, question)
         if plan_id is None:
@@ -256,10 +256,10 @@ class DownloadService:
             log.warning("the intent log keeps what has ended for now", extra={"fields": {"reason": str(error)}})
 
 
-def _read_plan(answer: bytes) -> Plan:
+def _read_plan(answer: bytes) -> DownloadPlan:
     """A resolver's answer. Raises the HiveError that it is."""
     try:
         refused = msgspec.json.decode(answer, type=ErrorReply).error
     except msgspec.ValidationError:
-        return msgspec.json.decode(answer, type=Plan)
+        return msgspec.json.decode(answer, type=DownloadPlan)
     raise from_code(refused.code, refused.message, refused.details)

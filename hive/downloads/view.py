@@ -7,13 +7,13 @@ from typing import cast
 import msgspec
 from msgspec import UNSET
 
-from hive.downloads.admission import Place
+from hive.downloads.admission import QueuePlace
 from hive.downloads.record import Record
 from hive.wire import events
 from hive.wire.api import Download
 
 
-def view(record: Record, place: Place | None = None) -> Download:
+def view(record: Record, place: QueuePlace | None = None) -> Download:
     """The download; `place` is where in the queue it waits, if it does. Times are unix seconds, durations seconds;
     `progress` is the latest event, its JSON as it is.
     """

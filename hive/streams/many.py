@@ -185,7 +185,7 @@ class ManyEndpoint:
         self,
         wanted: Sequence[str],
         statuses: frozenset[str] | None,
-        asked: sse.Asked,
+        asked: sse.StreamRequest,
         scope: Scope,
         receive: Receive,
         send: Send,

@@ -26,7 +26,7 @@ HEADERS: Final = [
 RETRY_MS: Final = 2000
 
 
-class Asked(NamedTuple):
+class StreamRequest(NamedTuple):
     """How a client asked for a stream."""
 
     #: Whether it reads `id:` and `retry:`. Others are sent bare `data:` frames: to clients that cut at the empty line
@@ -36,7 +36,7 @@ class Asked(NamedTuple):
     last_event_id: str | None = None
 
 
-def read_asked(headers: Iterable[tuple[bytes, bytes]], query: Mapping[str, list[str]]) -> Asked:
+def read_stream_request(headers: Iterable[tuple[bytes, bytes]], query: Mapping[str, list[str]]) -> StreamRequest:
     """What the headers and the query of a request say: an EventSource names the media type in Accept, and whoever
     brings a Last-Event-ID, even an empty one, knows what an id is.
     """
@@ -49,7 +49,7 @@ def read_asked(headers: Iterable[tuple[bytes, bytes]], query: Mapping[str, list[
             last_event_id = value.decode("latin-1")
     if not last_event_id and "last_event_id" in query:
         last_event_id = query["last_event_id"][0]
-    return Asked(with_ids or last_event_id is not None, last_event_id or None)
+    return StreamRequest(with_ids or last_event_id is not None, last_event_id or None)
 
 
 def bare(message: Message) -> bytes:

@@ -189,7 +189,9 @@ class StreamEndpoint:
         """How many clients are watching."""
         return len(self._open)
 
-    async def __call__(self, download_id: str, asked: sse.Asked, scope: Scope, receive: Receive, send: Send) -> bool:
+    async def __call__(
+        self, download_id: str, asked: sse.StreamRequest, scope: Scope, receive: Receive, send: Send
+    ) -> bool:
         """Serve one client. False, with nothing sent, where the id is unknown.
 
         Returns before the stream has ended where the server hands the connection over.

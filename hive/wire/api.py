@@ -133,7 +133,7 @@ class Room(msgspec.Struct, frozen=True, kw_only=True):
     enough: bool
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
+class DownloadPlan(msgspec.Struct, frozen=True, kw_only=True):
     """What a download would bring, and how much of it is not on the disk; None where only a server knows the size.
 
     `local_path` is there where nothing is missing. `room` is None where the disk does not say.

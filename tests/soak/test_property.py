@@ -64,7 +64,7 @@ def _never_look_again(right: Any) -> Any:
 
 
 def _forget_who_saw_the_end(right: Any) -> Any:
-    async def call(self: Any, download_id: str, asked: sse.Asked, *rest: Any) -> bool:
+    async def call(self: Any, download_id: str, asked: sse.StreamRequest, *rest: Any) -> bool:
         answered: bool = await right(self, download_id, asked._replace(last_event_id=None), *rest)
         return answered
 

@@ -48,7 +48,7 @@ class Serving:
             await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"200000")]})
             await send({"type": "http.response.body", "body": b"b" * 200_000})
             return
-        asked = sse.read_asked(scope["headers"], {})
+        asked = sse.read_stream_request(scope["headers"], {})
         if not await self.endpoint(scope["path"][1:], asked, scope, receive, send):
             await send({"type": "http.response.start", "status": 404, "headers": [(b"content-length", b"0")]})
             await send({"type": "http.response.body"})

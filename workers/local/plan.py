@@ -7,7 +7,7 @@ import msgspec
 from hive.downloads.local import request_of
 from hive.settings import Settings
 from hive.store.filesystem import nearest, partial_place
-from hive.wire.api import Plan, Room
+from hive.wire.api import DownloadPlan, Room
 from hive.wire.events import ActiveStatus
 from hive.wire.spec import DownloadSpec
 from workers.fetch import limits_of, outbound
@@ -17,7 +17,7 @@ from workers.resolve import resolve_patiently
 from workers.transfer import Control, LocalCooldown, free_bytes
 
 
-def plan(settings: Settings, spec: DownloadSpec) -> Plan:
+def plan(settings: Settings, spec: DownloadSpec) -> DownloadPlan:
     """The plan, with the room that there is. Raises HiveError."""
     found = resolve_patiently(
         spec.ref,

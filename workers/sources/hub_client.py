@@ -19,7 +19,7 @@ from hive.settings import Settings
 from hive.store.layout import is_commit
 from hive.wire.selection import RepoFile
 from workers.sources import hub_transport
-from workers.sources.hub_refusals import Asked, refused
+from workers.sources.hub_refusals import HubRequest, refused
 from workers.transfer import Location, Refusal, signed_url_expiry
 
 #: Most files of a repository that are listed: beyond the Hub's own recommendation of 100,000.
@@ -137,7 +137,7 @@ class HubClient:
 
     def refused(self, repo: str, revision: str, path: str | None, refusal: Refusal) -> HiveError:
         """What a final refusal of the Hub means, by its API or of a file."""
-        return refused(refusal, Asked(self._endpoint, repo, revision, path, self._token is not None))
+        return refused(refusal, HubRequest(self._endpoint, repo, revision, path, self._token is not None))
 
     @contextlib.contextmanager
     def _in_our_words(self, repo: str, revision: str, path: str | None = None) -> Iterator[None]:

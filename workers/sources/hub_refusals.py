@@ -18,7 +18,7 @@ _BAD_TOKEN = "Invalid credentials in Authorization header"  # noqa: S105 - not a
 _DISABLED = "Access to this resource is disabled."
 
 
-class Asked(NamedTuple):
+class HubRequest(NamedTuple):
     """What the Hub was asked for. `path` is None for the repository itself, `signed_in` whether a token was sent."""
 
     endpoint: str
@@ -33,7 +33,7 @@ class Asked(NamedTuple):
         return f"{self.endpoint}/{self.repo}"
 
 
-def refused(refusal: Refusal, asked: Asked) -> HiveError:
+def refused(refusal: Refusal, asked: HubRequest) -> HiveError:
     """The error for an answer of the Hub that is final. The most specific first: a gated repository is also one that is
     not found.
     """
@@ -53,7 +53,7 @@ def refused(refusal: Refusal, asked: Asked) -> HiveError:
     return _by_status(refusal, asked)
 
 
-def _by_status(refusal: Refusal, asked: Asked) -> HiveError:
+def _by_status(refusal: Refusal, asked: HubRequest) -> HiveError:
     repo, page = asked.repo, asked.page
     if refusal.status == HTTPStatus.UNAUTHORIZED:
         text = f"The Hub refused the token for {repo}: it is wrong or expired. Check HF_TOKEN, or the hf_token sent."
@@ -72,7 +72,7 @@ def _by_status(refusal: Refusal, asked: Asked) -> HiveError:
     return HubRefused(text, status=refusal.status, repo=repo)
 
 
-def _how_to_get_access(asked: Asked) -> str:
+def _how_to_get_access(asked: HubRequest) -> str:
     if asked.signed_in:
         return f"Access to this model is restricted. Accept its terms at {asked.page} with the account of the token."
     return f"Access to this model is restricted. Accept its terms at {asked.page}, then set HF_TOKEN or send hf_token."
