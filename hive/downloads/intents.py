@@ -138,7 +138,9 @@ class IntentLog:
         if data is None or _SIGNATURE.search(data) or os.stat(name, dir_fd=folder).st_uid != os.geteuid():
             return
         with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            msgspec.json.decode(data, type=Attempt if name.endswith(_ATTEMPT) else Intent)
+            found = msgspec.json.decode(data, type=Attempt if name.endswith(_ATTEMPT) else Intent)
+            if isinstance(found, Intent) and not _is_ref(found.request.ref, left=True):
+                return  # the version before knew no files of this machine: somebody else wrote it
             write_file(folder, name, self._signed(name, data.rstrip()), durable=False, mode=FILE_MODE)
             log.info("a file of the version before is signed", extra={"fields": {"file": name}})
 
@@ -279,9 +281,11 @@ def intent_of(record: Record, *, cancelled: bool = False, purge: bool = False) -
     )
 
 
-def _is_ref(text: str) -> bool:
+def _is_ref(text: str, *, left: bool = False) -> bool:
+    """Whether this is a reference; `left`: one that the version before took."""
     try:
-        return bool(parse_ref(text))
+        ref = parse_ref(text)
+        return not (left and ref.is_local_file)
     except RefError:
         return False
 

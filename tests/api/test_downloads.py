@@ -107,7 +107,7 @@ def test_a_file_from_a_url_that_is_on_disk_needs_its_id_only(api: str) -> None:
         (b'{"model_ref": "https://host.example/f", "name": "nul.gguf"}', 400, "INVALID_REQUEST"),
         (b'{"model_ref": "hf:org/name", "include": [' + b'"x",' * 100 + b'"x"]}', 400, "INVALID_REQUEST"),
         (b'{"model_ref": "ftp://host/file"}', 400, "INVALID_MODEL_REF"),
-        (b'{"model_ref": "file:///etc/passwd"}', 400, "INVALID_MODEL_REF"),
+        (b'{"model_ref": "file:///etc/passwd"}', 400, "UNSAFE_URL"),
         (b'{"model_ref": "hf:org/../name"}', 400, "INVALID_MODEL_REF"),
         (b'{"model_ref": "hf:org/name/../../x"}', 400, "INVALID_MODEL_REF"),
         (b'{"model_ref": "hf:org/na\\u0000me"}', 400, "INVALID_MODEL_REF"),

@@ -240,7 +240,7 @@ def test_a_failure_is_said_with_its_code_and_no_line_has_a_secret(service: Servi
     ends(service, download_id, "failed")
     wait_for(lambda: service.workers.logged("failed"))
     hub.create("org/name", {"m-Q4_K_M.gguf": SMALL})
-    url = f"{hub.endpoint}/org/name/resolve/main/m-Q4_K_M.gguf?signature=canaryOfTheQuery"
+    url = f"{hub.cdn_endpoint}/files/m-Q4_K_M.gguf?signature=canaryOfTheQuery"
     refused = ask(service, url)
     ends(service, refused, "failed")
     wait_for(lambda: told(life(refused, service.workers))[-1:] == [("failed", 1)])

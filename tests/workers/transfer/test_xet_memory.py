@@ -28,8 +28,7 @@ DEADLINE_S = 60.0
 _CHILD = """
 import sys
 from pathlib import Path
-from workers.transfer import Digest, HostPool, Limits, Location, Source, fetch
-from workers.transfer.xet.transport import Xet
+from workers.transfer import Digest, HostPool, Limits, Location, Network, Source, Xet, fetch
 url, token_url, xet_hash, size, sha256, partial = sys.argv[1:]
 limits = Limits()
 source = Source(lambda: Location(url), int(size), Digest("sha256", sha256), "file")
