@@ -185,6 +185,8 @@ def test_a_worker_that_dies_and_one_that_stops_leave_their_line(service: Service
     (horse,) = children(service.busy_worker(download_id)["pid"])
     os.kill(horse, signal.SIGKILL)
     wait_for(lambda: service.show(download_id)["attempt"] == 2)
+    # What arrived in the first attempt says nothing of the second.
+    wait_for(lambda: ("resolved", 2) in told(life(download_id, service.workers)))
     arrives(service, download_id)
     service.workers.stop()
     before = service.workers
