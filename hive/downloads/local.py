@@ -27,9 +27,8 @@ from hive.store.file_lock import FileLock, holder_of
 from hive.store.filesystem import partial_places
 from hive.store.layout import PARTIAL_ENDINGS
 from hive.store.partial_lock import PartialLocks
-from hive.wire.jobs import Request
-from hive.wire.refs import dedup_key, without_query
-from hive.wire.spec import DownloadSpec
+from hive.wire.refs import dedup_key
+from hive.wire.spec import DownloadSpec, request_of
 
 #: Characters of the key in a lock's name.
 _KEY_CHARS: Final = 32
@@ -227,19 +226,6 @@ class LocalRun:
     def set_aside(self) -> None:
         """Leave it for a later command."""
         self._lock.release()
-
-
-def request_of(spec: DownloadSpec) -> Request:
-    """What is kept of a request: all but what is secret."""
-    return Request(
-        ref=str(without_query(spec.ref)),
-        include=spec.include,
-        exclude=spec.exclude,
-        update=spec.update,
-        sha256=spec.sha256,
-        max_bytes_per_second=spec.max_bytes_per_second,
-        name=spec.name,
-    )
 
 
 def local_realm(download_id: str) -> str:

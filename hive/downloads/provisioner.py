@@ -24,10 +24,9 @@ from hive.secrets import SECRET_TTL_S, Credentials, seal
 from hive.settings import Settings
 from hive.store.catalog import ModelCatalog, OnDisk
 from hive.wire.api import DownloadPlan, PlanFile
-from hive.wire.jobs import Request
-from hive.wire.refs import ModelRef, RefError, dedup_key, parse_ref, without_query
+from hive.wire.refs import ModelRef, RefError, dedup_key, parse_ref
 from hive.wire.selection import RepoFile
-from hive.wire.spec import DownloadSpec
+from hive.wire.spec import DownloadSpec, request_of
 
 log = logging.getLogger("hive.downloads.provisioner")
 
@@ -101,7 +100,7 @@ class ModelProvisioner:
         """The same asked of a resolver. Makes the key file where a token has to be sealed."""
         credentials = _credentials(spec)
         sealed = seal(credentials, self._settings.secret_key_path) if credentials else b""
-        return Question(request=_request(spec), sealed=sealed, request_id=spec.request_id)
+        return Question(request=request_of(spec), sealed=sealed, request_id=spec.request_id)
 
     def start(self, spec: DownloadSpec, on_disk: OnDisk | None, retry_of: str = "") -> Provisioned:
         """Create the download and enqueue it, or join the one under way, or record that the model is on disk.
@@ -130,7 +129,7 @@ class ModelProvisioner:
             return New(
                 dedup_key=key,
                 ref=spec.ref.display,
-                request=_request(spec),
+                request=request_of(spec),
                 event=complete,
                 local_path=on_disk.local_path,
                 request_id=spec.request_id,
@@ -139,26 +138,13 @@ class ModelProvisioner:
         return New(
             dedup_key=key,
             ref=spec.ref.display,
-            request=_request(spec),
+            request=request_of(spec),
             event=first_event(spec.priority),
             secret=seal(credentials, self._settings.secret_key_path) if credentials else b"",
             secret_ttl_s=SECRET_TTL_S,
             priority=spec.priority,
             request_id=spec.request_id,
         )
-
-
-def _request(spec: DownloadSpec) -> Request:
-    """What was asked for, without what is secret in it."""
-    return Request(
-        ref=str(without_query(spec.ref)),
-        include=spec.include,
-        exclude=spec.exclude,
-        update=spec.update,
-        sha256=spec.sha256,
-        max_bytes_per_second=spec.max_bytes_per_second,
-        name=spec.name,
-    )
 
 
 def _digest(file: RepoFile) -> str:

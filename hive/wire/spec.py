@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from hive.wire.jobs import Priority
-from hive.wire.refs import ModelRef
+from hive.wire.jobs import Priority, Request
+from hive.wire.refs import ModelRef, without_query
 
 
 class DownloadSpec(NamedTuple):
@@ -25,3 +25,16 @@ class DownloadSpec(NamedTuple):
     priority: Priority = "normal"
     request_id: str = ""
     name: str | None = None
+
+
+def request_of(spec: DownloadSpec) -> Request:
+    """What is kept of what was asked for: all but what is secret."""
+    return Request(
+        ref=str(without_query(spec.ref)),
+        include=spec.include,
+        exclude=spec.exclude,
+        update=spec.update,
+        sha256=spec.sha256,
+        max_bytes_per_second=spec.max_bytes_per_second,
+        name=spec.name,
+    )

@@ -19,12 +19,12 @@ import msgspec
 
 from hive import errors
 from hive.downloads.events import on_disk_event
-from hive.downloads.local import LocalRun, request_of
+from hive.downloads.local import LocalRun
 from hive.settings import Settings
 from hive.store.catalog import ModelCatalog
 from hive.wire import events
 from hive.wire.events import Event
-from hive.wire.spec import DownloadSpec
+from hive.wire.spec import DownloadSpec, request_of
 from workers.bandwidth import BandwidthLimiter
 from workers.fetch import Transfer, outbound
 from workers.local.bandwidth import MachineLine

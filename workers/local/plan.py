@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import msgspec
 
-from hive.downloads.local import request_of
 from hive.settings import Settings
 from hive.store.filesystem import nearest, partial_place
 from hive.wire.api import DownloadPlan, Room
 from hive.wire.events import ActiveStatus
-from hive.wire.spec import DownloadSpec
+from hive.wire.spec import DownloadSpec, request_of
 from workers.fetch import limits_of, outbound
 from workers.plans import described
 from workers.publish import Store
