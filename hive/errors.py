@@ -17,6 +17,10 @@
     |   |-- FileNotFound      404  FILE_NOT_FOUND
     |   `-- VariantNotFound   404  VARIANT_NOT_FOUND
     |-- MethodNotAllowed      405  METHOD_NOT_ALLOWED
+    |-- MissingApiKey         401  MISSING_API_KEY
+    |-- InvalidApiKey         401  INVALID_API_KEY
+    |-- InsufficientScope     403  INSUFFICIENT_SCOPE
+    |-- TooManyFailedKeys     429  TOO_MANY_FAILED_KEYS
     |-- ModelAccessDenied     403  MODEL_ACCESS_DENIED
     |-- ForeignOrigin         403  FOREIGN_ORIGIN
     |-- MisdirectedRequest    421  MISDIRECTED_REQUEST
@@ -192,6 +196,40 @@ class MethodNotAllowed(HiveError):
 
     status = 405
     code = "METHOD_NOT_ALLOWED"
+
+
+class MissingApiKey(HiveError):
+    """This server wants an API key: `Authorization: Bearer hive_...`. Who runs it makes one with `hive key new`; for
+    the command line and the clients set HIVE_API_KEY_FILE or HIVE_API_KEY.
+    """
+
+    status = 401
+    code = "MISSING_API_KEY"
+
+
+class InvalidApiKey(HiveError):
+    """The API key is not one of this server's, has expired or was revoked. Who runs it makes one with `hive key new`;
+    check HIVE_API_KEY_FILE and HIVE_API_KEY.
+    """
+
+    status = 401
+    code = "INVALID_API_KEY"
+
+
+class InsufficientScope(HiveError):
+    """The API key may not do this. It needs the scope in details: who runs the server makes such a key with
+    `hive key new --scopes`.
+    """
+
+    status = 403
+    code = "INSUFFICIENT_SCOPE"
+
+
+class TooManyFailedKeys(HiveError):
+    """Too many requests with a wrong API key came from this address. Wait a minute, and check the key."""
+
+    status = 429
+    code = "TOO_MANY_FAILED_KEYS"
 
 
 class ModelAccessDenied(HiveError):

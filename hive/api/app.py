@@ -8,44 +8,48 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator
+from typing import Final
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from hive.api import background, controls, downloads, json, maintenance, metrics, models, plans, progress, system
 from hive.api.gate import Gate
+from hive.api.routes import ApiRoute, StreamRoute, check
 from hive.api.services import Services
 from hive.errors import HiveError
 from hive.wire.api import MANY_PATH, PROGRESS_PATH
 
-ROUTES = [
-    Route("/v1/models/download", downloads.create, methods=["POST"]),
-    # GET /v1/models/download/progress and GET /v1/downloads/progress are streams: see Api.__call__
-    Route("/v1/downloads", downloads.index, methods=["GET"]),
-    Route("/v1/downloads/{id}", downloads.show, methods=["GET"]),
-    Route("/v1/downloads/{id}", controls.cancel, methods=["DELETE"]),
-    Route("/v1/downloads/{id}/pause", controls.pause, methods=["POST"]),
-    Route("/v1/downloads/{id}/resume", controls.resume, methods=["POST"]),
-    Route("/v1/downloads/{id}/retry", controls.retry, methods=["POST"]),
-    Route("/v1/downloads/{id}/priority", controls.set_priority, methods=["PUT"]),
-    Route("/v1/models", models.index, methods=["GET"]),
-    Route("/v1/models/plan", plans.create, methods=["POST"]),
-    Route("/v1/models/verify", maintenance.verify, methods=["POST"]),
-    Route("/v1/gc", maintenance.collect, methods=["POST"]),
-    Route("/v1/models/{id:path}", models.show, methods=["GET"]),
-    Route("/v1/models/{id:path}", models.delete, methods=["DELETE"]),
-    Route("/v1/workers", system.workers, methods=["GET"]),
-    Route("/v1/settings/bandwidth", system.bandwidth, methods=["GET"]),
-    Route("/v1/settings/bandwidth", system.set_bandwidth, methods=["PUT"]),
-    Route("/v1/settings/downloads", system.running_limit, methods=["GET"]),
-    Route("/v1/settings/downloads", system.set_running_limit, methods=["PUT"]),
-    Route("/v1/health", system.health, methods=["GET"]),
-    Route("/metrics", metrics.metrics, methods=["GET"]),
-    Route("/healthz", system.healthz, methods=["GET"]),
-    Route("/readyz", system.readyz, methods=["GET"]),
+#: Every address, and the scope that a key needs for it (docs/auth.md explains them); None is open to all.
+ROUTES: Final[list[ApiRoute | StreamRoute]] = [
+    ApiRoute("POST", "/v1/models/download", downloads.create, "pull"),
+    StreamRoute(PROGRESS_PATH, progress.progress, "read"),
+    StreamRoute(MANY_PATH, progress.progress_of_many, "read"),
+    ApiRoute("GET", "/v1/downloads", downloads.index, "read"),
+    ApiRoute("GET", "/v1/downloads/{id}", downloads.show, "read"),
+    ApiRoute("DELETE", "/v1/downloads/{id}", controls.cancel, "pull"),
+    ApiRoute("POST", "/v1/downloads/{id}/pause", controls.pause, "pull"),
+    ApiRoute("POST", "/v1/downloads/{id}/resume", controls.resume, "pull"),
+    ApiRoute("POST", "/v1/downloads/{id}/retry", controls.retry, "pull"),
+    ApiRoute("PUT", "/v1/downloads/{id}/priority", controls.set_priority, "pull"),
+    ApiRoute("GET", "/v1/models", models.index, "read"),
+    ApiRoute("POST", "/v1/models/plan", plans.create, "pull"),
+    ApiRoute("POST", "/v1/models/verify", maintenance.verify, "admin"),
+    ApiRoute("POST", "/v1/gc", maintenance.collect, "admin"),
+    ApiRoute("GET", "/v1/models/{id:path}", models.show, "read"),
+    ApiRoute("DELETE", "/v1/models/{id:path}", models.delete, "admin"),
+    ApiRoute("GET", "/v1/workers", system.workers, "admin"),
+    ApiRoute("GET", "/v1/settings/bandwidth", system.bandwidth, "admin"),
+    ApiRoute("PUT", "/v1/settings/bandwidth", system.set_bandwidth, "admin"),
+    ApiRoute("GET", "/v1/settings/downloads", system.running_limit, "admin"),
+    ApiRoute("PUT", "/v1/settings/downloads", system.set_running_limit, "admin"),
+    ApiRoute("GET", "/v1/health", system.health, None),
+    ApiRoute("GET", "/metrics", metrics.metrics, "admin"),
+    ApiRoute("GET", "/healthz", system.healthz, None),
+    ApiRoute("GET", "/readyz", system.readyz, None),
 ]
+_STREAMS: Final = {route.path: route for route in ROUTES if isinstance(route, StreamRoute)}
 
 
 class Api:
@@ -55,7 +59,7 @@ class Api:
         """`host`: the name or number that the server was told to listen on."""
         self.services = services
         self._starlette = Starlette(
-            routes=ROUTES,
+            routes=[route for route in ROUTES if isinstance(route, ApiRoute)],
             exception_handlers={
                 HiveError: json.on_hive_error,
                 HTTPException: json.on_http_error,
@@ -74,12 +78,12 @@ class Api:
         await self._gate(scope, receive, send)
 
     async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] == PROGRESS_PATH:
-            await progress.progress(self.services, scope, receive, send)
-        elif scope["type"] == "http" and scope["path"] == MANY_PATH:
-            await progress.progress_of_many(self.services, scope, receive, send)
-        else:
+        stream = _STREAMS.get(scope["path"]) if scope["type"] == "http" else None
+        if stream is None:
             await self._starlette(scope, receive, send)
+        else:
+            check(scope, stream.needs)
+            await stream.answer(self.services, scope, receive, send)
 
 
 @contextlib.asynccontextmanager

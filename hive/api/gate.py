@@ -30,6 +30,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hive import errors, logs
 from hive.api.json import MAX_BODY_BYTES, error_response
+from hive.auth.principal import ANONYMOUS, PRINCIPAL
 
 log = logging.getLogger("hive.api.gate")
 
@@ -83,19 +84,18 @@ class Gate:
         with logs.bound(request_id=request_id.decode()):
             try:
                 self._check(scope, headers, allowed=allowed)
-            except errors.HiveError as error:
-                await error_response(error)(scope, receive, send_with_id)
-                return
-            if allowed and headers.is_preflight:
-                await _answer_preflight(headers, send_with_id)
-                return
-            try:
-                await self._app(scope, receive, send_with_id)
-            except Exception:
+                scope[PRINCIPAL] = ANONYMOUS
+                if allowed and headers.is_preflight:
+                    await _answer_preflight(headers, send_with_id)
+                else:
+                    await self._app(scope, receive, send_with_id)
+            except Exception as error:
                 if begun:
                     raise  # Starlette has answered a mistake of ours, and raises it for the server to log
-                log.exception("a request failed")
-                await error_response(errors.InternalError())(scope, receive, send_with_id)
+                if not isinstance(error, errors.HiveError):
+                    log.exception("a request failed")
+                    error = errors.InternalError()
+                await error_response(error)(scope, receive, send_with_id)
 
     def _check(self, scope: Scope, headers: _Headers, *, allowed: bool) -> None:
         """Raise what is to be answered, where the request may not pass."""

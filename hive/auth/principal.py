@@ -1,0 +1,50 @@
+"""The principal of a request: who asks, and what they may. The gate finds out, everybody else reads it from here."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from hive.auth.scopes import SCOPES, Scope
+
+#: Where in the ASGI scope the gate puts it.
+PRINCIPAL: Final = "hive.principal"
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Whoever has sent a request: a key, or anybody where there are no keys."""
+
+    #: The public id of the key; "" for anybody.
+    key_id: str
+    #: Whose downloads it makes and sees; "" for anybody's.
+    owner: str
+    #: With those that others hold: `admin` holds all.
+    scopes: frozenset[Scope]
+
+    def may(self, scope: Scope) -> bool:
+        """Whether it holds this scope."""
+        return scope in self.scopes
+
+    def sees(self, owners: Collection[str]) -> bool:
+        """Whether it may know of something that belongs to `owners`. Who may administer sees everything; what belongs
+        to nobody (it was made before there were keys) is seen by them alone.
+        """
+        return "admin" in self.scopes or self.owner in owners
+
+
+#: Anybody, where no keys exist: everything is allowed.
+ANONYMOUS: Final = Principal("", "", frozenset(SCOPES))
+#: Anybody, where keys exist: what needs no key.
+NOBODY: Final = Principal("", "", frozenset())
+
+
+def principal_of(connection: Mapping[str, Any]) -> Principal:
+    """The principal of a request, from its ASGI scope or from Starlette's request, which is a mapping of its scope.
+
+    Raises:
+        KeyError: it did not come through the gate.
+    """
+    found: Principal = connection[PRINCIPAL]
+    return found

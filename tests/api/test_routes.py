@@ -1,0 +1,57 @@
+"""The route table: each route names the scope that it needs, and asks for it before its handler runs."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from starlette.types import Message
+
+from hive.api import progress
+from hive.api.app import ROUTES
+from hive.api.routes import ApiRoute, StreamRoute
+from hive.auth.principal import NOBODY, PRINCIPAL, Principal
+from hive.auth.scopes import SCOPES, with_implied
+from hive.errors import InsufficientScope
+
+pytestmark = pytest.mark.anyio
+
+#: What may be asked by everybody: said here once more, so that a slip in the table is noticed.
+OPEN = {"/v1/health", "/healthz", "/readyz"}
+
+
+def test_every_route_names_its_scope_and_only_the_known_ones_are_open() -> None:
+    assert {route.path for route in ROUTES if route.needs is None} == OPEN
+    assert all(route.needs in SCOPES for route in ROUTES if route.path not in OPEN)
+
+
+def test_whatever_changes_something_needs_more_than_read() -> None:
+    changing = [route for route in ROUTES if not (route.methods or set()) <= {"GET", "HEAD"}]
+    assert changing
+    assert all(route.needs in ("pull", "run", "admin") for route in changing)
+
+
+def test_both_streams_are_in_the_table() -> None:
+    streams = {route.answer: route.needs for route in ROUTES if isinstance(route, StreamRoute)}
+    assert streams == {progress.progress: "read", progress.progress_of_many: "read"}
+
+
+@pytest.mark.parametrize(
+    "route",
+    [route for route in ROUTES if isinstance(route, ApiRoute)],
+    ids=lambda route: f"{sorted(route.methods)[-1]} {route.path}",
+)
+async def test_no_handler_runs_for_a_principal_without_the_scope(route: ApiRoute) -> None:
+    lacking = [Principal("k", "o", with_implied(set(SCOPES) - {"admin", route.needs})), NOBODY]
+    for principal in lacking if route.needs is not None else []:
+        with pytest.raises(InsufficientScope) as refused:
+            await route.handle({"type": "http", PRINCIPAL: principal}, _nothing, _never)
+        assert refused.value.details["needs"] == route.needs
+
+
+async def _nothing() -> Message:
+    raise AssertionError("nothing is read")
+
+
+async def _never(message: Message) -> None:
+    raise AssertionError(f"nothing is sent: {json.dumps(message, default=str)}")
