@@ -9,7 +9,7 @@ from hive.auth.scopes import SCOPES, with_implied
 def test_admin_holds_every_scope_and_no_other_scope_holds_another() -> None:
     assert with_implied(["admin"]) == set(SCOPES)
     for scope in ("read", "pull", "run"):
-        assert with_implied([scope]) == {scope}  # type: ignore[list-item]
+        assert with_implied([scope]) == {scope}
 
 
 def test_anybody_may_do_everything_where_there_are_no_keys_and_nothing_where_there_are() -> None:
