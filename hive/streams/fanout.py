@@ -42,6 +42,8 @@ TICK_S = 0.5
 #: Seconds between two probes of the subscription, and until an unanswered one means that it is dead.
 PROBE_INTERVAL_S = 5.0
 PROBE_TIMEOUT_S = 10.0
+#: Seconds that a newcomer waits until what was published before it came has been heard.
+CATCH_UP_TIMEOUT_S = 1.0
 
 
 class Fanout:
@@ -60,6 +62,8 @@ class Fanout:
         self._database = database_of(commands.client)
         self._probe = keys.probe(uuid.uuid4().hex, self._database).encode()
         self._probe_back_s = time.monotonic()
+        #: Probes that somebody waits for, by what they carry.
+        self._catching_up: dict[bytes, asyncio.Future[None]] = {}
         self._subscription = Subscription(
             url, keys.events_pattern(self._database), self._on_message, self._on_subscribed
         )
@@ -132,6 +136,24 @@ class Fanout:
         topic.subscribers.pop(subscriber, None)
         if not topic.subscribers and self._topics.get(topic.id) is topic:
             del self._topics[topic.id]
+
+    async def catch_up(self) -> None:
+        """Until everything that was published before this call has been heard here, or cannot come any more.
+
+        A message of ours goes the same way, and what comes behind it is news.
+        """
+        if not self.connected:
+            return
+        token = uuid.uuid4().bytes
+        heard = self._catching_up[token] = asyncio.get_running_loop().create_future()
+        try:
+            await self._commands.run(self._commands.client.publish, self._probe, token)
+            async with asyncio.timeout(CATCH_UP_TIMEOUT_S):
+                await heard
+        except (RedisUnavailable, TimeoutError):
+            return
+        finally:
+            del self._catching_up[token]
 
     def watch_all(self, subscriber: Subscriber) -> None:
         """Put this subscriber on every download of which something is heard from now on."""
@@ -234,6 +256,9 @@ class Fanout:
     def _on_subscribed(self) -> None:
         """Whatever was said until now may have been missed: read every unfinished topic again."""
         self._probe_back_s = time.monotonic()
+        for heard in self._catching_up.values():
+            if not heard.done():
+                heard.set_result(None)
         for topic in self._topics.values():
             if not topic.terminal:
                 topic.stale = True
@@ -244,6 +269,9 @@ class Fanout:
     def _on_message(self, channel: bytes, payload: bytes) -> None:
         if channel == self._probe:
             self._probe_back_s = time.monotonic()
+            heard = self._catching_up.get(payload)
+            if heard is not None and not heard.done():
+                heard.set_result(None)
             return
         download_id = keys.id_of_channel(channel, self._database)
         if download_id is None or (download_id not in self._topics and not self._watchers):

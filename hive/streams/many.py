@@ -204,6 +204,8 @@ class ManyEndpoint:
         self._statuses[stream] = statuses
         try:
             if stream.wants_all:
+                if statuses is not None:  # else a late echo tells of an end that the snapshot rightly leaves out
+                    await self._fanout.catch_up()
                 self._fanout.watch_all(stream)
                 with contextlib.suppress(errors.RedisUnavailable):  # the snapshot comes when Redis is back
                     await self._snapshot(stream)

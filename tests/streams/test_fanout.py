@@ -236,3 +236,26 @@ async def test_channels_of_database_0_have_the_names_of_the_first_release() -> N
     assert keys.id_of_channel(keys.events("x", 7).encode(), 7) == "x"
     assert keys.id_of_channel(keys.events("x", 7).encode(), 0) is None
     assert keys.id_of_channel(keys.events("x", 0).encode(), 7) is None
+
+
+async def test_what_was_published_before_has_been_heard_by_who_has_caught_up(
+    redis_url: str, downloads: DownloadContext
+) -> None:
+    held = claim(downloads, create(downloads))
+    async with running(redis_url) as fanout:
+        heard, published = fanout.messages_received, 500
+        # The loop is kept from hearing anything meanwhile.
+        for seq in range(2, 2 + published):
+            downloads.claims.publish(held, seq, downloading(seq))
+        await fanout.catch_up()
+        assert fanout.messages_received >= heard + published
+
+
+async def test_nobody_waits_to_catch_up_with_a_lost_subscription(redis_url: str, store: RedisClient) -> None:
+    async with running(redis_url) as fanout:
+        waiting = asyncio.create_task(fanout.catch_up())
+        store.client_kill_filter(_type="pubsub")
+        async with asyncio.timeout(DEADLINE_S):
+            await waiting
+            await wait_for_async(lambda: not fanout.connected or fanout.reconnects > 0)
+            await fanout.catch_up()
