@@ -166,7 +166,8 @@ class Claims:
         all.
         """
         as_read = Claim(record.id, record.dedup_key, record.fence)
-        return self._end(as_read, _FROM_OUTSIDE, state, event, expired_only=expired_only)
+        local_path = event.local_path if isinstance(event, events.Complete) else ""
+        return self._end(as_read, _FROM_OUTSIDE, state, event, local_path=local_path, expired_only=expired_only)
 
     def expired_leases(self, limit: int = 100) -> list[str]:
         """Ids of running downloads whose lease has run out, by Redis' own clock."""

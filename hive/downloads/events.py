@@ -17,6 +17,8 @@ from hive.wire.jobs import Priority
 
 #: What a download says that came back after Redis lost its data.
 RESTORED_MESSAGE = "Redis lost its data; the download goes on from what is on the disk."
+#: What one says that a command brought while no server ran, and that is not on the disk any more.
+DELETED_MESSAGE = "A hive pull brought it while no server ran, and it has been deleted since."
 #: What a paused one says.
 PAUSED_MESSAGE = "Paused. Resume it to go on."
 
@@ -94,13 +96,17 @@ def restored_event(
     )
 
 
-def cancelled_event(record: Record) -> Error:
-    """The end of one that somebody cancelled."""
+def cancelled_event(record: Record, message: str | None = None) -> Error:
+    """The end of one that somebody cancelled; `message` where there is more to say."""
     last = record.last_event
     done = last.bytes_downloaded if isinstance(last, Downloading) else None
     error = errors.Cancelled()
     return Error(
-        message=error.message, code=error.code, status="cancelled", bytes_downloaded=done, attempt=record.attempt
+        message=message or error.message,
+        code=error.code,
+        status="cancelled",
+        bytes_downloaded=done,
+        attempt=record.attempt,
     )
 
 

@@ -85,6 +85,8 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     purge: bool = False
     #: Whether a command wrote it, where no server ran: a server that starts sees to it that its record says the same.
     local: bool = False
+    #: Whether such a command brought it, so that it has ended well; `cancelled` is set too, for the version before.
+    completed: bool = False
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -109,7 +109,7 @@ class LocalDownloads:
             if earlier is not None:
                 intent = msgspec.structs.replace(intent, created_ms=earlier.created_ms)
             self.intents.write(intent)
-            return LocalRun(self, intent, lock)
+            return LocalRun(self, intent, lock, is_known=earlier is not None and self._may_be_known)
         except BaseException:
             lock.release()
             raise
@@ -141,15 +141,18 @@ class LocalDownloads:
             return 0
         return self.close(entry.intent.id)
 
-    def close(self, download_id: str) -> int:
-        """Forget a download that has ended; its partial files go where that is wished. Gives the bytes that freed."""
+    def close(self, download_id: str, *, completed: bool = False) -> int:
+        """Forget a download that has ended, well or not; its partial files go where that is wished. Gives the bytes
+        that freed.
+        """
         intent, freed = self.intents.read(download_id), 0
         if intent is not None and intent.purge:
             attempt = self.intents.read_attempt(download_id)
             names = set(attempt.partials if attempt else ()) - self.intents.partials_of_others(download_id)
             freed = self._purge(download_id, names)
         if intent is not None and self._may_be_known:
-            self.intents.write(msgspec.structs.replace(intent, paused=True, cancelled=True, local=True))
+            ended = msgspec.structs.replace(intent, paused=True, cancelled=True, local=True, completed=completed)
+            self.intents.write(ended)
         else:
             self.intents.remove(download_id)
         return freed
@@ -180,8 +183,10 @@ class LocalDownloads:
 class LocalRun:
     """A download that this process has in hand, until `end` or `set_aside`."""
 
-    def __init__(self, downloads: LocalDownloads, intent: Intent, lock: FileLock) -> None:
+    def __init__(self, downloads: LocalDownloads, intent: Intent, lock: FileLock, *, is_known: bool = False) -> None:
         self.id = intent.id
+        #: Whether a server may have a record of it, which is not to end because this process cannot bring it.
+        self.is_known = is_known
         self._downloads = downloads
         self._lock = lock
         earlier = downloads.intents.read_attempt(intent.id)
@@ -216,10 +221,10 @@ class LocalRun:
         )
         self._downloads.intents.write_attempt(self.id, self._attempt)
 
-    def end(self) -> None:
-        """It has ended: forget it. Raises OSError."""
+    def end(self, *, completed: bool = False) -> None:
+        """It has ended, well or not: forget it. Raises OSError."""
         try:
-            self._downloads.close(self.id)
+            self._downloads.close(self.id, completed=completed)
         finally:
             self._lock.release()
 

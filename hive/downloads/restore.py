@@ -28,7 +28,7 @@ import msgspec
 from hive.downloads import scripts
 from hive.downloads.claims import Claims
 from hive.downloads.cleanup import close
-from hive.downloads.events import cancelled_event, restored_event
+from hive.downloads.events import DELETED_MESSAGE, cancelled_event, on_disk_event, restored_event
 from hive.downloads.intents import Attempt, Intent, IntentLog
 from hive.downloads.local import running_pid
 from hive.downloads.record import Record
@@ -36,7 +36,9 @@ from hive.downloads.tracker import DownloadTracker
 from hive.lua import Script
 from hive.redis_client import RedisClient, connect, database_of
 from hive.settings import Settings
+from hive.store.catalog import ModelCatalog
 from hive.wire import events, keys
+from hive.wire.refs import parse_ref
 
 log = logging.getLogger("hive.downloads.restore")
 
@@ -143,10 +145,22 @@ class Restore:
         intent, record = self._intents.read(download_id), self._tracker.read(download_id)
         if intent is None or record is None or not intent.local:
             return
-        if intent.cancelled and self._claims.finish_unclaimed(record, "cancelled", cancelled_event(record)):
+        if intent.cancelled and self._claims.finish_unclaimed(record, *self._end_of(intent, record)):
             close(self._settings, self._redis, self._intents, download_id)
         elif intent.cancelled or (intent.paused and record.state != "paused"):
             self._tracker.request_control(record, "cancel" if intent.cancelled else "pause")
+
+    def _end_of(self, intent: Intent, record: Record) -> tuple[events.State, events.Event]:
+        """How a download ended that a command ended."""
+        if not intent.completed:
+            return "cancelled", cancelled_event(record)
+        wanted, catalog = intent.request, ModelCatalog(self._settings)
+        ref = parse_ref(wanted.ref)
+        found = catalog.find(ref, wanted.include, wanted.exclude, wanted.sha256, wanted.name)
+        found = found or catalog.find_unlisted(ref, wanted.include, wanted.exclude)
+        if found is None:
+            return "cancelled", cancelled_event(record, DELETED_MESSAGE)
+        return "complete", on_disk_event(found.local_path, found.size, len(found.files), found.note)
 
     @contextlib.contextmanager
     def _connected(self) -> Iterator[None]:

@@ -68,29 +68,30 @@ class LocalDownload:
         """
         began_s = time.monotonic()
         peers = MachinePeers(self._settings, self._run.id, self._bandwidth, for_url=self._spec.ref.url is not None)
-        ended = False
+        ended = completed = False
         try:
             with self._speaker:
                 plan = self._bring(peers)
-            ended = True
+            ended = completed = True
             return self._complete(plan, time.monotonic() - began_s)
         except errors.HubUnavailable as error:
-            ended = self._copy is not None or not self._speaker.snapshot().bytes_downloaded
             if self._copy is None:
+                ended = self._leaves_nothing()
                 return self._failed(error)
+            ended = completed = True
             return on_disk_event(self._copy.local_path, self._copy.size, len(self._copy.files), self._copy.note)
         except errors.HiveError as error:
             if self._speaker.broken is not None:
                 raise self._speaker.broken from None
             if not self._stopped:
-                ended = not self._speaker.snapshot().bytes_downloaded
+                ended = self._leaves_nothing()
                 return self._failed(error)
             ended = self._run.cancelled
             return self._failed(errors.Cancelled()) if ended else None
         finally:
             peers.release_all()
             if ended:
-                self._run.end()
+                self._run.end(completed=completed)
             else:
                 self._run.set_aside()
 
@@ -128,6 +129,10 @@ class LocalDownload:
             verified=all(file.digest for file in plan.files),
             seconds=round(seconds, 3),
         )
+
+    def _leaves_nothing(self) -> bool:
+        """Whether a failure is the end: nothing has arrived that somebody may want, and no server waits for it."""
+        return not self._speaker.snapshot().bytes_downloaded and not self._run.is_known
 
     def _failed(self, error: errors.HiveError) -> events.Error:
         figures = self._speaker.snapshot()
