@@ -1,98 +1,108 @@
 """Input normalisation: what people paste where a model reference is wanted, made into one, or refused with what to do.
 
-Problem: people copy an address out of a browser, a command out of a model card, a name out of another tool. To refuse
-all of it costs them a search; to guess brings another model than they meant. So what has one meaning is read as that,
-and what has none here (a data set, a collection, an Ollama name) is refused with the step that leads on.
+Problem: people copy an address out of a browser, a command out of a model card, a name out of a chat, with a quote, a
+comma or a character that nobody sees. To refuse all of it costs them a search; to guess brings another model than they
+meant. So what has one meaning is read as that, and what has none here (a data set, a collection, an Ollama name) is
+refused with the step that leads on. Commands and Ollama's names have modules of their own.
 
+What hive itself writes, `hf:org/name/path`, comes out as it went in: the path of a file may end in a comma.
 What a reference is when it comes out of here is said by `hive.wire.refs`, and by nothing else.
 """
 
 from __future__ import annotations
 
 import re
-import shlex
+from collections.abc import Iterator
 from typing import Final
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
+
+from hive.wire import ollama
+from hive.wire.commands import OTHER_KINDS, RefError, of_call, of_command, several
+
+__all__ = ["RefError"]
 
 #: Hosts whose addresses are those of the Hub.
 HUB_HOSTS: Final = frozenset(
     {*("huggingface.co", "www.huggingface.co", "hf.co", "www.hf.co", "huggingface.com", "www.huggingface.com")}
 )
+#: Ports at which they are, with whichever scheme somebody wrote.
+HUB_PORTS: Final = frozenset({80, 443})
 #: What stands before the revision in an address of the Hub.
 HUB_VIEWS: Final = frozenset({"resolve", "blob", "tree", "raw", "blame", "edit", "commits", "commit", "revision"})
 #: Revisions of three parts, which stand in an address as they are, or as one.
 _REFS: Final = frozenset({"pr", "convert", "heads", "tags"})
+_HUB: Final = r"(?:www\.)?(?:huggingface\.com?|hf\.co)\.?(?::(?:80|443))?(?=/)"
+#: The Hub's host with a scheme that somebody cut, or mistyped, or none.
+_AT_HUB: Final = re.compile(rf"(?:hf:(?://)?)?(?:h[tx]{{1,3}}ps?)?:?/{{0,3}}(?P<rest>{_HUB}/.*)", re.IGNORECASE)
+_HUB_IN_TEXT: Final = re.compile(rf"https?://{_HUB}/[^\s\"'<>()\[\]]+", re.IGNORECASE)
+#: A scheme of the web that is mistyped.
+_ALMOST_URL: Final = re.compile(r"(?!https?://)h[tx]{1,3}ps?(?::/|:?//)", re.IGNORECASE)
 #: How a host begins that somebody wrote without a scheme; no organisation of the Hub is called so.
 _BARE_HOST: Final = re.compile(r"[a-z0-9-]+(?:\.[a-z0-9-]+)*\.(?:com|org|net|cn)(?::\d+)?", re.IGNORECASE)
-#: A folder of the cache, which names a model.
-_CACHE_FOLDER: Final = re.compile(r"models--([^/]+?)--([^/]+)/?")
-_MARKDOWN: Final = re.compile(r"\[[^\[\]]*\]\(([^\s()]+)\)")
+#: A model in the Hub's cache: its folder, by itself or with the way to it, and what may stand behind it.
+_IN_CACHE: Final = re.compile(
+    r"(?:(?:[~.]|[A-Za-z]:)?[\\/](?:[^\\/]+[\\/])*)?models--(?P<org>[^\\/]+?)--(?P<name>[^\\/]+)"
+    r"(?:[\\/]snapshots(?:[\\/](?P<commit>[0-9a-f]{40})(?:[\\/](?P<path>.+?))?)?)?[\\/]?"
+)
+_LOCAL_PATH: Final = re.compile(r"(?:~|\.{1,2})?[\\/].*|[A-Za-z]:[\\/].*", re.DOTALL)
+_MARKDOWN: Final = re.compile(
+    r"!?\[[^\[\]]*\]\(\s*<?([^\s()<>]+(?:\([^\s()]*\)[^\s()<>]*)*)>?(?:\s+[\"'][^\"']*[\"'])?\s*\)"
+)
 _CLONES: Final = ("git@hf.co:", "git@huggingface.co:", "ssh://git@hf.co/", "ssh://git@huggingface.co/")
+#: Addresses by which the Hub's buttons open a model in a program, and the fields that name a file.
+_APPS: Final = re.compile(r"(?:lmstudio://open_from_hf|jan://models/huggingface/|msty://models/search/hf/)(.*)", re.I)
 #: What is shown in place of a URL's query.
 HIDDEN_QUERY: Final = "?..."
 _URL_ID: Final = re.compile(r"url/[0-9a-f]{16}(?:/.*)?")
-#: Blanks, also those that editors and chat programs put around what they copy.
-BLANKS: Final = " \t\r\n\v\f\u00a0\u2028\u2029\u200b\u200c\u200d\u2060\u3000\ufeff"
-#: What people put around a text that they copy.
-_QUOTES: Final = {'"': '"', "'": "'", "`": "`", "<": ">", "\u201c": "\u201d", "\u2018": "\u2019", "\u00ab": "\u00bb"}
-_COMMAND: Final = re.compile(
-    # A prompt, variables, what runs another program, a folder.
-    r"(?:\$\s+)?(?:[A-Z_][A-Z0-9_]*=\S*\s+)*(?:(?:sudo|uvx|uv\s+run|pipx\s+run)\s+)*(?:\.{0,2}/(?:\S*/)?)?"
-    r"(?P<program>hf|huggingface-cli|hive|ollama|git|llama-cli|llama-server|vllm|lms|wget|curl|aria2c|docker|python3?)"
-    r"\s+(?P<rest>.+)",
-    re.DOTALL,
+#: Characters that nobody sees: soft hyphens, joiners, marks of direction.
+INVISIBLE: Final = "\u00ad\u034f\u061c\u180e\u200b\u200c\u200d\u200e\u200f\u202a\u202b\u202c\u202d\u202e" + "".join(
+    map(chr, (*range(0x2060, 0x2070), 0xFEFF))
 )
-#: Options of those commands that take no value.
-_SWITCHES: Final = frozenset({"--quiet", "--force-download", "--update", "-q", "--resume-download", "--dry-run"})
-_MODEL_OPTIONS: Final = ("-hf", "-hfr", "--hf-repo", "--repo-id")
-#: Programs that name a model by `--model`; llama.cpp means a file by it.
-_MODEL_BY_NAME: Final = frozenset({"python", "python3", "docker", "vllm"})
-_FILE_OPTIONS: Final = ("-hff", "--hf-file")
-#: What a program must be told to do so that it means a model.
-_VERBS: Final = {
-    **dict.fromkeys(("hf", "huggingface-cli"), ("download",)),
-    **dict.fromkeys(("ollama", "docker model"), ("run", "pull")),
-    "hive": ("pull",),
-    "git": ("clone",),
-    "vllm": ("serve",),
-    "lms": ("get",),
+#: Blanks, also those that editors and chat programs put around what they copy.
+BLANKS: Final = (
+    " \t\r\n\v\f\x85\u00a0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B))) + INVISIBLE
+)
+#: Full-width forms of ASCII, as keyboards for Chinese and Japanese give them, and what nobody sees: how to write them.
+_PLAIN: Final = {
+    **{0xFF00 + at: 0x20 + at for at in range(1, 0x5F)},
+    **dict.fromkeys(map(ord, INVISIBLE)),
+    **dict.fromkeys((0xA0, 0x202F, 0x3000), 0x20),
+    0x3002: 0x2E,
 }
-_DOWNLOADERS: Final = frozenset({"wget", "curl", "aria2c"})
-_OLLAMA_NAME: Final = re.compile(r"[a-z][a-z0-9._-]*(?::[A-Za-z0-9][A-Za-z0-9._-]*)?")
-_OLLAMA_HOSTS: Final = ("ollama.com/", "www.ollama.com/", "registry.ollama.ai/", "ollama.ai/")
-_OLLAMA_PAGE: Final = re.compile(r"https?://(?:www\.)?ollama\.com/library/[^/]+$", re.IGNORECASE)
-#: Ollama's families and the Hub's repositories of the same models. `{}` is the size, with its first letter in capitals.
-_OLLAMA_FAMILIES: Final = {
-    "llama3.2": "bartowski/Llama-3.2-{}-Instruct-GGUF",
-    "llama3.1": "bartowski/Meta-Llama-3.1-{}-Instruct-GGUF",
-    "llama3.3": "bartowski/Llama-3.3-{}-Instruct-GGUF",
-    "qwen2.5": "Qwen/Qwen2.5-{}-Instruct-GGUF",
-    "qwen2.5-coder": "Qwen/Qwen2.5-Coder-{}-Instruct-GGUF",
-    "qwen3": "Qwen/Qwen3-{}-GGUF",
-    "gemma2": "bartowski/gemma-2-{}-it-GGUF",
-    "gemma3": "ggml-org/gemma-3-{}-it-GGUF",
-    "deepseek-r1": "unsloth/DeepSeek-R1-Distill-Qwen-{}-GGUF",
-    "mistral": "bartowski/Mistral-7B-Instruct-v0.3-GGUF",
-    "phi4": "microsoft/phi-4-gguf",
-    "tinyllama": "TheBloke/TinyLlama-1.1B-Chat-v1.0-GGUF",
-    "nomic-embed-text": "nomic-ai/nomic-embed-text-v1.5-GGUF",
-}
-#: What such a name means without a tag.
-_OLLAMA_SIZES: Final = {
-    "llama3.2": "3B",
-    "llama3.1": "8B",
-    "llama3.3": "70B",
-    "qwen2.5": "7B",
-    "qwen2.5-coder": "7B",
-    "qwen3": "8B",
-    "gemma2": "9b",
-    "gemma3": "4b",
-    "deepseek-r1": "7B",
-}
+#: What people put around a text that they copy; the longer ones first.
+_QUOTES: Final = (
+    *(("**", "**"), ("__", "__"), ("``", "``"), ('"', '"'), ("'", "'"), ("`", "`"), ("*", "*"), ("_", "_")),
+    *(("<", ">"), ("(", ")"), ("[", "]"), ("{", "}"), ("\u201c", "\u201d"), ("\u201e", "\u201c"), ("\u201e", "\u201d")),
+    *(("\u2018", "\u2019"), ("\u201a", "\u2018"), ("\u00ab", "\u00bb"), ("\u00bb", "\u00ab"), ("\u2039", "\u203a")),
+    *(("\u300c", "\u300d"), ("\u300e", "\u300f"), ("\u3010", "\u3011"), ("\uff08", "\uff09"), ("\u300a", "\u300b")),
+)
+_OPENING: Final = "".join({pair[0][0] for pair in _QUOTES})
+_CLOSING: Final = {pair[1][0]: pair[0][0] for pair in _QUOTES if pair[1][0] not in "_*"}
+#: How a reference or an address begins.
+_SCHEME: Final = re.compile(r"(?:hf|https?)\s*[:\uff1a](?:[/\uff0f]{2})?", re.IGNORECASE)
+#: Punctuation of the sentence that a reference stood in.
+_PUNCTUATION: Final = re.compile(r"(?<=[^\s/.,;])[,;.!\u2026\u3001\u3002\uff0c\uff1b]+$")
+#: Numbers and points of a list, and what names the thing that follows.
+_LABEL: Final = re.compile(
+    r"(?:[-*+\u2022\u2023\u2013\u2014>]\s+|\d{1,3}[.)]\s+)?"
+    r"(?:(?:base[ _-]?model|model(?:[ _-]?(?:id|name|path))?|repo(?:sitory)?(?:[ _-]?id)?|image)\s*[:=]\s*|from\s+"
+    r"|--?(?:hfr?|hf-repo|model(?:-id|-path)?|repo-id|m)[ =]\s*)?@?(?P<rest>\S.*/.*)",
+    re.IGNORECASE,
+)
+_QUANT: Final = r"(?:(?:UD|i1)-)?(?:I?Q[1-9]|TQ[12]|BF16|FP?16|FP?32|FP8|MXFP4|NVFP4)(?:[_-][A-Za-z0-9_-]*)?"
+#: A repository, and what may stand behind it, with blanks between.
+_SPACED: Final = re.compile(
+    r"\s*(?P<org>[A-Za-z0-9][\w.-]*)\s*/\s*(?P<name>[A-Za-z0-9][\w.-]*)"
+    rf"(?:\s*@\s*(?P<revision>[^\s:]+))?(?:\s*:\s*(?P<behind>\S+)|\s+[\[(]?(?P<quant>{_QUANT})[\])]?)?",
+    re.IGNORECASE | re.ASCII,
+)
+_FENCE: Final = re.compile(r"(?:```|~~~)[^\n`]*\n(.*?)\n?\s*(?:```|~~~)", re.DOTALL)
+#: A line that goes on: in a shell, in cmd.exe, in PowerShell.
+_CONTINUED: Final = re.compile(r"\s*[\\^`][ \t]*\r?\n\s*")
 #: Pages of the Hub that are no model, and what to do instead.
 _OTHER_PAGES: Final = {
-    "datasets": "This is a data set; hive brings models. Fetch it with `hf download --repo-type dataset`.",
-    "spaces": "This is a Space, a program; hive brings models. Its page names those that it uses.",
+    "datasets": OTHER_KINDS["dataset"],
+    "spaces": OTHER_KINDS["space"],
     "collections": "This is a collection of models: open it and give hive one of them, as hf:org/name.",
     "papers": "This is a paper: its page links to models; give hive one of them, as hf:org/name.",
     "blog": "This is an article: give hive a model that it names, as hf:org/name.",
@@ -101,60 +111,171 @@ _OTHER_PAGES: Final = {
     "tasks": "This is a task: open a model of it and give hive that, as hf:org/name.",
     "settings": "This is a page of your account, and no model. Write hf:org/name.",
 }
+#: Sites with pages like the Hub's, and what to do about a page of theirs; the address of a file is that of a file.
+_OTHER_SITES: Final = {
+    **dict.fromkeys(
+        ("modelscope.cn", "www.modelscope.cn", "modelscope.ai", "www.modelscope.ai"),
+        "This is a page of ModelScope, which hive does not ask. The Hub may have the model: hf:{}.",
+    ),
+    "hf-mirror.com": "This is a page of a mirror. Set HF_ENDPOINT=https://hf-mirror.com for hive, and write hf:{}.",
+}
 
 
-class RefError(ValueError):
-    """A reference that is not valid; the text says why and how to write it."""
+def as_written(text: str) -> str:
+    """The text without what surrounds a reference in a document, a chat or a shell: on one line, and of a command or a
+    call the model that it names.
+
+    Raises:
+        RefError: there are several.
+    """
+    text = text.strip(BLANKS)
+    if fence := _FENCE.fullmatch(text):
+        text = fence[1]
+    text = _CONTINUED.sub(" ", text).strip(BLANKS)
+    if text.startswith("hf:") and "\n" not in text:
+        return text
+    if "\n" in text or "\r" in text:
+        return _of_lines(text)
+    text = _unwrapped(text)
+    if "\\" in text and _IN_CACHE.fullmatch(text):
+        return _of_git_or_cache(text)
+    return of_command(text) or of_call(text) or text
+
+
+def _of_lines(text: str) -> str:
+    """The one model that is named in several lines. Raises RefError where it is not one."""
+    lines = [line for line in (line.strip(BLANKS) for line in re.split(r"[\r\n]+", text)) if line]
+    commands = [line for line in lines if not line.startswith(("#", "//"))]
+    found = list(dict.fromkeys(ref for line in commands if (ref := of_command(line) or of_call(line)) is not None))
+    if not found and (call := of_call(" ".join(commands))):
+        found = [call]
+    if len(found) == 1:
+        return found[0]
+    raise several(found) if found else RefError("These are several lines. Give hive one reference at a time.")
 
 
 def normalise(text: str, endpoint: str = "") -> str:
-    """The reference that a pasted text means: `hf:...` or a URL. `endpoint`: the address of a mirror of the Hub.
+    """The reference that a text means: `hf:...` or a URL. `endpoint`: the address of a mirror of the Hub.
 
     Raises:
         RefError: it means something that is no model; the text says what to do.
     """
-    text = _unwrapped(text)
-    if command := _COMMAND.fullmatch(text):
-        text = _of_command(command["program"], command["rest"]) or text
-    text = _of_git_or_cache(text)
     _check_hidden(text)
+    text = _of_git_or_cache(_plain_head(_trimmed(_unwrapped(text))))
+    _check_hidden(text)
+    if at_hub := _AT_HUB.fullmatch(text):
+        bare = not text.lower().startswith("http")
+        text = at_hub["rest"]
+        return hub_address(urlsplit(f"https://{text}"), text.removesuffix("?download=true") if bare else "")
     head = text.partition("/")[0].lower()
     scheme = text.partition(":")[0].lower()
-    if head in HUB_HOSTS:
-        return hub_address(urlsplit(f"https://{text}"), text.removesuffix("?download=true"))
     if endpoint and head == urlsplit(endpoint).netloc.lower():
         text, scheme = f"{urlsplit(endpoint).scheme}://{text}", urlsplit(endpoint).scheme
     if scheme in ("http", "https"):
-        if _OLLAMA_PAGE.match(text):
-            raise RefError(_ollama_hint(text))
         if endpoint and (found := _at_mirror(text, endpoint)):
             return found
+        _check_site(text, endpoint)
         return text
-    if scheme == "ollama" or head + "/" in _OLLAMA_HOSTS or _is_ollama_name(text):
-        raise RefError(_ollama_hint(text))
+    if ollama.is_name(text):
+        raise RefError(ollama.hint(text))
+    if _ALMOST_URL.match(text):
+        raise RefError("An address begins with https:// or http://. Write it so, or the model as hf:org/name.")
     if text.count("/") > 1 and _BARE_HOST.fullmatch(head):
         raise RefError(f"{head[:80]!r} looks like a host: write https:// before it. A model is written hf:org/name.")
+    if _LOCAL_PATH.fullmatch(text):
+        raise RefError(
+            "This is a path of this machine: write file:///models/file.gguf. A model is written hf:org/name."
+        )
     return _check_page(text)
 
 
+def is_hub_host(host: str) -> bool:
+    """Whether this host, in small letters, is the Hub's."""
+    return host.removesuffix(".") in HUB_HOSTS
+
+
 def _of_git_or_cache(text: str) -> str:
-    """The Hub's name or address in place of git's address, or of a folder of the cache."""
-    if folder := _CACHE_FOLDER.fullmatch(text):
-        return f"hf:{folder[1]}/{folder[2]}"
+    """The Hub's name or address in place of git's address, of a folder of the cache, or of a program's own address."""
+    if found := _IN_CACHE.fullmatch(text):
+        path = f"/{found['path']}".replace("\\", "/") if found["path"] else ""
+        commit = f"@{found['commit']}" if found["commit"] else ""
+        return f"hf:{found['org']}/{found['name']}{path}{commit}"
     for prefix in _CLONES:
         if text.startswith(prefix):
             return f"https://hf.co/{text.removeprefix(prefix)}"
+    if app := _APPS.fullmatch(text):
+        query = parse_qs(app[1].partition("?")[2])
+        named = query.get("model", [app[1].partition("?")[0].strip("/")])[0]
+        return f"{named}/{query['file'][0]}" if "file" in query else named
     return text
+
+
+# -- what surrounds a reference ---------------------------------------------------------------------------------------
 
 
 def _unwrapped(text: str) -> str:
-    """Without blanks and quotes around it."""
-    text = text.strip(BLANKS)
-    while len(text) > 1 and _QUOTES.get(text[0]) == text[-1]:
-        text = text[1:-1].strip(BLANKS)
-    if link := _MARKDOWN.fullmatch(text):
-        text = link[1]
+    """Without blanks, quotes and mark-up around it."""
+    before = ""
+    while text != before:
+        before = text = text.strip(BLANKS)
+        text = next(_inside(text), text)
+        if link := _MARKDOWN.fullmatch(_PUNCTUATION.sub("", text)):
+            text = link[1]
     return text
+
+
+def _inside(text: str) -> Iterator[str]:
+    """What stands between a pair of quotes or brackets."""
+    for opening, closing in _QUOTES:
+        inner = text[len(opening) : -len(closing)]
+        if len(inner) > 0 and text == f"{opening}{inner}{closing}" and not (opening == "[" and "](" in inner):
+            yield inner
+
+
+def _trimmed(text: str) -> str:
+    """Without the number of a list, a label, punctuation and quotes that are not closed. What hive wrote stays."""
+    lower = text.lower()
+    if lower.startswith("file:") or (lower.startswith("hf:") and lower.removeprefix("hf://").count("/") > 1):
+        return text
+    is_url = lower.startswith(("http://", "https://"))
+    if not is_url and len(found := set(_HUB_IN_TEXT.findall(text))) == 1:
+        text = found.pop()
+    elif not is_url and (label := _LABEL.fullmatch(text)):
+        text = label["rest"]
+    text = text.lstrip(_OPENING + BLANKS)
+    before = ""
+    # A query may be a signature, which ends in anything.
+    while text != before and "?" not in text:
+        before = text
+        text = _PUNCTUATION.sub("", text).strip(BLANKS)
+        if (opening := _CLOSING.get(text[-1:])) and _is_unopened(text, opening, text[-1]):
+            text = text[:-1]
+    return text
+
+
+def _is_unopened(text: str, opening: str, closing: str) -> bool:
+    """Whether the last of these closing quotes or brackets has none that it closes."""
+    return text.count(closing) % 2 == 1 if opening == closing else text.count(opening) < text.count(closing)
+
+
+def _plain_head(text: str) -> str:
+    """The reference without full-width forms, invisible characters, and blanks between its parts. A path in it may hold
+    any of them, and stays; the host of a URL goes by rules of its own (`hive.wire.hosts`).
+    """
+    scheme = _SCHEME.match(text)
+    start = scheme.end() if scheme else 0
+    written, rest = text[:start].translate(_PLAIN), text[start:]
+    if written.lower().startswith("http"):
+        return written + rest
+    parts = rest.split("/") if "/" in rest else rest.translate(_PLAIN).split("/")
+    if len(parts) > 2:
+        return written + "/".join((*(part.translate(_PLAIN) for part in parts[:2]), *parts[2:]))
+    rest = re.sub("%2f", "/", "/".join(parts).translate(_PLAIN), count=1, flags=re.IGNORECASE)
+    if found := _SPACED.fullmatch(rest):
+        revision = f"@{found['revision']}" if found["revision"] else ""
+        behind = found["behind"] or found["quant"]
+        rest = f"{found['org']}/{found['name']}{revision}" + (f":{behind}" if behind else "")
+    return written + rest
 
 
 # -- addresses of the Hub --------------------------------------------------------------------------------------------
@@ -168,6 +289,10 @@ def hub_address(parts: SplitResult, written: str = "") -> str:
         RefError: it is no page of a model.
     """
     segments = [unquote(segment) for segment in parts.path.split("/") if segment]
+    if segments:
+        # The name may have come as one segment, and with what nobody sees; a path stays as it is.
+        segments = [*segments[0].translate(_PLAIN).split("/"), *segments[1:]]
+        segments[1:2] = [segment.translate(_PLAIN) for segment in segments[1:2]]
     _check_segments(segments)
     if segments[:2] == ["api", "models"]:
         segments = segments[2:]
@@ -238,109 +363,16 @@ def _check_segments(segments: list[str]) -> None:
         raise RefError(_OTHER_PAGES[segments[0]])
 
 
-# -- commands --------------------------------------------------------------------------------------------------------
-
-
-def _of_command(program: str, rest: str) -> str | None:
-    """The reference in a command that somebody copied out of a model card; None where it is none.
-
-    Raises:
-        RefError: it names several files.
-    """
-    try:
-        words = shlex.split(rest)
-    except ValueError:
-        return None
-    if program in _DOWNLOADERS:
-        return _of_downloader(words)
-    program, found = _after_verb(program, words)
-    if found is None:
-        return None
-    plain, options = _options(found)
-    names = (*_MODEL_OPTIONS, "--model", "--model-path") if program in _MODEL_BY_NAME else _MODEL_OPTIONS
-    model = next((options[name] for name in names if name in options), None)
-    if model is None and program.startswith(("llama-", "python", "docker")) and program != "docker model":
-        return None
-    named = [model, *plain] if model else plain
-    if not named:
-        return None
-    if program == "ollama" and "/" not in named[0]:
-        raise RefError(_ollama_hint(named[0]))
-    files = named[1:] if program in ("hf", "huggingface-cli") else []
-    files += [options[name] for name in _FILE_OPTIONS if name in options]
-    if len(files) > 1 or {"--include", "--exclude"} & set(options):
-        raise RefError(f"This command names several files. Give {named[0]}, and them as include patterns.")
-    ref = "/".join((named[0], *files))
-    revision = options.get("--revision")
-    if options.get("--repo-type") in ("dataset", "space"):
-        raise RefError(_OTHER_PAGES[f"{options['--repo-type']}s"])
-    return f"{ref}@{revision}" if revision else ref
-
-
-def _after_verb(program: str, words: list[str]) -> tuple[str, list[str] | None]:
-    """The program and its words without the one that says what it does; None where it does something else."""
-    if program == "docker" and words[:1] == ["model"]:
-        program, words = "docker model", words[1:]
-    if program == "git" and words[:1] == ["lfs"]:
-        words = words[1:]
-    verbs = _VERBS.get(program)
-    if verbs is None:
-        return program, words
-    return program, words[1:] if words and words[0] in verbs else None
-
-
-def _of_downloader(words: list[str]) -> str | None:
-    """The one URL among these words. Raises RefError where there are several."""
-    urls = [word for word in words if word.lower().startswith(("http://", "https://"))]
-    if len(urls) > 1:
-        raise RefError("This command names several files. Give hive one of the addresses at a time.")
-    return urls[0] if urls else None
-
-
-def _options(words: list[str]) -> tuple[list[str], dict[str, str]]:
-    """The words that are no options, and the options with their values."""
-    plain: list[str] = []
-    options: dict[str, str] = {}
-    rest = iter(words)
-    for word in rest:
-        name, equals, value = word.partition("=")
-        if not word.startswith("-"):
-            plain.append(word)
-        elif equals:
-            options[name] = value
-        elif word not in _SWITCHES:
-            options[name] = next(rest, "")
-    return plain, options
-
-
-# -- Ollama ----------------------------------------------------------------------------------------------------------
-
-
-def _is_ollama_name(text: str) -> bool:
-    """Whether this is a name such as `llama3.2:3b`: no slash, and a tag or a family that is known."""
-    if "/" in text or not _OLLAMA_NAME.fullmatch(text):
-        return False
-    family, _, tag = text.partition(":")
-    if family == "hf":
-        return False
-    return family in _OLLAMA_FAMILIES or (bool(tag) and any(char.isdigit() for char in text))
-
-
-def _ollama_hint(text: str) -> str:
-    """What to write for an Ollama name."""
-    for host in _OLLAMA_HOSTS:
-        text = text.removeprefix("https://").removeprefix(host)
-    name = text.removeprefix("ollama:").removeprefix("//").removeprefix("library/")
-    family, _, tag = name.partition(":")
-    size = re.match(r"(\d+(?:\.\d+)?)([bm])", tag, re.IGNORECASE)
-    default = _OLLAMA_SIZES.get(family, "")
-    big = default.isupper()
-    shown = f"{size[1]}{size[2].upper() if big else size[2].lower()}" if size else default
-    if repo := _OLLAMA_FAMILIES.get(family):
-        way = f"The Hub has the model as hf:{repo.format(shown)}"
-    else:
-        way = f"Look for it at https://huggingface.co/models?search={re.sub(r'[^A-Za-z0-9._-]+', '+', family)}+gguf"
-    return f"{name[:60]!r} is a name of Ollama's registry, which hive does not ask. {way}."
+def _check_site(text: str, endpoint: str) -> None:
+    """Raise RefError for a page of another site that shows models, where an address of a file is wanted."""
+    if ollama.is_name(text):
+        raise RefError(ollama.hint(text))
+    host, _, path = text.partition("://")[2].partition("?")[0].partition("/")
+    if (sentence := _OTHER_SITES.get(host.lower())) and host.lower() not in endpoint.lower():
+        segments = [segment for segment in path.split("/") if segment]
+        segments = segments[1:] if segments[:1] == ["models"] else segments
+        if len(segments) == 2 or (len(segments) > 2 and segments[2] in {"tree", "blob", "files", "summary", "file"}):
+            raise RefError(sentence.format("/".join(segments[:2])[:120]))
 
 
 def _looks_like_file(name: str) -> bool:

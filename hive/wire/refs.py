@@ -18,7 +18,19 @@ from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 import msgspec
 
-from hive.wire.pasted import BLANKS, FILE_ENDING, HIDDEN_QUERY, HUB_HOSTS, RefError, hub_address, normalise
+from hive.wire.hosts import to_ascii_host
+from hive.wire.pasted import (
+    BLANKS,
+    FILE_ENDING,
+    HIDDEN_QUERY,
+    HUB_PORTS,
+    INVISIBLE,
+    RefError,
+    as_written,
+    hub_address,
+    is_hub_host,
+    normalise,
+)
 
 __all__ = ["HIDDEN_QUERY", "RefError"]
 
@@ -38,9 +50,11 @@ _PRINTABLE = "".join(map(chr, range(33, 127)))
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/+=#-]{0,254}")
 _QUANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
-#: A token of the Hub, which people paste along with a command.
-_TOKEN = re.compile(r"hf_[A-Za-z0-9]{4,}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+#: The host of a URL, before its port and path.
+_AUTHORITY = re.compile(r"(https?://)([^/?#@:\[\]]+)(?=[/?#:]|$)", re.IGNORECASE)
+#: What nobody sees in a host that was pasted.
+_UNSEEN = dict.fromkeys(map(ord, INVISIBLE))
 _HOST = re.compile(r"[a-z0-9_](?:[a-z0-9_.-]{0,251}[a-z0-9_])?\.?|\[[0-9a-f:.]{2,45}\]")
 
 
@@ -97,6 +111,7 @@ def parse_ref(text: str, endpoint: str = "") -> ModelRef:
     text = text.strip(BLANKS)
     if len(text) > MAX_REF_CHARS:
         raise RefError(f"The model reference has {len(text)} characters; the limit is {MAX_REF_CHARS}.")
+    text = as_written(text)
     if not text.strip() or any(ord(char) < 32 or ord(char) == 127 or char == "\\" for char in text):
         raise RefError("A model reference is not empty and has no control characters or backslashes.")
     text = normalise(text, endpoint)
@@ -239,7 +254,7 @@ def _parse_hub(text: str) -> ModelRef:
 
 def _no_repository(text: str) -> str:
     """What to say of a text that is no `org/name`."""
-    said = f"{_TOKEN.sub('hf_...', text)[:120]!r} names no repository."
+    said = f"{text[:120]!r} names no repository."
     if "/" not in text and _is_name(text):
         return f"{said} Its name has two parts; look for it at https://huggingface.co/models?search={text}."
     return f"{said} Write hf:org/name, for example hf:org/model."
@@ -323,22 +338,24 @@ def _parse_file_url(text: str) -> ModelRef:
 
 
 def _parse_url(text: str) -> ModelRef:
-    # As browsers do with what people paste; a host of other letters is no host below.
-    text = quote(text, safe=_PRINTABLE)
+    # As browsers do with what people paste: the host has an encoding of its own, the rest is percent-encoded.
+    head = _AUTHORITY.match(text)
     try:
-        parts = urlsplit(text)
+        text = f"{head[1]}{to_ascii_host(head[2].translate(_UNSEEN))}{text[head.end() :]}" if head else text
+        parts = urlsplit(quote(text, safe=_PRINTABLE))
         port = parts.port
     except ValueError as error:
-        raise RefError(f"The URL is not valid: {error}.") from None
+        raise RefError(f"The URL is not valid: {str(error).rstrip('.')}.") from None
     host = parts.netloc.rpartition("@")[2]
     host = (host if host.endswith("]") or ":" not in host else host.rpartition(":")[0]).lower()
     if "@" in parts.netloc:
-        raise RefError("A URL with a user or password in it is not accepted.")
+        hint = " Write hf:org/name, and give the token as HF_TOKEN." if is_hub_host(host) else ""
+        raise RefError(f"A URL with a user or password in it is not accepted.{hint}")
     if not _HOST.fullmatch(host) or port == 0:
         raise RefError("The URL has no valid host name.")
     scheme = parts.scheme.lower()
     is_default_port = port in (None, {"http": 80, "https": 443}[scheme])
-    if host in HUB_HOSTS and is_default_port:
+    if is_hub_host(host) and (is_default_port or port in HUB_PORTS):
         return _parse_hub(hub_address(parts).removeprefix("hf:"))
     netloc = host if is_default_port else f"{host}:{port}"
     return ModelRef(kind="url", url=urlunsplit((scheme, netloc, parts.path or "/", parts.query, "")))

@@ -295,6 +295,109 @@ class TestPasted:
             parse_ref(text)
         assert said in str(caught.value)
 
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            *(
+                (f"org/name{end}", "hf:org/name")
+                for end in (",", ".", ";", "\u2026", ")", '"', "`", "\u3002", "\u200b,")
+            ),
+            *(
+                (f"{start}org/name", "hf:org/name")
+                for start in ("'", "<", "(", "- ", "* ", "\u2022 ", "1. ", "3) ", "@")
+            ),
+            *((f"{label}org/name", "hf:org/name") for label in ("model: ", "Model:", "repo_id=", "FROM ", "--model ")),
+            ("see https://huggingface.co/org/name, it is good", "hf:org/name"),
+            ("org/name : Q4_K_M", "hf:org/name:Q4_K_M"),
+            ("org/name: f.gguf", "hf:org/name/f.gguf"),
+            ("org / name@main Q4_K_M", "hf:org/name@main:Q4_K_M"),
+            ("org/name (UD-Q4_K_XL)", "hf:org/name:UD-Q4_K_XL"),
+            ("org/name\uff1aQ4_K_M", "hf:org/name:Q4_K_M"),
+            ("hf\uff1aorg\uff0fname\uff20main", "hf:org/name@main"),
+            ("https\uff1a//huggingface.co/org/name", "hf:org/name"),
+            ("o\u200brg/na\u00adme\u200e:Q8_0", "hf:org/name:Q8_0"),
+            ("https://huggingface\u200b.co/or\u2060g/name/resolve/main/f.gguf", "hf:org/name/f.gguf@main"),
+            ("\u202aorg/name\u202c", "hf:org/name"),
+            *(
+                (f"{a}org/name{b}", "hf:org/name")
+                for a, b in ("()", "[]", "{}", "**", "__", "\u201e\u201c", "\u300c\u300d")
+            ),
+            ("**`org/name`**", "hf:org/name"),
+            ("[x](https://huggingface.co/org/name).", "hf:org/name"),
+            ("[x](<https://huggingface.co/org/name>)", "hf:org/name"),
+            ('[x](https://huggingface.co/org/name "title")', "hf:org/name"),
+            ("![x](https://huggingface.co/org/name)", "hf:org/name"),
+            ("https://huggingface.co/org/name,", "hf:org/name"),
+            ("(https://huggingface.co/org/name/blob/main/f.gguf)", "hf:org/name/f.gguf@main"),
+            ("https://host.example/f.gguf,", "https://host.example/f.gguf"),
+            ("https://host.example/f?sig=abc,", "https://host.example/f?sig=abc,"),
+            ("https://host.example/f(1)", "https://host.example/f(1)"),
+            ("hf:org/name/f.gguf,", "hf:org/name/f.gguf,"),
+            ("hf:org/name/\uff08a\uff09\uff1a1", "hf:org/name/\uff08a\uff09\uff1a1"),
+            ("org%2Fname", "hf:org/name"),
+            *((f"{hub}/org/name", "hf:org/name") for hub in ("huggingface.co:443", "huggingface.co.", "//hf.co")),
+            *(
+                (f"{hub}/org/name", "hf:org/name")
+                for scheme in ("https", "http", "HTTPS")
+                for hub in (f"{scheme}://huggingface.co:443", f"{scheme}://HuggingFace.co:80", f"{scheme}://hf.co.")
+            ),
+            ("https:/huggingface.co/org/name", "hf:org/name"),
+            ("htps://huggingface.co/org/name", "hf:org/name"),
+            ("hf:huggingface.co/org/name", "hf:org/name"),
+            ("lmstudio://open_from_hf?model=org/name&file=f.gguf", "hf:org/name/f.gguf"),
+            ("~/.cache/huggingface/hub/models--org--name", "hf:org/name"),
+            (f"/x/hub/models--org--name/snapshots/{COMMIT}/a/f.gguf", f"hf:org/name/a/f.gguf@{COMMIT}"),
+            ("C:\\hub\\models--org--name", "hf:org/name"),
+            *((f"{prompt}hf download org/name", "hf:org/name") for prompt in ("> ", "% ", "# ", "!", "\u276f ")),
+            ("(venv) user@host:~/x$ hf download org/name f.gguf", "hf:org/name/f.gguf"),
+            ("PS C:\\Users\\x> hf download org/name", "hf:org/name"),
+            ("```bash\nhf download org/name \\\n  --local-dir x\n```", "hf:org/name"),
+            ("git lfs install\ngit clone https://huggingface.co/org/name", "hf:org/name"),
+            ("git lfs install && git clone -b dev https://huggingface.co/org/name dir", "hf:org/name@dev"),
+            ("pip install -U huggingface_hub; hf download org/name > log 2>&1", "hf:org/name"),
+            ("uvx --from huggingface_hub hf download org/name", "hf:org/name"),
+            ("lms get org/name@q4_k_m", "hf:org/name:Q4_K_M"),
+            ("mlx_lm.generate --model org/name --prompt 'a/b c'", "hf:org/name"),
+            ("text-generation-launcher --model-id=org/name", "hf:org/name"),
+            ('model = AutoModel.from_pretrained("org/name", revision="v1")', "hf:org/name@v1"),
+            ("hf_hub_download(repo_id='org/name', filename='f.gguf')", "hf:org/name/f.gguf"),
+            ("from huggingface_hub import x\nsnapshot_download(\n    'org/name',\n)", "hf:org/name"),
+        ],
+    )
+    def test_what_surrounds_it_does_not_matter(self, text: str, expected: str) -> None:
+        ref = parse_ref(text)
+        assert str(ref) == expected
+        assert parse_ref(str(ref)) == ref
+
+    @pytest.mark.parametrize(
+        ("text", "said"),
+        [
+            ("hive pull org/name org/other", "hive pull org/name org/other"),
+            ("hf download org/a && hf download org/b", "hive pull org/a org/b"),
+            ("org/name\norg/other", "one reference at a time"),
+            ("hf download org/name --include '*.gguf'", "hive pull org/name --include '*.gguf'"),
+            ("hf download org/name a.gguf b.gguf", "hive pull org/name --include a.gguf --include b.gguf"),
+            ("/models/f.gguf", "file:///"),
+            ("hxxps://host.example/f.gguf", "begins with https://"),
+            ("https://user:hf_c4n4ry12@huggingface.co/org/name", "HF_TOKEN"),
+            ("https://hf-mirror.com/org/name", "HF_ENDPOINT"),
+            ("https://modelscope.cn/models/org/name/summary", "hf:org/name"),
+            ("https://ollama.com/user/name", "Ollama's registry"),
+            ("org/name?download=true", "names no repository"),
+        ],
+    )
+    def test_what_is_not_clear_is_refused_with_what_to_copy(self, text: str, said: str) -> None:
+        with pytest.raises(RefError) as caught:
+            parse_ref(text)
+        assert said in str(caught.value)
+        assert "c4n4ry" not in str(caught.value)
+
+    def test_a_signature_in_a_pasted_command_is_not_shown(self) -> None:
+        with pytest.raises(RefError) as caught:
+            parse_ref("wget https://u:p4ss@h.example/a?sig=s3cr3t && wget https://h.example/b?sig=s3cr3t")
+        assert "s3cr3t" not in str(caught.value)
+        assert "p4ss" not in str(caught.value)
+
     def test_a_token_in_a_pasted_command_is_not_shown(self) -> None:
         for text in ("HF_TOKEN=hf_c4n4ry123456 hf upload org/name", "hf_c4n4ry123456@huggingface.co/org/name"):
             with pytest.raises(RefError) as caught:
@@ -355,6 +458,11 @@ class TestUrls:
             ("https://host.example/\u6a21\u578b.gguf", "https://host.example/%E6%A8%A1%E5%9E%8B.gguf"),
             ("https://host.example/a%20b c.gguf", "https://host.example/a%20b%20c.gguf"),
             ("https://host.example/f?name=\u00e4 b", "https://host.example/f?name=%C3%A4%20b"),
+            ("http://h\u00f6st.example/f", "http://xn--hst-sna.example/f"),
+            ("https://B\u00dccher.Example:8443/f", "https://xn--bcher-kva.example:8443/f"),
+            ("https://\u4f8b\u3048.\u30c6\u30b9\u30c8/f", "https://xn--r8jz45g.xn--zckzah/f"),
+            ("https://host\u200b.example/f", "https://host.example/f"),
+            ("https://\u0445\u0430\u0431.example/f", "https://xn--80ac2d.example/f"),
         ],
     )
     def test_a_pasted_url_gets_its_percent_encoding(self, pasted: str, url: str) -> None:
@@ -375,7 +483,13 @@ class TestUrls:
             "http://host.example:0/",
             "http://host.example:x/",
             "http://ho st.example/",
-            "http://h\u00f6st.example/",
+            "http://h\u00f6st\u2603.example/",
+            "http://fa\u00df.example/",
+            "https://huggingf\u0430ce.co/org/name",
+            "https://\uff48uggingface.co/org/name",
+            "https://huggingface\u3002co/org/name",
+            "http://\u2460\u2461\u2466.0.0.1/",
+            "http://127\u30020\u30020\u30021/",
             "http://\uff11\uff12\uff17.0.0.1/",
             "http://host.example\t/",
             "http://[::1/",
