@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 import uuid
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -94,3 +96,50 @@ def test_a_pickle_in_the_queue_is_not_opened(queue: Queue, store: RedisClient, t
     with pytest.raises(Exception, match=r".*"):
         taken.perform()
     assert not witness.exists()
+
+
+@pytest.mark.parametrize("field", ["data", "exc_info"])
+def test_what_is_packed_in_a_jobs_hash_is_not_unpacked_without_a_bound(
+    queue: Queue, store: RedisClient, field: str
+) -> None:
+    job = queue.enqueue_call("workers.download.run", args=(str(uuid.uuid4()), 1))
+    store.hset(job.key, field, zlib.compress(b" " * (64 << 20), 9))
+    tracemalloc.start()
+    try:
+        taken = fetch(queue, job.id)
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 4 << 20
+    if field == "data":
+        with pytest.raises(RefusedJob):
+            taken.perform()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("status", "nonsense"),
+        ("created_at", "yesterday"),
+        ("timeout", "x" * 100_000),
+        ("result_ttl", "9" * 5000),
+        ("retry_intervals", "[" * 100_000),
+        ("dependency_ids", "[" * 100_000),
+        ("meta", "[" * 100_000),
+        ("data", "[" * 4000),
+        ("data", "[]"),
+        ("data", '["os.system", null, ["true"], {}]'),
+        ("data", '["' + "x" * 100_000 + '", null, [], {}]'),
+    ],
+)
+def test_a_worker_goes_on_behind_a_job_whose_hash_is_nonsense(
+    queue: Queue, store: RedisClient, field: str, value: str
+) -> None:
+    broken = queue.enqueue_call("os.system", args=("true",))
+    store.hset(broken.key, field, value)
+    behind = queue.enqueue_call("os.system", args=("true",))
+    worker = SimpleWorker([queue], connection=store, serializer="json", job_class=DownloadJob)
+    worker.log.disabled = True
+    worker.work(burst=True, logging_level="CRITICAL")
+    assert fetch(queue, behind.id).is_failed
+    assert store.llen(queue.key) == 0
