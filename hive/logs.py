@@ -17,6 +17,7 @@ from typing import Any, Final, TextIO
 
 from hive import log_writer
 from hive.log_writer import LineWriter, RepeatFilter, WriterHandler
+from hive.terminal import plain, plain_json, plain_lines
 
 #: What is told of lines that nobody read in time.
 _LOST: Final = "{} lines of the log were lost: nobody read them"
@@ -108,8 +109,10 @@ class ConsoleFormatter(logging.Formatter):
         """One line for a person, tracebacks below it."""
         clock = time.strftime("%H:%M:%S", time.localtime(record.created))
         fields = "".join(f"  {name}={value}" for name, value in _fields(record).items())
-        line = f"{clock} {record.levelname.lower():7} {record.name:18} {record.getMessage()}{fields}"
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+        line = plain(f"{clock} {record.levelname.lower():7} {record.name:18} {record.getMessage()}{fields}")
+        if not record.exc_info:
+            return line
+        return line + "\n" + plain_lines(self.formatException(record.exc_info), "  ")
 
 
 class JsonFormatter(logging.Formatter):
@@ -126,4 +129,4 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False, default=str)
+        return plain_json(json.dumps(line, ensure_ascii=False, default=str))

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from hive import log_writer
+from hive import log_writer, logs
 from hive.log_writer import MAX_LINES, MAX_TROUBLES, REPEAT_S, LineWriter, RepeatFilter
 
 
@@ -169,3 +169,20 @@ def test_everybody_is_flushed_at_the_end(pipe: tuple[int, int]) -> None:
     writer.write("last")
     log_writer.flush()
     assert os.read(pipe[0], 100) == b"last\n"
+
+
+EVIL = "\x1b]0;title\x07\x9b2J\u202e\u2028\x85\n00:00:00 error   forged"
+
+
+@pytest.mark.parametrize("formatter", [logs.ConsoleFormatter(), logs.JsonFormatter()])
+def test_text_from_elsewhere_is_harmless_in_a_line_of_the_log(formatter: logging.Formatter) -> None:
+    try:
+        raise ValueError(EVIL)
+    except ValueError:
+        record = logging.LogRecord("x", logging.ERROR, __file__, 0, "of %s", (EVIL,), sys.exc_info())
+    record.fields = {"name": EVIL, "list": [EVIL]}
+    written = formatter.format(record)
+    assert all(char.isprintable() or char == "\n" for char in written)
+    assert not [line for line in written.split("\n") if line.startswith("00:00:00")]
+    if isinstance(formatter, logs.JsonFormatter):
+        assert json.loads(written)["name"] == EVIL

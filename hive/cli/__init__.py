@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 
 import click
 
+from hive.cli.output import echo_lines
 from hive.version import VERSION
 
 
@@ -120,7 +121,7 @@ def cli(ctx: click.Context) -> None:
     Try `hive pull org/name`. Nothing needs to run for that; `hive up` runs the service for others.
     """
     if ctx.invoked_subcommand is None:
-        click.echo(ctx.get_help())
+        echo_lines(ctx.get_help())
 
 
 def run(args: Sequence[str] | None = None) -> int:

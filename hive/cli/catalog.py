@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import click
-import msgspec
 
 from hive.cli.errors import CliError
 from hive.cli.format import counted, duration, percent, plain, size
+from hive.cli.output import clear_line, echo, echo_json
 from hive.cli.server import Server, find_server
 from hive.settings import Settings
 from hive.wire.maintenance import Note, Problem, Progress, Refetch, VerificationLine, Verified
@@ -104,14 +104,14 @@ class _Printer:
         if isinstance(line, Verified):
             self._end = line
         if self.as_json:
-            click.echo(msgspec.json.encode(line))
+            echo_json(line)
             return
         self._clear()
         for text, err in _texts(line):
-            click.echo(plain(text), err=err)
+            echo(plain(text), err=err)
         if isinstance(line, Progress) and self._shows_progress:
             done = percent(line.bytes_done, line.bytes_total)
-            click.echo(f"{done} of {size(line.bytes_total)}  {plain(_short(line.model))}"[:78], err=True, nl=False)
+            echo(f"{done} of {size(line.bytes_total)}  {plain(_short(line.model))}"[:78], err=True, nl=False)
 
     def finish(self, wait: Callable[[], bool] | None = None) -> None:
         """Sum up; waits for what is fetched again.
@@ -125,19 +125,19 @@ class _Printer:
         problems = counted(end.problems, "problem")
         if not end.problems:
             if not self.as_json:
-                click.echo(f"{said}: all right", err=True)
+                echo(f"{said}: all right", err=True)
             return
         refused = [refetch for refetch in self.refetches if refetch.download_id is None]
         if self.refetches and wait is not None and wait() and not refused:
             if not self.as_json:
-                click.echo(f"{said}: {problems}, mended", err=True)
+                echo(f"{said}: {problems}, mended", err=True)
             return
         hint = "some could not be fetched again" if self.refetches else "`--fetch` fetches what is wrong again"
         raise CliError(f"{said}: {problems}.", hint)
 
     def _clear(self) -> None:
         if self._shows_progress:
-            click.echo("\r\x1b[K", err=True, nl=False)
+            clear_line()
 
 
 def _texts(line: VerificationLine) -> Iterator[tuple[str, bool]]:

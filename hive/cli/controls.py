@@ -10,6 +10,7 @@ from hive.cli.disk import CommandSource, LocalStore, open_source
 from hive.cli.download_ids import SHORT_ID_CHARS, find_download
 from hive.cli.errors import each_in_turn
 from hive.cli.format import plain
+from hive.cli.output import echo, echo_value
 from hive.cli.server import find_server, need_server
 from hive.settings import Settings
 from hive.wire.api import Download
@@ -68,7 +69,7 @@ def retry(download_ids: tuple[str, ...]) -> None:
     ID is the download's id, the first 4 or more characters of it, or the reference that was asked for.
     """
     with need_server(Settings.from_env()).client() as client:
-        each_in_turn(download_ids, lambda text: click.echo(client.retry(find_download(client, text).id).download_id))
+        each_in_turn(download_ids, lambda text: echo_value(client.retry(find_download(client, text).id).download_id))
 
 
 @click.command(short_help="Change how soon a download gets a worker.")
@@ -95,6 +96,6 @@ def _each(source: CommandSource, texts: tuple[str, ...], done: str, do: Callable
     def one(text: str) -> None:
         download = find_download(source, text)
         do(download)
-        click.echo(f"{done} {download.id[:SHORT_ID_CHARS]}  {plain(download.model_ref)}", err=True)
+        echo(f"{done} {download.id[:SHORT_ID_CHARS]}  {plain(download.model_ref)}", err=True)
 
     each_in_turn(texts, one)

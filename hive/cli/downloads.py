@@ -9,6 +9,7 @@ import click
 from hive.cli.disk import open_source
 from hive.cli.download_ids import SHORT_ID_CHARS
 from hive.cli.format import age, duration, percent, size, speed
+from hive.cli.output import echo_json, echo_value
 from hive.cli.table import Column, print_table
 from hive.settings import Settings
 from hive.wire.events import Complete, Downloading, Error
@@ -50,12 +51,10 @@ def ps(every: bool, limit: int, quiet: bool, as_json: bool) -> None:
     with open_source(Settings.from_env()) as source:
         found = source.downloads(None if every else "active", limit=limit)
     if as_json:
-        import msgspec
-
-        click.echo(msgspec.json.format(msgspec.json.encode(found)))
+        echo_json(found, indented=True)
     elif quiet:
         for download in found:
-            click.echo(download.id)
+            echo_value(download.id)
     else:
         print_table(_COLUMNS, [_row(download) for download in found])
 

@@ -19,8 +19,10 @@ import click
 import msgspec
 
 from hive.cli.format import plain, shown, size
+from hive.cli.output import echo_error
 from hive.errors import HiveError, InternalError
 from hive.settings import Settings, SettingsError
+from hive.terminal import plain_lines
 from hive.wire.refs import ModelRef
 
 T = TypeVar("T")
@@ -63,7 +65,7 @@ def report(error: BaseException) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
     if _wants_traceback():
-        traceback.print_exception(error)
+        echo_error(plain_lines("".join(traceback.format_exception(error)).rstrip(), "  "))
     shown = explain(error)
     say_error(shown.message, *shown.hints, code=shown.code)
     return shown.exit_code
@@ -152,22 +154,26 @@ def each_in_turn(wanted: Sequence[T], do: Callable[[T], None]) -> None:
 
 def say_error(message: str, *hints: str, code: str | None = None) -> None:
     """Write an error and its hints to standard error."""
-    line = f"{style('error:', 'red')} {message}" + (f" [{code}]" if code else "")
-    click.echo("\n".join([line, *(f"{style('hint:', 'cyan')} {hint}" for hint in hints)]), err=True)
+    line = f"{style('error:', 'red')} {plain(message)}" + (f" [{plain(code)}]" if code else "")
+    echo_error(line, *_hints(hints))
 
 
 def say_hints(message: str, *commands: str) -> None:
     """Write a sentence to standard error, and below it commands to copy, one a line, the nearest first."""
-    click.echo("\n".join([message, *(f"{style('hint:', 'cyan')} {command}" for command in commands)]), err=True)
+    echo_error(plain(message), *_hints(commands))
+
+
+def _hints(hints: Sequence[str]) -> list[str]:
+    return [f"{style('hint:', 'cyan')} {plain(hint)}" for hint in hints]
 
 
 def style(text: str, colour: str) -> str:
     """`text` in colour where standard error is a terminal and NO_COLOR is not set."""
     try:
-        plain = bool(Settings.from_env().no_color)
+        is_bare = bool(Settings.from_env().no_color)
     except SettingsError:
-        plain = True
-    return text if plain or not sys.stderr.isatty() else click.style(text, fg=colour)
+        is_bare = True
+    return text if is_bare or not sys.stderr.isatty() else click.style(text, fg=colour)
 
 
 def _entry(value: Any) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
+from hive.terminal import plain as plain
+
 if TYPE_CHECKING:
     from hive.wire.refs import ModelRef
 
@@ -56,13 +58,6 @@ def age(unix_s: float | None) -> str:
 def percent(done: int, total: int) -> str:
     """`42.0%`, never 100 before all is there; nothing where the total is not known."""
     return f"{min(done * 1000 // total, 1000) / 10:.1f}%" if total else ""
-
-
-def plain(text: str) -> str:
-    """`text` on one line without control characters: names and messages come from elsewhere, and a terminal obeys
-    escapes.
-    """
-    return "".join(char if char.isprintable() else " " for char in text)
 
 
 def shown(ref: ModelRef | str) -> str:

@@ -7,10 +7,10 @@ import re
 from collections.abc import Callable
 
 import click
-import msgspec
 
 from hive.cli.errors import USAGE, CliError
 from hive.cli.format import counted, plain, size
+from hive.cli.output import echo, echo_json
 from hive.cli.server import find_server
 from hive.settings import Settings
 from hive.wire.maintenance import Collected, CollectionLine, Kept, Removed
@@ -81,13 +81,13 @@ def _collect(
 
 def _show(line: CollectionLine, *, as_json: bool) -> None:
     if as_json:
-        click.echo(msgspec.json.encode(line))
+        echo_json(line)
         return
     match line:
         case Removed():
-            click.echo(f"{line.kind:10}  {size(line.bytes):>9}  {plain(line.path)}")
+            echo(f"{line.kind:10}  {size(line.bytes):>9}  {plain(line.path)}")
         case Kept():
-            click.echo(f"kept: {plain(line.path)}: {line.message}", err=True)
+            echo(f"kept: {plain(line.path)}: {line.message}", err=True)
         case Collected():
             word = "Would remove" if line.dry_run else "Removed"
-            click.echo(f"{word} {counted(line.removed, 'thing')}, {size(line.bytes)}", err=True)
+            echo(f"{word} {counted(line.removed, 'thing')}, {size(line.bytes)}", err=True)

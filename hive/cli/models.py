@@ -12,6 +12,7 @@ from hive.cli.disk import CommandSource, open_source
 from hive.cli.download_ids import DownloadSource, is_id, repo_of
 from hive.cli.errors import USAGE, CliError
 from hive.cli.format import age, percent, plain, shown, size
+from hive.cli.output import echo, echo_json, echo_value
 from hive.cli.table import Column, print_table
 from hive.errors import ModelNotOnDisk
 from hive.settings import Settings
@@ -40,12 +41,10 @@ def ls(quiet: bool, as_json: bool) -> None:
         models = source.models()
         partials = [] if quiet or as_json else partial_models(source)
     if as_json:
-        import msgspec
-
-        click.echo(msgspec.json.format(msgspec.json.encode(models)))
+        echo_json(models, indented=True)
     elif quiet:
         for model in models:
-            click.echo(model.id)
+            echo_value(model.id)
     else:
         rows = [[model.id, size(model.size), str(len(model.files)), age(model.created)] for model in models]
         print_table(_COLUMNS, rows + [_partial_row(download) for download in partials])
@@ -85,10 +84,10 @@ def _find(models: Sequence[Model], partials: Sequence[Download], name: str) -> l
 def _delete(source: CommandSource, one: Model | Download) -> None:
     if isinstance(one, Model):
         deleted = source.delete_model(one.id)
-        click.echo(f"Deleted {plain(one.id)}, {size(deleted.freed_bytes)} freed", err=True)
+        echo(f"Deleted {plain(one.id)}, {size(deleted.freed_bytes)} freed", err=True)
         return
     source.cancel(one.id, purge=True)
-    click.echo(f"Deleted what had arrived of {plain(shown(one.model_ref))}, {size(_arrived(one))}", err=True)
+    echo(f"Deleted what had arrived of {plain(shown(one.model_ref))}, {size(_arrived(one))}", err=True)
 
 
 def _confirm(found: Sequence[Model | Download]) -> None:
@@ -96,7 +95,7 @@ def _confirm(found: Sequence[Model | Download]) -> None:
         raise CliError("Nobody can be asked here; --yes deletes without a question.", exit_code=USAGE)
     if len(found) > 1:
         for one in found:
-            click.echo(f"  {_described(one)}", err=True)
+            echo(f"  {_described(one)}", err=True)
     what = _described(found[0]) if len(found) == 1 else f"these {len(found)}"
     if not click.confirm(f"Delete {what}?", err=True):
         raise CliError("Nothing was deleted.")

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-import click
-import msgspec
-
 from hive.cli.errors import CliError, each_in_turn, hints_of
 from hive.cli.format import counted, plain, size
 from hive.cli.hub_token import Token
+from hive.cli.output import echo, echo_json
 from hive.cli.server import Server
 from hive.cli.table import Column, print_table
 from hive.cli.wanted import Wanted
@@ -52,11 +50,11 @@ def show_plans(
 
 def _show(plan: DownloadPlan, *, as_json: bool) -> None:
     if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(plan)))
+        echo_json(plan, indented=True)
     else:
         rows = [[file.path, size(file.size), "yes" if file.on_disk else "no"] for file in plan.files]
         print_table(_COLUMNS, rows)
-        click.echo(f"{plain(plan.name)}: {counted(len(plan.files), 'file')}, {_amount(plan)}", err=True)
+        echo(f"{plain(plan.name)}: {counted(len(plan.files), 'file')}, {_amount(plan)}", err=True)
     if plan.room is not None and not plan.room.enough:
         raise CliError(
             f"It does not fit: {size(plan.bytes_missing)} are needed, {size(plan.room.available)} may be taken.",

@@ -10,11 +10,10 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
-import click
-
 from hive.cli import bars
 from hive.cli.bars import PLAIN, Glyphs, facts
 from hive.cli.format import duration, plain, shown, size, speed
+from hive.cli.output import echo, echo_json
 from hive.settings import Settings
 from hive.wire.events import Complete, Downloading, Event, encode
 
@@ -80,7 +79,7 @@ class JsonLines(Quiet):
 
     def show(self, event: Event) -> None:
         """One line, written at once."""
-        click.echo(encode(event))
+        echo_json(encode(event))
 
 
 class Lines(Quiet):
@@ -95,7 +94,7 @@ class Lines(Quiet):
     def show(self, event: Event) -> None:
         """A line, where it is time for one."""
         if isinstance(event, Complete):
-            click.echo(f"{self._name}: {summary(event)}", err=True)
+            echo(f"{self._name}: {summary(event)}", err=True)
         if not isinstance(event, Downloading):
             return
         status, now_s = event.status or "downloading", time.monotonic()
@@ -103,13 +102,13 @@ class Lines(Quiet):
         step = share // LINE_STEP_PERCENT
         if status != self._status or step > self._step or now_s >= self._next_s:
             self._status, self._step, self._next_s = status, step, now_s + LINE_INTERVAL_S
-            click.echo(f"{self._name}: {line(event)}", err=True)
+            echo(f"{self._name}: {line(event)}", err=True)
 
     def waiting(self, delay_s: float) -> None:
         """A line, the first time."""
         if self._status != "reconnecting":
             self._status = "reconnecting"
-            click.echo(f"{self._name}: the connection is lost, connecting again", err=True)
+            echo(f"{self._name}: the connection is lost, connecting again", err=True)
 
 
 class Bars(Quiet):
@@ -130,7 +129,7 @@ class Bars(Quiet):
             return
         self._end()
         if isinstance(event, Complete):
-            click.echo(f"{shown(self._name)}: {summary(event)}", err=True)
+            echo(f"{shown(self._name)}: {summary(event)}", err=True)
 
     def waiting(self, delay_s: float) -> None:
         """Say so in the place of the status."""

@@ -15,6 +15,7 @@ from hive.cli.errors import USAGE, CliError, each_in_turn, hints_of, say_hints
 from hive.cli.format import plain, shown
 from hive.cli.hub_token import Token, read_token
 from hive.cli.limits import bytes_per_second
+from hive.cli.output import echo, echo_json, echo_value
 from hive.cli.progress import choose_printer
 from hive.cli.server import Server, find_server
 from hive.cli.wanted import Wanted, read_list
@@ -156,8 +157,8 @@ def finish(end: Event, output: Output, ref: ModelRef | None = None) -> None:
         raise CliError(plain(end.message), *hints_of(end.details or {}, ref), code=end.code)
     if isinstance(end, Complete) and not output.as_json:
         if end.message and not output.quiet:
-            click.echo(f"note: {plain(end.message)}", err=True)
-        click.echo(end.local_path)
+            echo(f"note: {plain(end.message)}", err=True)
+        echo_value(end.local_path)
 
 
 def _pull_here(settings: Settings, one: Wanted, token: Token, output: Output) -> None:
@@ -269,14 +270,12 @@ def _ask(client: Client, one: Wanted, token: Token) -> Started:
 
 
 def _say_detached_start(started: Started, *, as_json: bool) -> None:
-    import msgspec
-
     if as_json:
-        click.echo(msgspec.json.encode(started))
+        echo_json(started)
         return
-    click.echo(started.download_id)
+    echo_value(started.download_id)
     if started.local_path:
-        click.echo(f"On disk already: {started.local_path}", err=True)
+        echo(f"On disk already: {started.local_path}", err=True)
     else:
         say_hints("Under way.", f"hive watch {started.download_id[:8]}")
 

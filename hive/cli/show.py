@@ -11,6 +11,7 @@ from hive.cli.disk import CommandSource, open_source
 from hive.cli.download_ids import find_download, is_id
 from hive.cli.format import age, duration, size, speed
 from hive.cli.models import match_downloads, match_models, not_there
+from hive.cli.output import echo, echo_json
 from hive.cli.progress import line, summary
 from hive.cli.table import print_fields
 from hive.settings import Settings
@@ -29,13 +30,11 @@ def show(what: str, as_json: bool) -> None:
     with open_source(Settings.from_env()) as source:
         found = _find(source, what)
     if as_json:
-        import msgspec
-
-        click.echo(msgspec.json.format(msgspec.json.encode(found if len(found) > 1 else found[0])))
+        echo_json(found if len(found) > 1 else found[0], indented=True)
         return
     for number, one in enumerate(found):
         if number:
-            click.echo()
+            echo()
         print_fields(model_fields(one) if isinstance(one, Model) else download_fields(one))
 
 

@@ -8,9 +8,8 @@ import sys
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-import click
-
 from hive.cli.format import plain
+from hive.cli.output import echo
 
 #: Spaces between two columns.
 GAP = "  "
@@ -35,7 +34,7 @@ def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Non
         _print_fitted(columns, rows)
     else:
         for line in aligned(columns, rows):
-            click.echo(line)
+            echo(line)
 
 
 def print_fields(fields: Sequence[tuple[str, str]]) -> None:
@@ -43,7 +42,7 @@ def print_fields(fields: Sequence[tuple[str, str]]) -> None:
     width = max((len(name) for name, _ in fields), default=0)
     for name, value in fields:
         if value:
-            click.echo(f"{name:{width}}{GAP}{plain(value)}")
+            echo(f"{name:{width}}{GAP}{plain(value)}")
 
 
 def aligned(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -10,9 +10,11 @@ from typing import NamedTuple
 import click
 
 from hive.cli.errors import USAGE, CliError, style
+from hive.cli.output import echo_lines
 from hive.net.server_address import parse_server_address
 from hive.processes.children import python_module
 from hive.settings import Settings
+from hive.terminal import plain, plain_json
 
 #: Workers that `hive up` runs, and downloads that one `hive worker` has in hand at once.
 DEFAULT_WORKERS = 2
@@ -75,7 +77,7 @@ def up(host: str | None, port: int | None, workers: int, allow_remote: bool) -> 
         return await Stack(settings, StackPlan(*address, workers), say).run(on_ready)
 
     def on_ready(url: str, sentence: str) -> None:
-        click.echo(sentence)
+        echo_lines(sentence)
         sys.stdout.flush()
 
     say = _json_lines if settings.log_format == "json" else _prefixed_lines
@@ -176,7 +178,7 @@ def _prefixed_lines(name: str, line: str) -> None:
     """A line of the log for people, with who wrote it in front."""
     from hive import logs
 
-    logs.say(f"{style(f'{name:7} |', _COLOURS.get(name, 'white'))} {line}")
+    logs.say(f"{style(f'{name:7} |', _COLOURS.get(name, 'white'))} {plain(line)}")
 
 
 def _json_lines(name: str, line: str) -> None:
@@ -187,4 +189,4 @@ def _json_lines(name: str, line: str) -> None:
         line = json.dumps({"level": "info", "logger": "hive.processes.stack", "message": line})
     from hive import logs
 
-    logs.say(line)
+    logs.say(plain_json(line))
