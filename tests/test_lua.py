@@ -17,7 +17,7 @@ from hive.wire.jobs import RANK_STEP, RANKS
 
 PACKAGES = ("hive.downloads", "hive.webhooks", "workers.fleet")
 #: Files that others include.
-PARTS = ("prelude", "notify")
+PARTS = ("prelude", "notify", "owners")
 SCRIPTS = [
     (package, path.name.removesuffix(".lua"))
     for package in PACKAGES
@@ -66,3 +66,10 @@ def test_the_prelude_knows_the_names_and_numbers_of_the_wire() -> None:
     assert f"'{keys.WEBHOOKS_DUE}'" in notify
     assert f"'{keys.WEBHOOKS_STANDING}'" in notify
     assert f"'{keys.webhooks('x').replace('x', chr(39) + ' .. id .. ' + chr(39))}'" in notify
+
+
+def test_the_scripts_of_owners_know_the_names_of_the_wire() -> None:
+    owners = load("hive.downloads", "owners")
+    assert "'hive:owner:' .. owner" in owners
+    assert keys.owner_index("x") == "hive:owner:x"
+    assert f"'{keys.OWNERS}'" in owners

@@ -16,6 +16,7 @@ from hive import errors
 from hive.api.downloads import find, shown, started
 from hive.api.json import read_body
 from hive.api.services import services_of
+from hive.auth.principal import principal_of
 from hive.downloads.events import cancelled_event, paused_event, requeued_event
 from hive.downloads.record import Record
 from hive.wire.api import PriorityRequest, RetryRequest
@@ -93,7 +94,9 @@ async def retry(request: Request) -> Response:
     """`POST /v1/downloads/{id}/retry`: a new download of what failed or was cancelled; it goes on from what arrived."""
     record = await find(request)
     body = await read_body(request, RetryRequest, RetryRequest())
-    made = await services_of(request).downloads.retry(record, hf_token=body.hf_token, webhook_url=body.webhook_url)
+    made = await services_of(request).downloads.retry(
+        record, principal_of(request), hf_token=body.hf_token, webhook_url=body.webhook_url
+    )
     return started(made)
 
 

@@ -14,6 +14,7 @@ from starlette.responses import Response
 from hive import errors, logs
 from hive.api.json import JsonResponse, read_body
 from hive.api.services import services_of
+from hive.auth.principal import Principal, principal_of
 from hive.downloads.provisioner import Provisioned, read_ref
 from hive.downloads.record import Record
 from hive.downloads.view import view
@@ -42,14 +43,14 @@ async def create(request: Request) -> Response:
     """`POST /v1/models/download`: 202 for a new or joined download, 200 for a model on disk."""
     body = await read_body(request, DownloadRequest)
     services = services_of(request)
-    spec = read_spec(body, services.settings)._replace(
+    spec = read_spec(body, services.settings, principal_of(request))._replace(
         max_bytes_per_second=body.max_bytes_per_second, priority=body.priority
     )
     return started(await services.downloads.request(spec, webhook_url=body.webhook_url))
 
 
-def read_spec(body: PlanRequest, settings: Settings) -> DownloadSpec:
-    """What a request asks for.
+def read_spec(body: PlanRequest, settings: Settings, principal: Principal) -> DownloadSpec:
+    """What a request of this principal asks for.
 
     Raises:
         InvalidModelRef: says what is wrong with the reference.
@@ -70,6 +71,7 @@ def read_spec(body: PlanRequest, settings: Settings) -> DownloadSpec:
         name=_checked_name(body.name, ref),
         hf_token=body.hf_token,
         request_id=logs.bound_field("request_id"),
+        owner=principal.owner,
     )
 
 
@@ -91,19 +93,23 @@ def started(made: Provisioned) -> Response:
 
 
 async def index(request: Request) -> Response:
-    """`GET /v1/downloads`: newest first, filtered by `status`, in pages."""
-    services, query = services_of(request), request.query_params
+    """`GET /v1/downloads`: newest first, filtered by `status`, in pages; one's own, or for who administers all."""
+    services, query, principal = services_of(request), request.query_params, principal_of(request)
     status = query.get("status")
     if status is not None and status not in _FILTERS:
         raise errors.BadRequest(f"'{status[:40]}' is not a status.", allowed=sorted(_FILTERS))
     limit = _read_limit(query.get("limit"))
     cursor = _read_cursor(query["cursor"]) if "cursor" in query else None
     page = await services.commands.run(
-        services.tracker.page, limit=limit, cursor=cursor, keep=_FILTERS[status] if status else None
+        services.tracker.page,
+        limit=limit,
+        cursor=cursor,
+        keep=_FILTERS[status] if status else None,
+        principal=principal,
     )
     waiting = [record.id for record in page.records if record.state == "queued"]
     places = await services.commands.run(services.records.admission.places, waiting)
-    data = tuple(view(record, places.get(record.id)) for record in page.records)
+    data = tuple(view(record, principal, places.get(record.id)) for record in page.records)
     return JsonResponse(Page[Download](data=data, next_cursor=_write_cursor(page.cursor)))
 
 
@@ -112,7 +118,7 @@ async def show(request: Request) -> Response:
     services, wait_s = services_of(request), read_wait(request.query_params.get("wait"))
     record = await find(request)
     if wait_s and not record.is_terminal:
-        await wait_for_end(services.fanout, record.id, wait_s)
+        await wait_for_end(services.fanout, record.id, principal_of(request), wait_s)
         record = await find(request)
     return await shown(request, record)
 
@@ -122,16 +128,16 @@ async def shown(request: Request, record: Record, status_code: int = 200) -> Res
     services = services_of(request)
     waiting = [record.id] if record.state == "queued" else []
     places = await services.commands.run(services.records.admission.places, waiting) if waiting else {}
-    return JsonResponse(view(record, places.get(record.id)), status_code=status_code)
+    return JsonResponse(view(record, principal_of(request), places.get(record.id)), status_code=status_code)
 
 
 async def find(request: Request) -> Record:
     """The record of the download that the path names.
 
     Raises:
-        InvalidId, DownloadNotFound: there is none.
+        InvalidId, DownloadNotFound: there is none, or it is somebody else's.
     """
-    return await services_of(request).downloads.find(read_id(request.path_params["id"]))
+    return await services_of(request).downloads.find(read_id(request.path_params["id"]), principal_of(request))
 
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")

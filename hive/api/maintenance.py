@@ -23,6 +23,7 @@ from hive import logs
 from hive.api.json import read_body
 from hive.api.operations import LinesResponse
 from hive.api.services import Services, services_of
+from hive.auth.principal import ANONYMOUS, Principal, principal_of
 from hive.downloads import scripts
 from hive.downloads.live import in_use, read_live
 from hive.errors import RedisUnavailable
@@ -56,7 +57,7 @@ async def verify(request: Request) -> Response:
     body = await read_body(request, VerifyRequest, VerifyRequest())
     targets = await run_in_threadpool(_targets, services, body.models)
     operation = services.operations.begin(_VERIFICATION)
-    context = OperationContext(services, operation.stop)
+    context = OperationContext(services, operation.stop, principal_of(request))
     repair = Repairer(services.settings, context.is_used, context.request).repair if body.fetch else None
 
     def work(say: Callable[[msgspec.Struct], None]) -> None:
@@ -111,8 +112,10 @@ async def tidy(services: Services) -> bool:
 class OperationContext:
     """What an operation's thread asks of the rest of the process, which lives in the event loop."""
 
-    def __init__(self, services: Services, stop: threading.Event) -> None:
+    def __init__(self, services: Services, stop: threading.Event, principal: Principal = ANONYMOUS) -> None:
+        """`principal`: in whose name it asks for downloads."""
         self._services = services
+        self._principal = principal
         self._stop = stop
         self._loop = asyncio.get_running_loop()
 
@@ -143,7 +146,13 @@ class OperationContext:
 
     def request(self, spec: DownloadSpec) -> str:
         """Ask for a download; gives its id. Raises HiveError."""
-        spec = DownloadSpec(spec.ref, spec.include, sha256=spec.sha256, request_id=logs.bound_field("request_id"))
+        spec = DownloadSpec(
+            spec.ref,
+            spec.include,
+            sha256=spec.sha256,
+            request_id=logs.bound_field("request_id"),
+            owner=self._principal.owner,
+        )
         return self._wait_for(self._services.downloads.request(spec)).download_id
 
     def _run(self, call: Callable[[], T]) -> T:

@@ -9,6 +9,7 @@ from starlette.responses import Response
 from hive.api.downloads import read_spec
 from hive.api.json import JsonResponse, read_body
 from hive.api.services import Services, services_of
+from hive.auth.principal import principal_of
 from hive.errors import RedisUnavailable
 from hive.wire.api import DownloadPlan, PlanRequest, Room
 
@@ -16,7 +17,7 @@ from hive.wire.api import DownloadPlan, PlanRequest, Room
 async def create(request: Request) -> Response:
     """`POST /v1/models/plan`: files, sizes, digests, and whether they fit; nothing is downloaded."""
     services = services_of(request)
-    spec = read_spec(await read_body(request, PlanRequest), services.settings)
+    spec = read_spec(await read_body(request, PlanRequest), services.settings, principal_of(request))
     plan = await services.downloads.plan(spec)
     return JsonResponse(msgspec.structs.replace(plan, room=await _room(services, plan)))
 

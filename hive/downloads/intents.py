@@ -79,6 +79,8 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     created_ms: int = 0
     retry_of: str = ""
     request_id: str = ""
+    #: As in the record.
+    owner_lines: str = msgspec.field(name="owners", default="")
     paused: bool = False
     cancelled: bool = False
     #: Whether the partial files are to be removed at the end.
@@ -277,6 +279,7 @@ def intent_of(record: Record, *, cancelled: bool = False, purge: bool = False) -
         created_ms=record.created_ms,
         retry_of=record.retry_of,
         request_id=record.request_id,
+        owner_lines=record.owner_lines,
         paused=record.state == "paused" or record.control == "pause",
         cancelled=cancelled,
         purge=purge,

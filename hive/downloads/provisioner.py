@@ -133,6 +133,7 @@ class ModelProvisioner:
                 event=complete,
                 local_path=on_disk.local_path,
                 request_id=spec.request_id,
+                owner=spec.owner,
             )
         credentials = _credentials(spec)
         return New(
@@ -144,6 +145,7 @@ class ModelProvisioner:
             secret_ttl_s=SECRET_TTL_S,
             priority=spec.priority,
             request_id=spec.request_id,
+            owner=spec.owner,
         )
 
 
@@ -195,4 +197,5 @@ def _intent(download_id: str, new: New) -> Intent:
         created_ms=int(time.time() * 1000),
         retry_of=new.retry_of,
         request_id=new.request_id,
+        owner_lines=new.owner,
     )

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from hive.wire import events
-from hive.wire.events import Event, State
+from hive.wire.events import Event, Message, State
 from hive.wire.jobs import Priority, Request
+
+#: The most who share one download; whoever comes then has one of their own, of the same files.
+MAX_OWNERS: Final = 64
 
 
 class Record(msgspec.Struct, kw_only=True, frozen=True):
@@ -34,6 +37,8 @@ class Record(msgspec.Struct, kw_only=True, frozen=True):
     local_path: str = ""
     retry_of: str = ""
     request_id: str = ""
+    #: Who asked for it, one a line, whoever made it first; an empty line is somebody who had no key. See `owners`.
+    owner_lines: str = msgspec.field(name="owners", default="")
     #: What it is called, once it was resolved.
     name: str = ""
     #: Bytes that came over the network in all attempts, and how many of them had come before.
@@ -52,6 +57,21 @@ class Record(msgspec.Struct, kw_only=True, frozen=True):
     def is_terminal(self) -> bool:
         """Whether the download has ended."""
         return self.state in events.TERMINAL
+
+    @property
+    def owners(self) -> tuple[str, ...]:
+        """Who may see it, the one who made it first; empty where it was made without a key."""
+        return owners_in(self.owner_lines)
+
+    @property
+    def maker(self) -> str:
+        """Who asked for it first; "" for somebody without a key."""
+        return self.owner_lines.partition("\n")[0]
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether several have asked for it."""
+        return "\n" in self.owner_lines
 
     @property
     def last_event(self) -> Event:
@@ -79,6 +99,8 @@ class New(msgspec.Struct, kw_only=True, frozen=True):
     retry_of: str = ""
     request_id: str = ""
     priority: Priority = "normal"
+    #: Who asks; "" for somebody without a key.
+    owner: str = ""
 
 
 class Claim(NamedTuple):
@@ -116,8 +138,20 @@ class RecordPage(NamedTuple):
     cursor: tuple[int, str] | None
 
 
+class TopicState(NamedTuple):
+    """What a stream is to show of a download, and who may see it."""
+
+    message: Message
+    owners: tuple[str, ...]
+
+
 class UnreadableRecord(ValueError):
     """What lies where a record should be is none."""
+
+
+def owners_in(lines: str) -> tuple[str, ...]:
+    """The owners in the field of a record: those who have a key."""
+    return tuple(owner for owner in lines.split("\n") if owner)
 
 
 def read_record(fields: Mapping[bytes, bytes] | Exception) -> Record | None:

@@ -202,6 +202,8 @@ def restore(client: RedisClient, intent: Intent, last: Attempt | None, lease_s: 
         # Nobody knows what this attempt brought before: its death is not held against the download.
         "bytes_at_claim": -1,
     }
+    if intent.owner_lines:
+        fields["owners"] = intent.owner_lines
     made = Script(client, scripts.RESTORE)(
         (part for pair in fields.items() for part in pair),
         record=keys.record(intent.id),

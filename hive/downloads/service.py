@@ -21,6 +21,7 @@ import msgspec
 from redis.exceptions import RedisError
 
 from hive import logs
+from hive.auth.principal import Principal
 from hive.downloads.intents import Intent, IntentLog, intent_of
 from hive.downloads.provisioner import ModelProvisioner, Provisioned, read_ref
 from hive.downloads.record import Record
@@ -110,6 +111,8 @@ class DownloadService:
         made = await self._commands.run(self._provisioner.start, spec, on_disk, retry_of)
         if made.intent is not None:
             await self._note(made.intent)
+        elif made.joined and spec.owner:
+            await self._note_owners(made.download_id)
         if webhook is not None:
             # Whoever gets no answer because this process died in between asks again, and joins.
             await self._commands.run(self._webhooks.add, made.download_id, webhook)
@@ -135,9 +138,14 @@ class DownloadService:
             self._plans -= 1
 
     async def retry(
-        self, record: Record, *, hf_token: str | None = None, webhook_url: str | None = None
+        self,
+        record: Record,
+        principal: Principal,
+        *,
+        hf_token: str | None = None,
+        webhook_url: str | None = None,
     ) -> Provisioned:
-        """Ask again for what a download that has ended was asked for; see `request`.
+        """Ask again for what a download that has ended was asked for, in the name of whoever asks now; see `request`.
 
         Raises:
             Conflict: it has not ended, or its URL had a query, which is not kept.
@@ -158,20 +166,21 @@ class DownloadService:
             name=asked.name,
             priority=record.priority,
             request_id=logs.bound_field("request_id"),
+            owner=principal.owner,
         )
         return await self.request(spec, webhook_url=webhook_url, retry_of=record.id)
 
-    async def find(self, download_id: str) -> Record:
+    async def find(self, download_id: str, principal: Principal) -> Record:
         """The record of a download, made again where Redis has lost it and the intent log knows it.
 
         Raises:
-            DownloadNotFound: nobody knows it.
+            DownloadNotFound: nobody knows it, or it is somebody else's.
             RedisUnavailable: Redis is away.
         """
         record = await self._commands.run(self._tracker.read, download_id)
         if record is None and await self.bring_back(download_id):
             record = await self._commands.run(self._tracker.read, download_id)
-        if record is None:
+        if record is None or not principal.sees(record.owners):
             raise DownloadNotFound(id=download_id)
         return record
 
@@ -247,6 +256,12 @@ class DownloadService:
             await self._notes.run(self._intents.write, intent)
         except OSError as error:
             log.warning("the intent log cannot be written; going on", extra={"fields": {"reason": str(error)}})
+
+    async def _note_owners(self, download_id: str) -> None:
+        """Write that one more has a share in a download that goes on."""
+        record = await self._commands.run(self._tracker.read, download_id)
+        if record is not None and not record.is_terminal and record.control != "cancel":
+            await self._note(intent_of(record))
 
     async def _ended(self, download_id: str) -> None:
         """Forget a download that has ended; its partial files go where that is wished. What fails is done later."""

@@ -19,8 +19,18 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
+from hive.auth.principal import ANONYMOUS, Principal
 from hive.downloads import scripts
-from hive.downloads.record import New, Record, RecordPage, UnreadableRecord, read_record
+from hive.downloads.record import (
+    MAX_OWNERS,
+    New,
+    Record,
+    RecordPage,
+    TopicState,
+    UnreadableRecord,
+    owners_in,
+    read_record,
+)
 from hive.lua import Script
 from hive.redis_client import RedisClient, database_of
 from hive.redis_errors import is_redis_error
@@ -115,6 +125,9 @@ class DownloadTracker:
             sealed_ttl_s=new.secret_ttl_s,
             local_path=new.local_path,
             priority=new.priority,
+            owner=new.owner,
+            max_owners=MAX_OWNERS,
+            told=keys.owners_prefix(self._database),
         )
         return found
 
@@ -122,22 +135,31 @@ class DownloadTracker:
         """The record, or None where the id is unknown or forgotten."""
         return self._read_all([download_id])[0]
 
-    def read_messages(self, download_ids: Iterable[str]) -> list[Message | None]:
-        """The latest event of each, framed for its stream, in one round trip; None where the id is unknown."""
+    def read_states(self, download_ids: Iterable[str]) -> list[TopicState | None]:
+        """The latest event of each, framed for its stream, and who may see it, in one round trip; None where the id is
+        unknown.
+        """
         with self._redis.pipeline(transaction=False) as pipeline:
             for download_id in download_ids:
-                pipeline.hmget(keys.record(download_id), "fence", "seq", "terminal", "event")
-            return [_message(row) for row in _unless_away(pipeline.execute(raise_on_error=False))]
+                pipeline.hmget(keys.record(download_id), "fence", "seq", "terminal", "event", "owners")
+            return [_state(row) for row in _unless_away(pipeline.execute(raise_on_error=False))]
 
     def page(
-        self, *, limit: int, cursor: tuple[int, str] | None = None, keep: frozenset[str] | None = None
+        self,
+        *,
+        limit: int,
+        cursor: tuple[int, str] | None = None,
+        keep: frozenset[str] | None = None,
+        principal: Principal = ANONYMOUS,
     ) -> RecordPage:
-        """Downloads, newest first, from behind `cursor`; only those whose status is in `keep`, where given."""
+        """Downloads, newest first, from behind `cursor`; only those that `principal` may see, and whose status
+        is in `keep`, where given.
+        """
         found: list[Record] = []
         last: tuple[int, str] | None = None
         seen: set[str] = set()
-        for scanned, (created, record) in enumerate(self._newest_first(self._lists_of(keep), cursor), 1):
-            if record.id not in seen and (keep is None or record.status in keep):
+        for scanned, (created, record) in enumerate(self._newest_first(self._lists_of(keep, principal), cursor), 1):
+            if principal.sees(record.owners) and record.id not in seen and (keep is None or record.status in keep):
                 if len(found) == limit:
                     return RecordPage(found, last)
                 seen.add(record.id)
@@ -197,8 +219,12 @@ class DownloadTracker:
         sealed: bytes | None = self._redis.get(keys.secret(download_id))
         return sealed
 
-    def _lists_of(self, keep: frozenset[str] | None) -> list[str]:
-        """The sorted sets in which downloads of these statuses are."""
+    def _lists_of(self, keep: frozenset[str] | None, principal: Principal) -> list[str]:
+        """The sorted sets in which downloads of these statuses are. Those of one owner are few (they are capped), and
+        nobody else's may count among those that are looked at.
+        """
+        if not principal.may("admin"):
+            return [keys.owner_index(principal.owner)]
         if keep is None or not self.has_index():
             return [keys.DOWNLOADS]
         states = {status if status in _STATES_AS_STATUSES else "running" for status in keep}
@@ -242,9 +268,13 @@ class DownloadTracker:
         """Take downloads whose records are gone from the lists."""
         if download_ids:
             with self._redis.pipeline(transaction=False) as pipeline:
-                for key in (keys.DOWNLOADS, *map(keys.state_index, get_args(State))):
+                for key in (keys.DOWNLOADS, *map(keys.state_index, get_args(State)), *self._owner_indexes()):
                     pipeline.zrem(key, *download_ids)
                 pipeline.execute()
+
+    def _owner_indexes(self) -> list[str]:
+        """The indexes by owner: who shared a record that is gone, nobody knows any more."""
+        return [keys.owner_index(owner.decode()) for owner in self._redis.smembers(keys.OWNERS)]
 
     def _read_all(self, download_ids: Sequence[str]) -> list[Record | None]:
         """The records in one round trip. One that cannot be read counts as gone, and is set aside: it must stop neither
@@ -278,11 +308,14 @@ class DownloadTracker:
             log.error("a record cannot be read; set aside", extra={"fields": fields})
 
 
-def _message(row: list[bytes] | Exception) -> Message | None:
+def _state(row: list[bytes] | Exception) -> TopicState | None:
     """The latest event in these fields; None where there is none, or none that can be read (see `_read_all`)."""
     try:
-        fence, seq, terminal, event = row  # type: ignore[misc]
-        return Message(Version(int(fence), int(seq)), terminal == b"1", event) if event is not None else None
+        fence, seq, terminal, event, owners = row  # type: ignore[misc]
+        if event is None:
+            return None
+        message = Message(Version(int(fence), int(seq)), terminal == b"1", event)
+        return TopicState(message, owners_in((owners or b"").decode()))
     except (TypeError, ValueError):
         return None
 

@@ -7,15 +7,16 @@ from typing import cast
 import msgspec
 from msgspec import UNSET
 
+from hive.auth.principal import ANONYMOUS, Principal
 from hive.downloads.admission import QueuePlace
 from hive.downloads.record import Record
 from hive.wire import events
 from hive.wire.api import Download
 
 
-def view(record: Record, place: QueuePlace | None = None) -> Download:
-    """The download; `place` is where in the queue it waits, if it does. Times are unix seconds, durations seconds;
-    `progress` is the latest event, its JSON as it is.
+def view(record: Record, principal: Principal = ANONYMOUS, place: QueuePlace | None = None) -> Download:
+    """The download, as this principal may see it; `place` is where in the queue it waits, if it does. Times are unix
+    seconds, durations seconds; `progress` is the latest event, its JSON as it is.
     """
     return Download(
         id=record.id,
@@ -24,7 +25,7 @@ def view(record: Record, place: QueuePlace | None = None) -> Download:
         local_path=record.local_path or None,
         priority=record.priority,
         attempt=record.attempt,
-        retry_of=record.retry_of or None,
+        retry_of=(record.retry_of or None) if principal.sees({record.maker} - {""}) else None,
         worker=record.worker or None,
         created_at=_seconds(record.created_ms),
         started_at=_seconds(record.started_ms),

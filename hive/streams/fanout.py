@@ -18,6 +18,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 
 from hive import errors
+from hive.auth.principal import ANONYMOUS, Principal
+from hive.downloads.record import TopicState
 from hive.downloads.tracker import DownloadTracker
 from hive.errors import RedisUnavailable
 from hive.redis_client import CommandThread, database_of
@@ -68,7 +70,7 @@ class Fanout:
             url, keys.events_pattern(self._database), self._on_message, self._on_subscribed
         )
         self._told = 0
-        self._watchers: set[Subscriber] = set()
+        self._watchers = _Watchers()
         self._when_subscribed: list[Callable[[], None]] = []
         #: Changes told to subscribers: one of a topic that n watch counts n.
         self.frames_sent = 0
@@ -95,16 +97,21 @@ class Fanout:
         """How often the subscription was made again."""
         return self._subscription.reconnects
 
-    async def join(self, download_id: str, subscriber: Subscriber) -> Topic | None:
-        """The topic, with the subscriber on it: None where no such download exists.
+    async def join(self, download_id: str, subscriber: Subscriber, principal: Principal = ANONYMOUS) -> Topic | None:
+        """The topic, with the subscriber on it: None where no such download exists, or not for this principal.
 
         The topic comes first and the read second, so that nothing falls between them. While Redis is away the topic
         has no state yet: the subscriber is notified when there is one.
+
+        Raises:
+            RedisUnavailable: Redis is away, and so it is not known whether this principal may see it.
         """
         topic = self._topics.get(download_id)
         if topic is None:
             topic = self._topics[download_id] = Topic(download_id)
-        topic.subscribers[subscriber] = None
+        if not principal.sees(topic.owners or ()):
+            return await self._join_unsure(topic, subscriber, principal)
+        topic.subscribers[subscriber] = principal
         if topic.known:
             return topic
         if topic.first_read is None:
@@ -123,6 +130,20 @@ class Fanout:
             return None
         return topic
 
+    async def _join_unsure(self, topic: Topic, subscriber: Subscriber, principal: Principal) -> Topic | None:
+        """The same where it is not known whether this principal may see it, or was not a moment ago."""
+        topic.waiting.add(subscriber)
+        try:
+            await asyncio.shield(self._read(topic.id))
+            topic.waiting.discard(subscriber)
+            if topic.known and principal.sees(topic.owners or ()):
+                topic.subscribers[subscriber] = principal
+                return topic
+            return None
+        finally:
+            topic.waiting.discard(subscriber)
+            self._drop_unwatched(topic)
+
     async def read_again(self, topic: Topic) -> bool:
         """Whether Redis has the record, which the topic then shows: for a client that has seen more than this one."""
         try:
@@ -134,7 +155,10 @@ class Fanout:
     def leave(self, topic: Topic, subscriber: Subscriber) -> None:
         """Forget this subscriber; with the last one the topic goes too."""
         topic.subscribers.pop(subscriber, None)
-        if not topic.subscribers and self._topics.get(topic.id) is topic:
+        self._drop_unwatched(topic)
+
+    def _drop_unwatched(self, topic: Topic) -> None:
+        if not topic.subscribers and not topic.waiting and self._topics.get(topic.id) is topic:
             del self._topics[topic.id]
 
     async def catch_up(self) -> None:
@@ -155,9 +179,11 @@ class Fanout:
         finally:
             del self._catching_up[token]
 
-    def watch_all(self, subscriber: Subscriber) -> None:
-        """Put this subscriber on every download of which something is heard from now on."""
-        self._watchers.add(subscriber)
+    def watch_all(self, subscriber: Subscriber, principal: Principal = ANONYMOUS) -> None:
+        """Put this subscriber on every download that the principal may see and of which something is heard from now
+        on.
+        """
+        self._watchers.add(subscriber, principal)
 
     def unwatch_all(self, subscriber: Subscriber) -> None:
         """No more of that; the topics that it is on it leaves itself."""
@@ -194,14 +220,14 @@ class Fanout:
             while self._reads:
                 wanted = {i: self._reads.pop(i) for i in list(self._reads)[:READ_BATCH]}
                 try:
-                    messages = await self._commands.run(self._tracker.read_messages, list(wanted))
+                    states = await self._commands.run(self._tracker.read_states, list(wanted))
                 except Exception as error:
                     self._mark(wanted, stale=True)
                     _settle(wanted.values(), error if isinstance(error, RedisUnavailable) else RedisUnavailable())
                     continue
                 self._mark(wanted, stale=False)
-                for download_id, message in zip(wanted, messages, strict=True):
-                    self._learn(download_id, message)
+                for download_id, state in zip(wanted, states, strict=True):
+                    self._read_of(download_id, state)
                 _settle(wanted.values(), None)
 
     async def _tick(self) -> None:
@@ -213,6 +239,9 @@ class Fanout:
                 if now - topic.spoke_s >= self._keepalive_s:
                     topic.spoke_s = now
                     await self._tell(topic, _keep_alive)
+                if not topic.subscribers and now - topic.heard_s >= SILENCE_S:
+                    self._drop_unwatched(topic)
+                    continue
                 if (topic.stale or now - topic.heard_s >= SILENCE_S) and not topic.terminal:
                     topic.heard_s = now
                     self._request_read(topic.id)
@@ -274,14 +303,59 @@ class Fanout:
                 heard.set_result(None)
             return
         download_id = keys.id_of_channel(channel, self._database)
-        if download_id is None or (download_id not in self._topics and not self._watchers):
+        if download_id is None:
+            self._on_owners(channel)
+            return
+        if download_id not in self._topics and not self._watchers:
             return
         message = parse_message(payload)
         if message is not None:
             if self._watchers:
-                topic = self._topics.setdefault(download_id, Topic(download_id))
-                topic.subscribers.update(dict.fromkeys(self._watchers))
+                self._show_to_watchers(download_id)
             self._learn(download_id, message)
+
+    def _show_to_watchers(self, download_id: str) -> None:
+        """Put those on a topic who watch all that they may see. Who may see it is read once, when it is first heard
+        of.
+        """
+        topic = self._topics.get(download_id)
+        if topic is None:
+            topic = self._topics[download_id] = Topic(download_id)
+        if topic.owners is None and self._watchers.some_see_less:
+            self._request_read(download_id)
+        topic.subscribers.update(self._watchers.of(topic.owners or ()))
+
+    def _on_owners(self, channel: bytes) -> None:
+        """Others share a download now. Who, is read: a read that is under way would otherwise undo what was told."""
+        download_id = keys.id_of_owners_channel(channel, self._database)
+        if download_id is None or (download_id not in self._topics and not self._watchers):
+            return
+        self._topics.setdefault(download_id, Topic(download_id))
+        self._request_read(download_id)
+
+    def _read_of(self, download_id: str, state: TopicState | None) -> None:
+        """What a record says: the latest event, and who may see it."""
+        topic = self._topics.get(download_id)
+        if topic is None:
+            return
+        self._learn(download_id, state.message if state is not None else None)
+        if state is not None and topic.owners != state.owners:
+            self._set_owners(topic, state.owners)
+        if topic.terminal:
+            self._drop_unwatched(topic)
+
+    def _set_owners(self, topic: Topic, owners: tuple[str, ...]) -> None:
+        topic.owners = owners
+        gone = [subscriber for subscriber, whom in topic.subscribers.items() if not whom.sees(owners)]
+        for subscriber in gone:
+            del topic.subscribers[subscriber]
+        came = [pair for pair in self._watchers.of(owners).items() if pair[0] not in topic.subscribers]
+        topic.subscribers.update(came)
+        end = _end_for_one(topic) if gone else topic
+        for subscriber in gone:
+            _guarded(subscriber.withdraw, end)
+        for subscriber, _ in came:
+            _guarded(subscriber.admit, topic)
 
     def _learn(self, download_id: str, message: Message | None) -> None:
         topic = self._topics.get(download_id)
@@ -326,6 +400,58 @@ class Fanout:
         if download_id not in self._reads:
             self._reads[download_id] = asyncio.get_running_loop().create_future()
             self._read_wanted.set()
+
+
+class _Watchers:
+    """Those who watch all that they may see, in groups of those who may see the same."""
+
+    def __init__(self) -> None:
+        self._see_all: dict[Subscriber, Principal] = {}
+        self._by_owner: dict[str, dict[Subscriber, Principal]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._see_all or self._by_owner)
+
+    @property
+    def some_see_less(self) -> bool:
+        """Whether there are any who may not see everything."""
+        return bool(self._by_owner)
+
+    def of(self, owners: tuple[str, ...]) -> dict[Subscriber, Principal]:
+        """Those who may see a download of these owners."""
+        if not self._by_owner:
+            return self._see_all
+        found = dict(self._see_all)
+        for owner in owners:
+            found.update(self._by_owner.get(owner, {}))
+        return found
+
+    def add(self, subscriber: Subscriber, principal: Principal) -> None:
+        group = self._see_all if principal.may("admin") else self._by_owner.setdefault(principal.owner, {})
+        group[subscriber] = principal
+
+    def discard(self, subscriber: Subscriber) -> None:
+        self._see_all.pop(subscriber, None)
+        for owner, group in list(self._by_owner.items()):
+            group.pop(subscriber, None)
+            if not group:
+                del self._by_owner[owner]
+
+
+def _end_for_one(topic: Topic) -> Topic:
+    """What somebody is told whose share in a download is over, while it goes on for others."""
+    error = errors.Cancelled()
+    event = events.Error(message=error.message, code=error.code, status="cancelled")
+    end = Topic(topic.id)
+    end.accept(Message(Version(max(0, topic.version.fence), topic.version.seq + 1), True, events.encode(event)))
+    return end
+
+
+def _guarded(tell: Callable[[Topic], None], topic: Topic) -> None:
+    try:
+        tell(topic)
+    except Exception:
+        log.exception("a stream failed; the others go on")
 
 
 async def _forever(loop: Callable[[], Awaitable[None]]) -> None:

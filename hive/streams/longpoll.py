@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import re
 
+from hive.auth.principal import Principal
 from hive.errors import BadRequest
 from hive.streams.fanout import Fanout
 from hive.streams.topic import Topic
@@ -34,10 +35,10 @@ def read_wait(text: str | None) -> float:
     return float(match[1])
 
 
-async def wait_for_end(fanout: Fanout, download_id: str, seconds: float) -> None:
-    """Return when the download has ended, is unknown, or the time is up."""
+async def wait_for_end(fanout: Fanout, download_id: str, principal: Principal, seconds: float) -> None:
+    """Return when the download has ended, is unknown or no longer this principal's, or the time is up."""
     waiter = _Waiter()
-    topic = await fanout.join(download_id, waiter)
+    topic = await fanout.join(download_id, waiter, principal)
     if topic is None:
         return
     try:
@@ -58,6 +59,12 @@ class _Waiter:
     def notify(self, topic: Topic) -> None:
         if topic.terminal:
             self.ended.set()
+
+    def admit(self, topic: Topic) -> None:
+        """Nothing: it asked for its one topic itself."""
+
+    def withdraw(self, end: Topic) -> None:
+        self.ended.set()
 
     def keep_alive(self) -> None:
         """There is nobody to write to."""

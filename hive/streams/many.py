@@ -7,7 +7,8 @@ each once, and their newest state is sent when it has caught up; so what waits i
 and an end is never dropped.
 
 A stream for named downloads ends with `[DONE]` when all of them have ended. One for all, or all active ones, goes on:
-new downloads appear in it by themselves.
+new downloads appear in it by themselves. "All" are those that its client may see; one that it gives up, while others go
+on with it, ends there.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ from typing import Final
 from starlette.types import Receive, Scope, Send
 
 from hive import errors
+from hive.auth.principal import Principal, principal_of
 from hive.downloads.tracker import DownloadTracker
 from hive.redis_client import CommandThread
 from hive.streams import sse
 from hive.streams.fanout import Fanout
+from hive.streams.stream import end_at_once
 from hive.streams.topic import Topic
 from hive.streams.writer import Writer, respond
 from hive.wire.events import Version
@@ -45,9 +48,16 @@ class ManyStream:
     """The response. `wanted` names its downloads, None means all that there are or will be."""
 
     def __init__(
-        self, endpoint: ManyEndpoint, wanted: frozenset[str] | None, keepalive_s: float, *, with_ids: bool
+        self,
+        endpoint: ManyEndpoint,
+        wanted: frozenset[str] | None,
+        principal: Principal,
+        keepalive_s: float,
+        *,
+        with_ids: bool,
     ) -> None:
         self._endpoint = endpoint
+        self.principal = principal
         self._wanted = wanted
         self._with_ids = with_ids
         self._keepalive_s = keepalive_s
@@ -91,6 +101,16 @@ class ManyStream:
             return
         self._topics[topic.id] = self._changed[topic.id] = topic
         self.on_writable()
+
+    def admit(self, topic: Topic) -> None:
+        """A download that its client shares from now on, perhaps for the second time."""
+        self._ended.pop(topic.id, None)
+        self._seen.pop(topic.id, None)
+        self.notify(topic)
+
+    def withdraw(self, end: Topic) -> None:
+        """Say this end of a download."""
+        self.notify(end)
 
     def keep_alive(self) -> None:
         """The stream keeps its own time: one topic's silence is not the stream's."""
@@ -194,23 +214,28 @@ class ManyEndpoint:
         in `statuses` (None: all).
 
         Raises:
-            DownloadNotFound: a named one is unknown.
+            DownloadNotFound: a named one is unknown, or somebody else's.
             TooManyDownloads: too many such streams are open.
         """
         if len(self._open) >= MAX_MANY_STREAMS:
             raise errors.TooManyDownloads("Too many streams for all downloads are open here. Name the ones you need.")
-        stream = ManyStream(self, frozenset(wanted) or None, self._keepalive_s, with_ids=asked.with_ids)
+        principal = principal_of(scope)
+        stream = ManyStream(self, frozenset(wanted) or None, principal, self._keepalive_s, with_ids=asked.with_ids)
         self._open.add(stream)
         self._statuses[stream] = statuses
         try:
             if stream.wants_all:
                 if statuses is not None:  # else a late echo tells of an end that the snapshot rightly leaves out
                     await self._fanout.catch_up()
-                self._fanout.watch_all(stream)
+                self._fanout.watch_all(stream, principal)
                 with contextlib.suppress(errors.RedisUnavailable):  # the snapshot comes when Redis is back
                     await self._snapshot(stream)
             else:
                 await self._join_named(stream, wanted)
+        except errors.RedisUnavailable:
+            stream.on_gone()
+            await end_at_once(send, with_retry=asked.with_ids)
+            return
         except BaseException:
             stream.on_gone()
             raise
@@ -242,11 +267,15 @@ class ManyEndpoint:
     async def _snapshot(self, stream: ManyStream) -> None:
         """Put the stream on every download there is: oldest first, so that it reads like what happened."""
         statuses = self._statuses.get(stream)
-        page = await self._commands.run(self._tracker.page, limit=MAX_SNAPSHOT, keep=statuses)
+        page = await self._commands.run(
+            self._tracker.page, limit=MAX_SNAPSHOT, keep=statuses, principal=stream.principal
+        )
         await self._join(stream, [record.id for record in reversed(page.records)])
 
     async def _join(self, stream: ManyStream, ids: Sequence[str]) -> list[Topic | None]:
-        topics = await asyncio.gather(*(self._fanout.join(download_id, stream) for download_id in ids))
+        topics = await asyncio.gather(
+            *(self._fanout.join(download_id, stream, stream.principal) for download_id in ids)
+        )
         for topic in topics:
             if topic is not None:
                 stream.notify(topic)

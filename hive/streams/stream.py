@@ -18,7 +18,9 @@ The exits, each with what the client is to make of it. `[DONE]` is said after a 
     why it ends                                   what is sent                        what the client does
     ------------------------------------------    --------------------------------    ---------------------------
     no such download                              404, by the route                   stops
-    the server is full, or drains                 200 with `retry: 5000`, no event    comes back later
+    the server is full, or drains; or Redis is    200 with `retry: 5000`, no event    comes back later
+        away, and it is unknown whose it is
+    its client has given up its share             CANCELLED and `[DONE]`              stops
     the client has seen the end already           204                                 an EventSource stops
     the download has ended                        the terminal event and `[DONE]`     stops
     the server drains while the stream runs       `retry:` of 1 to 3 seconds          comes back, elsewhere
@@ -38,6 +40,8 @@ from typing import Final, Literal
 
 from starlette.types import Receive, Scope, Send
 
+from hive.auth.principal import principal_of
+from hive.errors import RedisUnavailable
 from hive.streams import sse
 from hive.streams.fanout import Fanout
 from hive.streams.topic import CHUNKED, NOTHING, PLAIN, WITH_ID, Topic
@@ -131,6 +135,14 @@ class Stream:
         else:
             self._write(data)
 
+    def admit(self, topic: Topic) -> None:
+        """Nothing: it asked for its one topic itself."""
+
+    def withdraw(self, end: Topic) -> None:
+        """End with this in place of the topic, also where the client is behind."""
+        self.topic = end
+        self.notify(end)
+
     def keep_alive(self) -> None:
         """Send a comment, unless the client has not even taken what it was sent before."""
         if self.phase == "running" and not self._writer.paused:
@@ -192,17 +204,21 @@ class StreamEndpoint:
     async def __call__(
         self, download_id: str, asked: sse.StreamRequest, scope: Scope, receive: Receive, send: Send
     ) -> bool:
-        """Serve one client. False, with nothing sent, where the id is unknown.
+        """Serve one client. False, with nothing sent, where the id is unknown, or somebody else's.
 
         Returns before the stream has ended where the server hands the connection over.
         """
         if self._draining or len(self._open) >= self._max_streams:
-            await _end_at_once(send, with_retry=asked.with_ids)
+            await end_at_once(send, with_retry=asked.with_ids)
             return True
         stream = Stream(self, WITH_ID if asked.with_ids else PLAIN)
         self._open.add(stream)
         try:
-            topic = await self._fanout.join(download_id, stream)
+            try:
+                topic = await self._fanout.join(download_id, stream, principal_of(scope))
+            except RedisUnavailable:
+                await end_at_once(send, with_retry=asked.with_ids)
+                return True
             if topic is None:
                 return False
             stream.topic = topic
@@ -246,7 +262,7 @@ class StreamEndpoint:
                 await asyncio.sleep(began_s + (step + 1) * window_s / steps - time.monotonic())
 
 
-async def _end_at_once(send: Send, *, with_retry: bool) -> None:
+async def end_at_once(send: Send, *, with_retry: bool) -> None:
     """Any status but 200 is final for an EventSource: give an empty stream that asks to come back."""
     await send({"type": "http.response.start", "status": 200, "headers": [*sse.HEADERS, (b"connection", b"close")]})
     await send(

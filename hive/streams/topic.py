@@ -12,6 +12,7 @@ import asyncio
 import time
 from typing import Final, Protocol
 
+from hive.auth.principal import Principal
 from hive.streams import sse
 from hive.wire.events import Message, Version
 
@@ -24,6 +25,12 @@ class Subscriber(Protocol):
 
     def notify(self, topic: Topic) -> None:
         """The topic's slot has a newer event."""
+
+    def admit(self, topic: Topic) -> None:
+        """It watches this topic too, from now on."""
+
+    def withdraw(self, end: Topic) -> None:
+        """The download that it watches is no longer its to see: in place of its topic there is this end."""
 
     def keep_alive(self) -> None:
         """Nothing was said for a while."""
@@ -48,12 +55,14 @@ class Topic:
         "id",
         "message",
         "missing_since_s",
+        "owners",
         "queued",
         "spoke_s",
         "stale",
         "subscribers",
         "terminal",
         "version",
+        "waiting",
     )
 
     def __init__(self, download_id: str) -> None:
@@ -63,8 +72,12 @@ class Topic:
         self.message: Message | None = None
         #: The forms that were made; empty where nobody needed one yet.
         self.encoded = [b""] * _FORMS
-        #: In the order in which they came, which is that in which they are told.
-        self.subscribers: dict[Subscriber, None] = {}
+        #: With whom they are there for, in the order in which they came, which is that in which they are told.
+        self.subscribers: dict[Subscriber, Principal] = {}
+        #: Who may see it; None while that was not read.
+        self.owners: tuple[str, ...] | None = None
+        #: Those that want to watch and wait for that.
+        self.waiting: set[Subscriber] = set()
         self.heard_s = self.spoke_s = time.monotonic()
         self.missing_since_s: float | None = None
         #: The read of the state that everyone who comes meanwhile waits for. It belongs to this topic and not to the

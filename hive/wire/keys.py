@@ -55,6 +55,9 @@ WEBHOOKS_DUE: Final = "hive:webhooks:due"
 #: Sorted set: names of the webhooks of the settings, which every end goes to, by how long they count, ms.
 WEBHOOKS_STANDING: Final = "hive:webhooks:standing"
 
+#: Set: those of whom there is an index of downloads; see `owner_index`.
+OWNERS: Final = "hive:owners"
+
 #: String: the index by state knows every listed download.
 INDEX_BUILT: Final = "hive:state:built"
 
@@ -84,6 +87,19 @@ def events_pattern(database: int) -> str:
     return f"{_events_prefix(database)}*"
 
 
+def owners_prefix(database: int) -> str:
+    """What the channels begin with that tell who shares a download from now on. Who listens to events hears them too,
+    and does not take them for any.
+    """
+    return f"{_events_prefix(database)}owners:"
+
+
+def id_of_owners_channel(channel: bytes, database: int = 0) -> str | None:
+    """The download whose owners this channel tells, or None where it is another channel."""
+    text, prefix = channel.decode("ascii", "replace"), owners_prefix(database) + "{"
+    return text[len(prefix) : -1] if text.startswith(prefix) and text.endswith("}") else None
+
+
 def id_of_channel(channel: bytes, database: int = 0) -> str | None:
     """The download id in a channel's name, or None where it is not one of this database."""
     text, prefix = channel.decode("ascii", "replace"), _events_prefix(database) + "{"
@@ -93,6 +109,11 @@ def id_of_channel(channel: bytes, database: int = 0) -> str | None:
 def state_index(state: str) -> str:
     """Sorted set: the downloads in this state, by the time they were made, ms."""
     return f"hive:state:{state}"
+
+
+def owner_index(owner: str) -> str:
+    """Sorted set: the downloads that somebody has a share in, by the time they were made, ms."""
+    return f"hive:owner:{owner}"
 
 
 def single_flight(dedup_key: str) -> str:

@@ -12,7 +12,8 @@ class DownloadSpec(NamedTuple):
     """A model that somebody asks for, and how it is to come.
 
     `sha256` is the digest of a plain URL's file and `name` what it is to be called, `hf_token` the caller's own,
-    `max_bytes_per_second` for this download alone, `request_id` that of the HTTP request.
+    `max_bytes_per_second` for this download alone, `request_id` that of the HTTP request,
+    `owner` whose it is ("" without a key).
     """
 
     ref: ModelRef
@@ -25,6 +26,7 @@ class DownloadSpec(NamedTuple):
     priority: Priority = "normal"
     request_id: str = ""
     name: str | None = None
+    owner: str = ""
 
 
 def request_of(spec: DownloadSpec) -> Request:

@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from hive.downloads.context import DownloadContext
-from hive.downloads.record import Ack, AttemptBytes
+from hive.downloads.record import Ack, AttemptBytes, TopicState
 from hive.redis_client import RedisClient
 from hive.wire import keys
 from hive.wire.events import Complete, Version, parse_message
@@ -145,7 +145,7 @@ def test_what_is_published_is_what_is_stored(downloads: DownloadContext, store: 
     assert told is not None
     message = parse_message(told["data"])
     assert message is not None
-    assert message == downloads.tracker.read_messages([download_id])[0]
+    assert downloads.tracker.read_states([download_id]) == [TopicState(message, ())]
     assert message.version == Version(held.fence, 2)
     assert read(downloads, download_id).bytes_done == 40
 

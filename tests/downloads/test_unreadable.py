@@ -39,7 +39,7 @@ def test_it_is_set_aside_and_the_others_go_on(downloads: DownloadContext, name: 
     assert [record.id for record in downloads.tracker.page(limit=10).records] == [good]
     assert downloads.tracker.page(limit=10).records
     assert downloads.tracker.read(broken) is None
-    downloads.tracker.read_messages([broken, good])
+    downloads.tracker.read_states([broken, good])
     read_live(redis)
     assert downloads.admission.pending() == [good]
     assert redis.hget(keys.METRICS, "unreadable") == b"1", "counted once, however often it is met"

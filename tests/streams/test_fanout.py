@@ -38,6 +38,8 @@ class Watcher:
             self.seen.append(topic.version)
             self.ended = topic.terminal
 
+    admit = withdraw = notify
+
     def keep_alive(self) -> None:
         self.kept_alive += 1
 

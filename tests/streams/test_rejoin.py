@@ -52,6 +52,8 @@ class Stays:
     def notify(self, topic: Topic) -> None:
         """Ignored."""
 
+    admit = withdraw = notify
+
     def keep_alive(self) -> None:
         """Ignored."""
 

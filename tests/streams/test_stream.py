@@ -155,14 +155,14 @@ async def test_those_who_come_while_the_state_is_read_share_that_read(
 ) -> None:
     reads: list[list[str]] = []
     go_on = threading.Event()
-    read_messages = handed_over.fanout._tracker.read_messages
+    read_states = handed_over.fanout._tracker.read_states
 
     def slow_read(ids: list[str]) -> object:
         reads.append(ids)
         go_on.wait(DEADLINE_S)
-        return read_messages(ids)
+        return read_states(ids)
 
-    monkeypatch.setattr(handed_over.fanout._tracker, "read_messages", slow_read)
+    monkeypatch.setattr(handed_over.fanout._tracker, "read_states", slow_read)
     download_id = create(downloads)
     handed_over.connect(download_id)
     await wait_for_async(lambda: reads)

@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
 from hive.api.http1 import HttpProtocol
+from hive.auth.principal import ANONYMOUS, PRINCIPAL
 from hive.redis_client import CommandThread
 from hive.server import listen
 from hive.streams import sse
@@ -48,6 +49,7 @@ class Serving:
             await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"200000")]})
             await send({"type": "http.response.body", "body": b"b" * 200_000})
             return
+        scope[PRINCIPAL] = ANONYMOUS
         asked = sse.read_stream_request(scope["headers"], {})
         if not await self.endpoint(scope["path"][1:], asked, scope, receive, send):
             await send({"type": "http.response.start", "status": 404, "headers": [(b"content-length", b"0")]})

@@ -1,36 +1,46 @@
--- A new download, or the one under way for the same identity.
--- `terminal` is 0 or 1; `sealed` credentials and `local_path` may be ''. The rest of ARGV: the record's fields as name,
--- value, ...
+-- A new download, or the one under way for the same identity, which `owner` then shares; one that somebody else is
+-- ending is not joined.
+-- `terminal` is 0 or 1; `sealed` credentials and `local_path` may be ''; `owner` is '' without a key; `told`: what the
+-- channel of its owners begins with. The rest of ARGV: the record's fields as name, value, ...
 -- -> {id, 'created' | 'joined' | 'known' | 'full' | 'crowded'}; `known`: this very end is recorded already; `crowded`:
 -- there are as many records as there may be.
 local record, channel, flight, downloads, pending, secret = unpack(KEYS)
-local id, terminal, event, ended_ttl_s, max_queued, max_records, sealed, sealed_ttl_s, local_path, priority = unpack(ARGV)
+local id, terminal, event, ended_ttl_s, max_queued, max_records, sealed, sealed_ttl_s, local_path, priority, owner, max_owners, told = unpack(ARGV)
 --! include prelude
+--! include owners
 
 if redis.call('EXISTS', record) == 1 then return {id, 'created'} end
 local under_way = redis.call('GET', flight)
 local live = false
 if under_way then
-  local found = redis.call('HMGET', 'hive:{' .. under_way .. '}', 'terminal', 'local_path')
-  live = found[1] == '0'
-  if live and terminal == '0' then
-    local joined = 'hive:{' .. under_way .. '}'
-    local r = redis.call('HMGET', joined, 'priority', 'created_ms')
-    if RANKS[priority] < (RANKS[r[1]] or 1) then
-      redis.call('HSET', joined, 'priority', priority)
-      redis.call('ZADD', pending, 'XX', place(priority, r[2]), under_way)
+  local other = 'hive:{' .. under_way .. '}'
+  local r = redis.call('HMGET', other, 'terminal', 'local_path', 'priority', 'created_ms', 'owners', 'control')
+  local lines = r[5] or ''
+  live = r[1] == '0'
+  if live and terminal == '0' and not (r[6] == 'cancel' and owner ~= '')
+    and share(under_way, lines, owner, r[4], max_owners, told) then
+    if RANKS[priority] < (RANKS[r[3]] or 1) then
+      redis.call('HSET', other, 'priority', priority)
+      redis.call('ZADD', pending, 'XX', place(priority, r[4]), under_way)
     end
     count('joined')
     return {under_way, 'joined'}
   end
-  if found[1] == '1' and terminal == '1' and found[2] == local_path then return {under_way, 'known'} end
+  if r[1] == '1' and terminal == '1' and r[2] == local_path
+    and share(under_way, lines, owner, r[4], max_owners, told) then
+    return {under_way, 'known'}
+  end
 end
 if terminal == '0' and redis.call('ZCARD', pending) >= tonumber(max_queued) then return {'', 'full'} end
 if redis.call('ZCARD', downloads) >= tonumber(max_records) then return {'', 'crowded'} end
-for i = 11, #ARGV, 2 do redis.call('HSET', record, ARGV[i], ARGV[i + 1]) end
+for i = 14, #ARGV, 2 do redis.call('HSET', record, ARGV[i], ARGV[i + 1]) end
 local now = now_ms()
 redis.call('HSET', record, 'id', id, 'created_ms', int(now), 'queued_ms', int(now), 'priority', priority)
 redis.call('ZADD', downloads, int(now), id)
+if owner ~= '' then
+  redis.call('HSET', record, 'owners', owner)
+  index_owner(id, owner, int(now))
+end
 index(id, terminal == '1' and 'complete' or 'queued', int(now))
 if terminal == '1' then
   redis.call('HSET', record, 'ended_ms', int(now), 'local_path', local_path)

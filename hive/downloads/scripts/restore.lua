@@ -5,12 +5,14 @@
 local record, channel, flight, downloads, pending, leases = unpack(KEYS)
 local id, state, fence, created_ms, lease_ms, priority, event = unpack(ARGV)
 --! include prelude
+--! include owners
 
 if redis.call('EXISTS', record) == 1 then return 0 end
 for i = 8, #ARGV, 2 do redis.call('HSET', record, ARGV[i], ARGV[i + 1]) end
 redis.call('HSET', record, 'id', id, 'state', state, 'created_ms', created_ms, 'priority', priority)
 redis.call('ZADD', downloads, created_ms, id)
 index(id, state, created_ms)
+for owner in string.gmatch(redis.call('HGET', record, 'owners') or '', '[^\n]+') do index_owner(id, owner, created_ms) end
 local under_way = redis.call('GET', flight)
 if not under_way or redis.call('HGET', 'hive:{' .. under_way .. '}', 'terminal') ~= '0' then
   redis.call('SET', flight, id)
