@@ -12,6 +12,7 @@ from typing import Final
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from hive.api import background, controls, downloads, json, maintenance, metrics, models, plans, progress, system
@@ -63,6 +64,7 @@ class Api:
             exception_handlers={
                 HiveError: json.on_hive_error,
                 HTTPException: json.on_http_error,
+                ClientDisconnect: json.on_disconnect,
                 OSError: json.on_disk_error,
                 Exception: json.on_crash,
             },

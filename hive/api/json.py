@@ -83,6 +83,11 @@ async def on_http_error(request: Request, error: Exception) -> Response:
     return error_response(errors.BadRequest(str(error.detail)))
 
 
+async def on_disconnect(_: Request, error: Exception) -> Response:
+    """A client that went away with half of its body sent: nobody hears this, and it is nothing to log."""
+    return error_response(errors.BadRequest("The request broke off."))
+
+
 async def on_disk_error(_: Request, error: Exception) -> Response:
     """What a disk refused: no mistake of ours, so it is named, with its path."""
     assert isinstance(error, OSError)
