@@ -20,6 +20,7 @@
     |-- MissingApiKey         401  MISSING_API_KEY
     |-- InvalidApiKey         401  INVALID_API_KEY
     |-- InsufficientScope     403  INSUFFICIENT_SCOPE
+    |-- KeyFileUnusable       503  KEY_FILE_UNUSABLE
     |-- TooManyFailedKeys     429  TOO_MANY_FAILED_KEYS
     |-- ModelAccessDenied     403  MODEL_ACCESS_DENIED
     |-- ForeignOrigin         403  FOREIGN_ORIGIN
@@ -217,12 +218,19 @@ class InvalidApiKey(HiveError):
 
 
 class InsufficientScope(HiveError):
-    """The API key may not do this. It needs the scope in details: who runs the server makes such a key with
+    """The API key may not do this: it does not have the scope. Who runs the server makes keys with
     `hive key new --scopes`.
     """
 
     status = 403
     code = "INSUFFICIENT_SCOPE"
+
+
+class KeyFileUnusable(HiveError):
+    """The server cannot read its key file, so nobody is let in. Its log says why and what to do."""
+
+    status = 503
+    code = "KEY_FILE_UNUSABLE"
 
 
 class TooManyFailedKeys(HiveError):

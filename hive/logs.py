@@ -35,6 +35,11 @@ def bound(**fields: Any) -> Iterator[None]:
         _context.reset(token)
 
 
+def add(**fields: Any) -> None:
+    """Put these fields, too, on every log line until the end of the innermost block of `bound`."""
+    _context.set({**(_context.get() or {}), **fields})
+
+
 def bound_field(name: str) -> str:
     """What is bound under this name here and now; '' for nothing."""
     return str((_context.get() or {}).get(name, ""))

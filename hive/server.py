@@ -25,6 +25,7 @@ from hive import redis_probe
 from hive.api.app import Api
 from hive.api.http1 import Connections, HttpProtocol
 from hive.api.services import make_services
+from hive.auth.keys import KeyFile
 from hive.errors import CannotListen, HiveError
 from hive.processes.prefork import Prefork
 from hive.secrets import check_key
@@ -50,14 +51,18 @@ SWITCH_INTERVAL_S = 0.001
 KEEPALIVE_IDLE_S = 30
 
 
-def run(settings: Settings, host: str, port: int, processes: int = 1) -> None:
-    """Serve until SIGTERM or SIGINT, with so many processes on one listening socket.
+def run(settings: Settings, host: str, port: int, processes: int = 1, *, keys_required: bool = False) -> None:
+    """Serve until SIGTERM or SIGINT, with so many processes on one listening socket. `keys_required`: nobody is let in
+    without a key, even if there are none.
 
     Raises:
         CannotListen: when the address is taken.
+        KeyFileUnusable: it is there, and cannot be read or is read by others.
         SettingsError: Redis is a cluster.
     """
     _allow_many_connections()
+    # Asked once, for all processes and for those that take the place of one that died: keys that were on stay on.
+    keys_required = keys_required or bool(KeyFile(settings.api_keys_path).read().keys)
     redis_probe.report(settings)
     listener = listen(host, port)
     bound_host, bound_port = listener.getsockname()[:2]
@@ -65,15 +70,15 @@ def run(settings: Settings, host: str, port: int, processes: int = 1) -> None:
     _check_key(settings)
     log.info("listening", extra={"fields": {"address": f"http://{bound_host}:{bound_port}"}})
     if processes == 1:
-        serve(settings, listener, host)
+        serve(settings, listener, host, keys_required=keys_required)
     else:
-        Prefork([lambda: serve(settings, listener, host)] * processes).run()
+        Prefork([lambda: serve(settings, listener, host, keys_required=keys_required)] * processes).run()
 
 
-def serve(settings: Settings, listener: socket.socket, host: str) -> None:
+def serve(settings: Settings, listener: socket.socket, host: str, *, keys_required: bool = False) -> None:
     """Be one HTTP process on this socket until SIGTERM or SIGINT; `host` is the name that it was told to listen on."""
     assert settings.redis_url is not None
-    services = make_services(settings, settings.redis_url)
+    services = make_services(settings, settings.redis_url, keys_required=keys_required)
     config = uvicorn.Config(
         Api(services, host),
         loop="uvloop",

@@ -50,7 +50,7 @@ HIVE_IN_HUB = ".hive"
 
 #: The settings that are paths: `~` and `$VAR` in them are read as huggingface_hub and shells read them.
 _PATHS = (
-    *("HIVE_STORE", "HIVE_HOME", "HIVE_SECRET_KEY_FILE"),
+    *("HIVE_STORE", "HIVE_HOME", "HIVE_SECRET_KEY_FILE", "HIVE_API_KEYS_FILE", "HIVE_API_KEY_FILE"),
     *("HF_HOME", "HF_HUB_CACHE", "HF_TOKEN_PATH", "XDG_CACHE_HOME"),
 )
 
@@ -102,6 +102,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     home: str = field(default="~/.hive", name="HIVE_HOME")
     store: str | None = field(default=None, name="HIVE_STORE")
     secret_key_file: str | None = field(default=None, name="HIVE_SECRET_KEY_FILE")
+    api_keys_file: str | None = field(default=None, name="HIVE_API_KEYS_FILE")
+    api_key: str | None = field(default=None, name="HIVE_API_KEY")
+    api_key_file: str | None = field(default=None, name="HIVE_API_KEY_FILE")
+    metrics_public: bool = field(default=False, name="HIVE_METRICS_PUBLIC")
     allow_hosts: str = field(default="", name="HIVE_ALLOW_HOSTS")
     allow_file_urls: bool = field(default=False, name="HIVE_ALLOW_FILE_URLS")
     public_hosts: str = field(default="", name="HIVE_PUBLIC_HOSTS")
@@ -286,6 +290,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return _absolute(file, "HIVE_SECRET_KEY_FILE") if file else self.home_dir / "secret.key"
 
     @property
+    def api_keys_path(self) -> Path:
+        """The file with the digests of the keys that a server takes."""
+        file = self.api_keys_file
+        return _absolute(file, "HIVE_API_KEYS_FILE") if file else self.home_dir / "keys.json"
+
+    @property
     def allowed_hosts(self) -> frozenset[str]:
         """Hosts (`host` or `host:port`) that plain URLs may reach although their address is private."""
         return frozenset(entry.strip().lower() for entry in self.allow_hosts.split(",") if entry.strip())
@@ -363,7 +373,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     def __repr__(self) -> str:
         """Without what is secret, and without addresses that may hold a password."""
-        hidden = {"hf_token", "redis_url", "https_proxy", "http_proxy", "all_proxy", "webhook_urls", "webhook_secret"}
+        hidden = {"hf_token", "api_key", "redis_url", "https_proxy", "http_proxy", "all_proxy"}
+        hidden |= {"webhook_urls", "webhook_secret"}
         shown = {f: ("***" if f in hidden and getattr(self, f) else getattr(self, f)) for f in self.__struct_fields__}
         return f"Settings({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 

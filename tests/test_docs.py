@@ -54,6 +54,16 @@ def test_every_route_is_documented(line: str) -> None:
     assert f"`{line}" in text("api.md")
 
 
+def test_the_scope_of_every_route_is_documented_as_it_is() -> None:
+    said = dict(re.findall(r"^\| `(\w+ /[^`]+)` \| `?(\w+)`?", text("auth.md"), re.MULTILINE))
+    needs = {
+        f"{method} {route.path.replace('{id:path}', '{id}')}": route.needs or "open"
+        for route in ROUTES
+        for method in (route.methods or set()) - {"HEAD"}
+    }
+    assert said == needs
+
+
 def test_the_stream_is_documented() -> None:
     assert f"`GET {PROGRESS_PATH}?id=`" in text("api.md")
 

@@ -15,7 +15,20 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from hive.api import background, controls, downloads, json, maintenance, metrics, models, plans, progress, system
+from hive.api import (
+    background,
+    controls,
+    downloads,
+    json,
+    maintenance,
+    metrics,
+    models,
+    plans,
+    progress,
+    system,
+    tickets,
+)
+from hive.api.authentication import Authenticator
 from hive.api.gate import Gate
 from hive.api.routes import ApiRoute, StreamRoute, check
 from hive.api.services import Services
@@ -45,6 +58,9 @@ ROUTES: Final[list[ApiRoute | StreamRoute]] = [
     ApiRoute("PUT", "/v1/settings/bandwidth", system.set_bandwidth, "admin"),
     ApiRoute("GET", "/v1/settings/downloads", system.running_limit, "admin"),
     ApiRoute("PUT", "/v1/settings/downloads", system.set_running_limit, "admin"),
+    ApiRoute("POST", "/v1/tickets", tickets.create, "read"),
+    ApiRoute("POST", "/v1/session", tickets.create_session, "read"),
+    ApiRoute("DELETE", "/v1/session", tickets.end_session, None),
     ApiRoute("GET", "/v1/health", system.health, None),
     ApiRoute("GET", "/metrics", metrics.metrics, "admin"),
     ApiRoute("GET", "/healthz", system.healthz, None),
@@ -59,8 +75,10 @@ class Api:
     def __init__(self, services: Services, host: str = "") -> None:
         """`host`: the name or number that the server was told to listen on."""
         self.services = services
+        settings = services.settings
+        routes = [_opened(route) if settings.metrics_public else route for route in ROUTES]
         self._starlette = Starlette(
-            routes=[route for route in ROUTES if isinstance(route, ApiRoute)],
+            routes=[route for route in routes if isinstance(route, ApiRoute)],
             exception_handlers={
                 HiveError: json.on_hive_error,
                 HTTPException: json.on_http_error,
@@ -71,9 +89,12 @@ class Api:
             lifespan=_lifespan,
         )
         self._starlette.state.services = services
-        settings = services.settings
         names = {*settings.public_host_names, host.lower()} - {""}
-        self._gate = Gate(self._dispatch, names, settings.allowed_origins)
+        open_routes = [
+            (method, route.path) for route in routes if route.needs is None for method in route.methods or ()
+        ]
+        authenticator = Authenticator(services.keys, services.tickets, services.sessions, open_routes, _STREAMS)
+        self._gate = Gate(self._dispatch, names, settings.allowed_origins, authenticator)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -86,6 +107,13 @@ class Api:
         else:
             check(scope, stream.needs)
             await stream.answer(self.services, scope, receive, send)
+
+
+def _opened(route: ApiRoute | StreamRoute) -> ApiRoute | StreamRoute:
+    """The route, open to all where it is the one that HIVE_METRICS_PUBLIC opens."""
+    if isinstance(route, ApiRoute) and route.endpoint is metrics.metrics:
+        return ApiRoute("GET", route.path, metrics.metrics, None)
+    return route
 
 
 @contextlib.asynccontextmanager

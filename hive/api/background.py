@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import AsyncIterator
 from typing import Final
 
@@ -16,9 +17,10 @@ import msgspec
 
 from hive.api import maintenance
 from hive.api.services import Services
+from hive.auth.key_ring import LOOK_INTERVAL_S as KEY_LOOK_INTERVAL_S
 from hive.downloads.reaper import SWEEP_INTERVAL_S
 from hive.downloads.restore import CHECK_INTERVAL_S, LOOK_INTERVAL_S
-from hive.errors import Conflict, RedisUnavailable
+from hive.errors import Conflict, HiveError, RedisUnavailable
 from hive.redis_client import RedisError
 from hive.store.store_id import ensure_identity
 from hive.webhooks.dispatcher import WebhookDispatcher
@@ -28,6 +30,8 @@ log = logging.getLogger("hive.api.background")
 
 #: Seconds between two looks whether it is time to collect old partial files.
 TIDY_CHECK_S: Final = 60.0
+#: Seconds between two looks whether the keys of open streams have expired.
+STREAM_CHECK_S: Final = 5.0
 #: Seconds between two looks whether Redis and the store still have the store's id.
 ANNOUNCE_INTERVAL_S: Final = 2.0
 
@@ -44,6 +48,7 @@ async def running(services: Services) -> AsyncIterator[None]:
         reap_for_ever(services),
         tidy_for_ever(services),
         announce_store_for_ever(services),
+        watch_keys_for_ever(services),
     )
     tasks = [asyncio.create_task(loop) for loop in loops]
     try:
@@ -100,6 +105,25 @@ async def announce_store_for_ever(services: Services) -> None:
         except Exception:
             log.exception("the store's id could not be told; it is tried again")
         await asyncio.sleep(ANNOUNCE_INTERVAL_S)
+
+
+async def watch_keys_for_ever(services: Services) -> None:
+    """Look at the key file, and end streams whose keys are dead: soon after the file changed, and every few seconds for
+    those that have expired.
+    """
+    keys, checked_s = services.keys, 0.0
+    while True:
+        await asyncio.sleep(KEY_LOOK_INTERVAL_S)
+        try:
+            changed = await asyncio.to_thread(keys.refresh)
+            if keys.on and (changed or time.monotonic() - checked_s >= STREAM_CHECK_S):
+                checked_s = time.monotonic()
+                await services.end_streams(keys.is_alive)
+                await asyncio.to_thread(keys.note_uses)
+        except HiveError as error:
+            log.debug("the last use of keys is not noted", extra={"fields": {"reason": error.message}})
+        except Exception:
+            log.exception("the keys could not be looked at; it goes on")
 
 
 async def tidy_for_ever(services: Services) -> None:

@@ -20,7 +20,7 @@ from hive.downloads.record import Record
 from hive.downloads.view import view
 from hive.settings import Settings
 from hive.store.layout import safe_name
-from hive.streams.longpoll import read_wait, wait_for_end
+from hive.streams.longpoll import read_wait
 from hive.wire.api import Download, DownloadRequest, Page, PlanRequest, Started
 from hive.wire.events import ACTIVE, TERMINAL
 from hive.wire.refs import ModelRef
@@ -118,7 +118,7 @@ async def show(request: Request) -> Response:
     services, wait_s = services_of(request), read_wait(request.query_params.get("wait"))
     record = await find(request)
     if wait_s and not record.is_terminal:
-        await wait_for_end(services.fanout, record.id, principal_of(request), wait_s)
+        await services.polls.wait(record.id, wait_s, principal_of(request))
         record = await find(request)
     return await shown(request, record)
 

@@ -8,6 +8,8 @@ own origin, which may read too. The easy way, to allow what CORS allows, guards 
     Host             a name that means this machine, or one of HIVE_PUBLIC_HOSTS; else 421. This ends rebinding.
     Origin,          foreign ones change nothing: 403 on all but GET and HEAD, unless HIVE_ALLOW_ORIGINS names them.
     Sec-Fetch-Site   What they GET they cannot read: no CORS headers are sent but to those that are named.
+    a key            where keys are on, all but a few routes need one; else 401 (authentication.py). Whether it may do
+                     what it asks is the route's matter (routes.py)
     Content-Type     a body that a browser sends must be JSON, which no form can send; else 415. What shows no mark of a
                      browser (curl's bare `-d`) goes on as before.
 
@@ -29,8 +31,9 @@ from urllib.parse import urlsplit
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hive import errors, logs
+from hive.api.authentication import Authenticator
 from hive.api.json import MAX_BODY_BYTES, error_response
-from hive.auth.principal import ANONYMOUS, PRINCIPAL
+from hive.auth.principal import ANONYMOUS, PRINCIPAL, Principal
 
 log = logging.getLogger("hive.api.gate")
 
@@ -41,7 +44,7 @@ _PROBES: Final = frozenset({"/healthz", "/readyz"})
 #: Seconds that a browser may keep the answer to a preflight.
 PREFLIGHT_TTL_S: Final = 600
 _METHODS: Final = b"GET, HEAD, POST, PUT, DELETE"
-_ASKED_HEADERS: Final = b"content-type, last-event-id, x-request-id"
+_ASKED_HEADERS: Final = b"authorization, content-type, last-event-id, x-request-id"
 _READABLE_HEADERS: Final = b"x-request-id, retry-after"
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
@@ -51,9 +54,16 @@ _AUTHORITY = re.compile(r"(?:\[([0-9a-fA-F:.]{2,45})\]|([A-Za-z0-9._-]{1,253}))(
 class Gate:
     """Lets through to `app` what may pass, and answers the rest."""
 
-    def __init__(self, app: ASGIApp, public_hosts: Iterable[str] = (), allow_origins: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        public_hosts: Iterable[str] = (),
+        allow_origins: Iterable[str] = (),
+        authenticator: Authenticator | None = None,
+    ) -> None:
         """`public_hosts`: names or `name:port`, in lower case; `allow_origins`: `scheme://host[:port]`."""
         self._app = app
+        self._authenticator = authenticator
         self._public_hosts = frozenset(public_hosts)
         self._allow_origins = frozenset(allow_origins)
 
@@ -84,11 +94,11 @@ class Gate:
         with logs.bound(request_id=request_id.decode()):
             try:
                 self._check(scope, headers, allowed=allowed)
-                scope[PRINCIPAL] = ANONYMOUS
                 if allowed and headers.is_preflight:
                     await _answer_preflight(headers, send_with_id)
-                else:
-                    await self._app(scope, receive, send_with_id)
+                    return
+                scope[PRINCIPAL] = self._principal(scope, headers)
+                await self._app(scope, receive, send_with_id)
             except Exception as error:
                 if begun:
                     raise  # Starlette has answered a mistake of ours, and raises it for the server to log
@@ -96,6 +106,15 @@ class Gate:
                     log.exception("a request failed")
                     error = errors.InternalError()
                 await error_response(error)(scope, receive, send_with_id)
+
+    def _principal(self, scope: Scope, headers: _Headers) -> Principal:
+        """Who asks; from here on the log says it too."""
+        if self._authenticator is None or not self._authenticator.keys.on:
+            return ANONYMOUS
+        found = self._authenticator.principal(scope, headers.values, from_here=headers.is_from_here)
+        if found.key_id:
+            logs.add(key=f"key:{found.key_id}")
+        return found
 
     def _check(self, scope: Scope, headers: _Headers, *, allowed: bool) -> None:
         """Raise what is to be answered, where the request may not pass."""
@@ -135,7 +154,8 @@ class _Headers:
     """What the gate looks at, read once."""
 
     def __init__(self, scope: Scope) -> None:
-        values = self._values = dict(scope["headers"])
+        #: By name, in lower case; of those that came twice the last.
+        values = self.values = dict(scope["headers"])
         self._method = scope["method"]
         self._fetches = any(name.startswith(b"sec-fetch-") for name in values)
         self.hosts = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
@@ -145,19 +165,19 @@ class _Headers:
 
     def request_id(self) -> bytes:
         """The caller's id where it is one, else a new one."""
-        given: bytes = self._values.get(b"x-request-id", b"")
+        given: bytes = self.values.get(b"x-request-id", b"")
         # Not uuid4: it asks the system for randomness, and nothing depends on nobody guessing an id.
         return given if _REQUEST_ID.fullmatch(given) else b"%032x" % random.getrandbits(128)
 
     @property
     def is_preflight(self) -> bool:
         """Whether a browser asks whether it may ask."""
-        return self._method == "OPTIONS" and b"access-control-request-method" in self._values
+        return self._method == "OPTIONS" and b"access-control-request-method" in self.values
 
     @property
     def asks_private_network(self) -> bool:
         """Whether a public page's browser asks whether it may reach into a private network."""
-        return self._values.get(b"access-control-request-private-network") == b"true"
+        return self.values.get(b"access-control-request-private-network") == b"true"
 
     @property
     def is_from_browser(self) -> bool:
@@ -167,19 +187,25 @@ class _Headers:
     @property
     def is_foreign(self) -> bool:
         """Whether a page of another origin sent it, by what either mark says."""
-        if self._values.get(b"sec-fetch-site", b"none").strip().lower() not in (b"same-origin", b"none"):
+        if self.values.get(b"sec-fetch-site", b"none").strip().lower() not in (b"same-origin", b"none"):
             return True
         return self.origin is not None and not _is_same(self.origin, self.hosts)
 
     @property
+    def is_from_here(self) -> bool:
+        """Whether a browser says that a page of this very origin sent it; no mark is no word."""
+        site = self.values.get(b"sec-fetch-site", b"").strip().lower()
+        return (site == b"same-origin" or (not site and self.origin is not None)) and not self.is_foreign
+
+    @property
     def has_body(self) -> bool:
         """Whether a body comes with it."""
-        return self.body_bytes > 0 or b"transfer-encoding" in self._values
+        return self.body_bytes > 0 or b"transfer-encoding" in self.values
 
     @property
     def is_json(self) -> bool:
         """Whether the body says that it is JSON."""
-        kind: bytes = self._values.get(b"content-type", b"")
+        kind: bytes = self.values.get(b"content-type", b"")
         return kind.partition(b";")[0].strip().lower() == b"application/json"
 
 

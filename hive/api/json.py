@@ -56,7 +56,11 @@ async def read_body(request: Request, kind: type[T], default: T | None = None) -
 
 def error_response(error: errors.HiveError) -> JsonResponse:
     """`{"error": {"code", "message", "details", "request_id"}}` with the error's status."""
-    headers = {"retry-after": "1"} if error.status in (429, 503) else None
+    headers: dict[str, str] | None = None
+    if error.status in (429, 503):
+        headers = {"retry-after": str(error.details.get("retry_after_s", 1))}
+    elif error.status == 401:
+        headers = {"www-authenticate": 'Bearer realm="hive"'}
     body = ErrorReply(
         ErrorBody(
             code=error.code, message=error.message, details=error.details, request_id=logs.bound_field("request_id")

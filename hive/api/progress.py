@@ -6,6 +6,7 @@ one costs. So these take a bare ASGI scope.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from urllib.parse import parse_qs
 
 from starlette.responses import Response
@@ -15,6 +16,7 @@ from hive import errors
 from hive.api.downloads import read_id
 from hive.api.json import error_response
 from hive.api.services import Services
+from hive.auth.principal import principal_of
 from hive.streams import sse
 from hive.streams.many import MAX_IDS
 from hive.wire.events import ACTIVE
@@ -30,6 +32,7 @@ async def progress(services: Services, scope: Scope, receive: Receive, send: Sen
         if scope["method"] not in ("GET", "HEAD"):
             raise errors.MethodNotAllowed(allow="GET, HEAD")
         download_id = _read_known(query.get("id", [""])[0])
+        _check_ticket(scope, {download_id})
         if scope["method"] == "HEAD":
             await _stream_headers()(scope, receive, send)
             return
@@ -57,6 +60,7 @@ async def progress_of_many(services: Services, scope: Scope, receive: Receive, s
         status = query.get("status", [""])[0]
         if status not in ("", "active") or (status and wanted):
             raise errors.BadRequest("Give ids, or status=active, or neither.")
+        _check_ticket(scope, wanted)
         if scope["method"] == "HEAD":
             await _stream_headers()(scope, receive, send)
             return
@@ -69,6 +73,17 @@ async def progress_of_many(services: Services, scope: Scope, receive: Receive, s
             await services.many_streams(wanted, None, asked, scope, receive, send)
     except errors.HiveError as error:
         await error_response(error)(scope, receive, send)
+
+
+def _check_ticket(scope: Scope, wanted: Collection[str]) -> None:
+    """Let through what the ticket is for, where it is one that names its downloads.
+
+    Raises:
+        InvalidApiKey: it is for others.
+    """
+    allowed = principal_of(scope).downloads
+    if allowed is not None and not (wanted and allowed.issuperset(wanted)):
+        raise errors.InvalidApiKey("This ticket is for other downloads. Ask for one with POST /v1/tickets.")
 
 
 def _read_known(text: str) -> str:

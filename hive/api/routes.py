@@ -62,4 +62,5 @@ def check(scope: Mapping[str, Any], needs: scopes.Scope | None) -> None:
         InsufficientScope: the principal does not.
     """
     if needs is not None and not (principal := principal_of(scope)).may(needs):
-        raise InsufficientScope(needs=needs, scopes=sorted(principal.scopes))
+        text = f"This API key may not do this: it does not have the scope {needs!r}. Who runs the server makes keys"
+        raise InsufficientScope(f"{text} with `hive key new --scopes`.", needs=needs, scopes=sorted(principal.scopes))

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from starlette.requests import HTTPConnection
 
 from hive.api.operations import Operations
+from hive.auth.key_ring import KeyRing
+from hive.auth.keys import KeyFile
+from hive.auth.principal import Principal
+from hive.auth.tickets import Sessions, Tickets
 from hive.downloads.context import DownloadContext
 from hive.downloads.intents import IntentLog
 from hive.downloads.provisioner import ModelProvisioner
@@ -23,9 +29,12 @@ from hive.store.catalog import ModelCatalog
 from hive.store.probe import StoreHealth
 from hive.store.space import Disk
 from hive.streams.fanout import Fanout
+from hive.streams.longpoll import LongPolls
 from hive.streams.many import ManyEndpoint
 from hive.streams.stream import StreamEndpoint
 from hive.webhooks.outbox import WebhookOutbox
+
+log = logging.getLogger("hive.api")
 
 
 @dataclass(frozen=True)
@@ -47,12 +56,22 @@ class Services:
     disk: Disk
     store_health: StoreHealth
     webhooks: WebhookOutbox
+    polls: LongPolls
+    keys: KeyRing
+    tickets: Tickets
+    sessions: Sessions
     operations: Operations = field(default_factory=Operations)
 
     @property
     def tracker(self) -> DownloadTracker:
         """The records."""
         return self.records.tracker
+
+    async def end_streams(self, is_alive: Callable[[Principal], bool]) -> None:
+        """End what was opened by principals that are not alive any more."""
+        ended = [await kind.end_dead(is_alive) for kind in (self.streams, self.many_streams, self.polls)]
+        if any(ended):
+            log.info("streams were ended with their keys", extra={"fields": {"streams": sum(ended)}})
 
     async def drain(self, window_s: float) -> None:
         """End all streams so that their clients come back, elsewhere."""
@@ -61,8 +80,14 @@ class Services:
         await self.streams.drain(window_s)
 
 
-def make_services(settings: Settings, redis_url: str) -> Services:
-    """The services, wired. Connects to nothing yet."""
+def make_services(settings: Settings, redis_url: str, *, keys_required: bool = False) -> Services:
+    """The services, wired. Connects to nothing yet. `keys_required`: keys are on even if their file has gone by now.
+
+    Raises:
+        KeyFileUnusable: it is there, and cannot be read or is read by others.
+    """
+    key_ring = KeyRing(KeyFile(settings.api_keys_path), required=keys_required)
+    key_ring.load()
     commands = CommandThread(redis_url)
     records = DownloadContext.of(commands.client, settings)
     catalog = ModelCatalog(settings)
@@ -90,6 +115,10 @@ def make_services(settings: Settings, redis_url: str) -> Services:
         disk=Disk(settings.hub_dir),
         store_health=StoreHealth(settings),
         webhooks=webhooks,
+        polls=LongPolls(fanout),
+        keys=key_ring,
+        tickets=Tickets(key_ring, settings.secret_key_path),
+        sessions=Sessions(key_ring, settings.secret_key_path),
     )
 
 

@@ -14,7 +14,7 @@ PRINCIPAL: Final = "hive.principal"
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Whoever has sent a request: a key, or anybody where there are no keys."""
+    """Whoever has sent a request: a key, what a key has made (a ticket, a session), or anybody where there are none."""
 
     #: The public id of the key; "" for anybody.
     key_id: str
@@ -22,6 +22,14 @@ class Principal:
     owner: str
     #: With those that others hold: `admin` holds all.
     scopes: frozenset[Scope]
+    #: When it ends, in Unix seconds; None: when its key is revoked.
+    expires_s: float | None = None
+    #: The downloads that a ticket is for; None: all that its key sees.
+    downloads: frozenset[str] | None = None
+    #: Whether it sees everybody's downloads although it may not administer: a ticket of an admin's.
+    sees_all: bool = False
+    #: The id of a session in a cookie; "" where it is none.
+    session_id: str = ""
 
     def may(self, scope: Scope) -> bool:
         """Whether it holds this scope."""
@@ -31,7 +39,7 @@ class Principal:
         """Whether it may know of something that belongs to `owners`. Who may administer sees everything; what belongs
         to nobody (it was made before there were keys) is seen by them alone.
         """
-        return "admin" in self.scopes or self.owner in owners
+        return self.sees_all or "admin" in self.scopes or self.owner in owners
 
 
 #: Anybody, where no keys exist: everything is allowed.

@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+from collections.abc import Callable
 
 from hive.auth.principal import Principal
-from hive.errors import BadRequest
+from hive.errors import BadRequest, InvalidApiKey
 from hive.streams.fanout import Fanout
+from hive.streams.revocation import end_dead
 from hive.streams.topic import Topic
 
 #: The longest wait, in seconds: below the time-out of common proxies.
@@ -35,26 +37,52 @@ def read_wait(text: str | None) -> float:
     return float(match[1])
 
 
-async def wait_for_end(fanout: Fanout, download_id: str, principal: Principal, seconds: float) -> None:
-    """Return when the download has ended, is unknown or no longer this principal's, or the time is up."""
-    waiter = _Waiter()
-    topic = await fanout.join(download_id, waiter, principal)
-    if topic is None:
-        return
-    try:
-        waiter.notify(topic)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await waiter.ended.wait()
-    finally:
-        fanout.leave(topic, waiter)
+class LongPolls:
+    """The long polls of one HTTP process."""
+
+    def __init__(self, fanout: Fanout) -> None:
+        self._fanout = fanout
+        self._open: set[_Waiter] = set()
+
+    async def wait(self, download_id: str, seconds: float, principal: Principal) -> None:
+        """Return when the download has ended, is unknown or no longer this principal's, or the time is up.
+
+        Raises:
+            InvalidApiKey: the key was revoked, or has expired, meanwhile.
+        """
+        waiter = _Waiter(principal)
+        topic = await self._fanout.join(download_id, waiter, principal)
+        if topic is None:
+            return
+        self._open.add(waiter)
+        try:
+            waiter.notify(topic)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await waiter.ended.wait()
+        finally:
+            self._open.discard(waiter)
+            self._fanout.leave(topic, waiter)
+        if waiter.closed:
+            raise InvalidApiKey
+
+    async def end_dead(self, is_alive: Callable[[Principal], bool]) -> int:
+        """End those of principals that are not alive any more; how many."""
+        return await end_dead(self._open, is_alive)
 
 
 class _Waiter:
     """A subscriber that cares for the end alone."""
 
-    def __init__(self) -> None:
+    def __init__(self, principal: Principal) -> None:
+        self.principal = principal
         self.ended = asyncio.Event()
+        self.closed = False
+
+    def close(self, retry_ms: int) -> None:
+        """Who waits may no more."""
+        self.closed = True
+        self.ended.set()
 
     def notify(self, topic: Topic) -> None:
         if topic.terminal:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from starlette.types import Receive, Scope, Send
@@ -27,6 +27,7 @@ from hive.downloads.tracker import DownloadTracker
 from hive.redis_client import CommandThread
 from hive.streams import sse
 from hive.streams.fanout import Fanout
+from hive.streams.revocation import end_dead
 from hive.streams.stream import end_at_once
 from hive.streams.topic import Topic
 from hive.streams.writer import Writer, respond
@@ -57,6 +58,7 @@ class ManyStream:
         with_ids: bool,
     ) -> None:
         self._endpoint = endpoint
+        #: Who opened it: it ends when they may no more (revocation.py).
         self.principal = principal
         self._wanted = wanted
         self._with_ids = with_ids
@@ -253,6 +255,10 @@ class ManyEndpoint:
     def leave(self, topic: Topic, stream: ManyStream) -> None:
         """The download has ended, and the stream has said so."""
         self._fanout.leave(topic, stream)
+
+    async def end_dead(self, is_alive: Callable[[Principal], bool]) -> int:
+        """End the streams of principals that are not alive any more; how many."""
+        return await end_dead(self._open, is_alive)
 
     def drain(self) -> None:
         """End every stream without `[DONE]`."""

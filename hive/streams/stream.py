@@ -24,6 +24,7 @@ The exits, each with what the client is to make of it. `[DONE]` is said after a 
     the client has seen the end already           204                                 an EventSource stops
     the download has ended                        the terminal event and `[DONE]`     stops
     the server drains while the stream runs       `retry:` of 1 to 3 seconds          comes back, elsewhere
+    its key is revoked or has expired             `retry:` of 1 to 3 seconds          comes back, and is told 401
     the client has seen more than Redis shows     `retry:`, no event                  comes back, reads it anew
     the client takes nothing for 30 seconds       a reset                             comes back, if it lives
     the client has gone                           nothing                             -
@@ -36,14 +37,16 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections.abc import Callable
 from typing import Final, Literal
 
 from starlette.types import Receive, Scope, Send
 
-from hive.auth.principal import principal_of
+from hive.auth.principal import Principal, principal_of
 from hive.errors import RedisUnavailable
 from hive.streams import sse
 from hive.streams.fanout import Fanout
+from hive.streams.revocation import end_dead
 from hive.streams.topic import CHUNKED, NOTHING, PLAIN, WITH_ID, Topic
 from hive.streams.writer import Writer, respond
 from hive.wire.events import Version
@@ -70,14 +73,17 @@ class Stream:
         "_write",
         "_writer",
         "phase",
+        "principal",
         "seen",
         "started",
         "topic",
     )
 
-    def __init__(self, endpoint: StreamEndpoint, form: int) -> None:
+    def __init__(self, endpoint: StreamEndpoint, form: int, principal: Principal) -> None:
         """`form`: PLAIN or WITH_ID; whether it goes in chunks is seen when it starts."""
         self._endpoint = endpoint
+        #: Who opened it: it ends when they may no more (revocation.py).
+        self.principal = principal
         self._form = form
         self._closing: bytes | None = None
         self.phase: Phase = "joining"
@@ -211,11 +217,12 @@ class StreamEndpoint:
         if self._draining or len(self._open) >= self._max_streams:
             await end_at_once(send, with_retry=asked.with_ids)
             return True
-        stream = Stream(self, WITH_ID if asked.with_ids else PLAIN)
+        principal = principal_of(scope)
+        stream = Stream(self, WITH_ID if asked.with_ids else PLAIN, principal)
         self._open.add(stream)
         try:
             try:
-                topic = await self._fanout.join(download_id, stream, principal_of(scope))
+                topic = await self._fanout.join(download_id, stream, principal)
             except RedisUnavailable:
                 await end_at_once(send, with_retry=asked.with_ids)
                 return True
@@ -245,6 +252,10 @@ class StreamEndpoint:
         self.ended_total += stream.started
         if stream.topic is not None:
             self._fanout.leave(stream.topic, stream)
+
+    async def end_dead(self, is_alive: Callable[[Principal], bool]) -> int:
+        """End the streams of principals that are not alive any more; how many."""
+        return await end_dead(self._open, is_alive)
 
     async def drain(self, window_s: float) -> None:
         """End every stream cleanly and without `[DONE]`, spread over `window_s` seconds so that the clients do not

@@ -22,6 +22,11 @@ T = TypeVar("T")
 #: Where a download is watched, and where many are.
 PROGRESS_PATH: Final = "/v1/models/download/progress"
 MANY_PATH: Final = "/v1/downloads/progress"
+#: Downloads that a ticket may name.
+MAX_TICKET_IDS: Final = 100
+#: Seconds of a ticket's life: unless asked otherwise, and at most.
+TICKET_TTL_S: Final = 300
+MAX_TICKET_TTL_S: Final = 3600
 #: Characters of a webhook's URL.
 MAX_WEBHOOK_URL_CHARS: Final = 2048
 #: Models that one verification may name.
@@ -52,6 +57,14 @@ class PlanRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     hf_token: Token | None = None
     sha256: Annotated[str, Meta(pattern="^[0-9a-fA-F]{64}$")] | None = None
     name: Annotated[str, Meta(min_length=1, max_length=255)] | None = None
+
+
+class TicketRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The body of `POST /v1/tickets`: which downloads a ticket is for, and for how many seconds."""
+
+    ids: Annotated[tuple[Annotated[str, Meta(max_length=64)], ...], Meta(max_length=MAX_TICKET_IDS)] = ()
+    all: bool = False
+    ttl: Annotated[int, Meta(ge=1, le=MAX_TICKET_TTL_S)] = TICKET_TTL_S
 
 
 class DownloadRequest(PlanRequest, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -235,6 +248,24 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True):
     download_id: str | None = None
     started_at: float | None = None
     seen_at: float | None = None
+
+
+class TicketReply(msgspec.Struct, frozen=True, kw_only=True):
+    """A ticket, for `?ticket=` of a stream. `expires_at` is in Unix seconds."""
+
+    ticket: str
+    expires_at: float
+
+    def __repr__(self) -> str:
+        return f"TicketReply(***, expires_at={self.expires_at})"
+
+
+class SessionReply(msgspec.Struct, frozen=True, kw_only=True):
+    """What a session may do, and until when (Unix seconds)."""
+
+    key_id: str
+    scopes: tuple[str, ...]
+    expires_at: float
 
 
 class Alive(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,0 +1,68 @@
+"""Tickets and sessions over HTTP: what a page asks for once, with a key, to go on without it."""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+from urllib.parse import urlsplit
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+
+from hive import errors
+from hive.api.authentication import COOKIE, LOOPBACK_COOKIE, bearer, is_loopback_host, session_cookie
+from hive.api.downloads import read_id
+from hive.api.json import JsonResponse, read_body
+from hive.api.services import services_of
+from hive.auth.principal import principal_of
+from hive.wire.api import SessionReply, TicketReply, TicketRequest
+
+#: An answer that no cache may keep.
+_NOT_KEPT: Final = {"cache-control": "no-store"}
+
+
+async def create(request: Request) -> Response:
+    """`POST /v1/tickets`: a ticket for streams, of downloads that are named or of all."""
+    body = await read_body(request, TicketRequest)
+    if bool(body.ids) == body.all:
+        raise errors.BadRequest("Give 'ids', or 'all': true.")
+    ids = tuple(dict.fromkeys(read_id(text) for text in body.ids)) or None
+    made = await run_in_threadpool(services_of(request).tickets.make, principal_of(request), ids, body.ttl)
+    return JsonResponse(TicketReply(ticket=made.text, expires_at=made.expires_s), headers=_NOT_KEPT)
+
+
+async def create_session(request: Request) -> Response:
+    """`POST /v1/session`: a cookie for pages of this origin. It takes a key: a session makes no other."""
+    services, headers = services_of(request), dict(request.scope["headers"])
+    principal = principal_of(request)
+    if services.keys.on and bearer(request.scope, headers) is None:
+        raise errors.MissingApiKey("A session is made with a key: `Authorization: Bearer hive_...`.")
+    on_loopback = is_loopback_host(headers)
+    if not on_loopback and urlsplit(request.headers.get("origin", "")).scheme == "http":
+        raise errors.BadRequest(
+            "A page over plain http on another machine cannot have a session: no browser keeps its cookie. "
+            "Serve hive over https."
+        )
+    made = await run_in_threadpool(services.sessions.make, principal)
+    reply = SessionReply(key_id=principal.key_id, scopes=tuple(sorted(principal.scopes)), expires_at=made.expires_s)
+    answer = JsonResponse(reply, headers=_NOT_KEPT)
+    _set_cookie(answer, made.text, max(0, int(made.expires_s - time.time())), on_loopback=on_loopback)
+    return answer
+
+
+async def end_session(request: Request) -> Response:
+    """`DELETE /v1/session`: ends it on every replica, and takes the cookie away. A dead one can go too."""
+    headers = dict(request.scope["headers"])
+    if (text := session_cookie(headers)) is not None:
+        await run_in_threadpool(services_of(request).sessions.end, text)
+    answer = Response(status_code=204)
+    _set_cookie(answer, "", 0, on_loopback=is_loopback_host(headers))
+    return answer
+
+
+def _set_cookie(answer: Response, value: str, max_age_s: int, *, on_loopback: bool) -> None:
+    name = LOOPBACK_COOKIE if on_loopback else COOKIE
+    answer.set_cookie(
+        name, value, max_age=max_age_s, path="/", secure=not on_loopback, httponly=True, samesite="strict"
+    )

@@ -1,0 +1,45 @@
+"""A limit on wrong keys by address: a fixed window.
+
+Nobody guesses a key of 43 random characters. What is limited is what the guessing costs the server and its log. Right
+keys are let in all the same: many people may stand behind one address, and one of them may have an old key.
+"""
+
+from __future__ import annotations
+
+import time
+from ipaddress import IPv6Address
+from typing import Final
+
+#: Wrong keys that an address may send in a window, and seconds of the window.
+MAX_FAILURES: Final = 20
+WINDOW_S: Final = 60.0
+#: Addresses that are remembered; the oldest goes first.
+MAX_ADDRESSES: Final = 10_000
+
+
+class Failures:
+    """How many wrong keys came from where."""
+
+    def __init__(self) -> None:
+        self._windows: dict[str, tuple[float, int]] = {}
+
+    def add(self, address: str) -> float | None:
+        """Count one; gives the seconds to wait where there are too many by now."""
+        now_s, source = time.monotonic(), _network(address)
+        began_s, count = self._windows.get(source, (now_s, 0))
+        if now_s - began_s >= WINDOW_S:
+            self._windows.pop(source)
+            began_s, count = now_s, 0
+        self._windows[source] = (began_s, count + 1)
+        if len(self._windows) > MAX_ADDRESSES:
+            del self._windows[next(iter(self._windows))]
+        return began_s + WINDOW_S - now_s if count >= MAX_FAILURES else None
+
+
+def _network(address: str) -> str:
+    """The address; of IPv6 the first 64 bits, which are what one customer has."""
+    try:
+        found = IPv6Address(address)
+    except ValueError:
+        return address
+    return address if found.ipv4_mapped else found.exploded[:19]

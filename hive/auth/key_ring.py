@@ -1,0 +1,173 @@
+"""The keys as a server has them in hand: looked up for each request, and read anew when their file changes.
+
+Problem: `hive key revoke` must reach every replica within two seconds, and a request must not wait for a disk. The easy
+way, to read the file with each request, puts a disk into each; a message through Redis would let whoever writes there
+hold a revocation back. So the file is looked at once a second (one `stat`, in a thread) and read when it changed.
+
+It fails closed. Keys are on from the moment the file holds one, and stay on for as long as the process lives: a file
+that disappears, that others may read, or that cannot be read lets nobody in until it is right again.
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import os
+import time
+from typing import Final
+
+from hive.auth.keys import KEY, ApiKey, KeyFile, KeyList, digest_of
+from hive.auth.principal import Principal
+from hive.errors import InvalidApiKey, KeyFileUnusable
+
+log = logging.getLogger("hive.auth")
+
+#: Seconds between two looks at the file: twice as often as it must be, for a machine that is busy.
+LOOK_INTERVAL_S: Final = 1.0
+#: Seconds between two notes of when keys were used last.
+NOTE_INTERVAL_S: Final = 60.0
+#: What an unknown key is compared with, so that it takes the same steps as a known one. No digest is all zeros.
+_NO_KEY: Final = ApiKey(id="", name="", sha256="0" * 64, scopes=(), owner="", created_s=0.0, expires_s=0.0)
+
+#: What tells one state of the file from another; None where there is none.
+_Seen = tuple[int, ...] | None
+
+
+class KeyRing:
+    """The keys of one server process. `on` says whether there are keys: where there are none it is all that is read."""
+
+    def __init__(self, file: KeyFile, *, required: bool = False) -> None:
+        """`required`: keys must be on whatever the file says now, as they were when this server began."""
+        self.on = required
+        self._file = file
+        self._seen: _Seen = None
+        self._keys: dict[str, tuple[ApiKey, Principal]] = {}
+        self._ended: dict[str, float] = {}
+        self._trouble: KeyFileUnusable | None = None
+        self._used: dict[str, float] = {}
+        self._noted_s = time.monotonic()
+
+    def load(self) -> None:
+        """Read the file at the start.
+
+        Raises:
+            KeyFileUnusable: it is there and cannot be used: the server is not to start.
+        """
+        self._seen = self._look()
+        self._take(self._file.read())
+        if self.on and self._seen is None:
+            self._fail(self._gone())
+
+    def refresh(self) -> bool:
+        """Read the file again if it changed; whether it did. Blocks. What is wrong is logged and lets nobody in."""
+        try:
+            seen = self._look()
+            if seen == self._seen:
+                return False
+            self._seen = seen
+            if seen is not None:
+                self._take(self._file.read())
+            elif self.on:
+                raise self._gone()
+        except KeyFileUnusable as error:
+            self._fail(error)
+        except OSError as error:
+            self._seen = ()
+            self._fail(KeyFileUnusable(f"The key file cannot be looked at: {error.strerror or error}."))
+        return True
+
+    def principal(self, text: str) -> Principal:
+        """Who asks with this key. Unknown, wrong, expired and revoked ones take the same steps to the same answer.
+
+        Raises:
+            InvalidApiKey: it opens nothing.
+            KeyFileUnusable: the file cannot be read, so nothing is known.
+        """
+        self._check()
+        key, principal = self._keys.get(text[5:13], (_NO_KEY, None))
+        is_right = hmac.compare_digest(digest_of(text), key.sha256)
+        now_s = time.time()
+        is_alive = key.is_alive(now_s)
+        if not (is_right and is_alive and principal is not None and KEY.fullmatch(text)):
+            raise InvalidApiKey
+        self._used[key.id] = now_s
+        return principal
+
+    def key_principal(self, key_id: str) -> Principal:
+        """Who asks with what this key has made: a ticket or a session.
+
+        Raises:
+            InvalidApiKey: the key is revoked, expired or gone.
+            KeyFileUnusable: the file cannot be read, so nothing is known.
+        """
+        self._check()
+        key, principal = self._keys.get(key_id, (_NO_KEY, None))
+        if principal is None or not key.is_alive(time.time()):
+            raise InvalidApiKey
+        return principal
+
+    def is_ended(self, session_id: str) -> bool:
+        """Whether this session was ended before its time."""
+        return session_id in self._ended
+
+    def is_alive(self, principal: Principal) -> bool:
+        """Whether what this principal has opened may stay open."""
+        if not self.on:
+            return True
+        if self._trouble is not None or (principal.expires_s is not None and time.time() >= principal.expires_s):
+            return False
+        key, _ = self._keys.get(principal.key_id, (_NO_KEY, None))
+        return key.is_alive(time.time()) and principal.session_id not in self._ended
+
+    def end_session(self, session_id: str, expires_s: float) -> None:
+        """Forget a session here at once, and in the other replicas when they look. Blocks.
+
+        Raises:
+            KeyFileUnusable: the file cannot be written.
+        """
+        self._ended[session_id] = expires_s
+        self._file.end_session(session_id, expires_s)
+
+    def note_uses(self) -> None:
+        """Write down when keys were used last, at most once a minute. Blocks.
+
+        Raises:
+            KeyFileUnusable: it cannot be written: a file that only this server reads, for example.
+        """
+        if self._used and time.monotonic() - self._noted_s >= NOTE_INTERVAL_S:
+            self._noted_s = time.monotonic()
+            used, self._used = self._used, {}
+            self._file.note_uses(used)
+
+    # -- inside ------------------------------------------------------------------------------------------------------
+
+    def _check(self) -> None:
+        if self._trouble is not None:
+            raise KeyFileUnusable  # what is wrong stands in the log, and is nothing for whoever asks
+
+    def _look(self) -> _Seen:
+        try:
+            found = os.stat(self._file.path)
+        except FileNotFoundError:
+            return None
+        return (found.st_ino, found.st_dev, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+    def _take(self, found: KeyList) -> None:
+        keys = {key.id: (key, key.principal()) for key in found.keys}
+        if keys and not self.on:
+            log.info("keys are on: requests need one from now on", extra={"fields": {"keys": len(keys)}})
+        elif self._trouble is not None:
+            log.info("the key file can be used again", extra={"fields": {"keys": len(keys)}})
+        now_s = time.time()
+        ended = {**self._ended, **found.ended_sessions}
+        self._ended = {session_id: until_s for session_id, until_s in ended.items() if until_s > now_s}
+        self._keys, self._trouble = keys, None
+        self.on = self.on or bool(keys)
+
+    def _fail(self, error: KeyFileUnusable) -> None:
+        log.error("nobody is let in: the key file cannot be used", extra={"fields": {"reason": error.message}})
+        self._trouble, self.on = error, True
+
+    def _gone(self) -> KeyFileUnusable:
+        path = self._file.path
+        return KeyFileUnusable(f"The key file {path} has gone. Restore it, or end hive to run it without keys.")
