@@ -24,7 +24,7 @@ sleep 0.3
 mkdir -p .venv/bin
 printf '#!/bin/sh\\necho "hive $*"\\n' >.venv/bin/hive
 chmod +x .venv/bin/hive
-cp pyproject.toml .venv/installed.toml
+cat pyproject.toml requirements/*.txt >.venv/installed
 """
 
 
@@ -37,6 +37,8 @@ def project(tmp_path: Path) -> Path:
     (project / "scripts" / "install").write_text(INSTALL)
     (project / "scripts" / "install").chmod(0o755)
     (project / "pyproject.toml").write_text("one\n")
+    (project / "requirements").mkdir()
+    (project / "requirements" / "run.txt").write_text("a==1\n")
     return project
 
 
@@ -70,9 +72,10 @@ def test_hive_installs_itself_once_and_then_runs_from_any_folder(project: Path, 
     assert installs(project) == 1
 
 
-def test_hive_installs_again_when_the_project_has_changed(project: Path) -> None:
+@pytest.mark.parametrize("changed", ["pyproject.toml", "requirements/run.txt"])
+def test_hive_installs_again_when_the_project_has_changed(project: Path, changed: str) -> None:
     run(project / "scripts" / "hive")
-    (project / "pyproject.toml").write_text("two\n")
+    (project / changed).write_text("two\n")
     assert run(project / "scripts" / "hive", "ls")[:2] == (0, "hive ls\n")
     assert installs(project) == 2
 
@@ -129,7 +132,7 @@ def test_install_knows_its_options_only(project: Path) -> None:
     assert err.startswith("usage: scripts/install")
 
 
-@pytest.mark.parametrize("name", ["hive", "install", "check", "test"])
+@pytest.mark.parametrize("name", ["hive", "install", "check", "test", "lock", "audit"])
 def test_every_script_is_said_in_the_readme_and_can_be_run(name: str) -> None:
     script = ROOT / "scripts" / name
     assert os.access(script, os.X_OK)

@@ -1,0 +1,1 @@
+"""What looks at the packages that hive is installed with."""
