@@ -1,4 +1,4 @@
-"""The key that encrypts credentials: made once, on any disk, or refused with what to do."""
+"""The key that encrypts credentials: made once, on any disk, or refused with what to do; what sealed ones open for."""
 
 from __future__ import annotations
 
@@ -8,13 +8,29 @@ import stat
 import threading
 from pathlib import Path
 
+import msgspec
 import pytest
+from cryptography.fernet import Fernet
 
 from hive.errors import StoreNotWritable
-from hive.secrets import Credentials, SecretKeyError, check_key, ensure_key, seal, unseal
+from hive.secrets import (
+    LEGACY_SKEW_S,
+    Credentials,
+    Purpose,
+    SecretKeyError,
+    check_key,
+    ensure_key,
+    purpose_of,
+    seal,
+    seal_text,
+    unseal,
+    unseal_text,
+)
+from hive.wire.refs import parse_ref
 from tests.support.mounts import mounted, read_only
 
 CREDENTIALS = Credentials(hf_token="hf_canary")
+PURPOSE = Purpose("download", "one", "https://huggingface.co:443")
 
 
 @pytest.mark.parametrize("number", [errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EOPNOTSUPP, errno.EXDEV])
@@ -27,7 +43,7 @@ def test_the_key_is_made_where_the_disk_has_no_hard_links(
     monkeypatch.setattr("os.link", refuse)
     key = tmp_path / "home" / "secret.key"
 
-    assert unseal(seal(CREDENTIALS, key), key) == CREDENTIALS
+    assert unseal(seal(CREDENTIALS, key, PURPOSE), key, PURPOSE) == CREDENTIALS
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
     assert [path.name for path in key.parent.iterdir() if "lock" not in path.name] == ["secret.key"]
 
@@ -35,7 +51,7 @@ def test_the_key_is_made_where_the_disk_has_no_hard_links(
 def test_the_key_is_made_on_a_real_disk_without_links(tmp_path: Path) -> None:
     with mounted("exfat", tmp_path / "stick") as disk:
         key = disk / "home" / "secret.key"
-        assert unseal(seal(CREDENTIALS, key), key) == CREDENTIALS
+        assert unseal(seal(CREDENTIALS, key, PURPOSE), key, PURPOSE) == CREDENTIALS
 
 
 @pytest.mark.parametrize("links", [True, False])
@@ -73,6 +89,78 @@ def test_a_key_that_is_none_is_refused_on_both_sides(tmp_path: Path) -> None:
     key = tmp_path / "secret.key"
     key.write_text("")
     with pytest.raises(StoreNotWritable, match="it holds no key"):
-        seal(CREDENTIALS, key)
+        seal(CREDENTIALS, key, PURPOSE)
     with pytest.raises(SecretKeyError, match="HIVE_SECRET_KEY_FILE"):
-        unseal(b"", key)
+        unseal(b"", key, PURPOSE)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Purpose("download", "two", PURPOSE.origin),
+        Purpose("download", "one", "https://evil.example:443"),
+        Purpose("download", "one", "http://huggingface.co:443"),
+        Purpose("download", "one", "https://huggingface.co:444"),
+        Purpose("plan", "one", PURPOSE.origin),
+        Purpose("webhook", "one", PURPOSE.origin),
+        Purpose("download", f"one{PURPOSE.origin}", ""),
+        Purpose("download", 'one","https://huggingface.co:443', ""),
+    ],
+    ids=str,
+)
+def test_credentials_open_only_for_what_they_were_sealed_for(tmp_path: Path, other: Purpose) -> None:
+    key = tmp_path / "secret.key"
+    sealed = seal(CREDENTIALS, key, PURPOSE)
+    assert unseal(sealed, key, PURPOSE) == CREDENTIALS
+    with pytest.raises(SecretKeyError, match="another download or origin"):
+        unseal(sealed, key, other)
+    with pytest.raises(SecretKeyError):
+        unseal_text(sealed, key, other)
+
+
+def test_a_webhook_address_opens_only_for_its_download(tmp_path: Path) -> None:
+    key = tmp_path / "secret.key"
+    sealed = seal_text("https://hooks.example/secret", key, Purpose("webhook", "one"))
+    assert unseal_text(sealed, key, Purpose("webhook", "one")) == "https://hooks.example/secret"
+    for other in (Purpose("webhook", "two"), Purpose("download", "one")):
+        with pytest.raises(SecretKeyError):
+            unseal_text(sealed, key, other)
+
+
+def test_what_was_altered_or_cut_does_not_open(tmp_path: Path) -> None:
+    key = tmp_path / "secret.key"
+    sealed = seal(CREDENTIALS, key, PURPOSE)
+    for number in range(0, len(sealed), 7):
+        altered = bytearray(sealed)
+        altered[number] ^= 1
+        for text in (bytes(altered), sealed[:number]):
+            with pytest.raises(SecretKeyError):
+                unseal(text, key, PURPOSE)
+
+
+def test_the_same_credentials_are_never_sealed_alike(tmp_path: Path) -> None:
+    key = tmp_path / "secret.key"
+    assert len({seal(CREDENTIALS, key, PURPOSE) for _ in range(100)}) == 100
+
+
+def test_what_the_version_before_sealed_opens_for_the_download_that_was_made_then(tmp_path: Path) -> None:
+    key = tmp_path / "secret.key"
+    ensure_key(key)
+    now_s = 1_700_000_000
+    sealed = Fernet(key.read_bytes()).encrypt_at_time(msgspec.json.encode(CREDENTIALS), now_s)
+    assert unseal(sealed, key, PURPOSE, made_s=now_s) == CREDENTIALS
+    assert unseal(sealed, key, PURPOSE, made_s=now_s - LEGACY_SKEW_S) == CREDENTIALS
+    for made_s in (None, now_s + LEGACY_SKEW_S + 1, now_s - LEGACY_SKEW_S - 1, 0.0):
+        with pytest.raises(SecretKeyError):
+            unseal(sealed, key, PURPOSE, made_s)
+    ensure_key(tmp_path / "other.key")
+    with pytest.raises(SecretKeyError):
+        unseal(sealed, tmp_path / "other.key", PURPOSE, made_s=now_s)
+
+
+def test_a_token_is_for_the_hub_and_a_query_for_the_origin_of_its_url() -> None:
+    endpoint = "https://huggingface.co"
+    assert purpose_of("download", "one", parse_ref("hf:org/name"), endpoint) == PURPOSE
+    assert purpose_of("download", "one", parse_ref("hf:org/name"), endpoint + ":443/") == PURPOSE
+    of_url = purpose_of("download", "one", parse_ref("https://Files.Example:8443/a?sig=1"), endpoint)
+    assert of_url.origin == "https://files.example:8443"

@@ -31,7 +31,7 @@ from hive.downloads.registry import worker_registry
 from hive.net.egress import Network
 from hive.redis_client import connect
 from hive.redis_errors import is_redis_error
-from hive.secrets import Credentials, SecretKeyError, unseal
+from hive.secrets import Credentials, SecretKeyError, purpose_of, unseal
 from hive.settings import Settings
 from hive.store.catalog import ModelCatalog, OnDisk
 from hive.store.filesystem import nearest, partial_place
@@ -200,7 +200,7 @@ class Download:
             request,
             settings=self._settings,
             network=network,
-            token=credentials.hf_token or self._settings.token(),
+            token=credentials.hf_token or (self._settings.token() if request.as_operator else None),
             control=self._control,
             reporter=self._reporter,
             cooldown=self._fleet.cooldown,
@@ -215,7 +215,12 @@ class Download:
         if sealed is None:
             return Credentials()
         try:
-            return unseal(sealed, self._settings.secret_key_path)
+            return unseal(
+                sealed,
+                self._settings.secret_key_path,
+                purpose_of("download", self._claim.id, parse_ref(self._record.request.ref), self._settings.hf_endpoint),
+                made_s=self._record.created_ms / 1000,
+            )
         except SecretKeyError as error:
             raise errors.ModelAccessDenied(str(error)) from None
 

@@ -39,7 +39,7 @@ from hive.errors import (
 )
 from hive.redis_client import RedisClient, connect
 from hive.redis_errors import is_redis_error
-from hive.secrets import Credentials, SecretKeyError, unseal
+from hive.secrets import Credentials, Purpose, SecretKeyError, purpose_of, unseal
 from hive.settings import Settings
 from hive.wire.api import ErrorBody, ErrorReply
 from hive.wire.jobs import Request
@@ -140,7 +140,9 @@ class Resolver:
                 sealed = self._downloads.tracker.read_secret(record.id)
                 if sealed is None and record.ref.endswith(HIDDEN_QUERY):
                     raise CredentialsLost
-                found = self._resolve(record.request, self._unsealed(sealed))
+                found = self._resolve(
+                    record.request, self._unsealed(sealed, self._purpose(record), record.created_ms / 1000)
+                )
             except FINAL as error:
                 self._end(record, error)
             except HiveError as error:
@@ -163,7 +165,8 @@ class Resolver:
 
     def _plan(self, question: Question) -> bytes:
         try:
-            found = self._resolve(question.request, self._unsealed(question.sealed or None))
+            purpose = purpose_of("plan", question.id, parse_ref(question.request.ref), self._settings.hf_endpoint)
+            found = self._resolve(question.request, self._unsealed(question.sealed or None, purpose))
             answer = described(found, Store(self._settings))
         except HiveError as error:
             return _refusal(error)
@@ -197,7 +200,7 @@ class Resolver:
                     exclude=request.exclude,
                     sha256=request.sha256,
                     name=request.name,
-                    token=credentials.hf_token or self._settings.token(),
+                    token=credentials.hf_token or (self._settings.token() if request.as_operator else None),
                 )
             except sources.RetryLater as limit:
                 self._cooldown.set(host, min(limit.seconds, RATE_LIMIT_WAIT_MAX_S))
@@ -209,10 +212,13 @@ class Resolver:
                     raise
                 self._stop.wait(HUB_RETRY_S * attempts)
 
-    def _unsealed(self, sealed: bytes | None) -> Credentials:
-        """Raises ModelAccessDenied where they were sealed with another key."""
+    def _purpose(self, record: Record) -> Purpose:
+        return purpose_of("download", record.id, parse_ref(record.request.ref), self._settings.hf_endpoint)
+
+    def _unsealed(self, sealed: bytes | None, purpose: Purpose, made_s: float | None = None) -> Credentials:
+        """Raises ModelAccessDenied where they were sealed with another key, or for something else."""
         try:
-            return unseal(sealed, self._settings.secret_key_path) if sealed else Credentials()
+            return unseal(sealed, self._settings.secret_key_path, purpose, made_s) if sealed else Credentials()
         except SecretKeyError as error:
             raise ModelAccessDenied(str(error)) from None
 

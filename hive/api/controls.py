@@ -14,25 +14,32 @@ from starlette.responses import Response
 
 from hive import errors
 from hive.api.downloads import find, shown, started
-from hive.api.json import read_body
+from hive.api.json import JsonResponse, read_body
 from hive.api.services import services_of
 from hive.auth.principal import principal_of
-from hive.downloads.events import cancelled_event, paused_event, requeued_event
+from hive.downloads.events import cancelled_event, given_up, paused_event, requeued_event
 from hive.downloads.record import Record
+from hive.downloads.view import view
 from hive.wire.api import PriorityRequest, RetryRequest
+from hive.wire.jobs import RANKS
 
 log = logging.getLogger("hive.api.controls")
 
+#: Why one of several owners cannot hold up the others.
+SHARED = "Others wait for this download too, so it cannot be paused. Cancel it: it goes on for the others."
 #: How often a change is tried again when the download changes hands meanwhile.
 MAX_TRIES = 5
 
 
 async def cancel(request: Request) -> Response:
     """`DELETE /v1/downloads/{id}`: ends a waiting download at once, and asks the worker of a running one to end it;
-    with `?purge=true` its partial files go too.
+    with `?purge=true` its partial files go too. One that others share goes on for them.
     """
     services, purge = services_of(request), _read_flag(request, "purge")
     record = await find(request)
+    if not record.is_terminal and await services.downloads.leave(record, principal_of(request)):
+        _say("share given up", record)
+        return JsonResponse(view(given_up(record), principal_of(request)), status_code=202)
     if not record.is_terminal:
         await services.downloads.cancelling(record, purge=purge)
 
@@ -49,7 +56,11 @@ async def pause(request: Request) -> Response:
     """`POST /v1/downloads/{id}/pause`: sets a waiting download aside at once, a running one soon."""
     services = services_of(request)
 
+    principal = principal_of(request)
+
     def attempt(record: Record) -> bool:
+        if record.is_shared and not principal.may("admin"):
+            raise errors.Conflict(SHARED)
         if record.state == "paused":
             return True
         if record.state == "running":
@@ -80,10 +91,13 @@ async def resume(request: Request) -> Response:
 
 async def set_priority(request: Request) -> Response:
     """`PUT /v1/downloads/{id}/priority`: a waiting download changes its place in the queue at once."""
-    services = services_of(request)
+    services, principal = services_of(request), principal_of(request)
     body = await read_body(request, PriorityRequest)
 
     def attempt(record: Record) -> bool:
+        lower = RANKS[body.priority] > RANKS[record.priority]
+        if lower and record.is_shared and not principal.may("admin"):
+            return True  # the most urgent wish of all counts
         changed = services.tracker.set_priority(record, body.priority)
         return changed and _say("priority changed", record, priority=body.priority)
 

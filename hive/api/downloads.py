@@ -72,6 +72,7 @@ def read_spec(body: PlanRequest, settings: Settings, principal: Principal) -> Do
         hf_token=body.hf_token,
         request_id=logs.bound_field("request_id"),
         owner=principal.owner,
+        as_operator=principal.may("admin"),
     )
 
 

@@ -152,6 +152,7 @@ class OperationContext:
             sha256=spec.sha256,
             request_id=logs.bound_field("request_id"),
             owner=self._principal.owner,
+            as_operator=self._principal.may("admin"),
         )
         return self._wait_for(self._services.downloads.request(spec)).download_id
 

@@ -6,6 +6,8 @@ carries is made here, so that one state has one wording.
 
 from __future__ import annotations
 
+import time
+
 import msgspec
 
 from hive import errors
@@ -107,6 +109,14 @@ def cancelled_event(record: Record, message: str | None = None) -> Error:
         status="cancelled",
         bytes_downloaded=done,
         attempt=record.attempt,
+    )
+
+
+def given_up(record: Record) -> Record:
+    """A download as it looks to the one who has just given up a share in it: cancelled. It goes on for the others."""
+    now_ms, event = int(time.time() * 1000), events.encode(cancelled_event(record))
+    return msgspec.structs.replace(
+        record, state="cancelled", status="cancelled", event=event, updated_ms=now_ms, ended_ms=now_ms
     )
 
 

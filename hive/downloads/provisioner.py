@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import NamedTuple
+import uuid
+from typing import Literal, NamedTuple
 from urllib.parse import urlsplit
 
 import msgspec
@@ -20,7 +21,7 @@ from hive.downloads.record import New
 from hive.downloads.resolutions import Question, Resolutions
 from hive.downloads.tracker import DownloadTracker
 from hive.errors import InvalidModelRef, TooManyDownloads
-from hive.secrets import SECRET_TTL_S, Credentials, seal
+from hive.secrets import SECRET_TTL_S, Credentials, fingerprint, purpose_of, seal
 from hive.settings import Settings
 from hive.store.catalog import ModelCatalog, OnDisk
 from hive.wire.api import DownloadPlan, PlanFile
@@ -98,9 +99,13 @@ class ModelProvisioner:
 
     def question(self, spec: DownloadSpec) -> Question:
         """The same asked of a resolver. Makes the key file where a token has to be sealed."""
-        credentials = _credentials(spec)
-        sealed = seal(credentials, self._settings.secret_key_path) if credentials else b""
-        return Question(request=request_of(spec), sealed=sealed, request_id=spec.request_id)
+        question_id = str(uuid.uuid4())
+        return Question(
+            id=question_id,
+            request=request_of(spec),
+            sealed=self._sealed("plan", question_id, spec),
+            request_id=spec.request_id,
+        )
 
     def start(self, spec: DownloadSpec, on_disk: OnDisk | None, retry_of: str = "") -> Provisioned:
         """Create the download and enqueue it, or join the one under way, or record that the model is on disk.
@@ -108,8 +113,9 @@ class ModelProvisioner:
         Raises:
             TooManyDownloads: when the queue is full.
         """
-        new = msgspec.structs.replace(self._new(spec, on_disk), retry_of=retry_of)
-        download_id, outcome = self._tracker.create(new)
+        download_id = str(uuid.uuid4())
+        new = msgspec.structs.replace(self._new(download_id, spec, on_disk), retry_of=retry_of)
+        download_id, outcome = self._tracker.create(new, download_id)
         if outcome == "full":
             raise TooManyDownloads
         if outcome == "crowded":
@@ -122,8 +128,8 @@ class ModelProvisioner:
             return Provisioned(download_id, None, False, _intent(download_id, new))
         return Provisioned(download_id, on_disk.local_path if on_disk else None, outcome == "joined")
 
-    def _new(self, spec: DownloadSpec, on_disk: OnDisk | None) -> New:
-        key = dedup_key(spec.ref, spec.include, spec.exclude, spec.sha256, spec.name)
+    def _new(self, download_id: str, spec: DownloadSpec, on_disk: OnDisk | None) -> New:
+        key = dedup_key(spec.ref, spec.include, spec.exclude, spec.sha256, spec.name, self._permission(spec))
         if on_disk is not None:
             complete = on_disk_event(on_disk.local_path, on_disk.size, len(on_disk.files), on_disk.note)
             return New(
@@ -135,18 +141,35 @@ class ModelProvisioner:
                 request_id=spec.request_id,
                 owner=spec.owner,
             )
-        credentials = _credentials(spec)
         return New(
             dedup_key=key,
             ref=spec.ref.display,
             request=request_of(spec),
             event=first_event(spec.priority),
-            secret=seal(credentials, self._settings.secret_key_path) if credentials else b"",
+            secret=self._sealed("download", download_id, spec),
             secret_ttl_s=SECRET_TTL_S,
             priority=spec.priority,
             request_id=spec.request_id,
             owner=spec.owner,
         )
+
+    def _sealed(self, kind: Literal["download", "plan"], id_: str, spec: DownloadSpec) -> bytes:
+        """What is secret of a request, for this one thing; nothing where it has none."""
+        credentials = _credentials(spec)
+        if not credentials:
+            return b""
+        purpose = purpose_of(kind, id_, spec.ref, self._settings.hf_endpoint)
+        return seal(credentials, self._settings.secret_key_path, purpose)
+
+    def _permission(self, spec: DownloadSpec) -> str:
+        """By what the Hub lets this request in: its own token, that of the workers (""), or no token at all. The query
+        of a plain URL is part of the URL.
+        """
+        if spec.ref.url is not None:
+            return ""
+        if spec.hf_token:
+            return f"token {fingerprint(f'hub token {spec.hf_token}', self._settings.secret_key_path)}"
+        return "" if spec.as_operator else "no token"
 
 
 def _digest(file: RepoFile) -> str:

@@ -37,8 +37,9 @@ _PLAN: Final = "plan:"
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What somebody wants to know: the request, and its sealed credentials where it has any."""
+    """What somebody wants to know: the request, and its credentials where it has any, sealed for the question `id`."""
 
+    id: str = ""
     request: Request
     sealed: bytes = b""
     request_id: str = ""
@@ -68,7 +69,7 @@ class Resolutions:
         """Ask; gives the id of the answer to come. None where no resolver is there to give one."""
         if not self._redis.exists(keys.RESOLVERS):
             return None
-        plan_id = str(uuid.uuid4())
+        plan_id = question.id or str(uuid.uuid4())
         self._redis.set(keys.plan(plan_id), msgspec.json.encode(question), ex=PLAN_TTL_S)
         self._push(_PLAN + plan_id)
         return plan_id

@@ -22,13 +22,14 @@ from redis.exceptions import RedisError
 
 from hive import logs
 from hive.auth.principal import Principal
+from hive.downloads.context import DownloadContext
+from hive.downloads.events import requeued_event
 from hive.downloads.intents import Intent, IntentLog, intent_of
 from hive.downloads.provisioner import ModelProvisioner, Provisioned, read_ref
 from hive.downloads.record import Record
 from hive.downloads.resolutions import Question, Resolutions
 from hive.downloads.restore import Restore
 from hive.downloads.threads import Threads
-from hive.downloads.tracker import DownloadTracker
 from hive.errors import (
     Conflict,
     DownloadNotFound,
@@ -67,8 +68,10 @@ class Webhooks(Protocol):
     def read(self, text: str) -> Any:
         """What to add for the URL in a request. Raises HiveError."""
 
-    def add(self, download_id: str, webhook: Any) -> None:
-        """Tell this one too. Blocking. Raises HiveError and redis-py's errors."""
+    def add(self, download_id: str, webhook: Any, owner: str) -> None:
+        """Tell this one too, while `owner` has a share in the download. Blocking. Raises HiveError and redis-py's
+        errors.
+        """
 
 
 class DownloadService:
@@ -77,7 +80,7 @@ class DownloadService:
     def __init__(
         self,
         commands: CommandThread,
-        tracker: DownloadTracker,
+        records: DownloadContext,
         provisioner: ModelProvisioner,
         webhooks: Webhooks,
         intents: IntentLog,
@@ -87,7 +90,7 @@ class DownloadService:
         self._resolutions = resolutions
         self._plans = 0
         self._commands = commands
-        self._tracker = tracker
+        self._tracker, self._claims, self._queue = records.tracker, records.claims, records.queue
         self._provisioner = provisioner
         self._webhooks = webhooks
         self._intents = intents
@@ -112,10 +115,12 @@ class DownloadService:
         if made.intent is not None:
             await self._note(made.intent)
         elif made.joined and spec.owner:
-            await self._note_owners(made.download_id)
+            record = await self._note_owners(made.download_id)
+            if record is not None and record.state == "paused" and record.is_shared:
+                await self._commands.run(self._resume, record)  # who comes now has not paused it
         if webhook is not None:
             # Whoever gets no answer because this process died in between asks again, and joins.
-            await self._commands.run(self._webhooks.add, made.download_id, webhook)
+            await self._commands.run(self._webhooks.add, made.download_id, webhook, spec.owner)
         return made
 
     async def plan(self, spec: DownloadSpec) -> DownloadPlan:
@@ -167,6 +172,7 @@ class DownloadService:
             priority=record.priority,
             request_id=logs.bound_field("request_id"),
             owner=principal.owner,
+            as_operator=principal.may("admin"),
         )
         return await self.request(spec, webhook_url=webhook_url, retry_of=record.id)
 
@@ -197,6 +203,24 @@ class DownloadService:
                 return _read_plan(answer)
             await asyncio.sleep(PLAN_POLL_S)
         raise WorkersSilent
+
+    def _resume(self, record: Record) -> None:
+        number = self._claims.release(record, requeued_event(record, None, "queued"), counts=False)
+        if number is not None:
+            self._queue.enqueue(record.id, number)
+
+    async def leave(self, record: Record, principal: Principal) -> bool:
+        """Take this principal's share out of a download. False where that leaves nobody who wants it, so that it is to
+        be ended: for the last owner, for who administers what others want, and where there are no keys.
+        """
+        if principal.owner not in record.owners:
+            return False
+        said = await self._commands.run(self._tracker.leave, record.id, principal.owner)
+        if said == "last":
+            return False
+        left = await self._note_owners(record.id)
+        # A call that is repeated because its reply was lost finds that it has left.
+        return said == "left" or (left is not None and not left.is_terminal)
 
     # -- the intent log ----------------------------------------------------------------------------------------------
 
@@ -257,11 +281,12 @@ class DownloadService:
         except OSError as error:
             log.warning("the intent log cannot be written; going on", extra={"fields": {"reason": str(error)}})
 
-    async def _note_owners(self, download_id: str) -> None:
-        """Write that one more has a share in a download that goes on."""
+    async def _note_owners(self, download_id: str) -> Record | None:
+        """Write who has a share in a download that goes on; gives its record."""
         record = await self._commands.run(self._tracker.read, download_id)
         if record is not None and not record.is_terminal and record.control != "cancel":
             await self._note(intent_of(record))
+        return record
 
     async def _ended(self, download_id: str) -> None:
         """Forget a download that has ended; its partial files go where that is wished. What fails is done later."""

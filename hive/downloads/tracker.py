@@ -46,6 +46,8 @@ _STATES_AS_STATUSES = frozenset(get_args(State)) - {"running"}
 
 Outcome = Literal["created", "joined", "known", "full", "crowded"]
 
+Departure = Literal["left", "last", "gone"]
+
 #: Records that are looked at for one page; where a filter hides most of them the page is short, and has a cursor.
 MAX_SCANNED = 1_000
 #: Downloads that are put into the index by state in one step.
@@ -71,6 +73,7 @@ class DownloadTracker:
         self._max_records = max_records
         self._reindex = Script(client, scripts.REINDEX)
         self._create, self._control = Script(client, scripts.CREATE), Script(client, scripts.CONTROL)
+        self._leave = Script(client, scripts.LEAVE)
         self._priority, self._set_aside = Script(client, scripts.PRIORITY), Script(client, scripts.SET_ASIDE)
 
     @classmethod
@@ -213,6 +216,20 @@ class DownloadTracker:
         read, and for `yield` where there is a word already.
         """
         return bool(self._control(record=keys.record(record.id), word=word, fence=record.fence))
+
+    def leave(self, download_id: str, owner: str) -> Departure:
+        """Take this owner's share out of a download: it goes on for the others (`left`). The last one is to end it
+        (`last`), and nobody joins it from here on. `gone`: it has ended, or they have no share in it.
+        """
+        said: bytes = self._leave(
+            record=keys.record(download_id),
+            webhooks=keys.webhooks(download_id),
+            id=download_id,
+            owner=owner,
+            mark=keys.owner_mark(owner),
+            told=keys.owners_prefix(self._database),
+        )
+        return said.decode()  # type: ignore[return-value]
 
     def read_secret(self, download_id: str) -> bytes | None:
         """The sealed credentials of a download, or None."""

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
+from hive.auth.principal import ANONYMOUS, NOBODY
 from hive.downloads.record import Record
 from hive.downloads.tracker import DownloadTracker
 from hive.downloads.view import view
@@ -218,7 +219,8 @@ def body_of(record: Record) -> bytes:
     """What is sent of an end: its type, its time, and the download as `GET /v1/downloads/{id}` shows it."""
     ended = datetime.fromtimestamp(record.ended_ms / 1000, UTC).isoformat(timespec="milliseconds")
     timestamp = ended.replace("+00:00", "Z")
-    return msgspec.json.encode({"type": _TYPES[record.state], "timestamp": timestamp, "data": view(record)})
+    whom = NOBODY if record.is_shared else ANONYMOUS
+    return msgspec.json.encode({"type": _TYPES[record.state], "timestamp": timestamp, "data": view(record, whom)})
 
 
 def _fields(message: WebhookMessage, host: str) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from hive.lua import Script, load
 from hive.net.addresses import AddressCheck, address_check
 from hive.net.urls import Url, parse_url
 from hive.redis_client import RedisClient
-from hive.secrets import fingerprint, seal_text, unseal_text
+from hive.secrets import Purpose, fingerprint, seal_text, unseal_text
 from hive.settings import Settings
 from hive.wire import keys
 
@@ -58,7 +58,7 @@ class WebhookMessage(NamedTuple):
     @property
     def id(self) -> str:
         """What the receiver tells messages apart by: the same for every try, and for all who hear of this end."""
-        late = self.name.partition("-")[2]
+        late = self.name.partition("-")[2].partition(".")[0]
         return f"{self.download_id}-{late}" if late else self.download_id
 
     @property
@@ -102,23 +102,26 @@ class WebhookOutbox:
             self._check(ip, url.host, url.port)
         return url
 
-    def add(self, download_id: str, url: Url) -> None:
-        """Tell this URL of the download's end; at once where it has ended. Twice is once.
+    def add(self, download_id: str, url: Url, owner: str = "") -> None:
+        """Tell this URL of the download's end; at once where it has ended. Twice is once. It goes with the share that
+        `owner` has in the download.
 
         Raises:
-            TooManyWebhooks: the download has as many as it may have.
+            TooManyWebhooks: the download has as many of this owner as it may have.
             RedisUnavailable: the download is gone since it was made, because Redis lost its data.
         """
-        sealed = seal_text(str(url), self._key_file)
+        sealed = seal_text(str(url), self._key_file, Purpose("webhook", download_id))
+        mark = keys.owner_mark(owner)
         said = self._add(
             record=keys.record(download_id),
             webhooks=keys.webhooks(download_id),
             due=keys.WEBHOOKS_DUE,
             id=download_id,
-            name=fingerprint(str(url), self._key_file),
+            name=fingerprint(str(url), self._key_file) + mark,
             sealed_url=sealed,
             max_per_download=MAX_PER_DOWNLOAD,
             kept_s=KEPT_S,
+            mark=mark,
         )
         if said == b"full":
             raise TooManyWebhooks(most=MAX_PER_DOWNLOAD)
@@ -152,13 +155,14 @@ class WebhookOutbox:
         """Where it goes; None for a webhook of settings that are not this process's.
 
         Raises:
-            SecretKeyError: the URL was encrypted with another key.
+            SecretKeyError: the URL was encrypted with another key, or for another download.
         """
         if (url := self._named().get(message.name)) is not None:
             return WebhookTarget(url, None)
         if not message.sealed_url:
             return None
-        return WebhookTarget(parse_url(unseal_text(message.sealed_url, self._key_file)), self._check)
+        purpose = Purpose("webhook", message.download_id)
+        return WebhookTarget(parse_url(unseal_text(message.sealed_url, self._key_file, purpose)), self._check)
 
     def is_known(self, message: WebhookMessage) -> bool:
         """Whether a server that runs has this webhook in its settings."""

@@ -39,6 +39,9 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     sha256: str | None = None
     max_bytes_per_second: int | None = None
     name: str | None = None
+    #: Whether whoever runs the service asks (who may administer it, or anybody where there are no keys): only then is
+    #: the token of the workers' own settings used, and a restricted model taken from the disk without asking the Hub.
+    as_operator: bool = True
 
 
 def job_id(download_id: str, attempt: int) -> str:

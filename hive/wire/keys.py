@@ -5,6 +5,7 @@ A download's record and its channel share the hash tag `{download_id}`, so that 
 
 from __future__ import annotations
 
+import hashlib
 from typing import Final
 
 #: The one RQ queue. A worker process that listened on several would use BLPOP, which loses a job when the worker dies
@@ -55,6 +56,8 @@ WEBHOOKS_DUE: Final = "hive:webhooks:due"
 #: Sorted set: names of the webhooks of the settings, which every end goes to, by how long they count, ms.
 WEBHOOKS_STANDING: Final = "hive:webhooks:standing"
 
+#: Hex digits that tell the owners of one download apart.
+OWNER_MARK_CHARS: Final = 16
 #: Set: those of whom there is an index of downloads; see `owner_index`.
 OWNERS: Final = "hive:owners"
 
@@ -114,6 +117,11 @@ def state_index(state: str) -> str:
 def owner_index(owner: str) -> str:
     """Sorted set: the downloads that somebody has a share in, by the time they were made, ms."""
     return f"hive:owner:{owner}"
+
+
+def owner_mark(owner: str) -> str:
+    """What the names of webhooks end with that somebody's requests brought; "" without a key."""
+    return f".{hashlib.sha256(owner.encode()).hexdigest()[:OWNER_MARK_CHARS]}" if owner else ""
 
 
 def single_flight(dedup_key: str) -> str:

@@ -165,10 +165,13 @@ def dedup_key(
     exclude: tuple[str, ...] = (),
     sha256: str | None = None,
     name: str | None = None,
+    permission: str = "",
 ) -> str:
     """What makes two requests the same download: 64 hex digits over the reference and the selection, order aside.
 
-    A digest is part of it: who asks for one must not join a download that checks none. So is a name of one's own.
+    A digest is part of it: who asks for one must not join a download that checks none. So is a name of one's own, and
+    `permission`: by what the Hub lets the download in. Who joined one that another token opened would get what their
+    own does not open, and a token that joined one without any would be dropped.
     """
     same: tuple[object, ...] = (
         ref.kind,
@@ -181,8 +184,12 @@ def dedup_key(
         sorted(set(exclude)),
         sha256,
     )
-    # Without a name the key is that of versions which knew none: a download of theirs is still joined.
-    return hashlib.sha256(msgspec.json.encode((*same, name) if name else same)).hexdigest()
+    # Without these the key is that of versions which knew none: a download of theirs is still joined.
+    if name or permission:
+        same = (*same, name)
+    if permission:
+        same = (*same, permission)
+    return hashlib.sha256(msgspec.json.encode(same)).hexdigest()
 
 
 def check_path(path: str) -> str:

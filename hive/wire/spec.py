@@ -13,7 +13,8 @@ class DownloadSpec(NamedTuple):
 
     `sha256` is the digest of a plain URL's file and `name` what it is to be called, `hf_token` the caller's own,
     `max_bytes_per_second` for this download alone, `request_id` that of the HTTP request,
-    `owner` whose it is ("" without a key).
+    `owner` whose it is ("" without a key), and `as_operator`
+    whether whoever runs the service asks (see `Request`).
     """
 
     ref: ModelRef
@@ -27,6 +28,7 @@ class DownloadSpec(NamedTuple):
     request_id: str = ""
     name: str | None = None
     owner: str = ""
+    as_operator: bool = True
 
 
 def request_of(spec: DownloadSpec) -> Request:
@@ -39,4 +41,5 @@ def request_of(spec: DownloadSpec) -> Request:
         sha256=spec.sha256,
         max_bytes_per_second=spec.max_bytes_per_second,
         name=spec.name,
+        as_operator=spec.as_operator,
     )

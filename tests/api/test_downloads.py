@@ -12,10 +12,11 @@ import requests
 
 from hive.downloads.context import DownloadContext
 from hive.redis_client import RedisClient
-from hive.secrets import unseal
+from hive.secrets import purpose_of, unseal
 from hive.settings import Settings
 from hive.wire import keys
 from hive.wire.jobs import job_id
+from hive.wire.refs import parse_ref
 from tests.support.downloads import claim, complete, create, downloading
 from tests.support.processes import Server, environment
 from tests.support.sse_client import SseClient
@@ -139,7 +140,8 @@ def test_a_token_lies_in_redis_encrypted_and_nowhere_else(
         assert TOKEN.encode() not in store.dump(key), key
     sealed = store.get(keys.secret(download_id))
     assert sealed is not None
-    assert unseal(sealed, settings.secret_key_path).hf_token == TOKEN
+    purpose = purpose_of("download", download_id, parse_ref("hf:org/gated"), settings.hf_endpoint)
+    assert unseal(sealed, settings.secret_key_path, purpose).hf_token == TOKEN
     assert store.ttl(keys.secret(download_id)) > 0
     assert settings.secret_key_path.stat().st_mode & 0o777 == 0o600
     listed = requests.get(f"{api}/v1/downloads", timeout=5).text

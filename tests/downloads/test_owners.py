@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import msgspec
 import pytest
 
 from hive.auth.principal import ANONYMOUS, NOBODY, Principal
@@ -9,9 +12,15 @@ from hive.downloads.context import DownloadContext
 from hive.downloads.intents import IntentLog, intent_of
 from hive.downloads.record import MAX_OWNERS
 from hive.downloads.restore import Restore
+from hive.errors import TooManyWebhooks
+from hive.net.urls import parse_url
 from hive.redis_client import RedisClient
+from hive.secrets import SecretKeyError
+from hive.settings import Settings
+from hive.webhooks.outbox import MAX_PER_DOWNLOAD, WebhookOutbox
 from hive.wire import keys
-from tests.support.downloads import complete, download_context, new, read
+from tests.support.downloads import complete, download_context, failed, new, read
+from tests.support.webhook_receiver import SECRET
 
 ALICE = Principal("k1", "alice", frozenset({"read", "pull"}))
 BOB = Principal("k2", "bob", frozenset({"read", "pull"}))
@@ -130,3 +139,103 @@ def test_owners_come_back_when_redis_has_lost_its_data(
     assert restorer.bring_back(download_id)
     assert read(downloads, download_id).owners == ("alice", "bob")
     assert listed(downloads, BOB) == [download_id]
+
+
+def told(pubsub: Any, download_id: str) -> int:
+    """How often the servers were told that the owners have changed."""
+    found = 0
+    while (message := pubsub.get_message(timeout=0.1)) is not None:
+        if message["type"] == "pmessage":
+            found += keys.id_of_owners_channel(message["channel"]) == download_id
+            assert keys.id_of_channel(message["channel"]) in (None, download_id)
+    return found
+
+
+def test_who_gives_up_a_share_is_out_and_the_last_one_ends_the_download(
+    downloads: DownloadContext, store: RedisClient
+) -> None:
+    download_id, _ = asked(downloads, "alice")
+    asked(downloads, "bob")
+    with store.pubsub() as pubsub:
+        pubsub.psubscribe(keys.EVENTS_PATTERN)
+        assert downloads.tracker.leave(download_id, "carol") == "gone"
+        assert told(pubsub, download_id) == 0
+        assert downloads.tracker.leave(download_id, "alice") == "left"
+        assert told(pubsub, download_id) == 1
+    record = read(downloads, download_id)
+    assert (record.state, record.owners, record.control) == ("queued", ("bob",), "")
+    assert (listed(downloads, ALICE), listed(downloads, BOB)) == ([], [download_id])
+    assert downloads.tracker.leave(download_id, "alice") == "gone"
+    assert downloads.tracker.leave(download_id, "bob") == "last"
+    assert read(downloads, download_id).control == "cancel"
+
+
+def test_nobody_joins_what_the_last_one_is_ending(downloads: DownloadContext) -> None:
+    first, _ = asked(downloads, "alice")
+    assert downloads.tracker.leave(first, "alice") == "last"
+    for owner in ("bob", "alice"):
+        second, outcome = asked(downloads, owner)
+        assert (second != first, outcome) == (True, "created" if owner == "bob" else "joined")
+
+
+def test_a_share_of_somebody_without_a_key_stays_when_another_gives_theirs_up(downloads: DownloadContext) -> None:
+    download_id, _ = asked(downloads, "")
+    asked(downloads, "alice")
+    assert downloads.tracker.leave(download_id, "alice") == "left"
+    record = read(downloads, download_id)
+    assert (record.owners, record.is_shared, record.control) == ((), False, "")
+
+
+def test_what_has_ended_is_left_as_it_is(downloads: DownloadContext) -> None:
+    download_id, _ = asked(downloads, "alice", event=complete("/x"), local_path="/x")
+    asked(downloads, "bob", event=complete("/x"), local_path="/x")
+    assert downloads.tracker.leave(download_id, "alice") == "gone"
+    assert read(downloads, download_id).owners == ("alice", "bob")
+
+
+def test_webhooks_go_with_the_share_of_who_brought_them(
+    downloads: DownloadContext, store: RedisClient, settings: Settings
+) -> None:
+    webhooks = WebhookOutbox(store, msgspec.structs.replace(settings, webhook_secret=SECRET))
+    download_id, _ = asked(downloads, "alice")
+    asked(downloads, "bob")
+    url = parse_url("https://receiver.example/both")
+    for owner in ("alice", "bob", ""):
+        webhooks.add(download_id, url, owner)
+    downloads.tracker.leave(download_id, "alice")
+    record = read(downloads, download_id)
+    assert downloads.claims.finish_unclaimed(record, "failed", failed())
+    messages = webhooks.take(10)
+    assert sorted(message.name[24:] for message in messages) == ["", keys.owner_mark("bob")]
+    assert [str(target.url) for message in messages if (target := webhooks.target(message))] == [str(url)] * 2
+    webhooks.add(download_id, url, "bob")
+    late = next(message for message in webhooks.take(10) if message not in messages)
+    assert late.id.startswith(f"{download_id}-1")
+    assert "." not in late.id
+
+
+def test_one_owner_cannot_use_up_the_webhooks_of_another(
+    downloads: DownloadContext, store: RedisClient, settings: Settings
+) -> None:
+    webhooks = WebhookOutbox(store, msgspec.structs.replace(settings, webhook_secret=SECRET))
+    download_id, _ = asked(downloads, "alice")
+    asked(downloads, "bob")
+    for number in range(MAX_PER_DOWNLOAD):
+        webhooks.add(download_id, parse_url(f"https://receiver.example/{number}"), "alice")
+    with pytest.raises(TooManyWebhooks):
+        webhooks.add(download_id, parse_url("https://receiver.example/x"), "alice")
+    webhooks.add(download_id, parse_url("https://receiver.example/x"), "bob")
+
+
+def test_a_webhook_copied_to_another_download_does_not_open(
+    downloads: DownloadContext, store: RedisClient, settings: Settings
+) -> None:
+    webhooks = WebhookOutbox(store, msgspec.structs.replace(settings, webhook_secret=SECRET))
+    hers, _ = asked(downloads, "alice", "a")
+    his, _ = asked(downloads, "bob", "b")
+    webhooks.add(hers, parse_url("https://receiver.example/secret"), "alice")
+    store.hset(keys.webhooks(his), mapping=store.hgetall(keys.webhooks(hers)))
+    assert downloads.claims.finish_unclaimed(read(downloads, his), "failed", failed())
+    (message,) = webhooks.take(10)
+    with pytest.raises(SecretKeyError):
+        webhooks.target(message)
