@@ -9,12 +9,15 @@ it. Only a cluster is, since it never becomes what hive needs.
 from __future__ import annotations
 
 import logging
+import os
 import secrets
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
+from hive.net.redis_url import RedisAddress
 from hive.redis_client import RedisClient, RedisError, connect, database_of
 from hive.redis_errors import code_of, describe
+from hive.redis_versions import holes
 from hive.settings import Settings, SettingsError
 from hive.wire import keys
 
@@ -33,11 +36,12 @@ _CLUSTER: Final = (
 _AT_THE_DOOR: Final = frozenset({"NOAUTH", "WRONGPASS", "DENIED", "DB", "MAXCLIENTS"})
 
 
-def report(settings: Settings) -> None:
-    """Ask, and say in the log what is missing or odd; nothing where Redis is away.
+def report(settings: Settings, *, tells_holes: bool = True) -> None:
+    """Ask, and say in the log what is missing or odd; nothing where Redis is away. One process in a service tells of
+    known holes of this version: `tells_holes`.
 
     Raises:
-        SettingsError: it is a cluster.
+        SettingsError: it is a cluster, or has known holes and HIVE_REDIS_HOLES is `refuse`.
     """
     assert settings.redis_url is not None
     address = str(settings.redis_address)
@@ -66,6 +70,27 @@ def report(settings: Settings) -> None:
         raise SettingsError(_CLUSTER)
     for sentence in oddities(info):
         log.warning("Redis is not set up as hive needs it", extra={"fields": {"redis": address, "reason": sentence}})
+    if settings.redis_holes != "ignore":
+        _look_for_holes(settings, info, tells=tells_holes)
+
+
+def _look_for_holes(settings: Settings, info: dict[str, Any], *, tells: bool) -> None:
+    address = settings.redis_address
+    assert address is not None
+    found = holes(info, is_private=_is_private(address), is_tls=address.tls is not None)
+    if found and settings.redis_holes == "refuse":
+        raise SettingsError(f"REDIS_URL cannot be used: {found}")
+    if found and tells:
+        log.warning("Redis has known holes", extra={"fields": {"redis": str(address), "reason": found}})
+
+
+def _is_private(address: RedisAddress) -> bool:
+    """Whether nobody but this user can connect: a socket that is this user's alone, as the one of `hive up`."""
+    try:
+        found = os.stat(address.path) if address.path is not None else None
+    except OSError:
+        return False
+    return found is not None and found.st_uid == os.geteuid() and not found.st_mode & 0o077
 
 
 def oddities(info: dict[str, Any]) -> Iterator[str]:

@@ -112,6 +112,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     allow_origins: str = field(default="", name="HIVE_ALLOW_ORIGINS")
     log_level: Literal["debug", "info", "warning", "error"] = field(default="info", name="HIVE_LOG_LEVEL")
     log_format: Literal["auto", "console", "json"] = field(default="auto", name="HIVE_LOG_FORMAT")
+    redis_holes: Literal["warn", "refuse", "ignore"] = field(default="warn", name="HIVE_REDIS_HOLES")
     transport: Literal["auto", "xet", "http"] = field(default="auto", name="HIVE_TRANSPORT")
     first_byte_timeout_s: float = field(default=60.0, name="HIVE_FIRST_BYTE_TIMEOUT_S")
     max_bytes_per_second: int = field(default=0, name="HIVE_MAX_BYTES_PER_SECOND")

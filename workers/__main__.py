@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"--concurrency must lie between 1 and {MAX_CONCURRENCY}.")
     logs.setup(settings.log_level, settings.log_format)
     try:
-        redis_probe.report(settings)
+        redis_probe.report(settings, tells_holes=False)
     except SettingsError as error:
         parser.error(str(error))
     with connect(settings.redis_url) as client:
