@@ -25,6 +25,7 @@ from hive.api import (
     models,
     plans,
     progress,
+    reference,
     system,
     tickets,
 )
@@ -65,6 +66,8 @@ ROUTES: Final[list[ApiRoute | StreamRoute]] = [
     ApiRoute("GET", "/metrics", metrics.metrics, "admin"),
     ApiRoute("GET", "/healthz", system.healthz, None),
     ApiRoute("GET", "/readyz", system.readyz, None),
+    ApiRoute("GET", "/openapi.json", reference.openapi_json, None),
+    ApiRoute("GET", "/docs", reference.docs_page, None),
 ]
 _STREAMS: Final = {route.path: route for route in ROUTES if isinstance(route, StreamRoute)}
 
@@ -89,6 +92,7 @@ class Api:
             lifespan=_lifespan,
         )
         self._starlette.state.services = services
+        self._starlette.state.reference = reference.Reference(routes)
         names = {*settings.public_host_names, host.lower()} - {""}
         open_routes = [
             (method, route.path) for route in routes if route.needs is None for method in route.methods or ()

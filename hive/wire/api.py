@@ -275,7 +275,7 @@ class Alive(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):
-    """What the server says of itself; `proof` answers a nonce (wire/proof.py)."""
+    """What the server says of itself; `proof` answers a nonce."""
 
     status: str
     version: str = ""

@@ -18,7 +18,10 @@ pytestmark = pytest.mark.anyio
 
 #: What may be asked by everybody: said here once more, so that a slip in the table is noticed. A session is ended by
 #: its cookie, a dead one too.
-OPEN = {("GET", "/v1/health"), ("GET", "/healthz"), ("GET", "/readyz"), ("DELETE", "/v1/session")}
+OPEN = {
+    *(("GET", path) for path in ("/v1/health", "/healthz", "/readyz", "/openapi.json", "/docs")),
+    ("DELETE", "/v1/session"),
+}
 #: What only hands on to a stream or a page what its key may do.
 HANDS_ON = {("POST", "/v1/tickets"), ("POST", "/v1/session")}
 #: Every method and path with the scope that it needs.
