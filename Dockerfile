@@ -23,4 +23,4 @@ ENV HIVE_STORE=/store HIVE_HOME=/var/lib/hive PYTHONUNBUFFERED=1 PATH=/app/bin:$
 VOLUME ["/store", "/var/lib/hive"]
 EXPOSE 8080
 ENTRYPOINT ["hive"]
-CMD ["serve", "--host", "0.0.0.0", "--allow-remote", "--port", "8080"]
+CMD ["serve", "--host", "0.0.0.0", "--allow-unauthenticated", "--port", "8080"]

@@ -297,6 +297,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return _absolute(file, "HIVE_API_KEYS_FILE") if file else self.home_dir / "keys.json"
 
     @property
+    def local_key_path(self) -> Path:
+        """The file with the key of this user's own command line, where `hive up` has made one."""
+        return self.home_dir / "local.key"
+
+    @property
     def allowed_hosts(self) -> frozenset[str]:
         """Hosts (`host` or `host:port`) that plain URLs may reach although their address is private."""
         return frozenset(entry.strip().lower() for entry in self.allow_hosts.split(",") if entry.strip())

@@ -48,6 +48,7 @@ COMMANDS: Final[dict[str, dict[str, CommandEntry]]] = {
         "up": CommandEntry("hive.cli.up", "Run everything on this machine: Redis, server, workers."),
         "serve": CommandEntry("hive.cli.up", "Run the HTTP server."),
         "worker": CommandEntry("hive.cli.up", "Run workers."),
+        "key": CommandEntry("hive.cli.key", "Make, list and revoke API keys."),
         "limit": CommandEntry("hive.cli.limits", "Show or set the limits of all workers together."),
         "version": CommandEntry("hive.cli.version", "Show the version of this program and of the server."),
     },

@@ -20,7 +20,7 @@ import msgspec
 
 from hive.cli.format import plain, shown, size
 from hive.cli.output import echo_error
-from hive.errors import HiveError, InternalError
+from hive.errors import HiveError, InsufficientScope, InternalError, InvalidApiKey, MissingApiKey
 from hive.settings import Settings, SettingsError
 from hive.terminal import plain_lines
 from hive.wire.refs import ModelRef
@@ -33,6 +33,12 @@ USAGE: Final = 2
 INTERRUPTED: Final = 130
 #: Entries of a list in an error's details that are shown.
 MAX_HINT_ENTRIES: Final = 20
+
+
+_KEY_HINTS: Final = (
+    "export HIVE_API_KEY_FILE=/path/to/key HIVE_HOST=host:port  # the file has mode 0600",
+    "hive key new --name NAME --scopes read,pull > key  # where the server runs",
+)
 
 
 class CliError(Exception):
@@ -81,6 +87,8 @@ def explain(error: BaseException) -> CliError:
             return CliError(error.format_message(), where, exit_code=USAGE)
         case click.ClickException():
             return CliError(error.format_message(), exit_code=error.exit_code)
+        case MissingApiKey() | InvalidApiKey() | InsufficientScope():
+            return CliError(plain(error.message), *_KEY_HINTS, code=plain(error.code))
         case HiveError():
             return CliError(plain(error.message), *hints_of(error.details), code=plain(error.code))
         case SettingsError():

@@ -15,6 +15,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from hive.cli.api_key import key_for
 from hive.cli.errors import USAGE, CliError, say_hints
 from hive.processes.instance_lock import holder_of
 from hive.processes.peer import listener_uid
@@ -33,16 +34,22 @@ PROBE_TIMEOUT_S: Final = 2.0
 
 
 class Server(NamedTuple):
-    """A server that answers: its address, and whether it is somebody else's, who may not see this user's token."""
+    """A server that answers: its address, whether it is somebody else's, who may not see this user's token, and the API
+    key for it, "" for none.
+    """
 
     address: str
     foreign: bool = False
+    api_key: str = ""
 
     def client(self) -> Client:
         """A client of it."""
         from hive.client import Client
 
-        return Client(self.address)
+        return Client(self.address, api_key=self.api_key)
+
+    def __repr__(self) -> str:
+        return f"Server({self.address!r}, foreign={self.foreign}, api_key={'***' if self.api_key else ''!r})"
 
 
 def find_server(settings: Settings) -> Server | None:
@@ -52,7 +59,8 @@ def find_server(settings: Settings) -> Server | None:
         CliError: when HIVE_HOST is set and no hive answers there, or the one that holds HIVE_HOME does not answer.
     """
     if settings.host != DEFAULT_ADDRESS:
-        return Server(_named_server(settings.host), is_foreign(settings.host))
+        address = _named_server(settings.host)
+        return Server(address, is_foreign(address), key_for(settings, address, named=True))
     held = _held_server(settings)
     if held is not None:
         return held
@@ -64,7 +72,7 @@ def find_server(settings: Settings) -> Server | None:
             f"export HIVE_HOST=http://{DEFAULT_ADDRESS}",
         )
         return None
-    return Server(DEFAULT_ADDRESS)
+    return Server(DEFAULT_ADDRESS, api_key=key_for(settings, DEFAULT_ADDRESS, named=False))
 
 
 def is_foreign(address: str) -> bool:
@@ -98,7 +106,7 @@ def probe(address: str) -> Health | None:
     from hive.errors import HiveError
 
     try:
-        with Client(address, read_timeout_s=PROBE_TIMEOUT_S) as client:
+        with Client(address, api_key="", read_timeout_s=PROBE_TIMEOUT_S) as client:
             health = client.health()
     except HiveError:
         return None
@@ -120,7 +128,7 @@ def _named_server(address: str) -> str:
     from hive.errors import HiveError
 
     try:
-        client = Client(address)
+        client = Client(address, api_key="")
     except ValueError as error:
         raise CliError(f"HIVE_HOST: {error}", exit_code=USAGE) from None
     with client:
@@ -138,7 +146,7 @@ def _held_server(settings: Settings) -> Server | None:
     deadline = time.monotonic() + STARTING_TIMEOUT_S
     while (holder := holder_of(settings.home_dir)) is not None:
         if holder.address is not None and probe(holder.address):
-            return Server(holder.address)
+            return Server(holder.address, api_key=key_for(settings, holder.address, named=False))
         if time.monotonic() > deadline:
             raise CliError(
                 f"hive runs on {settings.home_dir} (pid {holder.pid}), but its server does not answer.",

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import click
 
-from hive.cli.errors import USAGE, CliError, style
+from hive.cli.errors import USAGE, CliError, say_hints, style
 from hive.cli.output import echo_lines
 from hive.net.server_address import parse_server_address
 from hive.processes.children import python_module
@@ -42,8 +42,12 @@ _port = click.option(
 )
 
 
-_allow_remote = click.option(
-    "--allow-remote", is_flag=True, help="Listen beyond this machine although there is no authentication."
+_allow_unauthenticated = click.option(
+    "--allow-unauthenticated",
+    "--allow-remote",  # what it was called before there were keys
+    "allow_unauthenticated",
+    is_flag=True,
+    help="Listen beyond this machine although there is no API key.",
 )
 
 
@@ -58,11 +62,13 @@ _allow_remote = click.option(
     show_default=True,
     help="Downloads at once.",
 )
-@_allow_remote
-def up(host: str | None, port: int | None, workers: int, allow_remote: bool) -> None:
+@_allow_unauthenticated
+def up(host: str | None, port: int | None, workers: int, allow_unauthenticated: bool) -> None:
     """Run everything on this machine until Ctrl-C: a Redis of its own, the HTTP server, and workers.
 
     With REDIS_URL set that Redis is used. Downloads under way survive a stop: they go on when hive runs again.
+
+    Others can reach it with --host 0.0.0.0 once there is an API key: see `hive key new`.
     """
     import asyncio
 
@@ -71,10 +77,13 @@ def up(host: str | None, port: int | None, workers: int, allow_remote: bool) -> 
 
     settings = Settings.from_env()
     address = listen_address(settings, host, port)
-    _check_reach(address, allow_remote=allow_remote)
+    keys_on = _are_keys_on(settings)
+    _check_reach(address, keys_on=keys_on, allow_unauthenticated=allow_unauthenticated)
+    plan = StackPlan(*address, workers, allow_unauthenticated=allow_unauthenticated, keys_required=keys_on)
+    api_key = _own_key(settings) if keys_on else ""
 
     async def run() -> int:
-        return await Stack(settings, StackPlan(*address, workers), say).run(on_ready)
+        return await Stack(settings, plan, say, api_key).run(on_ready)
 
     def on_ready(url: str, sentence: str) -> None:
         echo_lines(sentence)
@@ -99,16 +108,18 @@ def up(host: str | None, port: int | None, workers: int, allow_remote: bool) -> 
     show_default=True,
     help="Processes on one port; one a core is enough.",
 )
-@_allow_remote
-def serve(host: str | None, port: int | None, processes: int, allow_remote: bool) -> None:
+@_allow_unauthenticated
+@click.option("--require-keys", is_flag=True, hidden=True)
+def serve(host: str | None, port: int | None, processes: int, allow_unauthenticated: bool, require_keys: bool) -> None:
     """Run the HTTP server until SIGTERM. Needs REDIS_URL, and workers on the same Redis."""
     settings = _settings_with_redis("serve")
     address = listen_address(settings, host, port)
-    _check_reach(address, allow_remote=allow_remote)
+    keys_on = require_keys or _are_keys_on(settings)
+    _check_reach(address, keys_on=keys_on, allow_unauthenticated=allow_unauthenticated)
     from hive import logs, server
 
     logs.setup(settings.log_level, settings.log_format)
-    server.run(settings, *address, processes=processes)
+    server.run(settings, *address, processes=processes, keys_required=keys_on)
 
 
 @click.command(short_help="Run workers.")
@@ -150,14 +161,42 @@ def listen_address(settings: Settings, host: str | None, port: int | None) -> Ad
     return Address(host or named.host, named.port if port is None else port)
 
 
-def _check_reach(address: Address, *, allow_remote: bool) -> None:
-    """Raises CliError where others could reach the address, and nobody said that they may."""
-    if not (allow_remote or _is_local(address.host)):
+def _check_reach(address: Address, *, keys_on: bool, allow_unauthenticated: bool) -> None:
+    """Raises CliError where others could reach the address, and neither keys nor anybody's word keep them out."""
+    if not (keys_on or allow_unauthenticated or _is_local(address.host)):
         raise CliError(
-            f"There is no authentication yet, so hive does not listen on {address.host}, where others can reach it.",
-            "give --allow-remote where something in front of it keeps strangers out",
+            f"There is no API key, so hive does not listen on {address.host}, where others can reach it.",
+            "hive key new --name NAME --scopes read,pull  # and others need one",
+            "give --allow-unauthenticated where something in front of it keeps strangers out",
             exit_code=USAGE,
         )
+
+
+def _are_keys_on(settings: Settings) -> bool:
+    """Whether there are API keys. Raises KeyFileUnusable."""
+    if not os.path.lexists(settings.api_keys_path):
+        return False  # and nothing more is loaded
+    from hive.auth.keys import KeyFile
+
+    return bool(KeyFile(settings.api_keys_path).read().keys)
+
+
+def _own_key(settings: Settings) -> str:
+    """The key with which this command, and others of this user, talk to the server; the given one where none can be
+    made.
+    """
+    from hive.auth.keys import KeyFile
+    from hive.auth.local_key import ensure_local_key
+    from hive.cli.api_key import given_key
+    from hive.errors import KeyFileUnusable
+
+    try:
+        return ensure_local_key(settings.local_key_path, KeyFile(settings.api_keys_path)) or ""
+    except (KeyFileUnusable, OSError) as error:
+        say_hints(
+            f"No key can be made for the command line: {error}.", "export HIVE_API_KEY_FILE=/path/to/an/admin/key"
+        )
+        return given_key(settings)
 
 
 def _is_local(host: str) -> bool:

@@ -13,7 +13,7 @@ import httpx2
 from hive.client import calls, maintenance
 from hive.client.calls import Call
 from hive.client.client import LIST_LIMIT
-from hive.client.connection import DEFAULT_URL, READ_TIMEOUT_S, Connection, error_from
+from hive.client.connection import READ_TIMEOUT_S, Connection
 from hive.client.maintenance import MaintenanceCall
 from hive.client.watch import PATIENCE_S, Watch
 from hive.wire.api import PROGRESS_PATH, Deleted, Download, DownloadPlan, Health, Model, Started, Worker
@@ -30,12 +30,13 @@ class AsyncClient:
 
     def __init__(
         self,
-        address: str = DEFAULT_URL,
+        address: str | None = None,
         *,
+        api_key: str | None = None,
         patience_s: float = PATIENCE_S,
         read_timeout_s: float = READ_TIMEOUT_S,
     ) -> None:
-        self._connection = Connection(address, patience_s=patience_s, read_timeout_s=read_timeout_s)
+        self._connection = Connection(address, api_key=api_key, patience_s=patience_s, read_timeout_s=read_timeout_s)
         self._http = httpx2.AsyncClient(**self._connection.options())
         #: The server's address as it may be shown: without a password.
         self.url = self._connection.url
@@ -209,7 +210,7 @@ class AsyncClient:
         try:
             async with self._http.stream("POST", operation.path, **operation.options()) as response:
                 if not response.is_success:
-                    raise error_from(response.status_code, await response.aread())
+                    raise self._connection.error(response.status_code, await response.aread())
                 async for text in response.aiter_lines():
                     if (line := maintenance.read_line(self._connection, operation, text)) is not None:
                         yield line

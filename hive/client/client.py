@@ -21,7 +21,7 @@ import httpx2
 
 from hive.client import calls, maintenance
 from hive.client.calls import Call
-from hive.client.connection import DEFAULT_URL, READ_TIMEOUT_S, Connection, error_from
+from hive.client.connection import READ_TIMEOUT_S, Connection
 from hive.client.maintenance import MaintenanceCall
 from hive.client.watch import PATIENCE_S, Watch
 from hive.wire.api import PROGRESS_PATH, Deleted, Download, DownloadPlan, Health, Model, Started, Worker
@@ -42,17 +42,20 @@ LIST_LIMIT: Final = 100
 class Client:
     """A blocking client. Close it, or use it as a context manager.
 
-    `address` is `host:port` or a URL. A watch gives up after `patience_s` seconds without a connection.
+    `address` is `host:port` or a URL; without it this machine's, port 8080. `api_key` is sent with each request;
+    without it the one in HIVE_API_KEY or HIVE_API_KEY_FILE, if it is for this server (api_key.py). A watch gives up
+    after `patience_s` seconds without a connection.
     """
 
     def __init__(
         self,
-        address: str = DEFAULT_URL,
+        address: str | None = None,
         *,
+        api_key: str | None = None,
         patience_s: float = PATIENCE_S,
         read_timeout_s: float = READ_TIMEOUT_S,
     ) -> None:
-        self._connection = Connection(address, patience_s=patience_s, read_timeout_s=read_timeout_s)
+        self._connection = Connection(address, api_key=api_key, patience_s=patience_s, read_timeout_s=read_timeout_s)
         self._http = httpx2.Client(**self._connection.options())
         #: The server's address as it may be shown: without a password.
         self.url = self._connection.url
@@ -281,7 +284,7 @@ class Client:
         try:
             with self._http.stream("POST", operation.path, **operation.options()) as response:
                 if not response.is_success:
-                    raise error_from(response.status_code, response.read())
+                    raise self._connection.error(response.status_code, response.read())
                 for text in response.iter_lines():
                     if (line := maintenance.read_line(self._connection, operation, text)) is not None:
                         yield line

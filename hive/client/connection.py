@@ -12,9 +12,10 @@ from typing import Any, Final, TypeVar
 import httpx2
 import msgspec
 
+from hive.client.api_key import has_key, key_from_env
 from hive.client.calls import Call
 from hive.client.watch import PATIENCE_S, Watch
-from hive.errors import HiveError, ServerUnreachable, all_errors
+from hive.errors import HiveError, MissingApiKey, ServerUnreachable, all_errors
 from hive.net.server_address import parse_server_address
 from hive.version import VERSION
 from hive.wire.api import ErrorReply
@@ -36,17 +37,25 @@ class Connection:
     """Where the server is, how to reach it, and what its answers mean.
 
     `address` is `host:port` or a URL; `patience_s` the seconds without a connection after which a watch gives up.
-    Raises ValueError where the address is none.
+    `api_key` None: the one of the environment that is for this server (api_key.py). Raises ValueError where the address
+    is none, or the environment's key cannot be used.
     """
 
     def __init__(
         self,
-        address: str = DEFAULT_URL,
+        address: str | None = None,
         *,
         patience_s: float = PATIENCE_S,
         read_timeout_s: float = READ_TIMEOUT_S,
+        api_key: str | None = None,
     ) -> None:
-        self._url = server_url(address)
+        self._url = server_url(address or DEFAULT_URL)
+        key = key_from_env(address) if api_key is None else api_key
+        if key and httpx2.URL(self._url).userinfo:
+            raise ValueError("An API key and a name with a password in the address use the same header: give only one.")
+        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
+        #: Whether the environment has a key for another server.
+        self._withheld = not key and api_key is None and has_key()
         #: The server's address as it may be shown: without a password.
         self.url = str(httpx2.URL(self._url).copy_with(username=None, password=None)).rstrip("/")
         self.patience_s = patience_s
@@ -57,13 +66,21 @@ class Connection:
         return {
             "base_url": self._url,
             "timeout": httpx2.Timeout(CONNECT_TIMEOUT_S, read=self._read_timeout_s),
-            "headers": {"User-Agent": f"hive/{VERSION}", "Accept": "application/json"},
+            "headers": {"User-Agent": f"hive/{VERSION}", "Accept": "application/json", **self._headers},
             # A proxy of the environment has no way to this machine's own loopback.
             "trust_env": not is_loopback(self._url),
             # Loading the certificate authorities takes 40 ms, and plain HTTP has no use for them. This context trusts
             # none.
             "verify": True if self._url.startswith("https:") else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
         }
+
+    def error(self, status: int, body: bytes) -> HiveError:
+        """The error that the server sent; where it wants a key that was kept from it, the reason."""
+        error = error_from(status, body)
+        if self._withheld and isinstance(error, MissingApiKey):
+            error.message += f" That of the environment goes to the server in HIVE_HOST alone, not to {self.url}."
+            error.args = (error.message,)
+        return error
 
     def unreachable(self, error: Exception | None) -> ServerUnreachable:
         """No server answers; `error` is what the last try failed with, None where a stream kept ending."""
@@ -82,7 +99,7 @@ class Connection:
             ServerUnreachable: what answers is not hive.
         """
         if not response.is_success:
-            raise error_from(response.status_code, response.content)
+            raise self.error(response.status_code, response.content)
         try:
             return msgspec.json.decode(response.content, type=call.reply)
         except msgspec.MsgspecError as error:
@@ -100,7 +117,7 @@ class Connection:
         if response.status_code in PASSING_STATUSES:
             return False
         if not response.is_success:
-            raise error_from(response.status_code, response.content)
+            raise self.error(response.status_code, response.content)
         content_type = response.headers.get("content-type", "")
         if not content_type.startswith("text/event-stream"):
             raise self.not_hive(f"it sent {content_type or 'something without a type'} in place of a stream")

@@ -51,18 +51,25 @@ class StackError(RuntimeError):
 
 
 class StackPlan(NamedTuple):
-    """What to run: where the server listens (port 0: any free one), and how many workers."""
+    """What to run: where the server listens (port 0: any free one), and how many workers; whether others may reach it
+    without a key, and whether nobody may come in without one.
+    """
 
     host: str
     port: int
     workers: int
+    allow_unauthenticated: bool = False
+    keys_required: bool = False
 
 
 class Stack:
-    """Redis, server and workers. `run` is all there is to do; `say` gets every line of the log with who wrote it."""
+    """Redis, server and workers. `run` is all there is to do; `say` gets every line of the log with who wrote it.
+    `api_key` is a key for the server's admin, "" where there are none.
+    """
 
-    def __init__(self, settings: Settings, plan: StackPlan, say: Say) -> None:
+    def __init__(self, settings: Settings, plan: StackPlan, say: Say, api_key: str = "") -> None:
         self._settings = settings
+        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._say = say
         self._port = free_port(plan.host, plan.port)
         self._plan = plan
@@ -116,14 +123,23 @@ class Stack:
         else:
             self._lock = self._try_lock()
         ensure_key(self._settings.secret_key_path)
-        # Whether others may reach it was asked before: `up` refuses what nobody allowed.
-        where = ("--host", self._plan.host, "--port", str(self._port), "--allow-remote")
-        serve = python_module("hive.cli", "serve", *where)
+        # A key is for who calls a server, and these are none: it need not stand in their environment.
+        env.pop("HIVE_API_KEY", None)
+        serve = python_module("hive.cli", "serve", *self._serve_options())
         work = python_module("workers", "--concurrency", str(self._plan.workers))
         self._server = Child("server", serve, env, self._say)
         self._workers = Child("workers", work, env, self._say)
         self._server.start()
         self._workers.start()
+
+    def _serve_options(self) -> list[str]:
+        """Where the server listens, and whom it lets in: it asks again itself, also when it is started anew."""
+        options = ["--host", self._plan.host, "--port", str(self._port)]
+        if self._plan.allow_unauthenticated:
+            options.append("--allow-unauthenticated")
+        if self._plan.keys_required:
+            options.append("--require-keys")
+        return options
 
     def _try_lock(self) -> InstanceLock | None:
         """With a Redis of one's own the home needs no lock; where it is free we take it, so that `hive pull` finds
@@ -173,7 +189,7 @@ class Stack:
         host = _REACHABLE.get(self._plan.host, self._plan.host)
         connection = HTTPConnection(host, self._port, timeout=LOOK_TIMEOUT_S)
         try:
-            connection.request("GET", path)
+            connection.request("GET", path, headers=self._headers)
             response = connection.getresponse()
             return json.loads(response.read(MAX_LOOK_BYTES)) if response.status == 200 else None
         except (OSError, HTTPException, ValueError):

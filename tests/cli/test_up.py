@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from hive.cli.errors import CliError
-from hive.cli.up import listen_address
+from hive.cli.up import Address, _check_reach, listen_address, serve
+from hive.cli.up import up as up_command
 from hive.client import Client
 from hive.processes.instance_lock import holder_of
 from hive.settings import Settings
@@ -132,8 +133,20 @@ def test_neither_up_nor_serve_listens_where_strangers_can_reach_it(
     monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
     result = hive(command, "--host", host)
     assert result.code == 2
-    assert "authentication" in result.err
-    assert "--allow-remote" in result.err
+    assert "no API key" in result.err
+    assert "hive key new" in result.err
+    assert "--allow-unauthenticated" in result.err
+
+
+def test_keys_lift_the_refusal_and_so_does_a_word_old_or_new() -> None:
+    beyond = Address("192.0.2.1", 8080)
+    _check_reach(beyond, keys_on=True, allow_unauthenticated=False)
+    _check_reach(beyond, keys_on=False, allow_unauthenticated=True)
+    with pytest.raises(CliError):
+        _check_reach(beyond, keys_on=False, allow_unauthenticated=False)
+    for command in (up_command, serve):
+        (option,) = [option for option in command.params if option.name == "allow_unauthenticated"]
+        assert {"--allow-remote", "--allow-unauthenticated"} <= set(option.opts)
 
 
 @pytest.mark.parametrize("name", ["serve", "worker"])

@@ -91,6 +91,8 @@ class StandIn:
         self.errors: dict[str, tuple[int, Any]] = {}
         self.started: dict[str, Any] = {"download_id": ID, "local_path": None, "joined": False}
         self.requests: list[tuple[str, str, Any]] = []
+        #: What came in the Authorization header of each request; None for nothing.
+        self.authorizations: list[str | None] = []
         self.stream_headers: list[dict[str, str]] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
@@ -133,6 +135,7 @@ class StandIn:
 
     async def _note(self, request: Request) -> Response | None:
         body = await request.body()
+        self.authorizations.append(request.headers.get("authorization"))
         self.requests.append((request.method, request.url.path, json.loads(body) if body else None))
         if request.url.path not in self.errors:
             return None
