@@ -64,6 +64,16 @@ OLD_NAMES = {
 #: Names of ours that win over those that other programs read too.
 OWN_NAMES = {"REDIS_URL": "HIVE_REDIS_URL"}
 
+#: Settings that may be read from a file instead, which a variable of this name names: secrets of an orchestrator.
+SECRET_FILES = {
+    "REDIS_URL": "HIVE_REDIS_URL_FILE",
+    "HF_TOKEN": "HF_TOKEN_FILE",
+    "HIVE_WEBHOOK_SECRET": "HIVE_WEBHOOK_SECRET_FILE",
+}
+
+#: Bytes of the longest of them.
+MAX_SECRET_FILE_BYTES = 16_384
+
 #: Words for on and off that other tools take.
 _SWITCHES = {"yes": "1", "on": "1", "no": "0", "off": "0"}
 
@@ -151,6 +161,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         values = {old: value for old, name in OLD_NAMES.items() if (value := given.get(name))}
         values |= {name: value for name, value in given.items() if name in names and value != ""}
         values |= {other: value for other, name in OWN_NAMES.items() if (value := given.get(name))}
+        for other, name in SECRET_FILES.items():
+            if other not in values and given.get(name):
+                values[other] = _secret_in(_expanded(given[name], given), name)
         for field_info in msgspec.structs.fields(cls):
             if field_info.type is bool and (said := values.get(field_info.encode_name, "").lower()) in _SWITCHES:
                 values[field_info.encode_name] = _SWITCHES[said]
@@ -390,6 +403,19 @@ def _expanded(text: str, env: Mapping[str, str]) -> str:
     if text == "~" or text.startswith("~/"):
         text = (env.get("HOME") or "~") + text[1:]
     return re.sub(r"\$(?:(\w+)|\{(\w+)\})", lambda found: env.get(found[1] or found[2], found[0]), text)
+
+
+def _secret_in(path: str, name: str) -> str:
+    """The one line of a secret's file. Raises SettingsError, which shows nothing of it."""
+    try:
+        with open(path, "rb") as file:
+            text = file.read(MAX_SECRET_FILE_BYTES + 1).decode().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise SettingsError(f"{name} cannot be read from {path}: {reason}.") from None
+    if not text or "\n" in text or len(text) > MAX_SECRET_FILE_BYTES:
+        raise SettingsError(f"{name} names {path}, which must hold one line.")
+    return text
 
 
 def _absolute(text: str, name: str) -> Path:

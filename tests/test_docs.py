@@ -11,7 +11,7 @@ import pytest
 from hive.api.app import ROUTES
 from hive.cli import cli
 from hive.errors import HiveError, all_errors
-from hive.settings import OWN_NAMES, Settings
+from hive.settings import OWN_NAMES, SECRET_FILES, Settings
 from hive.wire.api import PROGRESS_PATH, DownloadRequest
 from hive.wire.events import Complete, Downloading, Error
 
@@ -33,7 +33,7 @@ def test_every_setting_is_documented(name: str) -> None:
 
 def test_no_setting_is_documented_that_does_not_exist() -> None:
     named = set(re.findall(r"`((?:HIVE|HF|REDIS|NO|HTTPS?|REQUESTS)_[A-Z_]+)`", text("settings.md")))
-    assert named <= set(SETTINGS) | set(OWN_NAMES.values())
+    assert named <= set(SETTINGS) | set(OWN_NAMES.values()) | set(SECRET_FILES.values())
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,35 @@ def test_nothing_set_means_the_defaults() -> None:
     assert not settings.hf_hub_offline
 
 
+class TestSecretsInFiles:
+    @pytest.mark.parametrize(
+        ("name", "file_name", "field", "value"),
+        [
+            ("REDIS_URL", "HIVE_REDIS_URL_FILE", "redis_url", "redis://:secret@redis:6379/0"),
+            ("HF_TOKEN", "HF_TOKEN_FILE", "hf_token", "hf_secret"),
+            ("HIVE_WEBHOOK_SECRET", "HIVE_WEBHOOK_SECRET_FILE", "webhook_secret", "whsec_" + "c2VjcmV0" * 4),
+        ],
+    )
+    def test_a_secret_comes_from_its_file_and_the_variable_itself_wins(
+        self, tmp_path: Path, name: str, file_name: str, field: str, value: str
+    ) -> None:
+        file = tmp_path / "secret"
+        file.write_text(value + "\n")
+        assert getattr(Settings.from_env({file_name: str(file)}), field) == value
+        other = value.replace("secret", "another") if name != "HIVE_WEBHOOK_SECRET" else value + "AAAA"
+        assert getattr(Settings.from_env({file_name: str(file), name: other}), field) == other
+
+    @pytest.mark.parametrize("content", [None, b"", b"\n", b"hf_one\nhf_two\n", b"hf_\xff\xfe", b"x" * 20_000])
+    def test_a_file_that_holds_no_secret_is_named_and_not_shown(self, tmp_path: Path, content: bytes | None) -> None:
+        file = tmp_path / "secret"
+        if content is not None:
+            file.write_bytes(content)
+        with pytest.raises(SettingsError, match="HF_TOKEN_FILE") as caught:
+            Settings.from_env({"HF_TOKEN_FILE": str(file)})
+        assert "hf_" not in str(caught.value)
+        assert str(file) in str(caught.value)
+
+
 def test_every_setting_has_the_name_of_a_variable() -> None:
     names = [field.encode_name for field in msgspec.structs.fields(Settings)]
 

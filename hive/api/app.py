@@ -55,6 +55,7 @@ ROUTES: Final[list[ApiRoute | StreamRoute]] = [
     ApiRoute("GET", "/v1/models/{id:path}", models.show, "read"),
     ApiRoute("DELETE", "/v1/models/{id:path}", models.delete, "admin"),
     ApiRoute("GET", "/v1/workers", system.workers, "admin"),
+    ApiRoute("GET", "/v1/scaling", system.scaling, "read"),
     ApiRoute("GET", "/v1/settings/bandwidth", system.bandwidth, "admin"),
     ApiRoute("PUT", "/v1/settings/bandwidth", system.set_bandwidth, "admin"),
     ApiRoute("GET", "/v1/settings/downloads", system.running_limit, "admin"),

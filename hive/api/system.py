@@ -88,6 +88,12 @@ async def set_running_limit(request: Request) -> Response:
     return JsonResponse(Running(max_running=body.max_running))
 
 
+async def scaling(request: Request) -> Response:
+    """`GET /v1/scaling`: what an autoscaler of the workers goes by."""
+    services = services_of(request)
+    return JsonResponse(await services.commands.run(services.records.admission.scaling))
+
+
 async def workers(request: Request) -> Response:
     """`GET /v1/workers`: who is alive, doing what."""
     services = services_of(request)

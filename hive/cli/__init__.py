@@ -30,6 +30,7 @@ COMMANDS: Final[dict[str, dict[str, CommandEntry]]] = {
     "Models": {
         "pull": CommandEntry("hive.cli.pull", "Download models and show how far they are."),
         "ls": CommandEntry("hive.cli.models", "List the models on disk."),
+        "wait": CommandEntry("hive.cli.wait", "Wait until a model is on disk."),
         "show": CommandEntry("hive.cli.show", "Show a download or a model."),
         "rm": CommandEntry("hive.cli.models", "Delete models from disk."),
         "catalog": CommandEntry("hive.cli.catalog", "Check the models on disk."),

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from hive.redis_client import RedisClient
 from hive.settings import Settings
 from hive.wire import keys
+from hive.wire.api import Scaling
 from hive.wire.jobs import RANK_STEP, RANKS, Priority
 
 #: How many running downloads are looked at for one that may make room.
@@ -58,13 +59,21 @@ class Admission:
 
     def claimable(self) -> int:
         """How many queued downloads could be claimed now."""
+        found = self.scaling()
+        return found.wanted_workers - found.running
+
+    def scaling(self) -> Scaling:
+        """How many wait and run, and how many could run at once under the fleet's limit. What runs counts as wanted,
+        also above a limit that was lowered: a worker that is taken away gives its download back.
+        """
         with self._redis.pipeline(transaction=False) as pipeline:
             pipeline.zcard(keys.PENDING)
             pipeline.zcard(keys.LEASES)
             pipeline.get(keys.RUNNING_LIMIT)
             queued, running, limit = pipeline.execute()
         most = self._max_running if limit is None else int(limit)
-        return min(int(queued), max(most - int(running), 0)) if most else int(queued)
+        claimable = min(queued, max(most - running, 0)) if most else queued
+        return Scaling(queued=queued, running=running, wanted_workers=running + claimable)
 
     def places(self, download_ids: Sequence[str]) -> dict[str, QueuePlace]:
         """The places of those that wait in the queue, in one round trip."""

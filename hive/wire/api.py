@@ -289,6 +289,16 @@ class Bandwidth(msgspec.Struct, frozen=True, kw_only=True):
     bytes_per_second: int | None
 
 
+class Scaling(msgspec.Struct, frozen=True, kw_only=True):
+    """What an autoscaler needs: downloads that wait and that run, and how many workers (downloads at once) would leave
+    none waiting that may run.
+    """
+
+    queued: int
+    running: int
+    wanted_workers: int
+
+
 class Running(msgspec.Struct, frozen=True, kw_only=True):
     """How many downloads may run at once in the whole fleet; None: no limit."""
 

@@ -9,6 +9,7 @@ import requests
 
 from hive.api.app import ROUTES
 from hive.client import Client
+from hive.downloads.context import DownloadContext
 from hive.downloads.reaper import Reaper
 from hive.downloads.registry import WorkerInfo, worker_registry
 from hive.errors import all_errors
@@ -29,6 +30,13 @@ def test_health_is_the_contract(api: str) -> None:
     assert answer.json() == {"status": "alive", "version": VERSION, "api_version": "v1"}
     assert requests.get(f"{api}/healthz", timeout=5).status_code == 200
     assert requests.get(f"{api}/readyz", timeout=5).json() == {"status": "ready"}
+
+
+def test_an_autoscaler_is_told_what_waits_and_what_runs(api: str, downloads: DownloadContext) -> None:
+    claim(downloads, create(downloads, "running"))
+    create(downloads, "waiting")
+    answer = requests.get(f"{api}/v1/scaling", timeout=5)
+    assert answer.json() == {"queued": 1, "running": 1, "wanted_workers": 2}
 
 
 def test_the_server_proves_the_key_of_its_home(api: str, settings: Settings) -> None:

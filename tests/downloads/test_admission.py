@@ -12,6 +12,7 @@ from hive.downloads.reaper import make_room
 from hive.downloads.record import Record
 from hive.redis_client import RedisClient
 from hive.wire import keys
+from hive.wire.api import Scaling
 from tests.support.downloads import claim, complete, create, download_context, downloading, failed, new, read
 
 
@@ -101,3 +102,15 @@ def test_paused_downloads_are_known(downloads: DownloadContext, store: RedisClie
     assert store.smembers(keys.PAUSED) == {download_id.encode()}
     downloads.claims.finish_unclaimed(read(downloads, download_id), "cancelled", failed("CANCELLED"))
     assert store.scard(keys.PAUSED) == 0
+
+
+def test_an_autoscaler_learns_what_waits_what_runs_and_how_many_workers_that_wants(
+    downloads: DownloadContext,
+) -> None:
+    for download_id in [create(downloads, f"model-{n}") for n in range(5)][:2]:
+        claim(downloads, download_id)
+    assert downloads.admission.scaling() == Scaling(queued=3, running=2, wanted_workers=5)
+    downloads.admission.set_running_limit(3)
+    assert downloads.admission.scaling().wanted_workers == 3
+    downloads.admission.set_running_limit(1)
+    assert downloads.admission.scaling().wanted_workers == 2, "what runs goes on"
