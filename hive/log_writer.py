@@ -39,8 +39,10 @@ class LineWriter:
     _thread: threading.Thread | None
     _untold: int
 
-    def __init__(self, descriptor: int, notice: Callable[[int], str]) -> None:
-        """`notice` gives the line that tells how many were lost."""
+    def __init__(self, descriptor: int | Callable[[], int], notice: Callable[[int], str]) -> None:
+        """`descriptor`: where lines go, or who says so before each, in the writer's own thread; `notice` gives the line
+        that tells how many were lost.
+        """
         self._descriptor = descriptor
         self._notice = notice
         #: Lines that were lost since the process began.
@@ -102,8 +104,9 @@ class LineWriter:
     def _put(self, data: bytes) -> None:
         view = memoryview(data)
         with contextlib.suppress(OSError):  # nobody is there any more
+            descriptor = self._descriptor if isinstance(self._descriptor, int) else self._descriptor()
             while view:
-                view = view[os.write(self._descriptor, view) :]
+                view = view[os.write(descriptor, view) :]
 
 
 _writers: weakref.WeakSet[LineWriter] = weakref.WeakSet()

@@ -22,6 +22,7 @@ from types import FrameType
 import uvicorn
 
 from hive import redis_probe
+from hive.api import audit
 from hive.api.app import Api
 from hive.api.http1 import Connections, HttpProtocol
 from hive.api.services import make_services
@@ -29,7 +30,7 @@ from hive.auth.keys import KeyFile
 from hive.errors import CannotListen, HiveError
 from hive.processes.prefork import Prefork
 from hive.secrets import check_key
-from hive.settings import Settings
+from hive.settings import Settings, SettingsError
 from hive.store import probe
 
 log = logging.getLogger("hive.server")
@@ -58,7 +59,7 @@ def run(settings: Settings, host: str, port: int, processes: int = 1, *, keys_re
     Raises:
         CannotListen: when the address is taken.
         KeyFileUnusable: it is there, and cannot be read or is read by others.
-        SettingsError: Redis is a cluster.
+        SettingsError: Redis is a cluster or has known holes and may not, or the audit log cannot be written.
     """
     _allow_many_connections()
     # Asked once, for all processes and for those that take the place of one that died: keys that were on stay on.
@@ -68,6 +69,7 @@ def run(settings: Settings, host: str, port: int, processes: int = 1, *, keys_re
     bound_host, bound_port = listener.getsockname()[:2]
     probe.report(settings)
     _check_key(settings)
+    _open_audit_log(settings)
     log.info("listening", extra={"fields": {"address": f"http://{bound_host}:{bound_port}"}})
     if processes == 1:
         serve(settings, listener, host, keys_required=keys_required)
@@ -108,6 +110,14 @@ def _protocol(settings: Settings) -> type[HttpProtocol]:
     most = min(filter(None, (settings.max_connections, room)), default=0)
     counted = Connections(most, settings.max_connections_per_address)
     return type("CountedProtocol", (HttpProtocol,), {"counted": counted})
+
+
+def _open_audit_log(settings: Settings) -> None:
+    """Raises SettingsError: who has asked for an audit log is not served without one."""
+    try:
+        audit.open_log(settings.audit_log_path)
+    except OSError as error:
+        raise SettingsError(f"HIVE_AUDIT_LOG cannot be written: {error.strerror or error}.") from None
 
 
 def _check_key(settings: Settings) -> None:

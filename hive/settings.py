@@ -50,7 +50,7 @@ HIVE_IN_HUB = ".hive"
 
 #: The settings that are paths: `~` and `$VAR` in them are read as huggingface_hub and shells read them.
 _PATHS = (
-    *("HIVE_STORE", "HIVE_HOME", "HIVE_SECRET_KEY_FILE", "HIVE_API_KEYS_FILE", "HIVE_API_KEY_FILE"),
+    *("HIVE_STORE", "HIVE_HOME", "HIVE_AUDIT_LOG", "HIVE_SECRET_KEY_FILE", "HIVE_API_KEYS_FILE", "HIVE_API_KEY_FILE"),
     *("HF_HOME", "HF_HUB_CACHE", "HF_TOKEN_PATH", "XDG_CACHE_HOME"),
 )
 
@@ -122,6 +122,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     allow_origins: str = field(default="", name="HIVE_ALLOW_ORIGINS")
     log_level: Literal["debug", "info", "warning", "error"] = field(default="info", name="HIVE_LOG_LEVEL")
     log_format: Literal["auto", "console", "json"] = field(default="auto", name="HIVE_LOG_FORMAT")
+    audit_log: str | None = field(default=None, name="HIVE_AUDIT_LOG")
     redis_holes: Literal["warn", "refuse", "ignore"] = field(default="warn", name="HIVE_REDIS_HOLES")
     transport: Literal["auto", "xet", "http"] = field(default="auto", name="HIVE_TRANSPORT")
     first_byte_timeout_s: float = field(default=60.0, name="HIVE_FIRST_BYTE_TIMEOUT_S")
@@ -313,6 +314,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def local_key_path(self) -> Path:
         """The file with the key of this user's own command line, where `hive up` has made one."""
         return self.home_dir / "local.key"
+
+    @property
+    def audit_log_path(self) -> Path | None:
+        """The file for what was changed by whom; None for the log."""
+        return _absolute(self.audit_log, "HIVE_AUDIT_LOG") if self.audit_log else None
 
     @property
     def allowed_hosts(self) -> frozenset[str]:

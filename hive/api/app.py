@@ -29,6 +29,7 @@ from hive.api import (
     system,
     tickets,
 )
+from hive.api.audit import READS, Audit
 from hive.api.authentication import Authenticator
 from hive.api.gate import Gate
 from hive.api.routes import ApiRoute, StreamRoute, check
@@ -100,10 +101,14 @@ class Api:
         ]
         authenticator = Authenticator(services.keys, services.tickets, services.sessions, open_routes, _STREAMS)
         self._gate = Gate(self._dispatch, names, settings.allowed_origins, authenticator)
+        self._audit = Audit(routes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        await self._gate(scope, receive, send)
+        if scope["type"] == "http" and scope["method"] not in READS:
+            await self._audit(self._gate, scope, receive, send)
+        else:
+            await self._gate(scope, receive, send)
 
     async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
         stream = _STREAMS.get(scope["path"]) if scope["type"] == "http" else None
