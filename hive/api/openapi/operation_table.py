@@ -310,6 +310,11 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     "GET /v1/workers": Operation(
         "Workers that are alive", {200: Json(api.Listing[api.Worker], "All of them.")}, may_end_with=_REDIS
     ),
+    "GET /v1/scaling": Operation(
+        "How many workers an autoscaler should have",
+        {200: Json(api.Scaling, "What waits, what runs, and how many downloads could be under way.")},
+        may_end_with=_REDIS,
+    ),
     "GET /v1/settings/bandwidth": Operation(
         "What all workers together may take from the network",
         {200: Json(api.Bandwidth, "The limit.")},
