@@ -91,7 +91,7 @@ def test_a_head_that_is_too_large_is_431(api: str, head: str) -> None:
 
 def test_a_head_below_the_limits_passes(api: str) -> None:
     headers = {f"X-{n}": "a" * 300 for n in range(90)}
-    assert requests.get(f"{api}/v1/health", headers=headers, timeout=5).status_code == 200
+    assert requests.get(f"{api}/v1/health", headers=headers, timeout=30).status_code == 200
 
 
 def test_an_endless_header_costs_nothing_and_keeps_nobody_waiting(api: str, server: Server) -> None:
@@ -102,7 +102,7 @@ def test_an_endless_header_costs_nothing_and_keeps_nobody_waiting(api: str, serv
         while sent < 64 * MIB and wire.send(b"a" * MIB):
             sent += MIB
         began_s = time.monotonic()
-        assert requests.get(f"{api}/v1/health", timeout=5).status_code == 200
+        assert requests.get(f"{api}/v1/health", timeout=30).status_code == 200
         assert time.monotonic() - began_s < 2
     assert sent < 16 * MIB
     assert rss(server) - before < 8 * MIB
@@ -139,12 +139,12 @@ def test_no_route_takes_a_body_of_any_size(api: str, server: Server, route: str,
             sent += MIB
     assert sent < 32 * MIB, "it goes on reading"
     assert rss(server) - before < 8 * MIB
-    assert requests.get(f"{api}/v1/health", timeout=5).status_code == 200
+    assert requests.get(f"{api}/v1/health", timeout=30).status_code == 200
 
 
 @pytest.mark.parametrize("path", ["gc", "models/verify"])
 def test_a_body_in_chunks_is_413_also_where_it_may_be_left_out(api: str, path: str) -> None:
-    answer = requests.post(f"{api}/v1/{path}", data=(b"a" * 1000 for _ in range(70)), timeout=5)
+    answer = requests.post(f"{api}/v1/{path}", data=(b"a" * 1000 for _ in range(70)), timeout=30)
     assert (answer.status_code, answer.json()["error"]["code"]) == (413, "BODY_TOO_LARGE")
     assert requests.post(f"{api}/v1/{path}", timeout=20).status_code == 200
 
@@ -170,7 +170,7 @@ def test_pipelined_requests_are_answered_in_order_and_cost_nothing_while_nobody_
             pass
         assert sent < 32 * MIB, "it goes on reading"
         assert rss(server) - before < 12 * MIB
-        assert requests.get(f"{api}/v1/health", timeout=5).status_code == 200
+        assert requests.get(f"{api}/v1/health", timeout=30).status_code == 200
     with Wire(api) as wire:
         paths = [f"/v1/downloads/{n:08x}-0000-4000-8000-000000000000" for n in range(300)]
         wire.send("".join(f"GET {path} HTTP/1.1\r\n{wire.host}\r\n" for path in paths))
@@ -231,7 +231,7 @@ async def test_a_head_that_trickles_is_408(serving: Serving) -> None:
 async def test_a_body_that_does_not_come_ends_the_connection(serving: Serving) -> None:
     client, loop = connect(serving), asyncio.get_running_loop()
     await loop.sock_sendall(client, b"POST /big HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabc")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await read_to_end(client)
     await wait_for_async(lambda: not serving.state.connections, "the connection to be forgotten")
     client.close()
@@ -260,7 +260,7 @@ async def test_empty_lines_are_silence(serving: Serving, asks_first: bool) -> No
             await asyncio.sleep(0.05)
 
     task = asyncio.create_task(drip())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         with contextlib.suppress(ConnectionResetError):
             await read_to_end(client)
     task.cancel()

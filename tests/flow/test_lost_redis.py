@@ -38,7 +38,7 @@ def slow_model(hub: HubServer) -> str:
 def replica(service: Service) -> Iterator[Server]:
     """A second server."""
     made = Server(service.env)
-    wait_for(lambda: requests.get(f"{made.url}/readyz", timeout=5).status_code == 200)
+    wait_for(lambda: requests.get(f"{made.url}/readyz", timeout=30).status_code == 200)
     yield made
     made.stop()
     assert "Traceback" not in made.output, made.output
@@ -55,7 +55,7 @@ def at_full_speed(hub: HubServer) -> None:
 
 
 def models(server: Server) -> Any:
-    return requests.get(f"{server.url}/v1/models", timeout=5).json()["data"]
+    return requests.get(f"{server.url}/v1/models", timeout=30).json()["data"]
 
 
 def intent_files(service: Service) -> list[str]:
@@ -94,7 +94,7 @@ def test_a_client_that_comes_at_the_worst_moment_gets_a_stream_and_not_404(
     service.workers.stop()
     queued = service.post(slow_model)["download_id"]
     store.flushall()
-    assert requests.get(f"{replica.url}/v1/downloads/{queued}", timeout=5).status_code == 200
+    assert requests.get(f"{replica.url}/v1/downloads/{queued}", timeout=30).status_code == 200
     store.flushall()
     late = watch(replica, queued)
     wait_for(lambda: late.status)
@@ -111,7 +111,7 @@ def test_a_client_that_comes_at_the_worst_moment_gets_a_stream_and_not_404(
 
 def listed(url: str) -> dict[str, Any]:
     """The downloads that a server lists, by their ids."""
-    return {d["id"]: d for d in requests.get(f"{url}/v1/downloads", timeout=5).json()["data"]}
+    return {d["id"]: d for d in requests.get(f"{url}/v1/downloads", timeout=30).json()["data"]}
 
 
 def test_queued_and_paused_downloads_come_back_as_they_were(

@@ -88,7 +88,7 @@ def test_the_queue_goes_by_priority_and_then_by_age(alone: Service, hub: HubServ
     began = sorted(ids, key=lambda name: float(alone.show(ids[name])["started_at"]))
     assert began == ["seven", "three", "eleven", "one"]
     refused = requests.put(
-        f"{alone.server.url}/v1/downloads/{ids['one']}/priority", json={"priority": "high"}, timeout=5
+        f"{alone.server.url}/v1/downloads/{ids['one']}/priority", json={"priority": "high"}, timeout=30
     )
     assert (refused.status_code, refused.json()["error"]["code"]) == (409, "DOWNLOAD_ENDED")
 
@@ -119,10 +119,10 @@ def test_no_more_run_at_once_than_the_fleet_may(service: Service, hub: HubServer
     fifth = ask(service, hub, "fifth")
     assert service.show(fifth)["status"] == "queued"
     limit = f"{service.server.url}/v1/settings/downloads"
-    assert requests.put(limit, json={"max_running": None}, timeout=5).json() == {"max_running": None}
+    assert requests.put(limit, json={"max_running": None}, timeout=30).json() == {"max_running": None}
     assert service.watch(fifth).wait(30).last["stage"] == "complete"
     assert service.show(fourth)["ended_at"] is None
-    requests.delete(f"{service.server.url}/v1/downloads/{fourth}", timeout=5)
+    requests.delete(f"{service.server.url}/v1/downloads/{fourth}", timeout=30)
 
 
 def slow_again(hub: HubServer) -> str:

@@ -67,14 +67,14 @@ def test_a_log_that_nobody_reads_stops_nothing(full_pipe: int, hub: HubServer, t
         try:
             wait_for(lambda: is_ready(url), "the server is ready")
             body = {"model_ref": "hf:org/model"}
-            download_id = requests.post(f"{url}/v1/models/download", json=body, timeout=10).json()["download_id"]
+            download_id = requests.post(f"{url}/v1/models/download", json=body, timeout=30).json()["download_id"]
 
             def is_complete() -> bool:
-                found = requests.get(f"{url}/v1/downloads/{download_id}", timeout=10).json()
+                found = requests.get(f"{url}/v1/downloads/{download_id}", timeout=30).json()
                 return bool(found["status"] == "complete")
 
             wait_for(is_complete, "the download is complete")
-            assert requests.get(f"{url}/v1/health", timeout=5).status_code == 200
+            assert requests.get(f"{url}/v1/health", timeout=30).status_code == 200
             process.send_signal(signal.SIGTERM)
             assert process.wait(END_S) == 0
         finally:
@@ -83,6 +83,6 @@ def test_a_log_that_nobody_reads_stops_nothing(full_pipe: int, hub: HubServer, t
 
 def is_ready(url: str) -> bool:
     try:
-        return requests.get(f"{url}/readyz", timeout=5).status_code == 200
+        return requests.get(f"{url}/readyz", timeout=30).status_code == 200
     except requests.ConnectionError:
         return False

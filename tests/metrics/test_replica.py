@@ -19,9 +19,9 @@ from hive.streams.many import ManyEndpoint
 from hive.streams.stream import StreamEndpoint
 from hive.wire import keys
 from hive.wire.events import MAX_MESSAGE_CHARS
-from tests.support.asgi_server import DEADLINE_S, SMALL_BUFFER, Serving, read_to_end, read_until, running
+from tests.support.asgi_server import SMALL_BUFFER, Serving, read_to_end, read_until, running
 from tests.support.downloads import claim, complete, create, download_context, downloading
-from tests.support.waiting import wait_for_async
+from tests.support.waiting import DEADLINE_S, wait_for_async
 
 pytestmark = pytest.mark.anyio
 

@@ -16,7 +16,7 @@ from hive.downloads.context import DownloadContext
 from hive.downloads.record import Claim
 from tests.support.downloads import claim, complete, create, downloading
 from tests.support.processes import Serve, Server
-from tests.support.waiting import wait_for_async
+from tests.support.waiting import DEADLINE_S, wait_for_async
 from tests.support.witness import Connection, Witness, watch
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
@@ -30,8 +30,6 @@ MOST_IN_A_TENTH = 0.2
 AT_ONCE = 100
 #: Open files that the test needs, on either side.
 OPEN_FILES = 2 * STREAMS + 500
-#: Seconds for anything that must happen.
-DEADLINE_S = 30.0
 
 
 @pytest.fixture(autouse=True)

@@ -18,11 +18,9 @@ from hive.streams.topic import Topic
 from hive.wire import keys
 from hive.wire.events import Version
 from tests.support.downloads import claim, complete, create, download_context, downloading
-from tests.support.waiting import wait_for_async
+from tests.support.waiting import DEADLINE_S, wait_for_async
 
 pytestmark = pytest.mark.anyio
-
-DEADLINE_S = 5.0
 
 
 class Watcher:

@@ -17,12 +17,10 @@ from hive.streams.topic import Topic
 from hive.wire import keys
 from tests.support.downloads import claim, complete, create, downloading
 from tests.support.replicas import LocalReplica
-from tests.support.waiting import wait_for_async
+from tests.support.waiting import DEADLINE_S, wait_for_async
 from tests.support.witness import Witness, watch
 
 pytestmark = pytest.mark.anyio
-
-DEADLINE_S = 5.0
 
 
 @contextlib.asynccontextmanager

@@ -16,7 +16,6 @@ from hive.streams import writer as writer_module
 from hive.streams.writer import SocketWriter
 from hive.wire.events import MAX_MESSAGE_CHARS
 from tests.support.asgi_server import (
-    DEADLINE_S,
     SMALL_BUFFER,
     Serving,
     body_of,
@@ -26,7 +25,7 @@ from tests.support.asgi_server import (
 )
 from tests.support.downloads import claim, complete, create, downloading
 from tests.support.sse import parse_frames
-from tests.support.waiting import wait_for_async
+from tests.support.waiting import DEADLINE_S, wait_for_async
 
 pytestmark = pytest.mark.anyio
 

@@ -21,11 +21,10 @@ from hive.streams.fanout import Fanout
 from hive.streams.stream import StreamEndpoint
 from hive.streams.writer import EXTENSION
 from tests.support.downloads import download_context
-from tests.support.waiting import wait_for_async
+from tests.support.waiting import DEADLINE_S, wait_for_async
 
 T = TypeVar("T")
 
-DEADLINE_S = 10.0
 #: Bytes of a client's receive buffer that fills quickly.
 SMALL_BUFFER = 2048
 

@@ -114,7 +114,7 @@ class Server(HiveProcess):
 
     def wait_until_ready(self) -> None:
         """Until it is subscribed and answers `/readyz` with 200."""
-        wait_for(lambda: requests.get(f"{self.url}/readyz", timeout=5).status_code == 200, "the server is ready")
+        wait_for(lambda: requests.get(f"{self.url}/readyz", timeout=30).status_code == 200, "the server is ready")
 
 
 class Workers(HiveProcess):
@@ -179,6 +179,6 @@ class ManyProcesses(HiveProcess):
 
     def ready(self) -> bool:
         try:
-            return requests.get(f"{self.url}/readyz", timeout=5).status_code == 200
+            return requests.get(f"{self.url}/readyz", timeout=30).status_code == 200
         except requests.ConnectionError:
             return False

@@ -37,7 +37,7 @@ class Service:
 
     def post(self, model_ref: str, **body: Any) -> dict[str, Any]:
         answer = requests.post(
-            f"{self.server.url}/v1/models/download", json={"model_ref": model_ref, **body}, timeout=5
+            f"{self.server.url}/v1/models/download", json={"model_ref": model_ref, **body}, timeout=30
         )
         found: dict[str, Any] = answer.json()
         assert answer.status_code in (200, 202), found
@@ -53,11 +53,11 @@ class Service:
         return client.last
 
     def show(self, download_id: str) -> dict[str, Any]:
-        found: dict[str, Any] = requests.get(f"{self.server.url}/v1/downloads/{download_id}", timeout=5).json()
+        found: dict[str, Any] = requests.get(f"{self.server.url}/v1/downloads/{download_id}", timeout=30).json()
         return found
 
     def listed_workers(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = requests.get(f"{self.server.url}/v1/workers", timeout=5).json()["data"]
+        found: list[dict[str, Any]] = requests.get(f"{self.server.url}/v1/workers", timeout=30).json()["data"]
         return found
 
     def busy_worker(self, download_id: str) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def check_right_end(client: SseClient, *, attempts: int) -> None:
 
 
 def act(service: Service, download_id: str, word: str) -> requests.Response:
-    return requests.post(f"{service.server.url}/v1/downloads/{download_id}/{word}", timeout=5)
+    return requests.post(f"{service.server.url}/v1/downloads/{download_id}/{word}", timeout=30)
 
 
 def slow(hub: HubServer) -> str:

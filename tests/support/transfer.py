@@ -14,7 +14,7 @@ from hive.errors import Cancelled
 from tests.hub import HubServer
 from tests.hub.content import Content, SyntheticFile, read_all
 from tests.support.content import KIB, MIB
-from tests.support.waiting import wait_for
+from tests.support.waiting import DEADLINE_S, wait_for
 from workers.transfer import (
     Control,
     Digest,
@@ -39,8 +39,8 @@ QUICK = Limits(
     solo_look_s=0.01,
     ramp_gain=0.0,
     saturated_bytes_per_s=10**15,
-    stall_s=0.5,
-    stall_all_s=5.0,
+    stall_s=8.0,
+    stall_all_s=8.0,
     give_up_s=20.0,
     backoff_min_s=0.005,
     backoff_max_s=0.02,
@@ -53,9 +53,6 @@ QUICK = Limits(
 
 #: The same with one connection: the order of requests is known.
 ONE = replace(QUICK, connections_max=1)
-
-#: Seconds that a condition may take on a busy machine.
-DEADLINE_S = 20.0
 
 
 @dataclass

@@ -9,8 +9,12 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-#: Seconds that a condition may take on a busy machine.
-DEADLINE_S = 20.0
+#: Seconds that a condition may take on a machine that has a dozen other things to do; only a test that fails waits so
+#: long.
+DEADLINE_S = 60.0
+#: Seconds within which something is over there that waits for nothing. What it must not wait for has to last several
+#: times as long, or the bound would tell nothing apart.
+AT_ONCE_S = 10.0
 #: Seconds between two looks, in a thread and in an event loop.
 LOOK_S = 0.01
 ASYNC_LOOK_S = 0.005

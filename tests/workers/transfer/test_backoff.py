@@ -10,6 +10,7 @@ import pytest
 
 from hive.errors import DownloadError, DownloadTimeout
 from hive.net.retry_after import asked_wait_s
+from tests.support.waiting import DEADLINE_S
 from workers.transfer.backoff import Attempts
 from workers.transfer.http import status
 from workers.transfer.http.pool import LocalCooldown
@@ -74,7 +75,7 @@ def test_a_trickle_is_no_progress() -> None:
     began = time.monotonic()
     while not progress.stalled:
         progress.add(1)
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < DEADLINE_S
     with pytest.raises(DownloadTimeout, match="the last word"):
         progress.check("the last word")
     progress.add(10**9)
@@ -83,9 +84,10 @@ def test_a_trickle_is_no_progress() -> None:
 
 
 def test_time_that_nobody_is_to_blame_for_does_not_count() -> None:
+    began_s = time.monotonic()
     progress = StallDetector(10.0, LIMITS)
     progress.excuse(1000.0)
-    assert 0 <= progress.idle_s < 1
+    assert 0 <= progress.idle_s <= time.monotonic() - began_s
 
 
 def test_a_shorter_rest_does_not_end_a_longer_one() -> None:

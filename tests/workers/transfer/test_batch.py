@@ -13,9 +13,12 @@ from tests.hub import HubServer, faults
 from tests.hub.content import Bytes
 from tests.support.content import KIB, MIB
 from tests.support.transfer import QUICK, big, holds, source, transfer_threads
+from tests.support.waiting import AT_ONCE_S
 from workers.transfer import BatchItem, Control, Limits, Snapshot, fetch_many
 
 SMALL = replace(QUICK, small_file_bytes=64 * KIB)
+#: The same where something else than a time-out has to end a stalled fetch.
+PATIENT = replace(SMALL, stall_s=4 * AT_ONCE_S, stall_all_s=4 * AT_ONCE_S)
 
 
 def jobs(hub: HubServer, folder: Path, n_files: int) -> list[BatchItem]:
@@ -57,8 +60,8 @@ def test_the_first_error_ends_the_others_and_is_raised(hub: HubServer, tmp_path:
     control = Control()
     began = time.monotonic()
     with pytest.raises(FileNotFound):
-        list(fetch_many(mixed, limits=replace(SMALL, stall_s=30.0, stall_all_s=60.0), control=control))
-    assert time.monotonic() - began < 3
+        list(fetch_many(mixed, limits=PATIENT, control=control))
+    assert time.monotonic() - began < AT_ONCE_S
     assert not control.cancelled
     assert transfer_threads() == []
 
@@ -67,11 +70,11 @@ def test_leaving_the_loop_early_ends_the_rest(hub: HubServer, tmp_path: Path) ->
     content = big(4 * MIB)
     hub.faults.add(faults.stall(64 * KIB), "/large")
     mixed = [BatchItem(source(hub.plain("large", content), content), tmp_path / "large"), *jobs(hub, tmp_path, 5)]
-    arriving = fetch_many(mixed, limits=replace(SMALL, stall_s=30.0, stall_all_s=60.0))
+    arriving = fetch_many(mixed, limits=PATIENT)
     next(arriving)
     began = time.monotonic()
     arriving.close()  # type: ignore[attr-defined]
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < AT_ONCE_S
     assert transfer_threads() == []
 
 

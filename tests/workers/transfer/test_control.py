@@ -13,11 +13,8 @@ from hive.errors import Cancelled, UnsafeUrl, WorkerLost
 from tests.hub import HubServer, faults
 from tests.support.content import KIB, MIB
 from tests.support.transfer import ONE, QUICK, background, big, get, holds, source, transfer_threads
-from tests.support.waiting import wait_for
+from tests.support.waiting import AT_ONCE_S, wait_for
 from workers.transfer import Control, Limits, data_path, journal_path
-
-#: Seconds. Far less than any time-out of the engine's defaults: only a woken reader is so quick.
-AT_ONCE_S = 2.0
 
 ONE_GET = replace(Limits(), small_file_bytes=16 * MIB)
 
@@ -61,9 +58,9 @@ def test_an_error_of_one_connection_ends_the_others_at_once(hub: HubServer, tmp_
     content = big(8 * MIB)
     hub.faults.add(faults.redirect_to("http://user@127.0.0.1/"), "/f", skip=2)
     hub.faults.add(faults.stall(KIB), "/f", skip=1, count=1)
-    limits = replace(QUICK, stall_s=30.0, stall_all_s=60.0)
+    limits = replace(QUICK, stall_s=4 * AT_ONCE_S, stall_all_s=4 * AT_ONCE_S)
     with background(source(hub.plain("f", content), content), tmp_path / "f", limits) as run:
-        assert run.end() < AT_ONCE_S + 2
+        assert run.end() < AT_ONCE_S
     assert isinstance(run.error, UnsafeUrl)
     assert transfer_threads() == []
 
@@ -143,7 +140,7 @@ def test_the_bandwidth_hook_sees_every_byte_and_may_slow_them(hub: HubServer, tm
     limits = replace(ONE, stall_s=0.3, give_up_s=0.4, read_bytes=512 * KIB, part_min_bytes=MIB, part_max_bytes=MIB)
     get(source(hub.plain("f", content), content), tmp_path / "f", limits, control=Control(bandwidth))
     assert sum(seen) == content.size
-    assert 0.4 < time.monotonic() - began < 3
+    assert 0.4 < time.monotonic() - began < AT_ONCE_S
     assert holds(tmp_path / "f", content)
 
 

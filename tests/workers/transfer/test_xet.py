@@ -20,7 +20,7 @@ from hive.net.egress import Network
 from tests.hub import HubServer, SyntheticFile, faults
 from tests.support.content import MIB
 from tests.support.transfer import Heard, holds, transfer_threads
-from tests.support.waiting import wait_for
+from tests.support.waiting import AT_ONCE_S, wait_for
 from tests.support.xet_store import XET_QUICK, XetFile, need_hf_xet, xet_file
 from workers.transfer import Control, Fetched, HostPool, Limits, LocalCooldown, Location, Snapshot, data_path, fetch
 from workers.transfer.transport import Known, Transient, Unusable
@@ -29,6 +29,8 @@ from workers.transfer.xet.transport import Xet
 CONTENT_BYTES = 4 * MIB
 #: Bytes that the server has sent ahead to connections whose pieces others have taken a part of.
 STOLEN_BYTES = MIB
+#: Seconds of silence that a store is forgiven where something else has to end the wait for it.
+PATIENT_S = 4 * AT_ONCE_S
 
 
 @pytest.fixture
@@ -93,18 +95,18 @@ def test_another_process_resumes_after_a_kill(file: XetFile, tmp_path: Path) -> 
     assert file.bytes_over_http == 0
 
 
-def test_a_cancel_returns_within_a_second(file: XetFile, tmp_path: Path) -> None:
-    control = Control(bandwidth=Slow(MIB))
-    cancelled_at: list[float] = []
+def test_a_cancel_returns_at_once(file: XetFile, tmp_path: Path) -> None:
+    control = Control(bandwidth=(counted := Slow(MIB)))
+    cancelled_at: list[int] = []
 
     def cancel_in_the_middle(snapshot: Snapshot) -> None:
         if snapshot.bytes_done > MIB and not cancelled_at:
-            cancelled_at.append(time.monotonic())
             control.cancel("enough")
+            cancelled_at.append(counted.n_bytes)
 
     with pytest.raises(Cancelled):
         get(file, tmp_path / "f", control=control, on_progress=cancel_in_the_middle)
-    assert time.monotonic() - cancelled_at[0] < 1.0
+    assert counted.n_bytes - cancelled_at[0] <= XET_QUICK.connections_max * XET_QUICK.read_bytes, "a read of each"
     assert transfer_threads() == []
     get(file, tmp_path / "f")
     assert holds(tmp_path / "f", file.content)
@@ -262,8 +264,8 @@ def test_a_cancel_ends_the_wait_for_a_silent_store(file: XetFile, tmp_path: Path
         canceller = threading.Thread(target=cancel_once_asked)
         canceller.start()
         with pytest.raises(Cancelled):
-            get(file, tmp_path / "f", control=control)
-        assert time.monotonic() - began[0] < 1.0
+            get(file, tmp_path / "f", replace(XET_QUICK, stall_s=PATIENT_S, stall_all_s=PATIENT_S), control=control)
+        assert time.monotonic() - began[0] < AT_ONCE_S
         canceller.join()
 
 
