@@ -21,7 +21,7 @@ from hive.downloads.context import DownloadContext
 from tests.support.asgi_server import Serving, read_to_end, read_until, running
 from tests.support.downloads import create
 from tests.support.processes import Server
-from tests.support.waiting import wait_for_async
+from tests.support.waiting import AT_ONCE_S, wait_for_async
 
 MIB = 1 << 20
 
@@ -103,7 +103,7 @@ def test_an_endless_header_costs_nothing_and_keeps_nobody_waiting(api: str, serv
             sent += MIB
         began_s = time.monotonic()
         assert requests.get(f"{api}/v1/health", timeout=30).status_code == 200
-        assert time.monotonic() - began_s < 2
+        assert time.monotonic() - began_s < AT_ONCE_S
     assert sent < 16 * MIB
     assert rss(server) - before < 8 * MIB
 
@@ -213,7 +213,7 @@ async def test_a_head_that_trickles_is_408(serving: Serving) -> None:
     began_s = loop.time()
 
     async def trickle() -> None:
-        for byte in b"GET /big HTTP/1.1\r\nX: " + b"a" * 1000:
+        for byte in b"GET /big HTTP/1.1\r\nX: " + b"a" * 10_000:
             await loop.sock_sendall(client, bytes([byte]))
             await asyncio.sleep(0.02)
 
@@ -223,7 +223,7 @@ async def test_a_head_that_trickles_is_408(serving: Serving) -> None:
     await asyncio.gather(task, return_exceptions=True)
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "REQUEST_TIMEOUT"
-    assert loop.time() - began_s < 5
+    assert loop.time() - began_s < AT_ONCE_S
     client.close()
 
 

@@ -14,6 +14,11 @@ from tests.support.waiting import wait_for
 
 #: Seconds of a lease in these tests: half of the default, and all that follows from it is as much shorter.
 LEASE_S = 3.0
+#: Bytes a second of one connection to the stand-in while a test wants a download to last.
+SLOW_BYTES_PER_S = 0.25 * MIB
+#: Bytes a second of one connection where a download is to come soon and what is sent is counted: at full speed the
+#: stand-in is megabytes ahead of its reader in the sockets' buffers, the more the busier the machine is.
+QUICK_BYTES_PER_S = 8 * MIB
 
 _numbers = itertools.count(1)
 

@@ -6,12 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.chaos.bringing import LEASE_S
+from tests.chaos.bringing import LEASE_S, SLOW_BYTES_PER_S
 from tests.chaos.world import World
-from tests.support.content import MIB
 
-#: Bytes a second of one connection to the stand-in while a test wants a download to last.
-SLOW_BYTES_PER_S = 0.25 * MIB
 #: Lines of each process that are shown where a test fails.
 TAIL_LINES = 40
 

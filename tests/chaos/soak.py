@@ -32,6 +32,8 @@ GIVE_UP_S = 90.0
 RATE_BYTES_PER_S = 0.35 * MIB
 #: What is promised of a fault that is played alone: seconds at the 95th percentile, from so many on.
 PROMISES_S, PROMISED_FROM = {"worker-kill": 8.0, "parent-kill": 8.0}, 20
+#: Seconds for which a soak goes on beyond its time where too few faults were played.
+MAX_OVERTIME_S = 300.0
 #: Seconds from FLUSHALL until every record must be back.
 BACK_S = 15.0
 
@@ -50,6 +52,8 @@ class Plan:
     #: Whether people pause and cancel.
     meddle: bool = True
     lease_s: float = 6.0
+    #: It goes on until so many faults were played, for `MAX_OVERTIME_S` longer at most: a busy machine plays fewer.
+    min_faults: int = 0
 
 
 def soak(plan: Plan, tell: Callable[[str], None] = lambda line: None, logs: Path | None = None) -> Report:
@@ -108,14 +112,19 @@ class _Soak:
     # -- the course of things ----------------------------------------------------------------------------------------
 
     def _play(self) -> None:
-        end_s = self._began_s + self._plan.seconds
         next_s = time.monotonic() + min(5.0, self._plan.every_s)
-        while time.monotonic() < end_s or self._playing is not None:
-            if time.monotonic() < end_s and self._office.live < self._plan.at_once:
+        while self._goes_on() or self._playing is not None:
+            if self._goes_on() and self._office.live < self._plan.at_once:
                 self._office.ask()
-            if self._playing is None and next_s <= time.monotonic() < end_s and self._strike():
+            if self._playing is None and next_s <= time.monotonic() and self._goes_on() and self._strike():
                 next_s = max(next_s + self._plan.every_s, time.monotonic() + 1)
             self._tick()
+
+    def _goes_on(self) -> bool:
+        """Whether more is to be asked for, and to be broken."""
+        played = sum(row.count for row in self.report.rows.values())
+        overtime_s = MAX_OVERTIME_S if played < self._plan.min_faults else 0.0
+        return time.monotonic() < self._began_s + self._plan.seconds + overtime_s
 
     def _drain(self) -> None:
         deadline_s = time.monotonic() + DRAIN_S

@@ -18,12 +18,12 @@ from tests.chaos.world import World
 from tests.hub import faults
 from tests.support.content import MIB
 from tests.support.processes import children
-from tests.support.waiting import wait_for
+from tests.support.waiting import AT_ONCE_S, wait_for
 
 #: Seconds within which the API must say that it cannot answer.
-REFUSAL_S = 3.0
+REFUSAL_S = AT_ONCE_S
 #: Seconds after the return of Redis within which a download that only wanted to end must have ended.
-END_S = 5.0
+END_S = AT_ONCE_S
 #: Seconds of an outage: longer than a lease.
 OUTAGE_S = 2 * LEASE_S
 
@@ -153,7 +153,7 @@ def test_a_download_of_a_worker_that_is_cut_off_goes_on_at_another(world_of_cabl
     bringing = Bringing(world).under_way()
     holding = world.holding(bringing.id)
     holding.pool.cable.silence()
-    wait_for(lambda: bringing.watch.attempt == 2 and bringing.watch.status == "downloading", deadline_s=10)
+    wait_for(lambda: bringing.watch.attempt == 2 and bringing.watch.status == "downloading")
     assert world.holding(bringing.id).pool is not holding.pool
     holding.pool.cable.silence(False)
     assert bringing.hurry().complete().attempt == 2

@@ -16,7 +16,7 @@ KINDS = ("worker-kill", "horse-kill", "redis-kick", "replica-kill", "origin-cut"
 @pytest.mark.slow
 def test_forty_seconds_of_chaos_break_no_promise(capsys: pytest.CaptureFixture[str]) -> None:
     lines: list[str] = []
-    plan = Plan(seconds=30, seed=7, every_s=5, kinds=KINDS, largest_bytes=40 * MIB, lease_s=2)
+    plan = Plan(seconds=30, seed=7, every_s=5, kinds=KINDS, largest_bytes=40 * MIB, lease_s=2, min_faults=4)
     report = soak(plan, lines.append)
     with capsys.disabled():
         print(f"\n{report}")

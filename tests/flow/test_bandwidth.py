@@ -84,7 +84,7 @@ def test_one_download_keeps_to_a_limit_of_its_own(service: Service, hub: HubServ
     took_s = time.monotonic() - began
     assert end["stage"] == "complete"
     assert took_s >= content.size / (8 * MB) * (1 - TOLERANCE)
-    assert took_s < 10, "a limit is no standstill"
+    assert took_s < 30, "a limit is no standstill"
 
 
 @pytest.mark.parametrize("value", [0, -1, 65_535, 1.5, "fast", 2**60])

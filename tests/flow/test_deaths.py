@@ -20,7 +20,7 @@ from tests.support.content import MIB, file_sha256
 from tests.support.processes import Server, Workers, children, environment, is_alive
 from tests.support.service import CONTENT, Service, check_right_end, under_way
 from tests.support.sse_client import SseClient
-from tests.support.waiting import wait_for
+from tests.support.waiting import AT_ONCE_S, DEADLINE_S, wait_for
 
 
 @pytest.fixture
@@ -31,22 +31,31 @@ def slow_model(hub: HubServer) -> str:
     return "hf:org/slow"
 
 
-def test_a_killed_horse_is_replaced_within_a_second(service: Service, hub: HubServer, slow_model: str) -> None:
+@pytest.fixture
+def patient(env: dict[str, str]) -> Iterator[Service]:
+    """A service in which no lease runs out while a test waits: who is replaced was not replaced because of that."""
+    made = Service({**env, "HIVE_LEASE_S": str(2 * DEADLINE_S)})
+    try:
+        yield made
+    finally:
+        made.stop()
+
+
+def test_a_killed_horse_is_replaced_at_once(patient: Service, hub: HubServer, slow_model: str) -> None:
+    service = patient
     download_id, client = under_way(service, slow_model)
     worker = service.busy_worker(download_id)
     (horse,) = children(worker["pid"])
     os.kill(horse, signal.SIGKILL)
-    killed_s = time.monotonic()
     wait_for(lambda: client.last.get("attempt") == 2)
     arrived = client.last["bytes_downloaded"]
     wait_for(lambda: client.last["bytes_downloaded"] > arrived)
-    assert time.monotonic() - killed_s < 4, "the lease would have taken longer"
     hub.limit_rate_bytes_per_s = None
     hub.close_connections()
     check_right_end(client, attempts=2)
 
 
-def test_a_killed_worker_is_taken_over_within_eight_seconds(service: Service, hub: HubServer, slow_model: str) -> None:
+def test_a_killed_worker_is_taken_over_after_its_lease(service: Service, hub: HubServer, slow_model: str) -> None:
     download_id, client = under_way(service, slow_model)
     worker = service.busy_worker(download_id)
     (horse,) = children(worker["pid"])
@@ -55,7 +64,7 @@ def test_a_killed_worker_is_taken_over_within_eight_seconds(service: Service, hu
     wait_for(lambda: not is_alive(horse), what="the horse's death with its parent")
     wait_for(lambda: client.last.get("attempt") == 2)
     wait_for(lambda: client.last.get("status") == "downloading")
-    assert time.monotonic() - killed_s < 10
+    assert time.monotonic() - killed_s < 3 * AT_ONCE_S
     hub.limit_rate_bytes_per_s = None
     hub.close_connections()
     check_right_end(client, attempts=2)
@@ -69,7 +78,7 @@ def test_stopped_workers_give_their_download_back_and_it_goes_on(
     download_id, client = under_way(service, slow_model)
     began = time.monotonic()
     assert service.workers.stop() == 0
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < AT_ONCE_S
     assert service.show(download_id)["status"] == "queued"
     assert client.last["status"] == "retrying"
     assert client.done == 0
@@ -79,12 +88,12 @@ def test_stopped_workers_give_their_download_back_and_it_goes_on(
     assert hub.bytes_sent("*.gguf", origin="cdn") < CONTENT.size + 12 * MIB
 
 
-def test_a_running_download_is_cancelled_within_two_seconds(service: Service, hub: HubServer, slow_model: str) -> None:
+def test_a_running_download_is_cancelled_at_once(service: Service, hub: HubServer, slow_model: str) -> None:
     download_id, client = under_way(service, slow_model, at_least=10 * MIB)
     began = time.monotonic()
     assert requests.delete(f"{service.server.url}/v1/downloads/{download_id}", timeout=30).status_code == 202
-    client.wait(5)
-    assert time.monotonic() - began < 2.5
+    client.wait(AT_ONCE_S)
+    assert time.monotonic() - began < AT_ONCE_S
     assert (client.last["stage"], client.last["code"], client.last["status"]) == ("error", "CANCELLED", "cancelled")
     assert client.last["bytes_downloaded"] >= 10 * MIB
     hub.limit_rate_bytes_per_s = None
@@ -160,7 +169,7 @@ def test_a_redis_that_is_killed_and_comes_back_costs_no_attempt_and_no_byte(
     own.redis.launch()
     back_s = time.monotonic()
     wait_for(lambda: len(client.events) > seen)
-    assert time.monotonic() - back_s < 4
+    assert time.monotonic() - back_s < AT_ONCE_S
     hub.limit_rate_bytes_per_s = None
     hub.close_connections()
     check_right_end(client, attempts=1)

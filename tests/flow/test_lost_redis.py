@@ -24,7 +24,7 @@ from tests.support.sse_client import SseClient
 from tests.support.waiting import wait_for
 
 #: Seconds within which a download must be back.
-BACK_S = 15.0
+BACK_S = 30.0
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ CRAWL = 40_000
 
 @pytest.fixture
 def service(env: dict[str, str], hub: HubServer) -> Iterator[Service]:
-    allowed = {"HIVE_ALLOW_HOSTS": hub.endpoint.removeprefix("http://"), "HIVE_LEASE_S": "1.5"}
+    allowed = {"HIVE_ALLOW_HOSTS": hub.endpoint.removeprefix("http://"), "HIVE_LEASE_S": "3"}
     made = Service({**env, **allowed, "HIVE_MIN_RATE_WINDOW_S": "2", "HIVE_MIN_BYTES_PER_SECOND": "100000"}, 2)
     try:
         yield made

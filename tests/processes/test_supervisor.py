@@ -16,7 +16,7 @@ from hive.processes import supervisor
 from hive.processes.children import bound_to_us, python_module, signal_group
 from hive.processes.supervisor import Child
 from tests.support.processes import is_alive
-from tests.support.waiting import wait_for, wait_for_async
+from tests.support.waiting import AT_ONCE_S, wait_for, wait_for_async
 
 pytestmark = pytest.mark.anyio
 
@@ -134,14 +134,14 @@ time.sleep(60)
 async def test_stop_in_the_pause_before_a_start_ends_it_at_once() -> None:
     log = Log()
     one = child(log, "import sys; sys.exit(1)")
-    supervisor_pause = 30.0
+    supervisor_pause = 4 * AT_ONCE_S
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(supervisor, "RESTART_MIN_S", supervisor_pause)
         one.start()
         await wait_for_async(lambda: log.has("starts again"), "not ended")
         started = time.monotonic()
-        await one.stop(20)
-    assert time.monotonic() - started < 5
+        await one.stop(4 * AT_ONCE_S)
+    assert time.monotonic() - started < AT_ONCE_S
 
 
 async def test_a_grandchild_that_holds_the_output_does_not_hold_the_child() -> None:
