@@ -11,6 +11,7 @@ Downloads of plain URLs, what a Hub redirects to, and webhooks go by it.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 from hive.errors import UnsafeUrl
@@ -74,37 +75,47 @@ def is_public(ip: str) -> bool:
 
 
 def address_check(allow_hosts: Collection[str] = (), ports: Collection[int] = WEB_PORTS) -> AddressCheck:
-    """A check for whoever connects: (ip, host, port) -> None; raises UnsafeUrl.
+    """A check for whoever connects: (ip, host, port) -> None; raises UnsafeUrl. Two of the same hosts are equal.
 
     `allow_hosts` has entries "host" or "host:port" ("[v6]:port"); these may be private and, with a port, use that port.
     """
-    allowed = frozenset(_bare(entry) for entry in allow_hosts)
-
-    def check(ip: str, host: str, port: int) -> None:
-        name = _bare(host)
-        if f"{name}:{port}" in allowed:
-            return
-        if port not in ports:
-            raise UnsafeUrl(f"hive does not connect to port {port}. Allow it with HIVE_ALLOW_HOSTS={name}:{port}.")
-        if name not in allowed and not is_public(ip):
-            raise UnsafeUrl(f"{name} is not an address of the public Internet. Allow it with HIVE_ALLOW_HOSTS={name}.")
-
-    return check
+    return _WebCheck(frozenset(_bare(entry) for entry in allow_hosts), frozenset(ports))
 
 
 def hub_check(endpoint_host: str, allow_hosts: Collection[str] = ()) -> AddressCheck:
-    """The check for connections to a Hub and to wherever it leads.
+    """The check for connections to a Hub and to wherever it leads. Two of the same hosts are equal.
 
     The endpoint's own host is the settings' word and may be private, as a mirror is. Where it redirects to is the word
     of whoever runs it, and goes by the same table as any URL.
     """
-    own, elsewhere = _bare(endpoint_host), address_check(allow_hosts)
+    return _HubCheck(_bare(endpoint_host), address_check(allow_hosts))
 
-    def check(ip: str, host: str, port: int) -> None:
-        if _bare(host) != own:
-            elsewhere(ip, host, port)
 
-    return check
+@dataclass(frozen=True)
+class _WebCheck:
+    """Values and not closures, as is `_HubCheck`: whoever compares two ways out sees whether they are the same."""
+
+    allowed: frozenset[str]
+    ports: frozenset[int]
+
+    def __call__(self, ip: str, host: str, port: int) -> None:
+        name = _bare(host)
+        if f"{name}:{port}" in self.allowed:
+            return
+        if port not in self.ports:
+            raise UnsafeUrl(f"hive does not connect to port {port}. Allow it with HIVE_ALLOW_HOSTS={name}:{port}.")
+        if name not in self.allowed and not is_public(ip):
+            raise UnsafeUrl(f"{name} is not an address of the public Internet. Allow it with HIVE_ALLOW_HOSTS={name}.")
+
+
+@dataclass(frozen=True)
+class _HubCheck:
+    own: str
+    elsewhere: AddressCheck
+
+    def __call__(self, ip: str, host: str, port: int) -> None:
+        if _bare(host) != self.own:
+            self.elsewhere(ip, host, port)
 
 
 def _is_public_4(address: IPv4Address) -> bool:

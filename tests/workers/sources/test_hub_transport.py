@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx2
@@ -16,10 +17,13 @@ from hive.errors import HubUnavailable
 from hive.net.egress import Network
 from hive.net.proxies import Proxies
 from hive.settings import Settings
+from hive.wire.refs import parse_ref
 from tests.hub import DEFAULT_TOKEN, HubServer, faults
 from tests.support.plans import plan_for
 from tests.support.settings import settings_for
-from workers.sources import RetryLater, hub_transport
+from workers import sources
+from workers.fetch import outbound
+from workers.sources import Plan, RetryLater, hub_transport
 
 TREE = "/api/models/org/name/tree/*"
 
@@ -35,6 +39,21 @@ def test_hive_says_who_it_is_and_asks_for_plain_replies(hub: HubServer, settings
 
     assert {hit.headers["user-agent"] for hit in hub.hits()} == {settings.user_agent}
     assert {hit.headers["accept-encoding"] for hit in hub.hits()} == {"identity"}
+
+
+def test_threads_that_ask_at_once_share_one_client_and_its_connections(hub: HubServer, settings: Settings) -> None:
+    """Each makes its way out anew, as the threads of a resolver do: none closes the client of the others."""
+
+    def ask(_: int) -> Plan:
+        return sources.resolve(
+            parse_ref("org/name"), settings=settings, network=outbound(settings, guarded=False), token=None
+        )
+
+    with ThreadPoolExecutor(4) as pool:
+        plans = list(pool.map(ask, range(40)))
+
+    assert [plan.repo for plan in plans] == ["org/name"] * 40
+    assert len({hit.connection_id for hit in hub.hits()}) <= 4
 
 
 def test_without_a_token_none_is_looked_for(
