@@ -23,14 +23,16 @@ from hive.wire.api import PROGRESS_PATH
 from tests.support.downloads import claim, complete, create, download_context, downloading
 from tests.support.processes import Serve, Server, environment, stopping
 from tests.support.sse_client import SseClient
-from tests.support.waiting import wait_for
+from tests.support.waiting import AT_ONCE_S, wait_for
 
 #: Seconds for which Redis is gone.
 OUTAGE_S = 10.0
 #: Seconds after its return within which every stream must show the present state.
 CURRENT_S = 1.0
+#: Steps from the return of Redis to a client: processes that wake each other, each as late as the machine is busy.
+STEPS = 20
 #: Seconds within which a new client must have its 200 while Redis is gone: the deadline of one command and a bit.
-ANSWER_S = 4.0
+ANSWER_S = AT_ONCE_S
 
 
 def watch(server: Server, download_id: str) -> SseClient:
@@ -64,10 +66,21 @@ def outage(request: pytest.FixtureRequest, own_redis: EmbeddedRedis) -> Iterator
         os.kill(own_redis.pid, signal.SIGCONT)
 
 
-def current_after(back_s: float, condition: Callable[[], object], what: str) -> None:
-    wait_for(condition, deadline_s=20, what=what)
+def seconds_of_a_word(downloads: DownloadContext, held: Claim, client: SseClient, seqs: range) -> float:
+    """The longest time from an event in Redis to this client, of some events: how busy the machine is."""
+    took_s = []
+    for seq in seqs:
+        said_s = time.monotonic()
+        downloads.claims.publish(held, seq, downloading(seq))
+        wait_for(lambda seq=seq: client.last.get("bytes_downloaded") == seq)  # type: ignore[misc]
+        took_s.append(time.monotonic() - said_s)
+    return max(took_s)
+
+
+def current_after(back_s: float, word_s: float, condition: Callable[[], object], what: str) -> None:
+    wait_for(condition, what=what)
     took_s = time.monotonic() - back_s
-    assert took_s < CURRENT_S, f"{what}: {took_s:.1f} s after the return"
+    assert took_s < CURRENT_S + STEPS * word_s, f"{what}: {took_s:.1f} s after the return, {word_s:.2f} s a word"
 
 
 @pytest.mark.slow
@@ -82,6 +95,7 @@ def test_streams_outlive_ten_seconds_without_redis(
     before = [watch(server, download_id) for download_id in (moving, waiting)]
     for client in before:
         wait_for(lambda client=client: client.events)  # type: ignore[misc]
+    word_s = seconds_of_a_word(own_downloads, held, before[0], range(2, 7))
 
     outage.take()
     gone_s = time.monotonic()
@@ -95,16 +109,16 @@ def test_streams_outlive_ten_seconds_without_redis(
 
     outage.bring()
     back_s = time.monotonic()
-    own_downloads.claims.publish(held, 2, downloading(70))
-    current_after(back_s, lambda: before[0].last.get("bytes_downloaded") == 70, "a stream from before")
-    current_after(back_s, lambda: all(c.events for c in meanwhile), "the streams from meanwhile")
-    current_after(back_s, lambda: meanwhile[0].last.get("bytes_downloaded") == 70, "a stream from meanwhile")
+    own_downloads.claims.publish(held, 7, downloading(70))
+    current_after(back_s, word_s, lambda: before[0].last.get("bytes_downloaded") == 70, "a stream from before")
+    current_after(back_s, word_s, lambda: all(c.events for c in meanwhile), "the streams from meanwhile")
+    current_after(back_s, word_s, lambda: meanwhile[0].last.get("bytes_downloaded") == 70, "a stream from meanwhile")
     assert meanwhile[1].last["status"] == "queued"
-    assert (meanwhile[2].wait(5).last["stage"], meanwhile[2].done) == ("complete", 1)
+    assert (meanwhile[2].wait().last["stage"], meanwhile[2].done) == ("complete", 1)
 
-    own_downloads.claims.finish(held, 3, "complete", complete(), "/x")
+    own_downloads.claims.finish(held, 8, "complete", complete(), "/x")
     for client in (before[0], meanwhile[0]):
-        assert (client.wait(5).last["stage"], client.done, client.after_done) == ("complete", 1, 0)
+        assert (client.wait().last["stage"], client.done, client.after_done) == ("complete", 1, 0)
     for client in (before[1], meanwhile[1]):
         assert not client.closed.is_set()
         client.close()
@@ -120,12 +134,13 @@ def test_an_end_during_an_outage_is_told_within_a_second_of_the_return(
     held = claim(own_downloads, download_id)
     client = watch(server, download_id)
     wait_for(lambda: client.events)
+    word_s = seconds_of_a_word(own_downloads, held, client, range(2, 7))
     own_redis.kill()
     server.wait_for_log("the subscription was lost; connecting again")
     own_redis.launch()
     back_s = time.monotonic()
-    own_downloads.claims.finish(held, 2, "complete", complete(), "/x")
-    current_after(back_s, client.closed.is_set, "the end")
+    own_downloads.claims.finish(held, 7, "complete", complete(), "/x")
+    current_after(back_s, word_s, client.closed.is_set, "the end")
     assert (client.last["stage"], client.done) == ("complete", 1)
 
 
