@@ -12,17 +12,18 @@ import requests
 from tests.hub import SyntheticFile
 from tests.hub.server import HubServer
 from tests.support.service import Service
-from tests.support.waiting import wait_for
+from tests.support.waiting import DEADLINE_S, wait_for
 
 MB = 1_000_000
 WORKERS = 4
-LIMIT_BYTES_PER_S = 40 * MB
+#: So low that a machine which has other work as well can do it.
+LIMIT_BYTES_PER_S = 12 * MB
 WINDOW_S = 10.0
 #: Bytes that must have left before the measurement: the server's buffers, some megabytes a connection, are filled at
 #: once.
-RUN_UP_BYTES = 3 * LIMIT_BYTES_PER_S
+RUN_UP_BYTES = 120 * MB
 TOLERANCE = 0.05
-CONTENTS = [SyntheticFile(250 * MB, seed=60 + number) for number in range(WORKERS)]
+CONTENTS = [SyntheticFile(100 * MB, seed=60 + number) for number in range(WORKERS)]
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ def bytes_left(hub: HubServer) -> int:
 def rate_over(hub: HubServer, window_s: float) -> float:
     """Bytes per second that leave the server."""
     began, before = time.monotonic(), bytes_left(hub)
-    wait_for(lambda: time.monotonic() - began >= window_s, deadline_s=window_s + 5)
+    wait_for(lambda: time.monotonic() - began >= window_s, deadline_s=window_s + DEADLINE_S)
     return (bytes_left(hub) - before) / (time.monotonic() - began)
 
 
@@ -61,7 +62,7 @@ def test_four_workers_keep_to_the_limit_within_five_percent_and_follow_a_change(
     for number, content in enumerate(CONTENTS):
         hub.create(f"org/m{number}", {"model.safetensors": content})
     ids = [four_workers.post(f"hf:org/m{number}")["download_id"] for number in range(WORKERS)]
-    wait_for(lambda: bytes_left(hub) > RUN_UP_BYTES, deadline_s=30)
+    wait_for(lambda: bytes_left(hub) > RUN_UP_BYTES)
 
     rate = rate_over(hub, WINDOW_S)
     each = [four_workers.show(download_id)["progress"]["bytes_downloaded"] for download_id in ids]
@@ -71,7 +72,7 @@ def test_four_workers_keep_to_the_limit_within_five_percent_and_follow_a_change(
     assert min(each) > 0.5 * max(each), "the line is shared"
 
     assert bandwidth(four_workers, bytes_per_second=None).json() == {"bytes_per_second": None}
-    wait_for(lambda: bytes_left(hub) >= sum(content.size for content in CONTENTS), deadline_s=20)
+    wait_for(lambda: bytes_left(hub) >= sum(content.size for content in CONTENTS), deadline_s=DEADLINE_S)
     for download_id in ids:
         assert four_workers.watch(download_id).wait(30).last["stage"] == "complete"
 

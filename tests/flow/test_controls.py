@@ -61,7 +61,8 @@ def test_a_waiting_download_can_be_paused_and_cancelled(service: Service, hub: H
 
 
 def test_the_command_line_has_the_same_controls(service: Service, hub: HubServer) -> None:
-    download_id, client = under_way(service, slow(hub))
+    """Each command is a process that starts, which a busy machine takes seconds for."""
+    download_id, client = under_way(service, slow(hub, 0.03 * MIB), at_least=1)
     short = download_id[:8]
     paused = hive(service, "pause", short)
     assert (paused.returncode, "Paused" in paused.stderr) == (0, True), paused.stderr

@@ -18,17 +18,14 @@ from tests.hub import SyntheticFile
 from tests.hub.server import HubServer
 from tests.support.content import MIB, file_sha256
 from tests.support.processes import Server, Workers, children, environment, is_alive
-from tests.support.service import CONTENT, Service, check_right_end, under_way
+from tests.support.service import CONTENT, Service, check_right_end, slow, under_way
 from tests.support.sse_client import SseClient
 from tests.support.waiting import AT_ONCE_S, DEADLINE_S, wait_for
 
 
 @pytest.fixture
 def slow_model(hub: HubServer) -> str:
-    """A model that takes some seconds."""
-    hub.create("org/slow", {"m-Q4_K_M.gguf": CONTENT})
-    hub.limit_rate_bytes_per_s = 0.3 * MIB  # a connection; there will be up to 16
-    return "hf:org/slow"
+    return slow(hub)
 
 
 @pytest.fixture

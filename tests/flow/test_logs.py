@@ -19,7 +19,7 @@ from tests.hub import SyntheticFile
 from tests.hub.server import HubServer
 from tests.support.content import MIB
 from tests.support.processes import HiveProcess, Server, Workers, children, environment
-from tests.support.service import Service
+from tests.support.service import SLOW_BYTES_PER_S, Service
 from tests.support.waiting import wait_for
 
 SMALL, LARGE = SyntheticFile(MIB, seed=31), SyntheticFile(60 * MIB, seed=32)
@@ -76,7 +76,7 @@ def act(service: Service, download_id: str, method: str, word: str, request_id: 
 def under_way(service: Service, hub: HubServer) -> str:
     """A download that has begun to arrive, slowly."""
     hub.create("org/slow", {"m-Q4_K_M.gguf": LARGE})
-    hub.limit_rate_bytes_per_s = 0.3 * MIB
+    hub.limit_rate_bytes_per_s = SLOW_BYTES_PER_S
     download_id = ask(service, "hf:org/slow")
     arrives(service, download_id)
     return download_id
@@ -221,7 +221,7 @@ def test_an_urgent_download_is_seen_to_take_a_place(env: dict[str, str], hub: Hu
     try:
         hub.create("org/slow", {"m-Q4_K_M.gguf": LARGE})
         hub.create("org/name", {"m-Q4_K_M.gguf": SMALL})
-        hub.limit_rate_bytes_per_s = 0.3 * MIB
+        hub.limit_rate_bytes_per_s = SLOW_BYTES_PER_S
         low = ask(service, "hf:org/slow", priority="low")
         arrives(service, low)
         high = ask(service, "hf:org/name", "urgent", priority="high")

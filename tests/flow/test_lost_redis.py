@@ -19,7 +19,7 @@ from tests.hub import SyntheticFile
 from tests.hub.server import HubServer
 from tests.support.content import MIB, file_sha256
 from tests.support.processes import Server, Workers, children, environment, is_alive
-from tests.support.service import CONTENT, TOKEN, Service, act, check_right_end, under_way
+from tests.support.service import CONTENT, TOKEN, Service, act, check_right_end, slow, under_way
 from tests.support.sse_client import SseClient
 from tests.support.waiting import wait_for
 
@@ -29,9 +29,7 @@ BACK_S = 30.0
 
 @pytest.fixture
 def slow_model(hub: HubServer) -> str:
-    hub.create("org/slow", {"m-Q4_K_M.gguf": CONTENT})
-    hub.limit_rate_bytes_per_s = 0.3 * MIB
-    return "hf:org/slow"
+    return slow(hub)
 
 
 @pytest.fixture

@@ -46,8 +46,7 @@ def ask(service: Service, hub: HubServer, name: str, **body: Any) -> str:
 
 
 def test_an_urgent_download_takes_the_place_of_a_low_one_which_loses_no_byte(alone: Service, hub: HubServer) -> None:
-    model = slow(hub)
-    hub.limit_rate_bytes_per_s = 0.05 * MIB  # up to 16 connections: more than a minute
+    model = slow(hub, 0.05 * MIB)  # up to 16 connections: more than a minute
     low, client = started(alone, model, at_least=MIB, priority="low")
     hub.reset_log()
     asked_s = time.monotonic()

@@ -11,7 +11,7 @@ from tests.hub import SyntheticFile
 from tests.hub.server import HubServer
 from tests.support.content import MIB, file_sha256
 from tests.support.processes import Workers
-from tests.support.service import CONTENT, Service, act, hive, start_two, under_way
+from tests.support.service import CONTENT, SLOW_BYTES_PER_S, Service, act, hive, start_two, under_way
 from tests.support.waiting import wait_for
 
 
@@ -19,7 +19,7 @@ from tests.support.waiting import wait_for
 def slow_model(hub: HubServer) -> str:
     files = {"m-Q4_K_M.gguf": CONTENT, "mmproj-f16.gguf": SyntheticFile(MIB, seed=9)}
     hub.create("org/slow", files)
-    hub.limit_rate_bytes_per_s = 0.3 * MIB
+    hub.limit_rate_bytes_per_s = SLOW_BYTES_PER_S
     return "hf:org/slow"
 
 

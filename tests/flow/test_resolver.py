@@ -30,8 +30,7 @@ def busy(env: dict[str, str], hub: HubServer) -> Iterator[Service]:
     """A service whose one worker has a download of minutes in hand."""
     service = Service(env, workers=1)
     try:
-        model = slow(hub)
-        hub.limit_rate_bytes_per_s = 0.02 * MIB  # up to 16 connections, so three minutes at least
+        model = slow(hub, 0.02 * MIB)  # up to 16 connections, so three minutes at least
         under_way(service, model, at_least=1)
         yield service
     finally:

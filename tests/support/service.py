@@ -83,7 +83,7 @@ TOKEN = "hf_canary_abcdef0123456789"
 CONTENT = SyntheticFile(60 * MIB, seed=11)
 
 
-def under_way(service: Service, model_ref: str, at_least: int = 4 * MIB) -> tuple[str, SseClient]:
+def under_way(service: Service, model_ref: str, at_least: int = 2 * MIB) -> tuple[str, SseClient]:
     """A download of which some bytes have arrived, and one who watches it."""
     download_id = service.post(model_ref)["download_id"]
     client = service.watch(download_id)
@@ -107,9 +107,15 @@ def act(service: Service, download_id: str, word: str) -> requests.Response:
     return requests.post(f"{service.server.url}/v1/downloads/{download_id}/{word}", timeout=30)
 
 
-def slow(hub: HubServer) -> str:
+#: Bytes a second of each of up to 16 connections: CONTENT takes half a minute, which a busy machine takes as well for
+#: what a test does meanwhile.
+SLOW_BYTES_PER_S = 0.12 * MIB
+
+
+def slow(hub: HubServer, bytes_per_s: float = SLOW_BYTES_PER_S) -> str:
+    """A model that takes a while."""
     hub.create("org/slow", {"m-Q4_K_M.gguf": CONTENT})
-    hub.limit_rate_bytes_per_s = 0.3 * MIB
+    hub.limit_rate_bytes_per_s = bytes_per_s
     return "hf:org/slow"
 
 
@@ -128,7 +134,7 @@ OTHER = SyntheticFile(MIB, seed=32)
 def start_two(service: Service, hub: HubServer) -> list[str]:
     """Two downloads under way that share a file; the first one is fetching it."""
     hub.create("org/shared", {"m-Q4_K_M.gguf": SHARED, "m-Q8_0.gguf": OTHER})
-    hub.limit_rate_bytes_per_s = 0.3 * MIB
+    hub.limit_rate_bytes_per_s = SLOW_BYTES_PER_S
     first = service.post("hf:org/shared:Q4_K_M")["download_id"]
     watch = service.watch(first)
     wait_for(lambda: watch.events and watch.last["bytes_downloaded"] > 2 * MIB)
