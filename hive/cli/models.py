@@ -31,7 +31,7 @@ MAX_OFFERED: Final = 8
 
 @click.command(short_help="List the models on disk.")
 @click.option("-q", "--quiet", is_flag=True, help="Print ids of whole models only.")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON array of the whole models.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON array: models, then downloads with a part.")
 def ls(quiet: bool, as_json: bool) -> None:
     """List the models on disk, and below them what downloads that have not ended have brought so far.
 
@@ -39,9 +39,9 @@ def ls(quiet: bool, as_json: bool) -> None:
     """
     with open_source(Settings.from_env()) as source:
         models = source.models()
-        partials = [] if quiet or as_json else partial_models(source)
+        partials = [] if quiet else partial_models(source)
     if as_json:
-        echo_json(models, indented=True)
+        echo_json([*models, *partials], indented=True)
     elif quiet:
         for model in models:
             echo_value(model.id)
@@ -87,7 +87,7 @@ def _delete(source: CommandSource, one: Model | Download) -> None:
         echo(f"Deleted {plain(one.id)}, {size(deleted.freed_bytes)} freed", err=True)
         return
     source.cancel(one.id, purge=True)
-    echo(f"Deleted what had arrived of {plain(shown(one.model_ref))}, {size(_arrived(one))}", err=True)
+    echo(f"Deleted what had arrived of {plain(shown(one.model_ref))}, {size(arrived(one))}", err=True)
 
 
 def _confirm(found: Sequence[Model | Download]) -> None:
@@ -104,12 +104,12 @@ def _confirm(found: Sequence[Model | Download]) -> None:
 def _described(one: Model | Download) -> str:
     if isinstance(one, Model):
         return f"{plain(one.id)} ({size(one.size)}, {plain(one.path)})"
-    return f"what has arrived of {plain(shown(one.model_ref))} ({size(_arrived(one))})"
+    return f"what has arrived of {plain(shown(one.model_ref))} ({size(arrived(one))})"
 
 
 def partial_models(source: DownloadSource) -> list[Download]:
     """The downloads that have not ended and have brought something."""
-    return [one for one in source.downloads("active") if _arrived(one)]
+    return [one for one in source.downloads("active") if arrived(one)]
 
 
 def match_models(models: Sequence[Model], name: str) -> list[Model]:
@@ -141,7 +141,8 @@ def not_there(models: Sequence[Model], name: str) -> CliError:
     return CliError(f"'{plain(name[:200])}' is not on disk.", *map(plain, hints), code=ModelNotOnDisk.code)
 
 
-def _arrived(download: Download) -> int:
+def arrived(download: Download) -> int:
+    """Bytes that a download has on the disk."""
     return download.progress.bytes_downloaded if isinstance(download.progress, Downloading) else 0
 
 

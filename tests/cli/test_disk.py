@@ -15,6 +15,7 @@ from hive.store.partial_lock import PartialLocks
 from hive.wire.refs import parse_ref
 from hive.wire.spec import DownloadSpec
 from tests.support.cli import Hive
+from tests.support.gc import age
 from tests.support.standin_server import StandIn
 from tests.support.store import QUANTS, put
 
@@ -52,7 +53,38 @@ def test_ls_shows_what_has_arrived_below_the_models(settings: Settings, hive: Hi
     rows = [line.split() for line in hive("ls").out.splitlines()]
     assert rows[-1] == ["org/name:Q4_K_M", "4.0", "kB", "-", "paused,", "40.0%", "of", "10.0", "kB"]
     assert "org/name:Q4_K_M" not in hive("ls", "-q").out
-    assert len(json.loads(hive("ls", "--json").out)) == len(rows) - 2
+
+
+def test_ls_as_json_lists_whole_models_and_then_what_has_arrived_of_others(settings: Settings, hive: Hive) -> None:
+    put(settings, "org/q", QUANTS)
+    download_id, _ = stopped(settings)
+    *models, partial = json.loads(hive("ls", "--json").out)
+    assert [model["id"] for model in models] == hive("ls", "-q").out.split()
+    assert {model["object"] for model in models} == {"model"}
+    assert (partial["object"], partial["id"], partial["status"]) == ("download", download_id, "paused")
+    assert partial["model_ref"] == "hf:org/name:Q4_K_M"
+    assert (partial["progress"]["bytes_downloaded"], partial["progress"]["bytes_total"]) == (4000, 10_000)
+
+
+def test_gc_names_what_it_keeps_for_downloads_that_have_not_ended(settings: Settings, hive: Hive) -> None:
+    _, part = stopped(settings)
+    age(part, 20 * 86_400)
+    result = hive("gc")
+    assert (result.code, result.out) == (0, "")
+    assert result.err.splitlines() == [
+        "Removed 0 things, 0 B",
+        "Kept for downloads that have not ended: 4.0 kB of org/name:Q4_K_M (paused)",
+        "hint: hive pull org/name:Q4_K_M",
+        "hint: hive rm org/name:Q4_K_M",
+    ]
+    kept, end = map(json.loads, hive("gc", "--json").out.splitlines())
+    assert (kept["event"], kept["in_use"], end["event"], end["kept"]) == ("kept", True, "end", 1)
+    assert "org/name:Q4_K_M" in kept["message"]
+    assert part.exists()
+
+
+def test_gc_says_nothing_of_kept_where_nothing_is(hive: Hive) -> None:
+    assert hive("gc").err == "Removed 0 things, 0 B\n"
 
 
 def test_ps_and_show_tell_of_it(settings: Settings, hive: Hive) -> None:

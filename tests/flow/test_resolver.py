@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -18,7 +19,7 @@ from tests.hub.server import HubServer
 from tests.support.content import MIB
 from tests.support.processes import Server
 from tests.support.redis import secrets_in
-from tests.support.service import TOKEN, Service, slow, under_way
+from tests.support.service import TOKEN, Service, hive, slow, under_way
 from tests.support.waiting import AT_ONCE_S, wait_for
 
 #: Seconds within which a reference that means nothing must end, whatever waits before it.
@@ -57,6 +58,35 @@ def test_what_can_never_be_had_ends_within_seconds_though_the_worker_is_busy(bus
     assert time.monotonic() - began_s < SOON_S
     variants = watched["hf:org/quants:Q2_K"].last["details"]["variants"]
     assert {variant["name"] for variant in variants} == {"Q4_K_M", "Q8_0"}
+
+
+def test_a_typo_on_the_command_line_is_told_at_once_behind_a_full_queue(busy: Service, hub: HubServer) -> None:
+    hub.create("org/quants", {"m-Q4_K_M.gguf": b"four", "m-Q8_0.gguf": b"eight..."})
+    waiting = [busy.post(f"hf:org/quants:{name}")["download_id"] for name in ("Q4_K_M", "Q8_0")]
+    failed = hive(busy, "pull", "-q", "org/none")
+    assert (failed.returncode, failed.stdout, "[MODEL_NOT_FOUND]" in failed.stderr) == (1, "", True), failed.stderr
+    failed = hive(busy, "pull", "-q", "org/quants:Q2_K")
+    assert (failed.returncode, "[VARIANT_NOT_FOUND]" in failed.stderr) == (1, True), failed.stderr
+    assert failed.stderr.splitlines()[1].startswith("hint: hive pull org/quants:Q")
+    assert [busy.show(download_id)["status"] for download_id in waiting] == ["queued", "queued"]
+
+
+def test_a_dry_run_through_a_server_shows_the_plan_and_downloads_nothing(service: Service, hub: HubServer) -> None:
+    hub.create("org/model", {"config.json": b"{}", "model.safetensors": SyntheticFile(2 * MIB, seed=5)})
+    shown = hive(service, "pull", "--dry-run", "org/model")
+    assert (shown.returncode, shown.stderr) == (0, "org/model: 2 files, 2.1 MB, 2.1 MB to download\n")
+    assert [line.split() for line in shown.stdout.splitlines()] == [
+        ["FILE", "SIZE", "ON", "DISK"],
+        ["config.json", "2", "B", "no"],
+        ["model.safetensors", "2.1", "MB", "no"],
+    ]
+    plan = json.loads(hive(service, "pull", "--dry-run", "--json", "org/model").stdout)
+    assert (plan["name"], plan["bytes_total"], plan["bytes_missing"]) == ("org/model", 2 * MIB + 2, 2 * MIB + 2)
+    refused = hive(service, "pull", "--dry-run", "org/none", "org/model")
+    assert (refused.returncode, "[MODEL_NOT_FOUND]" in refused.stderr) == (1, True)
+    assert "model.safetensors" in refused.stdout, "the other is shown all the same"
+    with Client(service.server.url) as client:
+        assert client.downloads() == []
 
 
 def test_the_queue_shows_name_size_files_place_and_reason(busy: Service, hub: HubServer) -> None:

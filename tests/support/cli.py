@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 #: Seconds that a command may take before the test fails.
-COMMAND_TIMEOUT_S = 60
+COMMAND_TIMEOUT_S = 120
 
 
 class Result(NamedTuple):

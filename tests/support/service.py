@@ -12,6 +12,7 @@ import requests
 
 from tests.hub import SyntheticFile
 from tests.hub.server import HubServer
+from tests.support.cli import COMMAND_TIMEOUT_S
 from tests.support.content import MIB, file_sha256
 from tests.support.processes import Server, Workers
 from tests.support.sse_client import SseClient
@@ -122,7 +123,7 @@ def slow(hub: HubServer, bytes_per_s: float = SLOW_BYTES_PER_S) -> str:
 def hive(service: Service, *args: str) -> subprocess.CompletedProcess[str]:
     env = {**service.env, "PATH": os.environ["PATH"], "HIVE_HOST": service.server.url}
     return subprocess.run(
-        [sys.executable, "-m", "hive.cli", *args], env=env, capture_output=True, text=True, timeout=30
+        [sys.executable, "-m", "hive.cli", *args], env=env, capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S
     )
 
 
