@@ -8,6 +8,7 @@ all that is imported at first; a command's module is imported when it runs.
 from __future__ import annotations
 
 import importlib
+import shutil
 import sys
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
@@ -40,7 +41,7 @@ COMMANDS: Final[dict[str, dict[str, CommandEntry]]] = {
         "ps": CommandEntry("hive.cli.downloads", "List the downloads under way."),
         "watch": CommandEntry("hive.cli.pull", "Follow a download to its end."),
         "cancel": CommandEntry("hive.cli.controls", "End downloads; what arrived is kept."),
-        "pause": CommandEntry("hive.cli.controls", "Set downloads aside."),
+        "pause": CommandEntry("hive.cli.controls", "Pause downloads; what arrived is kept."),
         "resume": CommandEntry("hive.cli.controls", "Let paused downloads go on."),
         "retry": CommandEntry("hive.cli.controls", "Try again what failed or was cancelled."),
         "priority": CommandEntry("hive.cli.controls", "Change how soon a download gets a worker."),
@@ -58,14 +59,36 @@ COMMANDS: Final[dict[str, dict[str, CommandEntry]]] = {
 #: Other words that people type for a command: what it is called elsewhere.
 ALIASES: Final = {"list": "ls", "delete": "rm", "remove": "rm", "download": "pull", "get": "pull", "status": "ps"}
 
+#: Characters of a line of help at least and at most.
+MIN_HELP_CHARS: Final = 20
+MAX_HELP_CHARS: Final = 100
+#: Up to here an option and what it is for do not stand side by side.
+NARROW_HELP_CHARS: Final = 60
+
 _EPILOG: Final = (
     "HIVE_HOST names the server (default 127.0.0.1:8080), HIVE_STORE the folder where models are kept. "
     "docs/settings.md lists all settings."
 )
 
 
+class HelpFormatter(click.HelpFormatter):
+    """Help that can be read in a narrow terminal too: what an option is for begins below it, not beside it."""
+
+    def write_dl(self, rows: Sequence[tuple[str, str]], col_max: int = 30, col_spacing: int = 2) -> None:
+        """Options or commands, and what they are for."""
+        super().write_dl(rows, col_max if self.width > NARROW_HELP_CHARS else self.width // 3, col_spacing)
+
+
+class CommandContext(click.Context):
+    """The context of each command, for its help."""
+
+    formatter_class = HelpFormatter
+
+
 class LazyGroup(click.Group):
     """A group that knows its commands by name and imports a command when it is used."""
+
+    context_class = CommandContext
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """All names, in the order of the help."""
@@ -78,6 +101,8 @@ class LazyGroup(click.Group):
             if cmd_name in section:
                 found = getattr(importlib.import_module(section[cmd_name].module), cmd_name)
                 assert isinstance(found, click.Command)
+                for command in (found, *getattr(found, "commands", {}).values()):
+                    command.context_class = CommandContext
                 return found
         return None
 
@@ -111,7 +136,7 @@ class LazyGroup(click.Group):
 
 @click.group(
     cls=LazyGroup,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": MAX_HELP_CHARS},
     epilog=_EPILOG,
     invoke_without_command=True,
 )
@@ -126,6 +151,11 @@ def cli(ctx: click.Context) -> None:
         echo_lines(ctx.get_help())
 
 
+def help_width() -> int:
+    """Characters of a line of help: the terminal's, which click takes for 50 at least."""
+    return max(MIN_HELP_CHARS, min(shutil.get_terminal_size().columns, MAX_HELP_CHARS) - 2)
+
+
 def run(args: Sequence[str] | None = None) -> int:
     """Run a command line and give its exit code: 0 well, 1 failed, 2 wrong usage, 130 interrupted.
 
@@ -133,7 +163,7 @@ def run(args: Sequence[str] | None = None) -> int:
     """
     _never_fail_to_write(sys.stdout)
     try:
-        result = cli.main(args, prog_name="hive", standalone_mode=False)
+        result = cli.main(args, prog_name="hive", standalone_mode=False, terminal_width=help_width())
         # What is still buffered is written here, where a closed pipe is handled, and not when the interpreter ends.
         sys.stdout.flush()
     except BaseException as error:

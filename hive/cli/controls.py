@@ -31,7 +31,7 @@ def cancel(download_ids: tuple[str, ...], purge: bool) -> None:
     _act(download_ids, "Cancelled", lambda source, download: source.cancel(download.id, purge=purge))
 
 
-@click.command(short_help="Set downloads aside.")
+@click.command(short_help="Pause downloads; what arrived is kept.")
 @_ids
 def pause(download_ids: tuple[str, ...]) -> None:
     """Set downloads aside until `hive resume`, which frees their workers for others. What arrived is kept.

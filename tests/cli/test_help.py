@@ -46,6 +46,17 @@ def test_hive_alone_shows_the_help(hive: Hive, args: tuple[str, ...]) -> None:
     assert result.err == ""
 
 
+@pytest.mark.parametrize("columns", [40, 80, 200])
+@pytest.mark.parametrize("args", [("--help",), *((name, "--help") for name, _ in NAMES)], ids=lambda args: args[0])
+def test_no_line_of_help_is_longer_than_the_terminal(
+    hive: Hive, monkeypatch: pytest.MonkeyPatch, columns: int, args: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    result = hive(*args)
+    assert result.code == 0
+    assert [line for line in result.out.splitlines() if len(line) > columns] == []
+
+
 def test_the_help_imports_nothing_heavy() -> None:
     script = (
         f"import sys; from hive.cli import run; run(['--help']); sys.exit(sorted({HEAVY!r} & set(sys.modules)) or 0)"

@@ -206,6 +206,9 @@ def test_a_redis_that_is_still_loading_its_file_is_asked_again(slow_redis: Embed
     ):
         downloads = download_context(client, ended_ttl_s=3600, max_queued=100, lease_s=3600)
         download_id = create(downloads)
+        held, early = claim(downloads, download_id), watch(server, download_id)
+        word_s = seconds_of_a_word(downloads, held, early, range(2, 7))
+        early.close()
         client.mset({f"filling-{n}": "x" for n in range(KEYS)})
         client.bgrewriteaof()
         wait_for(lambda: not client.info("persistence")["aof_rewrite_in_progress"])
@@ -219,6 +222,6 @@ def test_a_redis_that_is_still_loading_its_file_is_asked_again(slow_redis: Embed
         assert not back.done(), "it was loading all the time"
         assert not late.events
         back.result()
-        current_after(time.monotonic(), lambda: late.events, "a client that came while Redis was loading")
+        current_after(time.monotonic(), word_s, lambda: late.events, "a client that came while Redis was loading")
         late.close()
         slow_redis.stop()
