@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 import click
@@ -74,9 +74,9 @@ _EPILOG: Final = (
 class HelpFormatter(click.HelpFormatter):
     """Help that can be read in a narrow terminal too: what an option is for begins below it, not beside it."""
 
-    def write_dl(self, rows: Sequence[tuple[str, str]], col_max: int = 30, col_spacing: int = 2) -> None:
+    def write_dl(self, rows: Iterable[tuple[str, str]], col_max: int = 30, col_spacing: int = 2) -> None:
         """Options or commands, and what they are for."""
-        super().write_dl(rows, col_max if self.width > NARROW_HELP_CHARS else self.width // 3, col_spacing)
+        super().write_dl(list(rows), col_max if self.width > NARROW_HELP_CHARS else self.width // 3, col_spacing)
 
 
 class CommandContext(click.Context):

@@ -204,6 +204,7 @@ def test_a_redis_that_is_still_loading_its_file_is_asked_again(slow_redis: Embed
         ThreadPoolExecutor(1) as keeper,
         stopping(Server(environment(slow_redis.url, tmp_path))) as server,
     ):
+        assert isinstance(server, Server)
         downloads = download_context(client, ended_ttl_s=3600, max_queued=100, lease_s=3600)
         download_id = create(downloads)
         held, early = claim(downloads, download_id), watch(server, download_id)
@@ -215,7 +216,6 @@ def test_a_redis_that_is_still_loading_its_file_is_asked_again(slow_redis: Embed
         slow_redis.kill()
         back = keeper.submit(slow_redis.launch)
         wait_for(lambda: is_loading(client), what="a Redis that loads")
-        assert isinstance(server, Server)
         late = watch(server, download_id)
         wait_for(lambda: late.status, deadline_s=ANSWER_S)
         assert late.status == 200
