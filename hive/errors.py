@@ -30,6 +30,9 @@
     |   |-- DownloadEnded     409  DOWNLOAD_ENDED
     |   `-- TooManyWebhooks   409  TOO_MANY_WEBHOOKS
     |-- TooManyDownloads      429  TOO_MANY_DOWNLOADS
+    |   `-- QuotaExceeded     429  QUOTA_EXCEEDED
+    |-- TooManyRequests       429  TOO_MANY_REQUESTS
+    |   `-- TooManyStreams    429  TOO_MANY_STREAMS
     |-- RedisUnavailable      503  STORE_UNAVAILABLE       (Redis)
     |-- ServerBusy            503  SERVER_BUSY
     |-- WorkersSilent         503  WORKERS_SILENT
@@ -279,6 +282,25 @@ class TooManyDownloads(HiveError):
 
     status = 429
     code = "TOO_MANY_DOWNLOADS"
+
+
+class QuotaExceeded(TooManyDownloads):
+    """This key has used up its bytes of the day. The day ends at midnight, UTC."""
+
+    code = "QUOTA_EXCEEDED"
+
+
+class TooManyRequests(HiveError):
+    """Too many requests came from this key or address. Try again as Retry-After says."""
+
+    status = 429
+    code = "TOO_MANY_REQUESTS"
+
+
+class TooManyStreams(TooManyRequests):
+    """This key or address has as many streams open as it may. Close some, or watch many downloads with one."""
+
+    code = "TOO_MANY_STREAMS"
 
 
 class RedisUnavailable(HiveError):

@@ -24,7 +24,7 @@ import uvicorn
 from hive import redis_probe
 from hive.api import audit
 from hive.api.app import Api
-from hive.api.http1 import Connections, HttpProtocol
+from hive.api.http1 import LOOPBACK_SHARES, Connections, HttpProtocol
 from hive.api.services import make_services
 from hive.auth.keys import KeyFile
 from hive.errors import CannotListen, HiveError
@@ -108,7 +108,7 @@ def _protocol(settings: Settings) -> type[HttpProtocol]:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     room = max(RESERVED_DESCRIPTORS, soft - RESERVED_DESCRIPTORS) if soft != resource.RLIM_INFINITY else 0
     most = min(filter(None, (settings.max_connections, room)), default=0)
-    counted = Connections(most, settings.max_connections_per_address)
+    counted = Connections(most, settings.max_connections_per_address, LOOPBACK_SHARES)
     return type("CountedProtocol", (HttpProtocol,), {"counted": counted})
 
 

@@ -126,6 +126,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     redis_holes: Literal["warn", "refuse", "ignore"] = field(default="warn", name="HIVE_REDIS_HOLES")
     transport: Literal["auto", "xet", "http"] = field(default="auto", name="HIVE_TRANSPORT")
     first_byte_timeout_s: float = field(default=60.0, name="HIVE_FIRST_BYTE_TIMEOUT_S")
+    hub_timeout_s: float = field(default=120.0, name="HIVE_HUB_TIMEOUT_S")
+    max_listing_bytes: int = field(default=64 << 20, name="HIVE_MAX_LISTING_BYTES")
+    max_listing_files: int = field(default=200_000, name="HIVE_MAX_LISTING_FILES")
+    proxy_unresolved: bool = field(default=True, name="HIVE_PROXY_UNRESOLVED")
     max_bytes_per_second: int = field(default=0, name="HIVE_MAX_BYTES_PER_SECOND")
     files_at_once: int = field(default=8, name="HIVE_FILES_AT_ONCE")
     keep_free_percent: float = field(default=5.0, name="HIVE_KEEP_FREE_PERCENT")
@@ -141,7 +145,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_streams: int = field(default=20_000, name="HIVE_MAX_STREAMS")
     max_records: int = field(default=MAX_RECORDS, name="HIVE_MAX_RECORDS")
     max_connections: int = field(default=0, name="HIVE_MAX_CONNECTIONS")
-    max_connections_per_address: int = field(default=256, name="HIVE_MAX_CONNECTIONS_PER_ADDRESS")
+    max_connections_per_address: int = field(default=64, name="HIVE_MAX_CONNECTIONS_PER_ADDRESS")
+    max_streams_per_key: int = field(default=200, name="HIVE_MAX_STREAMS_PER_KEY")
+    max_many_streams_per_key: int = field(default=4, name="HIVE_MAX_MANY_STREAMS_PER_KEY")
+    max_long_polls_per_key: int = field(default=50, name="HIVE_MAX_LONG_POLLS_PER_KEY")
+    max_requests_per_second: float = field(default=50.0, name="HIVE_MAX_REQUESTS_PER_SECOND")
+    max_anonymous_requests_per_second: float = field(default=10.0, name="HIVE_MAX_ANONYMOUS_REQUESTS_PER_SECOND")
+    max_download_requests_per_minute: float = field(default=60.0, name="HIVE_MAX_DOWNLOAD_REQUESTS_PER_MINUTE")
+    max_webhooks_per_minute: float = field(default=30.0, name="HIVE_MAX_WEBHOOKS_PER_MINUTE")
+    max_records_per_key: int = field(default=1_000, name="HIVE_MAX_RECORDS_PER_KEY")
+    max_queued_per_key: int = field(default=1_000, name="HIVE_MAX_QUEUED_PER_KEY")
+    max_bytes_per_key_and_day: int = field(default=0, name="HIVE_MAX_BYTES_PER_KEY_AND_DAY")
     max_queued: int = field(default=10_000, name="HIVE_MAX_QUEUED")
     max_running: int = field(default=0, name="HIVE_MAX_RUNNING")
 
@@ -185,6 +199,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         for name, value, low, high in (
             ("HIVE_FILES_AT_ONCE", self.files_at_once, 1, 64),
             ("HIVE_FIRST_BYTE_TIMEOUT_S", self.first_byte_timeout_s, 1, 900),
+            ("HIVE_HUB_TIMEOUT_S", self.hub_timeout_s, 0.1, 3_600),
+            ("HIVE_MAX_LISTING_BYTES", self.max_listing_bytes, 1 << 20, 1 << 30),
+            ("HIVE_MAX_LISTING_FILES", self.max_listing_files, 1, 300_000),
             ("HIVE_KEEP_FREE_PERCENT", self.keep_free_percent, 0, 90),
             ("HIVE_MAX_UNDECLARED_BYTES", self.max_undeclared_bytes, 1 << 20, 1 << 50),
             ("HIVE_MIN_BYTES_PER_SECOND", self.min_bytes_per_second, 0, 1_000_000_000),
@@ -198,6 +215,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             ("HIVE_MAX_STREAMS", self.max_streams, 1, 1_000_000),
             ("HIVE_MAX_CONNECTIONS", self.max_connections, 0, 1_000_000),
             ("HIVE_MAX_CONNECTIONS_PER_ADDRESS", self.max_connections_per_address, 0, 1_000_000),
+            ("HIVE_MAX_STREAMS_PER_KEY", self.max_streams_per_key, 0, 1_000_000),
+            ("HIVE_MAX_MANY_STREAMS_PER_KEY", self.max_many_streams_per_key, 0, 1_000_000),
+            ("HIVE_MAX_LONG_POLLS_PER_KEY", self.max_long_polls_per_key, 0, 1_000_000),
+            ("HIVE_MAX_REQUESTS_PER_SECOND", self.max_requests_per_second, 0, 1_000_000),
+            ("HIVE_MAX_ANONYMOUS_REQUESTS_PER_SECOND", self.max_anonymous_requests_per_second, 0, 1_000_000),
+            ("HIVE_MAX_DOWNLOAD_REQUESTS_PER_MINUTE", self.max_download_requests_per_minute, 0, 1_000_000),
+            ("HIVE_MAX_WEBHOOKS_PER_MINUTE", self.max_webhooks_per_minute, 0, 1_000_000),
+            ("HIVE_MAX_RECORDS_PER_KEY", self.max_records_per_key, 0, 10_000_000),
+            ("HIVE_MAX_QUEUED_PER_KEY", self.max_queued_per_key, 0, 1_000_000),
+            ("HIVE_MAX_BYTES_PER_KEY_AND_DAY", self.max_bytes_per_key_and_day, 0, 1 << 60),
             ("HIVE_MAX_QUEUED", self.max_queued, 1, 1_000_000),
             ("HIVE_MAX_RECORDS", self.max_records, 1, 10_000_000),
             ("HIVE_WEBHOOK_TIMEOUT_S", self.webhook_timeout_s, 0.1, 60),

@@ -17,7 +17,7 @@ from hive.wire.jobs import RANK_STEP, RANKS
 
 PACKAGES = ("hive.downloads", "hive.webhooks", "workers.fleet")
 #: Files that others include.
-PARTS = ("prelude", "notify", "owners")
+PARTS = ("prelude", "notify", "owners", "caps")
 SCRIPTS = [
     (package, path.name.removesuffix(".lua"))
     for package in PACKAGES
@@ -62,6 +62,7 @@ def test_the_prelude_knows_the_names_and_numbers_of_the_wire() -> None:
     assert f"WAIT_CLASSES_S = {{{', '.join(map(str, scripts.QUEUE_WAIT_CLASSES_S))}}}" in prelude
     assert f"STATES = {{{', '.join(repr(state) for state in get_args(State))}}}" in prelude
     assert keys.state_index("x") == "hive:state:x"
+    assert f"'{keys.quota(1).removesuffix('1')}'" in prelude
     notify = load("hive.downloads", "notify")
     assert f"'{keys.WEBHOOKS_DUE}'" in notify
     assert f"'{keys.WEBHOOKS_STANDING}'" in notify

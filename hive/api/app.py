@@ -111,6 +111,8 @@ class Api:
             await self._gate(scope, receive, send)
 
     async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            self.services.rates.admit(scope)
         stream = _STREAMS.get(scope["path"]) if scope["type"] == "http" else None
         if stream is None:
             await self._starlette(scope, receive, send)

@@ -108,6 +108,7 @@ async def retry(request: Request) -> Response:
     """`POST /v1/downloads/{id}/retry`: a new download of what failed or was cancelled; it goes on from what arrived."""
     record = await find(request)
     body = await read_body(request, RetryRequest, RetryRequest())
+    services_of(request).rates.admit_ask(request, webhook=body.webhook_url is not None)
     made = await services_of(request).downloads.retry(
         record, principal_of(request), hf_token=body.hf_token, webhook_url=body.webhook_url
     )

@@ -43,6 +43,7 @@ async def create(request: Request) -> Response:
     """`POST /v1/models/download`: 202 for a new or joined download, 200 for a model on disk."""
     body = await read_body(request, DownloadRequest)
     services = services_of(request)
+    services.rates.admit_ask(request, webhook=body.webhook_url is not None)
     spec = read_spec(body, services.settings, principal_of(request))._replace(
         max_bytes_per_second=body.max_bytes_per_second, priority=body.priority
     )
@@ -119,7 +120,8 @@ async def show(request: Request) -> Response:
     services, wait_s = services_of(request), read_wait(request.query_params.get("wait"))
     record = await find(request)
     if wait_s and not record.is_terminal:
-        await services.polls.wait(record.id, wait_s, principal_of(request))
+        with services.long_polls.holding(request):
+            await services.polls.wait(record.id, wait_s, principal_of(request))
         record = await find(request)
     return await shown(request, record)
 

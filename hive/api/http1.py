@@ -63,7 +63,10 @@ LINGER_S: Final = 2.0
 MAX_LINGER_BYTES: Final = 1 << 20
 #: Seconds of silence that a connection has whose address has too many, and how many times too many are none at all.
 CROWDED_SILENCE_S: Final = 5.0
-CROWD_FACTOR: Final = 64
+CROWD_FACTOR: Final = 256
+#: How many times the share of an address this machine has: its balancer, and one person's tools, come from there.
+LOOPBACK_SHARES: Final = 4
+_LOOPBACK: Final = ("127.", "::1", "::ffff:127.")
 #: Seconds between two lines in the log about connections that are closed because there are too many.
 SAY_EVERY_S: Final = 60.0
 
@@ -75,10 +78,13 @@ class Connections:
     proxy, is not an attack: each of them is a stream, and not counted any more, as soon as it has asked.
     """
 
-    def __init__(self, most: int = 0, most_of_one: int = 0) -> None:
-        """`most` in all, `most_of_one` for each address, streams not counted; 0 for no limit."""
+    def __init__(self, most: int = 0, most_of_one: int = 0, loopback_shares: int = 1) -> None:
+        """`most` in all, `most_of_one` for each address, streams not counted; 0 for no limit. This machine has so many
+        shares.
+        """
         self._most = most
         self._most_of_one = most_of_one
+        self._loopback_shares = loopback_shares
         self._by_address: Counter[str] = Counter()
         self._said_s = -SAY_EVERY_S
 
@@ -94,7 +100,8 @@ class Connections:
 
     def is_crowded(self, address: str) -> bool:
         """Whether this address has more than its share."""
-        return 0 < self._most_of_one < self._by_address[address]
+        shares = self._loopback_shares if address.startswith(_LOOPBACK) else 1
+        return 0 < self._most_of_one * shares < self._by_address[address]
 
     def release(self, address: str) -> None:
         """It is gone, or has become a stream."""

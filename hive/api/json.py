@@ -58,7 +58,8 @@ def error_response(error: errors.HiveError) -> JsonResponse:
     """`{"error": {"code", "message", "details", "request_id"}}` with the error's status."""
     headers: dict[str, str] | None = None
     if error.status in (429, 503):
-        headers = {"retry-after": str(error.details.get("retry_after_s", 1))}
+        wait_s = error.details.get("retry_after_s")  # of a worker's error, perhaps: anything
+        headers = {"retry-after": str(wait_s) if isinstance(wait_s, int) else "1"}
     elif error.status == 401:
         headers = {"www-authenticate": 'Bearer realm="hive"'}
     body = ErrorReply(

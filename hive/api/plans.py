@@ -17,6 +17,7 @@ from hive.wire.api import DownloadPlan, PlanRequest, Room
 async def create(request: Request) -> Response:
     """`POST /v1/models/plan`: files, sizes, digests, and whether they fit; nothing is downloaded."""
     services = services_of(request)
+    services.rates.admit_ask(request)
     spec = read_spec(await read_body(request, PlanRequest), services.settings, principal_of(request))
     plan = await services.downloads.plan(spec)
     return JsonResponse(msgspec.structs.replace(plan, room=await _room(services, plan)))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from starlette.requests import HTTPConnection
 
+from hive.api.limits import RateLimits
 from hive.api.operations import Operations
 from hive.auth.key_ring import KeyRing
 from hive.auth.keys import KeyFile
@@ -31,6 +32,7 @@ from hive.store.space import Disk
 from hive.streams.fanout import Fanout
 from hive.streams.longpoll import LongPolls
 from hive.streams.many import ManyEndpoint
+from hive.streams.shares import Shares
 from hive.streams.stream import StreamEndpoint
 from hive.webhooks.outbox import WebhookOutbox
 
@@ -60,6 +62,8 @@ class Services:
     keys: KeyRing
     tickets: Tickets
     sessions: Sessions
+    rates: RateLimits
+    long_polls: Shares
     operations: Operations = field(default_factory=Operations)
 
     @property
@@ -92,8 +96,10 @@ def make_services(settings: Settings, redis_url: str, *, keys_required: bool = F
     records = DownloadContext.of(commands.client, settings)
     catalog = ModelCatalog(settings)
     fanout = Fanout(redis_url, commands, records.tracker, keepalive_s=settings.keepalive_s)
-    streams = StreamEndpoint(fanout, settings.max_streams)
-    many_streams = ManyEndpoint(fanout, commands, records.tracker, settings.keepalive_s)
+    streams = StreamEndpoint(fanout, settings.max_streams, settings.max_streams_per_key)
+    many_streams = ManyEndpoint(
+        fanout, commands, records.tracker, settings.keepalive_s, settings.max_many_streams_per_key
+    )
     resolutions = Resolutions(commands.client)
     provisioner = ModelProvisioner(settings, records.tracker, records.queue, catalog, resolutions)
     webhooks = WebhookOutbox(commands.client, settings)
@@ -119,6 +125,8 @@ def make_services(settings: Settings, redis_url: str, *, keys_required: bool = F
         keys=key_ring,
         tickets=Tickets(key_ring, settings.secret_key_path),
         sessions=Sessions(key_ring, settings.secret_key_path),
+        rates=RateLimits(settings),
+        long_polls=Shares(settings.max_long_polls_per_key),
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 import msgspec
@@ -19,8 +19,8 @@ from hive.downloads.intents import Intent
 from hive.downloads.jobqueue import JobQueue
 from hive.downloads.record import New
 from hive.downloads.resolutions import Question, Resolutions
-from hive.downloads.tracker import DownloadTracker
-from hive.errors import InvalidModelRef, TooManyDownloads
+from hive.downloads.tracker import DownloadTracker, Outcome
+from hive.errors import InvalidModelRef, QuotaExceeded, TooManyDownloads
 from hive.secrets import SECRET_TTL_S, Credentials, fingerprint, purpose_of, seal
 from hive.settings import Settings
 from hive.store.catalog import ModelCatalog, OnDisk
@@ -36,6 +36,16 @@ TOO_MANY_RECORDS = (
     "As many downloads are remembered as may be. Ended ones are forgotten after HIVE_ENDED_TTL_S; whoever runs the "
     "server may raise HIVE_MAX_RECORDS."
 )
+
+
+#: Seconds of a day, over which bytes are counted.
+DAY_S: Final = 86_400
+_REFUSALS: Final[dict[Outcome, str | None]] = {
+    "full": None,
+    "crowded": TOO_MANY_RECORDS,
+    "own_full": "As many downloads of this key wait as may. Try again when some have started.",
+    "own_crowded": "As many downloads of this key are remembered as may be. Ended ones are forgotten by themselves.",
+}
 
 
 class Provisioned(NamedTuple):
@@ -111,15 +121,15 @@ class ModelProvisioner:
         """Create the download and enqueue it, or join the one under way, or record that the model is on disk.
 
         Raises:
-            TooManyDownloads: when the queue is full.
+            TooManyDownloads: when the queue is full, or this key has as much as it may.
         """
         download_id = str(uuid.uuid4())
         new = msgspec.structs.replace(self._new(download_id, spec, on_disk), retry_of=retry_of)
         download_id, outcome = self._tracker.create(new, download_id)
-        if outcome == "full":
-            raise TooManyDownloads
-        if outcome == "crowded":
-            raise TooManyDownloads(TOO_MANY_RECORDS)
+        if outcome in _REFUSALS:
+            raise TooManyDownloads(_REFUSALS[outcome])
+        if outcome == "spent":
+            raise QuotaExceeded(retry_after_s=DAY_S - int(time.time()) % DAY_S)
         _say(download_id, "on disk" if on_disk else "joined" if outcome == "joined" else "asked for", spec, retry_of)
         if outcome == "created" and on_disk is None:
             log.info("queued", extra={"fields": {"download_id": download_id, "attempt": 1}})

@@ -15,7 +15,7 @@ import itertools
 import logging
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Final, Literal, NamedTuple, get_args
 
 import msgspec
 
@@ -44,7 +44,7 @@ log = logging.getLogger("hive.downloads.tracker")
 #: States that people see as they are; all other statuses are those of a running one.
 _STATES_AS_STATUSES = frozenset(get_args(State)) - {"running"}
 
-Outcome = Literal["created", "joined", "known", "full", "crowded"]
+Outcome = Literal["created", "joined", "known", "full", "crowded", "own_full", "own_crowded", "spent"]
 
 Departure = Literal["left", "last", "gone"]
 
@@ -60,12 +60,30 @@ UNREADABLE_KEPT_S = 7 * 86_400
 PAGE = 200
 
 
+class OwnerCaps(NamedTuple):
+    """What one owner may have: downloads in the queue, records in all, bytes of a day (UTC); 0 for no limit."""
+
+    queued: int = 0
+    records: int = 0
+    bytes_per_day: int = 0
+
+
+NO_CAPS: Final = OwnerCaps()
+
+
 class DownloadTracker:
     """Creates, reads and lists the records, over one blocking Redis client."""
 
     def __init__(
-        self, client: RedisClient, *, ended_ttl_s: int, max_queued: int, max_records: int = MAX_RECORDS
+        self,
+        client: RedisClient,
+        *,
+        ended_ttl_s: int,
+        max_queued: int,
+        max_records: int = MAX_RECORDS,
+        caps: OwnerCaps = NO_CAPS,
     ) -> None:
+        self._caps = caps
         self._redis = client
         self._database = database_of(client)
         self._ended_ttl_s = ended_ttl_s
@@ -84,6 +102,9 @@ class DownloadTracker:
             ended_ttl_s=settings.ended_ttl_s,
             max_queued=settings.max_queued,
             max_records=settings.max_records,
+            caps=OwnerCaps(
+                settings.max_queued_per_key, settings.max_records_per_key, settings.max_bytes_per_key_and_day
+            ),
         )
 
     def create(self, new: New, download_id: str | None = None) -> tuple[str, Outcome]:
@@ -102,9 +123,11 @@ class DownloadTracker:
             "request_id": new.request_id,
         }
         found = self._made(new, download_id, terminal, fields)
-        if found[1] == b"crowded":
+        if found[1] in (b"crowded", b"own_crowded"):
             # Perhaps only in the list: records expire by themselves, and the list is tidied once a minute.
-            self.forget_expired(FORGET_AT_ONCE)
+            self.forget_expired(
+                FORGET_AT_ONCE, keys.DOWNLOADS if found[1] == b"crowded" else keys.owner_index(new.owner)
+            )
             found = self._made(new, download_id, terminal, fields)
         outcome: Outcome = found[1].decode()  # type: ignore[assignment]
         return found[0].decode(), outcome
@@ -131,6 +154,9 @@ class DownloadTracker:
             owner=new.owner,
             max_owners=MAX_OWNERS,
             told=keys.owners_prefix(self._database),
+            owner_queued=self._caps.queued,
+            owner_records=self._caps.records,
+            owner_bytes=self._caps.bytes_per_day,
         )
         return found
 
@@ -183,9 +209,9 @@ class DownloadTracker:
         """Whether the index by state knows every download."""
         return bool(self._redis.exists(keys.INDEX_BUILT))
 
-    def forget_expired(self, limit: int) -> None:
-        """Look at so many of the oldest in the list, and forget those whose records have expired."""
-        ids = self._redis.zrange(keys.DOWNLOADS, 0, limit - 1)
+    def forget_expired(self, limit: int, key: str = keys.DOWNLOADS) -> None:
+        """Look at so many of the oldest in the list, or in this index, and forget those whose records have expired."""
+        ids = self._redis.zrange(key, 0, limit - 1)
         with self._redis.pipeline(transaction=False) as pipeline:
             for download_id in ids:
                 pipeline.exists(keys.record(download_id.decode()))

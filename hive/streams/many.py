@@ -22,13 +22,15 @@ from typing import Final
 from starlette.types import Receive, Scope, Send
 
 from hive import errors
+from hive.auth.holder import holder_of, is_unlimited
 from hive.auth.principal import Principal, principal_of
 from hive.downloads.tracker import DownloadTracker
 from hive.redis_client import CommandThread
 from hive.streams import sse
 from hive.streams.fanout import Fanout
 from hive.streams.revocation import end_dead
-from hive.streams.stream import end_at_once
+from hive.streams.shares import Shares
+from hive.streams.stream import end_at_once, refuse
 from hive.streams.topic import Topic
 from hive.streams.writer import Writer, respond
 from hive.wire.events import Version
@@ -43,6 +45,8 @@ MAX_SNAPSHOT: Final = 1000
 MAX_ENDED: Final = 4 * MAX_SNAPSHOT
 #: Streams of this kind in one process: each is told of every download.
 MAX_MANY_STREAMS: Final = 500
+#: How many times the share of a key this machine has where there are no keys: tabs of one person, and their scripts.
+LOOPBACK_SHARES: Final = 16
 
 
 class ManyStream:
@@ -186,7 +190,17 @@ class ManyStream:
 class ManyEndpoint:
     """Answers `GET /v1/downloads/progress`."""
 
-    def __init__(self, fanout: Fanout, commands: CommandThread, tracker: DownloadTracker, keepalive_s: float) -> None:
+    def __init__(
+        self,
+        fanout: Fanout,
+        commands: CommandThread,
+        tracker: DownloadTracker,
+        keepalive_s: float,
+        max_per_holder: int = 0,
+    ) -> None:
+        """`max_per_holder`: streams of one key or address, 0 for no limit."""
+        self._shares = Shares(max_per_holder)
+        self._holders: dict[ManyStream, str] = {}
         self._fanout = fanout
         self._commands = commands
         self._tracker = tracker
@@ -218,12 +232,17 @@ class ManyEndpoint:
         Raises:
             DownloadNotFound: a named one is unknown, or somebody else's.
             TooManyDownloads: too many such streams are open.
+            TooManyStreams: this key or address has as many as it may, and its client knows statuses.
         """
         if len(self._open) >= MAX_MANY_STREAMS:
             raise errors.TooManyDownloads("Too many streams for all downloads are open here. Name the ones you need.")
-        principal = principal_of(scope)
+        principal, holder = principal_of(scope), holder_of(scope)
+        if not self._shares.take(holder, LOOPBACK_SHARES if is_unlimited(scope) else 1):
+            await refuse(send, asked)
+            return
         stream = ManyStream(self, frozenset(wanted) or None, principal, self._keepalive_s, with_ids=asked.with_ids)
         self._open.add(stream)
+        self._holders[stream] = holder
         self._statuses[stream] = statuses
         try:
             if stream.wants_all:
@@ -246,6 +265,8 @@ class ManyEndpoint:
     def forget(self, stream: ManyStream, topics: Sequence[Topic]) -> None:
         """The stream has ended, or never began."""
         self._open.discard(stream)
+        if (holder := self._holders.pop(stream, None)) is not None:
+            self._shares.give_back(holder)
         self.ended_total += stream.started
         self._statuses.pop(stream, None)
         self._fanout.unwatch_all(stream)

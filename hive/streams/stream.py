@@ -43,10 +43,11 @@ from typing import Final, Literal
 from starlette.types import Receive, Scope, Send
 
 from hive.auth.principal import Principal, principal_of
-from hive.errors import RedisUnavailable
+from hive.errors import RedisUnavailable, TooManyStreams
 from hive.streams import sse
 from hive.streams.fanout import Fanout
 from hive.streams.revocation import end_dead
+from hive.streams.shares import RETRY_S, Shares
 from hive.streams.topic import CHUNKED, NOTHING, PLAIN, WITH_ID, Topic
 from hive.streams.writer import Writer, respond
 from hive.wire.events import Version
@@ -194,7 +195,9 @@ class Stream:
 class StreamEndpoint:
     """Answers the progress route: 200 and a stream, 204, or an error as JSON."""
 
-    def __init__(self, fanout: Fanout, max_streams: int) -> None:
+    def __init__(self, fanout: Fanout, max_streams: int, max_per_key: int = 0) -> None:
+        """`max_per_key` of 0: no limit."""
+        self._shares = Shares(max_per_key)
         self._fanout = fanout
         self._max_streams = max_streams
         self._open: set[Stream] = set()
@@ -213,11 +216,17 @@ class StreamEndpoint:
         """Serve one client. False, with nothing sent, where the id is unknown, or somebody else's.
 
         Returns before the stream has ended where the server hands the connection over.
+
+        Raises:
+            TooManyStreams: the key has as many as it may, and its client knows statuses.
         """
         if self._draining or len(self._open) >= self._max_streams:
             await end_at_once(send, with_retry=asked.with_ids)
             return True
         principal = principal_of(scope)
+        if not self._shares.take(_holder(principal)):
+            await refuse(send, asked)
+            return True
         stream = Stream(self, WITH_ID if asked.with_ids else PLAIN, principal)
         self._open.add(stream)
         try:
@@ -248,7 +257,9 @@ class StreamEndpoint:
 
     def forget(self, stream: Stream) -> None:
         """The stream has ended, or never began."""
-        self._open.discard(stream)
+        if stream in self._open:
+            self._open.discard(stream)
+            self._shares.give_back(_holder(stream.principal))
         self.ended_total += stream.started
         if stream.topic is not None:
             self._fanout.leave(stream.topic, stream)
@@ -271,6 +282,22 @@ class StreamEndpoint:
             if step < steps - 1:
                 # By the clock, not by so many sleeps: each is a little longer than asked for.
                 await asyncio.sleep(began_s + (step + 1) * window_s / steps - time.monotonic())
+
+
+def _holder(principal: Principal) -> str:
+    """Whose share a stream is: a key's. Not an address's: a balancer in front of hive has one."""
+    return principal.key_id
+
+
+async def refuse(send: Send, asked: sse.StreamRequest) -> None:
+    """Answer whoever has too many streams open. An EventSource, which a status would end for good, is to come back.
+
+    Raises:
+        TooManyStreams: it is none.
+    """
+    if not asked.with_ids:
+        raise TooManyStreams(retry_after_s=RETRY_S)
+    await end_at_once(send, with_retry=True)
 
 
 async def end_at_once(send: Send, *, with_retry: bool) -> None:

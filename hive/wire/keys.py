@@ -109,6 +109,11 @@ def id_of_channel(channel: bytes, database: int = 0) -> str | None:
     return text[len(prefix) : -1] if text.startswith(prefix) and text.endswith("}") else None
 
 
+def quota(day: int) -> str:
+    """Hash: bytes that each owner's downloads received on this day, counted from 1970, by UTC; expires."""
+    return f"hive:quota:{day}"
+
+
 def state_index(state: str) -> str:
     """Sorted set: the downloads in this state, by the time they were made, ms."""
     return f"hive:state:{state}"

@@ -22,9 +22,6 @@ from workers.sources import hub_transport
 from workers.sources.hub_refusals import HubRequest, refused
 from workers.transfer import Location, Refusal, signed_url_expiry
 
-#: Most files of a repository that are listed: beyond the Hub's own recommendation of 100,000.
-MAX_FILES: Final = 200_000
-
 #: Statuses by which a mirror may refuse the parameter `expand` and not the model.
 MAYBE_EXPAND: Final = frozenset({400, 404, 405, 422, 501})
 
@@ -55,7 +52,10 @@ class HubClient:
         if token is not None and not _TOKEN.fullmatch(token):
             raise ModelAccessDenied("The token is none of the Hub: it holds blanks, line ends or special characters.")
         self._token = token
-        self._first_byte_s = settings.first_byte_timeout_s
+        self._bounds = hub_transport.CallBounds(
+            settings.first_byte_timeout_s, settings.hub_timeout_s, settings.max_listing_bytes
+        )
+        self._max_files = settings.max_listing_files
         # Without a token it must be False: None means that huggingface_hub looks for one by itself.
         self._api = HfApi(endpoint=self._endpoint, token=token or False)
 
@@ -106,8 +106,8 @@ class HubClient:
         found: list[RepoFile] = []
         with self._in_our_words(repo, commit):
             for number, entry in enumerate(self._api.list_repo_tree(repo, recursive=True, revision=commit), start=1):
-                if number > MAX_FILES:
-                    raise HubRefused(f"The Hub lists more than {MAX_FILES} files for this model.")
+                if number > self._max_files:
+                    raise HubRefused(f"The Hub lists more than {self._max_files} files for this model.")
                 if isinstance(entry, HubFile):
                     found.append(_file(entry))
         return tuple(found)
@@ -142,7 +142,7 @@ class HubClient:
     @contextlib.contextmanager
     def _in_our_words(self, repo: str, revision: str, path: str | None = None) -> Iterator[None]:
         try:
-            with hub_transport.asking(self._endpoint, self._first_byte_s):
+            with hub_transport.asking(self._endpoint, self._bounds):
                 yield
         except hub_errors.HfHubHTTPError as error:
             raise self.refused(repo, revision, path, _refusal(error.response)) from None

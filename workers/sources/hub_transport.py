@@ -17,7 +17,7 @@ import time
 import zlib
 from collections.abc import Iterable, Iterator
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 import httpcore2
@@ -39,17 +39,15 @@ CONNECT_TIMEOUT_S: Final = 10.0
 READ_TIMEOUT_S: Final = 30.0
 #: Longest reply of the API in bytes: a page of a thousand files has some 300 kB.
 MAX_REPLY_BYTES: Final = 32 << 20
-#: Bytes of all pages of one listing: 200,000 files have some 60 MB.
-MAX_CALL_BYTES: Final = 64 << 20
 #: Bytes that are unpacked at a time: a megabyte of gzip may hold a gigabyte.
 UNPACK_BYTES: Final = 256 << 10
 #: Seconds to wait after a 429 that does not say how long.
 DEFAULT_RETRY_AFTER_S: Final = 30.0
 #: A longer wait is not believed, in seconds: the Hub's windows have five minutes.
 MAX_RETRY_AFTER_S: Final = 900.0
-#: Most requests of one call, and its longest time in seconds: a listing has a page per thousand files.
+#: Most requests of one call, and how many times one's longest time it has: a listing has a page per thousand files.
 MAX_REQUESTS: Final = 300
-CALL_DEADLINE_S: Final = 600.0
+CALL_TIMES: Final = 5
 #: Statuses that may pass, below 500; and from 500 on those that do not.
 TRY_AGAIN: Final = frozenset({408, 421, 423, 425})
 NEVER: Final = frozenset({501, 505, 506, 508, 510, 511})
@@ -83,33 +81,49 @@ _lock = threading.Lock()
 _installed: tuple[str, Network] | None = None
 
 
+class CallBounds(NamedTuple):
+    """What one call may take: seconds for the head of an answer, which may take longer than what follows it; seconds
+    for a whole answer with its headers, however it trickles; bytes of all its answers.
+    """
+
+    first_byte_s: float = READ_TIMEOUT_S
+    answer_s: float = 120.0
+    max_bytes: int = 64 << 20
+
+
 class _Call(threading.local):
-    """The present call in this thread: whom it asks, and what is left of its requests and its time."""
+    """The present call in this thread: whom it asks, what is left of its requests and its time, and how long the
+    present request may take.
+    """
 
     own: tuple[str, str, int] | None = None
     requests = 0
     bytes_left = 0
     until_s = 0.0
-    first_byte_s = 0.0
+    request_until_s = 0.0
+    bounds = CallBounds()
 
 
 _call = _Call()
 
 
 @contextlib.contextmanager
-def asking(endpoint: str, first_byte_s: float = READ_TIMEOUT_S) -> Iterator[None]:
-    """Inside the block this thread asks the Hub at `endpoint`, by huggingface_hub, within all bounds of this module.
-
-    `first_byte_s`: seconds for the head of an answer, which may take longer than what follows it.
+def asking(endpoint: str, bounds: CallBounds = CallBounds()) -> Iterator[None]:  # noqa: B008 - a tuple
+    """Inside the block this thread asks the Hub at `endpoint`, by huggingface_hub, within all bounds.
 
     Outside of it, whoever else in the process uses huggingface_hub gets what they would get without us.
     """
-    _call.own, _call.requests, _call.bytes_left = origin_of(endpoint), MAX_REQUESTS, MAX_CALL_BYTES
-    _call.until_s, _call.first_byte_s = time.monotonic() + CALL_DEADLINE_S, first_byte_s
+    _call.own, _call.requests, _call.bytes_left = origin_of(endpoint), MAX_REQUESTS, bounds.max_bytes
+    _call.bounds, _call.until_s = bounds, time.monotonic() + CALL_TIMES * _answer_s(bounds)
     try:
         yield
     finally:
         _call.own = None
+
+
+def _answer_s(bounds: CallBounds) -> float:
+    """Seconds for one answer: never fewer than its head may take."""
+    return max(bounds.answer_s, bounds.first_byte_s)
 
 
 def install(endpoint: str, network: Network) -> None:
@@ -151,11 +165,12 @@ class HubTransport(httpx2.BaseTransport):
         _call.requests -= 1
         if _call.requests < 0:
             raise HubRefused("The Hub sends hive from page to page without end.")
+        _call.request_until_s = min(_call.until_s, time.monotonic() + _answer_s(_call.bounds))
         port = port_of(request.url)
         _guard_credentials(request, _call.own)
         request.headers["accept-encoding"] = "identity"
         request.headers["user-agent"] = self._network.user_agent
-        waits = {**_TIMEOUTS, "read": _call.first_byte_s}
+        waits = {**_TIMEOUTS, "read": _call.bounds.first_byte_s}
         request.extensions = {**request.extensions, "timeout": waits}
         host = request.url.host
         proxy = self._network.proxies.find(request.url.scheme, host, port)
@@ -164,7 +179,7 @@ class HubTransport(httpx2.BaseTransport):
         except FAILURES as error:
             raise _failure(error, host, proxy) from None
         # The body is read by the same numbers, and for it there is less patience.
-        waits["read"] = min(_TIMEOUTS["read"], _call.first_byte_s)
+        waits["read"] = min(_TIMEOUTS["read"], _call.bounds.first_byte_s)
         try:
             _check(response, proxy)
             assert isinstance(response.stream, httpx2.SyncByteStream)
@@ -197,7 +212,7 @@ class _Body(httpx2.SyncByteStream):
                 if received_bytes > MAX_REPLY_BYTES:
                     raise HubRefused(f"The Hub sent a reply of more than {MAX_REPLY_BYTES >> 20} MiB.")
                 if _call.bytes_left < 0:
-                    raise HubRefused(f"The Hub sent more than {MAX_CALL_BYTES >> 20} MiB for one listing.")
+                    raise HubRefused(f"The Hub sent more than {_call.bounds.max_bytes >> 20} MiB for one listing.")
                 yield chunk
         except FAILURES as error:
             raise _failure(error, self._host, None) from None
@@ -208,7 +223,7 @@ class _Body(httpx2.SyncByteStream):
 
 def _plain(chunks: Iterable[bytes]) -> Iterator[bytes]:
     for chunk in chunks:
-        if time.monotonic() > _call.until_s:
+        if time.monotonic() > _call.request_until_s:
             raise HubUnavailable(_TRICKLES)
         yield chunk
 
@@ -284,7 +299,7 @@ def _check(response: httpx2.Response, proxy: Proxy | None) -> None:
 
 def _failure(error: Exception, host: str, proxy: Proxy | None) -> HiveError:
     """Without the error's own text, which may hold a proxy's password; its name says what happened."""
-    if time.monotonic() >= _call.until_s:
+    if time.monotonic() >= _call.request_until_s:
         return HubUnavailable(_TRICKLES)
     final = final_failure(error, host, proxy)
     if final is not None:
@@ -356,7 +371,7 @@ def port_of(url: httpx2.URL) -> int:
 
 
 def _deadline_s() -> float:
-    return _call.until_s if _call.own is not None else math.inf
+    return _call.request_until_s if _call.own is not None else math.inf
 
 
 def _client(network: Network) -> httpx2.Client:

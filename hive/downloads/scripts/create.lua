@@ -2,12 +2,15 @@
 -- ending is not joined.
 -- `terminal` is 0 or 1; `sealed` credentials and `local_path` may be ''; `owner` is '' without a key; `told`: what the
 -- channel of its owners begins with. The rest of ARGV: the record's fields as name, value, ...
--- -> {id, 'created' | 'joined' | 'known' | 'full' | 'crowded'}; `known`: this very end is recorded already; `crowded`:
--- there are as many records as there may be.
+-- `owner_queued`, `owner_records`, `owner_bytes`: what one owner may have, in the queue, in all, and of a day; 0 for no
+-- limit.
+-- -> {id, 'created' | 'joined' | 'known' | 'full' | 'crowded' | 'own_full' | 'own_crowded' | 'spent'}; `known`: this very
+-- end is recorded already; `crowded`: there are as many records as there may be; `own_...`: of this owner.
 local record, channel, flight, downloads, pending, secret = unpack(KEYS)
-local id, terminal, event, ended_ttl_s, max_queued, max_records, sealed, sealed_ttl_s, local_path, priority, owner, max_owners, told = unpack(ARGV)
+local id, terminal, event, ended_ttl_s, max_queued, max_records, sealed, sealed_ttl_s, local_path, priority, owner, max_owners, told, owner_queued, owner_records, owner_bytes = unpack(ARGV)
 --! include prelude
 --! include owners
+--! include caps
 
 if redis.call('EXISTS', record) == 1 then return {id, 'created'} end
 local under_way = redis.call('GET', flight)
@@ -31,9 +34,14 @@ if under_way then
     return {under_way, 'known'}
   end
 end
+if owner ~= '' then
+  local refusal = refuse_owner(owner, pending, terminal, tonumber(owner_queued), tonumber(owner_records),
+    tonumber(owner_bytes))
+  if refusal then return {'', refusal} end
+end
 if terminal == '0' and redis.call('ZCARD', pending) >= tonumber(max_queued) then return {'', 'full'} end
 if redis.call('ZCARD', downloads) >= tonumber(max_records) then return {'', 'crowded'} end
-for i = 14, #ARGV, 2 do redis.call('HSET', record, ARGV[i], ARGV[i + 1]) end
+for i = 17, #ARGV, 2 do redis.call('HSET', record, ARGV[i], ARGV[i + 1]) end
 local now = now_ms()
 redis.call('HSET', record, 'id', id, 'created_ms', int(now), 'queued_ms', int(now), 'priority', priority)
 redis.call('ZADD', downloads, int(now), id)

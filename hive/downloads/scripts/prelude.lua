@@ -15,6 +15,8 @@ local function int(n) return string.format('%.0f', n) end
 local function count(name, by) redis.call('HINCRBY', METRICS, name, int(by or 1)) end
 -- The place in the queue: whoever was there first comes first, also after an attempt that failed.
 local function place(priority, created_ms) return int((RANKS[priority] or 1) * RANK_STEP + created_ms) end
+-- Hash: bytes that each owner's downloads received on the day of this moment, by UTC.
+local function quota_key(ms) return 'hive:quota:' .. int(math.floor(ms / 86400000)) end
 -- Bytes of this attempt so far, added to those of the record and the fleet; what was counted already is not again.
 local function count_bytes(record, name, by_attempt, counted)
   local more = tonumber(by_attempt) - tonumber(counted or '0')
@@ -22,6 +24,12 @@ local function count_bytes(record, name, by_attempt, counted)
   redis.call('HSET', record, name, by_attempt)
   redis.call('HINCRBY', record, 'bytes_' .. name, int(more))
   count('bytes_' .. name, more)
+  if name ~= 'received' then return end
+  local owner = string.match(redis.call('HGET', record, 'owners') or '', '^[^\n]+')
+  if not owner then return end
+  local quota = quota_key(now_ms())
+  redis.call('HINCRBY', quota, owner, int(more))
+  redis.call('EXPIRE', quota, 172800)
 end
 local function count_active(record, claimed_ms)
   redis.call('HINCRBY', record, 'active_ms', int(math.max(now_ms() - tonumber(claimed_ms or '0'), 0)))

@@ -32,7 +32,6 @@ from tests.hub.content import Bytes
 from tests.hub.messages import Reply, Request, whole
 from tests.support.plans import plan_for
 from tests.support.settings import settings_for
-from workers.sources import hub_transport
 from workers.transfer import Control, Limits, fetch
 
 API = "/api/models/org/name/revision/*"
@@ -161,10 +160,8 @@ def test_a_packed_reply_that_breaks_off_may_be_whole_another_time(hub: HubServer
         plan_for(settings, "org/name")
 
 
-def test_a_listing_of_hundreds_of_megabytes_is_refused(
-    hub: HubServer, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(hub_transport, "MAX_CALL_BYTES", 4 * MIB)
+def test_a_listing_of_hundreds_of_megabytes_is_refused(hub: HubServer, settings: Settings) -> None:
+    settings = replace(settings, max_listing_bytes=4 * MIB)
     page = json.dumps([{"type": "directory", "path": "x" * MIB, "oid": "0" * 40}])
     link = {"Link": f'<{hub.endpoint}/api/models/org/name/tree/again>; rel="next"', "Content-Type": "application/json"}
     hub.faults.add(faults.status(200, link, page), TREE)
@@ -173,10 +170,8 @@ def test_a_listing_of_hundreds_of_megabytes_is_refused(
     assert len(hub.hits("*tree*")) == 4
 
 
-def test_folders_without_end_are_counted_as_files_are(
-    hub: HubServer, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("workers.sources.hub_client.MAX_FILES", 5)
+def test_folders_without_end_are_counted_as_files_are(hub: HubServer, settings: Settings) -> None:
+    settings = replace(settings, max_listing_files=5)
     page = json.dumps([{"type": "directory", "path": "x", "oid": "0" * 40}])
     link = {"Link": f'<{hub.endpoint}/api/models/org/name/tree/again>; rel="next"', "Content-Type": "application/json"}
     hub.faults.add(faults.status(200, link, page), TREE)
@@ -184,9 +179,9 @@ def test_folders_without_end_are_counted_as_files_are(
         plan_for(settings, "org/name")
 
 
-def test_a_head_that_trickles_ends_with_the_call(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_head_that_trickles_ends_with_the_call(settings: Settings) -> None:
     """A byte comes before each wait is over, and the call ends all the same."""
-    monkeypatch.setattr(hub_transport, "CALL_DEADLINE_S", 0.6)
+    settings = replace(settings, hub_timeout_s=0.6, first_byte_timeout_s=0.6)
     with trickling(b"HTTP/1.1 200 OK\r\n" + b"x-more: of it\r\n" * 1000, every_s=0.02) as endpoint:
         began_s = time.monotonic()
         with pytest.raises(HubUnavailable, match="did not answer in time"):

@@ -127,8 +127,8 @@ def test_redirects_without_end_are_given_up(hub: HubServer, settings: Settings) 
     assert len(hub.hits("*loop*")) <= hub_transport.MAX_REDIRECTS + 1
 
 
-def test_pages_without_end_are_given_up(hub: HubServer, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workers.sources.hub_client.MAX_FILES", 5)
+def test_pages_without_end_are_given_up(hub: HubServer, settings: Settings) -> None:
+    settings = replace(settings, max_listing_files=5)
     body = '[{"type": "file", "path": "a", "size": 1, "oid": "0000000000000000000000000000000000000000"}]'
     link = {"Link": f'<{hub.endpoint}/api/models/org/name/tree/again>; rel="next"'}
     hub.faults.add(faults.status(200, {**link, "Content-Type": "application/json"}, body), TREE)
@@ -150,8 +150,8 @@ def test_empty_pages_without_end_are_given_up(
     assert len(hub.hits("*tree*")) == 20
 
 
-def test_a_reply_that_trickles_is_given_up(hub: HubServer, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub_transport, "CALL_DEADLINE_S", 0.3)
+def test_a_reply_that_trickles_is_given_up(hub: HubServer, settings: Settings) -> None:
+    settings = replace(settings, hub_timeout_s=0.3, first_byte_timeout_s=0.3)
     hub.faults.add(faults.trickle(20), TREE)
 
     with pytest.raises(HubUnavailable, match="trickles"):

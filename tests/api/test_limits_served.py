@@ -1,0 +1,108 @@
+"""Limits of keys as clients meet them: a server with two keys, and small limits."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import requests
+
+from hive.auth.keys import KeyFile
+from hive.downloads.context import DownloadContext
+from hive.processes.embedded_redis import EmbeddedRedis
+from tests.support.downloads import new
+from tests.support.processes import Server, environment
+from tests.support.waiting import wait_for
+
+SMALL = {
+    "HIVE_MAX_STREAMS_PER_KEY": "3",
+    "HIVE_MAX_MANY_STREAMS_PER_KEY": "2",
+    "HIVE_MAX_LONG_POLLS_PER_KEY": "2",
+    "HIVE_MAX_REQUESTS_PER_SECOND": "20",
+    "HIVE_MAX_ANONYMOUS_REQUESTS_PER_SECOND": "1",
+    "HIVE_MAX_QUEUED_PER_KEY": "2",
+}
+
+
+NAMES = ("alice", "bob", "carol", "dave", "erin")
+
+
+@pytest.fixture
+def keyed(redis_server: EmbeddedRedis, redis_url: str, tmp_path: Path) -> Iterator[tuple[Server, list[dict[str, str]]]]:
+    """The server, and the headers of those who have keys."""
+    env = environment(redis_server.url, tmp_path, HIVE_KEEPALIVE_S="0.5", **SMALL)
+    file = KeyFile(Path(env["HIVE_HOME"]) / "keys.json")
+    texts = [file.add(name, ["read", "pull"], owner=name).text for name in NAMES]
+    server = Server(env)
+    server.wait_until_ready()
+    yield server, [{"Authorization": f"Bearer {text}"} for text in texts]
+    assert server.stop() == 0
+    assert "Traceback" not in server.output
+
+
+def _wait_until_taken(
+    stream: Callable[[dict[str, str], str], requests.Response], headers: dict[str, str], path: str
+) -> None:
+    wait_for(lambda: stream(headers, path).status_code == 200)
+
+
+def test_a_key_has_its_share_of_everything(
+    keyed: tuple[Server, list[dict[str, str]]], downloads: DownloadContext
+) -> None:
+    server, (alice, bob, carol, dave, erin) = keyed
+    ids = {owner: downloads.tracker.create(new(owner, owner=owner))[0] for owner in ("alice", "bob", "carol")}
+
+    def stream(headers: dict[str, str], path: str, accept: str = "*/*") -> requests.Response:
+        return requests.get(f"{server.url}{path}", headers=headers | {"Accept": accept}, stream=True, timeout=10)
+
+    def refused(answer: requests.Response, code: str) -> None:
+        assert (answer.status_code, answer.json()["error"]["code"]) == (429, code)
+        assert int(answer.headers["retry-after"]) >= 1
+
+    for path, share in ((f"/v1/models/download/progress?id={ids['alice']}", 3), ("/v1/downloads/progress", 2)):
+        mine = [stream(alice, path) for _ in range(share)]
+        assert [answer.status_code for answer in mine] == [200] * share
+        refused(stream(alice, path), "TOO_MANY_STREAMS")
+        page = stream(alice, path, "text/event-stream")
+        assert (page.status_code, page.text) == (200, "retry: 5000\n\n")
+        other = stream(bob, path.replace(ids["alice"], ids["bob"]))
+        assert other.status_code == 200
+        mine.pop().close()
+        _wait_until_taken(stream, alice, path)
+        for answer in (*mine, other):
+            answer.close()
+
+    poll = f"{server.url}/v1/downloads/{ids['carol']}?wait=20s"
+
+    def hold() -> None:
+        while requests.get(poll, headers=carol, timeout=30).status_code == 429:
+            pass
+
+    waiting = [threading.Thread(target=hold) for _ in range(2)]
+    for thread in waiting:
+        thread.start()
+    wait_for(lambda: requests.get(poll.replace("20s", "0.1s"), headers=carol, timeout=10).status_code == 429)
+    refused(requests.get(poll, headers=carol, timeout=10), "TOO_MANY_REQUESTS")
+
+    posts = [
+        requests.post(f"{server.url}/v1/models/download", json={"model_ref": f"a/b{n}"}, headers=dave, timeout=10)
+        for n in range(3)
+    ]
+    assert [answer.status_code for answer in posts][:2] == [202, 202]
+    refused(posts[-1], "TOO_MANY_DOWNLOADS")
+
+    codes = [requests.get(f"{server.url}/v1/downloads", headers=erin, timeout=10).status_code for _ in range(100)]
+    assert set(codes) == {200, 429}
+    assert requests.get(f"{server.url}/v1/downloads", headers=bob, timeout=10).status_code == 200
+    assert {requests.get(f"{server.url}/readyz", timeout=10).status_code for _ in range(30)} == {200}
+    anonymous = [requests.get(f"{server.url}/v1/health", timeout=10).status_code for _ in range(30)]
+    assert set(anonymous) == {200, 429}
+    began = time.monotonic()
+    wait_for(lambda: requests.get(f"{server.url}/v1/downloads", headers=erin, timeout=10).status_code == 200)
+    assert time.monotonic() - began < 10
+    for answer_thread in waiting:
+        requests.delete(f"{server.url}/v1/downloads/{ids['carol']}", headers=carol, timeout=10)
+        answer_thread.join(30)
