@@ -16,8 +16,6 @@ import threading
 import time
 from typing import Final
 
-import msgspec
-
 from hive import logs
 from hive.downloads.context import DownloadContext
 from hive.downloads.events import failed_event, resolved_event
@@ -42,6 +40,7 @@ from hive.redis_errors import is_redis_error
 from hive.secrets import Credentials, Purpose, SecretKeyError, purpose_of, unseal
 from hive.settings import Settings
 from hive.wire.api import ErrorBody, ErrorReply
+from hive.wire.encoding import encode_json
 from hive.wire.jobs import Request
 from hive.wire.refs import HIDDEN_QUERY, parse_ref, with_query
 from workers import sources
@@ -177,7 +176,7 @@ class Resolver:
                 raise
             log.exception("a plan could not be made")
             return _refusal(InternalError())
-        return msgspec.json.encode(answer)
+        return encode_json(answer)
 
     # -- both --------------------------------------------------------------------------------------------------------
 
@@ -224,4 +223,4 @@ class Resolver:
 
 
 def _refusal(error: HiveError) -> bytes:
-    return msgspec.json.encode(ErrorReply(ErrorBody(code=error.code, message=error.message, details=error.details)))
+    return encode_json(ErrorReply(ErrorBody(code=error.code, message=error.message, details=error.details)))

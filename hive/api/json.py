@@ -9,9 +9,11 @@ import msgspec
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match, Route
 
 from hive import errors, logs
 from hive.wire.api import ErrorBody, ErrorReply
+from hive.wire.encoding import encode_json
 
 log = logging.getLogger("hive.api")
 
@@ -28,7 +30,7 @@ class JsonResponse(Response):
 
     def render(self, content: Any) -> bytes:
         """The body."""
-        return msgspec.json.encode(content)
+        return encode_json(content)
 
 
 async def read_body(request: Request, kind: type[T], default: T | None = None) -> T:
@@ -62,6 +64,8 @@ def error_response(error: errors.HiveError) -> JsonResponse:
         headers = {"retry-after": str(wait_s) if isinstance(wait_s, int) else "1"}
     elif error.status == 401:
         headers = {"www-authenticate": 'Bearer realm="hive"'}
+    elif error.status == 405:
+        headers = {"allow": error.details.get("allow", "")}
     body = ErrorReply(
         ErrorBody(
             code=error.code, message=error.message, details=error.details, request_id=logs.bound_field("request_id")
@@ -84,8 +88,15 @@ async def on_http_error(request: Request, error: Exception) -> Response:
             errors.NotFound(f"There is nothing at {request.url.path[:200]!r}. The addresses are in docs/api.md.")
         )
     if error.status_code == 405:
-        return error_response(errors.MethodNotAllowed(allow=(error.headers or {}).get("Allow", "")))
+        return error_response(errors.MethodNotAllowed(allow=_allowed(request)))
     return error_response(errors.BadRequest(str(error.detail)))
+
+
+def _allowed(request: Request) -> str:
+    """The methods of the address, which Starlette names of its first route alone."""
+    routes = [route for route in request.app.routes if isinstance(route, Route)]
+    path = next((route.path for route in routes if route.matches(request.scope)[0] is not Match.NONE), None)
+    return ", ".join(sorted({method for route in routes if route.path == path for method in route.methods or ()}))
 
 
 async def on_disconnect(_: Request, error: Exception) -> Response:

@@ -24,6 +24,7 @@ from starlette.types import Receive, Scope, Send
 
 from hive.errors import Conflict, HiveError, InternalError, disk_error
 from hive.store.cancellation import Stopped
+from hive.wire.encoding import encode_json
 from hive.wire.maintenance import MEDIA_TYPE, Failed
 
 log = logging.getLogger("hive.operations")
@@ -122,7 +123,7 @@ class Operation:
             while not self._slots.acquire(timeout=STOP_POLL_S):
                 if self.stop.is_set():
                     raise Stopped
-            hand_over(msgspec.json.encode(line) + b"\n")
+            hand_over(encode_json(line) + b"\n")
 
         try:
             _guarded(work, say)

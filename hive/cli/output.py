@@ -38,7 +38,9 @@ def echo_json(value: Any, *, indented: bool = False) -> None:
     """Write a value as JSON to standard output, on one line unless `indented`."""
     import msgspec
 
-    data = value if isinstance(value, bytes) else msgspec.json.encode(value)
+    from hive.wire.encoding import encode_json
+
+    data = value if isinstance(value, bytes) else encode_json(value)
     click.echo(plain_json((msgspec.json.format(data) if indented else data).decode()))
 
 

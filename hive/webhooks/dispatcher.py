@@ -21,8 +21,6 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-import msgspec
-
 from hive.auth.principal import ANONYMOUS, NOBODY
 from hive.downloads.record import Record
 from hive.downloads.tracker import DownloadTracker
@@ -34,6 +32,7 @@ from hive.secrets import SecretKeyError
 from hive.settings import Settings
 from hive.webhooks.outbox import WebhookMessage, WebhookOutbox, WebhookTarget
 from hive.webhooks.signature import sign
+from hive.wire.encoding import encode_json
 
 if TYPE_CHECKING:
     from hive.webhooks.delivery import Answer
@@ -220,7 +219,7 @@ def body_of(record: Record) -> bytes:
     ended = datetime.fromtimestamp(record.ended_ms / 1000, UTC).isoformat(timespec="milliseconds")
     timestamp = ended.replace("+00:00", "Z")
     whom = NOBODY if record.is_shared else ANONYMOUS
-    return msgspec.json.encode({"type": _TYPES[record.state], "timestamp": timestamp, "data": view(record, whom)})
+    return encode_json({"type": _TYPES[record.state], "timestamp": timestamp, "data": view(record, whom)})
 
 
 def _fields(message: WebhookMessage, host: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any, Final, Literal, NamedTuple, get_args
 
 import msgspec
 
+from hive.wire.encoding import encode_json
 from hive.wire.jobs import Priority
 
 #: Bytes per megabyte in `speed_mbps`: the original prints it as MB/s, 10^6 bytes.
@@ -125,13 +126,12 @@ class Message(NamedTuple):
     data: bytes
 
 
-_encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
 
 
 def encode(event: Event) -> bytes:
     """The event as one line of JSON, `stage` first."""
-    return _encoder.encode(event)
+    return encode_json(event)
 
 
 def decode(data: bytes | str) -> Event:

@@ -85,11 +85,14 @@ _HEADERS: Final[Object] = {
         "description": "The request's id, also on the log's lines: yours, if you sent one, else a new one.",
         "schema": {"type": "string"},
     },
+    "WWW-Authenticate": {"description": "What to show: a key.", "schema": {"type": "string"}},
     "Retry-After": {
         "description": "Seconds to wait before the next try.",
         "schema": {"type": "integer", "minimum": 0},
     },
 }
+#: Which errors have which of them.
+_HEADERS_OF: Final = {401: ("WWW-Authenticate",), 429: ("Retry-After",), 503: ("Retry-After",)}
 
 
 class Entry(NamedTuple):
@@ -255,7 +258,7 @@ class _Answers:
         """An error: the shape that all have, and the codes of a route under this status."""
         codes = sorted(kinds)
         narrowed = {"properties": {"error": {"properties": {"code": {"enum": codes}}}}}
-        more = ("Retry-After",) if status in (429, 503) else ()
+        more = _HEADERS_OF.get(status, ())
         name = f"{status}.{'.'.join(codes)}"
         self._shared[name] = {
             "description": "\n\n".join(f"`{code}`: {kinds[code]().message}" for code in codes),
