@@ -39,7 +39,12 @@ class Principal:
         """Whether it may know of something that belongs to `owners`. Who may administer sees everything; what belongs
         to nobody (it was made before there were keys) is seen by them alone.
         """
-        return self.sees_all or "admin" in self.scopes or self.owner in owners
+        return self.sees_everything or self.owner in owners
+
+    @property
+    def sees_everything(self) -> bool:
+        """Whether it sees what belongs to others and to nobody, too."""
+        return self.sees_all or "admin" in self.scopes
 
 
 #: Anybody, where no keys exist: everything is allowed.

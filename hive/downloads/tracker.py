@@ -266,7 +266,7 @@ class DownloadTracker:
         """The sorted sets in which downloads of these statuses are. Those of one owner are few (they are capped), and
         nobody else's may count among those that are looked at.
         """
-        if not principal.may("admin"):
+        if not principal.sees_everything:
             return [keys.owner_index(principal.owner)]
         if keep is None or not self.has_index():
             return [keys.DOWNLOADS]

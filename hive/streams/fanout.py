@@ -427,7 +427,7 @@ class _Watchers:
         return found
 
     def add(self, subscriber: Subscriber, principal: Principal) -> None:
-        group = self._see_all if principal.may("admin") else self._by_owner.setdefault(principal.owner, {})
+        group = self._see_all if principal.sees_everything else self._by_owner.setdefault(principal.owner, {})
         group[subscriber] = principal
 
     def discard(self, subscriber: Subscriber) -> None:

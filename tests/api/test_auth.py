@@ -117,7 +117,7 @@ def test_every_route_lets_in_who_has_its_scope_and_nobody_else(
             assert answer.code == ("MISSING_API_KEY" if kind == "none" else "INVALID_API_KEY"), kind
             assert answer.headers["www-authenticate"].startswith("Bearer"), kind
             assert "hive key new" in answer.json["error"]["message"], kind
-        elif needs in with_implied([kind]):  # type: ignore[list-item]
+        elif needs in with_implied([kind]):
             assert answer.status not in (401, 403), (kind, answer)
         else:
             assert (answer.status, answer.code) == (403, "INSUFFICIENT_SCOPE"), (kind, answer)
