@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from ipaddress import ip_address
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
+from hive import cli
 from hive.cli.errors import USAGE, CliError, say_hints, style
 from hive.cli.output import echo_lines
 from hive.net.server_address import parse_server_address
 from hive.processes.children import python_module
 from hive.settings import Settings
 from hive.terminal import plain, plain_json
+
+if TYPE_CHECKING:
+    from hive.processes.fork import Part
 
 #: Workers that `hive up` runs, and downloads that one `hive worker` has in hand at once.
 DEFAULT_WORKERS = 2
@@ -23,6 +28,8 @@ MAX_WORKERS = 64
 
 #: The colour of each one's name in the log.
 _COLOURS = {"server": "cyan", "workers": "green", "hive": "yellow"}
+#: The program of the workers, which hive knows by name only.
+_WORKERS = "workers.__main__"
 _NEED_REDIS = ("hive up  # brings a Redis of its own", "export REDIS_URL=redis://host:6379")
 
 
@@ -70,8 +77,6 @@ def up(host: str | None, port: int | None, workers: int, allow_unauthenticated: 
 
     Others can reach it with --host 0.0.0.0 once there is an API key: see `hive key new`.
     """
-    import asyncio
-
     from hive.processes.instance_lock import HomeInUse
     from hive.processes.stack import Stack, StackPlan
 
@@ -82,16 +87,13 @@ def up(host: str | None, port: int | None, workers: int, allow_unauthenticated: 
     plan = StackPlan(*address, workers, allow_unauthenticated=allow_unauthenticated, keys_required=keys_on)
     api_key = _own_key(settings) if keys_on else ""
 
-    async def run() -> int:
-        return await Stack(settings, plan, say, api_key).run(on_ready)
-
     def on_ready(url: str, sentence: str) -> None:
         echo_lines(sentence)
         sys.stdout.flush()
 
     say = _json_lines if settings.log_format == "json" else _prefixed_lines
     try:
-        code = asyncio.run(run())
+        code = Stack(settings, plan, say, _parts(), api_key).run(on_ready)
     except HomeInUse as error:
         hint = f"use it with HIVE_HOST={error.holder.address}" if error.holder and error.holder.address else ""
         raise CliError(str(error), *filter(None, [hint]), "or give another HIVE_HOME", code="HOME_IN_USE") from None
@@ -138,6 +140,21 @@ def worker(concurrency: int) -> None:
     sys.stdout.flush()
     # In the place of this process, so that signals and the exit code are the workers' own.
     os.execv(command[0], command)  # noqa: S606
+
+
+def _parts() -> dict[str, Part]:
+    """The parts of the stack as they are started by fork."""
+    from hive.processes.fork import Part
+
+    def load_server() -> None:
+        from hive import server  # noqa: F401
+
+    return {
+        "server": Part(load_server, cli.run),
+        "workers": Part(
+            lambda: importlib.import_module(_WORKERS), lambda args: importlib.import_module(_WORKERS).main(args)
+        ),
+    }
 
 
 def listen_address(settings: Settings, host: str | None, port: int | None) -> Address:

@@ -7,6 +7,7 @@ is gone.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -42,6 +43,9 @@ class Prefork:
         """Until asked to stop, and all children have ended. Every further signal is handed on to them."""
         for sig in _HANDLED:
             signal.signal(sig, self._on_signal)
+        # What is loaded stays for good. A collection in a child would look at it all the same, and looking writes: each
+        # child would soon have a copy of its own, 20 MB for a worker instead of 2.
+        gc.freeze()
         for work in self._works:
             self._spawn(work)
         self._on_ready()

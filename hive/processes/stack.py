@@ -16,12 +16,15 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Mapping
 from http.client import HTTPConnection, HTTPException
+from types import FrameType
 from typing import Final, NamedTuple
 
 from hive.net.backoff import NO_JITTER, Backoff
 from hive.processes.children import python_module
 from hive.processes.embedded_redis import EmbeddedRedis, EmbeddedRedisError
+from hive.processes.fork import Part, try_fork
 from hive.processes.instance_lock import HomeInUse, InstanceLock
 from hive.processes.supervisor import RESTART_MAX_S, RESTART_MIN_S, Child, Say, happens
 from hive.secrets import ensure_key
@@ -42,6 +45,8 @@ REDIS_POLL_S: Final = 0.25
 LOOK_TIMEOUT_S: Final = 1.0
 #: Bytes of an answer of the server that are read to see whether it is ready.
 MAX_LOOK_BYTES: Final = 1_000_000
+#: What asks the stack to end.
+_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 #: Addresses that mean "all of this machine's" to whoever listens, and where to reach one of those.
 _REACHABLE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 - compared with, not bound to
 
@@ -67,10 +72,14 @@ class Stack:
     `api_key` is a key for the server's admin, "" where there are none.
     """
 
-    def __init__(self, settings: Settings, plan: StackPlan, say: Say, api_key: str = "") -> None:
+    def __init__(
+        self, settings: Settings, plan: StackPlan, say: Say, parts: Mapping[str, Part], api_key: str = ""
+    ) -> None:
+        """`parts`: what can be started by fork, of "server" and "workers"; see fork.py."""
         self._settings = settings
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._say = say
+        self._parts = parts
         self._port = free_port(plan.host, plan.port)
         self._plan = plan
         self._redis = EmbeddedRedis(settings.home_dir) if settings.redis_url is None else None
@@ -79,6 +88,7 @@ class Stack:
         self._workers: Child | None = None
         self._told = asyncio.Event()
         self._signals = 0
+        self._began_s = time.time()
 
     @property
     def address(self) -> str:
@@ -86,16 +96,54 @@ class Stack:
         host = _REACHABLE.get(self._plan.host, self._plan.host)
         return f"http://[{host}]:{self._port}" if ":" in host else f"http://{host}:{self._port}"
 
-    async def run(self, on_ready: Say) -> int:
+    def run(self, on_ready: Say) -> int:
         """Start, call `on_ready` with the address and a sentence, wait for a signal, end in order. Gives the exit code.
 
         Raises:
             StackError: when the server does not start.
             HomeInUse, EmbeddedRedisError, OSError: as EmbeddedRedis.start does.
         """
-        self._listen_to_signals()
+        # Before there is a loop, which would not outlive a fork: signals are counted, and acted upon in the loop.
+        earlier = {number: signal.signal(number, self._count_signal) for number in _SIGNALS}
         try:
-            self._start()
+            self._begin()
+        except BaseException:
+            for number, handler in earlier.items():
+                signal.signal(number, handler)
+            self._let_go()
+            raise
+        return asyncio.run(self._run(on_ready))
+
+    def _begin(self) -> None:
+        """Everything side by side: the others need Redis when they have loaded, and it is faster than that."""
+        env = {**os.environ, "HIVE_LOG_FORMAT": "json" if self._settings.log_format == "json" else "console"}
+        if self._redis is not None:
+            self._lock = self._redis.lock
+            self._lock.acquire()
+            self._redis.begin()
+            # Both names: the first of them wins, and the shell may have one of another Redis.
+            env["HIVE_REDIS_URL"] = env["REDIS_URL"] = self._redis.url
+        else:
+            self._lock = self._try_lock()
+        ensure_key(self._settings.secret_key_path)
+        # A key is for who calls a server, and these are none: it need not stand in their environment.
+        env.pop("HIVE_API_KEY", None)
+        # The workers first: theirs is the longer way.
+        self._workers = self._child("workers", "workers", ["--concurrency", str(self._plan.workers)], env)
+        self._server = self._child("server", "hive.cli", ["serve", *self._serve_options()], env)
+
+    def _child(self, name: str, module: str, arguments: list[str], env: Mapping[str, str]) -> Child:
+        """A part: forked by now where that can be, a program to be started where not."""
+        forked = try_fork(self._parts[name], arguments, env, ["python", "-m", module, *arguments])
+        return Child(name, python_module(module, *arguments), env, self._say, forked)
+
+    async def _run(self, on_ready: Say) -> int:
+        self._listen_to_signals()
+        assert self._server is not None
+        assert self._workers is not None
+        try:
+            self._workers.start()
+            self._server.start()
             ready = asyncio.create_task(self._wait_until_ready())
             told = asyncio.create_task(self._told.wait())
             await asyncio.wait([ready, told], return_when=asyncio.FIRST_COMPLETED)
@@ -110,27 +158,6 @@ class Stack:
         finally:
             await self._stop()
         return 130 if self._signals > 1 else 0
-
-    def _start(self) -> None:
-        """Everything side by side: the others need Redis when they have loaded, and it is faster than that."""
-        env = {**os.environ, "HIVE_LOG_FORMAT": "json" if self._settings.log_format == "json" else "console"}
-        if self._redis is not None:
-            self._lock = self._redis.lock
-            self._lock.acquire()
-            self._redis.begin()
-            # Both names: the first of them wins, and the shell may have one of another Redis.
-            env["HIVE_REDIS_URL"] = env["REDIS_URL"] = self._redis.url
-        else:
-            self._lock = self._try_lock()
-        ensure_key(self._settings.secret_key_path)
-        # A key is for who calls a server, and these are none: it need not stand in their environment.
-        env.pop("HIVE_API_KEY", None)
-        serve = python_module("hive.cli", "serve", *self._serve_options())
-        work = python_module("workers", "--concurrency", str(self._plan.workers))
-        self._server = Child("server", serve, env, self._say)
-        self._workers = Child("workers", work, env, self._say)
-        self._server.start()
-        self._workers.start()
 
     def _serve_options(self) -> list[str]:
         """Where the server listens, and whom it lets in: it asks again itself, also when it is started anew."""
@@ -158,7 +185,6 @@ class Stack:
             StackError: when the server ended, or does not answer.
         """
         assert self._server is not None
-        since = time.time()
         if self._redis is not None:
             await asyncio.to_thread(self._redis.wait)
         deadline = time.monotonic() + READY_TIMEOUT_S
@@ -169,18 +195,18 @@ class Stack:
                 raise StackError(f"The server does not answer after {READY_TIMEOUT_S:.0f} s.")
             await asyncio.sleep(POLL_S)
         deadline = time.monotonic() + WORKERS_TIMEOUT_S
-        while (count := await asyncio.to_thread(self._count_workers, since)) < self._plan.workers:
+        while (count := await asyncio.to_thread(self._count_workers)) < self._plan.workers:
             if time.monotonic() > deadline:
                 break
             await asyncio.sleep(POLL_S)
         return count
 
-    def _count_workers(self, since_s: float) -> int:
-        """How many workers of this machine have started since then: those of an earlier run are listed for a while."""
+    def _count_workers(self) -> int:
+        """How many workers of this machine are younger than we: those of an earlier run are listed for a while."""
         reply = self._look("/v1/workers")
         workers = reply.get("data", []) if isinstance(reply, dict) else []
         return sum(
-            worker.get("host") == socket.gethostname() and (worker.get("started_at") or 0) >= since_s - 1
+            worker.get("host") == socket.gethostname() and (worker.get("started_at") or 0) >= self._began_s - 1
             for worker in workers
         )
 
@@ -221,6 +247,10 @@ class Stack:
             await self._server.stop(self._settings.drain_s + SERVER_GRACE_S)
         if self._workers is not None:
             await self._workers.stop(WORKER_STOP_S)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """End Redis and give the home back, where we have them."""
         if self._redis is not None:
             self._redis.stop()
         elif self._lock is not None:
@@ -228,8 +258,14 @@ class Stack:
 
     def _listen_to_signals(self) -> None:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in _SIGNALS:
             loop.add_signal_handler(number, self._on_signal)
+        early, self._signals = self._signals, 0
+        for _ in range(early):
+            self._on_signal()
+
+    def _count_signal(self, number: int, frame: FrameType | None) -> None:
+        self._signals += 1
 
     def _on_signal(self) -> None:
         """The first signal ends the stack in order, the second kills it."""

@@ -18,6 +18,7 @@ from typing import IO, Final
 
 from hive.net.backoff import NO_JITTER, Backoff
 from hive.processes.children import bound_to_us, signal_group
+from hive.processes.fork import Forked, ForkedProcess
 
 #: Seconds until a child that ended starts again: the first time, and at most.
 RESTART_MIN_S: Final = 1.0
@@ -38,14 +39,18 @@ Say = Callable[[str, str], None]
 class Child:
     """A program that is kept running from `start` until `stop`."""
 
-    def __init__(self, name: str, command: Sequence[str], env: Mapping[str, str], say: Say) -> None:
+    def __init__(
+        self, name: str, command: Sequence[str], env: Mapping[str, str], say: Say, forked: Forked | None = None
+    ) -> None:
+        """`forked`: the process that it is at first, where that runs already."""
         self.name = name
         self.restarts = 0
         self.exit_code: int | None = None
         self._command = list(command)
         self._env = dict(env)
         self._say = say
-        self._process: asyncio.subprocess.Process | None = None
+        self._forked = forked
+        self._process: asyncio.subprocess.Process | ForkedProcess | None = None
         self._task: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
 
@@ -97,19 +102,8 @@ class Child:
 
     async def _run_once(self) -> int:
         # A pipe of our own: asyncio's would stay open for as long as a grandchild holds its other end.
-        pipe, write_end = _open_pipe()
+        pipe, process = await self._begin()
         with pipe:
-            try:
-                self._process = process = await asyncio.create_subprocess_exec(
-                    *bound_to_us(self._command),
-                    stdin=asyncio.subprocess.DEVNULL,
-                    stdout=write_end,
-                    stderr=asyncio.subprocess.STDOUT,
-                    env=self._env,
-                    process_group=0,
-                )
-            finally:
-                os.close(write_end)
             if self._stopping.is_set():
                 # Told to stop between the decision to start and the start.
                 self._signal(signal.SIGTERM)
@@ -121,10 +115,28 @@ class Child:
                 await reading
         return code
 
-
-def _open_pipe() -> tuple[IO[bytes], int]:
-    read_end, write_end = os.pipe()
-    return os.fdopen(read_end, "rb", buffering=0), write_end
+    async def _begin(self) -> tuple[IO[bytes], asyncio.subprocess.Process | ForkedProcess]:
+        """A process that runs, and the end of the pipe from which to read its output."""
+        if self._forked is not None:
+            forked, self._forked = self._forked, None
+            self._process = ForkedProcess(forked.pid)
+            return os.fdopen(forked.output, "rb", buffering=0), self._process
+        read_end, write_end = os.pipe()
+        try:
+            self._process = await asyncio.create_subprocess_exec(
+                *bound_to_us(self._command),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=write_end,
+                stderr=asyncio.subprocess.STDOUT,
+                env=self._env,
+                process_group=0,
+            )
+        except BaseException:
+            os.close(read_end)
+            raise
+        finally:
+            os.close(write_end)
+        return os.fdopen(read_end, "rb", buffering=0), self._process
 
 
 async def happens(event: asyncio.Event, timeout_s: float) -> bool:

@@ -83,6 +83,7 @@ def start(runs: int, ups: int, requests: int, pulls: int, megabytes: int) -> Non
     from benchmarks import start as it
 
     with tempfile.TemporaryDirectory(prefix="hive-bench-") as folder:
+        it.compile_code()
         it.help_times(runs)
         it.pull_times(Path(folder), pulls, megabytes)
         it.up_times(Path(folder), ups)

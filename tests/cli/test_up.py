@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -19,7 +20,7 @@ from hive.cli.up import up as up_command
 from hive.client import Client
 from hive.processes.instance_lock import holder_of
 from hive.settings import Settings
-from tests.support.cli import COMMAND_TIMEOUT_S, Hive
+from tests.support.cli import COMMAND_TIMEOUT_S, Hive, command
 from tests.support.processes import is_alive
 from tests.support.up import running_up
 from tests.support.waiting import wait_for
@@ -89,6 +90,37 @@ def test_whatever_dies_comes_back(env: dict[str, str], tmp_path: Path) -> None:
 
 
 @linux_only
+def test_a_part_is_forked_at_first_and_a_program_when_it_starts_again(env: dict[str, str], tmp_path: Path) -> None:
+    def is_program(pid: int) -> bool:
+        with contextlib.suppress(OSError):
+            return Path(f"/proc/{pid}/cmdline").read_bytes().startswith(os.fsencode(sys.executable))
+        return False
+
+    with running_up(env, tmp_path / "log", "--workers", "1") as up:
+        before = up.children()
+        assert [is_program(before[name]) for name in ("server", "workers")] == [False, False]
+        os.kill(before["server"], signal.SIGKILL)
+        wait_for(lambda: up.children().get("server", before["server"]) != before["server"], "no server")
+        wait_for(lambda: is_program(up.children()["server"]), "it is forked again")
+        assert up.children()["workers"] == before["workers"]
+
+
+@linux_only
+@pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_during_the_start_ends_it_in_order(env: dict[str, str], tmp_path: Path, sig: signal.Signals) -> None:
+    with (tmp_path / "log").open("w") as err:
+        process = subprocess.Popen(command("up", "--port", "0"), env=env, stdout=subprocess.PIPE, stderr=err)
+    with process:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        wait_for(children.read_text, "nothing is started")
+        process.send_signal(sig)
+        family = [int(pid) for pid in children.read_text().split()]
+        assert process.wait(COMMAND_TIMEOUT_S) == 0
+        wait_for(lambda: not any(map(is_alive, family)), "a child is left")
+    assert "stopping" in (tmp_path / "log").read_text()
+
+
+@linux_only
 def test_no_address_of_redis_is_in_an_argument(env: dict[str, str], tmp_path: Path) -> None:
     with running_up(env, tmp_path / "log", "--workers", "1") as up:
         for pid in up.children().values():
@@ -144,8 +176,8 @@ def test_keys_lift_the_refusal_and_so_does_a_word_old_or_new() -> None:
     _check_reach(beyond, keys_on=False, allow_unauthenticated=True)
     with pytest.raises(CliError):
         _check_reach(beyond, keys_on=False, allow_unauthenticated=False)
-    for command in (up_command, serve):
-        (option,) = [option for option in command.params if option.name == "allow_unauthenticated"]
+    for each in (up_command, serve):
+        (option,) = [option for option in each.params if option.name == "allow_unauthenticated"]
         assert {"--allow-remote", "--allow-unauthenticated"} <= set(option.opts)
 
 
