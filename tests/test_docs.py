@@ -119,3 +119,25 @@ def test_every_link_of_a_document_leads_somewhere() -> None:
     for document in DOCUMENTS:
         links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text())
         assert [link for link in links if not (document.parent / link).exists()] == [], document.name
+
+
+def test_every_test_that_the_security_page_names_exists() -> None:
+    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", (ROOT / "SECURITY.md").read_text())
+    assert len(named) > 80
+    missing = [
+        f"{path}::{name}"
+        for path, name in named
+        if not (ROOT / path).exists() or (name and not re.search(rf"def {name}\(", (ROOT / path).read_text()))
+    ]
+    assert missing == []
+
+
+def test_every_threat_and_finding_has_a_rule_and_a_test_or_says_that_it_is_open() -> None:
+    tables = (ROOT / "SECURITY.md").read_text().partition("## Threats")[2]
+    rows = [line.strip("| \n").split(" | ") for line in tables.splitlines() if line.startswith("| ")]
+    findings = [row for row in rows if re.fullmatch(r"S\d+", row[0])]
+    assert [row[0] for row in findings] == [f"S{number}" for number in range(1, 37)]
+    for row in rows:
+        if row[0] in ("threat", "found"):
+            continue
+        assert "`tests/" in row[-1] or any(cell.startswith("open:") for cell in row), row[0]
