@@ -177,6 +177,16 @@ class Download:
     def _bring(self) -> Plan:
         """Everything from the reference to the published model."""
         credentials = self._credentials()
+        try:
+            return self._bring_with(credentials)
+        except errors.ModelAccessDenied:
+            # Somebody who joined meanwhile may have brought the token that it lacked.
+            lent = self._credentials()
+            if lent == credentials:
+                raise
+            return self._bring_with(lent)
+
+    def _bring_with(self, credentials: Credentials) -> Plan:
         network = outbound(self._settings, guarded=is_plain_url(self._record.request.ref))
         plan = self._resolve(credentials, network)
         self._transfer(plan, network).bring(self._intent.plan)

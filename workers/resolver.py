@@ -136,18 +136,26 @@ class Resolver:
             return  # it may be on another worker's machine
         with logs.bound(download_id=record.id, attempt=record.attempt, request_id=record.request_id):
             try:
-                sealed = self._downloads.tracker.read_secret(record.id)
-                if sealed is None and record.ref.endswith(HIDDEN_QUERY):
-                    raise CredentialsLost
-                found = self._resolve(
-                    record.request, self._unsealed(sealed, self._purpose(record), record.created_ms / 1000)
-                )
+                found = self._resolve_record(record)
             except FINAL as error:
                 self._end(record, error)
             except HiveError as error:
                 log.info("not resolved yet", extra={"fields": {"code": error.code, "reason": error.message}})
             else:
                 self._tell(record, found)
+
+    def _resolve_record(self, record: Record) -> sources.Plan:
+        sealed = self._downloads.tracker.read_secret(record.id)
+        if sealed is None and record.ref.endswith(HIDDEN_QUERY):
+            raise CredentialsLost
+        credentials = self._unsealed(sealed, self._purpose(record), record.created_ms / 1000)
+        try:
+            return self._resolve(record.request, credentials)
+        except ModelAccessDenied:
+            # Somebody who joined meanwhile may have brought the token that it lacked.
+            if self._downloads.tracker.read_secret(record.id) == sealed:
+                raise
+            return self._resolve_record(record)
 
     def _tell(self, record: Record, found: sources.Plan) -> None:
         event = resolved_event(record, name_of(found), found.total_bytes or 0, len(found.files))

@@ -136,10 +136,17 @@ class ModelProvisioner:
             self._queue.enqueue(download_id, attempt=1)
             self._resolutions.call(download_id)
             return Provisioned(download_id, None, False, _intent(download_id, new))
+        if outcome == "joined" and new.permission:
+            sealed = self._sealed("download", download_id, spec)
+            self._tracker.lend_secret(download_id, new.permission, sealed, SECRET_TTL_S)
         return Provisioned(download_id, on_disk.local_path if on_disk else None, outcome == "joined")
 
     def _new(self, download_id: str, spec: DownloadSpec, on_disk: OnDisk | None) -> New:
-        key = dedup_key(spec.ref, spec.include, spec.exclude, spec.sha256, spec.name, self._permission(spec))
+        permission = self._permission(spec)
+        # Who runs the service joins any download, and lends it a token. Others see of each other's models only what
+        # the Hub shows to each of them.
+        apart = "" if spec.as_operator else permission
+        key = dedup_key(spec.ref, spec.include, spec.exclude, spec.sha256, spec.name, apart)
         if on_disk is not None:
             complete = on_disk_event(on_disk.local_path, on_disk.size, len(on_disk.files), on_disk.note)
             return New(
@@ -161,6 +168,7 @@ class ModelProvisioner:
             priority=spec.priority,
             request_id=spec.request_id,
             owner=spec.owner,
+            permission=permission if spec.as_operator else "",
         )
 
     def _sealed(self, kind: Literal["download", "plan"], id_: str, spec: DownloadSpec) -> bytes:
@@ -172,8 +180,8 @@ class ModelProvisioner:
         return seal(credentials, self._settings.secret_key_path, purpose)
 
     def _permission(self, spec: DownloadSpec) -> str:
-        """By what the Hub lets this request in: its own token, that of the workers (""), or no token at all. The query
-        of a plain URL is part of the URL.
+        """By what the Hub lets this request in: a name for its own token, which tells nothing of it; "" for that of the
+        workers, which only who runs the service may use; else "no token". The query of a plain URL is part of the URL.
         """
         if spec.ref.url is not None:
             return ""

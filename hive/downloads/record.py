@@ -101,6 +101,8 @@ class New(msgspec.Struct, kw_only=True, frozen=True):
     priority: Priority = "normal"
     #: Who asks; "" for somebody without a key.
     owner: str = ""
+    #: A name for the token that it is to be fetched with, where the key above does not tell it; "" for none of its own.
+    permission: str = ""
 
 
 class Claim(NamedTuple):

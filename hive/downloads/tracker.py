@@ -91,7 +91,7 @@ class DownloadTracker:
         self._max_records = max_records
         self._reindex = Script(client, scripts.REINDEX)
         self._create, self._control = Script(client, scripts.CREATE), Script(client, scripts.CONTROL)
-        self._leave = Script(client, scripts.LEAVE)
+        self._leave, self._lend = Script(client, scripts.LEAVE), Script(client, scripts.LEND)
         self._priority, self._set_aside = Script(client, scripts.PRIORITY), Script(client, scripts.SET_ASIDE)
 
     @classmethod
@@ -157,6 +157,7 @@ class DownloadTracker:
             owner_queued=self._caps.queued,
             owner_records=self._caps.records,
             owner_bytes=self._caps.bytes_per_day,
+            permission=new.permission,
         )
         return found
 
@@ -256,6 +257,18 @@ class DownloadTracker:
             told=keys.owners_prefix(self._database),
         )
         return said.decode()  # type: ignore[return-value]
+
+    def lend_secret(self, download_id: str, permission: str, sealed: bytes, ttl_s: int) -> bool:
+        """Give a download that was joined the credentials that it lacks; whether it took them."""
+        return bool(
+            self._lend(
+                record=keys.record(download_id),
+                secret=keys.secret(download_id),
+                permission=permission,
+                sealed=sealed,
+                sealed_ttl_s=ttl_s,
+            )
+        )
 
     def read_secret(self, download_id: str) -> bytes | None:
         """The sealed credentials of a download, or None."""

@@ -171,7 +171,7 @@ def dedup_key(
 
     A digest is part of it: who asks for one must not join a download that checks none. So is a name of one's own, and
     `permission`: by what the Hub lets the download in. Who joined one that another token opened would get what their
-    own does not open, and a token that joined one without any would be dropped.
+    own does not open.
     """
     same: tuple[object, ...] = (
         ref.kind,

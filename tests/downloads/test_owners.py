@@ -19,7 +19,7 @@ from hive.secrets import SecretKeyError
 from hive.settings import Settings
 from hive.webhooks.outbox import MAX_PER_DOWNLOAD, WebhookOutbox
 from hive.wire import keys
-from tests.support.downloads import complete, download_context, failed, new, read
+from tests.support.downloads import claim, complete, download_context, downloading, failed, new, read
 from tests.support.webhook_receiver import SECRET
 
 ALICE = Principal("k1", "alice", frozenset({"read", "pull"}))
@@ -239,3 +239,25 @@ def test_a_webhook_copied_to_another_download_does_not_open(
     (message,) = webhooks.take(10)
     with pytest.raises(SecretKeyError):
         webhooks.target(message)
+
+
+def test_a_token_joins_what_has_none_and_is_lent_to_it(downloads: DownloadContext) -> None:
+    download_id, _ = asked(downloads, "", event=downloading(0, 0, "queued"))
+    assert asked(downloads, "", permission="token a") == (download_id, "joined")
+    tracker = downloads.tracker
+    assert not tracker.lend_secret(download_id, "token b", b"sealed b", 60), "it is fetched with another's"
+    assert tracker.lend_secret(download_id, "token a", b"sealed a", 60)
+    assert not tracker.lend_secret(download_id, "token a", b"sealed again", 60)
+    assert tracker.read_secret(download_id) == b"sealed a"
+    downloads.claims.finish(claim(downloads, download_id), 2, "complete", complete(), "/x")
+    assert not tracker.lend_secret(download_id, "token a", b"sealed late", 60), "it has ended"
+    assert tracker.read_secret(download_id) is None
+
+
+def test_two_tokens_are_two_downloads_and_who_has_none_joins_either(downloads: DownloadContext) -> None:
+    first, _ = asked(downloads, "", permission="token a")
+    assert asked(downloads, "", permission="token a") == (first, "joined")
+    assert asked(downloads, "") == (first, "joined")
+    second, outcome = asked(downloads, "", permission="token b")
+    assert (outcome, second != first) == ("created", True)
+    assert asked(downloads, "", permission="token b") == (second, "joined")

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
 import requests
 from huggingface_hub import HfApi, scan_cache_dir, snapshot_download, try_to_load_from_cache
 
+from hive.client import Client
 from hive.redis_client import RedisClient
+from hive.wire.api import Started
+from hive.wire.events import Complete
 from tests.hub import SyntheticFile, faults
 from tests.hub.server import HubServer
 from tests.support.content import MIB, file_sha256
+from tests.support.processes import Server, Workers
 from tests.support.redis import secrets_in
 from tests.support.service import TOKEN, Service
 from tests.support.waiting import wait_for
@@ -120,6 +125,36 @@ def test_a_gated_model_comes_with_the_token_of_the_request(
         for path in Path(folder).rglob("*"):
             assert not path.is_file() or TOKEN.encode() not in path.read_bytes(), path
     assert all("Authorization" not in hit.headers for hit in hub.hits(origin="cdn")), "the token went to the CDN"
+
+
+def test_a_token_that_joins_a_request_without_one_opens_the_model_for_both(
+    env: dict[str, str], hub: HubServer, store: RedisClient
+) -> None:
+    hub.create("org/gated", {"m-Q4_K_M.gguf": SyntheticFile(2 * MIB, seed=3, head=b"GGUF")}, gated="manual")
+    hub.access.issue(TOKEN, "org/gated")
+    with contextlib.ExitStack() as stack:
+        server = Server(env)
+        stack.callback(server.stop)
+        server.wait_until_ready()
+        with Client(server.url) as client:
+            first = client.download("hf:org/gated")
+            assert client.download("hf:org/gated", hf_token=TOKEN) == Started(
+                download_id=first.download_id, local_path=None, joined=True
+            )
+            stack.callback(Workers(env, 1).stop)
+            *_, end = client.watch(first.download_id)
+    assert isinstance(end, Complete), end
+    assert secrets_in(store, TOKEN) == []
+
+
+def test_a_token_that_comes_while_the_model_is_refused_is_tried(service: Service, hub: HubServer) -> None:
+    hub.create("org/gated", {"m-Q4_K_M.gguf": SyntheticFile(2 * MIB, seed=3, head=b"GGUF")}, gated="manual")
+    hub.access.issue(TOKEN, "org/gated")
+    slow = hub.faults.add(faults.slow_connect(5.0), "/api/models/*", count=1)
+    started = service.post("hf:org/gated")
+    wait_for(lambda: slow.struck)
+    assert service.post("hf:org/gated", hf_token=TOKEN) == {**started, "joined": True}
+    assert service.watch(started["download_id"]).wait().last["stage"] == "complete"
 
 
 def test_a_plain_url_arrives_and_its_query_stays_secret(

@@ -1,13 +1,15 @@
 -- A new download, or the one under way for the same identity, which `owner` then shares; one that somebody else is
 -- ending is not joined.
 -- `terminal` is 0 or 1; `sealed` credentials and `local_path` may be ''; `owner` is '' without a key; `told`: what the
--- channel of its owners begins with. The rest of ARGV: the record's fields as name, value, ...
+-- channel of its owners begins with; `permission` names the token that it is to be fetched with, '' for none of its
+-- own: who has another makes another download, and who joins with the first one brings it along (lend.lua). The rest of
+-- ARGV: the record's fields as name, value, ...
 -- `owner_queued`, `owner_records`, `owner_bytes`: what one owner may have, in the queue, in all, and of a day; 0 for no
 -- limit.
 -- -> {id, 'created' | 'joined' | 'known' | 'full' | 'crowded' | 'own_full' | 'own_crowded' | 'spent'}; `known`: this very
 -- end is recorded already; `crowded`: there are as many records as there may be; `own_...`: of this owner.
 local record, channel, flight, downloads, pending, secret = unpack(KEYS)
-local id, terminal, event, ended_ttl_s, max_queued, max_records, sealed, sealed_ttl_s, local_path, priority, owner, max_owners, told, owner_queued, owner_records, owner_bytes = unpack(ARGV)
+local id, terminal, event, ended_ttl_s, max_queued, max_records, sealed, sealed_ttl_s, local_path, priority, owner, max_owners, told, owner_queued, owner_records, owner_bytes, permission = unpack(ARGV)
 --! include prelude
 --! include owners
 --! include caps
@@ -17,15 +19,19 @@ local under_way = redis.call('GET', flight)
 local live = false
 if under_way then
   local other = 'hive:{' .. under_way .. '}'
-  local r = redis.call('HMGET', other, 'terminal', 'local_path', 'priority', 'created_ms', 'owners', 'control')
+  local r = redis.call('HMGET', other, 'terminal', 'local_path', 'priority', 'created_ms', 'owners', 'control',
+    'permission')
   local lines = r[5] or ''
+  local theirs = r[7] or ''
   live = r[1] == '0'
   if live and terminal == '0' and not (r[6] == 'cancel' and owner ~= '')
+    and (theirs == '' or permission == '' or theirs == permission)
     and share(under_way, lines, owner, r[4], max_owners, told) then
     if RANKS[priority] < (RANKS[r[3]] or 1) then
       redis.call('HSET', other, 'priority', priority)
       redis.call('ZADD', pending, 'XX', place(priority, r[4]), under_way)
     end
+    if permission ~= '' then redis.call('HSET', other, 'permission', permission) end
     count('joined')
     return {under_way, 'joined'}
   end
@@ -41,10 +47,11 @@ if owner ~= '' then
 end
 if terminal == '0' and redis.call('ZCARD', pending) >= tonumber(max_queued) then return {'', 'full'} end
 if redis.call('ZCARD', downloads) >= tonumber(max_records) then return {'', 'crowded'} end
-for i = 17, #ARGV, 2 do redis.call('HSET', record, ARGV[i], ARGV[i + 1]) end
+for i = 18, #ARGV, 2 do redis.call('HSET', record, ARGV[i], ARGV[i + 1]) end
 local now = now_ms()
 redis.call('HSET', record, 'id', id, 'created_ms', int(now), 'queued_ms', int(now), 'priority', priority)
 redis.call('ZADD', downloads, int(now), id)
+if permission ~= '' then redis.call('HSET', record, 'permission', permission) end
 if owner ~= '' then
   redis.call('HSET', record, 'owners', owner)
   index_owner(id, owner, int(now))
