@@ -8,7 +8,7 @@ import click
 
 from hive.cli.disk import open_source
 from hive.cli.download_ids import SHORT_ID_CHARS
-from hive.cli.format import age, duration, percent, size, speed
+from hive.cli.format import age, duration, percent, shown, size, speed
 from hive.cli.output import echo_json, echo_value
 from hive.cli.table import Column, print_table
 from hive.settings import Settings
@@ -24,13 +24,13 @@ MAX_LIMIT = 10_000
 
 _COLUMNS = (
     Column("ID"),
-    Column("MODEL", shrinks=True),
-    Column("STATUS"),
+    Column("MODEL", shrinks="middle"),
+    Column("STATUS", shrinks="end"),
     Column("DONE", figures=True),
-    Column("SIZE", figures=True),
-    Column("SPEED", figures=True),
-    Column("LEFT", figures=True),
-    Column("STARTED"),
+    Column("SIZE", figures=True, drops=3),
+    Column("SPEED", figures=True, drops=2),
+    Column("LEFT", figures=True, drops=1),
+    Column("STARTED", drops=4),
 )
 
 
@@ -69,7 +69,7 @@ def _row(download: Download) -> list[str]:
         share, total = "100%", size(event.bytes_total)
     elif isinstance(event, Error):
         share, total = percent(event.bytes_downloaded or 0, event.bytes_total or 0), size(event.bytes_total)
-    short, name = download.id[:SHORT_ID_CHARS], download.name or download.model_ref
+    short, name = download.id[:SHORT_ID_CHARS], download.name or shown(download.model_ref)
     return [short, name, status_of(download), share, total, rate, left, age(download.created_at)]
 
 

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 _COLUMNS = (
     Column("ID"),
-    Column("NAME", shrinks=True),
+    Column("NAME", shrinks="end"),
     Column("SCOPES"),
-    Column("OWNER", shrinks=True),
+    Column("OWNER", shrinks="end"),
     Column("STATE"),
     Column("EXPIRES"),
     Column("LAST USE"),

@@ -20,10 +20,10 @@ from hive.wire.api import Download, Model
 from hive.wire.events import Downloading
 
 _COLUMNS = (
-    Column("MODEL", shrinks=True),
+    Column("MODEL", shrinks="middle"),
     Column("SIZE", figures=True),
-    Column("FILES", figures=True),
-    Column("MODIFIED"),
+    Column("FILES", figures=True, drops=1),
+    Column("MODIFIED", shrinks="end"),
 )
 #: Ids that an error offers in place of one that is not there.
 MAX_OFFERED: Final = 8

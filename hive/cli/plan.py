@@ -16,7 +16,7 @@ from hive.errors import HiveError
 from hive.settings import Settings
 from hive.wire.api import DownloadPlan
 
-_COLUMNS = (Column("FILE", shrinks=True), Column("SIZE", figures=True), Column("ON DISK"))
+_COLUMNS = (Column("FILE", shrinks="middle"), Column("SIZE", figures=True), Column("ON DISK"))
 #: What the server needs for a plan.
 _ASKED = ("revision", "include", "exclude", "update", "sha256", "name")
 

@@ -8,23 +8,25 @@ import sys
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
+from hive.cli.bars import cut
 from hive.cli.format import plain
 from hive.cli.output import echo
 
 #: Spaces between two columns.
 GAP = "  "
 #: Characters that are left of a column in the narrowest terminal.
-MIN_SHRUNK = 12
+MIN_SHRUNK = 8
 
 
 class Column(NamedTuple):
-    """A column: its heading, whether it holds figures (right-aligned), and whether it may be shortened in a narrow
-    terminal.
+    """A column: its heading, whether it holds figures (right-aligned), where it may be shortened in a narrow terminal,
+    and whether it may be left away there: the one with the greatest `drops` first, one with 0 never.
     """
 
     heading: str
     figures: bool = False
-    shrinks: bool = False
+    shrinks: Literal["", "middle", "end"] = ""
+    drops: int = 0
 
 
 def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
@@ -66,14 +68,32 @@ def _print_fitted(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> N
 
     console = Console(highlight=False)
     lines = [[column.heading for column in columns], *rows]
-    widths = [max(cell_len(line[at]) for line in lines) for at in range(len(columns))]
-    spare = console.width - sum(widths) - len(GAP) * len(columns)
+    widths = fitted(columns, [max(cell_len(line[at]) for line in lines) for at in range(len(columns))], console.width)
     table = Table(box=None, pad_edge=False, padding=(0, len(GAP), 0, 0), header_style="bold")
-    for column, width in zip(columns, widths, strict=True):
-        fitted = max(MIN_SHRUNK, width + min(spare, 0)) if column.shrinks else width
-        justify: Literal["left", "right"] = "right" if column.figures else "left"
-        table.add_column(column.heading, justify=justify, no_wrap=True, overflow="ellipsis", width=fitted)
+    for at, width in widths.items():
+        justify: Literal["left", "right"] = "right" if columns[at].figures else "left"
+        table.add_column(columns[at].heading, justify=justify, no_wrap=True, overflow="ellipsis", width=width)
     for row in rows:
         # Text, not str: what stands in square brackets in a name is no markup.
-        table.add_row(*(Text(cell) for cell in row))
+        cells = [cut(row[at], width) if columns[at].shrinks == "middle" else row[at] for at, width in widths.items()]
+        table.add_row(*map(Text, cells))
     console.print(table)
+
+
+def fitted(columns: Sequence[Column], widths: Sequence[int], room: int) -> dict[int, int]:
+    """The columns that a terminal of `room` characters has room for, by their number, and how wide each is.
+
+    Those that can be missed go first, then others are shortened, in their order.
+    """
+    found = dict(enumerate(widths))
+    least = {at: min(width, MIN_SHRUNK) if columns[at].shrinks else width for at, width in found.items()}
+    for at in sorted((at for at in found if columns[at].drops), key=lambda at: -columns[at].drops):
+        if _line_width([least[n] for n in found]) > room:
+            del found[at]
+    for at in [at for at in found if columns[at].shrinks]:
+        found[at] = max(least[at], found[at] - max(0, _line_width(list(found.values())) - room))
+    return found
+
+
+def _line_width(widths: Sequence[int]) -> int:
+    return sum(widths) + len(GAP) * (len(widths) - 1)

@@ -90,7 +90,7 @@ def test_gc_says_nothing_of_kept_where_nothing_is(hive: Hive) -> None:
 def test_ps_and_show_tell_of_it(settings: Settings, hive: Hive) -> None:
     download_id, _ = stopped(settings)
     assert hive("ps", "-q").out == f"{download_id}\n"
-    assert hive("ps").out.splitlines()[1].split()[:4] == [download_id[:8], "hf:org/name:Q4_K_M", "paused", "40.0%"]
+    assert hive("ps").out.splitlines()[1].split()[:4] == [download_id[:8], "org/name:Q4_K_M", "paused", "40.0%"]
     for name in (download_id[:8], "org/name:Q4_K_M", "hf:org/name:Q4_K_M", "org/name"):
         assert json.loads(hive("show", name, "--json").out)["id"] == download_id
 

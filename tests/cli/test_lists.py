@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from hive.cli import server as finding
+from hive.cli.table import Column, fitted
 from hive.processes.instance_lock import InstanceLock
 from tests.support.cli import COMMAND_TIMEOUT_S, Hive, command
 from tests.support.pty import Terminal
@@ -44,10 +45,10 @@ def test_ps_is_a_table_with_aligned_columns(server: StandIn, hive: Hive) -> None
     result = hive("ps", "--all")
     lines = result.out.splitlines()
     assert lines[0].split() == ["ID", "MODEL", "STATUS", "DONE", "SIZE", "SPEED", "LEFT", "STARTED"]
-    assert lines[1].split()[:8] == ["11111111", "hf:org/name", "downloading", "42.0%", "1.0", "kB", "2.0", "MB/s"]
-    assert lines[2].split()[:6] == ["11119999", "hf:org/name", "complete", "100%", "1.0", "kB"]
+    assert lines[1].split()[:8] == ["11111111", "org/name", "downloading", "42.0%", "1.0", "kB", "2.0", "MB/s"]
+    assert lines[2].split()[:6] == ["11119999", "org/name", "complete", "100%", "1.0", "kB"]
     assert lines[3].split()[2:4] == ["failed", "1.0%"]
-    assert len({line.index("hf:org/name") for line in lines[1:]} | {lines[0].index("MODEL")}) == 1
+    assert len({line.index("org/name") for line in lines[1:]} | {lines[0].index("MODEL")}) == 1
     assert result.code == 0
 
 
@@ -188,6 +189,28 @@ def test_a_narrow_terminal_shortens_the_names_only(server: StandIn, env: dict[st
     assert "…" in line
     assert "7 B" in line
     assert line.rstrip().endswith("ago")
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+def test_ps_can_be_read_in_every_terminal(server: StandIn, env: dict[str, str], columns: int) -> None:
+    server.downloads.append(download(OTHER_ID, "complete", complete()))
+    with Terminal(command("ps", "--all"), env, columns=columns) as terminal:
+        assert terminal.wait(COMMAND_TIMEOUT_S) == 0
+    head, *rows = [line.rstrip() for line in terminal.text.splitlines() if line.strip()]
+    assert max(map(len, [head, *rows])) <= columns
+    assert ["…" in head, "STARTED" in head, "DONE" in head] == [False, columns > 40, True]
+    assert [row.split()[:3] for row in rows] == [
+        ["11111111", "org/name", "downloading"],
+        ["11119999", "org/name", "complete"],
+    ]
+
+
+def test_what_can_be_missed_is_left_away_before_a_name_is_cut() -> None:
+    columns = [Column("ID"), Column("MODEL", shrinks="middle"), Column("SIZE", drops=1), Column("STARTED", drops=2)]
+    assert fitted(columns, [8, 30, 7, 9], 80) == {0: 8, 1: 30, 2: 7, 3: 9}
+    assert fitted(columns, [8, 30, 7, 9], 40) == {0: 8, 1: 10, 2: 7, 3: 9}
+    assert fitted(columns, [8, 30, 7, 9], 30) == {0: 8, 1: 11, 2: 7}
+    assert fitted(columns, [8, 30, 7, 9], 20) == {0: 8, 1: 10}
 
 
 def test_names_with_brackets_and_escapes_are_shown_as_they_are(server: StandIn, env: dict[str, str]) -> None:
