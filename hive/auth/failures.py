@@ -42,4 +42,4 @@ def _network(address: str) -> str:
         found = IPv6Address(address)
     except ValueError:
         return address
-    return address if found.ipv4_mapped else found.exploded[:19]
+    return address if found.ipv4_mapped else found.packed[:8].hex()

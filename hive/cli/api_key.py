@@ -4,14 +4,14 @@ A key is never an argument: arguments are seen by every user of the machine and 
 HIVE_API_KEY, from the file in HIVE_API_KEY_FILE, or, for a `hive up` of this user's own, from HIVE_HOME.
 
 Anybody on this machine may listen on a port, and a key is good for whoever has heard it. So it goes to the server that
-HIVE_HOST names, because that is what it was given for. Any other proves first that it has the secret key of this
-HIVE_HOME (wire/proof.py), which tells it nothing.
+HIVE_HOST names, because that is what it was given for. Any other proves before each request that it has the secret key
+of this HIVE_HOME (wire/proof.py), which tells it nothing: the port of a server that has ended may be a stranger's.
 """
 
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from hive.cli.errors import USAGE, CliError, say_hints
 
@@ -19,18 +19,29 @@ if TYPE_CHECKING:
     from hive.settings import Settings
 
 
-def key_for(settings: Settings, address: str, *, named: bool) -> str:
-    """The key for the server at this address; "" for none. `named`: HIVE_HOST names it.
+class Key(NamedTuple):
+    """A key for a server, "" for none, and the secret that the server has to prove before it is sent the key."""
+
+    text: str = ""
+    secret: bytes | None = None
+
+    def __repr__(self) -> str:
+        return "Key(***)"
+
+
+def key_for(settings: Settings, address: str, *, named: bool) -> Key:
+    """The key for the server at this address. `named`: HIVE_HOST names it.
 
     Raises:
         CliError: the key that was given cannot be used.
     """
     given = given_key(settings)
     if given and named:
-        return given
+        return Key(given)
     if not given and not settings.local_key_path.exists():
-        return ""  # nearly everybody: nothing is loaded, and nobody is asked
-    if not _is_ours(settings, address):
+        return Key()  # nearly everybody: nothing is loaded, and nobody is asked
+    secret = _proven_secret(settings, address)
+    if secret is None:
         if given:
             from hive.net.server_address import parse_server_address
 
@@ -39,10 +50,10 @@ def key_for(settings: Settings, address: str, *, named: bool) -> str:
                 f"The API key is not sent: the server at {url} does not prove that it is this user's.",
                 f"export HIVE_HOST={url}  # if the key is for this one",
             )
-        return ""
+        return Key()
     from hive.auth.local_key import read_local_key
 
-    return given or read_local_key(settings.local_key_path) or ""
+    return Key(given or read_local_key(settings.local_key_path) or "", secret)
 
 
 def given_key(settings: Settings) -> str:
@@ -61,11 +72,12 @@ def given_key(settings: Settings) -> str:
         raise CliError(str(error), exit_code=USAGE) from None
 
 
-def _is_ours(settings: Settings, address: str) -> bool:
-    """Whether the server at this address is on this machine and proves the secret key of this HIVE_HOME."""
+def _proven_secret(settings: Settings, address: str) -> bytes | None:
+    """The secret key of this HIVE_HOME, where the server at this address is on this machine and proves to have it."""
     from hive.client import Client, HiveError
     from hive.client.connection import is_loopback
 
     with contextlib.suppress(OSError, HiveError), Client(address, api_key="") as client:
-        return is_loopback(client.url) and client.proves(settings.secret_key_path.read_bytes().strip())
-    return False
+        secret = settings.secret_key_path.read_bytes().strip()
+        return secret if is_loopback(client.url) and client.proves(secret) else None
+    return None

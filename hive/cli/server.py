@@ -41,12 +41,14 @@ class Server(NamedTuple):
     address: str
     foreign: bool = False
     api_key: str = ""
+    #: The secret key that it proves to have before each request; None where the key is for it whatever it proves.
+    secret: bytes | None = None
 
     def client(self) -> Client:
         """A client of it."""
         from hive.client import Client
 
-        return Client(self.address, api_key=self.api_key)
+        return Client(self.address, api_key=self.api_key, secret=self.secret)
 
     def __repr__(self) -> str:
         return f"Server({self.address!r}, foreign={self.foreign}, api_key={'***' if self.api_key else ''!r})"
@@ -60,7 +62,7 @@ def find_server(settings: Settings) -> Server | None:
     """
     if settings.host != DEFAULT_ADDRESS:
         address = _named_server(settings.host)
-        return Server(address, is_foreign(address), key_for(settings, address, named=True))
+        return Server(address, is_foreign(address), *key_for(settings, address, named=True))
     held = _held_server(settings)
     if held is not None:
         return held
@@ -72,7 +74,7 @@ def find_server(settings: Settings) -> Server | None:
             f"export HIVE_HOST=http://{DEFAULT_ADDRESS}",
         )
         return None
-    return Server(DEFAULT_ADDRESS, api_key=key_for(settings, DEFAULT_ADDRESS, named=False))
+    return Server(DEFAULT_ADDRESS, False, *key_for(settings, DEFAULT_ADDRESS, named=False))
 
 
 def is_foreign(address: str) -> bool:
@@ -146,7 +148,7 @@ def _held_server(settings: Settings) -> Server | None:
     deadline = time.monotonic() + STARTING_TIMEOUT_S
     while (holder := holder_of(settings.home_dir)) is not None:
         if holder.address is not None and probe(holder.address):
-            return Server(holder.address, api_key=key_for(settings, holder.address, named=False))
+            return Server(holder.address, False, *key_for(settings, holder.address, named=False))
         if time.monotonic() > deadline:
             raise CliError(
                 f"hive runs on {settings.home_dir} (pid {holder.pid}), but its server does not answer.",

@@ -21,9 +21,10 @@ import httpx2
 
 from hive.client import calls, maintenance
 from hive.client.calls import Call
-from hive.client.connection import READ_TIMEOUT_S, Connection
+from hive.client.connection import CONNECT_TIMEOUT_S, READ_TIMEOUT_S, Connection
 from hive.client.maintenance import MaintenanceCall
 from hive.client.watch import PATIENCE_S, Watch
+from hive.errors import HiveError
 from hive.wire.api import PROGRESS_PATH, Deleted, Download, DownloadPlan, Health, Model, Started, Worker
 from hive.wire.events import Event
 from hive.wire.jobs import Priority
@@ -43,8 +44,9 @@ class Client:
     """A blocking client. Close it, or use it as a context manager.
 
     `address` is `host:port` or a URL; without it this machine's, port 8080. `api_key` is sent with each request;
-    without it the one in HIVE_API_KEY or HIVE_API_KEY_FILE, if it is for this server (api_key.py). A watch gives up
-    after `patience_s` seconds without a connection.
+    without it the one in HIVE_API_KEY or HIVE_API_KEY_FILE, if it is for this server (api_key.py). With `secret` the
+    server proves to have it (wire/proof.py) before each request: one that took the port of another is sent nothing. A
+    watch gives up after `patience_s` seconds without a connection.
     """
 
     def __init__(
@@ -52,11 +54,14 @@ class Client:
         address: str | None = None,
         *,
         api_key: str | None = None,
+        secret: bytes | None = None,
         patience_s: float = PATIENCE_S,
         read_timeout_s: float = READ_TIMEOUT_S,
     ) -> None:
         self._connection = Connection(address, api_key=api_key, patience_s=patience_s, read_timeout_s=read_timeout_s)
-        self._http = httpx2.Client(**self._connection.options())
+        self._secret = secret
+        hooks = {"request": [self._check_proof]} if secret is not None else {}
+        self._http = httpx2.Client(**self._connection.options(), event_hooks=hooks)
         #: The server's address as it may be shown: without a password.
         self.url = self._connection.url
 
@@ -227,6 +232,17 @@ class Client:
         if not peer or not isinstance(found, str):
             return False
         return is_proof(found, key, nonce, str(peer[0]), int(peer[1]))
+
+    def _check_proof(self, request: httpx2.Request) -> None:
+        """Asked on a connection of its own, without the key."""
+        assert self._secret is not None
+        with Client(self._connection.address, api_key="", read_timeout_s=CONNECT_TIMEOUT_S) as stranger:
+            try:
+                is_known = stranger.proves(self._secret)
+            except HiveError as error:
+                raise httpx2.ConnectError(error.message, request=request) from None
+        if not is_known:
+            raise httpx2.ConnectError("another server than before answers, and is not sent the key", request=request)
 
     def running_limit(self) -> int | None:
         """How many downloads may run at once in the whole fleet; None: no limit."""

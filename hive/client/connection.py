@@ -56,6 +56,8 @@ class Connection:
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         #: Whether the environment has a key for another server.
         self._withheld = not key and api_key is None and has_key()
+        #: The server's address as it was given.
+        self.address = address
         #: The server's address as it may be shown: without a password.
         self.url = str(httpx2.URL(self._url).copy_with(username=None, password=None)).rstrip("/")
         self.patience_s = patience_s

@@ -13,7 +13,7 @@ import requests
 from hive.auth.keys import KEY, KeyFile
 from hive.auth.local_key import ensure_local_key, read_local_key
 from hive.cli import server as cli_server
-from hive.client import AsyncClient, Client, HiveError
+from hive.client import AsyncClient, Client, HiveError, ServerUnreachable
 from hive.settings import Settings
 from tests.support.cli import Hive
 from tests.support.standin_server import StandIn
@@ -230,6 +230,25 @@ def test_the_key_of_the_home_goes_to_a_server_that_proves_the_home(
     server.authorizations.clear()
     server.key = b"another"
     assert hive("ps").code == 0
+    assert set(server.authorizations) == {None}
+
+
+def test_a_server_that_takes_the_port_of_a_proven_one_is_not_sent_the_key(
+    server: StandIn, settings: Settings, file: KeyFile
+) -> None:
+    file.add("ci", ["read"])
+    own = ensure_local_key(settings.local_key_path, file)
+    found = cli_server.find_server(settings)
+    assert found is not None
+    assert found.api_key == own
+    assert own not in repr(found)
+    with found.client() as client:
+        client.models()
+        assert server.authorizations[-1] == f"Bearer {own}"
+        server.authorizations.clear()
+        server.key = b"another"  # as if another user's had taken its place
+        with pytest.raises(ServerUnreachable, match="not sent the key"):
+            client.models()
     assert set(server.authorizations) == {None}
 
 
