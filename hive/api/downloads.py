@@ -8,6 +8,7 @@ import re
 import unicodedata
 import uuid
 
+from msgspec import UNSET
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -90,7 +91,12 @@ def _checked_name(name: str | None, ref: ModelRef) -> str | None:
 
 def started(made: Provisioned) -> Response:
     """The answer to whoever asked for a model."""
-    answer = Started(download_id=made.download_id, local_path=made.local_path, joined=made.joined)
+    answer = Started(
+        download_id=made.download_id,
+        local_path=made.local_path,
+        joined=made.joined,
+        webhook_secret=made.webhook_secret or UNSET,
+    )
     return JsonResponse(answer, status_code=200 if made.local_path else 202)
 
 

@@ -51,13 +51,14 @@ _REFUSALS: Final[dict[Outcome, str | None]] = {
 class Provisioned(NamedTuple):
     """The answer: the id to watch, the path where the model is on disk, and whether an earlier download is shared.
 
-    `intent` is for the intent log, where the download is new.
+    `intent` is for the intent log, where the download is new; `webhook_secret` for the receiver of its webhook.
     """
 
     download_id: str
     local_path: str | None
     joined: bool
     intent: Intent | None = None
+    webhook_secret: str | None = None
 
 
 class ModelProvisioner:

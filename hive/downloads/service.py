@@ -73,6 +73,9 @@ class Webhooks(Protocol):
         errors.
         """
 
+    def secret(self, webhook: Any, owner: str) -> str | None:
+        """What its receiver checks signatures with; None for one that has the operator's."""
+
 
 class DownloadService:
     """Requests for models, and their notes in the intent log. Its methods belong to the event loop."""
@@ -121,6 +124,7 @@ class DownloadService:
         if webhook is not None:
             # Whoever gets no answer because this process died in between asks again, and joins.
             await self._commands.run(self._webhooks.add, made.download_id, webhook, spec.owner)
+            made = made._replace(webhook_secret=self._webhooks.secret(webhook, spec.owner))
         return made
 
     async def plan(self, spec: DownloadSpec) -> DownloadPlan:

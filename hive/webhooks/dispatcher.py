@@ -44,8 +44,9 @@ log = logging.getLogger("hive.webhooks")
 #: Seconds between two looks at what is due; and where there is nothing to sign with, so that nothing can be sent.
 LOOK_INTERVAL_S: Final = 0.5
 IDLE_INTERVAL_S: Final = 30.0
-#: Messages that a process sends at a time, each in a thread.
+#: Messages that a process sends at a time, each in a thread: those that requests brought, and those of the settings.
 MAX_UNDER_WAY: Final = 8
+MAX_OWN_UNDER_WAY: Final = 8
 #: A wait is lengthened by up to this part of itself, so that what failed together does not come back together.
 JITTER: Final = Jitter(1.0, 1.25)
 #: The longest wait that a receiver may ask for with Retry-After, in seconds.
@@ -74,7 +75,7 @@ class WebhookDispatcher:
         self._webhooks = webhooks
         self._key = settings.webhook_key
         self._timeout_s = settings.webhook_timeout_s
-        self._under_way: set[asyncio.Task[None]] = set()
+        self._under_way: dict[asyncio.Task[None], WebhookMessage] = {}
         self._wake = asyncio.Event()
 
     async def run(self) -> None:
@@ -98,14 +99,18 @@ class WebhookDispatcher:
     async def _look(self) -> None:
         self._wake.clear()
         began_s = time.monotonic()
-        most = 0 if self._key is None else MAX_UNDER_WAY - len(self._under_way)
-        for message in await self._commands.run(self._webhooks.take, most):
+        now = tuple(self._under_way.values())
+        own = sum(message.of_settings for message in now)
+        most, most_own = MAX_UNDER_WAY - len(now) + own, MAX_OWN_UNDER_WAY - own
+        if self._key is None:
+            most = most_own = 0
+        for message in await self._commands.run(self._webhooks.take, most, most_own, now):
             task = asyncio.create_task(self._deliver(message, began_s))
-            self._under_way.add(task)
+            self._under_way[task] = message
             task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        self._under_way.discard(task)
+        self._under_way.pop(task, None)
         self._wake.set()
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a webhook failed; it is tried again", exc_info=error)
@@ -185,14 +190,13 @@ class WebhookDispatcher:
         from hive.net.egress import Network
         from hive.webhooks.delivery import post
 
-        assert self._key is not None
         settings = self._settings
         network = Network(settings.proxies, settings.trust, settings.user_agent, target.check)
         headers = {
             "content-type": "application/json",
             "user-agent": settings.user_agent,
             "accept-encoding": "identity",
-            **sign(self._key, message.id, int(time.time()), body),
+            **sign(target.key, message.id, int(time.time()), body),
         }
         return post(target.url, body, headers, network, self._timeout_s)
 

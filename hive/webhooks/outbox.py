@@ -14,6 +14,8 @@ name that no server has written for ten minutes is withdrawn by those that still
 from __future__ import annotations
 
 import socket
+from collections import Counter
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from hive.errors import BadRequest, RedisUnavailable, TooManyWebhooks
@@ -23,10 +25,18 @@ from hive.net.urls import Url, parse_url
 from hive.redis_client import RedisClient
 from hive.secrets import Purpose, fingerprint, seal_text, unseal_text
 from hive.settings import Settings
+from hive.webhooks.signature import as_secret, derived_key
 from hive.wire import keys
 
 #: Webhooks of one download that its requests may bring.
 MAX_PER_DOWNLOAD: Final = 8
+#: Messages of requests that a process has under way to one host, and of one owner: so that a receiver that does not
+#: answer, or sixty of them, keep nobody else's waiting. Those of the settings are not counted, and wait for none.
+MAX_PER_HOST: Final = 2
+MAX_PER_OWNER: Final = 4
+#: Messages that are looked at for some that may be sent now, and milliseconds for which those step aside that may not.
+MAX_SCANNED: Final = 5_000
+ASIDE_MS: Final = 500
 #: Times the time-out of a try that a taken message stays hidden: one for the wait before it, one for the try, one to
 #: tell Redis.
 HIDDEN_TIMEOUTS: Final = 3
@@ -46,7 +56,9 @@ _ANY_PUBLIC: Final = "1.1.1.1"
 
 
 class WebhookMessage(NamedTuple):
-    """A webhook that is to be sent now, by whoever got it: `number` of this try from 1, `body` of the tries before."""
+    """A webhook that is to be sent now, by whoever got it: `number` of this try from 1, `body` of the tries before;
+    `host`: a name for where it goes, "" where that is not known; `of_settings`: the settings have it.
+    """
 
     download_id: str
     name: str
@@ -54,6 +66,13 @@ class WebhookMessage(NamedTuple):
     number: int
     sealed_url: bytes
     body: bytes
+    host: str = ""
+    of_settings: bool = False
+
+    @property
+    def owner_mark(self) -> str:
+        """Whose request brought it; "" where nobody has a key."""
+        return self.name[self.name.find(".") :] if "." in self.name else ""
 
     @property
     def id(self) -> str:
@@ -72,6 +91,8 @@ class WebhookTarget(NamedTuple):
 
     url: Url
     check: AddressCheck | None
+    #: What it is signed with.
+    key: bytes
 
 
 class WebhookOutbox:
@@ -122,21 +143,42 @@ class WebhookOutbox:
             max_per_download=MAX_PER_DOWNLOAD,
             kept_s=KEPT_S,
             mark=mark,
+            host=fingerprint(f"host {url.host.rstrip('.')}", self._key_file),
         )
         if said == b"full":
             raise TooManyWebhooks(most=MAX_PER_DOWNLOAD)
         if said == b"gone":
             raise RedisUnavailable
 
-    def take(self, most: int) -> list[WebhookMessage]:
+    def secret(self, url: Url, owner: str = "") -> str | None:
+        """What the receiver of this webhook of a request checks with; None where the settings have the same one."""
+        if not owner and url in self._settings.webhooks:
+            return None
+        key = self._settings.webhook_key
+        return as_secret(derived_key(key, keys.owner_mark(owner), str(url))) if key is not None else None
+
+    def take(
+        self, most: int, most_own: int | None = None, under_way: Iterable[WebhookMessage] = ()
+    ) -> list[WebhookMessage]:
         """Messages that are due, for this process alone until they come back by themselves; and says which webhooks
-        the settings have.
+        the settings have. `most` of requests, `most_own` of the settings (as many where not given), beside those that
+        are `under_way`.
         """
+        busy: Counter[str] = Counter()
+        for one in under_way:
+            if not one.of_settings:
+                busy.update((f"h:{one.host}", f"o:{one.owner_mark}"))
         found = self._take(
             self._named(),
             due=keys.WEBHOOKS_DUE,
             standing=keys.WEBHOOKS_STANDING,
             most=most,
+            most_own=most if most_own is None else most_own,
+            per_host=MAX_PER_HOST,
+            per_owner=MAX_PER_OWNER,
+            busy="".join(f"{what}={number}," for what, number in busy.items()),
+            scanned=MAX_SCANNED,
+            aside_ms=ASIDE_MS,
             hidden_ms=self._hidden_ms,
             kept_s=KEPT_S,
             standing_ms=STANDING_S * 1000,
@@ -146,9 +188,10 @@ class WebhookOutbox:
             wait_max_ms=WAIT_MAX_S * 1000,
         )
         messages = []
-        for member, ticket, number, sealed_url, body in found:
+        for member, ticket, number, sealed_url, body, host, of_settings in found:
             download_id, _, name = member.decode().partition("/")
-            messages.append(WebhookMessage(download_id, name, ticket.decode(), number, sealed_url, body))
+            at = (ticket.decode(), number, sealed_url, body, host.decode(), bool(of_settings))
+            messages.append(WebhookMessage(download_id, name, *at))
         return messages
 
     def target(self, message: WebhookMessage) -> WebhookTarget | None:
@@ -157,12 +200,15 @@ class WebhookOutbox:
         Raises:
             SecretKeyError: the URL was encrypted with another key, or for another download.
         """
+        key = self._settings.webhook_key
+        assert key is not None
         if (url := self._named().get(message.name)) is not None:
-            return WebhookTarget(url, None)
+            return WebhookTarget(url, None, key)
         if not message.sealed_url:
             return None
         purpose = Purpose("webhook", message.download_id)
-        return WebhookTarget(parse_url(unseal_text(message.sealed_url, self._key_file, purpose)), self._check)
+        url = parse_url(unseal_text(message.sealed_url, self._key_file, purpose))
+        return WebhookTarget(url, self._check, derived_key(key, message.owner_mark, str(url)))
 
     def is_known(self, message: WebhookMessage) -> bool:
         """Whether a server that runs has this webhook in its settings."""

@@ -120,12 +120,14 @@ class CollectRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 class Started(msgspec.Struct, frozen=True):
     """The answer to a request for a model.
 
-    `local_path` is there where the model is on disk; `joined` where it was under way.
+    `local_path` is there where the model is on disk; `joined` where it was under way; `webhook_secret` where a
+    webhook was asked for: what its receiver checks signatures with.
     """
 
     download_id: str
     local_path: str | None = None
     joined: bool = False
+    webhook_secret: str | UnsetType = UNSET
 
 
 class PlanFile(msgspec.Struct, frozen=True, kw_only=True):

@@ -102,8 +102,8 @@ def test_no_url_lies_in_redis_in_clear(
 
 def test_a_message_is_taken_by_one_of_many(webhooks: WebhookOutbox, downloads: DownloadContext) -> None:
     ids = [create(downloads, f"m{n}") for n in range(40)]
-    for download_id in ids:
-        webhooks.add(download_id, OWN)
+    for number, download_id in enumerate(ids):
+        webhooks.add(download_id, parse_url(f"https://receiver{number}.example/"))
         end(downloads, download_id)
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         taken = [m for found in pool.map(lambda _: webhooks.take(7), range(12)) for m in found]

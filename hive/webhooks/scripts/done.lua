@@ -3,7 +3,7 @@ local due, webhooks = unpack(KEYS)
 local member, name = unpack(ARGV)
 
 redis.call('ZREM', due, member)
-redis.call('HDEL', webhooks, 't:' .. name, 'n:' .. name)
+redis.call('HDEL', webhooks, 't:' .. name, 'n:' .. name, 'h:' .. name)
 local left = redis.call('HKEYS', webhooks)
 if #left == 1 and left[1] == 'body' then redis.call('DEL', webhooks) end
 return 1
