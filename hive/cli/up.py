@@ -133,8 +133,15 @@ def serve(host: str | None, port: int | None, processes: int, allow_unauthentica
     show_default=True,
     help="Downloads at once.",
 )
-def worker(concurrency: int) -> None:
-    """Run workers until SIGTERM, which makes them hand back what they have in hand. Needs REDIS_URL."""
+@click.option("--alive", is_flag=True, help="Run none; only say whether this machine's workers are well.")
+def worker(concurrency: int, alive: bool) -> None:
+    """Run workers until SIGTERM, which makes them hand back what they have in hand. Needs REDIS_URL.
+
+    With --alive the exit code is 0 where workers run here and none of them hangs: for a supervisor that restarts them.
+    """
+    if alive:
+        _look_at_workers()
+        return
     _settings_with_redis("worker")
     command = python_module("workers", "--concurrency", str(concurrency))
     sys.stdout.flush()
@@ -155,6 +162,19 @@ def _parts() -> dict[str, Part]:
             lambda: importlib.import_module(_WORKERS), lambda args: importlib.import_module(_WORKERS).main(args)
         ),
     }
+
+
+def _look_at_workers() -> None:
+    """Raises CliError where none runs here, or one hangs."""
+    from hive.processes import pulse
+
+    found = pulse.look(Settings.from_env().home_dir)
+    if not found.pids:
+        raise CliError("No worker runs here.", "hive worker")
+    if found.hanging:
+        pids = ", ".join(map(str, found.hanging))
+        raise CliError(f"Not heard of for {pulse.MAX_SILENCE_S:.0f} s: the worker with pid {pids}.")
+    echo_lines("1 worker" if len(found.pids) == 1 else f"{len(found.pids)} workers")
 
 
 def listen_address(settings: Settings, host: str | None, port: int | None) -> Address:

@@ -15,6 +15,7 @@ import click
 
 from hive.cli.errors import CliError
 from hive.cli.format import shown
+from hive.cli.output import echo, echo_value
 from hive.cli.wanted import Wanted
 from hive.settings import Settings
 from hive.store.catalog import ModelCatalog, OnDisk
@@ -48,7 +49,7 @@ def wait(ref: str, timeout_s: float | None, quiet: bool, **selection: Any) -> No
     one = Wanted.read(ref, selection)
     found = _look(settings, one)
     if found is None and not quiet and timeout_s != 0:
-        click.echo(f"Waiting for {shown(one.ref)} in {settings.store_dir}.", err=True)
+        echo(f"Waiting for {shown(one.ref)} in {settings.store_dir}.", err=True)
     deadline_s = time.monotonic() + (MAX_TIMEOUT_S if timeout_s is None else timeout_s)
     while found is None and (left_s := deadline_s - time.monotonic()) > 0:
         time.sleep(min(LOOK_S, left_s))
@@ -59,7 +60,7 @@ def wait(ref: str, timeout_s: float | None, quiet: bool, **selection: Any) -> No
             f"hive pull {shlex.quote(shown(one.ref))}",
             code="MODEL_NOT_ON_DISK",
         )
-    click.echo(found.local_path)
+    echo_value(found.local_path)
 
 
 def _look(settings: Settings, one: Wanted) -> OnDisk | None:

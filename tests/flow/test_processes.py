@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 from hive.downloads.context import DownloadContext
+from hive.processes import pulse
 from tests.support.downloads import claim, complete, create
 from tests.support.processes import ManyProcesses, children, environment, is_alive
+from tests.support.service import Service
 from tests.support.sse_client import SseClient
 from tests.support.waiting import wait_for
 
@@ -38,3 +42,22 @@ def test_all_processes_serve_and_a_dead_one_is_replaced(
         assert server.stop() == 0
     wait_for(lambda: not [pid for pid in family if is_alive(pid)])
     assert "Traceback" not in server.output
+
+
+def test_a_supervisor_is_told_whether_the_workers_are_well(service: Service, env: dict[str, str]) -> None:
+    def alive() -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "hive.cli", "worker", "--alive"]
+        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+
+    assert (alive().returncode, alive().stdout) == (0, "2 workers\n")
+    victim = service.listed_workers()[0]["pid"]
+    os.kill(victim, signal.SIGSTOP)
+    for path in Path(env["HIVE_HOME"], pulse.FOLDER).glob(f"*.{victim}"):
+        os.utime(path, (0, 0))
+    hanging = alive()
+    os.kill(victim, signal.SIGCONT)
+    assert hanging.returncode == 1
+    assert f"pid {victim}" in hanging.stderr
+    wait_for(lambda: alive().returncode == 0)
+    service.workers.stop()
+    assert alive().returncode == 1

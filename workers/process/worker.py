@@ -28,6 +28,7 @@ from hive.downloads.context import DownloadContext
 from hive.downloads.reaper import take_over
 from hive.downloads.registry import WorkerInfo, worker_registry
 from hive.processes.children import die_with_parent
+from hive.processes.pulse import Pulse
 from hive.redis_client import connect
 from hive.redis_errors import describe, is_redis_error
 from hive.settings import Settings
@@ -70,6 +71,7 @@ class DownloadWorker(Worker):
         self._info = WorkerInfo(
             name=name, host=os.uname().nodename, pid=os.getpid(), version=VERSION, started_at=time.time()
         )
+        self._pulse = Pulse(settings.home_dir)
         self._signals = 0
         CURRENT.share()
 
@@ -147,6 +149,7 @@ class DownloadWorker(Worker):
                 if not is_redis_error(error):
                     raise
                 tried = True
+                self._pulse.beat()
                 log.warning("waiting for Redis", extra={"fields": {"reason": describe(error)}, "repeats": True})
                 time.sleep(REDIS_RETRY_S)
 
@@ -173,6 +176,7 @@ class DownloadWorker(Worker):
             except RedisError as error:
                 if not is_redis_error(error):
                     raise
+                self._pulse.beat()
                 log.warning("waiting for Redis", extra={"fields": {"reason": describe(error)}, "repeats": True})
                 time.sleep(REDIS_RETRY_S)
 
@@ -181,6 +185,7 @@ class DownloadWorker(Worker):
         if pipeline is not None:
             super().heartbeat(timeout, pipeline)
             return
+        self._pulse.beat()
         try:
             super().heartbeat(timeout)
             self._beat()
@@ -189,6 +194,7 @@ class DownloadWorker(Worker):
 
     def maintain_heartbeats(self, job: Job, execution: Any) -> None:
         """The same while a horse runs."""
+        self._pulse.beat()
         try:
             super().maintain_heartbeats(job, execution)
             self._beat()
@@ -222,6 +228,7 @@ class DownloadWorker(Worker):
 
     def register_death(self) -> None:
         """Leave the registries; a Redis that is away forgets this worker by itself."""
+        self._pulse.end()
         try:
             super().register_death()  # type: ignore[no-untyped-call]
             self._registry.leave(self.name)
