@@ -20,6 +20,7 @@ from hive.secrets import (
     SecretKeyError,
     check_key,
     ensure_key,
+    is_private,
     purpose_of,
     seal,
     seal_text,
@@ -164,3 +165,25 @@ def test_a_token_is_for_the_hub_and_a_query_for_the_origin_of_its_url() -> None:
     assert purpose_of("download", "one", parse_ref("hf:org/name"), endpoint + ":443/") == PURPOSE
     of_url = purpose_of("download", "one", parse_ref("https://Files.Example:8443/a?sig=1"), endpoint)
     assert of_url.origin == "https://files.example:8443"
+
+
+@pytest.mark.parametrize(
+    ("mode", "private"), [(0o600, True), (0o400, True), (0o440, False), (0o640, False), (0o604, False)]
+)
+def test_an_own_file_is_private_when_nobody_else_reads_it(tmp_path: Path, mode: int, private: bool) -> None:
+    file = tmp_path / "secret"
+    file.touch()
+    file.chmod(mode)
+    assert is_private(file.stat()) is private
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives a file to another user")
+@pytest.mark.parametrize(
+    ("mode", "private"), [(0o440, True), (0o400, True), (0o640, True), (0o460, False), (0o444, False)]
+)
+def test_a_file_that_an_orchestrator_mounts_for_a_group_is_private(tmp_path: Path, mode: int, private: bool) -> None:
+    file = tmp_path / "secret"
+    file.touch()
+    os.chown(file, 12345, 12345)
+    file.chmod(mode)
+    assert is_private(file.stat()) is private

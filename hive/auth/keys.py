@@ -33,6 +33,7 @@ import msgspec
 from hive.auth.principal import Principal
 from hive.auth.scopes import SCOPES, Scope, with_implied
 from hive.errors import BadRequest, KeyFileUnusable, NotFound
+from hive.secrets import is_private
 
 T = TypeVar("T")
 
@@ -280,7 +281,7 @@ class KeyFile:
     def _check(self, status: os.stat_result) -> None:
         if not stat.S_ISREG(status.st_mode):
             raise self._unusable("it is no file", "make a key with `hive key new`, and name the file that it makes")
-        if status.st_mode & 0o077:
+        if not is_private(status):
             mode = f"others may read or change it (mode {stat.S_IMODE(status.st_mode):04o})"
             raise self._unusable(mode, f"chmod 600 {self.path}, and revoke what may have been copied")
         if status.st_size > MAX_FILE_BYTES:
