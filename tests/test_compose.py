@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
+from hive.settings import Settings
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -56,3 +58,11 @@ def test_nothing_but_the_api_is_published_and_on_the_loopback_only(stack: dict[s
     published = {name: service.get("ports") for name, service in stack["services"].items() if service.get("ports")}
     assert list(published) == ["api"]
     assert "127.0.0.1" in str(published["api"])
+
+
+def test_the_gateway_of_the_network_is_not_one_client(stack: dict[str, Any]) -> None:
+    given = {name: str(value) for name, value in stack["services"]["api"]["environment"].items() if value}
+    settings = Settings.from_env(given)
+    assert settings.max_anonymous_requests_per_second == 0
+    assert settings.max_connections_per_address == 0
+    assert settings.max_many_streams_per_key > Settings().max_many_streams_per_key
