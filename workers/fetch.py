@@ -56,6 +56,7 @@ def outbound(settings: Settings, *, guarded: bool) -> Network:
         trust=settings.trust,
         user_agent=settings.user_agent,
         address_check=address_check(allowed) if guarded else hub_check(hub_host(settings), allowed),
+        proxy_unresolved=settings.proxy_unresolved,
     )
 
 

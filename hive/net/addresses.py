@@ -10,9 +10,11 @@ Downloads of plain URLs, what a Hub redirects to, and webhooks go by it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from typing import Final
 
 from hive.errors import UnsafeUrl
 
@@ -63,6 +65,36 @@ _NAT64 = IPv6Network("64:ff9b::/96")
 #: The upper half of an ISATAP interface id, without the universal bit; the lower half is an IPv4 address.
 _ISATAP = 0x00005EFE
 _UNIVERSAL_BIT = 0x02000000
+
+
+#: Stand for the address of a name that was not resolved: only its port, or only whether it is allowed, is judged.
+ANY_PUBLIC: Final = "1.1.1.1"
+ANY_PRIVATE: Final = "127.0.0.1"
+
+#: Last labels of names that no public server has: reserved ones, and those that networks have of their own.
+_INTERNAL: Final = frozenset(
+    {
+        *("alt", "corp", "domain", "home", "host", "internal", "intra", "intranet", "lan", "local", "localdomain"),
+        *("localhost", "mail", "onion", "private"),
+    }
+)
+_INTERNAL_ENDINGS: Final = (".home.arpa", ".in-addr.arpa", ".ip6.arpa")
+#: An IPv4 address inside a name: `127.0.0.1.nip.io`, `app-10-0-0-1.sslip.io`, and in hexadecimal, `7f000001.nip.io`.
+_ADDRESS_IN_NAME = re.compile(r"(?:^|[.-])(?:\d{1,3}[.-]){3}\d{1,3}(?=[.-]|$)|(?:^|[.-])[0-9a-f]{8}\.(?=nip|sslip|xip)")
+#: Labels of a name that are numbers alone, decimal, octal or hexadecimal: an address in one of its spellings.
+_NUMBERS = re.compile(r"(?:0x[0-9a-f]*|\d+)(?:\.(?:0x[0-9a-f]*|\d+))*")
+
+
+def is_internal_name(host: str) -> bool:
+    """Whether a name cannot be, or does not look like, one of the public Internet: for a name that is handed on without
+    being resolved here. A name of somebody's own that leads into a network cannot be told from others.
+    """
+    name = _bare(host)
+    if ":" in name or "." not in name or name.endswith(_INTERNAL_ENDINGS):
+        return True
+    if name.rpartition(".")[2] in _INTERNAL or _NUMBERS.fullmatch(name) is not None:
+        return True
+    return _ADDRESS_IN_NAME.search(name) is not None
 
 
 def is_public(ip: str) -> bool:

@@ -11,13 +11,12 @@ for webhooks) gets its sockets from here, and goes by the same proxies, certific
 
 from __future__ import annotations
 
-import contextlib
 import socket
 from dataclasses import dataclass, field
 from urllib.parse import urljoin
 
 from hive.errors import UnsafeUrl
-from hive.net.addresses import AddressCheck
+from hive.net.addresses import ANY_PRIVATE, ANY_PUBLIC, AddressCheck, is_internal_name
 from hive.net.happy_eyeballs import AddressInfo
 from hive.net.proxies import Proxies, Proxy
 from hive.net.tls import Trust
@@ -33,6 +32,8 @@ class Network:
     user_agent: str = "hive"
     #: (ip, host, port); raises UnsafeUrl. None: every address will do. See `hive.net.addresses.address_check`.
     address_check: AddressCheck | None = None
+    #: Whether a proxy is handed names that this machine cannot resolve.
+    proxy_unresolved: bool = True
 
     def proxy_for(self, url: Url) -> Proxy | None:
         """The proxy for a target, or None."""
@@ -41,11 +42,16 @@ class Network:
     def check_proxied(self, host: str, port: int) -> None:
         """Raise UnsafeUrl when a target that a proxy, or a library, would connect to resolves to a forbidden address.
 
-        They resolve it again, and may know names that this machine does not; those are their business.
+        They resolve it again, and may know names that this machine does not: behind many a proxy a machine resolves
+        nothing. Of such a name the port is judged, and whether it can be one of the Internet.
         """
-        if self.address_check is not None:
-            with contextlib.suppress(OSError):
-                resolve(host, port, self.address_check)
+        if self.address_check is None:
+            return
+        try:
+            resolve(host, port, self.address_check)
+        except OSError:
+            is_refused = not self.proxy_unresolved or is_internal_name(host)
+            self.address_check(ANY_PRIVATE if is_refused else ANY_PUBLIC, host, port)
 
 
 def resolve(host: str, port: int, check: AddressCheck | None) -> list[AddressInfo]:

@@ -191,7 +191,9 @@ class WebhookDispatcher:
         from hive.webhooks.delivery import post
 
         settings = self._settings
-        network = Network(settings.proxies, settings.trust, settings.user_agent, target.check)
+        network = Network(
+            settings.proxies, settings.trust, settings.user_agent, target.check, settings.proxy_unresolved
+        )
         headers = {
             "content-type": "application/json",
             "user-agent": settings.user_agent,

@@ -20,7 +20,7 @@ from typing import Final, NamedTuple
 
 from hive.errors import BadRequest, RedisUnavailable, TooManyWebhooks
 from hive.lua import Script, load
-from hive.net.addresses import AddressCheck, address_check
+from hive.net.addresses import ANY_PUBLIC, AddressCheck, address_check
 from hive.net.urls import Url, parse_url
 from hive.redis_client import RedisClient
 from hive.secrets import Purpose, fingerprint, seal_text, unseal_text
@@ -51,8 +51,6 @@ REWRITTEN_AFTER_S: Final = 60
 WAIT_MAX_S: Final = 2 * 86_400
 #: Seconds after which a message that nobody took is dropped: its download is forgotten by then.
 DROPPED_AFTER_S: Final = 8 * 86_400
-#: Stands for the address of a name that was not resolved yet: of such a URL only the port is judged.
-_ANY_PUBLIC: Final = "1.1.1.1"
 
 
 class WebhookMessage(NamedTuple):
@@ -252,5 +250,5 @@ def _numeric_addresses(url: Url) -> list[str]:
     try:
         found = socket.getaddrinfo(host.rstrip("."), url.port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
     except (OSError, UnicodeError):
-        return [_ANY_PUBLIC]
+        return [ANY_PUBLIC]
     return [str(address[0]) for *_, address in found]

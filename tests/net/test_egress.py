@@ -169,3 +169,63 @@ def test_a_url_that_two_parsers_may_read_differently_is_refused(text: str) -> No
 )
 def test_a_plain_url_is_rebuilt_as_it_was(text: str, rebuilt: str) -> None:
     assert str(parse_url(text)) == rebuilt
+
+
+def unresolved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This machine resolves nothing, as behind many a proxy."""
+
+    def refuse(*_: object, **__: object) -> list[Any]:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            "intranet",
+            "localhost",
+            "a.localhost",
+            "nas.local",
+            "vault.internal",
+            "wiki.corp",
+            "router.lan",
+            "x.home.arpa",
+        ),
+        *("x.home.arpa", "redis.default.svc.cluster.local", "wiki.corp.", "WIKI.Corp", "printer.home", "hidden.onion"),
+        *(
+            "127.0.0.1.nip.io",
+            "app-10-0-0-1.sslip.io",
+            "10-0-0-1.nip.io",
+            "a.169.254.169.254.xip.io",
+            "7f000001.nip.io",
+        ),
+        *("2130706433", "0x7f.1", "0177.0.0.1", "127.1", "0x7f000001", "::1", "fd00::1"),
+        "1.0.0.127.in-addr.arpa",
+    ],
+)
+def test_a_name_that_nobody_here_resolves_goes_to_no_proxy_where_it_is_a_private_ones(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unresolved(monkeypatch)
+    with pytest.raises(UnsafeUrl, match="HIVE_ALLOW_HOSTS"):
+        Network(address_check=address_check()).check_proxied(name, 443)
+    Network(address_check=address_check({name})).check_proxied(name, 443)
+
+
+@pytest.mark.parametrize(
+    "name", ["huggingface.co", "cas-bridge.xethub.hf.co", "models.example.org", "a1b2c3d4.cloudfront.net"]
+)
+def test_a_name_of_the_internet_that_only_a_proxy_resolves_goes_there_if_its_port_may(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unresolved(monkeypatch)
+    network = Network(address_check=address_check())
+    network.check_proxied(name, 443)
+    with pytest.raises(UnsafeUrl, match="port 6379"):
+        network.check_proxied(name, 6379)
+    strict = Network(address_check=address_check(), proxy_unresolved=False)
+    with pytest.raises(UnsafeUrl, match="HIVE_ALLOW_HOSTS"):
+        strict.check_proxied(name, 443)
+    Network().check_proxied(name, 6379)
