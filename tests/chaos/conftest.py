@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.chaos.bringing import LEASE_S, SLOW_BYTES_PER_S
+from tests.chaos.watched_download import LEASE_S, SLOW_BYTES_PER_S
 from tests.chaos.world import World
 
 #: Lines of each process that are shown where a test fails.
@@ -29,6 +29,6 @@ def world(shared_world: World) -> Iterator[World]:
     yield shared_world
     shared_world.hub.faults.clear()
     # Shown where a test fails: what its processes said.
-    for party in shared_world.parties:
-        print(f"-- {party.name}", *party.process.lines[-TAIL_LINES:], sep="\n")
+    for process in shared_world.processes:
+        print(f"-- {process.name}", *process.process.lines[-TAIL_LINES:], sep="\n")
     assert shared_world.judge() == []

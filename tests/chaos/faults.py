@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from tests.chaos.world import Holding, Party, World
+from tests.chaos.world import Holding, RestartableProcess, World
 from tests.hub import faults as origin
 from tests.hub.faults import Fault as OriginFault
 
@@ -57,7 +57,7 @@ class Strike:
         self.named = [holding.download_id]
         return holding
 
-    def pick_pool(self) -> Party:
+    def pick_pool(self) -> RestartableProcess:
         """A pool that is at work; all that it runs is hit."""
         busy = {holding.pool.name for holding in self.holdings}
         pool = self.rng.choice([pool for pool in self.world.pools if pool.name in busy])
@@ -161,7 +161,7 @@ def worker_reset(strike: Strike) -> Iterator[float]:
 # -- replicas ----------------------------------------------------------------------------------------------------------
 
 
-def _pick_replica(strike: Strike) -> Party:
+def _pick_replica(strike: Strike) -> RestartableProcess:
     strike.replica = strike.rng.randrange(len(strike.world.replicas))
     return strike.world.replicas[strike.replica]
 

@@ -63,7 +63,7 @@ class Order:
         return max(0, self.sent - self.size) if isinstance(self.watch.last, Complete) else 0
 
 
-class Office:
+class LoadGenerator:
     """Takes orders, and follows them to their ends."""
 
     def __init__(self, world: World, rng: random.Random, *, largest_bytes: int, meddle: bool) -> None:
@@ -114,7 +114,7 @@ class Office:
             self._see_out(order)
         return over
 
-    def hurry(self) -> None:
+    def at_full_speed(self) -> None:
         """Nobody meddles any more; what is paused goes on."""
         for order in self.orders:
             order.meddling = [(0.0, word) for _, word in order.meddling if word == "resume"]

@@ -15,7 +15,7 @@ from pathlib import Path
 from hive.redis_errors import is_redis_error
 from hive.wire.events import Complete
 from tests.chaos.faults import FAULTS, Strike
-from tests.chaos.orders import Office, Order
+from tests.chaos.orders import LoadGenerator, Order
 from tests.chaos.recoveries import Reconnection, Recovery, begin
 from tests.chaos.report import Report, quantile
 from tests.chaos.watchman import Watchman
@@ -85,7 +85,7 @@ class _Soak:
         with World(self._folder, HIVE_LEASE_S=str(plan.lease_s)) as world:
             self._world = world
             world.hub.limit_rate_bytes_per_s = RATE_BYTES_PER_S
-            office = self._office = Office(
+            load = self._load = LoadGenerator(
                 world, random.Random(f"orders {plan.seed}"), largest_bytes=plan.largest_bytes, meddle=plan.meddle
             )
             watchman = Watchman(world.redis.url)
@@ -93,7 +93,7 @@ class _Soak:
                 self._play()
                 self._drain()
             finally:
-                office.close()
+                load.close()
                 watchman.stop()
                 with contextlib.suppress(OSError):
                     if logs is not None:
@@ -114,8 +114,8 @@ class _Soak:
     def _play(self) -> None:
         next_s = time.monotonic() + min(5.0, self._plan.every_s)
         while self._goes_on() or self._playing is not None:
-            if self._goes_on() and self._office.live < self._plan.at_once:
-                self._office.ask()
+            if self._goes_on() and self._load.live < self._plan.at_once:
+                self._load.ask()
             if self._playing is None and next_s <= time.monotonic() and self._goes_on() and self._strike():
                 next_s = max(next_s + self._plan.every_s, time.monotonic() + 1)
             self._tick()
@@ -130,10 +130,10 @@ class _Soak:
         deadline_s = time.monotonic() + DRAIN_S
         self._world.hub.limit_rate_bytes_per_s = None
         self._world.hub.close_connections()
-        while self._office.live and time.monotonic() < deadline_s:
-            self._office.hurry()
+        while self._load.live and time.monotonic() < deadline_s:
+            self._load.at_full_speed()
             self._tick()
-        for order in self._office.orders:
+        for order in self._load.orders:
             how = f"{order.watch.status}, attempt {order.watch.attempt}, {order.watch.bytes_done} of {order.size}"
             self.report.violations.append(f"{order.watch.id}: has not ended in {DRAIN_S:.0f} s: {how}")
         for strike in list(self._untold):
@@ -143,7 +143,7 @@ class _Soak:
         time.sleep(TICK_S)
         if self._playing is not None and time.monotonic() >= self._wake_s:
             self._go_on()
-        for order in self._office.tick():
+        for order in self._load.tick():
             self._see_out(order)
         for recovery in self._recovering:
             if not recovery.over:
@@ -173,13 +173,13 @@ class _Soak:
         strike = Strike(number, kind, rng, self._world, holdings)
         self._kind_of[number] = kind
         if kind == "redis-flush":
-            self._office.lost_until_s = time.monotonic() + BACK_S
+            self._load.lost_until_s = time.monotonic() + BACK_S
         self._playing = strike, FAULTS[kind].play(strike)
         self._untold.append(strike)
         self.report.rows[kind].count += 1
-        before = [(order, order.watch.attempt, order.watch.bytes_done) for order in self._office.orders]
+        before = [(order, order.watch.attempt, order.watch.bytes_done) for order in self._load.orders]
         self._go_on()
-        for recovery in begin(strike, self._office.orders):
+        for recovery in begin(strike, self._load.orders):
             if isinstance(recovery, Recovery):
                 recovery.attempt, recovery.shown = next((a, b) for o, a, b in before if o is recovery.order)
             self._recovering.append(recovery)

@@ -13,7 +13,7 @@ import requests
 
 from hive.downloads import scripts
 from hive.wire.events import Error
-from tests.chaos.bringing import LEASE_S, Bringing
+from tests.chaos.watched_download import LEASE_S, WatchedDownload
 from tests.chaos.world import World
 from tests.hub import faults
 from tests.support.content import MIB
@@ -33,9 +33,9 @@ def world_of_cables(world: World) -> Iterator[World]:
     """All cables are whole again afterwards, and nobody quit."""
     workers = [pid for pool in world.pools for pid in children(pool.pid)]
     yield world
-    for party in world.parties:
-        party.cable.silence(False)
-        party.cable.delay_s = 0.0
+    for process in world.processes:
+        process.cable.silence(False)
+        process.cable.delay_s = 0.0
     world.client.config_set("maxmemory", 0)
     assert [pid for pool in world.pools for pid in children(pool.pid)] == workers, "a worker quit"
 
@@ -47,7 +47,7 @@ def wait_out(seconds: float) -> None:
 
 def test_a_redis_that_is_frozen_costs_no_attempt(world_of_cables: World) -> None:
     world = world_of_cables
-    bringing = Bringing(world).under_way()
+    download = WatchedDownload(world).under_way()
     pid = world.redis.pid
     assert pid is not None
     os.kill(pid, signal.SIGSTOP)
@@ -55,53 +55,53 @@ def test_a_redis_that_is_frozen_costs_no_attempt(world_of_cables: World) -> None
     wait_out(OUTAGE_S)
     os.kill(pid, signal.SIGCONT)
     back_s = time.monotonic()
-    assert bringing.hurry().complete().attempt == 1
+    assert download.at_full_speed().complete().attempt == 1
     assert time.monotonic() - back_s < END_S
 
 
 def test_a_file_that_arrives_in_the_first_moments_of_an_outage_is_kept(world_of_cables: World) -> None:
     """The transfer is not held yet; what it has to say to Redis about the file must wait, or need not be said."""
     world = world_of_cables
-    bringing = Bringing(world).under_way()
+    download = WatchedDownload(world).under_way()
     pid = world.redis.pid
     assert pid is not None
     os.kill(pid, signal.SIGSTOP)
-    bringing.hurry()
+    download.at_full_speed()
     wait_out(LEASE_S / 2)
     os.kill(pid, signal.SIGCONT)
-    assert bringing.complete().attempt == 1
+    assert download.complete().attempt == 1
 
 
 def test_a_redis_far_away_slows_nothing_but_words(world_of_cables: World) -> None:
     world = world_of_cables
-    for party in world.parties:
-        party.cable.delay_s = 0.1
-    bringing = Bringing(world).under_way()
-    assert bringing.hurry().complete().attempt == 1
+    for process in world.processes:
+        process.cable.delay_s = 0.1
+    download = WatchedDownload(world).under_way()
+    assert download.at_full_speed().complete().attempt == 1
 
 
 def test_a_replica_that_hears_nothing_of_redis_says_so_in_time(world_of_cables: World) -> None:
     world = world_of_cables
-    bringing = Bringing(world, only=0).under_way()
+    download = WatchedDownload(world, only=0).under_way()
     world.replicas[0].cable.silence()
-    for path in ("/v1/downloads", f"/v1/downloads/{bringing.id}", "/readyz"):
+    for path in ("/v1/downloads", f"/v1/downloads/{download.id}", "/readyz"):
         began_s = time.monotonic()
         assert requests.get(world.replicas[0].url + path, timeout=30).status_code == 503, path
         assert time.monotonic() - began_s < REFUSAL_S, path
     assert requests.get(f"{world.replicas[0].url}/healthz", timeout=30).status_code == 200
     assert requests.get(f"{world.replicas[1].url}/v1/downloads", timeout=30).status_code == 200
     world.replicas[0].cable.silence(False)
-    assert bringing.hurry().complete().attempt == 1
+    assert download.at_full_speed().complete().attempt == 1
 
 
 def test_connections_that_are_reset_again_and_again_cost_no_end(world_of_cables: World) -> None:
     world = world_of_cables
-    bringing = Bringing(world).under_way()
+    download = WatchedDownload(world).under_way()
     for _ in range(20):
-        for party in world.parties:
-            party.cable.reset()
+        for process in world.processes:
+            process.cable.reset()
         wait_out(0.1)
-    assert bringing.hurry().complete().attempt == 1
+    assert download.at_full_speed().complete().attempt == 1
 
 
 def sha_of(script: str) -> bytes:
@@ -113,55 +113,55 @@ def test_the_lost_reply_of_a_script_is_asked_for_again(world_of_cables: World, n
     """Every script is used once: a download is silent for a while, is paused, resumed and finished."""
     world = world_of_cables
     world.hub.limit_rate_bytes_per_s = None
-    Bringing(world, MIB).complete()  # the scripts are known to Redis
-    dropped = sum(party.cable.dropped for party in world.parties)
-    for party in world.parties:
-        party.cable.drop_reply_to(sha_of(getattr(scripts, name)))
+    WatchedDownload(world, MIB).complete()  # the scripts are known to Redis
+    dropped = sum(process.cable.dropped for process in world.processes)
+    for process in world.processes:
+        process.cable.drop_reply_to(sha_of(getattr(scripts, name)))
     world.hub.faults.add(faults.stall(MIB), "*.gguf", origin="cdn")
-    bringing = Bringing(world).under_way(1)
+    download = WatchedDownload(world).under_way(1)
     wait_out(LEASE_S)  # nothing comes, so the lease is renewed in silence
-    assert world.ask("POST", f"/v1/downloads/{bringing.id}/pause").status_code == 202
-    wait_for(lambda: bringing.watch.status == "paused")
+    assert world.ask("POST", f"/v1/downloads/{download.id}/pause").status_code == 202
+    wait_for(lambda: download.watch.status == "paused")
     world.hub.faults.clear()
-    assert world.ask("POST", f"/v1/downloads/{bringing.id}/resume").status_code == 202
-    assert bringing.complete().attempt == 3, "one for the pause, one for what came after"
-    assert sum(party.cable.dropped for party in world.parties) > dropped, "no reply was lost"
+    assert world.ask("POST", f"/v1/downloads/{download.id}/resume").status_code == 202
+    assert download.complete().attempt == 3, "one for the pause, one for what came after"
+    assert sum(process.cable.dropped for process in world.processes) > dropped, "no reply was lost"
 
 
 def test_a_worker_cut_off_from_redis_stops_writing_within_its_lease(world_of_cables: World) -> None:
     world = world_of_cables
-    bringing = Bringing(world).under_way()
-    holding = world.holding(bringing.id)
+    download = WatchedDownload(world).under_way()
+    holding = world.holding(download.id)
     others = [pid for pool in world.pools for pid in children(pool.pid) if pid != holding.worker]
     for pid in others:  # nobody else may write
         os.kill(pid, signal.SIGSTOP)
     try:
         holding.pool.cable.silence()
         wait_out(LEASE_S)
-        written = bringing.partial.stat().st_mtime_ns
+        written = download.partial.stat().st_mtime_ns
         wait_out(LEASE_S)
-        assert bringing.partial.stat().st_mtime_ns == written
+        assert download.partial.stat().st_mtime_ns == written
     finally:
         for pid in others:
             os.kill(pid, signal.SIGCONT)
         holding.pool.cable.silence(False)
-    assert bringing.hurry().complete().attempt in (1, 2), holding.pool.process.output
+    assert download.at_full_speed().complete().attempt in (1, 2), holding.pool.process.output
 
 
 def test_a_download_of_a_worker_that_is_cut_off_goes_on_at_another(world_of_cables: World) -> None:
     world = world_of_cables
-    bringing = Bringing(world).under_way()
-    holding = world.holding(bringing.id)
+    download = WatchedDownload(world).under_way()
+    holding = world.holding(download.id)
     holding.pool.cable.silence()
-    wait_for(lambda: bringing.watch.attempt == 2 and bringing.watch.status == "downloading")
-    assert world.holding(bringing.id).pool is not holding.pool
+    wait_for(lambda: download.watch.attempt == 2 and download.watch.status == "downloading")
+    assert world.holding(download.id).pool is not holding.pool
     holding.pool.cable.silence(False)
-    assert bringing.hurry().complete().attempt == 2
+    assert download.at_full_speed().complete().attempt == 2
 
 
 def test_a_full_redis_refuses_new_work_and_loses_none(world_of_cables: World) -> None:
     world = world_of_cables
-    bringing = Bringing(world).under_way()
+    download = WatchedDownload(world).under_way()
     world.client.config_set("maxmemory", 1)
     began_s = time.monotonic()
     answer = requests.post(
@@ -169,23 +169,23 @@ def test_a_full_redis_refuses_new_work_and_loses_none(world_of_cables: World) ->
     )
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "STORE_UNAVAILABLE")
     assert time.monotonic() - began_s < REFUSAL_S
-    bringing.hurry()
+    download.at_full_speed()
     wait_out(OUTAGE_S)
-    assert not bringing.watch.over
+    assert not download.watch.over
     world.client.config_set("maxmemory", 0)
     freed_s = time.monotonic()
-    bringing.complete()
+    download.complete()
     assert time.monotonic() - freed_s < END_S
 
 
 def test_a_cancel_is_heard_after_an_outage(world_of_cables: World) -> None:
     world = world_of_cables
-    bringing = Bringing(world).under_way()
-    world.holding(bringing.id).pool.cable.silence()
-    assert world.ask("DELETE", f"/v1/downloads/{bringing.id}").status_code == 202
+    download = WatchedDownload(world).under_way()
+    world.holding(download.id).pool.cable.silence()
+    assert world.ask("DELETE", f"/v1/downloads/{download.id}").status_code == 202
     wait_out(LEASE_S / 2)
     for pool in world.pools:
         pool.cable.silence(False)
-    end = bringing.end()
+    end = download.end()
     assert isinstance(end, Error)
     assert end.code == "CANCELLED"

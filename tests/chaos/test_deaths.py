@@ -16,8 +16,8 @@ from rq import Queue
 
 from hive.redis_client import RedisClient
 from hive.settings import Settings
-from tests.chaos.bringing import LEASE_S, QUICK_BYTES_PER_S, SLOW_BYTES_PER_S, Bringing
 from tests.chaos.marked import MARKS
+from tests.chaos.watched_download import LEASE_S, QUICK_BYTES_PER_S, SLOW_BYTES_PER_S, WatchedDownload
 from tests.chaos.world import World
 from tests.support.content import MIB
 from tests.support.waiting import AT_ONCE_S, wait_for
@@ -55,32 +55,32 @@ def thaw(*pids: int) -> None:
 
 
 def test_a_worker_that_is_frozen_for_a_moment_goes_on(world: World) -> None:
-    bringing = Bringing(world).under_way()
-    holding = world.holding(bringing.id)
+    download = WatchedDownload(world).under_way()
+    holding = world.holding(download.id)
     frozen_s = freeze(holding.horse, holding.worker)
     wait_for(lambda: time.monotonic() - frozen_s > SHORT_S)
     thaw(holding.horse, holding.worker)
-    assert bringing.hurry().complete().attempt == 1
+    assert download.at_full_speed().complete().attempt == 1
 
 
 @pytest.mark.parametrize("whole", [True, False], ids=["worker and horse", "horse"])
 def test_a_worker_that_was_given_up_and_wakes_is_not_heard(world: World, whole: bool) -> None:
-    bringing = Bringing(world).under_way()
-    holding = world.holding(bringing.id)
+    download = WatchedDownload(world).under_way()
+    holding = world.holding(download.id)
     frozen = (holding.horse, holding.worker) if whole else (holding.horse,)
     frozen_s = freeze(*frozen)
     try:
         wait_for(
-            lambda: bringing.watch.attempt == 2 and bringing.watch.status == "downloading", deadline_s=TAKEN_OVER_S
+            lambda: download.watch.attempt == 2 and download.watch.status == "downloading", deadline_s=TAKEN_OVER_S
         )
         wait_for(lambda: time.monotonic() - frozen_s > LONG_S)
     finally:
         thaw(*frozen)
     pool = holding.pool.process
-    before = bringing.watch.bytes_done
+    before = download.watch.bytes_done
     wait_for(lambda: "leaving the download to its new owner" in pool.output, what="a zombie that falls silent")
-    wait_for(lambda: bringing.watch.bytes_done > before)
-    assert bringing.hurry().complete().attempt == 2
+    wait_for(lambda: download.watch.bytes_done > before)
+    assert download.at_full_speed().complete().attempt == 2
 
 
 @pytest.fixture(scope="module")
@@ -95,13 +95,13 @@ def patient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 @pytest.mark.parametrize("amnesia", [False, True], ids=["", "and Redis has lost its job"])
 def test_a_killed_horse_is_replaced_at_once(patient: World, amnesia: bool) -> None:
     world = patient
-    bringing = Bringing(world).under_way()
-    holding = world.holding(bringing.id)
+    download = WatchedDownload(world).under_way()
+    holding = world.holding(download.id)
     if amnesia:
         world.client.delete(*world.client.keys("rq:job:*"))
     world.kill(holding.horse)
-    wait_for(lambda: bringing.watch.attempt == 2)
-    assert bringing.hurry().complete().attempt == 2
+    wait_for(lambda: download.watch.attempt == 2)
+    assert download.at_full_speed().complete().attempt == 2
 
 
 @pytest.fixture(scope="module")
@@ -119,25 +119,25 @@ def test_a_worker_that_dies_at_a_marked_point_is_made_good(workless: World, tmp_
     flag = tmp_path / "died"
     env = workless.env
     workless.env = {**env, "CHAOS_MARK": mark, "CHAOS_FLAG": str(flag)}
-    pool = workless.add_pool(f"marked-{len(workless.parties)}", 2, ("tests.chaos.marked",))
+    pool = workless.add_pool(f"marked-{len(workless.processes)}", 2, ("tests.chaos.marked",))
     workless.env = env
     workless.pools = [pool]
-    bringing = Bringing(workless, 20 * MIB)
+    download = WatchedDownload(workless, 20 * MIB)
     try:
         wait_for(flag.exists, what=f"a death where {mark}")
         died_s = time.monotonic()
-        end = bringing.complete()
+        end = download.complete()
         assert time.monotonic() - died_s < TAKEN_OVER_S
     finally:
         took_s = pool.stop()
     assert end.attempt == (1 if mark in EARLY_OR_LATE else 2)
-    assert bringing.sent < bringing.content.size + AGAIN_BYTES
+    assert download.sent < download.content.size + AGAIN_BYTES
     assert took_s < EXIT_S
 
 
 def test_workers_are_stopped_one_pool_after_the_other_while_downloads_run(world: World) -> None:
-    bringings = [Bringing(world, 20 * MIB, viewers=1) for _ in range(DOWNLOADS)]
-    bringings[0].under_way()
+    wanted = [WatchedDownload(world, 20 * MIB, viewers=1) for _ in range(DOWNLOADS)]
+    wanted[0].under_way()
     exits_s = []
     for _ in range(ROUNDS):
         for pool in world.pools:
@@ -145,10 +145,10 @@ def test_workers_are_stopped_one_pool_after_the_other_while_downloads_run(world:
             exits_s.append(pool.stop())
             pool.start()
     world.hub.limit_rate_bytes_per_s = QUICK_BYTES_PER_S
-    for bringing in bringings:
-        bringing.complete()
+    for download in wanted:
+        download.complete()
     assert max(exits_s) < EXIT_S
-    again = sum(bringing.sent - bringing.content.size for bringing in bringings)
+    again = sum(download.sent - download.content.size for download in wanted)
     stops = len(exits_s) * 2
     assert again < stops * AGAIN_BYTES, f"{again / MIB:.1f} MiB fetched again in {stops} stops of a worker"
 

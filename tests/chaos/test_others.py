@@ -15,7 +15,7 @@ from hive.processes.children import bound_to_us
 from hive.processes.embedded_redis import find_server
 from hive.redis_client import RedisClient, connect
 from hive.redis_errors import is_redis_error
-from tests.chaos.bringing import QUICK_BYTES_PER_S, Bringing
+from tests.chaos.watched_download import QUICK_BYTES_PER_S, WatchedDownload
 from tests.chaos.world import World
 from tests.hub import faults
 from tests.support.content import MIB
@@ -75,17 +75,17 @@ def test_a_failover_behind_one_address_costs_no_attempt(
     master, replica = pair
     with World(tmp_path_factory.mktemp("f"), replicas=2, pools=1, address=("127.0.0.1", master.port)) as world:
         world.hub.limit_rate_bytes_per_s = 0.25 * MIB
-        bringing = Bringing(world).under_way()
-        wait_for(lambda: replica.client.exists(f"hive:{{{bringing.id}}}"))
+        download = WatchedDownload(world).under_way()
+        wait_for(lambda: replica.client.exists(f"hive:{{{download.id}}}"))
         master.kill()
         killed_s = time.monotonic()
         wait_for(lambda: time.monotonic() - killed_s > 2, what="an election")
         replica.client.replicaof("NO", "ONE")
-        for party in world.parties:
-            party.cable.target = ("127.0.0.1", replica.port)
-        assert bringing.hurry().complete().attempt == 1
+        for process in world.processes:
+            process.cable.target = ("127.0.0.1", replica.port)
+        assert download.at_full_speed().complete().attempt == 1
         assert time.monotonic() - killed_s < FAILOVER_S
-        after = Bringing(world, MIB).complete()
+        after = WatchedDownload(world, MIB).complete()
         assert after.attempt == 1
     assert world.judge() + world.leftovers() == []
 
@@ -95,9 +95,9 @@ def test_a_file_whose_connection_is_cut_at_each_twentieth_arrives(world: World) 
     size = 40 * MIB
     for twentieth in range(1, 20):
         world.hub.faults.add(faults.cut(at_offset=size * twentieth // 20), "*.gguf", origin="cdn", count=1)
-    bringing = Bringing(world, size)
-    assert bringing.complete().attempt == 1
-    assert bringing.sent < size + 19 * MIB / 4
+    download = WatchedDownload(world, size)
+    assert download.complete().attempt == 1
+    assert download.sent < size + 19 * MIB / 4
 
 
 def test_an_origin_that_does_everything_wrong_for_a_while_does_not_spoil_a_file(world: World) -> None:
@@ -110,14 +110,14 @@ def test_an_origin_that_does_everything_wrong_for_a_while_does_not_spoil_a_file(
     add(faults.stall(at_offset=size // 3, seconds=2), "*.gguf", origin="cdn", count=1)
     add(faults.short_body(at_offset=size // 2), "*.gguf", origin="cdn", count=1)
     add(faults.wrong_byte(size - 5), "*.gguf", origin="cdn", count=1)
-    assert Bringing(world, size).complete().attempt == 1
+    assert WatchedDownload(world, size).complete().attempt == 1
 
 
 def test_a_crowd_whose_replica_is_killed_sees_the_end_at_another(world: World) -> None:
-    bringing = Bringing(world, viewers=CROWD, only=0).under_way()
-    wait_for(lambda: all(viewer.witness.seen for viewer in bringing.watch.viewers))
-    assert {viewer.replica for viewer in bringing.watch.viewers} == {0}
+    download = WatchedDownload(world, viewers=CROWD, only=0).under_way()
+    wait_for(lambda: all(viewer.witness.seen for viewer in download.watch.viewers))
+    assert {viewer.replica for viewer in download.watch.viewers} == {0}
     world.replicas[0].kill()
-    bringing.hurry().complete()
-    assert {viewer.replica for viewer in bringing.watch.viewers} == {1}
+    download.at_full_speed().complete()
+    assert {viewer.replica for viewer in download.watch.viewers} == {1}
     world.replicas[0].restart()

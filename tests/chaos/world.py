@@ -43,12 +43,12 @@ class Holding(NamedTuple):
     """Who runs a download: the pool, the worker process, and its horse."""
 
     download_id: str
-    pool: Party
+    pool: RestartableProcess
     worker: int
     horse: int
 
 
-class Party:
+class RestartableProcess:
     """A process of hive, over all its lives."""
 
     def __init__(self, name: str, cable: Proxy, env: Mapping[str, str], arguments: tuple[str, ...], ready: str) -> None:
@@ -133,8 +133,8 @@ class World:
             stack.callback(self.hub.stop)
             self.downloads = download_context(self.client, ended_ttl_s=3600, max_queued=1000, lease_s=6)
             self.env = self._environment(settings)
-            self.parties: list[Party] = []
-            stack.callback(self._stop_parties)
+            self.processes: list[RestartableProcess] = []
+            stack.callback(self._stop_processes)
             serve = ("hive.cli", "serve", "--port", "0")
             self.replicas = [self.add(f"replica-{n}", serve, "listening") for n in range(replicas)]
             self.pools = [self.add_pool(f"pool-{n}", concurrency) for n in range(pools)]
@@ -142,17 +142,17 @@ class World:
                 wait_for(lambda replica=replica: self.answers(replica), what="a replica that is ready")  # type: ignore[misc]
             self._after = stack.pop_all()
 
-    def add_pool(self, name: str, concurrency: int, module: tuple[str, ...] = ("workers",)) -> Party:
+    def add_pool(self, name: str, concurrency: int, module: tuple[str, ...] = ("workers",)) -> RestartableProcess:
         """One more pool of workers."""
         arguments = (*module, "--concurrency", str(concurrency))
         return self.add(name, arguments, f"{concurrency} workers are ready")
 
-    def add(self, name: str, arguments: tuple[str, ...], ready: str) -> Party:
+    def add(self, name: str, arguments: tuple[str, ...], ready: str) -> RestartableProcess:
         """One more process of hive."""
         cable = Proxy(self.thread, self._address)
-        party = Party(name, cable, self.env, arguments, ready)
-        self.parties.append(party)
-        return party
+        process = RestartableProcess(name, cable, self.env, arguments, ready)
+        self.processes.append(process)
+        return process
 
     def __enter__(self) -> World:
         return self
@@ -172,7 +172,7 @@ class World:
         """Where the replicas listen now."""
         return [replica.url for replica in self.replicas]
 
-    def answers(self, replica: Party) -> bool:
+    def answers(self, replica: RestartableProcess) -> bool:
         """Whether a replica is ready."""
         with contextlib.suppress(requests.RequestException):
             return requests.get(f"{replica.url}/readyz", timeout=REQUEST_S).status_code == 200
@@ -235,12 +235,12 @@ class World:
     def judge(self) -> list[str]:
         """What its processes did since the last call that they must not: fail, or end without having been killed."""
         wrong: list[str] = []
-        for party in self.parties:
-            for life in party.lives:
+        for process in self.processes:
+            for life in process.lives:
                 wrong += [
-                    f"{party.name}: {line[:2000]}" for line in life.lines if any(s in line for s in FAILURE_MARKS)
+                    f"{process.name}: {line[:2000]}" for line in life.lines if any(s in line for s in FAILURE_MARKS)
                 ]
-                wrong += [f"{party.name}: worker {pid} ended by itself" for pid in workers_ended(life) - self.killed]
+                wrong += [f"{process.name}: worker {pid} ended by itself" for pid in workers_ended(life) - self.killed]
         new = [problem for problem in wrong if problem not in self._told]
         self._told.update(new)
         return new
@@ -259,9 +259,9 @@ class World:
     def write_logs(self, folder: Path) -> None:
         """Every line that the processes wrote."""
         folder.mkdir(parents=True, exist_ok=True)
-        for party in self.parties:
-            lines = [line for life in party.lives for line in ("-- started", *life.lines)]
-            (folder / f"{party.name}.log").write_text("\n".join(lines) + "\n")
+        for process in self.processes:
+            lines = [line for life in process.lives for line in ("-- started", *life.lines)]
+            (folder / f"{process.name}.log").write_text("\n".join(lines) + "\n")
         (folder / "redis.log").write_text(self.redis.log_tail())
 
     def _environment(self, settings: Mapping[str, str]) -> dict[str, str]:
@@ -277,11 +277,11 @@ class World:
             **settings,
         }
 
-    def _stop_parties(self) -> None:
+    def _stop_processes(self) -> None:
         with contextlib.ExitStack() as stack:
-            for party in self.parties:
-                stack.callback(party.cable.close)
-                stack.callback(party.stop)
+            for process in self.processes:
+                stack.callback(process.cable.close)
+                stack.callback(process.stop)
 
 
 def children_of(pid: int) -> list[int]:

@@ -24,7 +24,7 @@ QUICK_BYTES_PER_S = 8 * MIB
 _numbers = itertools.count(1)
 
 
-class Bringing:
+class WatchedDownload:
     """A download under way in a test, and those who watch it."""
 
     def __init__(self, world: World, size: int = 40 * MIB, **how: object) -> None:
@@ -36,12 +36,12 @@ class Bringing:
         self.id = world.post(f"hf:{self.repo}")
         self.watch: Watch = world.watch(self.id, **how)
 
-    def under_way(self, at_least: int = 2 * MIB) -> Bringing:
+    def under_way(self, at_least: int = 2 * MIB) -> WatchedDownload:
         """Some bytes have arrived."""
         wait_for(lambda: self.watch.bytes_done >= at_least, what=f"{at_least} bytes of {self.id}")
         return self
 
-    def hurry(self) -> Bringing:
+    def at_full_speed(self) -> WatchedDownload:
         """The rest comes at full speed."""
         self.world.hub.limit_rate_bytes_per_s = None
         self.world.hub.close_connections()
