@@ -9,7 +9,7 @@ from starlette.responses import Response
 from hive import errors
 from hive.api.json import JsonResponse
 from hive.api.services import services_of
-from hive.downloads.live import Live, in_use_elsewhere, place_of, read_live
+from hive.downloads.live import Live, in_use_elsewhere, read_live, repo_or_url
 from hive.store.catalog import Origin
 from hive.store.layout import url_key
 from hive.wire.api import Deleted, Listing, Model
@@ -48,5 +48,5 @@ async def _find(request: Request) -> Model:
 
 def _uses(download: Live, origin: Origin) -> bool:
     """Whether a download, also a queued or paused one, is of the same repository or URL (its query aside)."""
-    repo, url = place_of(download.ref)
+    repo, url = repo_or_url(download.ref)
     return repo == origin.repo if origin.repo else url is not None and url == origin.url

@@ -76,7 +76,11 @@ class HelpFormatter(click.HelpFormatter):
 
     def write_dl(self, rows: Iterable[tuple[str, str]], col_max: int = 30, col_spacing: int = 2) -> None:
         """Options or commands, and what they are for."""
-        super().write_dl(list(rows), col_max if self.width > NARROW_HELP_CHARS else self.width // 3, col_spacing)
+        if self.width <= NARROW_HELP_CHARS:
+            below = ",\n" + " " * self.current_indent
+            rows = [(n if len(n) < self.width - self.current_indent else n.replace(", ", below), t) for n, t in rows]
+            col_max = self.width // 3
+        super().write_dl(list(rows), col_max, col_spacing)
 
 
 class CommandContext(click.Context):

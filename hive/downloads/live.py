@@ -91,7 +91,7 @@ def in_use(settings: Settings, live: Iterable[Live]) -> InUse:
         refs[download.id] = download.ref
         if download.id not in listed:
             unlisted_since_ms = min(unlisted_since_ms, download.created_ms)
-    places = [place_of(ref) for ref in refs.values()]
+    places = [repo_or_url(ref) for ref in refs.values()]
     return InUse(
         ids=frozenset(refs),
         repos=frozenset(repo for repo, _ in places if repo),
@@ -105,7 +105,7 @@ def in_use_elsewhere(settings: Settings) -> InUse:
     """What the downloads of other hives on this store need, as the intent log has it. Raises OSError."""
     ours = realm_of(settings)
     entries = [entry for entry in read_all(settings, MAX_INTENTS_AGE_S) if entry.realm != ours]
-    places = [place_of(entry.ref) for entry in entries]
+    places = [repo_or_url(entry.ref) for entry in entries]
     return InUse(
         ids=frozenset(entry.id for entry in entries),
         repos=frozenset(repo for repo, _ in places if repo),
@@ -114,7 +114,7 @@ def in_use_elsewhere(settings: Settings) -> InUse:
     )
 
 
-def place_of(ref: str) -> tuple[str | None, str | None]:
+def repo_or_url(ref: str) -> tuple[str | None, str | None]:
     """The repository of a reference, or its URL; two times None where it is none."""
     try:
         found = parse_ref(ref)

@@ -26,7 +26,7 @@ from hive.processes.children import python_module
 from hive.processes.embedded_redis import EmbeddedRedis, EmbeddedRedisError
 from hive.processes.fork import Part, try_fork
 from hive.processes.instance_lock import HomeInUse, InstanceLock
-from hive.processes.supervisor import RESTART_MAX_S, RESTART_MIN_S, Child, Say, happens
+from hive.processes.supervisor import RESTART_MAX_S, RESTART_MIN_S, Announce, Child, happens
 from hive.secrets import ensure_key
 from hive.settings import Settings
 
@@ -73,7 +73,7 @@ class Stack:
     """
 
     def __init__(
-        self, settings: Settings, plan: StackPlan, say: Say, parts: Mapping[str, Part], api_key: str = ""
+        self, settings: Settings, plan: StackPlan, say: Announce, parts: Mapping[str, Part], api_key: str = ""
     ) -> None:
         """`parts`: what can be started by fork, of "server" and "workers"; see fork.py."""
         self._settings = settings
@@ -96,7 +96,7 @@ class Stack:
         host = _REACHABLE.get(self._plan.host, self._plan.host)
         return f"http://[{host}]:{self._port}" if ":" in host else f"http://{host}:{self._port}"
 
-    def run(self, on_ready: Say) -> int:
+    def run(self, on_ready: Announce) -> int:
         """Start, call `on_ready` with the address and a sentence, wait for a signal, end in order. Gives the exit code.
 
         Raises:
@@ -137,7 +137,7 @@ class Stack:
         forked = try_fork(self._parts[name], arguments, env, ["python", "-m", module, *arguments])
         return Child(name, python_module(module, *arguments), env, self._say, forked)
 
-    async def _run(self, on_ready: Say) -> int:
+    async def _run(self, on_ready: Announce) -> int:
         self._listen_to_signals()
         assert self._server is not None
         assert self._workers is not None

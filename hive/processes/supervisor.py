@@ -33,14 +33,14 @@ LAST_WORDS_S: Final = 0.5
 KILL_TIMEOUT_S: Final = 5.0
 
 #: What gets a child's output: the child's name and one line.
-Say = Callable[[str, str], None]
+Announce = Callable[[str, str], None]
 
 
 class Child:
     """A program that is kept running from `start` until `stop`."""
 
     def __init__(
-        self, name: str, command: Sequence[str], env: Mapping[str, str], say: Say, forked: Forked | None = None
+        self, name: str, command: Sequence[str], env: Mapping[str, str], say: Announce, forked: Forked | None = None
     ) -> None:
         """`forked`: the process that it is at first, where that runs already."""
         self.name = name

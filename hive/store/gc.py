@@ -17,14 +17,14 @@ from collections.abc import Callable
 
 from hive.settings import Settings
 from hive.store.dirfd import open_folder, remove_empty, size_of, subfolders
-from hive.store.gc_context import GcContext, InUse, InUseError, Say, Take, modified_s
+from hive.store.gc_context import GcContext, HoldLease, InUse, InUseError, OnCollectionLine, modified_s
 from hive.store.gc_partials import collect_partials
 from hive.store.gc_repo import collect_repo
 from hive.store.layout import FILES, TREES, URL_KEY_CHARS, is_commit, read_manifest, repo_of
 from hive.store.repo_cache import RepoCache
 from hive.wire.maintenance import Collected
 
-__all__ = ["GarbageCollector", "InUse", "Say", "Take"]
+__all__ = ["GarbageCollector", "HoldLease", "InUse", "OnCollectionLine"]
 
 
 class GarbageCollector:
@@ -33,15 +33,15 @@ class GarbageCollector:
     def __init__(
         self,
         settings: Settings,
-        say: Say,
+        say: OnCollectionLine,
         stop: threading.Event,
         look: Callable[[], InUse],
-        take: Take | None = None,
+        hold_lease: HoldLease | None = None,
         *,
         older_than_s: float | None = None,
         dry_run: bool = False,
     ) -> None:
-        self._gc = GcContext(settings, say, stop, look, take, older_than_s=older_than_s, dry_run=dry_run)
+        self._gc = GcContext(settings, say, stop, look, hold_lease, older_than_s=older_than_s, dry_run=dry_run)
 
     def run(self) -> Collected:
         """Collect everything. Says a line for each thing, and the end.

@@ -25,9 +25,9 @@ GRACE_S: Final = 600.0
 #: The same for what another tool writes: a download of its that waits for the network writes nothing.
 INCOMPLETE_GRACE_S: Final = 86_400.0
 
-Say = Callable[[CollectionLine], None]
+OnCollectionLine = Callable[[CollectionLine], None]
 #: Holds the lease of a partial file; gives False where somebody else does.
-Take = Callable[[str], AbstractContextManager[bool]]
+HoldLease = Callable[[str], AbstractContextManager[bool]]
 
 
 class InUse(NamedTuple):
@@ -53,10 +53,10 @@ class GcContext:
     def __init__(
         self,
         settings: Settings,
-        say: Say,
+        say: OnCollectionLine,
         stop: threading.Event,
         look: Callable[[], InUse],
-        take: Take | None = None,
+        hold_lease: HoldLease | None = None,
         *,
         older_than_s: float | None = None,
         dry_run: bool = False,
@@ -69,14 +69,14 @@ class GcContext:
         self.removed = 0
         self._say = say
         self._stop = stop
-        self._take = take
+        self._hold_lease = hold_lease
         self._min_age_s = max(settings.partial_ttl_s if older_than_s is None else older_than_s, GRACE_S)
         self._began_s = time.monotonic()
         self._bytes = self._kept = 0
 
     def lease(self, name: str) -> AbstractContextManager[bool]:
         """Hold the lease of a partial file; gives False where somebody else does."""
-        return self._take(name) if self._take else contextlib.nullcontext(True)
+        return self._hold_lease(name) if self._hold_lease else contextlib.nullcontext(True)
 
     @contextlib.contextmanager
     def reporting(self, kind: GarbageKind, path: str, n_bytes: int) -> Iterator[None]:

@@ -29,7 +29,7 @@ PROGRESS_INTERVAL_S: Final = 2.0
 #: Ids of downloads that the end names; each had its own line before.
 MAX_NAMED_DOWNLOADS: Final = 1000
 
-Say = Callable[[VerificationLine], None]
+OnVerificationLine = Callable[[VerificationLine], None]
 #: Repairs the problems of an item; gives what was asked for.
 Repair = Callable[[InventoryItem, Sequence[Problem]], Iterable[Refetch]]
 
@@ -41,7 +41,7 @@ class Verification:
         self,
         settings: Settings,
         targets: Sequence[Target],
-        say: Say,
+        say: OnVerificationLine,
         stop: threading.Event,
         *,
         named: bool = False,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hive.downloads.live import Live, in_use
 from hive.settings import Settings
-from hive.store.gc import GarbageCollector, InUse, Take
+from hive.store.gc import GarbageCollector, HoldLease, InUse
 from hive.wire.maintenance import CollectionLine, Removed
 from tests.support.store import sha256
 
@@ -31,7 +31,7 @@ def age(path: Path, seconds: float = OLD_S) -> None:
 def collect(
     settings: Settings,
     look: Callable[[], InUse] | None = None,
-    take: Take | None = None,
+    take: HoldLease | None = None,
     *,
     partials_only: bool = False,
     **options: object,
