@@ -13,7 +13,7 @@ from starlette.responses import Response
 from hive import errors
 from hive.api.authentication import COOKIE, LOOPBACK_COOKIE, bearer, is_loopback_host, session_cookie
 from hive.api.downloads import read_id
-from hive.api.json import JsonResponse, read_body
+from hive.api.json import JsonResponse, error_response, read_body
 from hive.api.services import services_of
 from hive.auth.principal import principal_of
 from hive.wire.api import SessionReply, TicketReply, TicketRequest
@@ -54,9 +54,14 @@ async def create_session(request: Request) -> Response:
 async def end_session(request: Request) -> Response:
     """`DELETE /v1/session`: ends it on every replica, and takes the cookie away. A dead one can go too."""
     headers = dict(request.scope["headers"])
-    if (text := session_cookie(headers)) is not None:
-        await run_in_threadpool(services_of(request).sessions.end, text)
     answer = Response(status_code=204)
+    if (text := session_cookie(headers)) is not None:
+        try:
+            await run_in_threadpool(services_of(request).sessions.end, text)
+        except (
+            errors.KeyFileUnusable
+        ) as error:  # it is over here, and may not be elsewhere; the cookie goes all the same
+            answer = error_response(error)
     _set_cookie(answer, "", 0, on_loopback=is_loopback_host(headers))
     return answer
 

@@ -281,6 +281,9 @@ class KeyFile:
     def _check(self, status: os.stat_result) -> None:
         if not stat.S_ISREG(status.st_mode):
             raise self._unusable("it is no file", "make a key with `hive key new`, and name the file that it makes")
+        if status.st_uid not in (0, os.geteuid()):
+            owner = f"it belongs to another user (uid {status.st_uid})"
+            raise self._unusable(owner, f"chown {os.geteuid()} {self.path}")
         if not is_private(status):
             mode = f"others may read or change it (mode {stat.S_IMODE(status.st_mode):04o})"
             raise self._unusable(mode, f"chmod 600 {self.path}, and revoke what may have been copied")
