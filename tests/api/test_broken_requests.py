@@ -12,7 +12,7 @@ import requests
 
 from tests.support.processes import Server
 
-UUID = str(uuid.uuid4())
+UUID = "11111111-0000-4000-8000-000000000000"
 WITH_BODY = [
     ("POST", "/v1/models/download"),
     ("POST", "/v1/models/plan"),
