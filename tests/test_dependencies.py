@@ -30,7 +30,7 @@ LOCKS = ROOT / "requirements"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 #: What each lock is made from.
 ASKED = {"run": PROJECT["project"]["dependencies"]} | {
-    name: PROJECT["dependency-groups"][name] for name in ("build", "dev", "model", "lock")
+    name: PROJECT["dependency-groups"][name] for name in ("build", "dev", "model", "lock", "pip")
 }
 SYSTEMS = [
     {"sys_platform": platform, "platform_system": system, "platform_machine": machine, "os_name": "posix"}
@@ -149,7 +149,8 @@ def test_install_refuses_a_file_whose_digest_is_another(tmp_path: Path) -> None:
         folder.mkdir(parents=True)
     shutil.copy(ROOT / "scripts" / "install", project / "scripts" / "install")
     (project / "pyproject.toml").write_text("")
-    (project / "requirements" / "build.txt").write_text("")
+    for name in ("build", "pip"):
+        (project / "requirements" / f"{name}.txt").write_text("")
     environment = {**os.environ, "HIVE_PYTHON": sys.executable, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(index)}
 
     def install(digest: str) -> tuple[str, bool]:
