@@ -24,12 +24,13 @@ import math
 import os
 import secrets as random
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 import msgspec
 
 from hive.errors import StoreNotWritable
+from hive.key_file import read_key_file
 from hive.wire.refs import ModelRef
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ def unseal_text(sealed: bytes, key_file: Path, purpose: Purpose) -> str:
 def fingerprint(text: str, key_file: Path) -> str:
     """A name for a secret text: the same for the same text, and of no use to whoever has not the key."""
     _read_key(key_file, create=True)
-    return hmac.digest(key_file.read_bytes().strip(), b"name:" + text.encode(), hashlib.sha256).hex()[:24]
+    return hmac.digest(read_key_file(key_file), b"name:" + text.encode(), hashlib.sha256).hex()[:24]
 
 
 def ensure_key(key_file: Path) -> None:
@@ -217,11 +218,16 @@ def _publish(temporary: Path, key_file: Path) -> None:
         except FileExistsError:
             raise
         except OSError:
-            with key_file.with_name(f".{key_file.name}.lock").open("ab") as lock:
+            with _private(key_file.with_name(f".{key_file.name}.lock")) as lock:
                 with contextlib.suppress(OSError):
                     fcntl.flock(lock, fcntl.LOCK_EX)
                 if not key_file.exists():
                     os.replace(temporary, key_file)
+
+
+def _private(path: Path) -> BinaryIO:
+    """A file of this user alone, opened to be locked."""
+    return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600), "rb+")
 
 
 def _unusable(key_file: Path, error: Exception) -> StoreNotWritable:
@@ -244,7 +250,7 @@ def _read_key(key_file: Path, *, create: bool) -> bytes:
     if create:
         ensure_key(key_file)
     try:
-        key = base64.urlsafe_b64decode(key_file.read_bytes().strip())
+        key = base64.urlsafe_b64decode(read_key_file(key_file))
         if len(key) != KEY_BYTES:
             raise ValueError("it holds no key")
         return key

@@ -88,7 +88,7 @@ def test_a_home_that_cannot_be_written_is_named_with_what_to_set(tmp_path: Path)
 
 def test_a_key_that_is_none_is_refused_on_both_sides(tmp_path: Path) -> None:
     key = tmp_path / "secret.key"
-    key.write_text("")
+    key.touch(0o600)
     with pytest.raises(StoreNotWritable, match="it holds no key"):
         seal(CREDENTIALS, key, PURPOSE)
     with pytest.raises(SecretKeyError, match="HIVE_SECRET_KEY_FILE"):

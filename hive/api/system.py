@@ -12,6 +12,7 @@ from hive.api.json import JsonResponse, error_response, read_body
 from hive.api.services import services_of
 from hive.downloads.admission import BandwidthLimit
 from hive.downloads.registry import WorkerInfo
+from hive.key_file import read_key_file
 from hive.settings import Settings
 from hive.version import VERSION
 from hive.wire.api import Alive, Bandwidth, BandwidthRequest, Health, Listing, Running, RunningRequest, Worker
@@ -33,7 +34,7 @@ def _prove(settings: Settings, nonce: str, server: tuple[str, int | None] | None
     if server is None or server[1] is None:
         return UNSET
     try:
-        key = settings.secret_key_path.read_bytes().strip()
+        key = read_key_file(settings.secret_key_path)
     except OSError:
         return UNSET
     return proof(key, nonce, server[0], server[1]) if key else UNSET

@@ -14,6 +14,7 @@ import contextlib
 from typing import TYPE_CHECKING, NamedTuple
 
 from hive.cli.errors import USAGE, CliError, say_hints
+from hive.key_file import read_key_file
 
 if TYPE_CHECKING:
     from hive.settings import Settings
@@ -78,6 +79,6 @@ def _proven_secret(settings: Settings, address: str) -> bytes | None:
     from hive.client.connection import is_loopback
 
     with contextlib.suppress(OSError, HiveError), Client(address, api_key="") as client:
-        secret = settings.secret_key_path.read_bytes().strip()
+        secret = read_key_file(settings.secret_key_path)
         return secret if is_loopback(client.url) and client.proves(secret) else None
     return None

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hive.cli.errors import USAGE, CliError, say_hints
+from hive.key_file import read_key_file
 from hive.settings import DEFAULT_ADDRESS, Settings
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def read_token(settings: Settings, file: str | None, *, from_stdin: bool, none: 
 def _read_key(path: Path | None) -> bytes:
     """The key of HIVE_HOME; empty where there is none that this user may read."""
     try:
-        return path.read_bytes().strip() if path is not None else b""
+        return read_key_file(path) if path is not None else b""
     except OSError:
         return b""
 

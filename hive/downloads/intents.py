@@ -41,6 +41,7 @@ import msgspec
 
 from hive.downloads.record import Record
 from hive.errors import StoreNotWritable
+from hive.key_file import read_key_file
 from hive.secrets import ensure_key
 from hive.settings import Settings
 from hive.store.dirfd import open_folder, read_file, remove_file, subfolders, write_file
@@ -308,5 +309,5 @@ def realm_of(settings: Settings) -> str:
 def _secret_key(settings: Settings) -> bytes:
     with contextlib.suppress(OSError, StoreNotWritable):
         ensure_key(settings.secret_key_path)
-        return settings.secret_key_path.read_bytes().strip()
+        return read_key_file(settings.secret_key_path)
     return b""

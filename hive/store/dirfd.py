@@ -21,6 +21,9 @@ from typing import Literal, overload
 
 #: Deepest folder that is walked below a root: a path in a repository has at most 1,024 bytes.
 MAX_DEPTH = 512
+#: The mode of a file with content, of which the umask takes more. A store is shared as its folders say and may be read
+#: like the Hub's own cache; its files are written by who made them and their group, also where the umask is 0.
+CONTENT_MODE = 0o664
 #: Bytes copied at a time.
 COPY_BLOCK_BYTES = 4 << 20
 
@@ -114,7 +117,7 @@ def read_file(folder: int, name: str, limit: int) -> bytes | None:
     return data if len(data) <= limit else None
 
 
-def write_file(folder: int, name: str, data: bytes, *, durable: bool = True, mode: int = 0o666) -> None:
+def write_file(folder: int, name: str, data: bytes, *, durable: bool = True, mode: int = CONTENT_MODE) -> None:
     """Write a file so that readers see the old content or the new; the new survives a power cut where `durable`. `mode`
     is what the umask leaves of it.
 
@@ -147,7 +150,7 @@ def copy_file(source: int, source_name: str, folder: int, name: str) -> None:
     with (
         os.fdopen(os.open(source_name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=source), "rb") as content,
         _unlinked_on_error(folder, temporary),
-        os.fdopen(os.open(temporary, flags, 0o666, dir_fd=folder), "wb") as copy,
+        os.fdopen(os.open(temporary, flags, CONTENT_MODE, dir_fd=folder), "wb") as copy,
     ):
         shutil.copyfileobj(content, copy, COPY_BLOCK_BYTES)
         copy.flush()

@@ -43,7 +43,9 @@ def server(env: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Sta
     """A stand-in server that HIVE_HOST names, and that has the key of HIVE_HOME."""
     with StandIn() as server:
         server.key = b"the key of this home"
-        (Path(env["HIVE_HOME"]) / "secret.key").write_bytes(server.key + b"\n")
+        key_file = Path(env["HIVE_HOME"]) / "secret.key"
+        key_file.write_bytes(server.key + b"\n")
+        key_file.chmod(0o600)
         env["HIVE_HOST"] = server.address
         monkeypatch.setenv("HIVE_HOST", server.address)
         yield server

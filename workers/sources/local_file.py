@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 from hive.errors import ChecksumMismatch, FileNotFound, InvalidModelRef, UnsafeUrl, disk_error
 from hive.settings import Settings
+from hive.store.dirfd import CONTENT_MODE
 from hive.wire.refs import ModelRef
 from workers.sources.naming import name_of_url
 from workers.sources.plan import Plan, PlannedFile
@@ -77,7 +78,10 @@ def copy_local_file(path: Path, partial: Path, digest: Digest | None, on_bytes: 
     except OSError as error:
         raise FileNotFound(f"The worker cannot read {path}: {error.strerror}.", path=str(path)) from None
     try:
-        with os.fdopen(source, "rb", buffering=0) as file, os.fdopen(os.open(target, _WRITE, 0o666), "wb") as copy:
+        with (
+            os.fdopen(source, "rb", buffering=0) as file,
+            os.fdopen(os.open(target, _WRITE, CONTENT_MODE), "wb") as copy,
+        ):
             size, found = 0, hashlib.sha256()
             while block := file.read(BLOCK_BYTES):
                 copy.write(block)

@@ -16,7 +16,7 @@ from workers.transfer.limits import Limits
 STAT_BLOCK_BYTES = 512
 
 #: Permissions of new files, before the umask: the store is shared.
-FILE_MODE = 0o666
+FILE_MODE = 0o664
 
 _CANNOT_ALLOCATE = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
 
