@@ -23,6 +23,8 @@ TRIALS = int(os.environ.get("HIVE_TEST_TRIALS", "600"))
 PROCESS_TRIALS = TRIALS // 4
 #: A mistake is looked for until it is found, so this costs time only when one escapes.
 MUTANT_TRIALS = 2000
+#: Seconds until an end counts as missed there: more than a busy machine takes, or hive would be caught for nothing.
+MUTANT_END_WITHIN_S = 10.0
 
 
 def check(report: Report, trials: int) -> None:
@@ -100,7 +102,7 @@ MUTANTS: dict[str, tuple[Any, str, Callable[[Any], Any]]] = {
 def test_hive_with_a_mistake_in_it_is_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     place, attribute, change = MUTANTS[name]
     monkeypatch.setattr(place, attribute, change(getattr(place, attribute)))
-    monkeypatch.setattr(trial, "END_WITHIN_S", 3.0)
+    monkeypatch.setattr(trial, "END_WITHIN_S", MUTANT_END_WITHIN_S)
     report = soak(MUTANT_TRIALS, secrets.randbits(32), most_violations=1)
     assert report.violations, f"{name}: not caught, {report}"
 
@@ -110,7 +112,7 @@ def test_an_end_that_is_written_and_not_told_is_caught_in_calm(monkeypatch: pyte
     """Each lost subscription makes hive read again, which hides what was not told: so none is lost here."""
     untold = _script("say(record, channel, fence, seq, '1', event)", "say(record, 'x', fence, seq, '1', event)")
     monkeypatch.setattr(world, "WEIGHTS", {"freeze": 1})
-    monkeypatch.setattr(trial, "END_WITHIN_S", 3.0)
     assert not soak(TRIALS // 4, 1).violations
+    monkeypatch.setattr(trial, "END_WITHIN_S", MUTANT_END_WITHIN_S)
     monkeypatch.setattr(scripts, "FINISH", untold(scripts.FINISH))
     assert soak(MUTANT_TRIALS, 1, most_violations=1).violations

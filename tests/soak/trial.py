@@ -20,8 +20,9 @@ from tests.soak.subscriber import Subscriber
 from tests.soak.world import World
 from tests.support.downloads import complete, downloading, new
 
-#: Seconds after the end, or after Redis has come back, within which everyone must have seen it.
-END_WITHIN_S = 8.0
+#: Seconds after the end, or after Redis has come back, within which everyone must have seen it. Nobody who has missed
+#: it sees it later, so this only has to be longer than a busy machine takes.
+END_WITHIN_S = 60.0
 #: Mean seconds between two steps of a worker.
 STEP_S = 0.02
 #: Characters of the messages where clients lag: a few fill the buffers on both sides, and the server must wait.
