@@ -68,7 +68,7 @@ def take_next(downloads: DownloadContext) -> ClaimedDownload | None:
     return None
 
 
-def call_the_next(downloads: DownloadContext) -> None:
+def add_missing_ticket(downloads: DownloadContext) -> None:
     """Where a limit of the fleet made workers refuse, their tickets are gone: the place that is free now needs one."""
     if downloads.admission.claimable() > downloads.queue.tickets():
         downloads.queue.add_tickets(downloads.admission.pending(limit=1))

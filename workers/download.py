@@ -38,8 +38,8 @@ from hive.store.filesystem import nearest, partial_place
 from hive.store.partial_lock import PartialLocks
 from hive.wire import events
 from hive.wire.refs import HIDDEN_QUERY, RefError, parse_ref, with_query
-from workers.claim import ClaimedDownload, call_the_next, take_next
-from workers.fetch import Transfer, limits_of, outbound
+from workers.claim import ClaimedDownload, add_missing_ticket, take_next
+from workers.fetch import Transfer, limits_of, network_for
 from workers.fleet import FleetLimits
 from workers.fleet.file_lease import FileLeases
 from workers.fleet.patience import until_redis_answers
@@ -93,7 +93,7 @@ def run(download_id: str, attempt: int) -> None:
             worker_registry(client).update(taken.worker, {"state": "busy", "download_id": record.id})
         Download(taken).run()
     with contextlib.suppress(RedisError):
-        call_the_next(downloads)
+        add_missing_ticket(downloads)
 
 
 class Download:
@@ -171,7 +171,7 @@ class Download:
 
     def _stop(self) -> None:
         """SIGTERM: leave off where it is, keep what has arrived, and do not wait for anybody."""
-        self._reporter.hurry()
+        self._reporter.shorten_patience()
         self._control.cancel("the worker is stopping")
 
     def _bring(self) -> Plan:
@@ -187,7 +187,7 @@ class Download:
             return self._bring_with(lent)
 
     def _bring_with(self, credentials: Credentials) -> Plan:
-        network = outbound(self._settings, guarded=is_plain_url(self._record.request.ref))
+        network = network_for(self._settings, guarded=is_plain_url(self._record.request.ref))
         plan = self._resolve(credentials, network)
         self._transfer(plan, network).bring(self._intent.plan)
         return plan
@@ -306,7 +306,7 @@ class Download:
         self._reporter.stop()
         record = self._present_record()
         event = requeued_event(record, message, status)
-        attempt = self._reporter.insist(
+        attempt = self._reporter.retry_while_redis_is_away(
             lambda: self._downloads.claims.release(
                 record,
                 event,
@@ -318,7 +318,7 @@ class Download:
         )
         if isinstance(attempt, int):
             log.info("preempted" if status == "queued" else "given back", extra={"fields": {"reason": message}})
-            self._reporter.insist(lambda: self._downloads.queue.enqueue(record.id, attempt))
+            self._reporter.retry_while_redis_is_away(lambda: self._downloads.queue.enqueue(record.id, attempt))
             self._intent.let_go(self._reporter.snapshot())
 
     def _put_aside(self) -> None:
@@ -326,7 +326,7 @@ class Download:
         self._reporter.stop()
         record = self._present_record()
         event = paused_event(record)
-        attempt = self._reporter.insist(
+        attempt = self._reporter.retry_while_redis_is_away(
             lambda: self._downloads.claims.release(
                 record,
                 event,

@@ -45,7 +45,7 @@ log = logging.getLogger("workers.download")
 FOLLOW_INTERVAL_S = 0.5
 
 
-def outbound(settings: Settings, *, guarded: bool) -> Network:
+def network_for(settings: Settings, *, guarded: bool) -> Network:
     """How to get out. `guarded` refuses private addresses everywhere: for URLs that a stranger may have written.
 
     The Hub's endpoint comes from the settings alone and may well be private (a mirror); where it redirects to may not.
@@ -113,10 +113,12 @@ class Transfer:
         self._reserve(ours)
         with contextlib.ExitStack() as stack:
             pool = stack.enter_context(HostPool(self._network, self._limits, self._peers.cooldown))
-            ways = Ways(self._settings, self._plan, pool, self._limits, stack, limited=self._peers.limited)
-            self._fetch(ours, pool, ways)
+            xet_transports = XetTransports(
+                self._settings, self._plan, pool, self._limits, stack, limited=self._peers.limited
+            )
+            self._fetch(ours, pool, xet_transports)
             for file in others:
-                self._follow(file, pool, ways)
+                self._follow(file, pool, xet_transports)
 
     def _copy(self, files: Sequence[PlannedFile]) -> None:
         """Bring a file of this machine."""
@@ -177,8 +179,11 @@ class Transfer:
         """The names of those partial files of these that another download may go on with."""
         return tuple(self._partial(file).name for file in files if not self._is_small(file))
 
-    def _fetch(self, files: Sequence[PlannedFile], pool: HostPool, ways: Ways) -> None:
-        items = {BatchItem(self._patient(file.source), self._partial(file), ways.to(file)): file for file in files}
+    def _fetch(self, files: Sequence[PlannedFile], pool: HostPool, xet_transports: XetTransports) -> None:
+        items = {
+            BatchItem(self._patient(file.source), self._partial(file), xet_transports.for_file(file)): file
+            for file in files
+        }
 
         def on_progress(item: BatchItem, snapshot: Snapshot) -> None:
             self._tell(items[item], snapshot)
@@ -206,7 +211,7 @@ class Transfer:
             self._reporter.status("verifying", "Another model of the store has this file; checking it.")
             self._control.check()
 
-        if not self._store.adopt(self._plan, file, check):
+        if not self._store.link_existing(self._plan, file, check):
             self._reporter.status("downloading")
             return False
         self._peers.release(self._partial(file).name)
@@ -231,7 +236,7 @@ class Transfer:
 
         return replace(source, locate=locate_patiently)
 
-    def _follow(self, file: PlannedFile, pool: HostPool, ways: Ways) -> None:
+    def _follow(self, file: PlannedFile, pool: HostPool, xet_transports: XetTransports) -> None:
         """Wait for a file that another download is fetching, show how far it is, and take over where that one gives
         up.
         """
@@ -246,7 +251,7 @@ class Transfer:
                 return
             if owner is None:
                 self._reserve([file])
-                self._fetch([file], pool, ways)
+                self._fetch([file], pool, xet_transports)
                 return
             self._show_progress_of(owner, file)
             self._control.sleep(FOLLOW_INTERVAL_S)
@@ -273,7 +278,7 @@ class Transfer:
         return self._store.partial(self._plan, file, self._download_id if self._is_small(file) else "")
 
 
-class Ways:
+class XetTransports:
     """How the files of a plan are fetched besides HTTP: over Xet, where the file and the settings allow it."""
 
     def __init__(
@@ -297,8 +302,8 @@ class Ways:
             location = plan.xet_token
             self._xet = stack.enter_context(Xet(lambda: location, pool, limits))
 
-    def to(self, file: PlannedFile) -> tuple[Transport, ...]:
-        """The ways to this file that are tried before HTTP.
+    def for_file(self, file: PlannedFile) -> tuple[Transport, ...]:
+        """The xet_transports to this file that are tried before HTTP.
 
         A small file is one request over HTTP and three over Xet, so it takes Xet only where that is asked for.
 

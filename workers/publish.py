@@ -56,7 +56,7 @@ from hive.store.layout import (
 from hive.store.probe import probe
 from hive.store.repo_cache import RepoCache, open_repo
 from hive.wire.refs import without_query
-from workers.reuse import adopt
+from workers.reuse import link_existing
 from workers.sources.plan import Plan, PlannedFile
 from workers.transfer import Fetched, Limits, data_path, discard, finish, journal_path
 
@@ -113,14 +113,14 @@ class Store:
         """Whether this file need not be fetched. `missing` is quicker for many."""
         return not self.missing(dataclasses.replace(plan, files=(file,)))
 
-    def adopt(self, plan: Plan, file: PlannedFile, check: Callable[[], None]) -> bool:
+    def link_existing(self, plan: Plan, file: PlannedFile, check: Callable[[], None]) -> bool:
         """Take the file from another repository of the store that has it; False where none has. `check` raises where
         this is to end.
         """
         if plan.kind == "url" or file.digest is None or file.digest.algorithm != "sha256" or file.size is None:
             return False
         with _our_errors():
-            found = adopt(self._hub, _folder(plan), _etag(file), file.size, check)
+            found = link_existing(self._hub, _folder(plan), _etag(file), file.size, check)
             if found:
                 with open_folder(self._hub, _folder(plan), SNAPSHOTS, create=True):
                     discard(self.partial(plan, file))

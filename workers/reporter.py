@@ -36,7 +36,7 @@ log = logging.getLogger("workers.reporter")
 MIN_INTERVAL_S = 0.2
 HEARTBEAT_S = 5.0
 #: What a download may be asked for from outside.
-WORDS = ("cancel", "pause", "yield")
+CONTROL_REQUESTS = ("cancel", "pause", "yield")
 #: Renewals in one lease time.
 RENEWALS_PER_LEASE = 3
 #: Seconds before a failed publish or end is tried again.
@@ -47,7 +47,7 @@ FINISH_PATIENCE_S = 3600.0
 HURRIED_PATIENCE_S = 2.0
 
 
-class Brake(Protocol):
+class TransferControl(Protocol):
     """What the reporter does to the transfer."""
 
     def cancel(self) -> None:
@@ -91,7 +91,7 @@ class Reporter:
     def __init__(
         self,
         subject: Reported,
-        brake: Brake,
+        transfer: TransferControl,
         *,
         files: Leases | None = None,
         received: Callable[[], int] = int,
@@ -115,7 +115,7 @@ class Reporter:
         self._claims = subject.claims
         self._claim = subject.claim
         self._lease_s = subject.lease_s
-        self._brake = brake
+        self._transfer = transfer
         self._received = received
         self._keep = keep
         self._leases = files
@@ -130,7 +130,7 @@ class Reporter:
 
     def start(self) -> Reporter:
         """Begin to speak."""
-        self._brake.confirm(self._confirmed_s + self._lease_s)
+        self._transfer.confirm(self._confirmed_s + self._lease_s)
         self._thread.start()
         return self
 
@@ -162,7 +162,7 @@ class Reporter:
             self._tally.file_done(path, size, refetched)
             self._wake()
 
-    def hurry(self) -> None:
+    def shorten_patience(self) -> None:
         """The process is to stop: do not wait long for a Redis that is away."""
         self._hurried = True
 
@@ -193,9 +193,9 @@ class Reporter:
         def end() -> bool:
             return self._claims.finish(self._claim, self._seq, state, event, local_path, attempt_bytes)
 
-        return self.insist(lambda: end() or (self._keep() and end())) is True
+        return self.retry_while_redis_is_away(lambda: end() or (self._keep() and end())) is True
 
-    def insist(self, call: Callable[[], object]) -> object:
+    def retry_while_redis_is_away(self, call: Callable[[], object]) -> object:
         """The result of a call to Redis, tried again while Redis is away; None when patience ends."""
         began_s = time.monotonic()
         while not self.lost and time.monotonic() < began_s + (
@@ -220,7 +220,7 @@ class Reporter:
             # A mistake of ours. Nobody renews the lease from here on, so nothing may be written either.
             log.exception("the reporter failed; stopping the transfer")
             self.lost = True
-            self._brake.fence()
+            self._transfer.fence()
 
     def _speak_until_stopped(self) -> None:
         while True:
@@ -261,27 +261,27 @@ class Reporter:
             return
         if ack.held and not files_held:
             self.files_lost = True
-            self._brake.fence()
+            self._transfer.fence()
             return
         self._confirmed(ack, asked_s)
 
     def _confirmed(self, ack: Ack, asked_s: float) -> None:
         self._confirmed_s = asked_s
         if ack.held:
-            self._brake.confirm(asked_s + self._lease_s)
+            self._transfer.confirm(asked_s + self._lease_s)
         else:
             self.lost = True
-            self._brake.fence()
+            self._transfer.fence()
             return
-        if ack.control in WORDS and not (self.cancelled or self.paused or self.yielding):
-            self.cancelled, self.paused, self.yielding = (ack.control == word for word in WORDS)
-            self._brake.cancel()
+        if ack.control in CONTROL_REQUESTS and not (self.cancelled or self.paused or self.yielding):
+            self.cancelled, self.paused, self.yielding = (ack.control == word for word in CONTROL_REQUESTS)
+            self._transfer.cancel()
         elif not self.slow and self._too_slow(self.snapshot(), self._received()):
             self.slow = True
-            self._brake.cancel()
+            self._transfer.cancel()
         if self._held:
             self._held = False
-            self._brake.release()
+            self._transfer.release()
 
     def _unconfirmed(self, error: Exception, tried_s: float) -> None:
         """Hold the transfer when the lease may have run out by the end of the next try, which may take as long as this
@@ -291,7 +291,7 @@ class Reporter:
         if not self._held and time.monotonic() - self._confirmed_s >= self._lease_s - margin_s:
             log.warning("the lease is unconfirmed; holding the transfer", extra={"fields": {"reason": describe(error)}})
             self._held = True
-            self._brake.hold()
+            self._transfer.hold()
         with self._condition:
             self._changed = True
             self._condition.wait_for(lambda: self._stopping, timeout=REDIS_RETRY_S)

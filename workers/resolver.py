@@ -44,7 +44,7 @@ from hive.wire.encoding import encode_json
 from hive.wire.jobs import Request
 from hive.wire.refs import HIDDEN_QUERY, parse_ref, with_query
 from workers import sources
-from workers.fetch import outbound
+from workers.fetch import network_for
 from workers.fleet.cooldown import RedisCooldown
 from workers.plans import described, name_of
 from workers.publish import Store
@@ -202,7 +202,7 @@ class Resolver:
                 return sources.resolve(
                     ref,
                     settings=self._settings,
-                    network=outbound(self._settings, guarded=ref.url is not None),
+                    network=network_for(self._settings, guarded=ref.url is not None),
                     include=request.include,
                     exclude=request.exclude,
                     sha256=request.sha256,

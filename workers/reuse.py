@@ -28,7 +28,7 @@ log = logging.getLogger("workers.reuse")
 BLOCK_BYTES: Final = 4 << 20
 
 
-def adopt(hub: Path, folder: str, sha256: str, size: int, check: Callable[[], None]) -> bool:
+def link_existing(hub: Path, folder: str, sha256: str, size: int, check: Callable[[], None]) -> bool:
     """Make the content `sha256` of `size` bytes a blob of the repository in `folder`, where another repository has it.
 
     `check` is called every few milliseconds, and raises where this is to end. False where it has to be fetched.

@@ -23,7 +23,7 @@ from hive.wire.refs import parse_ref
 from tests.hub import HubServer
 from tests.support.proxy import forward_proxy
 from tests.support.tls import Authority, TlsFront, tls_front
-from workers.fetch import limits_of, outbound
+from workers.fetch import limits_of, network_for
 from workers.sources import resolve
 from workers.transfer import Limits, fetch
 
@@ -55,21 +55,21 @@ Use = Callable[[World, Settings], None]
 
 def use_api(world: World, settings: Settings) -> None:
     """The Hub's metadata."""
-    plan = resolve(parse_ref("org/name"), settings=settings, network=outbound(settings, guarded=False))
+    plan = resolve(parse_ref("org/name"), settings=settings, network=network_for(settings, guarded=False))
     assert [file.path for file in plan.files] == ["README.md"]
 
 
 def use_bytes(world: World, settings: Settings) -> None:
     """A file of the Hub, whose address was found before."""
-    free = replace(outbound(settings, guarded=False), proxies=Network().proxies)
+    free = replace(network_for(settings, guarded=False), proxies=Network().proxies)
     near = world.settings("http")
-    plan = resolve(parse_ref("org/name"), settings=near, network=outbound(near, guarded=False))
+    plan = resolve(parse_ref("org/name"), settings=near, network=network_for(near, guarded=False))
     source = plan.files[0].source
     location = source.locate()
     url = location.url.replace(world.hub.endpoint, settings.hf_endpoint)
     source = replace(source, locate=lambda: replace(location, url=url))
     assert free.trust == settings.trust
-    network = outbound(settings, guarded=False)
+    network = network_for(settings, guarded=False)
     assert fetch(source, world.folder / "file", network=network, limits=few_tries(settings)).verified
 
 
@@ -80,14 +80,14 @@ def few_tries(settings: Settings) -> Limits:
 
 def use_plain_url(world: World, settings: Settings) -> None:
     """A URL that somebody wrote."""
-    network = outbound(settings, guarded=True)
+    network = network_for(settings, guarded=True)
     plan = resolve(parse_ref(f"{settings.hf_endpoint}/plain.bin"), settings=settings, network=network)
     assert fetch(plan.files[0].source, world.folder / "url", network=network, limits=few_tries(settings)).size == 300
 
 
 def use_webhook(world: World, settings: Settings) -> None:
     """A message to a server outside."""
-    network = outbound(settings, guarded=True)
+    network = network_for(settings, guarded=True)
     assert post(parse_url(f"{settings.hf_endpoint}/plain.bin"), b"{}", {}, network, 10.0).status < 500
 
 
@@ -289,7 +289,7 @@ def test_a_mirror_that_redirects_into_the_network_is_refused(world: World, use: 
             with pytest.raises(UnsafeUrl, match="HIVE_ALLOW_HOSTS"):
                 use_api(world, settings)
             return
-        network = outbound(settings, guarded=False)
+        network = network_for(settings, guarded=False)
         plan = resolve(parse_ref("org/name"), settings=settings, network=network)
         mirror.redirect(path, f"{scheme}://{place}/latest/meta-data", 307)
         with pytest.raises(UnsafeUrl, match="HIVE_ALLOW_HOSTS"):
@@ -305,7 +305,7 @@ def test_a_host_that_is_listed_may_be_redirected_to(world: World) -> None:
         settings = World(mirror, world.front, world.authority, world.folder).settings(
             "http", HIVE_ALLOW_HOSTS=urlsplit(far).netloc
         )
-        network = outbound(settings, guarded=False)
+        network = network_for(settings, guarded=False)
         plan = resolve(parse_ref("org/name"), settings=settings, network=network)
         mirror.redirect(f"/org/name/resolve/{sha}/README.md", far, 307)
         assert fetch(plan.files[0].source, world.folder / "listed", network=network).verified
@@ -319,7 +319,7 @@ def test_nothing_of_this_is_shown(world: World) -> None:
                 use(world, settings)
             assert "c4n4ry" not in repr(caught.value)
     assert "c4n4ry" not in repr(settings)
-    assert "c4n4ry" not in repr(outbound(settings, guarded=True))
+    assert "c4n4ry" not in repr(network_for(settings, guarded=True))
 
 
 # What is the proxy's own fault is said of the proxy.

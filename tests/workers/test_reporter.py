@@ -25,7 +25,7 @@ from workers.speed import Meter
 LEASE_S = 1.5
 
 
-class Brake:
+class TransferControl:
     """Notes what the reporter asks of the transfer."""
 
     def __init__(self) -> None:
@@ -87,11 +87,11 @@ class Scene:
         self.real = downloads
         self.store = store
         self.claims = Unreliable(downloads)
-        self.brake = Brake()
+        self.transfer = TransferControl()
         self.id = create(downloads)
         self.claim = claim(downloads, self.id)
         subject = Reported(claims=self.claims, claim=self.claim, attempt=1, lease_s=lease_s)  # type: ignore[arg-type]
-        self.reporter = Reporter(subject, self.brake)
+        self.reporter = Reporter(subject, self.transfer)
 
     @property
     def record(self) -> Record:
@@ -168,7 +168,7 @@ def test_the_lease_is_renewed_in_silence(scene: Scene) -> None:
 
 def test_a_lost_lease_stops_the_transfer_and_the_reporter_says_no_more(scene: Scene) -> None:
     scene.real.claims.release(scene.record, downloading(), counts=True)
-    wait_for(lambda: scene.brake.calls == ["fence"])
+    wait_for(lambda: scene.transfer.calls == ["fence"])
     assert scene.reporter.lost
     assert scene.reporter.finish("complete", complete(), "/x") is False
     assert scene.record.state == "queued"
@@ -176,14 +176,14 @@ def test_a_lost_lease_stops_the_transfer_and_the_reporter_says_no_more(scene: Sc
 
 def test_a_word_of_cancel_stops_the_transfer(scene: Scene) -> None:
     scene.real.tracker.request_control(scene.record, "cancel")
-    wait_for(lambda: scene.brake.calls == ["cancel"])
+    wait_for(lambda: scene.transfer.calls == ["cancel"])
     assert scene.reporter.cancelled
     assert not scene.reporter.lost
 
 
 def test_a_wish_for_its_place_stops_the_transfer(scene: Scene) -> None:
     scene.real.tracker.request_control(scene.record, "yield")
-    wait_for(lambda: scene.brake.calls == ["cancel"])
+    wait_for(lambda: scene.transfer.calls == ["cancel"])
     assert scene.reporter.yielding
     assert not scene.reporter.cancelled
 
@@ -196,27 +196,27 @@ def test_a_mistake_of_ours_stops_the_transfer_as_well(scene: Scene, monkeypatch:
 
     monkeypatch.setattr(scene.claims, "publish", fail)
     scene.reporter.status("verifying")
-    wait_for(lambda: scene.brake.calls == ["fence"])
+    wait_for(lambda: scene.transfer.calls == ["fence"])
     assert scene.reporter.lost
 
 
 def test_an_unconfirmed_lease_holds_the_transfer_until_it_is_confirmed(scene: Scene) -> None:
     scene.claims.away = True
-    wait_for(lambda: scene.brake.calls == ["hold"])
+    wait_for(lambda: scene.transfer.calls == ["hold"])
     # Held by the first try after which a whole further one may last beyond the lease, and not by a later one.
-    last_s = scene.brake.until_s - LEASE_S / reporter.RENEWALS_PER_LEASE
+    last_s = scene.transfer.until_s - LEASE_S / reporter.RENEWALS_PER_LEASE
     assert [tried_s for tried_s in scene.claims.tried_s[:-1] if tried_s > last_s] == []
     scene.claims.away = False
-    wait_for(lambda: scene.brake.calls == ["hold", "release"])
+    wait_for(lambda: scene.transfer.calls == ["hold", "release"])
 
 
 def test_the_right_to_write_is_confirmed_for_one_lease_from_the_asking(scene: Scene) -> None:
-    first_s = scene.brake.until_s
-    wait_for(lambda: scene.brake.until_s > first_s)
-    assert max(scene.brake.confirmed_for_s) <= LEASE_S
+    first_s = scene.transfer.until_s
+    wait_for(lambda: scene.transfer.until_s > first_s)
+    assert max(scene.transfer.confirmed_for_s) <= LEASE_S
     scene.claims.away = True
-    wait_for(lambda: scene.brake.until_s < time.monotonic())
-    assert "release" not in scene.brake.calls
+    wait_for(lambda: scene.transfer.until_s < time.monotonic())
+    assert "release" not in scene.transfer.calls
 
 
 def test_the_end_waits_for_a_redis_that_is_away(scene: Scene) -> None:

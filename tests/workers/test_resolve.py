@@ -13,7 +13,7 @@ from hive.wire.refs import parse_ref
 from tests.hub import HubServer, faults
 from tests.support.settings import settings_for
 from workers import resolve as module
-from workers.fetch import outbound
+from workers.fetch import network_for
 from workers.resolve import resolve_patiently
 from workers.sources import Plan
 from workers.transfer import Control, LocalCooldown
@@ -44,7 +44,7 @@ def resolved(settings: Settings, said: Said) -> Plan:
         parse_ref("org/name"),
         Request(ref="hf:org/name"),
         settings=settings,
-        network=outbound(settings, guarded=False),
+        network=network_for(settings, guarded=False),
         token=None,
         control=Control(),
         reporter=said,  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ from hive.store.filesystem import nearest, partial_place
 from hive.wire.api import DownloadPlan, Room
 from hive.wire.events import ActiveStatus
 from hive.wire.spec import DownloadSpec, request_of
-from workers.fetch import limits_of, outbound
+from workers.fetch import limits_of, network_for
 from workers.plans import described
 from workers.publish import Store
 from workers.resolve import resolve_patiently
@@ -22,7 +22,7 @@ def plan(settings: Settings, spec: DownloadSpec) -> DownloadPlan:
         spec.ref,
         request_of(spec),
         settings=settings,
-        network=outbound(settings, guarded=spec.ref.url is not None),
+        network=network_for(settings, guarded=spec.ref.url is not None),
         token=spec.hf_token or settings.token(),
         control=Control(),
         reporter=_Nobody(),

@@ -22,7 +22,7 @@ from tests.hub import DEFAULT_TOKEN, HubServer, faults
 from tests.support.plans import plan_for
 from tests.support.settings import settings_for
 from workers import sources
-from workers.fetch import outbound
+from workers.fetch import network_for
 from workers.sources import Plan, RetryLater, hub_transport
 
 TREE = "/api/models/org/name/tree/*"
@@ -46,7 +46,7 @@ def test_threads_that_ask_at_once_share_one_client_and_its_connections(hub: HubS
 
     def ask(_: int) -> Plan:
         return sources.resolve(
-            parse_ref("org/name"), settings=settings, network=outbound(settings, guarded=False), token=None
+            parse_ref("org/name"), settings=settings, network=network_for(settings, guarded=False), token=None
         )
 
     with ThreadPoolExecutor(4) as pool:
