@@ -69,7 +69,7 @@ class SecretKeyError(RuntimeError):
 class Purpose(NamedTuple):
     """What something sealed is for, and opens for: a `kind` of thing, its id, and the origin that it is sent to."""
 
-    kind: Literal["download", "plan", "webhook"]
+    kind: Literal["download", "plan", "access", "webhook"]
     id: str
     origin: str = ""
 
@@ -81,9 +81,12 @@ class Purpose(NamedTuple):
 
 def purpose_of(kind: Literal["download", "plan"], id_: str, ref: ModelRef, endpoint: str) -> Purpose:
     """That of the credentials of a request: a URL's query goes to the URL's origin, a token to the Hub's `endpoint`."""
-    parts = urlsplit(ref.url or endpoint)
-    port = parts.port or {"http": 80, "https": 443}.get(parts.scheme, 0)
-    return Purpose(kind, id_, f"{parts.scheme}://{parts.hostname}:{port}")
+    return Purpose(kind, id_, _origin(ref.url or endpoint))
+
+
+def token_purpose(kind: Literal["access"], id_: str, endpoint: str) -> Purpose:
+    """That of a token which the Hub's `endpoint` is asked with."""
+    return Purpose(kind, id_, _origin(endpoint))
 
 
 def seal(credentials: Credentials, key_file: Path, purpose: Purpose) -> bytes:
@@ -139,6 +142,12 @@ def ensure_key(key_file: Path) -> None:
             _make_key(key_file)
     except OSError as error:
         raise _unusable(key_file, error) from error
+
+
+def _origin(url: str) -> str:
+    parts = urlsplit(url)
+    port = parts.port or {"http": 80, "https": 443}.get(parts.scheme, 0)
+    return f"{parts.scheme}://{parts.hostname}:{port}"
 
 
 class _WrongKey(Exception):

@@ -36,6 +36,7 @@ from hive.settings import Settings
 from hive.store.catalog import ModelCatalog, OnDisk
 from hive.store.filesystem import nearest, partial_place
 from hive.store.partial_lock import PartialLocks
+from hive.store.restricted import UNASKED_TTL_S, AccessNotes
 from hive.wire import events
 from hive.wire.refs import HIDDEN_QUERY, RefError, parse_ref, with_query
 from workers.claim import ClaimedDownload, add_missing_ticket, take_next
@@ -190,21 +191,36 @@ class Download:
         network = network_for(self._settings, guarded=is_plain_url(self._record.request.ref))
         plan = self._resolve(credentials, network)
         self._transfer(plan, network).bring(self._intent.plan)
+        self._note_let_in(plan)
         return plan
+
+    def _note_let_in(self, plan: Plan) -> None:
+        """Whoever shares the download by now has come with the same permission."""
+        owners = self._record.owners
+        with contextlib.suppress(RedisError):
+            record = self._downloads.tracker.read(self._claim.id)
+            owners = record.owners if record is not None else owners
+        self._store.note_let_in(plan, owners)
 
     def _transfer(self, plan: Plan, network: Network) -> Transfer:
         tracker = self._downloads.tracker
         peers = FleetPeers(self._fleet, self._leases, self._reservation, tracker, self._control, self._locks)
         return Transfer(
-            self._settings, plan, self._store, self._reporter, self._control, network, peers, self._claim.id
+            self._settings,
+            plan,
+            self._store,
+            self._reporter,
+            self._control,
+            network,
+            peers,
+            self._claim.id,
+            self._record.owners,
         )
 
     def _resolve(self, credentials: Credentials, network: Network) -> Plan:
         request = self._record.request
         if not request.update:
-            self._copy = ModelCatalog(self._settings).find_unlisted(
-                parse_ref(request.ref), request.include, request.exclude
-            )
+            self._copy = self._find_copy()
         return resolve_patiently(
             with_query(parse_ref(request.ref), credentials.url_query),
             request,
@@ -216,6 +232,19 @@ class Download:
             cooldown=self._fleet.cooldown,
             attempts=HUB_ATTEMPTS if self._copy is None else HUB_ATTEMPTS_WITH_COPY,
         )
+
+    def _find_copy(self) -> OnDisk | None:
+        """What the disk has of it without a listing. Of a restricted model only for whom the Hub has let in before: it
+        is for when the Hub cannot be asked.
+        """
+        request = self._record.request
+        ref = parse_ref(request.ref)
+        copy = ModelCatalog(self._settings).find_unlisted(ref, request.include, request.exclude)
+        if copy is None or request.as_operator or not copy.commit:
+            return copy
+        notes = AccessNotes(self._settings.hive_dir)
+        known = any(notes.was_let_in(ref.repo, copy.commit, o, UNASKED_TTL_S) for o in self._record.owners)
+        return copy if known or not notes.places(ref.repo, copy.commit) else None
 
     def _credentials(self) -> Credentials:
         read = self._downloads.tracker.read_secret

@@ -83,7 +83,9 @@ class Transfer:
         network: Network,
         peers: Peers,
         download_id: str,
+        owners: Sequence[str] = (),
     ) -> None:
+        """`owners`: who has a share in the download."""
         self._settings = settings
         self._plan = plan
         self._store = store
@@ -93,6 +95,7 @@ class Transfer:
         self._peers = peers
         self._limits = limits_of(settings)
         self._download_id = download_id
+        self._owners = owners
         self._statuses: dict[str, ActiveStatus] = {}
 
     def run(self, missing: Sequence[PlannedFile]) -> None:
@@ -155,6 +158,7 @@ class Transfer:
         """
         plan = self._plan
         self._store.check(plan)
+        self._store.note_access(plan, self._owners)
         missing = self._store.missing(plan)
         on_disk = [file for file in plan.files if file not in missing]
         bytes_on_disk = sum(file.size or 0 for file in on_disk)

@@ -16,7 +16,7 @@ import errno
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -55,6 +55,7 @@ from hive.store.layout import (
 )
 from hive.store.probe import probe
 from hive.store.repo_cache import RepoCache, open_repo
+from hive.store.restricted import AccessNotes
 from hive.wire.refs import without_query
 from workers.reuse import link_existing
 from workers.sources.plan import Plan, PlannedFile
@@ -71,6 +72,7 @@ class Store:
         self._settings = settings
         self._hub = settings.hub_dir
         self._hive = settings.hive_dir
+        self._notes = AccessNotes(settings.hive_dir)
         self._places = {kind: partial_place(settings, for_url=kind == "url") for kind in ("hf", "url")}
 
     def check(self, plan: Plan) -> None:
@@ -120,11 +122,39 @@ class Store:
         if plan.kind == "url" or file.digest is None or file.digest.algorithm != "sha256" or file.size is None:
             return False
         with _our_errors():
-            found = link_existing(self._hub, _folder(plan), _etag(file), file.size, check)
+            found = link_existing(
+                self._hub, _folder(plan), _etag(file), file.size, check, lambda repo: self._may_have(plan, repo)
+            )
             if found:
                 with open_folder(self._hub, _folder(plan), SNAPSHOTS, create=True):
                     discard(self.partial(plan, file))
             return found
+
+    def _may_have(self, plan: Plan, repo: str) -> bool:
+        """Whether content of this repository may be linked into the plan's. Of a restricted one only where the Hub lets
+        the download in there too; and then so must it whoever sees the plan's commit.
+        """
+        places = self._notes.places_of_repo(repo)
+        if not all(plan.lets_in(place) for place in places):
+            return False
+        if places:
+            self._notes.note(plan.repo or "", _commit(plan), (*plan.places, *places))
+        return True
+
+    def note_access(self, plan: Plan, owners: Iterable[str]) -> None:
+        """Note, before any file is there, for whom the Hub is to be asked; of a URL with a query, who knows it."""
+        with _our_errors():
+            if plan.ref.url is not None and plan.own_content:
+                for owner in owners or [""]:
+                    self._notes.note_url(plan.ref.url, owner)
+            elif plan.places:
+                self._notes.note(plan.repo or "", _commit(plan), plan.places)
+
+    def note_let_in(self, plan: Plan, owners: Iterable[str]) -> None:
+        """Note that the Hub has let these owners in."""
+        with _our_errors():
+            for owner in owners if plan.places else ():
+                self._notes.let_in(plan.repo or "", _commit(plan), owner)
 
     def publish(self, plan: Plan, file: PlannedFile, partial: Path, fetched: Fetched) -> None:
         """Move a verified file from its partial to its blob, where `missing` finds it, or to its place below `files`.
@@ -299,6 +329,10 @@ def _move(partial: Path, blobs: int, etag: str) -> None:
 
 
 def _partial_key(plan: Plan, file: PlannedFile) -> str:
+    if file.digest is not None and plan.own_content:
+        # A name that only who has the permission arrives at: what is half there must not be had by its digest either.
+        own = f"hive own {file.digest.algorithm} {file.digest.hex} {plan.own_content}"
+        return hashlib.sha256(own.encode()).hexdigest()
     if file.digest is None:
         return f"url-{hashlib.sha256((plan.ref.url or '').encode()).hexdigest()}"
     return partial_key(file.digest.algorithm, file.digest.hex)

@@ -57,6 +57,7 @@ def resolve_patiently(
                 sha256=request.sha256,
                 name=request.name,
                 token=token,
+                as_operator=request.as_operator,
             )
         except RetryLater as limit:
             wait_s = min(limit.seconds, RATE_LIMIT_WAIT_MAX_S)

@@ -18,9 +18,9 @@ from typing import Final
 
 from hive import logs
 from hive.downloads.context import DownloadContext
-from hive.downloads.events import failed_event, resolved_event
+from hive.downloads.events import failed_event, on_disk_event, resolved_event
 from hive.downloads.record import Record
-from hive.downloads.resolutions import Question, ResolutionCall, Resolutions
+from hive.downloads.resolutions import Access, AccessQuestion, Question, ResolutionCall, Resolutions
 from hive.errors import (
     BadRequest,
     CredentialsLost,
@@ -37,8 +37,10 @@ from hive.errors import (
 )
 from hive.redis_client import RedisClient, connect
 from hive.redis_errors import is_redis_error
-from hive.secrets import Credentials, Purpose, SecretKeyError, purpose_of, unseal
+from hive.secrets import Credentials, Purpose, SecretKeyError, purpose_of, token_purpose, unseal
 from hive.settings import Settings
+from hive.store.catalog import ModelCatalog
+from hive.store.restricted import Place
 from hive.wire.api import ErrorBody, ErrorReply
 from hive.wire.encoding import encode_json
 from hive.wire.jobs import Request
@@ -65,6 +67,8 @@ REDIS_RETRY_S: Final = 1.0
 #: How often a Hub that does not answer is asked, and the seconds between.
 HUB_ATTEMPTS: Final = 3
 HUB_RETRY_S: Final = 1.0
+#: Files of one question of access that are asked for.
+MAX_PLACES: Final = 64
 #: The longest rest of the Hub, in seconds, that a thread waits for; what is asked meanwhile is left to the workers.
 MAX_REST_S: Final = 20.0
 #: What no later try changes. All else is left to the worker that takes the download.
@@ -117,6 +121,12 @@ class Resolver:
             if question is not None:
                 with logs.bound(request_id=question.request_id):
                     self._resolutions.give_answer(call.plan_id, self._plan(question))
+        elif call.access_id:
+            asked = self._resolutions.access_question(call.access_id)
+            if asked is not None:
+                with logs.bound(request_id=asked.request_id):
+                    answer = {place: self._access(asked, place) for place in asked.places[:MAX_PLACES]}
+                    self._resolutions.give_answer(call.access_id, msgspec.json.encode(list(answer.values())))
         else:
             self._look_at(call.download_id)
 
@@ -142,7 +152,8 @@ class Resolver:
             except HiveError as error:
                 log.info("not resolved yet", extra={"fields": {"code": error.code, "reason": error.message}})
             else:
-                self._tell(record, found)
+                if not self._end_on_disk(record, found):
+                    self._tell(record, found)
 
     def _resolve_record(self, record: Record) -> sources.Plan:
         sealed = self._downloads.tracker.read_secret(record.id)
@@ -162,11 +173,47 @@ class Resolver:
         if self._resolutions.resolved(record, name_of(found), event):
             log.info("resolved", extra={"fields": {"files": len(found.files), "bytes": found.total_bytes}})
 
+    def _end_on_disk(self, record: Record, found: sources.Plan) -> bool:
+        """End a download of a restricted model of which all is on the disk, now that the Hub has let it in: a public
+        one would not have come to the queue.
+        """
+        request = record.request
+        if not found.places or request.as_operator or request.update:
+            return False
+        there = ModelCatalog(self._settings).find(found.ref, request.include, request.exclude)
+        if there is None or there.commit != found.commit:
+            return False
+        Store(self._settings).note_let_in(found, record.owners)
+        event = on_disk_event(there.local_path, there.size, len(there.files), there.note)
+        if self._downloads.claims.finish_unclaimed(record, "complete", event):
+            log.info("complete", extra={"fields": {"bytes": there.size}})
+        return True
+
     def _end(self, record: Record, error: HiveError) -> None:
         """It can never be had: the end comes now, unless somebody has taken it, and then finds out as well."""
         figures = resolved_event(record, "", 0, 0)
         if self._downloads.claims.finish_unclaimed(record, "failed", failed_event(error, record.attempt, figures)):
             log.info("failed", extra={"fields": {"code": error.code, "reason": error.message}})
+
+    # -- who may have a file ----------------------------------------------------------------------------------------
+
+    def _access(self, asked: AccessQuestion, place: Place) -> Access:
+        host = hub_host(self._settings)
+        if self._settings.hf_hub_offline or self._stop.is_set() or self._cooldown.remaining_s(host) > 0:
+            return "unknown"
+        try:
+            purpose = token_purpose("access", asked.id, self._settings.hf_endpoint)
+            token = self._unsealed(asked.sealed or None, purpose).hf_token
+            return sources.access(
+                place, settings=self._settings, network=outbound(self._settings, guarded=False), token=token
+            )
+        except sources.RetryLater as limit:
+            self._cooldown.set(host, min(limit.seconds, RATE_LIMIT_WAIT_MAX_S))
+            return "unknown"
+        except HubUnavailable:
+            return "unknown"
+        except HiveError:
+            return "no"
 
     # -- a question --------------------------------------------------------------------------------------------------
 
@@ -207,6 +254,7 @@ class Resolver:
                     exclude=request.exclude,
                     sha256=request.sha256,
                     name=request.name,
+                    as_operator=request.as_operator,
                     token=credentials.hf_token or (self._settings.token() if request.as_operator else None),
                 )
             except sources.RetryLater as limit:

@@ -28,19 +28,32 @@ log = logging.getLogger("workers.reuse")
 BLOCK_BYTES: Final = 4 << 20
 
 
-def link_existing(hub: Path, folder: str, sha256: str, size: int, check: Callable[[], None]) -> bool:
+def link_existing(
+    hub: Path, folder: str, sha256: str, size: int, check: Callable[[], None], may_have: Callable[[str], bool]
+) -> bool:
     """Make the content `sha256` of `size` bytes a blob of the repository in `folder`, where another repository has it.
 
-    `check` is called every few milliseconds, and raises where this is to end. False where it has to be fetched.
+    `check` is called every few milliseconds, and raises where this is to end; `may_have` says of a repository whether
+    its content may be had here: a digest alone, which anybody can name, is no permission. False where it has to be
+    fetched.
     """
     try:
         with open_folder(hub) as root:
             for other in subfolders(root):
-                if other != folder and repo_of(other) and _link(root, other, folder, sha256, size, check):
-                    log.info("linked", extra={"fields": {"from": repo_of(other), "bytes": size}})
+                repo = repo_of(other)
+                if repo is None or other == folder or not _has(root, other, sha256, size) or not may_have(repo):
+                    continue
+                if _link(root, other, folder, sha256, size, check):
+                    log.info("linked", extra={"fields": {"from": repo, "bytes": size}})
                     return True
     except FileNotFoundError:
         return False
+    return False
+
+
+def _has(root: int, other: str, sha256: str, size: int) -> bool:
+    with contextlib.suppress(OSError), open_folder(root, other, BLOBS) as blobs:
+        return size_of(blobs, sha256) == size
     return False
 
 

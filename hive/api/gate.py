@@ -44,7 +44,7 @@ _PROBES: Final = frozenset({"/healthz", "/readyz"})
 #: Seconds that a browser may keep the answer to a preflight.
 PREFLIGHT_TTL_S: Final = 600
 _METHODS: Final = b"GET, HEAD, POST, PUT, DELETE"
-_ASKED_HEADERS: Final = b"authorization, content-type, last-event-id, x-request-id"
+_ASKED_HEADERS: Final = b"authorization, content-type, last-event-id, x-hf-token, x-request-id"
 _READABLE_HEADERS: Final = b"x-request-id, retry-after"
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")

@@ -9,16 +9,19 @@ from starlette.responses import Response
 from hive import errors
 from hive.api.json import JsonResponse
 from hive.api.services import services_of
+from hive.auth.principal import principal_of
 from hive.downloads.live import Live, in_use_elsewhere, read_live, repo_or_url
 from hive.store.catalog import Origin
 from hive.store.layout import url_key
-from hive.wire.api import Deleted, Listing, Model
+from hive.wire.api import HUB_TOKEN_HEADER, Deleted, Listing, Model
 
 
 async def index(request: Request) -> Response:
     """`GET /v1/models`: OpenAI's list shape, with size, files, path and revision added."""
-    models = await run_in_threadpool(services_of(request).catalog.list)
-    return JsonResponse(Listing[Model](data=tuple(models)))
+    services = services_of(request)
+    models = await run_in_threadpool(services.catalog.list)
+    seen = await services.access.visible(models, principal_of(request), _hub_token(request))
+    return JsonResponse(Listing[Model](data=tuple(seen)))
 
 
 async def show(request: Request) -> Response:
@@ -43,7 +46,22 @@ async def delete(request: Request) -> Response:
 
 
 async def _find(request: Request) -> Model:
-    return await run_in_threadpool(services_of(request).catalog.get, request.path_params["id"])
+    """The model of the path's id. Raises ModelNotOnDisk, also where this caller may not see it."""
+    services, model_id = services_of(request), request.path_params["id"]
+    principal, token = principal_of(request), _hub_token(request)
+    try:
+        model = await run_in_threadpool(services.catalog.get, model_id)
+    except errors.ModelNotOnDisk:
+        await services.access.ask_in_vain(model_id, principal, token)
+        raise
+    if not await services.access.visible([model], principal, token):
+        raise errors.ModelNotOnDisk(model_id=model_id)
+    return model
+
+
+def _hub_token(request: Request) -> str | None:
+    """The caller's token of the Hub, by which they are let in to restricted models."""
+    return request.headers.get(HUB_TOKEN_HEADER) or None
 
 
 def _uses(download: Live, origin: Origin) -> bool:

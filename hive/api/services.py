@@ -14,6 +14,7 @@ from hive.auth.key_ring import KeyRing
 from hive.auth.keys import KeyFile
 from hive.auth.principal import Principal
 from hive.auth.tickets import Sessions, Tickets
+from hive.downloads.access import ModelAccess
 from hive.downloads.context import DownloadContext
 from hive.downloads.intents import IntentLog
 from hive.downloads.provisioner import ModelProvisioner
@@ -49,6 +50,7 @@ class Services:
     catalog: ModelCatalog
     downloads: DownloadService
     resolutions: Resolutions
+    access: ModelAccess
     registry: HeartbeatRegistry[WorkerInfo]
     reaper: Reaper
     fanout: Fanout
@@ -103,6 +105,7 @@ def make_services(settings: Settings, redis_url: str, *, keys_required: bool = F
     resolutions = Resolutions(commands.client)
     provisioner = ModelProvisioner(settings, records.tracker, records.queue, catalog, resolutions)
     webhooks = WebhookOutbox(commands.client, settings)
+    access = ModelAccess(settings, commands, catalog, resolutions)
     intents = IntentLog(settings)
     restore = Restore(settings, redis_url, intents)
     return Services(
@@ -110,8 +113,9 @@ def make_services(settings: Settings, redis_url: str, *, keys_required: bool = F
         commands=commands,
         records=records,
         catalog=catalog,
-        downloads=DownloadService(commands, records, provisioner, webhooks, intents, restore, resolutions),
+        downloads=DownloadService(commands, records, provisioner, webhooks, intents, restore, resolutions, access),
         resolutions=resolutions,
+        access=access,
         registry=worker_registry(commands.client),
         reaper=Reaper(records),
         fanout=fanout,

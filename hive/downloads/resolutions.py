@@ -6,7 +6,8 @@ would give that process the Hub's library, the tokens of the workers and a way o
 process more, the resolver (workers/resolver.py), which does nothing else. It is called through one list:
 
     <download id>            say what this queued download will bring, or end it with the reason why it cannot
-    plan:<plan id>           answer this question; it lies in `hive:plan:{id}`, the answer in `hive:plan:{id}:answer`
+    plan:<id>                answer this question; it lies in `hive:plan:{id}`, the answer in `hive:plan:{id}:answer`
+    access:<id>              say whether the Hub lets somebody in; question and answer lie in the same places
 
 A call that is lost does no harm: the worker that takes the download resolves it in any case. Questions and answers
 expire by themselves; a token in one is sealed.
@@ -15,7 +16,7 @@ expire by themselves; a token in one is sealed.
 from __future__ import annotations
 
 import uuid
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import msgspec
 
@@ -23,6 +24,7 @@ from hive.downloads import scripts
 from hive.downloads.record import Record
 from hive.lua import Script
 from hive.redis_client import RedisClient, database_of
+from hive.store.restricted import Place
 from hive.wire import events, keys
 from hive.wire.jobs import Request
 
@@ -34,6 +36,7 @@ PLAN_TTL_S: Final = 60
 RESOLVER_TTL_S: Final = 20
 
 _PLAN: Final = "plan:"
+_ACCESS: Final = "access:"
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -45,11 +48,25 @@ class Question(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     request_id: str = ""
 
 
+class AccessQuestion(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Whether the Hub lets somebody have these files: by the token in `sealed`, or anybody."""
+
+    id: str
+    places: tuple[Place, ...]
+    sealed: bytes = b""
+    request_id: str = ""
+
+
+#: The answer for one file; `unknown`: the Hub did not say.
+Access = Literal["yes", "no", "unknown"]
+
+
 class ResolutionCall(NamedTuple):
-    """What a resolver is called for: one of the two."""
+    """What a resolver is called for: one of the three."""
 
     download_id: str = ""
     plan_id: str = ""
+    access_id: str = ""
 
 
 class Resolutions:
@@ -65,13 +82,13 @@ class Resolutions:
         """Have this queued download looked at."""
         self._push(download_id)
 
-    def ask(self, question: Question) -> str | None:
+    def ask(self, question: Question | AccessQuestion) -> str | None:
         """Ask; gives the id of the answer to come. None where no resolver is there to give one."""
         if not self._redis.exists(keys.RESOLVERS):
             return None
         plan_id = question.id or str(uuid.uuid4())
         self._redis.set(keys.plan(plan_id), msgspec.json.encode(question), ex=PLAN_TTL_S)
-        self._push(_PLAN + plan_id)
+        self._push((_ACCESS if isinstance(question, AccessQuestion) else _PLAN) + plan_id)
         return plan_id
 
     def answer(self, plan_id: str) -> bytes | None:
@@ -99,20 +116,28 @@ class Resolutions:
         if found is None:
             return None
         text = found[1].decode("ascii", "replace")
-        return (
-            ResolutionCall(plan_id=text.removeprefix(_PLAN))
-            if text.startswith(_PLAN)
-            else ResolutionCall(download_id=text)
-        )
+        if text.startswith(_PLAN):
+            return ResolutionCall(plan_id=text.removeprefix(_PLAN))
+        if text.startswith(_ACCESS):
+            return ResolutionCall(access_id=text.removeprefix(_ACCESS))
+        return ResolutionCall(download_id=text)
 
     def give_back(self, call: ResolutionCall) -> None:
         """Somebody else, or oneself later, is to answer this call."""
-        self._push(_PLAN + call.plan_id if call.plan_id else call.download_id)
+        if call.access_id:
+            self._push(_ACCESS + call.access_id)
+        else:
+            self._push(_PLAN + call.plan_id if call.plan_id else call.download_id)
 
     def question(self, plan_id: str) -> Question | None:
         """The question; None where it has expired."""
         found = self._redis.get(keys.plan(plan_id))
         return msgspec.json.decode(found, type=Question) if found else None
+
+    def access_question(self, access_id: str) -> AccessQuestion | None:
+        """The same of a question whether the Hub lets somebody in."""
+        found = self._redis.get(keys.plan(access_id))
+        return msgspec.json.decode(found, type=AccessQuestion) if found else None
 
     def give_answer(self, plan_id: str, answer: bytes) -> None:
         """Answer a question."""

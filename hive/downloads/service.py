@@ -22,6 +22,7 @@ from redis.exceptions import RedisError
 
 from hive import logs
 from hive.auth.principal import Principal
+from hive.downloads.access import ModelAccess
 from hive.downloads.context import DownloadContext
 from hive.downloads.events import requeued_event
 from hive.downloads.intents import Intent, IntentLog, intent_of
@@ -40,6 +41,7 @@ from hive.errors import (
     from_code,
 )
 from hive.redis_client import CommandThread
+from hive.store.catalog import OnDisk
 from hive.wire.api import DownloadPlan, ErrorReply
 from hive.wire.refs import HIDDEN_QUERY
 from hive.wire.spec import DownloadSpec
@@ -89,7 +91,9 @@ class DownloadService:
         intents: IntentLog,
         restore: Restore,
         resolutions: Resolutions,
+        access: ModelAccess,
     ) -> None:
+        self._access = access
         self._resolutions = resolutions
         self._plans = 0
         self._commands = commands
@@ -113,7 +117,7 @@ class DownloadService:
             ServerBusy: too many requests wait for the disk.
         """
         webhook = self._webhooks.read(webhook_url) if webhook_url else None
-        on_disk = await self._lookups.run(self._provisioner.look, spec)
+        on_disk = await self._lookups.run(self._look, spec)
         made = await self._commands.run(self._provisioner.start, spec, on_disk, retry_of)
         if made.intent is not None:
             await self._note(made.intent)
@@ -127,6 +131,11 @@ class DownloadService:
             made = made._replace(webhook_secret=self._webhooks.secret(webhook, spec.owner))
         return made
 
+    def _look(self, spec: DownloadSpec) -> OnDisk | None:
+        """Where the model is on the disk, for who may have it. Blocking."""
+        found = self._provisioner.look(spec)
+        return found if found is not None and self._access.is_let_in(spec, found) else None
+
     async def plan(self, spec: DownloadSpec) -> DownloadPlan:
         """What a download would bring, without one; from the disk where all of it is there.
 
@@ -135,7 +144,7 @@ class DownloadService:
             WorkersSilent: it is not on the disk, and no worker answers.
             ServerBusy: too many wait for such an answer.
         """
-        on_disk = await self._lookups.run(self._provisioner.look, spec)
+        on_disk = await self._lookups.run(self._look, spec)
         if on_disk is not None:
             return await self._lookups.run(self._provisioner.plan_on_disk, spec, on_disk)
         if self._plans >= MAX_WAITING_PLANS:
@@ -276,6 +285,7 @@ class DownloadService:
         """Let go of the threads and the connection to Redis."""
         self._lookups.close()
         self._notes.close()
+        self._access.close()
         self._restore.stop()
 
     async def _note(self, intent: Intent) -> None:

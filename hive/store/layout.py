@@ -9,6 +9,7 @@
     hive/partial/<digest or hash of the URL>.*            a file under way
     hive/downloads/<16 hex>/<download id>.json            a request that has not ended; see hive.downloads.intents
     hive/locks/*                                          who works on what; see hive.store.file_lock
+    hive/restricted/models--org--name/<commit>/*          for whom the Hub is to be asked; see hive.store.restricted
 
 `hub/` is huggingface_hub's own layout, so `trees/` follows its rule: with a listing there, it calls a snapshot
 incomplete that lacks any file of it. A selection (one quantisation, no duplicates) is therefore recorded in
@@ -37,6 +38,7 @@ FILES: Final = "files"
 PARTIAL: Final = "partial"
 INTENTS: Final = "downloads"
 LOCKS: Final = "locks"
+RESTRICTED: Final = "restricted"
 MANIFEST: Final = "manifest.json"
 #: The name of a URL's file that has none.
 FALLBACK_NAME: Final = "download"

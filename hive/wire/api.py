@@ -22,6 +22,8 @@ T = TypeVar("T")
 #: Where a download is watched, and where many are.
 PROGRESS_PATH: Final = "/v1/models/download/progress"
 MANY_PATH: Final = "/v1/downloads/progress"
+#: The header by which whoever asks for models on the disk shows the Hub's token.
+HUB_TOKEN_HEADER: Final = "x-hf-token"  # noqa: S105 - a name
 #: Downloads that a ticket may name.
 MAX_TICKET_IDS: Final = 100
 #: Seconds of a ticket's life: unless asked otherwise, and at most.

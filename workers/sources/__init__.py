@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from hive.net.egress import Network
 from hive.settings import Settings
+from hive.store.restricted import Place
 from hive.wire.refs import ModelRef
 from workers.sources import huggingface, local_file, url
+from workers.sources.hub_client import HubClient
 from workers.sources.plan import Plan, PlannedFile, RetryLater
 from workers.sources.url import named
 
-__all__ = ["Plan", "PlannedFile", "RetryLater", "named", "resolve"]
+__all__ = ["Plan", "PlannedFile", "RetryLater", "access", "named", "resolve"]
 
 
 def resolve(
@@ -24,9 +27,11 @@ def resolve(
     sha256: str | None = None,
     token: str | None = None,
     name: str | None = None,
+    as_operator: bool = True,
 ) -> Plan:
     """What has to be on the disk for this reference. `sha256` and `name` are for a plain URL, the patterns and `token`
-    for the Hub.
+    for the Hub. Without `as_operator` the Hub is asked for what the store knows to be restricted, also where all of it
+    is on the disk.
 
     Raises:
         HiveError: the reference means nothing that can be fetched; the code says why.
@@ -36,4 +41,17 @@ def resolve(
         return local_file.resolve(ref, sha256, name, settings)
     if ref.url is not None:
         return url.resolve(ref, sha256, name)
-    return huggingface.resolve(ref, include, exclude, settings=settings, token=token, network=network)
+    return huggingface.resolve(
+        ref, include, exclude, settings=settings, token=token, network=network, as_operator=as_operator
+    )
+
+
+def access(place: Place, *, settings: Settings, network: Network, token: str | None) -> Literal["yes"]:
+    """Yes, where the Hub lets this token have a file.
+
+    Raises:
+        HiveError: it does not; HubUnavailable where it does not say.
+        RetryLater: the Hub limits requests.
+    """
+    HubClient(settings, token, network).check_readable(place)
+    return "yes"

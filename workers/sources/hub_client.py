@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 from urllib.parse import quote, urljoin
 
 import httpx2
@@ -17,10 +17,15 @@ from hive.errors import HiveError, HubRefused, InvalidModelRef, ModelAccessDenie
 from hive.net.egress import Network
 from hive.settings import Settings
 from hive.store.layout import is_commit
+from hive.store.restricted import Place
 from hive.wire.selection import RepoFile
 from workers.sources import hub_transport
 from workers.sources.hub_refusals import HubRequest, refused
+from workers.sources.plan import RetryLater
 from workers.transfer import Location, Refusal, signed_url_expiry
+
+#: Who may have a repository, as the Hub says it; a mirror may not say.
+Visibility = Literal["public", "gated", "private", "unknown"]
 
 #: Statuses by which a mirror may refuse the parameter `expand` and not the model.
 MAYBE_EXPAND: Final = frozenset({400, 404, 405, 422, 501})
@@ -76,14 +81,14 @@ class HubClient:
         """Where the Hub hands out tokens for its Xet store, to those who may read the repository."""
         return Location(f"{self._endpoint}/api/models/{repo}/xet-read-token/{commit}", self.credentials)
 
-    def commit(self, repo: str, revision: str) -> tuple[str, bool]:
-        """The commit that a revision stands for now, and whether the repository is gated."""
+    def commit(self, repo: str, revision: str) -> tuple[str, Visibility]:
+        """The commit that a revision stands for now, and who may have the repository."""
         with self._in_our_words(repo, revision):
             info = self._info(repo, revision)
             sha = info.get("sha")
             if not isinstance(sha, str) or not is_commit(sha):
                 raise HubRefused("What answers at HF_ENDPOINT is not a Hub: its answer names no commit.")
-            return sha, bool(info.get("gated"))
+            return sha, _visibility(info)
 
     def _info(self, repo: str, revision: str) -> dict[str, Any]:
         """What the Hub says of a revision: little, where it can; a mirror may not know how to say little.
@@ -91,7 +96,7 @@ class HubClient:
         Not by huggingface_hub's `model_info`, which reads every field that comes, and fails on a date in another form.
         """
         url = f"{self._endpoint}/api/models/{repo}/revision/{quote(revision, safe='')}"
-        for expand in (["sha", "gated"], []):
+        for expand in (["sha", "gated", "private"], []):
             response = get_session().get(url, params={"expand": expand}, headers=self.credentials)
             refusal = _refusal(response)
             if not expand or refusal.code or refusal.status not in MAYBE_EXPAND:
@@ -135,6 +140,33 @@ class HubClient:
                 return _metadata(response, url)
             raise self.refused(repo, commit, path, said)
 
+    def check_readable(self, place: Place) -> None:
+        """Return where the Hub lets this token have a file; what says neither yes nor no is a no.
+
+        Raises:
+            HiveError: it does not; HubUnavailable where it does not say.
+            RetryLater: it limits requests.
+        """
+        url = self.resolve_url(place.repo, place.commit, place.path)
+        with self._in_our_words(place.repo, place.commit, place.path):
+            for _ in range(hub_transport.MAX_REDIRECTS + 1):
+                response = get_session().request("HEAD", url, headers=self.credentials, follow_redirects=False)
+                if not response.has_redirect_location:
+                    break
+                url = urljoin(url, response.headers["location"])
+                if not self.is_own(url):
+                    return  # a signed address: nobody else gets one
+            if not response.is_success:
+                raise self.refused(place.repo, place.commit, place.path, _refusal(response))
+
+    def lets_in(self, place: Place) -> bool:
+        """Whether the Hub lets this token have a file; False also where it does not say."""
+        try:
+            self.check_readable(place)
+        except (HiveError, RetryLater):
+            return False
+        return True
+
     def refused(self, repo: str, revision: str, path: str | None, refusal: Refusal) -> HiveError:
         """What a final refusal of the Hub means, by its API or of a file."""
         return refused(refusal, HubRequest(self._endpoint, repo, revision, path, self._token is not None))
@@ -155,6 +187,14 @@ class HubClient:
             raise HubRefused(f"The Hub leads to an address that is none ({type(error).__name__}).") from None
         except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError):
             raise HubRefused("What answers at HF_ENDPOINT is not a Hub: its reply has another form.") from None
+
+
+def _visibility(info: dict[str, Any]) -> Visibility:
+    if info.get("gated"):
+        return "gated"
+    if info.get("private"):
+        return "private"
+    return "public" if {"gated", "private"} <= info.keys() else "unknown"
 
 
 def _refusal(response: httpx2.Response) -> Refusal:

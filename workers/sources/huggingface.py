@@ -26,10 +26,11 @@ from hive.errors import (
 from hive.net.egress import Network
 from hive.settings import Settings
 from hive.store.catalog import ModelCatalog
+from hive.store.restricted import AccessNotes, Place
 from hive.wire.refs import ModelRef, path_problem
 from hive.wire.selection import NoSuchFile, NoSuchVariant, RepoFile, Selection, SelectionError, select
-from workers.sources.hub_client import HubClient
-from workers.sources.plan import Plan, PlannedFile
+from workers.sources.hub_client import HubClient, Visibility
+from workers.sources.plan import Plan, PlannedFile, RetryLater, everywhere
 from workers.transfer import Digest, Limits, Location, Refusal, Source
 
 #: Bytes from which the signed URL of a file is asked for by itself: below, the engine fetches the file with one
@@ -45,6 +46,7 @@ def resolve(
     settings: Settings,
     token: str | None,
     network: Network,
+    as_operator: bool = True,
 ) -> Plan:
     """The plan for a reference to the Hub, pinned to the commit that its revision stands for now.
 
@@ -58,12 +60,27 @@ def resolve(
     if settings.hf_hub_offline:
         raise HubUnavailable("HF_HUB_OFFLINE is set, so the Hub is not asked, and this model is not on the disk.")
     hub = HubClient(settings, token, network)
-    commit, gated = (ref.rev, False) if ref.is_pinned else _commit(hub, ref)
-    tree = ModelCatalog(settings).tree(ref.repo, commit) or hub.tree(ref.repo, commit)
+    access: Visibility = "unknown"
+    commit = ref.rev
+    if not ref.is_pinned:
+        commit, access = _commit(hub, ref)
+    noted = AccessNotes(settings.hive_dir).places(ref.repo, commit)
+    withheld = bool(noted) and not as_operator
+    # A listing that is on the disk was perhaps another's to read.
+    tree = (None if withheld else ModelCatalog(settings).tree(ref.repo, commit)) or hub.tree(ref.repo, commit)
     selection = _select(tree, ref, include, exclude)
-    if gated:
-        # The largest: a README may be had without the terms that the weights ask for.
-        hub.metadata(ref.repo, commit, max(selection.files, key=lambda file: file.size).path)
+    # The largest: a README may be had without the terms that the weights ask for.
+    largest = max(selection.files, key=lambda file: file.size).path
+    if access == "gated":
+        hub.metadata(ref.repo, commit, largest)
+    if withheld:
+        hub.check_readable(Place(ref.repo, commit, largest))
+        for place in noted:
+            if place.repo != ref.repo:
+                hub.check_readable(place)
+    places = noted
+    if token is not None and not noted and not _is_public(settings, network, access, Place(ref.repo, commit, largest)):
+        places = (Place(ref.repo, commit, max(tree, key=lambda file: file.size).path),)
     return Plan(
         ref=ref,
         kind="hf",
@@ -75,11 +92,26 @@ def resolve(
         tree=tree,
         primary=selection.primary,
         xet_token=hub.xet_token_location(ref.repo, commit),
+        places=places,
+        lets_in=everywhere if as_operator else hub.lets_in,
     )
 
 
-def _commit(hub: HubClient, ref: ModelRef) -> tuple[str, bool]:
-    """The commit of the reference's revision, and whether the model is gated."""
+def _is_public(settings: Settings, network: Network, access: Visibility, largest: Place) -> bool:
+    """Whether a model that is fetched with a token could be had without: what the Hub says of it, or does when it is
+    asked without. While it does not answer that, the model counts as restricted.
+    """
+    if access != "unknown":
+        return access == "public"
+    try:
+        HubClient(settings, None, network).check_readable(largest)
+    except (HiveError, RetryLater):
+        return False
+    return True
+
+
+def _commit(hub: HubClient, ref: ModelRef) -> tuple[str, Visibility]:
+    """The commit of the reference's revision, and who may have the model."""
     try:
         return hub.commit(ref.repo, ref.rev)
     except RevisionNotFound as error:

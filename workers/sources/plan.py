@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
+from urllib.parse import urlsplit
 
+from hive.store.restricted import Place
 from hive.wire.refs import ModelRef
 from hive.wire.selection import RepoFile
 from workers.transfer import Digest, Location, Source
@@ -33,6 +36,11 @@ class PlannedFile:
     xet_hash: str | None = None
 
 
+def everywhere(place: Place) -> bool:
+    """Yes: whoever runs the service is let in."""
+    return True
+
+
 @dataclass(frozen=True)
 class Plan:
     """All files of a download. `commit` is what the revision stood for when it was asked, so nothing changes under way.
@@ -54,6 +62,19 @@ class Plan:
     name: str | None = None
     #: Where tokens for the Xet store are handed out; None where there is none.
     xet_token: Location | None = None
+    #: By which files the Hub is asked whether somebody may have this; nothing where it is public.
+    places: tuple[Place, ...] = ()
+    #: Whether the Hub lets this download have a restricted file of another repository; may take a moment.
+    lets_in: Callable[[Place], bool] = everywhere
+
+    @property
+    def own_content(self) -> str:
+        """Who alone may go on with what this download leaves half-way: those of the same restricted repository, or
+        who knows the same URL; "" for everybody who wants the same content.
+        """
+        if self.ref.url is not None:
+            return self.ref.url if urlsplit(self.ref.url).query else ""
+        return self.repo or "" if self.places else ""
 
     @property
     def total_bytes(self) -> int | None:

@@ -1,0 +1,227 @@
+"""Access control for restricted models: on the disk they are for those alone whom the Hub lets in.
+
+Problem: a gated or private model lies in the store because one caller's token opened it; another caller has another
+token, or none. Only the Hub knows whom it lets in, and it may change its mind. The easy way, to ask it at each request,
+makes a list of models as slow as the Hub and as often out of order. So its answers are remembered: a yes for ten
+minutes, a no for one, by a keyed hash of the token; and an owner whom it has let in is let in on requests without a
+token for as long. The Hub is asked by a resolver (resolutions.py), which has the way out; where it cannot be asked,
+those owners are let in whom it has let in within a week, and nobody else.
+
+Who runs the service is not asked for anything: who may administer it can read its disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import os
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import msgspec
+
+from hive import logs
+from hive.auth.principal import Principal
+from hive.downloads.resolutions import Access, AccessQuestion, Resolutions
+from hive.downloads.threads import Threads
+from hive.errors import RedisUnavailable
+from hive.redis_client import CommandThread
+from hive.secrets import Credentials, seal, token_purpose
+from hive.settings import Settings
+from hive.store.catalog import ModelCatalog, OnDisk
+from hive.store.restricted import UNASKED_TTL_S, YES_TTL_S, AccessNotes, Place
+from hive.wire.api import Model
+from hive.wire.refs import RefError, parse_ref
+from hive.wire.spec import DownloadSpec
+
+#: Seconds that a no of the Hub is remembered, and that nothing is asked again after it said neither yes nor no.
+NO_TTL_S: Final = 60.0
+UNKNOWN_TTL_S: Final = 10.0
+#: Answers that a process remembers; the oldest are forgotten.
+MAX_REMEMBERED: Final = 10_000
+#: Files of one question, which a resolver asks for one by one; and of one request, the rest comes with the next.
+MAX_PLACES: Final = 16
+MAX_PLACES_A_REQUEST: Final = 64
+#: Seconds to wait for the answer, and between two looks whether it is there.
+ANSWER_TIMEOUT_S: Final = 10.0
+ANSWER_POLL_S: Final = 0.02
+#: Requests that may wait for one at a time; who comes then is answered by what is known.
+MAX_WAITING: Final = 32
+#: The file that is asked for where there is no model: an answer must not come sooner for that.
+_ANY_FILE: Final = "config.json"
+_TTL_S: Final[dict[Access, float]] = {"yes": YES_TTL_S, "no": NO_TTL_S, "unknown": UNKNOWN_TTL_S}
+
+
+class _Restricted(NamedTuple):
+    """What is known of one commit on the disk: what the Hub is to be asked, and whether the owner was let in."""
+
+    places: tuple[Place, ...]
+    let_in: bool
+    let_in_before: bool
+
+
+class ModelAccess:
+    """Who may see which model. Its methods belong to the event loop, but for `is_let_in`, which reads the disk."""
+
+    def __init__(
+        self, settings: Settings, commands: CommandThread, catalog: ModelCatalog, resolutions: Resolutions
+    ) -> None:
+        self._settings = settings
+        self._commands = commands
+        self._catalog = catalog
+        self._resolutions = resolutions
+        self._notes = AccessNotes(settings.hive_dir)
+        self._disk = Threads("access", 1, MAX_WAITING)
+        self._key = os.urandom(32)
+        self._remembered: OrderedDict[tuple[bytes, Place], tuple[Access, float]] = OrderedDict()
+        self._waiting = 0
+
+    def close(self) -> None:
+        """Let go of the thread."""
+        self._disk.close()
+
+    def is_let_in(self, spec: DownloadSpec, found: OnDisk) -> bool:
+        """Whether what is on the disk may be the answer to this request, by what is known without asking. Who is not
+        let in yet gets a download, which asks the Hub and needs to fetch nothing. Blocking.
+        """
+        if spec.as_operator:
+            return True
+        if spec.ref.url is not None:
+            # Who knows the whole URL has its query, if it has one.
+            if "?" in spec.ref.url:
+                self._notes.note_url(spec.ref.url, spec.owner)
+            return True
+        if not found.commit:
+            return True
+        known = self._restricted(spec.ref.repo, found.commit, spec.owner)
+        if not known.places or known.let_in:
+            return True
+        if self._settings.hf_hub_offline:
+            return known.let_in_before
+        return all(self._recall(spec.hf_token, place) == "yes" for place in known.places)
+
+    async def visible(self, models: Sequence[Model], principal: Principal, token: str | None) -> list[Model]:
+        """Those of these models that the principal may see; `token` is the Hub's, as it came with the request.
+
+        Raises:
+            ServerBusy: too many wait for the disk.
+        """
+        if principal.sees(()):
+            return list(models)
+        known = await self._disk.run(self._known, models, principal.owner)
+        asked = dict.fromkeys(place for each in known if each and not each.let_in for place in each.places)
+        answers = await self._ask(list(asked)[:MAX_PLACES_A_REQUEST], token)
+        return [model for model, each in zip(models, known, strict=True) if each and _is_open(each, answers)]
+
+    async def ask_in_vain(self, model_id: str, principal: Principal, token: str | None) -> None:
+        """Ask the Hub of a model that is not on the disk, as would be asked of one that is: how long an answer takes
+        must not tell what others have fetched.
+        """
+        if principal.sees(()):
+            return
+        try:
+            ref = parse_ref(model_id, self._settings.hf_endpoint)
+        except RefError:
+            return
+        if ref.repo:
+            await self._ask([Place(ref.repo, ref.rev, ref.path or _ANY_FILE)], token)
+
+    # -- the disk ----------------------------------------------------------------------------------------------------
+
+    def _known(self, models: Sequence[Model], owner: str) -> list[_Restricted | None]:
+        """Of each model what is known; None for one that only others may see, whatever the Hub says."""
+        restricted = self._notes.restricted()
+        return [self._known_of(model, owner, restricted) for model in models]
+
+    def _known_of(self, model: Model, owner: str, restricted: frozenset[tuple[str, str]]) -> _Restricted | None:
+        repo = self._catalog.origin(model).repo
+        if repo is None or model.revision is None:
+            may_see = self._notes.may_see_url(Path(model.path).parent.name, owner)
+            return _Restricted((), True, True) if may_see else None
+        if (repo, model.revision) not in restricted:
+            return _Restricted((), True, True)
+        return self._restricted(repo, model.revision, owner)
+
+    def _restricted(self, repo: str, commit: str, owner: str) -> _Restricted:
+        places = self._notes.places(repo, commit)
+        if not places:
+            return _Restricted((), True, True)
+        return _Restricted(
+            places,
+            self._notes.was_let_in(repo, commit, owner),
+            self._notes.was_let_in(repo, commit, owner, UNASKED_TTL_S),
+        )
+
+    # -- the Hub -----------------------------------------------------------------------------------------------------
+
+    async def _ask(self, places: Sequence[Place], token: str | None) -> dict[Place, Access]:
+        """What the Hub says of these files to this token."""
+        answers: dict[Place, Access] = {}
+        for place in places:
+            if (known := self._recall(token, place)) is not None:
+                answers[place] = known
+        missing = [place for place in places if place not in answers]
+        for start in range(0, len(missing), MAX_PLACES):
+            batch = missing[start : start + MAX_PLACES]
+            for place, answer in zip(batch, await self._ask_resolver(batch, token), strict=True):
+                self._remember(token, place, answer)
+                answers[place] = answer
+        return answers
+
+    async def _ask_resolver(self, places: Sequence[Place], token: str | None) -> list[Access]:
+        unknown: list[Access] = ["unknown"] * len(places)
+        if self._waiting >= MAX_WAITING:
+            return unknown
+        self._waiting += 1
+        try:
+            question = await self._disk.run(self._question, tuple(places), token)
+            question_id = await self._commands.run(self._resolutions.ask, question)
+            end_s = time.monotonic() + ANSWER_TIMEOUT_S
+            while question_id is not None and time.monotonic() < end_s:
+                answer = await self._commands.run(self._resolutions.answer, question_id)
+                if answer is not None:
+                    await self._commands.run(self._resolutions.forget, question_id)
+                    found = msgspec.json.decode(answer, type=list[Access])
+                    return found if len(found) == len(places) else unknown
+                await asyncio.sleep(ANSWER_POLL_S)
+            return unknown
+        except (RedisUnavailable, msgspec.DecodeError):
+            return unknown
+        finally:
+            self._waiting -= 1
+
+    def _question(self, places: tuple[Place, ...], token: str | None) -> AccessQuestion:
+        question_id, sealed = str(uuid.uuid4()), b""
+        if token:
+            purpose = token_purpose("access", question_id, self._settings.hf_endpoint)
+            sealed = seal(Credentials(hf_token=token), self._settings.secret_key_path, purpose)
+        request_id = logs.bound_field("request_id")
+        return AccessQuestion(id=question_id, places=places, sealed=sealed, request_id=request_id)
+
+    # -- what is remembered ------------------------------------------------------------------------------------------
+
+    def _recall(self, token: str | None, place: Place) -> Access | None:
+        found = self._remembered.get((self._hash(token), place))
+        return found[0] if found is not None and time.monotonic() < found[1] else None
+
+    def _remember(self, token: str | None, place: Place, answer: Access) -> None:
+        key = (self._hash(token), place)
+        self._remembered[key] = answer, time.monotonic() + _TTL_S[answer]
+        self._remembered.move_to_end(key)
+        while len(self._remembered) > MAX_REMEMBERED:
+            self._remembered.popitem(last=False)
+
+    def _hash(self, token: str | None) -> bytes:
+        """What a token is known by here: of no use elsewhere, nor after this process."""
+        return hmac.digest(self._key, token.encode(), "sha256") if token else b""
+
+
+def _is_open(known: _Restricted, answers: dict[Place, Access]) -> bool:
+    if known.let_in:
+        return True
+    said = {answers.get(place, "unknown") for place in known.places}
+    return "no" not in said and (said == {"yes"} or known.let_in_before)
