@@ -31,7 +31,7 @@ RESTRICTED = ("org/gated", "org/private")
 @pytest.fixture
 def hub_with_secrets(hub: HubServer) -> HubServer:
     for name, options in (("org/gated", {"gated": "manual"}), ("org/private", {"private": True})):
-        repo = Repo(name, **options)  # type: ignore[arg-type]
+        repo = Repo(name, **options)
         repo.commit({"m-Q4_K_M.gguf": SECRET, "README.md": b"# terms", "config.json": b"{}"})
         hub.add(repo)
     hub.create("org/public", {"m-Q4_K_M.gguf": PUBLIC, "README.md": b"# free"})
