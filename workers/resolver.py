@@ -16,6 +16,7 @@ import threading
 import time
 from typing import Final
 
+
 from hive import logs
 from hive.downloads.context import DownloadContext
 from hive.downloads.events import failed_event, on_disk_event, resolved_event
@@ -126,7 +127,7 @@ class Resolver:
             if asked is not None:
                 with logs.bound(request_id=asked.request_id):
                     answer = {place: self._access(asked, place) for place in asked.places[:MAX_PLACES]}
-                    self._resolutions.give_answer(call.access_id, msgspec.json.encode(list(answer.values())))
+                    self._resolutions.give_answer(call.access_id, encode_json(list(answer.values())))
         else:
             self._look_at(call.download_id)
 
