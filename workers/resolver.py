@@ -16,7 +16,6 @@ import threading
 import time
 from typing import Final
 
-
 from hive import logs
 from hive.downloads.context import DownloadContext
 from hive.downloads.events import failed_event, on_disk_event, resolved_event
