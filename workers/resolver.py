@@ -205,7 +205,7 @@ class Resolver:
             purpose = token_purpose("access", asked.id, self._settings.hf_endpoint)
             token = self._unsealed(asked.sealed or None, purpose).hf_token
             return sources.access(
-                place, settings=self._settings, network=outbound(self._settings, guarded=False), token=token
+                place, settings=self._settings, network=network_for(self._settings, guarded=False), token=token
             )
         except sources.RetryLater as limit:
             self._cooldown.set(host, min(limit.seconds, RATE_LIMIT_WAIT_MAX_S))
