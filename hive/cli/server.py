@@ -74,7 +74,9 @@ def find_server(settings: Settings) -> Server | None:
             f"export HIVE_HOST=http://{DEFAULT_ADDRESS}",
         )
         return None
-    return Server(DEFAULT_ADDRESS, False, *key_for(settings, DEFAULT_ADDRESS, named=False))
+    from hive.client.api_key import is_host_named
+
+    return Server(DEFAULT_ADDRESS, False, *key_for(settings, DEFAULT_ADDRESS, named=is_host_named()))
 
 
 def is_foreign(address: str) -> bool:

@@ -40,6 +40,11 @@ def has_key(env: Mapping[str, str] | None = None) -> bool:
     return bool(given.get("HIVE_API_KEY") or given.get("HIVE_API_KEY_FILE"))
 
 
+def is_host_named(env: Mapping[str, str] | None = None) -> bool:
+    """Whether HIVE_HOST names a server, also where it names the default one."""
+    return bool((os.environ if env is None else env).get("HIVE_HOST"))
+
+
 def read_key(text: str | None, file: str | None) -> str | None:
     """A key as it was given, else the one in the file; None where neither is given.
 

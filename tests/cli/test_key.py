@@ -13,7 +13,7 @@ import requests
 from hive.auth.keys import KEY, KeyFile
 from hive.auth.local_key import ensure_local_key, read_local_key
 from hive.cli import server as cli_server
-from hive.client import AsyncClient, Client, HiveError, ServerUnreachable
+from hive.client import AsyncClient, Client, HiveError, ServerUnreachable, api_key
 from hive.settings import Settings
 from tests.support.cli import Hive
 from tests.support.standin_server import StandIn
@@ -207,7 +207,8 @@ def test_a_key_goes_to_the_server_that_hive_host_names(
 def test_a_key_does_not_go_to_a_strangers_server_at_the_default_address(
     server: StandIn, hive: Hive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli_server, "DEFAULT_ADDRESS", server.address)  # as if HIVE_HOST were not set
+    monkeypatch.setattr(cli_server, "DEFAULT_ADDRESS", server.address)
+    monkeypatch.setattr(api_key, "is_host_named", lambda: False)
     monkeypatch.setenv("HIVE_API_KEY", CANARY)
     server.key = b"another"
 
@@ -215,9 +216,15 @@ def test_a_key_does_not_go_to_a_strangers_server_at_the_default_address(
 
     assert found is not None
     assert found.api_key == ""
-    assert hive("ps").code == 0
+    shown = hive("ps")
+    assert shown.code == 0
+    assert "The API key is not sent" in shown.err
     assert server.requests
     assert set(server.authorizations) == {None}
+
+    monkeypatch.setattr(api_key, "is_host_named", lambda: True)  # it is the default one, and was named
+    assert hive("ps").code == 0
+    assert server.authorizations[-1] == f"Bearer {CANARY}"
 
 
 def test_the_key_of_the_home_goes_to_a_server_that_proves_the_home(
