@@ -92,12 +92,12 @@ def run(download_id: str, attempt: int) -> None:
         log.info("started", extra={"fields": {"model_ref": record.ref}})
         with contextlib.suppress(RedisError):
             worker_registry(client).update(taken.worker, {"state": "busy", "download_id": record.id})
-        Download(taken).run()
+        DownloadRun(taken).run()
     with contextlib.suppress(RedisError):
         add_missing_ticket(downloads)
 
 
-class Download:
+class DownloadRun:
     """A claimed download."""
 
     def __init__(self, taken: ClaimedDownload) -> None:

@@ -307,7 +307,7 @@ class XetTransports:
             self._xet = stack.enter_context(Xet(lambda: location, pool, limits))
 
     def for_file(self, file: PlannedFile) -> tuple[Transport, ...]:
-        """The xet_transports to this file that are tried before HTTP.
+        """The transports of this file that are tried before HTTP.
 
         A small file is one request over HTTP and three over Xet, so it takes Xet only where that is asked for.
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 MAX_TOKEN_CHARS = 512
 
 
-class Token(NamedTuple):
+class HubToken(NamedTuple):
     """A token, if there is one, and whether it was named on the command line."""
 
     value: str | None = None
@@ -76,10 +76,10 @@ class Token(NamedTuple):
         return None
 
     def __repr__(self) -> str:
-        return f"Token({'***' if self.value else None}, named={self.named})"
+        return f"HubToken({'***' if self.value else None}, named={self.named})"
 
 
-def read_token(settings: Settings, file: str | None, *, from_stdin: bool, none: bool) -> Token:
+def read_token(settings: Settings, file: str | None, *, from_stdin: bool, none: bool) -> HubToken:
     """The token that the options and the environment give.
 
     Raises:
@@ -88,13 +88,13 @@ def read_token(settings: Settings, file: str | None, *, from_stdin: bool, none: 
     if sum((file is not None, from_stdin, none)) > 1:
         raise CliError("Give only one of --token-file, --token-stdin and --no-token.", exit_code=USAGE)
     if none:
-        return Token()
+        return HubToken()
     of_settings: dict[str, Any] = {
         "key_file": settings.secret_key_path,
         "server_named": settings.host != DEFAULT_ADDRESS,
     }
     if file is None and not from_stdin:
-        return Token(settings.hf_token.strip() if settings.hf_token else None, **of_settings)
+        return HubToken(settings.hf_token.strip() if settings.hf_token else None, **of_settings)
     try:
         text = sys.stdin.read(MAX_TOKEN_CHARS + 2) if file is None else _read_start(Path(file))
     except (OSError, UnicodeDecodeError) as error:
@@ -105,7 +105,7 @@ def read_token(settings: Settings, file: str | None, *, from_stdin: bool, none: 
     value = text.strip()
     if not value or len(value) > MAX_TOKEN_CHARS or not all("!" <= char <= "~" for char in value):
         raise CliError(f"{file or 'Standard input'} holds no token.", exit_code=USAGE)
-    return Token(value, named=True, **of_settings)
+    return HubToken(value, named=True, **of_settings)
 
 
 def _read_key(path: Path | None) -> bytes:

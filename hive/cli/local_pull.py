@@ -25,8 +25,7 @@ from hive.wire.refs import parse_ref
 from hive.wire.spec import DownloadSpec
 
 if TYPE_CHECKING:
-    from hive.downloads.local import LocalDownloads, LocalRun
-    from hive.downloads.local import NotedDownload as Entry
+    from hive.downloads.local import LocalDownloads, LocalRun, NotedDownload
     from hive.store.inventory import InventoryItem
     from hive.wire.api import DownloadPlan
 
@@ -206,7 +205,7 @@ def _signals(stop: Callable[[], None]) -> Iterator[list[int]]:
 
 def follow_other(downloads: LocalDownloads, spec: DownloadSpec, show: Callable[[Event], None]) -> None:
     """Show how far the other process is, until it lets go."""
-    shown: Entry | None = None
+    shown: NotedDownload | None = None
     while (entry := downloads.running(spec)) is not None:
         if entry != shown:
             shown = entry

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 from hive.cli.errors import CliError, each_in_turn, hints_of
 from hive.cli.format import counted, plain, size
-from hive.cli.hub_token import Token
+from hive.cli.hub_token import HubToken
 from hive.cli.output import echo, echo_json
 from hive.cli.server import Server
 from hive.cli.table import Column, print_table
@@ -22,7 +22,7 @@ _ASKED = ("revision", "include", "exclude", "update", "sha256", "name")
 
 
 def show_plans(
-    settings: Settings, server: Server | None, wanted: Sequence[Wanted], token: Token, *, as_json: bool
+    settings: Settings, server: Server | None, wanted: Sequence[Wanted], token: HubToken, *, as_json: bool
 ) -> None:
     """Show the plan of each: the files on standard output, the sum on standard error.
 

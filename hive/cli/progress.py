@@ -53,7 +53,7 @@ def choose_printer(name: str, *, as_json: bool, quiet: bool) -> Printer:
         return JsonLines()
     if quiet:
         return Quiet()
-    return Bars(name) if sys.stderr.isatty() and Settings.from_env().term not in DUMB else Lines(name)
+    return Bars(name) if sys.stderr.isatty() and Settings.from_env().term not in DUMB else LinePrinter(name)
 
 
 class Quiet:
@@ -82,7 +82,7 @@ class JsonLines(Quiet):
         echo_json(encode(event))
 
 
-class Lines(Quiet):
+class LinePrinter(Quiet):
     """Plain lines: at once when the status changes, else after some percent or seconds."""
 
     def __init__(self, name: str) -> None:

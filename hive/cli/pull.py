@@ -13,7 +13,7 @@ import click
 
 from hive.cli.errors import USAGE, CliError, each_in_turn, hints_of, say_hints
 from hive.cli.format import plain, shown
-from hive.cli.hub_token import Token, read_token
+from hive.cli.hub_token import HubToken, read_token
 from hive.cli.limits import bytes_per_second
 from hive.cli.output import echo, echo_json, echo_value
 from hive.cli.progress import choose_printer
@@ -161,7 +161,7 @@ def finish(end: Event, output: Output, ref: ModelRef | None = None) -> None:
         echo_value(end.local_path)
 
 
-def _pull_here(settings: Settings, one: Wanted, token: Token, output: Output) -> None:
+def _pull_here(settings: Settings, one: Wanted, token: HubToken, output: Output) -> None:
     """Pull in this process, where no server answers."""
     from hive.cli.local_pull import PullStopped, download_here, on_disk
 
@@ -222,7 +222,7 @@ def _wanted_again(entry: NotedDownload) -> Wanted:
     return Wanted.read(entry.intent.request.ref, selection)
 
 
-def _pull_from(client: Client, wanted: Sequence[Wanted], token: Token, output: Output, *, detach: bool) -> None:
+def _pull_from(client: Client, wanted: Sequence[Wanted], token: HubToken, output: Output, *, detach: bool) -> None:
     """Pull from a server: all are asked for at once, and then followed one after the other."""
     started: dict[str, Started] = {}
 
@@ -250,7 +250,7 @@ def _pull_from(client: Client, wanted: Sequence[Wanted], token: Token, output: O
     each_in_turn(wanted, watch_one)
 
 
-def _for(server: Server, token: Token) -> Token:
+def _for(server: Server, token: HubToken) -> HubToken:
     """The token that this server may see; where it is another user's and a token was not named, none, which is said."""
     if not server.foreign or token.named or token.value is None:
         return token
@@ -258,10 +258,10 @@ def _for(server: Server, token: Token) -> Token:
         "This server is another user's, so HF_TOKEN stays here. To send a token all the same:",
         "hive pull --token-file FILE ...",
     )
-    return Token()
+    return HubToken()
 
 
-def _ask(client: Client, one: Wanted, token: Token) -> Started:
+def _ask(client: Client, one: Wanted, token: HubToken) -> Started:
     """Ask for a model; one that somebody has paused goes on, since this is somebody who wants it."""
     started = client.download(one.text, hf_token=token.for_client(client), **one.selection)
     if started.joined and client.get(started.download_id).status == "paused":

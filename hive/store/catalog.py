@@ -35,7 +35,7 @@ from hive.store.layout import (
     repo_of,
     url_key,
 )
-from hive.store.repo_cache import Entry, RepoCache, open_repo, read_tree
+from hive.store.repo_cache import RepoCache, SnapshotEntry, open_repo, read_tree
 from hive.wire.api import Model, ModelFile
 from hive.wire.gguf import Variant, is_vocabulary, main_models, matching, projector_for, projectors, variants
 from hive.wire.refs import DEFAULT_REVISION, ModelRef, is_quant, is_revision, path_problem
@@ -80,7 +80,7 @@ class _Snapshot(NamedTuple):
     path: Path
     commit: str
     refs: tuple[str, ...]
-    entries: list[Entry]
+    entries: list[SnapshotEntry]
 
     @property
     def label(self) -> str:
@@ -94,13 +94,13 @@ class _Snapshot(NamedTuple):
             return None
         return next((ref for ref in self.refs if is_revision(ref)), self.commit)
 
-    def gguf(self) -> list[Variant[Entry]]:
+    def gguf(self) -> list[Variant[SnapshotEntry]]:
         """The GGUF variants; a tokenizer beside other weights is none."""
         found = variants(self.entries)
         others = bool(found) and any(is_weights(entry.path) for entry in self.entries)
         return [variant for variant in found if not (others and is_vocabulary(variant.primary))]
 
-    def id_of(self, primary: str, found: Sequence[Variant[Entry]]) -> str:
+    def id_of(self, primary: str, found: Sequence[Variant[SnapshotEntry]]) -> str:
         """What a person types to mean the variant of this path, among `found`: its name, or the path where the name
         alone does not lead to it.
         """
@@ -304,7 +304,12 @@ def _models(snapshot: _Snapshot) -> Iterator[Model]:
 
 
 def _model(
-    snapshot: _Snapshot, entries: list[Entry], model_id: str, primary: str | None, variant: str | None, complete: bool
+    snapshot: _Snapshot,
+    entries: list[SnapshotEntry],
+    model_id: str,
+    primary: str | None,
+    variant: str | None,
+    complete: bool,
 ) -> Model:
     return Model(
         id=model_id,

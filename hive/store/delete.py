@@ -15,7 +15,7 @@ from pathlib import Path
 
 from hive.store.dirfd import open_folder, remove_empty, remove_file, size_of, walk
 from hive.store.layout import BLOBS, FILES, REFS, SNAPSHOTS, TREES
-from hive.store.repo_cache import Entry, RepoCache
+from hive.store.repo_cache import RepoCache, SnapshotEntry
 
 #: What huggingface_hub notes of files that a commit does not have.
 _NOT_THERE = ".no_exist"
@@ -77,7 +77,7 @@ def _remove_links(repo: int, commit: str, paths: Iterable[str]) -> None:
             remove_empty(snapshot, path.rpartition("/")[0])
 
 
-def _remove_blobs(repo: int, gone: list[Entry], kept: list[Entry]) -> int:
+def _remove_blobs(repo: int, gone: list[SnapshotEntry], kept: list[SnapshotEntry]) -> int:
     """A blob in the shared store only loses this repository's link: huggingface_hub knows who else uses it. One that
     has a second name in another repository goes on to exist there, and frees nothing.
     """

@@ -33,7 +33,7 @@ _BLOB = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,254}")
 _SHARED_BLOB = re.compile(r"(?:\.\./){2}blobs/([0-9a-f]{2})/(\1[0-9a-f]{62})")
 
 
-class Entry(NamedTuple):
+class SnapshotEntry(NamedTuple):
     """One file of a snapshot that is really there: size in bytes, time of its content in unix seconds.
 
     `blob` is the name of its blob, None where the file itself lies in the snapshot; `shared` says that the blob is in
@@ -106,7 +106,7 @@ class RepoCache:
             return [name for name in subfolders(snapshots) if is_commit(name)]
         return []
 
-    def entries(self, commit: str) -> list[Entry]:
+    def entries(self, commit: str) -> list[SnapshotEntry]:
         """The files of a snapshot that are there, by path."""
         found = []
         with contextlib.suppress(OSError), open_folder(self.fd, SNAPSHOTS, commit) as snapshot:
@@ -130,14 +130,14 @@ class RepoCache:
             self._blobs[name] = self._look_up(name)
         return self._blobs[name]
 
-    def _entry(self, folder: int, path: str, file: os.DirEntry[str]) -> Entry | None:
+    def _entry(self, folder: int, path: str, file: os.DirEntry[str]) -> SnapshotEntry | None:
         with contextlib.suppress(OSError):
             if not file.is_symlink():
                 found = file.stat(follow_symlinks=False)
-                return Entry(path, found.st_size, found.st_mtime, None) if stat.S_ISREG(found.st_mode) else None
+                return SnapshotEntry(path, found.st_size, found.st_mtime, None) if stat.S_ISREG(found.st_mode) else None
             name = self.blob_of(path, os.readlink(file.name, dir_fd=folder))
             if name and (blob := self.blob(name)):
-                return Entry(path, blob.size, blob.modified, name, blob.shared)
+                return SnapshotEntry(path, blob.size, blob.modified, name, blob.shared)
         return None
 
     def blob_of(self, path: str, target: str) -> str | None:

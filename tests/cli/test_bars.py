@@ -7,7 +7,7 @@ import re
 import pytest
 
 from hive.cli.bars import PLAIN, columns_of, cut, lines
-from hive.cli.progress import Lines
+from hive.cli.progress import LinePrinter
 from hive.wire.events import Downloading, FileProgress
 from tests.support.cli import COMMAND_TIMEOUT_S, Hive, command
 from tests.support.pty import Terminal
@@ -110,7 +110,7 @@ def test_no_color_means_bars_without_colours(server: StandIn, env: dict[str, str
 
 
 def test_lines_come_each_five_percent(capfd: pytest.CaptureFixture[str]) -> None:
-    lines_ = Lines("hf:org/name")
+    lines_ = LinePrinter("hf:org/name")
     for done in range(1001):
         lines_.show(running(done))
     shown = capfd.readouterr().err.splitlines()
@@ -123,7 +123,7 @@ def test_lines_come_after_some_seconds_where_nothing_moves(
 ) -> None:
     moments = iter((0.0, 1.0, 9.0, 10.0, 11.0, 25.0))
     monkeypatch.setattr("time.monotonic", lambda: next(moments))
-    lines_ = Lines("hf:org/name")
+    lines_ = LinePrinter("hf:org/name")
     for _ in range(6):
         lines_.show(running(1))
     assert len(capfd.readouterr().err.splitlines()) == 3

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hive.cli.hub_token import Token, read_token
+from hive.cli.hub_token import HubToken, read_token
 from hive.client import Client
 from hive.settings import Settings
 from hive.wire.events import Downloading, Event, FileProgress, decode
@@ -178,7 +178,7 @@ def test_a_token_that_is_named_does_not_go_to_whatever_listens(server: StandIn, 
 
     server.key = b""
     with Client(server.url) as client, pytest.raises(CliError, match="not sent a token") as caught:
-        Token("hf_canary", named=True, key_file=tmp_path / "none", server_named=False).for_client(client)
+        HubToken("hf_canary", named=True, key_file=tmp_path / "none", server_named=False).for_client(client)
     assert "canary" not in str(caught.value)
 
 
@@ -226,7 +226,7 @@ def test_a_token_never_goes_over_plain_http_to_another_machine() -> None:
     assert token.for_server("http://hive.example:8080") is None
     assert token.for_server("https://hive.example") == token.for_server("http://[::1]:80") == "hf_canary"
     with pytest.raises(CliError, match="plain http") as caught:
-        Token("hf_canary", named=True).for_server("http://hive.example")
+        HubToken("hf_canary", named=True).for_server("http://hive.example")
     assert "canary" not in str(caught.value) + repr(token)
 
 

@@ -20,12 +20,13 @@ from workers.transfer.progress import Snapshot
 from workers.transfer.source import Digest, Fetched, Location, Refusal, Served, Source
 from workers.transfer.state.disk import STAT_BLOCK_BYTES, free_bytes
 from workers.transfer.state.partial import bad_path, data_path, discard, finish, journal_path
-from workers.transfer.transport import Stream, Throttled, Transport
+from workers.transfer.transport import ByteStream, Throttled, Transport
 from workers.transfer.xet.transport import Xet, available
 
 __all__ = [
     "STAT_BLOCK_BYTES",
     "BatchItem",
+    "ByteStream",
     "Control",
     "Cooldown",
     "Digest",
@@ -39,7 +40,6 @@ __all__ = [
     "Served",
     "Snapshot",
     "Source",
-    "Stream",
     "Throttled",
     "Transport",
     "Xet",

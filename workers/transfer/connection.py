@@ -15,10 +15,10 @@ from workers.transfer.state.disk import translated, write_all
 from workers.transfer.state.part_map import PartMap, Piece
 from workers.transfer.transport import (
     Busy,
+    ByteStream,
     Declined,
     Narrowable,
     RangesRefused,
-    Stream,
     Throttled,
     Transient,
     Unusable,
@@ -60,10 +60,10 @@ class Coordination(Protocol):
     def next_piece(self) -> Piece | None:
         """The next piece, or None: then the connection leaves."""
 
-    def open(self, piece: Piece) -> Stream:
+    def open(self, piece: Piece) -> ByteStream:
         """Ask for the rest of a piece."""
 
-    def accept(self, stream: Stream, piece: Piece) -> None:
+    def accept(self, stream: ByteStream, piece: Piece) -> None:
         """Agree to an answer before its first byte is written."""
 
     def ends_at(self, at: int) -> bool:
@@ -84,14 +84,14 @@ class Coordination(Protocol):
     def throttled(self) -> None:
         """The server wants fewer connections."""
 
-    def spares(self, connection: Connection, *, reading: bool = False) -> bool:
+    def spares(self, connection: PartFetcher, *, reading: bool = False) -> bool:
         """Whether the file does without this connection."""
 
     def give_up(self, failure: Unusable) -> None:
         """A transport does not bring this file."""
 
 
-class Connection:
+class PartFetcher:
     """Runs in a thread of its own, or in the caller's for small files."""
 
     def __init__(self, coordinator: Coordination) -> None:
@@ -100,7 +100,7 @@ class Connection:
         #: Bytes of the whole file at the last failure.
         self._moved_before = 0
         #: The answer that is being read; others may abort it.
-        self.stream: Stream | None = None
+        self.stream: ByteStream | None = None
         #: Why nothing moves, while waiting for another try.
         self.waiting: str | None = None
         #: Whether it is on its way out: the server does not want so many.
@@ -190,7 +190,7 @@ class Connection:
             self.stream = None
             stream.close()
 
-    def _read(self, stream: Stream, piece: Piece) -> None:
+    def _read(self, stream: ByteStream, piece: Piece) -> None:
         """Write the stream where it belongs, until the piece is done or the stream is."""
         coordinator = self._coordinator
         progress = StallDetector(coordinator.limits.stall_s, coordinator.limits)

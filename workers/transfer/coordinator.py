@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from hive.errors import LengthUnknown
 from workers.transfer.concurrency import ConnectionCount
-from workers.transfer.connection import Connection
+from workers.transfer.connection import PartFetcher
 from workers.transfer.control import Control
 from workers.transfer.limits import MIB, Limits
 from workers.transfer.progress import Status
@@ -22,12 +22,12 @@ from workers.transfer.stall import StallDetector
 from workers.transfer.state.disk import check_room
 from workers.transfer.state.part_map import UNKNOWN_END, PartMap, Piece
 from workers.transfer.transport import (
-    Known,
-    Particular,
+    ByteStream,
+    ExpectedContent,
+    HasLimits,
     Presented,
     RangesRefused,
     Remembering,
-    Stream,
     Transport,
     Unusable,
 )
@@ -58,10 +58,10 @@ class Coordinator:
         control: Control,
         limits: Limits,
         *,
-        known: Known,
+        known: ExpectedContent,
         pinned: bool,
         solo: bool,
-        on_settled: Callable[[Stream], None],
+        on_settled: Callable[[ByteStream], None],
         on_wrote: Callable[[int], None],
         on_look: Callable[[Status, str | None, int], None],
     ) -> None:
@@ -89,7 +89,7 @@ class Coordinator:
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._look_now = threading.Event()
-        self._connections: dict[Connection, threading.Thread | None] = {}
+        self._connections: dict[PartFetcher, threading.Thread | None] = {}
         self._error: BaseException | None = None
         #: When a connection was last held back by the caller's limit.
         self._limited_s = -LIMITED_S
@@ -111,7 +111,7 @@ class Coordinator:
     def run_inline(self) -> None:
         """The same with one connection, in this thread."""
         self._inline = True
-        connection = Connection(self)
+        connection = PartFetcher(self)
         self._connections[connection] = None
         with self._caller.child() as self.control, self.control.waking(self._halt):
             connection.run()
@@ -150,7 +150,7 @@ class Coordinator:
             )
 
     def _start_one(self) -> None:
-        connection = Connection(self)
+        connection = PartFetcher(self)
         thread = threading.Thread(target=self._run_one, args=(connection,), name="transfer-connection", daemon=True)
         with self._lock:
             self._connections[connection] = thread
@@ -178,7 +178,7 @@ class Coordinator:
         else:
             self._on_look("downloading", None, n_open)
 
-    def _run_one(self, connection: Connection) -> None:
+    def _run_one(self, connection: PartFetcher) -> None:
         try:
             connection.run()
         except BaseException as error:
@@ -203,7 +203,7 @@ class Coordinator:
             if thread is not None:
                 thread.join(timeout_s)
 
-    def _abort(self, connections: list[Connection]) -> None:
+    def _abort(self, connections: list[PartFetcher]) -> None:
         for connection in connections:
             stream = connection.stream
             if stream is not None:
@@ -213,7 +213,7 @@ class Coordinator:
         self._stop.set()
         self._look_now.set()
 
-    def _current_connections(self) -> list[Connection]:
+    def _current_connections(self) -> list[PartFetcher]:
         with self._lock:
             return list(self._connections)
 
@@ -248,7 +248,7 @@ class Coordinator:
         part_bytes = UNKNOWN_END if self._solo or self._inline else limits.part_bytes(self.parts.size)
         return self.parts.take(part_bytes, limits.steal_min_bytes)
 
-    def open(self, piece: Piece) -> Stream:
+    def open(self, piece: Piece) -> ByteStream:
         """Ask for the rest of a piece; raises what Transport.open raises."""
         whole = self._solo and piece.at == 0
         return self._transports.current.open(piece.at, None if whole else piece.end, self._known, self.control)
@@ -261,16 +261,16 @@ class Coordinator:
                 extra={"fields": {"transport": failure.transport.name, "reason": str(failure)}},
             )
 
-    def accept(self, stream: Stream, piece: Piece) -> None:
+    def accept(self, stream: ByteStream, piece: Piece) -> None:
         """Agree to an answer before its first byte is written; raises RangesRefused when it does not fit."""
         with self._lock:
             if not self._settled:
                 self._settle(stream, piece)
-                self._known = Known(self.parts.size, "" if self._pinned else stream.validator)
+                self._known = ExpectedContent(self.parts.size, "" if self._pinned else stream.validator)
                 self._on_settled(stream)
                 self._settled = True
 
-    def _settle(self, stream: Stream, piece: Piece) -> None:
+    def _settle(self, stream: ByteStream, piece: Piece) -> None:
         """Whether one stream or many, and how long the file is: the first answer decides."""
         if not stream.whole and (stream.total is None or not (self._pinned or stream.validator)):
             # Nobody says where the file ends, or that two answers are of the same content.
@@ -332,7 +332,7 @@ class Coordinator:
         with self._lock:
             self._count.throttled(time.monotonic())
 
-    def spares(self, connection: Connection, *, reading: bool = False) -> bool:
+    def spares(self, connection: PartFetcher, *, reading: bool = False) -> bool:
         """Whether the file does without this connection, whose request was refused: bytes have come, so the server only
         wants fewer connections at a time, and others are left. It leaves then. `reading`: others must be at it now.
         """
@@ -369,7 +369,7 @@ class Transports:
     def limits(self, usual: Limits) -> Limits:
         """The numbers that suit the one in use."""
         current = self.current
-        return current.limits if isinstance(current, Particular) else usual
+        return current.limits if isinstance(current, HasLimits) else usual
 
     def give_way(self) -> None:
         """The one in use has fallen silent: the next one, and whoever remembers such a thing is told."""

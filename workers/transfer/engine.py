@@ -36,13 +36,13 @@ from workers.transfer.state.journal import Identity, Journal, boot_id, recover
 from workers.transfer.state.journal_writer import JournalWriter
 from workers.transfer.state.part_map import Extent, PartMap
 from workers.transfer.state.partial import data_path, journal_path, set_aside
-from workers.transfer.transport import ContentChanged, Known, Presented, RangesRefused, Stream, Transport
+from workers.transfer.transport import ByteStream, ContentChanged, ExpectedContent, Presented, RangesRefused, Transport
 
 #: Times that the content may turn out to be another one; the last time it is fetched in one stream.
 MOST_CHANGES = 2
 
 #: Rounds of mending single parts before the whole file is fetched once more.
-MENDING_ROUNDS = 3
+MAX_REPAIR_ROUNDS = 3
 
 
 def fetch(
@@ -99,7 +99,7 @@ class _Fetch:
         self._solo = False
         self._fd = -1
         self._parts = PartMap(source.size)
-        self._known = Known(source.size)
+        self._known = ExpectedContent(source.size)
         self._etag: str | None = None
         self._served: Served | None = None
         self._inspected = source.inspect is None
@@ -109,7 +109,7 @@ class _Fetch:
         self._received = 0
         #: Bytes that were on disk when the map was made, and such bytes that were given up since.
         self._base = self._given_up = 0
-        self._changes = self._restarts = self._mendings = 0
+        self._changes = self._restarts = self._repair_rounds = 0
         self._second_whole = False
 
     def run(self) -> Fetched:
@@ -156,7 +156,7 @@ class _Fetch:
             # One request must be made all the same, to hear whether the content is still that one.
             extents = extents[:-1]
         self._new_map(PartMap(found.identity.size, extents), found.durable)
-        self._known = Known(found.identity.size, "" if self._source.digest else found.identity.validator)
+        self._known = ExpectedContent(found.identity.size, "" if self._source.digest else found.identity.validator)
 
     def _same_content(self, identity: Identity) -> bool:
         if self._source.size not in (None, identity.size):
@@ -202,7 +202,7 @@ class _Fetch:
         self._hash.start()
         coordinator.run()
 
-    def _settled(self, stream: Stream) -> None:
+    def _settled(self, stream: ByteStream) -> None:
         """The first answer is good: make room, and begin the journal."""
         self._etag = stream.etag
         self._served = stream.served if isinstance(stream, Presented) else None
@@ -242,7 +242,7 @@ class _Fetch:
             journal_path(self._partial).unlink(missing_ok=True)
         self._given_up += self._base
         self._new_map(PartMap(self._source.size), [])
-        self._known = Known(self._source.size)
+        self._known = ExpectedContent(self._source.size)
         self._solo = solo
 
     def _new_map(self, parts: PartMap, durable: list[Extent]) -> None:
@@ -278,8 +278,8 @@ class _Fetch:
         A part whose CRC is not the one it arrived with was spoiled here, and it alone is fetched again. If all are as
         they arrived, the source sent wrong bytes: then everything once more, over the other transport, in one stream.
         """
-        self._mendings += 1
-        bad = self._spoiled() if self._mendings <= MENDING_ROUNDS else []
+        self._repair_rounds += 1
+        bad = self._spoiled() if self._repair_rounds <= MAX_REPAIR_ROUNDS else []
         if bad:
             self._stop_journal_writer()
             self._hash.stop()

@@ -17,7 +17,7 @@ from workers.transfer.limits import Limits
 from workers.transfer.source import Served
 
 
-class Known(NamedTuple):
+class ExpectedContent(NamedTuple):
     """What the engine knows of the content and the answer must agree with."""
 
     size: int | None = None
@@ -25,7 +25,7 @@ class Known(NamedTuple):
     validator: str = ""
 
 
-class Stream(Protocol):
+class ByteStream(Protocol):
     """Bytes on their way. `start` is the file's offset of the first one."""
 
     start: int
@@ -58,7 +58,7 @@ class Transport(Protocol):
 
     name: str
 
-    def open(self, start: int, end: int | None, known: Known, control: Control) -> Stream:
+    def open(self, start: int, end: int | None, known: ExpectedContent, control: Control) -> ByteStream:
         """Bytes [start, end), or the whole file in one stream when `end` is None. `control.cancel` ends the wait.
 
         Raises Transient, Throttled, Declined, RangesRefused, ContentChanged, Unusable, or the
@@ -70,7 +70,7 @@ class Transport(Protocol):
 
 
 @runtime_checkable
-class Particular(Protocol):
+class HasLimits(Protocol):
     """A transport with numbers of its own: how long a piece is, how many connections pay."""
 
     limits: Limits

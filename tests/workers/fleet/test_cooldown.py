@@ -19,7 +19,7 @@ from workers.fleet import cooldown as cooldown_module
 from workers.fleet.cooldown import RedisCooldown
 from workers.sources import resolve
 from workers.transfer import Control, HostPool, Limits, Location, Xet
-from workers.transfer.transport import Known, Unusable
+from workers.transfer.transport import ExpectedContent, Unusable
 
 
 def test_a_rest_that_one_process_hears_of_is_known_to_all(store: RedisClient) -> None:
@@ -122,4 +122,4 @@ def test_a_silent_xet_store_rests_for_every_worker(hub: HubServer, store: RedisC
     with HostPool(Network(), cooldown=RedisCooldown(store)) as pool, Xet(lambda: token, pool, Limits()) as other:
         way = other.transport("ab" * 32, 1000)
         with pytest.raises(Unusable, match="silent"):
-            way.open(0, 100, Known(), Control())
+            way.open(0, 100, ExpectedContent(), Control())

@@ -12,7 +12,7 @@ from tests.hub.content import Content, read_all
 from tests.support.content import KIB, MIB
 from tests.support.transfer import QUICK, big, get, holds, source, transfer_threads
 from workers.transfer import Control
-from workers.transfer.transport import Known, Transient
+from workers.transfer.transport import ExpectedContent, Transient
 
 CHUNK_BYTES = 16 * KIB
 
@@ -57,7 +57,7 @@ class LocalTransport:
         if wrong:
             self._data[len(self._data) // 2] ^= 1
 
-    def open(self, start: int, end: int | None, known: Known, control: Control) -> LocalStream:
+    def open(self, start: int, end: int | None, known: ExpectedContent, control: Control) -> LocalStream:
         self.opened += 1
         return LocalStream(bytes(self._data[start:end]), start, len(self._data), self._silent)
 

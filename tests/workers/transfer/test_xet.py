@@ -23,7 +23,7 @@ from tests.support.transfer import Heard, holds, transfer_threads
 from tests.support.waiting import AT_ONCE_S, wait_for
 from tests.support.xet_store import XET_QUICK, XetFile, need_hf_xet, xet_file
 from workers.transfer import Control, Fetched, HostPool, Limits, LocalCooldown, Location, Snapshot, data_path, fetch
-from workers.transfer.transport import Known, Transient, Unusable
+from workers.transfer.transport import ExpectedContent, Transient, Unusable
 from workers.transfer.xet.transport import Xet
 
 CONTENT_BYTES = 4 * MIB
@@ -212,11 +212,11 @@ def test_a_store_that_was_silent_once_rests_for_all_files_and_all_downloads(file
             fetch(file.source, tmp_path / "f", limits=limits, shared=pool, transports=ways)
             assert holds(tmp_path / "f", file.content)
             with pytest.raises(Unusable, match="silent"):
-                xet.transport(file.hash, size).open(0, 100, Known(), Control())
+                xet.transport(file.hash, size).open(0, 100, ExpectedContent(), Control())
         with HostPool(Network(), limits, cooldown) as pool, Xet(file.locate_token, pool, limits) as xet:
             way = xet.transport(file.hash, size)
             with pytest.raises(Unusable, match="silent"):
-                way.open(0, 100, Known(), Control())
+                way.open(0, 100, ExpectedContent(), Control())
             fetch(file.source, tmp_path / "g", limits=limits, shared=pool, transports=[way])
             assert holds(tmp_path / "g", file.content)
     # HTTP does not wait for a store.
@@ -237,7 +237,7 @@ def test_a_store_that_cannot_be_reached_rests_too(file: XetFile, tmp_path: Path)
             )
             assert holds(tmp_path / name, file.content)
         with pytest.raises(Unusable, match="silent"):
-            xet.transport(file.hash, file.content.size).open(0, 100, Known(), Control())
+            xet.transport(file.hash, file.content.size).open(0, 100, ExpectedContent(), Control())
 
 
 def test_a_file_that_the_store_does_not_know_says_nothing_of_the_store(file: XetFile, tmp_path: Path) -> None:
@@ -272,15 +272,15 @@ def test_a_cancel_ends_the_wait_for_a_silent_store(file: XetFile, tmp_path: Path
 def test_streams_that_fail_together_are_one_failure(file: XetFile) -> None:
     with HostPool(Network()) as pool, Xet(file.locate_token, pool, XET_QUICK) as xet:
         way = xet.transport("ab" * 32, CONTENT_BYTES)
-        streams = [way.open(0, 100, Known(), Control()) for _ in range(8)]
+        streams = [way.open(0, 100, ExpectedContent(), Control()) for _ in range(8)]
         for stream in streams:
             with pytest.raises(Transient, match="ended early"):
                 list(stream.chunks())
             stream.close()
         with pytest.raises(Transient):
-            list(way.open(0, 100, Known(), Control()).chunks())
+            list(way.open(0, 100, ExpectedContent(), Control()).chunks())
         with pytest.raises(Unusable):
-            list(way.open(0, 100, Known(), Control()).chunks())
+            list(way.open(0, 100, ExpectedContent(), Control()).chunks())
 
 
 def test_a_store_without_encryption_is_refused_by_a_hub_with_it(file: XetFile) -> None:
@@ -304,7 +304,7 @@ def test_a_token_that_may_be_why_a_stream_failed_is_not_used_again(file: XetFile
     with HostPool(Network()) as pool, Xet(file.locate_token, pool, XET_QUICK) as xet:
         way = xet.transport("ab" * 32, CONTENT_BYTES)
         for asked in (1, 2):
-            stream = way.open(0, 100, Known(), Control())
+            stream = way.open(0, 100, ExpectedContent(), Control())
             assert len(file.hub.hits("*xet-read-token*")) == asked
             with pytest.raises(Transient):
                 list(stream.chunks())

@@ -24,7 +24,7 @@ from tests.support.waiting import AT_ONCE_S, wait_for
 from tests.support.xet_server import XetServer
 from tests.support.xet_store import XET_QUICK, XetFile, need_hf_xet, xet_file
 from workers.transfer import Control, Fetched, HostPool, Limits, Snapshot, data_path, fetch
-from workers.transfer.transport import Known
+from workers.transfer.transport import ExpectedContent
 from workers.transfer.xet import transport as xet_module
 from workers.transfer.xet.transport import Xet
 
@@ -212,7 +212,7 @@ def test_a_cancel_ends_the_wait_for_a_block(file: XetFile, store: XetServer, tmp
 def test_a_closed_stream_holds_nothing(file: XetFile, store: XetServer) -> None:
     # An error that somebody keeps may refer to it.
     with HostPool(Network(), QUICK) as pool, Xet(file.locate_token, pool, QUICK) as xet:
-        stream = xet.transport(file.hash, CONTENT_BYTES).open(0, CONTENT_BYTES, Known(), Control())
+        stream = xet.transport(file.hash, CONTENT_BYTES).open(0, CONTENT_BYTES, ExpectedContent(), Control())
         given = stream.chunks()
         part = next(given)
         assert len(part) == QUICK.read_bytes
@@ -226,7 +226,7 @@ def test_a_session_that_was_read_to_its_end_serves_the_next_piece(file: XetFile,
     with HostPool(Network(), QUICK) as pool, Xet(file.locate_token, pool, QUICK) as xet:
         way = xet.transport(file.hash, CONTENT_BYTES)
         for start in (0, MIB):
-            stream = way.open(start, start + MIB, Known(), Control())
+            stream = way.open(start, start + MIB, ExpectedContent(), Control())
             assert sum(len(part) for part in stream.chunks()) == MIB
             stream.close()
             # Too late to end what belongs to the next stream.

@@ -25,7 +25,7 @@ from hive.net.urls import Url
 from workers.transfer.control import Control
 from workers.transfer.http import status as http_status
 from workers.transfer.http.pool import HostPool
-from workers.transfer.http.sockets import Body, SocketAborter, requesting
+from workers.transfer.http.sockets import Body, SocketAborter, request_scope
 from workers.transfer.limits import Limits
 from workers.transfer.source import Served
 from workers.transfer.transport import Transient
@@ -68,7 +68,7 @@ class HttpResponse:
         aborter = SocketAborter()
         try:
             # The waker is for the time until the headers are here; the reader of the body has one of its own.
-            with control.waking(aborter.cut), requesting(aborter, pool.network.address_check) as last_body:
+            with control.waking(aborter.cut), request_scope(aborter, pool.network.address_check) as last_body:
                 patience = urllib3.Timeout(connect=limits.connect_timeout_s, read=limits.first_byte_s or limits.stall_s)
                 raw = pool.session.ask(url, headers, patience)
                 body = last_body()
@@ -84,7 +84,7 @@ class HttpResponse:
                 if final is not None:
                     raise final from None
                 aborter.distrust()
-                raise Transient(proxy_trouble(error, url.host, proxy) or plainly(error)) from error
+                raise Transient(proxy_trouble(error, url.host, proxy) or describe_error(error)) from error
             raise
         return cls(raw, body, aborter, slot, control)
 
@@ -128,7 +128,7 @@ class HttpResponse:
 
 
 class HttpStream:
-    """See Stream."""
+    """See ByteStream."""
 
     def __init__(
         self,
@@ -153,7 +153,7 @@ class HttpStream:
         self._decode = decode
 
     def chunks(self) -> Iterator[memoryview]:
-        """See Stream.chunks."""
+        """See ByteStream.chunks."""
         response = self._response
         try:
             if self._decode or response.headers.get("transfer-encoding"):
@@ -164,13 +164,13 @@ class HttpStream:
                 while n_bytes := response.body.read_into(buffer):
                     yield buffer[:n_bytes]
         except (HTTPError, OSError, http.client.HTTPException) as error:
-            raise Transient(plainly(error)) from error
+            raise Transient(describe_error(error)) from error
         if response.aborter.was_cut:
             # Where the server gives no length, this looks like the file's end.
             raise Transient("the connection was given up")
 
     def abort(self) -> None:
-        """See Stream.abort."""
+        """See ByteStream.abort."""
         self._response.aborter.cut()
 
     def narrow(self) -> None:
@@ -178,11 +178,11 @@ class HttpStream:
         self._response.narrow()
 
     def close(self) -> None:
-        """See Stream.close."""
+        """See ByteStream.close."""
         self._response.close()
 
 
-def plainly(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """A network error in words; never its text, which may hold a URL."""
     if isinstance(error, RequestException) and error.args and isinstance(error.args[0], BaseException):
         # requests puts its own class around urllib3's.

@@ -92,7 +92,7 @@ class SocketAborter:
         self._handle = None
 
 
-class _Patience(io.RawIOBase):
+class _DeadlineReader(io.RawIOBase):
     """A socket's file that stops reading at a deadline, though bytes keep trickling in."""
 
     def __init__(self, raw: io.RawIOBase) -> None:
@@ -125,8 +125,8 @@ class Body(http.client.HTTPResponse):
     def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
         super().__init__(sock, *args, **kwargs)
         self.fp.close()
-        self._patience = _Patience(sock.makefile("rb", buffering=0))
-        self.fp = io.BufferedReader(self._patience)
+        self._reader = _DeadlineReader(sock.makefile("rb", buffering=0))
+        self.fp = io.BufferedReader(self._reader)
         self._sock = sock
         self._head_s = 2 * (sock.gettimeout() or 0)
         _current.body = self
@@ -137,9 +137,9 @@ class Body(http.client.HTTPResponse):
 
     def begin(self) -> None:
         """Read status and headers, in twice the read time-out at most: a byte a second is not an answer."""
-        self._patience.deadline_s = time.monotonic() + self._head_s if self._head_s else None
+        self._reader.deadline_s = time.monotonic() + self._head_s if self._head_s else None
         super().begin()
-        self._patience.deadline_s = None
+        self._reader.deadline_s = None
 
     def read_into(self, buffer: memoryview) -> int:
         """Bytes put into the buffer by at most one system call.
@@ -218,7 +218,7 @@ def _proxy_manager(proxy: Proxy, options: dict[str, Any]) -> urllib3.ProxyManage
 
 
 @contextlib.contextmanager
-def requesting(aborter: SocketAborter, check: AddressCheck | None) -> Iterator[Callable[[], Body | None]]:
+def request_scope(aborter: SocketAborter, check: AddressCheck | None) -> Iterator[Callable[[], Body | None]]:
     """Requests of this thread inside the block use this aborter and check; the value gives the last answer's body."""
     _current.aborter, _current.check, _current.body = aborter, check, None
     try:

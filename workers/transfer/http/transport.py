@@ -31,7 +31,7 @@ from workers.transfer.http.redirects import expired, signed_url_expiry
 from workers.transfer.http.response import HttpResponse, HttpStream
 from workers.transfer.limits import Limits
 from workers.transfer.source import Location, Served, Source
-from workers.transfer.transport import ContentChanged, Declined, Known, RangesRefused, Throttled, Transient
+from workers.transfer.transport import ContentChanged, Declined, ExpectedContent, RangesRefused, Throttled, Transient
 
 #: Statuses that bring the whole file: as it is, and as a proxy between has it.
 _WHOLE = frozenset({HTTPStatus.OK, HTTPStatus.NON_AUTHORITATIVE_INFORMATION})
@@ -73,7 +73,7 @@ class HttpTransport:
         self._lock = threading.Lock()
         self._kept: _Place | None = None
 
-    def open(self, start: int, end: int | None, known: Known, control: Control) -> HttpStream:
+    def open(self, start: int, end: int | None, known: ExpectedContent, control: Control) -> HttpStream:
         """See Transport.open."""
         place, fresh = self._place()
         try:
@@ -129,7 +129,7 @@ class HttpTransport:
             if self._kept is old:
                 self._kept = new
 
-    def _ask(self, asked: _Place, start: int, end: int | None, known: Known, control: Control) -> HttpStream:
+    def _ask(self, asked: _Place, start: int, end: int | None, known: ExpectedContent, control: Control) -> HttpStream:
         place = asked
         for _ in range(self._limits.redirects_max + 1):
             response = self._get(place, start, end, known, control)
@@ -149,7 +149,9 @@ class HttpTransport:
         error = DownloadError(f"The server redirects more than {self._limits.redirects_max} times.")
         raise Declined(error, curable=asked.signed or asked.used)
 
-    def _get(self, place: _Place, start: int, end: int | None, known: Known, control: Control) -> HttpResponse:
+    def _get(
+        self, place: _Place, start: int, end: int | None, known: ExpectedContent, control: Control
+    ) -> HttpResponse:
         url = place.url
         rest_s = self._pool.cooldown.remaining_s(url.host)
         if rest_s > 0:
@@ -173,7 +175,7 @@ class _ResponseCheck:
         self._limits = limits
         self._pool = pool
 
-    def verdict(self, start: int, end: int | None, known: Known) -> HttpStream:
+    def verdict(self, start: int, end: int | None, known: ExpectedContent) -> HttpStream:
         """The stream; raises what Transport.open raises, and _OtherBytes."""
         status = self._response.status
         if end is not None and (status == 206 or (status == 200 and self._is_part())):
@@ -193,7 +195,7 @@ class _ResponseCheck:
             return False
         return got.end - got.start == n_bytes and n_bytes != got.total
 
-    def _range(self, start: int, end: int, known: Known) -> HttpStream:
+    def _range(self, start: int, end: int, known: ExpectedContent) -> HttpStream:
         got = http_status.content_range(self._headers)
         if http_status.encoding(self._headers):
             raise RangesRefused
@@ -208,7 +210,7 @@ class _ResponseCheck:
             raise _OtherBytes(SourceChanged(f"The file has {got.total} bytes now, not {known.size}."))
         return self._stream(start, got.total, got.end - start)
 
-    def _whole(self, start: int, end: int | None, known: Known) -> HttpStream:
+    def _whole(self, start: int, end: int | None, known: ExpectedContent) -> HttpStream:
         validator = http_status.strong_validator(self._headers)
         if known.validator and validator != known.validator:
             raise ContentChanged
@@ -230,7 +232,7 @@ class _ResponseCheck:
             raise _OtherBytes(SourceChanged(f"The file has {total} bytes now, not {known.size}."))
         return self._stream(0, total, total, whole=True)
 
-    def _beyond(self, start: int, known: Known) -> HttpStream:
+    def _beyond(self, start: int, known: ExpectedContent) -> HttpStream:
         """416: the file ends before `start`. An empty file has no range at all, so there it is the right answer; where
         the file is as long as it should be, or nobody says how long it is, the server refuses ranges as such.
         """

@@ -37,7 +37,7 @@ MMAP_THRESHOLD_BYTES = 2 * MIB
 _M_MMAP_THRESHOLD = -3
 
 
-class Sessions:
+class XetSessions:
     """The sessions of one download. Safe from any thread. Make it in the process that fetches, and close it."""
 
     def __init__(self, limits: Limits, trust: Trust) -> None:

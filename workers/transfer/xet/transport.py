@@ -35,8 +35,8 @@ from workers.transfer.http.pool import HostPool
 from workers.transfer.http.transport import HttpTransport
 from workers.transfer.limits import Limits
 from workers.transfer.source import Location, Source
-from workers.transfer.transport import Declined, Known, RangesRefused, Throttled, Transient, Unusable
-from workers.transfer.xet.session import Sessions, load
+from workers.transfer.transport import Declined, ExpectedContent, RangesRefused, Throttled, Transient, Unusable
+from workers.transfer.xet.session import XetSessions, load
 
 log = logging.getLogger("workers.transfer")
 
@@ -104,7 +104,7 @@ class Xet:
         #: The store's host, and whether it has fallen silent.
         self._host = ""
         self._silent = False
-        self.sessions = Sessions(limits, pool.network.trust)
+        self.sessions = XetSessions(limits, pool.network.trust)
 
     def transport(self, xet_hash: str, size: int) -> XetTransport:
         """The way to one file of `size` bytes. Raises ValueError when the hash is none."""
@@ -171,7 +171,7 @@ class Xet:
         self.close()
 
     def _ask(self, control: Control) -> Grant:
-        stream = self._tokens.open(0, None, Known(), control)
+        stream = self._tokens.open(0, None, ExpectedContent(), control)
         body = bytearray()
         try:
             with control.waking(stream.abort):
@@ -231,7 +231,7 @@ class XetTransport:
         self._incidents = 0
         self._in_a_row = 0
 
-    def open(self, start: int, end: int | None, known: Known, control: Control) -> XetStream:
+    def open(self, start: int, end: int | None, known: ExpectedContent, control: Control) -> XetStream:
         """See Transport.open."""
         grant = self._grant(control)
         if self.xet.rests(grant):
@@ -308,7 +308,7 @@ class XetTransport:
 
 
 class XetStream:
-    """See Stream. Always a range: the size is known, and what is short is asked for again."""
+    """See ByteStream. Always a range: the size is known, and what is short is asked for again."""
 
     whole = False
     validator = ""
@@ -329,19 +329,19 @@ class XetStream:
         self._aborted = False
 
     def chunks(self) -> Iterator[memoryview]:
-        """See Stream.chunks. hf_xet gives a whole run at a time; it is handed on in the engine's measure."""
+        """See ByteStream.chunks. hf_xet gives a whole run at a time; it is handed on in the engine's measure."""
         self._given = self._give()
         return self._given
 
     def abort(self) -> None:
-        """See Stream.abort."""
+        """See ByteStream.abort."""
         self._aborted = True
         session = self._take_session()
         if session is not None:
             session.sigint_abort()
 
     def close(self) -> None:
-        """See Stream.close."""
+        """See ByteStream.close."""
         session = self._take_session()
         if session is not None and self._left == 0:
             self._way.xet.sessions.give_back(session)
