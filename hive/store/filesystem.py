@@ -111,18 +111,29 @@ def check_names(paths: list[str], limits: StoreLimits, hub: Path) -> None:
     """Whether a filesystem can hold these paths of one repository side by side.
 
     Raises:
-        StoreNotWritable: a name is too long for it, or it takes two of them for one.
+        StoreNotWritable: a name is too long for it, it takes two of them for one, or one is a file and a folder.
     """
     for path in paths:
         for name in path.split("/"):
             if len(name.encode()) > limits.max_name_bytes:
                 text = f"The name {name[:60]!r}... has {len(name.encode())} bytes; the store's filesystem takes"
                 raise StoreNotWritable(f"{text} {limits.max_name_bytes}: {hub}.", path=str(hub))
-    if limits.case_sensitive and limits.unicode_kept:
-        return
+    as_it_is = limits.case_sensitive and limits.unicode_kept
     seen: dict[str, str] = {}
     for path in paths:
-        same = unicodedata.normalize("NFC", path.casefold())
-        if (other := seen.setdefault(same, path)) != path:
+        key = path if as_it_is else _folded(path)
+        if (other := seen.get(key)) is not None:
             text = f"{other!r} and {path!r} are one name to the store's filesystem. Leave one out with exclude"
             raise StoreNotWritable(f"{text}: {hub}.", path=str(hub))
+        seen[key] = path
+    for key, path in seen.items():
+        above = key
+        while above := above.rpartition("/")[0]:
+            if (other := seen.get(above)) is not None:
+                text = f"{other!r} is a file, and a folder with {path!r} in it, to the store's filesystem"
+                raise StoreNotWritable(f"{text}. Leave one out with exclude: {hub}.", path=str(hub))
+
+
+def _folded(path: str) -> str:
+    """What paths have in common that a filesystem may take for one: by case, by Unicode form, or by both."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())

@@ -19,7 +19,7 @@ from hive.store.dirfd import open_folder, remove_file, subfolders
 from hive.store.gc_context import GcContext, InUse, InUseError
 from hive.store.layout import BLOBS, SNAPSHOTS, TREES, repo_of
 from hive.store.orphans import Orphan, broken_snapshots, dangling_links, orphans_of
-from hive.store.repo_cache import RepoCache, open_repo
+from hive.store.repo_cache import RepoCache, open_repo, read_tree
 from hive.store.trash import Trash, hub_lock
 
 #: Blobs that are in the trash at a time, each under a lock: a bound on open files, and one second look for all of them.
@@ -43,11 +43,12 @@ class _Repo:
         self._gc = gc
         self._cache = cache
         self._folder = folder
+        self._trees: dict[str, frozenset[str] | None] = {}
 
     def collect(self) -> None:
         """Files, blobs, snapshots, and the folder where nothing is left in it."""
         gc, before = self._gc, self._gc.removed
-        found = [orphan for orphan in orphans_of(self._cache) if gc.is_old(orphan.modified, orphan.kind)]
+        found = [orphan for orphan in orphans_of(self._cache, self._listed) if gc.is_old(orphan.modified, orphan.kind)]
         for orphan in found:
             if orphan.kind != "blob":
                 self._file(orphan)
@@ -59,6 +60,13 @@ class _Repo:
                 self._snapshot(orphan)
         if gc.removed > before and not gc.dry_run and not self._cache.commits() and not self._is_used_now():
             remove_empty_repo(gc.hub, self._cache.fd, self._folder)
+
+    def _listed(self, commit: str) -> frozenset[str] | None:
+        """The paths of a commit, where the Hub's listing of it was kept."""
+        if commit not in self._trees:
+            tree = self._cache.tree(commit) or read_tree(self._gc.hive, (TREES, self._folder), commit)
+            self._trees[commit] = frozenset(file.path for file in tree) if tree is not None else None
+        return self._trees[commit]
 
     def _file(self, orphan: Orphan) -> None:
         with (

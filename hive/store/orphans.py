@@ -2,7 +2,8 @@
 
     blobs/<digest>               that no link of any snapshot names
     blobs/<digest>.*.incomplete  another tool's download that ended half-way
-    .<name>.<16 hex>.tmp         ours, from a write that was broken off
+    .<name>.<16 hex>.tmp         ours, from a write that was broken off; in a snapshot a repository's own file may be
+                                 called so, and what the commit's listing names, or nobody listed, is none of ours
     snapshots/<commit>/          of which nothing is left but links without a blob, and that no ref names
 
 A whole snapshot that no ref names stays: somebody asked for that commit. So does what is not understood: a link that
@@ -14,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 from hive.store.dirfd import open_folder, walk
@@ -37,8 +39,8 @@ class Orphan(NamedTuple):
         return "/".join((*self.folders, self.name))
 
 
-def orphans_of(cache: RepoCache) -> list[Orphan]:
-    """The files that nothing refers to."""
+def orphans_of(cache: RepoCache, listed: Callable[[str], Collection[str] | None]) -> list[Orphan]:
+    """The files that nothing refers to. `listed`: the paths that the Hub's listing of a commit names, None without."""
     used: set[str] = set()
     found: list[Orphan] = []
     for folder, path, entry in walk(cache.fd):
@@ -47,7 +49,7 @@ def orphans_of(cache: RepoCache) -> list[Orphan]:
             status = entry.stat(follow_symlinks=False)
             if not (stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode)):
                 continue
-            if TEMPORARY.fullmatch(name):
+            if TEMPORARY.fullmatch(name) and not _is_repositorys(folders, name, listed):
                 found.append(_orphan("temporary", folders, name, status))
             elif folders == [BLOBS]:
                 found.append(_orphan("incomplete" if name.endswith(INCOMPLETE) else "blob", folders, name, status))
@@ -55,6 +57,16 @@ def orphans_of(cache: RepoCache) -> list[Orphan]:
                 # Whatever way it takes there: a link that ends in a blob's name may be somebody's use of it.
                 used.add(os.readlink(entry.name, dir_fd=folder).rpartition("/")[2])
     return [orphan for orphan in found if orphan.kind != "blob" or orphan.name not in used]
+
+
+def _is_repositorys(folders: list[str], name: str, listed: Callable[[str], Collection[str] | None]) -> bool:
+    """Whether what has the name of a temporary file is a repository's own: a path of a snapshot, unless the listing
+    knows of none.
+    """
+    if folders[:1] != [SNAPSHOTS] or len(folders) < 2:
+        return False
+    paths = listed(folders[1])
+    return paths is None or "/".join((*folders[2:], name)) in paths
 
 
 def _orphan(kind: GarbageKind, folders: list[str], name: str, status: os.stat_result) -> Orphan:

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import msgspec
+import pytest
 from huggingface_hub import scan_cache_dir
 
 from hive.downloads.intents import Attempt, Intent, IntentLog
@@ -224,6 +225,7 @@ def test_a_urls_file_without_its_manifest_goes(settings: Settings) -> None:
 
 def test_temporary_files_go_wherever_hive_leaves_them(settings: Settings) -> None:
     put(settings, "org/name", WHOLE)
+    put_tree(settings, "org/name", WHOLE)
     put_url(settings, "https://host.example/f", b"content")
     repo, name = settings.hub_dir / "models--org--name", ".x.0123456789abcdef.tmp"
     folders = [repo / "refs", repo / "blobs", repo / "snapshots" / COMMIT]
@@ -234,6 +236,22 @@ def test_temporary_files_go_wherever_hive_leaves_them(settings: Settings) -> Non
     age(settings.store_dir)
     assert removed(collect(settings)) == [("temporary", name)] * len(folders)
     assert ModelCatalog(settings).get("org/name").refs == ("main",)
+
+
+@pytest.mark.parametrize("listing", ["names it", "is not there", "does not name it"])
+def test_a_file_of_a_repository_that_is_called_like_a_temporary_one_stays(settings: Settings, listing: str) -> None:
+    name = "deep/.x.0123456789abcdef.tmp"
+    files = {**WHOLE, name: b"of the repository"}
+    snapshot = put(settings, "org/name", files)
+    if listing != "is not there":
+        put_tree(settings, "org/name", files if listing == "names it" else WHOLE)
+    age(settings.hub_dir)
+    paths = [path for _, path in removed(collect(settings))]
+    if listing == "does not name it":
+        assert f"hub/models--org--name/snapshots/{COMMIT}/{name}" in paths
+    else:
+        assert paths == []
+        assert (snapshot / name).read_bytes() == b"of the repository"
 
 
 def test_nothing_is_removed_through_a_link(settings: Settings, tmp_path: Path) -> None:

@@ -95,6 +95,8 @@ def test_a_cache_that_is_a_mount_of_its_own_keeps_everything_of_hive_s_inside(tm
         (StoreLimits(case_sensitive=False), ["README.md", "readme.md"], "one name"),
         (StoreLimits(case_sensitive=False), ["A/x", "a/x"], "one name"),
         (StoreLimits(unicode_kept=False), ["caf\u00e9", "cafe\u0301"], "one name"),
+        (StoreLimits(case_sensitive=False), ["caf\u00c9", "cafe\u0301"], "one name"),
+        (StoreLimits(case_sensitive=False), ["Weights", "weights/a.bin"], "a file, and a folder"),
     ],
 )
 def test_names_that_the_disk_cannot_hold_side_by_side_are_refused_before_a_byte(
@@ -142,3 +144,9 @@ def test_a_filesystem_that_hangs_is_told_and_keeps_nobody_waiting(
     said = asyncio.run(look())
     assert said is not None
     assert "does not answer" in said
+
+
+@pytest.mark.parametrize("paths", [["weights", "weights/a/b.bin"], ["a/b/c", "x", "a"], ["a/b", "c", "a/b"]])
+def test_a_listing_that_no_filesystem_can_hold_is_refused(paths: list[str]) -> None:
+    with pytest.raises(StoreNotWritable, match=r"a file, and a folder|one name"):
+        check_names(paths, StoreLimits(), Path("/store/hub"))
