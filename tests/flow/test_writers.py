@@ -18,7 +18,7 @@ from hive.wire.jobs import Request
 from tests.hub.server import HubServer
 from tests.support.downloads import complete, download_context, new
 from tests.support.processes import Server, stopping
-from tests.support.service import Service
+from tests.support.service import TOKEN, Service
 from tests.support.waiting import wait_for
 
 #: Bytes of the model that the Hub has.
@@ -70,6 +70,20 @@ def test_a_writer_of_redis_can_have_models_fetched_and_can_forge_what_is_told(
     downloads = download_context(writer)
     forged, _ = downloads.tracker.create(new("forged", event=complete("/nowhere"), local_path="/nowhere"))
     assert service.show(forged)["status"] == "complete"
+
+
+def test_a_writer_of_redis_has_the_workers_token_used_and_does_not_see_it(
+    env: dict[str, str], writer: RedisClient, hub: HubServer
+) -> None:
+    hub.create("org/gated", {"m.gguf": BYTES}, gated="manual")
+    hub.access.issue(TOKEN, "org/gated")
+    service = Service({**env, "HF_TOKEN": TOKEN})
+    try:
+        last = ended(service, plant(writer, "hf:org/gated/m.gguf"))
+        assert Path(last["local_path"]).read_bytes() == BYTES
+        assert TOKEN.encode() not in b"".join(writer.dump(name) or b"" for name in writer.scan_iter("*"))
+    finally:
+        service.stop()
 
 
 def test_what_redis_holds_opens_no_door_of_the_api(
