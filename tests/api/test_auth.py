@@ -19,7 +19,7 @@ from hive.auth.scopes import SCOPES, Scope, with_implied
 from hive.processes.embedded_redis import EmbeddedRedis
 from hive.wire.api import MANY_PATH, PROGRESS_PATH
 from tests.support.keys import Answer, ask, download, make, wait_until_taken
-from tests.support.processes import HiveProcess, Server, environment
+from tests.support.processes import HiveProcess, ManyProcesses, Server, environment
 from tests.support.sse_client import SseClient
 from tests.support.waiting import wait_for
 
@@ -374,5 +374,21 @@ def test_metrics_are_open_where_that_is_said_and_nothing_else_is(env: dict[str, 
         assert ask(server, "GET", "/metrics").status == 200
         assert ask(server, "GET", "/metrics", "wrong").status == 200
         assert ask(server, "GET", "/v1/workers").status == 401
+    finally:
+        server.stop()
+
+
+def test_every_process_of_one_port_hears_of_a_revocation(env: dict[str, str], file: KeyFile, admin: str) -> None:
+    server = ManyProcesses(env)
+    try:
+        key = make(file, "read")
+        wait_until_taken(server, key)
+        file.revoke(key[5:13])
+        began_s = time.monotonic()
+        # Connections fall to the one process or the other.
+        refused = 0
+        while refused < 20:
+            refused = refused + 1 if ask(server, "GET", "/v1/models", key).status == 401 else 0
+            assert time.monotonic() - began_s < CLOSED_S
     finally:
         server.stop()

@@ -6,15 +6,20 @@ import http.client
 import itertools
 import json
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from hive.auth.keys import KeyFile
 from hive.auth.scopes import Scope
-from tests.support.processes import Server
 from tests.support.waiting import wait_for
 
 #: Addresses of the loopback, one for each request: a limit by address is not what most tests are about.
 _SOURCES = itertools.count(1)
+
+
+class Served(Protocol):
+    """A server at an address."""
+
+    url: str
 
 
 class Answer(NamedTuple):
@@ -38,7 +43,7 @@ class Answer(NamedTuple):
 
 
 def ask(
-    server: Server,
+    server: Served,
     method: str,
     path: str,
     key: str | None = None,
@@ -51,7 +56,9 @@ def ask(
     """One request, from an address of its own unless `source` says another."""
     number = next(_SOURCES)
     source = source or f"127.1.{number // 250 % 250}.{number % 250 + 1}"
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=timeout_s, source_address=(source, 0))
+    connection = http.client.HTTPConnection(
+        "127.0.0.1", int(server.url.rpartition(":")[2]), timeout=timeout_s, source_address=(source, 0)
+    )
     sent = {**({"Authorization": f"Bearer {key}"} if key is not None else {}), **(headers or {})}
     try:
         connection.request(method, path, None if body is None else json.dumps(body), sent)
@@ -69,12 +76,12 @@ def make(file: KeyFile, *scopes: Scope, owner: str = "", expires_in_s: float | N
     return file.add("a test", scopes or ("read",), owner=owner, expires_in_s=expires_in_s).text
 
 
-def wait_until_taken(server: Server, key: str) -> None:
+def wait_until_taken(server: Served, key: str) -> None:
     """Until the server knows this key."""
     wait_for(lambda: ask(server, "GET", "/v1/models", key).status in (200, 403), "the key is not taken")
 
 
-def download(server: Server, key: str, name: str = "org/name") -> str:
+def download(server: Served, key: str, name: str = "org/name") -> str:
     """The id of a download that waits for a worker; there is none."""
     answer = ask(server, "POST", "/v1/models/download", key, body={"model_ref": f"hf:{name}"})
     assert answer.status == 202, answer
