@@ -6,7 +6,6 @@ import base64
 import binascii
 import re
 import unicodedata
-import uuid
 
 from msgspec import UNSET
 from starlette.requests import Request
@@ -160,7 +159,7 @@ def read_id(text: str) -> str:
     """
     if not _UUID.fullmatch(text):
         raise errors.InvalidId
-    return str(uuid.UUID(text))
+    return text.lower()
 
 
 def _read_limit(text: str | None) -> int:

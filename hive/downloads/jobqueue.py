@@ -37,13 +37,13 @@ class JobQueue:
         self._redis = client
         self._queue = Queue(keys.QUEUE, connection=client, serializer="json")
 
-    def enqueue(self, download_id: str, attempt: int) -> None:
+    def enqueue(self, download_id: str, attempt: int, pipeline: RedisClient = None) -> None:
         """Put the job of this attempt on the queue; does nothing where it has been there already, so it is safe to
-        repeat.
+        repeat. An empty `pipeline` takes what may come after that (RQ's list of queues), for the caller to send.
         """
-        self._put(jobs.job_id(download_id, attempt), download_id, attempt)
+        self._put(jobs.job_id(download_id, attempt), download_id, attempt, pipeline)
 
-    def _put(self, job_id: str, download_id: str, attempt: int) -> None:
+    def _put(self, job_id: str, download_id: str, attempt: int, pipeline: RedisClient = None) -> None:
         try:
             self._queue.enqueue_call(
                 jobs.DOWNLOAD_JOB,
@@ -54,6 +54,7 @@ class JobQueue:
                 result_ttl=RESULT_TTL_S,
                 failure_ttl=FAILURE_TTL_S,
                 description=jobs.DOWNLOAD_JOB,
+                pipeline=pipeline,
             )
         except DuplicateJobError:
             log.debug("job was queued already", extra={"fields": {"job_id": job_id}})

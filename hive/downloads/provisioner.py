@@ -134,8 +134,9 @@ class ModelProvisioner:
         _say(download_id, "on disk" if on_disk else "joined" if outcome == "joined" else "asked for", spec, retry_of)
         if outcome == "created" and on_disk is None:
             log.info("queued", extra={"fields": {"download_id": download_id, "attempt": 1}})
-            self._queue.enqueue(download_id, attempt=1)
-            self._resolutions.call(download_id)
+            with self._resolutions.pipeline() as pipeline:
+                self._queue.enqueue(download_id, 1, pipeline)
+                self._resolutions.call(download_id, pipeline)
             return Provisioned(download_id, None, False, _intent(download_id, new))
         if outcome == "joined" and new.permission:
             sealed = self._sealed("download", download_id, spec)

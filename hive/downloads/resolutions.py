@@ -78,9 +78,14 @@ class Resolutions:
 
     # -- the HTTP process --------------------------------------------------------------------------------------------
 
-    def call(self, download_id: str) -> None:
-        """Have this queued download looked at."""
-        self._push(download_id)
+    def call(self, download_id: str, pipeline: RedisClient) -> None:
+        """Have this queued download looked at, in a transaction that has other work too; sends it."""
+        self._add(pipeline, download_id)
+        pipeline.execute()
+
+    def pipeline(self) -> RedisClient:
+        """A transaction, to be used as a context manager."""
+        return self._redis.pipeline(transaction=True)
 
     def ask(self, question: Question | AccessQuestion) -> str | None:
         """Ask; gives the id of the answer to come. None where no resolver is there to give one."""
@@ -158,7 +163,11 @@ class Resolutions:
         )
 
     def _push(self, entry: str) -> None:
-        with self._redis.pipeline(transaction=True) as pipeline:
-            pipeline.rpush(keys.RESOLVE, entry)
-            pipeline.ltrim(keys.RESOLVE, -MAX_WAITING, -1)
+        with self.pipeline() as pipeline:
+            self._add(pipeline, entry)
             pipeline.execute()
+
+    @staticmethod
+    def _add(pipeline: RedisClient, entry: str) -> None:
+        pipeline.rpush(keys.RESOLVE, entry)
+        pipeline.ltrim(keys.RESOLVE, -MAX_WAITING, -1)

@@ -38,7 +38,7 @@ WORKER_STOP_S: Final = 5.0
 READY_TIMEOUT_S: Final = 20.0
 #: Seconds that readiness waits for the workers once the server answers. Requests are queued until they come.
 WORKERS_TIMEOUT_S: Final = 10.0
-#: Seconds between two looks at whether things are ready, and at whether Redis lives.
+#: Seconds between two looks at whether things are ready, at least; and at whether Redis lives.
 POLL_S: Final = 0.02
 REDIS_POLL_S: Final = 0.25
 #: Seconds for one look at the server.
@@ -188,17 +188,21 @@ class Stack:
         if self._redis is not None:
             await asyncio.to_thread(self._redis.wait)
         deadline = time.monotonic() + READY_TIMEOUT_S
+        look_s = time.monotonic()
         while await asyncio.to_thread(self._look, "/readyz") is None:
             if self._server.exit_code is not None:
                 raise StackError("The server did not start; its lines above say why.")
             if time.monotonic() > deadline:
                 raise StackError(f"The server does not answer after {READY_TIMEOUT_S:.0f} s.")
-            await asyncio.sleep(POLL_S)
+            await asyncio.sleep(_pause_s(look_s))
+            look_s = time.monotonic()
         deadline = time.monotonic() + WORKERS_TIMEOUT_S
+        look_s = time.monotonic()
         while (count := await asyncio.to_thread(self._count_workers)) < self._plan.workers:
             if time.monotonic() > deadline:
                 break
-            await asyncio.sleep(POLL_S)
+            await asyncio.sleep(_pause_s(look_s))
+            look_s = time.monotonic()
         return count
 
     def _count_workers(self) -> int:
@@ -282,6 +286,13 @@ class Stack:
         count = self._plan.workers
         workers = f"{count} worker{'' if count == 1 else 's'}" + (f" ({missing} still starting)" if missing > 0 else "")
         return f"hive is ready at {self.address}, store {self._settings.store_dir}, {workers}"
+
+
+def _pause_s(look_s: float) -> float:
+    """Seconds until the next look, where the last one began at `look_s`: twice as long as that took, at least. A machine
+    that is busy with our start must not be busy with being looked at.
+    """
+    return max(POLL_S, 2 * (time.monotonic() - look_s))
 
 
 def free_port(host: str, port: int) -> int:
