@@ -289,8 +289,8 @@ class Stack:
 
 
 def _pause_s(look_s: float) -> float:
-    """Seconds until the next look, where the last one began at `look_s`: twice as long as that took, at least. A machine
-    that is busy with our start must not be busy with being looked at.
+    """Seconds until the next look, where the last one began at `look_s`: twice as long as that took, at least. What a
+    machine that is busy with our start has less of is not to go into looking.
     """
     return max(POLL_S, 2 * (time.monotonic() - look_s))
 
