@@ -50,14 +50,16 @@ class _Memory:
             self._known[address] = good, time.monotonic() + REMEMBERED_S
 
     def sorted(self, found: Sequence[AddressInfo]) -> list[AddressInfo]:
-        """Good ones first, bad ones last; the families of the others take turns, the resolver's first one first."""
+        """Good ones first; bad ones last, and of those the one that failed longest ago first. The families of the
+        others take turns, the resolver's first one first.
+        """
         now_s = time.monotonic()
         with self._lock:
             known = {info[4]: self._known.get(info[4], (None, 0.0)) for info in found}
         said = {address: good if until_s > now_s else None for address, (good, until_s) in known.items()}
         unique = list({info[4]: info for info in found}.values())
         first = [info for info in unique if said[info[4]] is True]
-        last = [info for info in unique if said[info[4]] is False]
+        last = sorted((info for info in unique if said[info[4]] is False), key=lambda info: known[info[4]][1])
         return [*first, *_in_turns([info for info in unique if said[info[4]] is None]), *last]
 
     def clear(self) -> None:

@@ -18,7 +18,7 @@ import httpcore2
 from urllib3.util.ssltransport import SSLTransport
 from urllib3.util.wait import wait_for_read
 
-from hive.net import egress, happy_eyeballs
+from hive.net import challenges, egress, happy_eyeballs
 from hive.net.addresses import AddressCheck
 from hive.net.egress import Network
 from hive.net.proxies import Proxy
@@ -83,10 +83,10 @@ class GuardedBackend(httpcore2.NetworkBackend):
             if isinstance(error, TimeoutError):
                 raise httpcore2.ConnectTimeout(error) from error
             raise httpcore2.ConnectError(error) from error
-        return _Stream(sock, self._deadline_s, proxy_first=self._proxy is not None and self._proxy.scheme == "https")
+        return Stream(sock, self._deadline_s, proxy_first=self._proxy is not None and self._proxy.scheme == "https")
 
 
-class _Stream(httpcore2.NetworkStream):
+class Stream(httpcore2.NetworkStream):
     """A connection all of whose waits end at the deadline."""
 
     def __init__(self, sock: Any, deadline_s: Deadline, *, proxy_first: bool = False) -> None:
@@ -108,17 +108,19 @@ class _Stream(httpcore2.NetworkStream):
             try:
                 received: bytes = self._sock.recv(max_bytes)
             except OSError:
-                self._distrust()
+                if not self._heard:
+                    self.distrust()
                 raise
             if received:
                 self._heard = True
-            else:
-                self._distrust()
+                challenges.note(received)
+            elif not self._heard:
+                self.distrust()
             return received
 
-    def _distrust(self) -> None:
-        """Where not a byte has come, the other addresses of the name are tried before this one from now on."""
-        if not self._heard and self._peer is not None:
+    def distrust(self) -> None:
+        """The other addresses of the name are tried before this one from now on."""
+        if self._peer is not None:
             happy_eyeballs.MEMORY.note(self._peer, good=False)
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
@@ -144,8 +146,8 @@ class _Stream(httpcore2.NetworkStream):
                 self._sock.settimeout(_left_s(self._deadline_s, timeout))
                 name = server_hostname.strip("[]") if server_hostname else None
                 if isinstance(self._sock, ssl.SSLSocket):
-                    return _Stream(SSLTransport(self._sock, ssl_context, name), self._deadline_s)
-                return _Stream(ssl_context.wrap_socket(self._sock, server_hostname=name), self._deadline_s)
+                    return Stream(SSLTransport(self._sock, ssl_context, name), self._deadline_s)
+                return Stream(ssl_context.wrap_socket(self._sock, server_hostname=name), self._deadline_s)
         except BaseException:
             self.close()
             raise

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Final
@@ -56,9 +56,13 @@ class Proxy:
             return None
         return "Basic " + base64.b64encode(f"{self.username}:{self.password}".encode()).decode("ascii")
 
-    @property
-    def refusal(self) -> str:
-        """What a 407 of this proxy means, for people."""
+    def refusal(self, unspoken: Sequence[str] = ()) -> str:
+        """What a 407 of this proxy means, for people. `unspoken`: the schemes it offers, where hive speaks none."""
+        if unspoken:
+            return (
+                f"The proxy in {self.variable} wants {' or '.join(unspoken[:4])}, which hive does not speak. Run a "
+                f"local proxy that does (cntlm, px) and set {self.variable} to its address, such as http://127.0.0.1:3128."
+            )
         if self.username is None:
             return f"The proxy wants credentials: write {self.variable} as http://user:password@host:port."
         return f"The proxy refuses the credentials in {self.variable}. Write @ as %40 and % as %25 there."

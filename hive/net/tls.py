@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from hive.errors import TlsRefused
+
 if TYPE_CHECKING:
     import ssl
 
@@ -33,6 +35,14 @@ MAX_FILE_BYTES: Final = 16 << 20
 
 _PEM: Final = re.compile(rb"-----BEGIN (?:TRUSTED |X509 )?CERTIFICATE-----(.*?)-----END", re.DOTALL)
 _ASN1_SEQUENCE: Final = b"\x30"
+#: What people name in place of a certificate, by its mark.
+_NO_CERTIFICATES: Final = (
+    (b"PRIVATE KEY-----", "a private key and no certificate"),
+    (b"CERTIFICATE REQUEST-----", "a request for a certificate, and none"),
+    (b"PUBLIC KEY-----", "a public key and no certificate"),
+    (b"BEGIN PKCS7-----", "a PKCS #7 bundle. Convert it: openssl pkcs7 -print_certs"),
+    (b"BEGIN CERTIFICATE-----", "a certificate that is cut or damaged"),
+)
 
 #: What to do about a certificate that is not trusted.
 ADVICE: Final = (
@@ -65,8 +75,26 @@ class Trust:
             _load_folders(_has_certificate, self.cert_dir)
 
     def context(self) -> ssl.SSLContext:
-        """The context for connections of ours; the same object each time. Raises ValueError, as `check`."""
-        return _context(self)
+        """The context for connections of ours; the same object each time.
+
+        Raises:
+            TlsRefused: what is named holds no certificate after all: `check` does not read it to the end.
+        """
+        try:
+            return _context(self)
+        except ValueError as error:
+            raise TlsRefused(str(error)) from None
+
+    def expired(self) -> str | None:
+        """In words, which certificate that a variable names is out of its time; None without one. For whoever looks for
+        the reason of a failure: it reads all of them.
+        """
+        named = ((self.variable, self.bundle), ("SSL_CERT_FILE", self.cert_file), ("SSL_CERT_DIR", self.cert_dir))
+        for variable, paths in named:
+            for path in (paths or "").split(os.pathsep if variable == "SSL_CERT_DIR" else "\0"):
+                for subject, ended in _expired(path) if path else ():
+                    return f"{variable} names {path}, in which the certificate of {subject} expired on {ended}"
+        return None
 
     @property
     def files(self) -> dict[str, str]:
@@ -143,9 +171,45 @@ def _load(take: _Take, path: str, variable: str) -> None:
         else:
             take(path)
     except _NoCertificateError:
-        raise ValueError(f"{variable} names {path}, which holds no certificate that can be read.") from None
+        what = "no certificate that can be read" if os.path.isdir(path) else _what_it_holds(path)
+        raise ValueError(f"{variable} names {path}, which holds {what}.") from None
     except OSError as error:
         raise ValueError(f"{variable} names {path}, which cannot be read: {error.strerror}.") from None
+
+
+def _what_it_holds(path: str) -> str:
+    """What a file holds that has no certificate in PEM, and what to do about it."""
+    with open(path, "rb") as stream:
+        text = stream.read(MAX_FILE_BYTES)
+    if text[:1] == _ASN1_SEQUENCE:
+        import cryptography.x509
+
+        try:
+            cryptography.x509.load_der_x509_certificate(text)
+        except ValueError:
+            return "bytes that are not a certificate in PEM (a .p12, .pfx or .p7b?)"
+        return f"a certificate in DER, not in PEM. Convert it: openssl x509 -inform der -in {path} -out {path}.pem"
+    if text.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "text in UTF-16. Save it as plain ASCII"
+    for mark, words in _NO_CERTIFICATES:
+        if mark in text:
+            return words
+    return "no certificate that can be read"
+
+
+def _expired(path: str) -> Iterator[tuple[str, str]]:
+    """The names and last days of certificates in a file or folder that are out of their time."""
+    import datetime
+
+    import cryptography.x509
+
+    now = datetime.datetime.now(datetime.UTC)
+    with contextlib.suppress(OSError):
+        for file in _certificate_files(path) if os.path.isdir(path) else (path,):
+            with open(file, "rb") as stream, contextlib.suppress(ValueError):
+                for found in cryptography.x509.load_pem_x509_certificates(stream.read(MAX_FILE_BYTES)):
+                    if found.not_valid_after_utc < now:
+                        yield found.subject.rfc4514_string()[:200], f"{found.not_valid_after_utc:%Y-%m-%d}"
 
 
 def _load_folders(take: _Take, paths: str) -> None:

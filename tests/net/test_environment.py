@@ -6,15 +6,18 @@ Each case is a real client of hive, a real server and, where it is about one, a 
 from __future__ import annotations
 
 import shutil
+import socket
+import ssl
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import pytest
 
-from hive.errors import HiveError, ProxyRefused, TlsRefused, UnsafeUrl
+from hive.errors import HiveError, HubUnavailable, ProxyRefused, TlsRefused, UnsafeUrl
 from hive.net.egress import Network
 from hive.net.urls import parse_url
 from hive.settings import Settings, SettingsError
@@ -367,3 +370,159 @@ def test_a_proxy_that_is_not_there_is_named(world: World, use: Use, scheme: str,
 
 def text_of(error: BaseException) -> str:
     return error.message if isinstance(error, HiveError) else str(error)
+
+
+@FETCHERS
+@SCHEMES
+@pytest.mark.parametrize("offers", [("NTLM",), ("Negotiate", "NTLM"), ('Digest realm="x"',)])
+@pytest.mark.parametrize("user_info", ["", "user:pass"])
+def test_a_proxy_that_speaks_no_basic_is_named_with_what_it_wants(
+    world: World, use: Use, scheme: str, offers: tuple[str, ...], user_info: str
+) -> None:
+    name = "HTTPS_PROXY" if scheme == "https" else "HTTP_PROXY"
+    with forward_proxy("nobody", offers=offers) as proxy, pytest.raises(ProxyRefused) as caught:
+        use(world, trusting(world, scheme, **{name: proxy.url(user_info)}))
+    assert f"The proxy in {name} wants {offers[0].partition(' ')[0]}" in caught.value.message
+    assert "cntlm" in caught.value.message
+    assert len(proxy.asked) == 1
+
+
+@FETCHERS
+@SCHEMES
+def test_a_proxy_that_offers_basic_besides_wants_a_password(world: World, use: Use, scheme: str) -> None:
+    name = "HTTPS_PROXY" if scheme == "https" else "HTTP_PROXY"
+    offers = ("Negotiate", "NTLM", "Basic realm=x")
+    with forward_proxy("nobody", offers=offers) as proxy, pytest.raises(ProxyRefused, match="wants credentials"):
+        use(world, trusting(world, scheme, **{name: proxy.url()}))
+
+
+PAGE = b"<html><title>Blocked</title>This site is not allowed here</html>"
+
+
+@FETCHERS
+@pytest.mark.parametrize("status", [400, 403, 404, 451])
+@pytest.mark.parametrize(
+    "mark",
+    [
+        "X-Squid-Error: ERR_ACCESS_DENIED 0",
+        "Server: squid/5.7",
+        "Proxy-Status: proxy.corp; error=http_request_denied",
+        "Proxy-Connection: close",
+        "Server: tinyproxy/1.11.1",
+    ],
+)
+def test_a_page_that_the_proxy_made_is_the_proxys(world: World, use: Use, status: int, mark: str) -> None:
+    with forward_proxy(answer=status, headers=(mark, "Content-Type: text/html"), body=PAGE) as proxy:
+        with pytest.raises(ProxyRefused, match="proxy in HTTP_PROXY answers") as caught:
+            use(world, trusting(world, "http", HTTP_PROXY=proxy.url()))
+        assert len(proxy.asked) == 1
+    assert "NO_PROXY=" in caught.value.message
+
+
+@FETCHERS
+@pytest.mark.parametrize("status", [502, 503, 504])
+def test_a_trouble_that_the_proxy_has_is_the_proxys(world: World, use: Use, status: int) -> None:
+    marks = ("Via: 1.1 proxy.corp (squid/5.7)", "Server: squid/5.7")
+    with forward_proxy(answer=status, headers=marks, body=PAGE) as proxy, pytest.raises(HiveError) as caught:
+        use(world, trusting(world, "http", HTTP_PROXY=proxy.url()))
+    assert f"the proxy in HTTP_PROXY answers {status}" in caught.value.message
+
+
+@pytest.mark.parametrize("use", [use_bytes, use_plain_url, use_api])
+def test_a_refusal_that_came_by_a_proxy_says_so(world: World, use: Use) -> None:
+    with (
+        forward_proxy(answer=403, headers=("Via: 1.1 gate",), body=PAGE) as proxy,
+        pytest.raises(HiveError, match="through the proxy in HTTP_PROXY"),
+    ):
+        use(world, trusting(world, "http", HTTP_PROXY=proxy.url()))
+
+
+def test_a_certificate_in_another_form_is_named_at_the_start(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    pem = authority.file.read_text()
+    forms = {
+        "ca.der": (ssl.PEM_cert_to_DER_cert(pem), "in DER, not in PEM"),
+        "key.pem": (b"-----BEGIN PRIVATE KEY-----\nMIGH\n-----END PRIVATE KEY-----\n", "a private key"),
+        "ca.csr": (b"-----BEGIN CERTIFICATE REQUEST-----\nMIGH\n-----END CERTIFICATE REQUEST-----\n", "a request"),
+        "ca.p7b": (b"-----BEGIN PKCS7-----\nMIGH\n-----END PKCS7-----\n", "PKCS #7"),
+        "ca.pfx": (b"\x30\x82\x01\x00" + bytes(256), "not a certificate in PEM"),
+        "notepad.pem": (pem.encode("utf-16"), "UTF-16"),
+        "cut.pem": (pem[:100].encode(), "cut or damaged"),
+    }
+    for name, (content, says) in forms.items():
+        file = tmp_path / name
+        file.write_bytes(content)
+        for variable in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"):
+            with pytest.raises(SettingsError, match=says) as caught:
+                Settings.from_env({variable: str(file)})
+            assert f"{variable} names {file}" in str(caught.value)
+
+
+@FETCHERS
+def test_an_authority_that_is_out_of_its_time_is_named_with_its_variable(
+    world: World, use: Use, tmp_path: Path
+) -> None:
+    old = Authority(tmp_path, "Old Corp CA", expired=True)
+    with tls_front(int(world.hub.endpoint.rpartition(":")[2]), old.context()) as front:
+        other = world._replace(front=front)
+        with pytest.raises(TlsRefused, match=r"SSL_CERT_FILE names .*=Old Corp CA expired on 20"):
+            use(other, other.settings("https", SSL_CERT_FILE=str(old.file)))
+        assert front.connections == 1
+
+
+@FETCHERS
+def test_a_certificate_that_turns_out_to_be_none_is_named_by_its_variable(
+    world: World, use: Use, tmp_path: Path
+) -> None:
+    file = tmp_path / "broken.pem"
+    file.write_text("-----BEGIN CERTIFICATE-----\nMIGHAA==\n-----END CERTIFICATE-----\n")
+    with pytest.raises(TlsRefused, match=f"SSL_CERT_FILE names {file}"):
+        use(world, world.settings("https", SSL_CERT_FILE=str(file)))
+
+
+@FETCHERS
+def test_a_name_that_dns_does_not_know_ends_it_within_seconds(
+    world: World, use: Use, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = unresolved(monkeypatch, socket.EAI_NONAME)
+    began_s = time.monotonic()
+    with pytest.raises(HiveError, match=r"host models\.example: DNS does not know"):
+        use_named(world, use)
+    assert 1.0 < time.monotonic() - began_s < 10.0
+    assert len(asked) >= 2
+
+
+@FETCHERS
+@pytest.mark.parametrize("number", [socket.EAI_AGAIN, socket.EAI_NONAME])
+def test_a_name_that_is_known_a_moment_later_is_asked_for_again(
+    world: World, use: Use, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    unresolved(monkeypatch, number, times=1)
+    if use is use_api and number == socket.EAI_AGAIN:
+        # What asks the Hub's API tries that again itself.
+        with pytest.raises(HubUnavailable):
+            use_named(world, use)
+    use_named(world, use)
+
+
+def unresolved(monkeypatch: pytest.MonkeyPatch, number: int, times: int = 1_000) -> list[str]:
+    """Make the resolver answer so often with an error, and then with the loopback; gives what it was asked."""
+    asked: list[str] = []
+    real = socket.getaddrinfo
+
+    def answer(host: str, *args: Any, **options: Any) -> Any:
+        if host != "models.example":
+            return real(host, *args, **options)
+        asked.append(host)
+        if len(asked) <= times:
+            raise socket.gaierror(number, "as the test says")
+        return real("127.0.0.1", *args, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", answer)
+    return asked
+
+
+def use_named(world: World, use: Use) -> None:
+    """The same by the name `models.example`."""
+    endpoint = world.hub.endpoint.replace("127.0.0.1", "models.example")
+    use(world, world.settings("http", HF_ENDPOINT=endpoint, HIVE_ALLOW_HOSTS=urlsplit(endpoint).netloc))

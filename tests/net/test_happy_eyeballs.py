@@ -8,21 +8,24 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import httpcore2
 import pytest
 
-from hive.errors import Cancelled, DownloadError
+from hive.errors import Cancelled, DownloadError, HubUnavailable
 from hive.net import happy_eyeballs
 from hive.net.egress import Network
-from hive.net.happy_eyeballs import MEMORY, AddressInfo, connect
+from hive.net.happy_eyeballs import MEMORY, AddressInfo, _Memory, connect
 from hive.net.httpcore import pool
+from hive.settings import Settings
 from tests.hub import HubServer
 from tests.support.content import MIB
 from tests.support.transfer import QUICK, background, big, get, holds, source
 from tests.support.waiting import AT_ONCE_S, wait_for
+from workers.sources.hub_client import HubClient
 
 
 @pytest.fixture(autouse=True)
@@ -247,3 +250,61 @@ def test_the_hubs_api_leaves_such_an_address_too(hub: HubServer, monkeypatch: py
             with pytest.raises((httpcore2.ReadTimeout, httpcore2.ReadError, httpcore2.ProtocolError)):
                 made.request("GET", f"{hub.endpoint}/x", extensions=waits)
             assert made.request("GET", f"{hub.endpoint}/x", extensions=waits).status == 404
+
+
+@contextlib.contextmanager
+def out_of_sorts(ip: str, status: int) -> Iterator[int]:
+    """An address whose server answers every request with this status, and keeps its connections."""
+
+    class Answer(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Nothing."""
+
+    with ThreadingHTTPServer((ip, 0), Answer) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield server.server_port
+        server.shutdown()
+
+
+@pytest.mark.parametrize("status", [500, 502, 503, 504])
+def test_an_address_whose_server_is_out_of_sorts_is_left_for_another(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    content = big(MIB)
+    url = hub.plain("f", content)
+    port = int(hub.endpoint.rpartition(":")[2])
+    with out_of_sorts("127.0.0.2", status) as sick, out_of_sorts("127.0.0.3", status) as other:
+        found = [info("127.0.0.2", sick), info("127.0.0.3", other), info("127.0.0.1", port)]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: list(found))
+        get(source(url, content), tmp_path / "f", replace(QUICK, attempts_max=3))
+    assert holds(tmp_path / "f", content)
+
+
+def test_the_hubs_api_leaves_an_address_that_is_out_of_sorts(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.create("org/name", {"README.md": b"# tiny"})
+    port = int(hub.endpoint.rpartition(":")[2])
+    with out_of_sorts("127.0.0.2", 503) as sick:
+        found = [info("127.0.0.2", sick), info("127.0.0.1", port)]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: list(found))
+        settings = Settings.from_env({"HF_ENDPOINT": f"http://models.example:{port}"})
+        client = HubClient(settings, hub.token, Network())
+        with pytest.raises(HubUnavailable, match="503"):
+            client.commit("org/name", "main")
+        assert client.commit("org/name", "main")[0] == hub.repos["org/name"].at("main").sha
+
+
+def test_of_addresses_that_failed_the_one_that_failed_first_is_tried_first() -> None:
+    memory = _Memory()
+    found = [info(f"127.0.0.{n}", 80) for n in (1, 2, 3)]
+    for at in (1, 0, 2):
+        memory.note(found[at][4], good=False)
+    assert [each[4][0] for each in memory.sorted(found)] == ["127.0.0.2", "127.0.0.1", "127.0.0.3"]

@@ -8,7 +8,7 @@ import select
 import socket
 import threading
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 #: Seconds without a byte after which a connection is given up.
@@ -24,9 +24,21 @@ class Asked(NamedTuple):
 
 
 class ForwardProxy:
-    """Listens until `close`. `credentials` is what it wants as "user:password", `answer` a status for every request."""
+    """Listens until `close`. `credentials` is what it wants as "user:password", `answer` a status for every request,
+    `offers` what it names with a 407, `headers` and `body` what it says besides.
+    """
 
-    def __init__(self, credentials: str | None = None, answer: int | None = None) -> None:
+    def __init__(
+        self,
+        credentials: str | None = None,
+        answer: int | None = None,
+        offers: tuple[str, ...] = ("Basic realm=x",),
+        headers: tuple[str, ...] = (),
+        body: bytes = b"",
+    ) -> None:
+        self._offers = offers
+        self._headers = headers
+        self._body = body
         self.asked: list[Asked] = []
         self._credentials = credentials
         self._answer = answer
@@ -72,8 +84,10 @@ class ForwardProxy:
         if refused is None and self._credentials is not None and asked.credentials != self._credentials:
             refused = 407
         if refused is not None:
-            more = b"Proxy-Authenticate: Basic realm=x\r\n" if refused == 407 else b""
-            client.sendall(b"HTTP/1.1 %d No\r\n%sContent-Length: 0\r\nConnection: close\r\n\r\n" % (refused, more))
+            said = [*(f"Proxy-Authenticate: {offer}" for offer in self._offers if refused == 407), *self._headers]
+            more = "".join(f"{line}\r\n" for line in said).encode()
+            first = b"HTTP/1.1 %d No\r\n%sContent-Length: %d\r\nConnection: close\r\n\r\n"
+            client.sendall(first % (refused, more, len(self._body)) + self._body)
             return
         place = urlsplit(target if "://" in target else f"//{target}")
         with socket.create_connection((place.hostname or "", place.port or 80), IDLE_S) as upstream:
@@ -115,9 +129,9 @@ def _credentials(head: bytes) -> str | None:
 
 
 @contextlib.contextmanager
-def forward_proxy(credentials: str | None = None, answer: int | None = None) -> Iterator[ForwardProxy]:
+def forward_proxy(credentials: str | None = None, answer: int | None = None, **says: Any) -> Iterator[ForwardProxy]:
     """A proxy that is closed at the end."""
-    made = ForwardProxy(credentials, answer)
+    made = ForwardProxy(credentials, answer, **says)
     try:
         yield made
     finally:

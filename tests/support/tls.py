@@ -24,12 +24,12 @@ DAY = datetime.timedelta(days=1)
 class Authority:
     """A CA. `file` is its certificate as PEM."""
 
-    def __init__(self, folder: Path, name: str = "hive test CA") -> None:
+    def __init__(self, folder: Path, name: str = "hive test CA", *, expired: bool = False) -> None:
         self._folder = folder
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         made = (
-            _builder(self._name, self._name, self._key, DAY)
+            _builder(self._name, self._name, self._key, -DAY if expired else DAY)
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
             .sign(self._key, hashes.SHA256())
         )

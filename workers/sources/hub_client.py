@@ -9,9 +9,8 @@ from typing import Any, Final, Literal, NamedTuple
 from urllib.parse import quote, urljoin
 
 import httpx2
-from huggingface_hub import HfApi, get_session
 from huggingface_hub import errors as hub_errors
-from huggingface_hub.hf_api import RepoFile as HubFile
+from huggingface_hub import get_session
 
 from hive.errors import HiveError, HubRefused, InvalidModelRef, ModelAccessDenied
 from hive.net.egress import Network
@@ -61,8 +60,6 @@ class HubClient:
             settings.first_byte_timeout_s, settings.hub_timeout_s, settings.max_listing_bytes
         )
         self._max_files = settings.max_listing_files
-        # Without a token it must be False: None means that huggingface_hub looks for one by itself.
-        self._api = HfApi(endpoint=self._endpoint, token=token or False)
 
     @property
     def credentials(self) -> dict[str, str]:
@@ -86,9 +83,9 @@ class HubClient:
         with self._in_our_words(repo, revision):
             info = self._info(repo, revision)
             sha = info.get("sha")
-            if not isinstance(sha, str) or not is_commit(sha):
+            if not isinstance(sha, str) or not is_commit(sha.lower()):
                 raise HubRefused("What answers at HF_ENDPOINT is not a Hub: its answer names no commit.")
-            return sha, _visibility(info)
+            return sha.lower(), _visibility(info)
 
     def _info(self, repo: str, revision: str) -> dict[str, Any]:
         """What the Hub says of a revision: little, where it can; a mirror may not know how to say little.
@@ -102,7 +99,7 @@ class HubClient:
             if not expand or refusal.code or refusal.status not in MAYBE_EXPAND:
                 break
         if not response.is_success:
-            raise self.refused(repo, revision, None, refusal)
+            raise self._refused_here(repo, revision, None, refusal)
         found: dict[str, Any] = response.json()
         return found
 
@@ -110,12 +107,35 @@ class HubClient:
         """All files of a commit."""
         found: list[RepoFile] = []
         with self._in_our_words(repo, commit):
-            for number, entry in enumerate(self._api.list_repo_tree(repo, recursive=True, revision=commit), start=1):
+            for number, entry in enumerate(self._entries(repo, commit), start=1):
                 if number > self._max_files:
                     raise HubRefused(f"The Hub lists more than {self._max_files} files for this model.")
-                if isinstance(entry, HubFile):
+                if entry["type"] == "file":
                     found.append(_file(entry))
         return tuple(found)
+
+    def _entries(self, repo: str, commit: str) -> Iterator[dict[str, Any]]:
+        """Files and folders of a commit, page by page.
+
+        Not by huggingface_hub's `list_repo_tree`: to that, whatever is no list is an empty one, and what is no file a
+        folder. Raises ValueError for such.
+        """
+        url: str | None = (
+            f"{self._endpoint}/api/models/{repo}/tree/{quote(commit, safe='')}?recursive=true&expand=false"
+        )
+        while url is not None:
+            response = get_session().get(url, headers=self.credentials)
+            if not response.is_success:
+                raise self._refused_here(repo, commit, None, _refusal(response))
+            page = response.json()
+            if not isinstance(page, list):
+                raise ValueError("not a list")
+            for entry in page:
+                if not isinstance(entry, dict) or entry.get("type") not in ("file", "directory"):
+                    raise ValueError("not an entry")
+                yield entry
+            url = response.links.get("next", {}).get("url")
+            url = urljoin(str(response.url), url) if url else None
 
     def metadata(self, repo: str, commit: str, path: str) -> FileMetadata:
         """Where a file is; also whether this token may have it.
@@ -138,7 +158,7 @@ class HubClient:
             said = _refusal(response)
             if response.is_success or not (said.code or said.text):
                 return _metadata(response, url)
-            raise self.refused(repo, commit, path, said)
+            raise self._refused_here(repo, commit, path, said)
 
     def check_readable(self, place: Place) -> None:
         """Return where the Hub lets this token have a file; what says neither yes nor no is a no.
@@ -171,13 +191,18 @@ class HubClient:
         """What a final refusal of the Hub means, by its API or of a file."""
         return refused(refusal, HubRequest(self._endpoint, repo, revision, path, self._token is not None))
 
+    def _refused_here(self, repo: str, revision: str, path: str | None, refusal: Refusal) -> HiveError:
+        """The same of the answer that has just come."""
+        error = self.refused(repo, revision, path, refusal)
+        return type(error)(f"{error.message}{hub_transport.hint()}", **error.details)
+
     @contextlib.contextmanager
     def _in_our_words(self, repo: str, revision: str, path: str | None = None) -> Iterator[None]:
         try:
             with hub_transport.asking(self._endpoint, self._bounds):
                 yield
         except hub_errors.HfHubHTTPError as error:
-            raise self.refused(repo, revision, path, _refusal(error.response)) from None
+            raise self._refused_here(repo, revision, path, _refusal(error.response)) from None
         except hub_errors.HFValidationError:
             raise InvalidModelRef from None
         except httpx2.TooManyRedirects:
@@ -204,20 +229,21 @@ def _refusal(response: httpx2.Response) -> Refusal:
 
 def _metadata(response: httpx2.Response, location: str) -> FileMetadata:
     size = response.headers.get("x-linked-size", "")
-    etag = response.headers.get("x-linked-etag", "").removeprefix("W/").strip('"')
+    etag = response.headers.get("x-linked-etag", "").removeprefix("W/").strip('"').lower()
     return FileMetadata(location, signed_url_expiry(location), int(size) if size.isdecimal() else None, etag or None)
 
 
-def _file(entry: HubFile) -> RepoFile:
+def _file(entry: dict[str, Any]) -> RepoFile:
     """The Hub's entry, with digests in the only form that hive lets name a file.
 
     Raises:
-        ValueError: a path, size or digest is none.
+        ValueError, KeyError, TypeError, AttributeError: a path, size or digest is none.
     """
-    if not isinstance(entry.path, str):
+    if not isinstance(entry["path"], str):
         raise ValueError("not a path")
-    sha256 = entry.lfs.sha256 if entry.lfs else None
-    size = entry.lfs.size if entry.lfs else entry.size
-    if not _SHA1.fullmatch(entry.blob_id) or (sha256 and not _SHA256.fullmatch(sha256)) or not 0 <= int(size) < 1 << 62:
+    lfs = entry.get("lfs") or None
+    sha256 = lfs["oid"].lower().removeprefix("sha256:") if lfs else None
+    size, blob_id = int(lfs["size"] if lfs else entry["size"]), entry["oid"].lower()
+    if not _SHA1.fullmatch(blob_id) or (lfs and not _SHA256.fullmatch(sha256 or "")) or not 0 <= size < 1 << 62:
         raise ValueError("not a digest or size")
-    return RepoFile(entry.path, int(size), entry.blob_id, sha256, entry.xet_hash)
+    return RepoFile(entry["path"], size, blob_id, sha256, entry.get("xetHash"))

@@ -25,11 +25,19 @@ import httpx2
 from huggingface_hub import set_client_factory
 
 from hive.errors import HiveError, HubRefused, HubUnavailable, ProxyRefused
-from hive.net import httpcore
+from hive.net import challenges, httpcore
 from hive.net.egress import Network
-from hive.net.failures import final_failure, proxy_trouble
+from hive.net.failures import (
+    answered_by_proxy,
+    final_failure,
+    is_unknown_name,
+    perhaps_of_proxy,
+    proxy_trouble,
+    unknown_name,
+)
 from hive.net.proxies import Proxy
 from hive.net.retry_after import asked_wait_s
+from hive.net.tls import Trust
 from hive.net.urls import DEFAULT_PORTS
 from hive.wire.pasted import HUB_HOSTS
 from workers.sources.plan import RetryLater
@@ -41,6 +49,9 @@ READ_TIMEOUT_S: Final = 30.0
 MAX_REPLY_BYTES: Final = 32 << 20
 #: Bytes that are unpacked at a time: a megabyte of gzip may hold a gigabyte.
 UNPACK_BYTES: Final = 256 << 10
+#: Seconds for which a name that DNS does not know is asked for again, and between two tries.
+NAME_GRACE_S: Final = 3.0
+NAME_RETRY_S: Final = 1.0
 #: Seconds to wait after a 429 that does not say how long.
 DEFAULT_RETRY_AFTER_S: Final = 30.0
 #: A longer wait is not believed, in seconds: the Hub's windows have five minutes.
@@ -58,6 +69,7 @@ MAX_REDIRECTS: Final = 10
 
 #: zlib's number for "gzip or zlib, look yourself", and the names of both in Content-Encoding.
 _GZIP_OR_ZLIB: Final = 47
+_RAW_DEFLATE: Final = -15
 _UNPACKED: Final = frozenset({"gzip", "x-gzip", "deflate"})
 _TRICKLES: Final = "The Hub did not answer in time: its reply trickles."
 
@@ -102,6 +114,8 @@ class _Call(threading.local):
     until_s = 0.0
     request_until_s = 0.0
     bounds = CallBounds()
+    #: What to say of the proxy that the last answer has passed.
+    hint = ""
 
 
 _call = _Call()
@@ -124,6 +138,11 @@ def asking(endpoint: str, bounds: CallBounds = CallBounds()) -> Iterator[None]: 
 def _answer_s(bounds: CallBounds) -> float:
     """Seconds for one answer: never fewer than its head may take."""
     return max(bounds.answer_s, bounds.first_byte_s)
+
+
+def hint() -> str:
+    """A sentence, with a blank before it, about the proxy that this thread's last answer has passed; "" without one."""
+    return _call.hint
 
 
 def install(endpoint: str, network: Network) -> None:
@@ -174,14 +193,12 @@ class HubTransport(httpx2.BaseTransport):
         request.extensions = {**request.extensions, "timeout": waits}
         host = request.url.host
         proxy = self._network.proxies.find(request.url.scheme, host, port)
-        try:
-            response = self._inner.handle_request(request)
-        except FAILURES as error:
-            raise _failure(error, host, proxy) from None
+        response = self._asked(request, host, proxy)
         # The body is read by the same numbers, and for it there is less patience.
         waits["read"] = min(_TIMEOUTS["read"], _call.bounds.first_byte_s)
+        _call.hint = perhaps_of_proxy(response.headers, proxy) if request.url.scheme == "http" else ""
         try:
-            _check(response, proxy)
+            _check(response, proxy, request.url)
             assert isinstance(response.stream, httpx2.SyncByteStream)
             response.stream = _Body(response.stream, _encoding(request, response), host)
             _own_next_page(request, response)
@@ -189,6 +206,21 @@ class HubTransport(httpx2.BaseTransport):
             response.close()
             raise
         return response
+
+    def _asked(self, request: httpx2.Request, host: str, proxy: Proxy | None) -> httpx2.Response:
+        """The reply. A name that DNS does not know is asked for again: a machine that wakes up has no network yet."""
+        until_s = time.monotonic() + NAME_GRACE_S
+        while True:
+            try:
+                return self._inner.handle_request(request)
+            except FAILURES as error:
+                if not is_unknown_name(error):
+                    raise _failure(error, host, proxy, self._network.trust) from None
+                if time.monotonic() >= until_s:
+                    setting = "HF_ENDPOINT" if proxy is None else proxy.variable
+                    why = f"{unknown_name(host, proxy)}: DNS does not know the name"
+                    raise HubRefused(f"The Hub cannot be reached: {why}. Check {setting}, and the network.") from None
+            time.sleep(NAME_RETRY_S)
 
     def close(self) -> None:
         """Close all connections."""
@@ -230,10 +262,13 @@ def _plain(chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 def _unpacked(chunks: Iterable[bytes]) -> Iterator[bytes]:
     """What was packed with gzip or zlib, in small pieces however well it was packed."""
-    unpacker = zlib.decompressobj(_GZIP_OR_ZLIB)
+    unpacker, head = None, b""
     try:
         for chunk in _plain(chunks):
-            left = chunk
+            left = head = head + chunk if unpacker is None else chunk
+            if unpacker is None and len(head) < 2:
+                continue
+            unpacker = unpacker or zlib.decompressobj(_GZIP_OR_ZLIB if _has_header(head) else _RAW_DEFLATE)
             while left:
                 if unpacker.eof:
                     # One packed piece after the other is one packed whole.
@@ -242,8 +277,13 @@ def _unpacked(chunks: Iterable[bytes]) -> Iterator[bytes]:
                 left = unpacker.unused_data if unpacker.eof else unpacker.unconsumed_tail
     except zlib.error:
         raise HubRefused("The Hub sent a compressed reply that cannot be unpacked.") from None
-    if not unpacker.eof:
+    if unpacker is None or not unpacker.eof:
         raise HubUnavailable("The Hub's reply broke off.")
+
+
+def _has_header(head: bytes) -> bool:
+    """Whether these are the first bytes of gzip or zlib; some servers mean the bare stream by `deflate`."""
+    return head[:2] == b"\x1f\x8b" or (head[0] & 0x0F == 8 and int.from_bytes(head[:2], "big") % 31 == 0)
 
 
 def _encoding(request: httpx2.Request, response: httpx2.Response) -> str:
@@ -283,25 +323,37 @@ def _guard_credentials(request: httpx2.Request, own: tuple[str, str, int]) -> No
             request.headers.pop(name, None)
 
 
-def _check(response: httpx2.Response, proxy: Proxy | None) -> None:
+def _check(response: httpx2.Response, proxy: Proxy | None, url: httpx2.URL) -> None:
     """Raise what the status means; what it says of the model is for others to read."""
+    host, plain = url.host, url.scheme == "http"
     status = response.status_code
     if status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED and proxy is not None:
-        raise ProxyRefused(proxy.refusal)
+        raise ProxyRefused(proxy.refusal(challenges.unspoken()))
+    if proxy is not None and plain and (said := answered_by_proxy(status, response.headers, host, proxy)) is not None:
+        raise HubUnavailable(f"The Hub cannot be reached: {said}.") if isinstance(said, str) else said
     if status == 429 or (status == 503 and "retry-after" in response.headers):
         wait_s = asked_wait_s(response.headers, MAX_RETRY_AFTER_S)
         raise RetryLater(DEFAULT_RETRY_AFTER_S if wait_s is None else wait_s)
     if status in TRY_AGAIN or (status >= 500 and status not in NEVER):
+        if status >= 500:
+            _distrust(response)
         raise HubUnavailable(f"The Hub answered with status {status}.", status=status)
     if 300 <= status < 400 and not response.has_redirect_location:
         raise HubRefused(f"The Hub redirects ({status}) without saying where to.", status=status)
 
 
-def _failure(error: Exception, host: str, proxy: Proxy | None) -> HiveError:
+def _distrust(response: httpx2.Response) -> None:
+    """Another address of the name comes first from now on."""
+    stream = response.extensions.get("network_stream")
+    if isinstance(stream, httpcore.Stream):
+        stream.distrust()
+
+
+def _failure(error: Exception, host: str, proxy: Proxy | None, trust: Trust | None = None) -> HiveError:
     """Without the error's own text, which may hold a proxy's password; its name says what happened."""
     if time.monotonic() >= _call.request_until_s:
         return HubUnavailable(_TRICKLES)
-    final = final_failure(error, host, proxy)
+    final = final_failure(error, host, proxy, trust)
     if final is not None:
         return final
     if (trouble := proxy_trouble(error, host, proxy)) is not None:

@@ -6,7 +6,7 @@ text/plain, and pages as application/octet-stream. So the first bytes are looked
 type says; a page, a pointer, or another format than the name promises, ends the download before more of it comes. At
 the end the formats that say how long they are are held to it, so that a body which was cut off in good order is found.
 
-Nothing is unpacked and nothing unpickled here: a few bytes are compared.
+Nothing is unpickled here: a few bytes are compared, and of what is packed with gzip the first few are looked at.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import zlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -37,6 +38,16 @@ BINARY_ENDINGS = (
 )
 _TEXT_ENDINGS = (".txt", ".md", ".jinja", ".py", ".yaml", ".yml", ".toml", ".ini", ".cfg", ".csv", ".tsv", ".template")
 _JSON_ENDINGS = (".json", ".jsonl", ".ndjson", ".ipynb", ".geojson", ".webmanifest")
+
+#: Bytes below which a text under a name without an ending is a message: "Access denied", "File not found".
+MESSAGE_BYTES = 2048
+#: Bytes of a packed file that are looked at, and zlib's number for gzip.
+INSPECTED_PACKED_BYTES = 4096
+_GZIP_WINDOW = 31
+#: Names of texts that have no ending.
+_TEXT_NAMES = re.compile(
+    r"licen[cs]e|readme|notice|authors|copying|change|version|vocab|merges|tokens|labels|classes|dict|file$", re.I
+)
 
 _POINTER = re.compile(rb"version https?://(?:git-lfs\.github\.com|hawser\.github\.com)/spec/")
 #: What may stand before a page's first tag.
@@ -76,6 +87,7 @@ def _is_safetensors(head: bytes) -> bool:
     return head[8:9] == b"{" and 2 <= int.from_bytes(head[:8], "little") <= MAX_HEADER_BYTES
 
 
+_GZIP = Format("a gzip archive", (".gz", ".tgz"), _magic(b"\x1f\x8b"))
 _SAFETENSORS = Format("a safetensors file", (".safetensors",), _is_safetensors)
 _GGUF = Format("a GGUF file", (".gguf",), _magic(b"GGUF"))
 _ZIP = Format("a zip archive", (".zip", ".npz", ".keras", ".mar"), _magic(b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08"))
@@ -86,7 +98,7 @@ FORMATS = (
     _ZIP,
     Format("an HDF5 file", (".h5", ".hdf5"), lambda head: b"\x89HDF\r\n\x1a\n" in head[:2056]),
     Format("a NumPy array", (".npy",), _magic(b"\x93NUMPY")),
-    Format("a gzip archive", (".gz", ".tgz"), _magic(b"\x1f\x8b")),
+    _GZIP,
     Format("an xz archive", (".xz",), _magic(b"\xfd7zXZ\0")),
     Format("a bzip2 archive", (".bz2",), _magic(b"BZh")),
     Format("a zstd archive", (".zst",), _magic(b"\x28\xb5\x2f\xfd")),
@@ -105,7 +117,16 @@ def check_head(served: Served, head: bytes, names: Sequence[str]) -> None:
 
     Raises NotAModel with what came, where that is not what the names promise.
     """
-    names = [name.lower() for name in names]
+    try:
+        _check_head(served, head, [name.lower() for name in names])
+    except NotAModel as error:
+        if not served.proxy:
+            raise
+        hint = f" It came through the proxy in {served.proxy}: such a page may be the proxy's."
+        raise NotAModel(f"{error.message}{hint}", **error.details) from None
+
+
+def _check_head(served: Served, head: bytes, names: Sequence[str]) -> None:
     if not head:
         raise _refusal("an empty file")
     found = next((form for form in FORMATS if form.fits(head)), None)
@@ -114,6 +135,8 @@ def check_head(served: Served, head: bytes, names: Sequence[str]) -> None:
         raise _refusal(_disguise(served, head, names) or (found.words if found else "other bytes"), wanted)
     if found is None and (disguise := _disguise(served, head, names)):
         raise _refusal(disguise)
+    if _GZIP.fits(head) and (packed := _packed_page(served, head, names)):
+        raise _refusal(packed)
 
 
 def check_whole(fd: int, names: Sequence[str]) -> None:
@@ -171,7 +194,34 @@ def _disguise(served: Served, head: bytes, names: Sequence[str]) -> str | None:
         return "an error in JSON" if _is_json_error(head) else None
     if is_json or (_JSON.match(text) and not _ends(names, _TEXT_ENDINGS) and _is_text(head)):
         return "a JSON document"
-    return "a text" if _ends(names, BINARY_ENDINGS) and _is_text(head) else None
+    if _ends(names, BINARY_ENDINGS) and _is_text(head):
+        return "a text"
+    is_message = len(head) < MESSAGE_BYTES and _is_text(head) and all(_promises_nothing(name) for name in names)
+    return f"a message ({_shown(head)})" if is_message else None
+
+
+def _packed_page(served: Served, head: bytes, names: Sequence[str]) -> str | None:
+    """What lies in gzip that is no file: some servers pack their pages, and do not say so."""
+    try:
+        inner = zlib.decompressobj(_GZIP_WINDOW).decompress(head, INSPECTED_PACKED_BYTES)
+    except zlib.error:
+        return None
+    inner_names = [name.removesuffix(".gz") for name in names]
+    if not inner or any(form.fits(inner) for form in FORMATS) or _ends(inner_names, (".html", ".htm", ".xml", ".svg")):
+        return None
+    came = _disguise(Served(served.url), inner, inner_names)
+    return f"{came}, packed with gzip" if came else None
+
+
+def _promises_nothing(name: str) -> bool:
+    """Whether a name has no ending, and is not that of a text which never has one."""
+    return "." not in name.strip(".") and not _TEXT_NAMES.search(name)
+
+
+def _shown(head: bytes) -> str:
+    """The beginning of a message, without what may be a secret or an address."""
+    text = re.sub(r"\S*(?://|[?&=%])\S*|\S{32,}", "", head.decode("utf-8", "replace"))
+    return repr(" ".join(text.split())[:80])
 
 
 def _in_utf8(head: bytes) -> bytes:
@@ -216,7 +266,7 @@ _WAY_OUT = "Look at what the address gives, with curl or a browser."
 
 def _refusal(came: str, wanted: Format | None = None) -> NotAModel:
     instead = f", not {wanted.words}" if wanted else ", not a model"
-    way_out = _WAYS_OUT.get(came, _WAY_OUT)
+    way_out = _WAYS_OUT.get(came.partition(",")[0], _WAY_OUT)
     return NotAModel(
         f"The server sent {came}{instead}. {way_out} With the file's sha256 hive takes whatever has that digest.",
         came=came,

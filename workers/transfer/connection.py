@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import zlib
 from collections.abc import Callable
 from typing import Protocol
@@ -17,8 +18,10 @@ from workers.transfer.transport import (
     Busy,
     ByteStream,
     Declined,
+    NameUnknown,
     Narrowable,
     RangesRefused,
+    Silent,
     Throttled,
     Transient,
     Unusable,
@@ -29,6 +32,10 @@ REFUSED_WAIT_MAX_S = 5.0
 
 #: Requests in a row without a byte (a reset, a 5xx) after which a connection is left out while others read.
 UNANSWERED_MAX = 2
+
+
+#: Times that a name which DNS does not know is asked for within its grace.
+NAME_TRIES = 3
 
 
 class Coordination(Protocol):
@@ -60,8 +67,8 @@ class Coordination(Protocol):
     def next_piece(self) -> Piece | None:
         """The next piece, or None: then the connection leaves."""
 
-    def open(self, piece: Piece) -> ByteStream:
-        """Ask for the rest of a piece."""
+    def open(self, piece: Piece, connection: PartFetcher) -> ByteStream:
+        """Ask for the rest of a piece, on behalf of this connection."""
 
     def accept(self, stream: ByteStream, piece: Piece) -> None:
         """Agree to an answer before its first byte is written."""
@@ -105,8 +112,12 @@ class PartFetcher:
         self.waiting: str | None = None
         #: Whether it is on its way out: the server does not want so many.
         self.leaving = False
-        #: Requests in a row that brought not one byte.
+        #: When its server's name was first unknown.
+        self._nameless_s: float | None = None
+        #: Requests in a row that brought not one byte, the present one included.
         self._unanswered = 0
+        #: Whether its latest request with an end brought bytes, or the present one does.
+        self.brings = False
 
     def run(self) -> None:
         """Until no piece is left, or the coordinator stops. Raises what ends the download."""
@@ -145,7 +156,7 @@ class PartFetcher:
         server that has brought bytes may be out of sorts.
         """
         coordinator = self._coordinator
-        if not (refusal.curable or coordinator.moved) or coordinator.control.cancelled:
+        if refusal.final or not (refusal.curable or coordinator.moved) or coordinator.control.cancelled:
             raise refusal.error from None
         self._reset_if_moved()
         try:
@@ -159,15 +170,38 @@ class PartFetcher:
         coordinator = self._coordinator
         if coordinator.stopping:
             return
+        self.brings = self.brings and not self._unanswered
         if isinstance(failure, Busy):
             coordinator.throttled()
-        if self._unanswered >= UNANSWERED_MAX and coordinator.spares(self, reading=True):
+        # Silence has cost more time than any other failure, so it is not asked for twice.
+        most = 1 if isinstance(failure, Silent) else UNANSWERED_MAX
+        if self._unanswered >= most and coordinator.spares(self, reading=True):
+            return
+        if isinstance(failure, NameUnknown):
+            self._wait_for_name(failure)
             return
         self._reset_if_moved()
         if not coordinator.resumable and piece.at > 0:
             # Nothing says that a second answer would be of the same content.
             raise RangesRefused from None
         self._wait(str(failure), self._attempts.failed(str(failure)))
+
+    def _wait_for_name(self, failure: NameUnknown) -> None:
+        """A network that comes up knows no names for a moment; then there is no such host. Raises DownloadError.
+
+        One that brought bytes before is waited for as for any other server.
+        """
+        coordinator = self._coordinator
+        now_s = time.monotonic()
+        if self._nameless_s is None or coordinator.moved:
+            self._nameless_s = now_s
+        if now_s - self._nameless_s >= coordinator.limits.name_grace_s:
+            why = f"{failure}: DNS does not know the name"
+            raise DownloadError(f"The server cannot be reached: {why}. Check the address, and the network.") from None
+        if coordinator.moved:
+            self._wait(str(failure), self._attempts.failed(str(failure)))
+        else:
+            self._wait(str(failure), coordinator.limits.name_grace_s / NAME_TRIES)
 
     def _reset_if_moved(self) -> None:
         """Attempts start over when the file moved."""
@@ -179,7 +213,7 @@ class PartFetcher:
     def _request(self, piece: Piece) -> None:
         coordinator = self._coordinator
         self._unanswered += 1
-        stream = coordinator.open(piece)
+        stream = coordinator.open(piece, self)
         try:
             self.stream = stream
             with coordinator.control.waking(stream.abort):
@@ -231,6 +265,7 @@ class PartFetcher:
             write_all(coordinator.fd, data, piece.at)
         coordinator.parts.advance(piece, len(data), zlib.crc32(data, piece.crc))
         self._unanswered = 0
+        self.brings = True
         coordinator.wrote(len(data))
 
     def _wait(self, reason: str, seconds: float) -> None:

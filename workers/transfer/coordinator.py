@@ -28,6 +28,7 @@ from workers.transfer.transport import (
     Presented,
     RangesRefused,
     Remembering,
+    Sparing,
     Transport,
     Unusable,
 )
@@ -91,6 +92,8 @@ class Coordinator:
         self._look_now = threading.Event()
         self._connections: dict[PartFetcher, threading.Thread | None] = {}
         self._error: BaseException | None = None
+        #: What `on_wrote` raised: the last byte's too ends the fetch.
+        self._objection: BaseException | None = None
         #: When a connection was last held back by the caller's limit.
         self._limited_s = -LIMITED_S
         self._inline = False
@@ -107,6 +110,7 @@ class Coordinator:
                     self._look_now.clear()
             finally:
                 self._stop_all()
+        self._check_objection()
 
     def run_inline(self) -> None:
         """The same with one connection, in this thread."""
@@ -116,6 +120,7 @@ class Coordinator:
         with self._caller.child() as self.control, self.control.waking(self._halt):
             connection.run()
             self.control.check()
+        self._check_objection()
 
     def attend(self) -> None:
         """Look around from a connection's loop, where there is no other thread to do so."""
@@ -124,6 +129,7 @@ class Coordinator:
 
     def _run_turn(self) -> None:
         self._caller.check()
+        self._check_objection()
         if self._error is not None:
             raise self._error
         self._look()
@@ -139,6 +145,10 @@ class Coordinator:
         for _ in range(self._connections_wanted - len(self._connections)):
             if self._error is None and self.parts.has_work(limits.steal_min_bytes):
                 self._start_one()
+
+    def _check_objection(self) -> None:
+        if self._objection is not None:
+            raise self._objection
 
     def _check_undeclared(self) -> None:
         """Raise LengthUnknown when more has come than a body may have whose server names no length."""
@@ -248,10 +258,15 @@ class Coordinator:
         part_bytes = UNKNOWN_END if self._solo or self._inline else limits.part_bytes(self.parts.size)
         return self.parts.take(part_bytes, limits.steal_min_bytes)
 
-    def open(self, piece: Piece) -> ByteStream:
+    def open(self, piece: Piece, connection: PartFetcher) -> ByteStream:
         """Ask for the rest of a piece; raises what Transport.open raises."""
-        whole = self._solo and piece.at == 0
-        return self._transports.current.open(piece.at, None if whole else piece.end, self._known, self.control)
+        current = self._transports.current
+        end = None if self._solo and piece.at == 0 else piece.end
+        team = self._current_connections()
+        # One that has brought bytes itself may have lost its socket to another, which has none yet.
+        if isinstance(current, Sparing) and len(team) > 1 and any(member.brings for member in team):
+            return current.open_spare(piece.at, end, self._known, self.control)
+        return current.open(piece.at, end, self._known, self.control)
 
     def give_up(self, failure: Unusable) -> None:
         """A transport does not bring this file: the next one takes over, where it left off."""
@@ -296,7 +311,12 @@ class Coordinator:
         """Bytes are on disk."""
         with self._lock:
             self.moved += n_bytes
-            self._on_wrote(n_bytes)
+            try:
+                self._on_wrote(n_bytes)
+            except BaseException as error:
+                self._objection = self._objection or error
+                self._look_now.set()
+                raise
         self.progress.add(n_bytes)
         self._all_idle.add(n_bytes)
         self.attend()
@@ -338,7 +358,7 @@ class Coordinator:
         """
         with self._lock:
             others = [other for other in self._connections if other is not connection and not other.leaving]
-            if not self.moved or not (any(other.stream for other in others) if reading else others):
+            if not self.moved or not (any(other.brings for other in others) if reading else others):
                 return False
             connection.leaving = True
             self._count.refused(time.monotonic(), len(others))

@@ -68,6 +68,11 @@ class Limits:
     stall_s: float = 20.0
     #: Seconds for the first byte of an answer, None for as long as `stall_s`: a mirror may have to fetch a file first.
     first_byte_s: float | None = None
+    #: Seconds for the first byte of an answer while other connections of the file bring bytes; four times the slowest
+    #: answer so far where that is longer. A host that serves no more leaves those beyond hanging.
+    spare_first_byte_s: float = 3.0
+    #: Seconds for which a name that DNS does not know is asked for again: a machine that wakes up has no network yet.
+    name_grace_s: float = 4.0
     #: Seconds without progress on all connections before the next transport (or a fresh location) is tried.
     stall_all_s: float = 60.0
     #: Seconds without progress after which the download is given up.

@@ -52,6 +52,8 @@ class Served(NamedTuple):
     media_type: str = ""
     #: Content-Disposition as it came; "" without one.
     disposition: str = ""
+    #: The variable of the proxy that it came through; "" where it came straight.
+    proxy: str = ""
 
     def __repr__(self) -> str:
         """Without the address, which may be signed."""

@@ -77,6 +77,14 @@ class HasLimits(Protocol):
 
 
 @runtime_checkable
+class Sparing(Protocol):
+    """A transport that knows what it is worth to wait for one connection among several."""
+
+    def open_spare(self, start: int, end: int | None, known: ExpectedContent, control: Control) -> ByteStream:
+        """As `open`, while other connections of the file bring bytes: Silent comes soon where no answer does."""
+
+
+@runtime_checkable
 class Presented(Protocol):
     """A stream with a word of its server about it."""
 
@@ -105,6 +113,14 @@ class Transient(Exception):
     """It may work when tried again. The text is for people and holds no URL."""
 
 
+class Silent(Transient):
+    """Not a byte came for too long."""
+
+
+class NameUnknown(Transient):
+    """DNS says that there is no such host. The text names it."""
+
+
 class Busy(Transient):
     """The server is overloaded: it may work when tried again, over fewer connections."""
 
@@ -120,12 +136,14 @@ class Throttled(Exception):
 class Declined(Exception):
     """The server refuses this request (access denied, not found, 400, 409). `error` is what the download ends with when
     nothing else helps: fewer connections, and another try where a fresh location may be treated otherwise (`curable`).
+    `final`: the last connection does not ask again, whatever came before.
     """
 
-    def __init__(self, error: HiveError, *, curable: bool) -> None:
+    def __init__(self, error: HiveError, *, curable: bool, final: bool = False) -> None:
         super().__init__(error.message)
         self.error = error
         self.curable = curable
+        self.final = final
 
 
 class Unusable(Exception):

@@ -56,6 +56,12 @@ def bring(settings: Settings, tmp_path: Path, token: str | None = None) -> list[
     ]
 
 
+def raw_deflate(data: bytes) -> bytes:
+    """What some servers mean by `deflate`: without zlib's header."""
+    packer = zlib.compressobj(wbits=-15)
+    return packer.compress(data) + packer.flush()
+
+
 class Packed(faults.Fault):
     """Answers with these bytes, packed as `encoding` says."""
 
@@ -133,7 +139,14 @@ def test_a_token_that_no_header_can_carry_is_the_tokens_fault(hub: HubServer, se
 
 
 @pytest.mark.parametrize(
-    ("pack", "encoding"), [(gzip.compress, "gzip"), (zlib.compress, "deflate"), (gzip.compress, "X-GZip")]
+    ("pack", "encoding"),
+    [
+        (gzip.compress, "gzip"),
+        (zlib.compress, "deflate"),
+        (raw_deflate, "deflate"),
+        (gzip.compress, "deflate"),
+        (gzip.compress, "X-GZip"),
+    ],
 )
 def test_a_packed_reply_is_unpacked(hub: HubServer, settings: Settings, pack: object, encoding: str) -> None:
     sha = hub.repos["org/name"].at("main").sha
@@ -379,6 +392,59 @@ def test_a_listing_of_another_form_is_named_as_such(hub: HubServer, settings: Se
     answer_with(hub, TREE, f"[{entry.replace('%s', SHA)}]")
     with pytest.raises(HubRefused, match="not a Hub"):
         plan_for(settings, "org/name")
+
+
+@pytest.mark.parametrize(
+    "listing",
+    [
+        "{}",
+        '{"error": "no"}',
+        '{"files": []}',
+        "[{}]",
+        '[{"rfilename": "README.md"}]',
+        '[{"type": "blob", "path": "README.md"}]',
+        '[["README.md"]]',
+        '"README.md"',
+        "7",
+        "null",
+        "true",
+    ],
+)
+def test_a_listing_that_is_none_is_not_an_empty_one(hub: HubServer, settings: Settings, listing: str) -> None:
+    answer_with(hub, TREE, listing)
+    with pytest.raises(HubRefused, match="not a Hub"):
+        plan_for(settings, "org/name")
+
+
+@pytest.mark.parametrize("folders", ["[]", '[{"type": "directory", "oid": "%s", "path": "a"}]'])
+def test_a_repository_without_files_is_empty(hub: HubServer, settings: Settings, folders: str) -> None:
+    answer_with(hub, TREE, folders.replace("%s", SHA))
+    with pytest.raises(FileNotFound, match="it is empty"):
+        plan_for(settings, "org/name")
+
+
+def test_digests_in_capitals_are_the_same_digests(hub: HubServer, settings: Settings, tmp_path: Path) -> None:
+    sha = hub.repos["org/name"].at("main").sha
+    plan = plan_for(settings, "org/name")
+    entries = []
+    for file in plan.tree:
+        lfs = {"oid": f"sha256:{file.sha256.upper()}", "size": file.size, "pointerSize": 1} if file.sha256 else None
+        entry = {"type": "file", "path": file.path, "size": file.size, "oid": file.blob_id.upper(), "lfs": lfs}
+        entries.append(entry)
+    answer_with(hub, API, json.dumps({"sha": sha.upper(), "gated": False}))
+    answer_with(hub, TREE, json.dumps(entries))
+    again = plan_for(settings_for(tmp_path / "other", HF_ENDPOINT=settings.hf_endpoint), "org/name")
+    assert again.commit == sha
+    assert [file.digest for file in again.files] == [file.digest for file in plan.files]
+
+
+def test_an_etag_in_capitals_is_the_same_content(hub: HubServer, settings: Settings) -> None:
+    [weights] = [file for file in plan_for(settings, "org/name").files if file.path == WEIGHTS]
+    assert weights.digest is not None
+    etag = f'"{weights.digest.hex.upper()}"'
+    headers = {"X-Linked-Etag": etag, "X-Linked-Size": str(weights.size), "Location": "https://cdn.example/x"}
+    hub.faults.add(faults.status(302, headers), "*/resolve/*")
+    assert weights.source.locate().url == "https://cdn.example/x"
 
 
 @pytest.mark.parametrize(

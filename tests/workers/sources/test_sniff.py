@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import json
@@ -94,6 +95,16 @@ def bring(hub: HubServer, settings: Settings, tmp_path: Path, name: str, content
         ("get", b'  [{"message": "no"}]', OCTETS, "a JSON document"),
         ("config.json", JSON_ERROR, "application/json", "an error in JSON"),
         ("config.json", b'{"detail": "Not found", "status": 404}', "application/json", "an error in JSON"),
+        ("get", b"Access denied", "text/plain", "a message ('Access denied')"),
+        ("download", b"File 7 does not exist.\n", OCTETS, "a message"),
+        ("get", b"expired https://host/x?sig=c4n4ry", "text/plain", "a message ('expired')"),
+        ("get", "Ihr Zugang ist gesperrt: für Sie.".encode(), OCTETS, "a message"),
+        ("get", gzip.compress(PAGE, mtime=0), OCTETS, "a web page, packed with gzip"),
+        ("get", gzip.compress(PAGE + BINARY * 3, mtime=0), "application/x-gzip", "a web page, packed with gzip"),
+        ("model.tar.gz", gzip.compress(PAGE, mtime=0), OCTETS, "a web page, packed with gzip"),
+        ("get", gzip.compress(JSON_ERROR, mtime=0), OCTETS, "a JSON document, packed with gzip"),
+        ("get", gzip.compress(b"Access denied", mtime=0), OCTETS, "a message ('Access denied'), packed with gzip"),
+        ("model.bin", gzip.compress(b"Access denied", mtime=0), OCTETS, "a text, packed with gzip"),
         ("model.gguf", XML, "application/xml", "an XML document"),
         ("model.bin", XML, OCTETS, "an XML document"),
         ("openvino.xml", XML, "text/xml", "an XML document"),
@@ -159,6 +170,14 @@ def test_what_is_no_model_is_refused_with_what_came(
         ("openvino.xml", b'<?xml version="1.0"?><net name="m"></net>', "text/xml"),
         ("README.md", b'<div align="center">\n<h1>A model</h1></div>\n', "text/plain"),
         ("README.md", b'<p><img src="x.png"></p>\n# A model\n', "text/markdown"),
+        ("LICENSE", b"Apache License", "text/plain"),
+        ("merges", b"a b\n" * 20, "text/plain"),
+        ("get", b"a text\n" * 1000, "text/plain"),
+        ("model.tar.gz", gzip.compress(b"tar " + BINARY, mtime=0), OCTETS),
+        ("get", gzip.compress(BINARY, mtime=0), OCTETS),
+        ("page.html.gz", gzip.compress(PAGE, mtime=0), OCTETS),
+        ("config.json.gz", gzip.compress(b'{"model_type": "llama"}', mtime=0), OCTETS),
+        ("vocab.txt.gz", gzip.compress(b"[PAD]\n[UNK]\n", mtime=0), OCTETS),
         ("README", "Ein Modell für alle.".encode(), "text/plain"),
     ],
 )

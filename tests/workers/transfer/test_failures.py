@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from hive.errors import (
+    DiskFull,
     DownloadError,
     DownloadTimeout,
     FileNotFound,
@@ -17,6 +18,7 @@ from hive.errors import (
     LengthUnknown,
     ModelAccessDenied,
     ModelNotFound,
+    NotAModel,
     RevisionNotFound,
     SourceChanged,
 )
@@ -26,7 +28,17 @@ from tests.hub.repo import Repo
 from tests.support.content import KIB, MIB
 from tests.support.transfer import ONE, QUICK, Heard, big, digest_of, get, holds, source, transfer_threads
 from tests.support.waiting import AT_ONCE_S
-from workers.transfer import HostPool, Limits, LocalCooldown, Location, Source, bad_path, discard, journal_path
+from workers.transfer import (
+    HostPool,
+    Limits,
+    LocalCooldown,
+    Location,
+    Served,
+    Source,
+    bad_path,
+    discard,
+    journal_path,
+)
 from workers.transfer.concurrency import ConnectionCount
 
 
@@ -404,3 +416,23 @@ def test_a_location_is_resolved_anew_when_nothing_moves(hub: HubServer, tmp_path
     began = time.monotonic()
     assert get(what, tmp_path / "f", limits).verified
     assert time.monotonic() - began < AT_ONCE_S
+
+
+@pytest.mark.parametrize("small_file_bytes", [0, 16 * MIB], ids=["with threads", "in the caller's"])
+@pytest.mark.parametrize("error", [NotAModel, SourceChanged, DiskFull, OSError])
+def test_what_is_found_with_the_last_byte_is_not_lost(
+    hub: HubServer, tmp_path: Path, error: type[Exception], small_file_bytes: int
+) -> None:
+    content = big(64 * KIB)
+    looks: list[int] = []
+
+    def inspect(served: Served, head: bytes) -> None:
+        looks.append(len(head))
+        if len(looks) == 1:
+            raise error
+
+    what = replace(source(hub.plain("f", content), size=content.size, pinned=False), inspect=inspect)
+    limits = replace(QUICK, small_file_bytes=small_file_bytes, read_bytes=MIB, connections_max=1)
+    with pytest.raises(error):
+        get(what, tmp_path / "f", limits)
+    assert len(looks) == 1

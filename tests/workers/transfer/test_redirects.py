@@ -10,7 +10,7 @@ from hive.errors import DownloadError, UnsafeUrl
 from hive.net.egress import Network, next_hop
 from hive.net.proxies import Proxies
 from hive.net.urls import parse_url
-from tests.hub import HubServer
+from tests.hub import HubServer, faults
 from tests.support.content import KIB
 from tests.support.transfer import ONE, QUICK, big, digest_of, get, source
 from workers.transfer import Location, Source
@@ -77,7 +77,27 @@ def test_ten_redirects_are_enough(hub: HubServer, tmp_path: Path, hops: int, arr
 def test_a_redirect_loop_ends(hub: HubServer, tmp_path: Path) -> None:
     with pytest.raises(DownloadError, match="redirects"):
         get(source(hub.redirect("loop", "/loop"), pinned=False), tmp_path / "f")
-    assert len(hub.hits("/loop")) == 11
+    assert len(hub.hits("/loop")) == 1
+
+
+def test_a_circle_of_redirects_ends_when_it_comes_back(hub: HubServer, tmp_path: Path) -> None:
+    hub.redirect("b", "/c")
+    hub.redirect("c", "/a")
+    with pytest.raises(DownloadError, match="in a circle"):
+        get(source(hub.redirect("a", "/b"), pinned=False), tmp_path / "f")
+    assert len(hub.hits()) == 3
+
+
+@pytest.mark.parametrize("skip", [1, 4])
+def test_a_loop_that_begins_later_is_final_when_no_connection_is_left(
+    hub: HubServer, tmp_path: Path, skip: int
+) -> None:
+    content = big()
+    url = hub.plain("f", content)
+    rule = hub.faults.add(faults.redirect_to("/f"), "/f", skip=skip)
+    with pytest.raises(DownloadError, match="in a circle"):
+        get(source(url, content), tmp_path / "f", ONE)
+    assert rule.struck <= 2
 
 
 @pytest.mark.parametrize(

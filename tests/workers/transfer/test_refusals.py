@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -61,6 +63,63 @@ def test_a_host_that_serves_two_connections_only_brings_the_file_over_two(
     assert holds(tmp_path / "f", content)
     assert fetched.bytes_refetched == 0
     assert rule.struck > 0
+
+
+def beyond_first(most: int) -> Callable[[Request], bool]:
+    """Whether a request comes over another connection than the first ones; the server has a thread for each."""
+    served: list[threading.Thread] = []
+
+    def is_beyond(_: Request) -> bool:
+        served[:] = [thread for thread in served if thread.is_alive()]
+        if len(served) < most and threading.current_thread() not in served:
+            served.append(threading.current_thread())
+        return threading.current_thread() not in served
+
+    return is_beyond
+
+
+#: A silence that nobody waits out.
+LONG_S = 3_600.0
+#: Patience as it is, but for the connections beyond the first.
+PATIENT = replace(QUICK, stall_s=20.0, first_byte_s=60.0, stall_all_s=60.0, spare_first_byte_s=0.3)
+
+
+@pytest.mark.parametrize("most", [1, 2])
+@pytest.mark.parametrize("pinned", [True, False])
+@pytest.mark.parametrize(
+    "silence", [faults.slow_connect(LONG_S), faults.stall(0, LONG_S)], ids=["no head", "a head and no byte"]
+)
+def test_a_host_that_leaves_the_other_connections_hanging_costs_a_moment(
+    hub: HubServer, tmp_path: Path, silence: faults.Fault, pinned: bool, most: int
+) -> None:
+    content = big(4 * MIB)
+    hub.limit_rate_bytes_per_s = RATE
+    rule = hub.faults.add(silence, "/f", when=beyond_first(most))
+    began_s = time.monotonic()
+    fetched = get(source(hub.plain("f", content), content, pinned=pinned), tmp_path / "f", PATIENT)
+    assert time.monotonic() - began_s < PATIENT.stall_s / 2
+    assert holds(tmp_path / "f", content)
+    assert fetched.bytes_refetched == 0
+    assert rule.struck > 0
+
+
+def test_a_host_that_answers_slowly_keeps_its_connections(hub: HubServer, tmp_path: Path) -> None:
+    content = big(4 * MIB)
+    hub.limit_rate_bytes_per_s = RATE
+    hub.faults.add(faults.slow_connect(0.2), "/f")
+    limits = replace(PATIENT, spare_first_byte_s=0.25)
+    get(source(hub.plain("f", content), content), tmp_path / "f", limits)
+    assert len({hit.connection_id for hit in hub.hits("/f")}) > 2
+    assert len({hit.range for hit in hub.hits("/f")}) == len(hub.hits("/f"))
+
+
+def test_one_connection_alone_is_waited_for_as_long_as_the_settings_say(hub: HubServer, tmp_path: Path) -> None:
+    content = big()
+    hub.faults.add(faults.slow_connect(1.0), "/f", skip=2, count=1)
+    limits = replace(ONE, stall_s=20.0, spare_first_byte_s=0.1)
+    get(source(hub.plain("f", content), content), tmp_path / "f", limits)
+    asked = [hit.range for hit in hub.hits("/f")]
+    assert len(asked) == len(set(asked))
 
 
 def test_a_host_that_serves_two_connections_is_not_pestered(hub: HubServer, tmp_path: Path) -> None:

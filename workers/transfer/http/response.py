@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import os
 import threading
@@ -20,7 +21,7 @@ from urllib3.exceptions import (
     SSLError,
 )
 
-from hive.net.failures import final_failure, proxy_trouble
+from hive.net.failures import final_failure, is_unknown_name, proxy_trouble, unknown_name
 from hive.net.urls import Url
 from workers.transfer.control import Control
 from workers.transfer.http import status as http_status
@@ -28,7 +29,7 @@ from workers.transfer.http.pool import HostPool
 from workers.transfer.http.sockets import Body, SocketAborter, request_scope
 from workers.transfer.limits import Limits
 from workers.transfer.source import Served
-from workers.transfer.transport import Transient
+from workers.transfer.transport import NameUnknown, Silent, Transient
 
 #: Bytes of a redirect's or an error's body that are read so that the connection can be kept, and seconds for it.
 DISCARD_BYTES = 64 * 1024
@@ -55,9 +56,15 @@ class HttpResponse:
         self.headers: Mapping[str, str] = raw.headers
         self.body = body
         self.aborter = aborter
+        #: Seconds from the request to the head of its answer.
+        self.head_s = 0.0
         self._slot: threading.Semaphore | None = slot
         self._control = control
-        self._narrow = False
+        self._stall_s = 0.0
+        #: Whether the first byte of the body is waited for, with another patience than the next ones.
+        self._is_first = False
+        #: Whether the kernel takes little ahead, and whether the connection is not kept.
+        self._is_narrow = self._is_left = False
 
     @classmethod
     def get(
@@ -66,6 +73,7 @@ class HttpResponse:
         """Ask for `url`. Raises Transient, UnsafeUrl, and the error of `control.cancel`."""
         slot = pool.take_slot(url.host, control)
         aborter = SocketAborter()
+        began_s = time.monotonic()
         try:
             # The waker is for the time until the headers are here; the reader of the body has one of its own.
             with control.waking(aborter.cut), request_scope(aborter, pool.network.address_check) as last_body:
@@ -73,20 +81,34 @@ class HttpResponse:
                 raw = pool.session.ask(url, headers, patience)
                 body = last_body()
             assert body is not None
-            body.set_timeout(limits.stall_s)
+            # Some send a head at once, and then nothing: the first byte is waited for as the head is, if that is less.
+            body.set_timeout(min(limits.stall_s, limits.first_byte_s or limits.stall_s))
         except BaseException as error:
             aborter.let_go()
             slot.release()
             control.check()
             if isinstance(error, HTTPError | OSError | http.client.HTTPException):
                 proxy = pool.network.proxy_for(url)
-                final = final_failure(error, url.host, proxy)
+                final = final_failure(error, url.host, proxy, pool.network.trust)
                 if final is not None:
                     raise final from None
+                if is_unknown_name(error):
+                    raise NameUnknown(unknown_name(url.host, proxy)) from error
                 aborter.distrust()
-                raise Transient(proxy_trouble(error, url.host, proxy) or describe_error(error)) from error
+                raise _failed(error, proxy_trouble(error, url.host, proxy)) from error
             raise
-        return cls(raw, body, aborter, slot, control)
+        response = cls(raw, body, aborter, slot, control)
+        response.head_s, response._stall_s = time.monotonic() - began_s, limits.stall_s
+        response._is_first = limits.first_byte_s is not None and limits.first_byte_s < limits.stall_s
+        return response
+
+    def has_begun(self) -> None:
+        """The body's first byte is here: from now on a wait may be as long as a stall."""
+        if self._is_first:
+            self._is_first = False
+            # Closed already where all of it has come.
+            with contextlib.suppress(OSError):
+                self.body.set_timeout(self._stall_s)
 
     def some(self, n_bytes: int) -> bytes:
         """At most so many bytes of the body; fewer when it breaks, or takes too long."""
@@ -103,6 +125,13 @@ class HttpResponse:
             pass
         return got
 
+    def distrust(self) -> None:
+        """The server is out of sorts: other addresses of its name come first from now on, and this connection goes."""
+        self.aborter.distrust()
+        self._is_left = True
+        # Before its body is read: urllib3 keeps a connection as soon as the last byte of an answer is here.
+        self.raw.close()
+
     def discard(self) -> None:
         """Read a short body away, so that the connection can be kept."""
         self.some(DISCARD_BYTES)
@@ -110,8 +139,8 @@ class HttpResponse:
 
     def narrow(self) -> None:
         """See Narrowable.narrow. A narrow connection is not kept: the next limit may be another."""
-        if not self._narrow:
-            self._narrow = True
+        if not self._is_narrow:
+            self._is_narrow = self._is_left = True
             self.aborter.narrow(NARROW_BYTES)
 
     def close(self) -> None:
@@ -119,7 +148,7 @@ class HttpResponse:
         slot, self._slot = self._slot, None
         if slot is None:
             return
-        if self.body.isclosed() and not self.body.length and not self.aborter.was_cut and not self._narrow:
+        if self.body.isclosed() and not self.body.length and not self.aborter.was_cut and not self._is_left:
             self.raw.release_conn()
         else:
             self.raw.close()
@@ -158,13 +187,17 @@ class HttpStream:
         try:
             if self._decode or response.headers.get("transfer-encoding"):
                 while data := response.raw.read1(self._buffer_bytes, decode_content=self._decode):
+                    response.has_begun()
                     yield memoryview(data)
             else:
                 buffer = memoryview(bytearray(self._buffer_bytes))
-                while n_bytes := response.body.read_into(buffer):
+                n_bytes = response.body.read_into(buffer)
+                response.has_begun()
+                while n_bytes:
                     yield buffer[:n_bytes]
+                    n_bytes = response.body.read_into(buffer)
         except (HTTPError, OSError, http.client.HTTPException) as error:
-            raise Transient(describe_error(error)) from error
+            raise _failed(error) from error
         if response.aborter.was_cut:
             # Where the server gives no length, this looks like the file's end.
             raise Transient("the connection was given up")
@@ -182,11 +215,23 @@ class HttpStream:
         self._response.close()
 
 
+def _failed(error: BaseException, words: str | None = None) -> Transient:
+    """What a network error means for the download."""
+    inner = _inner(error)
+    kind = Silent if isinstance(inner, ConnectTimeoutError | ReadTimeoutError | TimeoutError) else Transient
+    return kind(words or describe_error(error))
+
+
+def _inner(error: BaseException) -> BaseException:
+    """The error without requests' own class, which is put around urllib3's."""
+    if isinstance(error, RequestException) and error.args and isinstance(error.args[0], BaseException):
+        return error.args[0]
+    return error
+
+
 def describe_error(error: BaseException) -> str:
     """A network error in words; never its text, which may hold a URL."""
-    if isinstance(error, RequestException) and error.args and isinstance(error.args[0], BaseException):
-        # requests puts its own class around urllib3's.
-        error = error.args[0]
+    error = _inner(error)
     for kind, words in _WORDS:
         if isinstance(error, kind):
             return words

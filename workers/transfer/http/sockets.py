@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import http
 import http.client
 import io
 import os
@@ -25,6 +26,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
 
+from hive.net import challenges
 from hive.net.addresses import AddressCheck
 from hive.net.egress import Network, resolve
 from hive.net.happy_eyeballs import MEMORY, connect
@@ -134,6 +136,13 @@ class Body(http.client.HTTPResponse):
     def set_timeout(self, seconds: float) -> None:
         """From now on no read of the body waits longer."""
         self._sock.settimeout(seconds)
+
+    def _read_status(self) -> tuple[str, int, str]:
+        """The status line; what a proxy offers with a 407 is noted, as urllib3 drops that of a tunnel."""
+        found: tuple[str, int, str] = super()._read_status()  # type: ignore[misc]
+        if found[1] == http.HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
+            challenges.note(b"HTTP/1.1 407\r\n" + self.fp.peek(challenges.MAX_HEAD_BYTES))
+        return found
 
     def begin(self) -> None:
         """Read status and headers, in twice the read time-out at most: a byte a second is not an answer."""

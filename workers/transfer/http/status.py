@@ -97,6 +97,11 @@ def strong_validator(headers: Mapping[str, str]) -> str:
     return ""
 
 
+def is_passing(status: int) -> bool:
+    """Whether this is a server's own trouble, which may pass, or be that of one address of its name."""
+    return status >= 500 and status not in _NEVER
+
+
 def failure(
     status: int,
     headers: Mapping[str, str],
@@ -117,7 +122,7 @@ def failure(
         return Throttled(f"the server answers {_status(status)}", asked_s)
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         return Busy(f"the server answers {_status(status)}")
-    if status in _TRY_AGAIN or (status >= 500 and status not in _NEVER):
+    if status in _TRY_AGAIN or is_passing(status):
         return Transient(f"the server answers {_status(status)}")
     if explain is not None:
         return explain(Refusal(status, headers.get("x-error-code", ""), headers.get("x-error-message", "")))

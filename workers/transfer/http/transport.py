@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 
 from hive.errors import (
@@ -19,10 +19,10 @@ from hive.errors import (
     HubUnavailable,
     ModelAccessDenied,
     NotFound,
-    ProxyRefused,
     SourceChanged,
 )
 from hive.net.egress import next_hop
+from hive.net.failures import answered_by_proxy, perhaps_of_proxy
 from hive.net.urls import Url, parse_url
 from workers.transfer.control import Control
 from workers.transfer.http import status as http_status
@@ -35,6 +35,12 @@ from workers.transfer.transport import ContentChanged, Declined, ExpectedContent
 
 #: Statuses that bring the whole file: as it is, and as a proxy between has it.
 _WHOLE = frozenset({HTTPStatus.OK, HTTPStatus.NON_AUTHORITATIVE_INFORMATION})
+
+#: What a chain of redirects that comes back to where it was ends with.
+LOOP = "The server redirects in a circle. Open the address in a browser: it may want a login, or a cookie."
+
+#: How many times as long as the slowest answer so far one connection among several is waited for.
+SPARE_FACTOR = 4
 
 #: Seconds that a host is left alone after "too many requests" without a time.
 DEFAULT_REST_S = 1.0
@@ -72,12 +78,29 @@ class HttpTransport:
         self._limits = limits
         self._lock = threading.Lock()
         self._kept: _Place | None = None
+        #: Seconds of the slowest answer to a request for bytes.
+        self._slowest_s = 0.0
 
     def open(self, start: int, end: int | None, known: ExpectedContent, control: Control) -> HttpStream:
         """See Transport.open."""
+        return self._open(start, end, known, control, self._limits)
+
+    def open_spare(self, start: int, end: int | None, known: ExpectedContent, control: Control) -> HttpStream:
+        """See Sparing.open_spare."""
+        usual = self._limits
+        patience_s = max(usual.spare_first_byte_s, SPARE_FACTOR * self._slowest_s)
+        if patience_s >= (usual.first_byte_s or usual.stall_s):
+            return self._open(start, end, known, control, usual)
+        connect_s = min(patience_s, usual.connect_timeout_s)
+        hasty = replace(usual, first_byte_s=patience_s, connect_timeout_s=connect_s)
+        return self._open(start, end, known, control, hasty)
+
+    def _open(
+        self, start: int, end: int | None, known: ExpectedContent, control: Control, limits: Limits
+    ) -> HttpStream:
         place, fresh = self._place()
         try:
-            return self._ask(place, start, end, known, control)
+            return self._ask(place, start, end, known, control, limits)
         except Declined as refusal:
             self._forget(place)
             if fresh or not refusal.curable:
@@ -86,7 +109,7 @@ class HttpTransport:
             self._forget(place)
         place, _ = self._place()
         try:
-            return self._ask(place, start, end, known, control)
+            return self._ask(place, start, end, known, control, limits)
         except Declined:
             self._forget(place)
             raise
@@ -129,16 +152,24 @@ class HttpTransport:
             if self._kept is old:
                 self._kept = new
 
-    def _ask(self, asked: _Place, start: int, end: int | None, known: ExpectedContent, control: Control) -> HttpStream:
+    def _ask(
+        self, asked: _Place, start: int, end: int | None, known: ExpectedContent, control: Control, limits: Limits
+    ) -> HttpStream:
         place = asked
+        seen: list[tuple[Url, Mapping[str, str]]] = []
         for _ in range(self._limits.redirects_max + 1):
-            response = self._get(place, start, end, known, control)
+            if (place.url, place.headers) in seen:
+                # The same request has the same answer: no cookie is kept that could change it.
+                raise Declined(DownloadError(LOOP), curable=asked.signed or asked.used, final=True)
+            seen.append((place.url, place.headers))
+            response = self._get(place, start, end, known, control, limits)
             try:
                 if response.status not in http_status.REDIRECTS:
                     stream = _ResponseCheck(response, place, self._source, self._limits, self._pool).verdict(
                         start, end, known
                     )
                     place.used = True
+                    self._slowest_s = max(self._slowest_s, response.head_s)
                     self._keep(asked, place)
                     return stream
                 place = _hop(place, response.status, response.headers.get("location", ""))
@@ -147,10 +178,10 @@ class HttpTransport:
                 raise
             response.discard()
         error = DownloadError(f"The server redirects more than {self._limits.redirects_max} times.")
-        raise Declined(error, curable=asked.signed or asked.used)
+        raise Declined(error, curable=asked.signed or asked.used, final=True)
 
     def _get(
-        self, place: _Place, start: int, end: int | None, known: ExpectedContent, control: Control
+        self, place: _Place, start: int, end: int | None, known: ExpectedContent, control: Control, limits: Limits
     ) -> HttpResponse:
         url = place.url
         rest_s = self._pool.cooldown.remaining_s(url.host)
@@ -161,7 +192,7 @@ class HttpTransport:
             headers["Range"] = f"bytes={start}-{end - 1}"
             if known.validator:
                 headers["If-Range"] = known.validator
-        return HttpResponse.get(url, headers, self._pool, self._limits, control)
+        return HttpResponse.get(url, headers, self._pool, limits, control)
 
 
 class _ResponseCheck:
@@ -246,15 +277,23 @@ class _ResponseCheck:
 
     def _failure(self, status: int) -> Exception:
         proxy = self._pool.network.proxy_for(self._place.url)
-        if status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED and proxy is not None:
-            return ProxyRefused(proxy.refusal)
-        body = self._response.some(http_status.ERROR_BODY_BYTES)
+        host = self._place.url.host
+        if proxy is not None and (self._place.url.scheme == "http" or status == 407):
+            said = answered_by_proxy(status, self._headers, host, proxy)
+            if said is not None:
+                return Transient(said) if isinstance(said, str) else said
+        passing = http_status.is_passing(status) and "retry-after" not in self._headers
+        if passing:
+            self._response.distrust()
+        body = b"" if passing else self._response.some(http_status.ERROR_BODY_BYTES)
         signed = self._place.signed
         explain = None if signed else self._source.explain
         error = http_status.failure(status, self._headers, body, self._limits, signed=signed, explain=explain)
         if isinstance(error, Throttled):
             self._pool.cooldown.set(self._place.url.host, DEFAULT_REST_S if error.seconds is None else error.seconds)
         if isinstance(error, HiveError):
+            if self._place.url.scheme == "http" and (hint := perhaps_of_proxy(self._headers, proxy)):
+                error = type(error)(f"{error.message}{hint}", **error.details)
             return Declined(error, curable=self._place.signed or self._place.used)
         return error
 
@@ -263,7 +302,13 @@ class _ResponseCheck:
     ) -> HttpStream:
         buffer_bytes = max(1, min(self._limits.read_bytes, self._limits.read_bytes if length is None else length))
         media_type = self._headers.get("content-type", "").partition(";")[0].strip().lower()
-        served = Served(str(self._place.url), media_type, self._headers.get("content-disposition", ""))
+        proxy = self._pool.network.proxy_for(self._place.url)
+        served = Served(
+            str(self._place.url),
+            media_type,
+            self._headers.get("content-disposition", ""),
+            proxy.variable if proxy is not None else "",
+        )
         return HttpStream(self._response, served, start, total, buffer_bytes, whole=whole, decode=decode)
 
 
