@@ -125,8 +125,9 @@ class KeyRing:
         Raises:
             KeyFileUnusable: the file cannot be written.
         """
-        self._ended[session_id] = expires_s
-        self._file.end_session(session_id, expires_s)
+        if self.on:
+            self._ended[session_id] = expires_s
+            self._file.end_session(session_id, expires_s)
 
     def note_uses(self) -> None:
         """Write down when keys were used last, at most once a minute. Blocks.

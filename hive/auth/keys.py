@@ -40,6 +40,7 @@ T = TypeVar("T")
 #: The form of a key: its public id, and 32 random bytes in base64url.
 KEY: Final = re.compile(r"hive_([0-9a-z]{8})_[0-9A-Za-z_-]{43}")
 KEY_ID: Final = re.compile(r"[0-9a-z]{8}")
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _ID_ALPHABET: Final = "0123456789abcdefghijklmnopqrstuvwxyz"
 _ID_CHARS: Final = 8
 _SECRET_BYTES: Final = 32
@@ -265,6 +266,8 @@ class KeyFile:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             with open(descriptor, "wb") as file:
+                if os.geteuid() == 0 and path.exists():  # it stays readable for the user whose server reads it
+                    os.fchown(file.fileno(), path.stat().st_uid, path.stat().st_gid)
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
@@ -281,7 +284,8 @@ class KeyFile:
     def _check(self, status: os.stat_result) -> None:
         if not stat.S_ISREG(status.st_mode):
             raise self._unusable("it is no file", "make a key with `hive key new`, and name the file that it makes")
-        if status.st_uid not in (0, os.geteuid()):
+        # Who owns the folder may put any file there, so theirs is as good: root works on the file of a service's user.
+        if status.st_uid not in (0, os.geteuid(), os.stat(self.path.parent).st_uid):
             owner = f"it belongs to another user (uid {status.st_uid})"
             raise self._unusable(owner, f"chown {os.geteuid()} {self.path}")
         if not is_private(status):
@@ -298,6 +302,8 @@ class KeyFile:
         ids = {key.id for key in found.keys}
         if len(ids) != len(found.keys) or not all(KEY_ID.fullmatch(id_) for id_ in ids):
             raise self._unusable("its ids are not those of keys, or not unique", "restore it from a backup")
+        if not all(_SHA256.fullmatch(key.sha256) for key in found.keys):
+            raise self._unusable("it holds something else than digests", "restore it from a backup")
         return found
 
     def _unusable(self, why: str, what_to_do: str) -> KeyFileUnusable:

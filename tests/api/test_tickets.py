@@ -356,6 +356,30 @@ def test_a_session_that_is_ended_is_over_on_every_replica(replicas: list[Server]
     assert ask(replicas[1], "GET", "/v1/models", headers={"Cookie": other}).status == 200
 
 
+def test_where_there_are_no_keys_a_page_may_do_the_same_and_it_changes_nothing(
+    env: dict[str, str], tmp_path: Path
+) -> None:
+    server = Server({**env, "HIVE_API_KEYS_FILE": str(tmp_path / "none.json")})
+    try:
+        server.wait_until_ready()
+        answer = ask(server, "POST", "/v1/session")
+        cookie = {"Cookie": answer.headers["set-cookie"].partition(";")[0]}
+        assert ask(server, "GET", "/v1/models", headers=cookie).status == 200
+        assert (
+            head(
+                server, f"{MANY_PATH}?ticket={ask(server, 'POST', '/v1/tickets', body={'all': True}).json['ticket']}"
+            ).status
+            == 200
+        )
+        assert ask(server, "DELETE", "/v1/session", headers=cookie).status == 204
+
+        # What was made without a key is worth nothing once there are keys.
+        make(KeyFile(tmp_path / "none.json"), "admin")
+        wait_for(lambda: ask(server, "GET", "/v1/models", headers=cookie).status == 401)
+    finally:
+        server.stop()
+
+
 def test_a_session_is_over_with_its_key_and_after_its_time(
     server: Server, file: KeyFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

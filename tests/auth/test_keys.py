@@ -66,10 +66,16 @@ def test_a_file_that_others_can_touch_is_refused_with_what_to_do(file: KeyFile, 
         b'{"keys": [{"id": "x"}]}',
         b"\xff\xfe",
         b"[" * 100_000,
+        b'{"keys":[{"id":"aaaaaaaa","name":"n","sha256":"0","scopes":["read"],"owner":"o","created_s":0}]}',
+        b'{"keys":[{"id":"aaaaaaaa","name":"n","sha256":"'
+        + b"\xc3\xa9" * 64
+        + b'","scopes":["read"],"owner":"o","created_s":0}]}',
         b'{"keys":[{"id":"UPPER123","name":"n","sha256":"0","scopes":[],"owner":"o","created_s":0}]}',
         b'{"keys":[{"id":"aaaaaaaa","name":"n","sha256":"0","scopes":["root"],"owner":"o","created_s":0}]}',
         b'{"keys":['
-        + b",".join([b'{"id":"aaaaaaaa","name":"n","sha256":"0","scopes":["read"],"owner":"o","created_s":0}'] * 2)
+        + b",".join(
+            [b'{"id":"aaaaaaaa","name":"n","sha256":"%064d","scopes":["read"],"owner":"o","created_s":0}' % 0] * 2
+        )
         + b"]}",
     ],
 )
@@ -178,6 +184,17 @@ def test_a_session_that_was_ended_is_remembered_until_it_would_have_expired(file
     file.end_session("one", time.time() + 60)
     file.end_session("two", time.time() + 60)
     assert set(file.read().ended_sessions) == {"one", "two"}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives a file to another user")
+def test_a_file_of_another_user_is_refused_unless_the_folder_is_theirs_and_stays_theirs(file: KeyFile) -> None:
+    file.add("ci", ["read"])
+    os.chown(file.path, 12345, 12345)
+    with pytest.raises(KeyFileUnusable, match="another user"):
+        file.read()
+    os.chown(file.path.parent, 12345, 12345)
+    file.add("two", ["read"])
+    assert (file.path.stat().st_uid, file.path.stat().st_mode & 0o777) == (12345, 0o600)
 
 
 def test_a_link_to_a_key_file_stays_a_link(file: KeyFile, tmp_path: Path) -> None:
