@@ -19,7 +19,7 @@ from hive.cli import cli
 from hive.settings import OWN_NAMES, SECRET_FILES, Settings
 from hive.version import VERSION
 
-CHART = Path(__file__).parents[2] / "charts" / "hive"
+CHART = Path(__file__).parents[1] / "charts" / "hive"
 #: The oldest version that the chart allows, and the newest whose schemas there are.
 KUBERNETES = ("1.27", kubernetes_validate.latest_version())
 #: What has to be said at the least.
