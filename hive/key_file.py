@@ -35,6 +35,14 @@ def read_key_file(path: Path) -> bytes:
         return file.read(MAX_BYTES).strip()
 
 
+def is_private(status: os.stat_result) -> bool:
+    """Whether nobody reads a secret's file but who should: its owner, or where that is somebody else (an orchestrator
+    that mounts secrets as root's, mode 0440) also the group that lets this process in.
+    """
+    forbidden = 0o077 if status.st_uid == os.geteuid() else 0o037
+    return not status.st_mode & forbidden
+
+
 def _keeps_modes(folder: Path, mode: int) -> bool:
     """Whether a file there has the mode that it is made with. Where none can be made the one at hand counts."""
     name = folder / f".mode.{os.urandom(8).hex()}"

@@ -196,14 +196,6 @@ def check_key(key_file: Path) -> None:
     _read_key(key_file, create=True)
 
 
-def is_private(status: os.stat_result) -> bool:
-    """Whether nobody reads a secret's file but who should: its owner, or where that is somebody else (an orchestrator
-    that mounts secrets as root's, mode 0440) also the group that lets this process in.
-    """
-    forbidden = 0o077 if status.st_uid == os.geteuid() else 0o037
-    return not status.st_mode & forbidden
-
-
 def _make_key(key_file: Path) -> None:
     key_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     temporary = key_file.with_name(f".{key_file.name}.{random.token_hex(8)}")

@@ -13,6 +13,7 @@ import pytest
 from cryptography.fernet import Fernet
 
 from hive.errors import StoreNotWritable
+from hive.key_file import is_private
 from hive.secrets import (
     LEGACY_SKEW_S,
     Credentials,
@@ -20,7 +21,6 @@ from hive.secrets import (
     SecretKeyError,
     check_key,
     ensure_key,
-    is_private,
     purpose_of,
     seal,
     seal_text,

@@ -33,7 +33,7 @@ import msgspec
 from hive.auth.principal import Principal
 from hive.auth.scopes import SCOPES, Scope, with_implied
 from hive.errors import BadRequest, KeyFileUnusable, NotFound
-from hive.secrets import is_private
+from hive.key_file import is_private
 
 T = TypeVar("T")
 
