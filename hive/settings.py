@@ -118,6 +118,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     metrics_public: bool = field(default=False, name="HIVE_METRICS_PUBLIC")
     allow_hosts: str = field(default="", name="HIVE_ALLOW_HOSTS")
     allow_file_urls: bool = field(default=False, name="HIVE_ALLOW_FILE_URLS")
+    allow_pickles: Literal["auto", "always", "never"] = field(default="auto", name="HIVE_ALLOW_PICKLES")
     public_hosts: str = field(default="", name="HIVE_PUBLIC_HOSTS")
     allow_origins: str = field(default="", name="HIVE_ALLOW_ORIGINS")
     log_level: Literal["debug", "info", "warning", "error"] = field(default="info", name="HIVE_LOG_LEVEL")

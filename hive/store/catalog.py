@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -118,6 +118,7 @@ class ModelCatalog:
     def __init__(self, settings: Settings) -> None:
         self._hub = settings.hub_dir
         self._hive = settings.hive_dir
+        self._pickles = settings.allow_pickles
 
     def find(
         self,
@@ -148,10 +149,23 @@ class ModelCatalog:
                 return _found_by_name(snapshot, ref, include, exclude)
             with contextlib.suppress(SelectionError):
                 selection = select(
-                    tree, path=ref.path, quant=ref.quant, include=include, exclude=exclude, similar=False
+                    tree,
+                    path=ref.path,
+                    quant=ref.quant,
+                    include=include,
+                    exclude=exclude,
+                    similar=False,
+                    pickles=self._pickles,
                 )
                 return _found(snapshot, selection, sha256)
         return None
+
+    def _select(
+        self, files: Iterable[RepoFile], ref: ModelRef, include: Sequence[str], exclude: Sequence[str]
+    ) -> Selection:
+        """Which of these files are meant. Raises SelectionError, which offers nothing: nobody sees it."""
+        path, quant, pickles = ref.path, ref.quant, self._pickles
+        return select(files, path=path, quant=quant, include=include, exclude=exclude, similar=False, pickles=pickles)
 
     def find_unlisted(self, ref: ModelRef, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> OnDisk | None:
         """What the disk has of a reference to the Hub where nobody kept the Hub's listing of it, as older tools do not.
@@ -170,7 +184,15 @@ class ModelCatalog:
             return None
         files = [RepoFile(entry.path, entry.size, "") for entry in snapshot.entries]
         with contextlib.suppress(SelectionError):
-            selection = select(files, path=ref.path, quant=ref.quant, include=include, exclude=exclude, similar=False)
+            selection = select(
+                files,
+                path=ref.path,
+                quant=ref.quant,
+                include=include,
+                exclude=exclude,
+                similar=False,
+                pickles=self._pickles,
+            )
             found = _found(snapshot, selection, None)
             return found and msgspec.structs.replace(found, note=UNLISTED_NOTE)
         return None

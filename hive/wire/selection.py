@@ -3,7 +3,8 @@
     a path                     that file, or what lies below that folder
     include / exclude globs    exactly what matches
     a repository with GGUF     one variant: all its shards, and the projector (`mmproj`) when there is one
-    any other                  the snapshot, without the formats that duplicate other weights
+    any other                  the snapshot, without formats that duplicate other weights, and without pickles that lie
+                               beside weights in safetensors
 
 A GGUF repository is one whose weights are GGUF: a tokenizer in that format beside other weights makes none, nor does
 a copy of the model beside its complete safetensors. What helps a model (drafts, adapters) is fetched by its path.
@@ -24,7 +25,15 @@ from typing import Any, Literal
 import msgspec
 
 from hive.wire.gguf import DEFAULT_QUANT, Variant, is_vocabulary, main_models, matching, projector_for, variants
-from hive.wire.weights import absent_shards, are_weights_whole, is_weights, missing_shards, without_duplicates
+from hive.wire.weights import (
+    absent_shards,
+    are_weights_whole,
+    is_pickle,
+    is_weights,
+    missing_shards,
+    without_duplicates,
+    without_pickles,
+)
 
 #: How many names an error lists; a repository may have thousands of files.
 MAX_LISTED = 50
@@ -43,6 +52,8 @@ OTHER_WEIGHTS_RATIO = 0.5
 _GLOB = re.compile(r"[*?]|\[.+\]")
 
 Kind = Literal["file", "gguf", "snapshot"]
+#: Whether pickles belong to a snapshot: `auto` where no weights in safetensors lie beside them.
+Pickles = Literal["auto", "always", "never"]
 
 
 class RepoFile(msgspec.Struct, frozen=True, gc=False):
@@ -86,6 +97,10 @@ class NoSuchFile(SelectionError):
     """The repository has no file of this path, or none that the patterns leave. `details`: `path`, `similar`."""
 
 
+class PicklesOnly(SelectionError):
+    """The weights are pickles, and the settings want none unless they are named. `details`: `path`."""
+
+
 class NoSuchVariant(SelectionError):
     """The repository does not have this quantisation, or not all of it. `details`: `quant`, `variants`."""
 
@@ -106,8 +121,12 @@ def select(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     similar: bool = True,
+    pickles: Pickles = "auto",
 ) -> Selection:
     """The files that a reference with this path or quantisation, and these patterns, means.
+
+    `pickles`: whether a snapshot has them (always, never, or where a folder has no weights in safetensors); what is
+    named by its path or by `include` always comes.
 
     `similar`: look for names like that of a file which is not there, for the error. Whoever drops the error saves that.
 
@@ -121,14 +140,16 @@ def select(
     if include and (path or quant):
         raise ConflictingSelection("Give include patterns, or name a file or a quantisation: not both.")
     if path is not None:
-        return _at_path(files, path, exclude, similar=similar)
+        return _at_path(files, path, exclude, similar=similar, pickles=pickles)
     if include:
         chosen = filtered(files, include, exclude)
         return _selection(_some(chosen, include, exclude), "snapshot")
-    return _whole(files, quant, exclude)
+    return _whole(files, quant, exclude, pickles)
 
 
-def _whole(files: tuple[RepoFile, ...], quant: str | None, exclude: Sequence[str]) -> Selection:
+def _whole(
+    files: tuple[RepoFile, ...], quant: str | None, exclude: Sequence[str], pickles: Pickles = "auto"
+) -> Selection:
     """A repository, or a folder of one: a variant where its weights are GGUF, else the snapshot."""
     models = main_models(variants(files))
     others = without_duplicates(file.path for file in files if not _is_gguf(file.path))
@@ -138,10 +159,27 @@ def _whole(files: tuple[RepoFile, ...], quant: str | None, exclude: Sequence[str
     if not models and not any(is_weights(path) for path in others):
         # A projector, an importance matrix: then that is what is offered.
         kept.update(file.path for file in files)
+    if pickles != "always":
+        kept = _without_pickles(kept, pickles)
     chosen = filtered([file for file in files if file.path in kept], (), exclude)
     if not exclude:
         _check_shards([file.path for file in chosen if is_weights(file.path)])
     return _selection(_some(chosen, (), exclude), "snapshot")
+
+
+def _without_pickles(kept: set[str], pickles: Pickles) -> set[str]:
+    """Raises PicklesOnly where nothing but pickles holds the weights, and none are wanted."""
+    if pickles == "auto":
+        return set(without_pickles(kept))
+    left = {path for path in kept if not is_pickle(path)}
+    if any(is_weights(path) for path in kept) and not any(is_weights(path) for path in left):
+        found = sorted(path for path in kept if is_pickle(path))
+        raise PicklesOnly(
+            f"The model's weights are pickles ({_listed(found[:MAX_NEAR_MISSES])}), which may run code when they are "
+            "read, and HIVE_ALLOW_PICKLES=never. If you trust them, name the files or give include patterns.",
+            path=found[0],
+        )
+    return left
 
 
 def _check_shards(weights: Sequence[str]) -> None:
@@ -185,11 +223,13 @@ def filtered(files: Iterable[RepoFile], include: Sequence[str], exclude: Sequenc
     ]
 
 
-def _at_path(files: tuple[RepoFile, ...], path: str, exclude: Sequence[str], *, similar: bool) -> Selection:
+def _at_path(
+    files: tuple[RepoFile, ...], path: str, exclude: Sequence[str], *, similar: bool, pickles: Pickles
+) -> Selection:
     meant = set(at_path(path, (file.path for file in files)))
     found = [file for file in files if file.path in meant]
     if found and found[0].path != path.rstrip("/"):
-        return _one_folder(files, tuple(found), path.rstrip("/"), exclude)
+        return _one_folder(files, tuple(found), path.rstrip("/"), exclude, pickles)
     if not found:
         near = near_misses(path, [file.path for file in files]) if similar else []
         hint = f" Did you mean {near[0]}?" if near else ""
@@ -218,10 +258,10 @@ def near_misses(path: str, paths: Iterable[str]) -> list[str]:
 
 
 def _one_folder(
-    files: tuple[RepoFile, ...], found: tuple[RepoFile, ...], folder: str, exclude: Sequence[str]
+    files: tuple[RepoFile, ...], found: tuple[RepoFile, ...], folder: str, exclude: Sequence[str], pickles: Pickles
 ) -> Selection:
     """What lies below a folder, as if that were the repository; a projector may lie above it."""
-    selection = _whole(found, None, exclude)
+    selection = _whole(found, None, exclude, pickles)
     if selection.kind == "gguf":
         variant = next(v for v in variants(found) if v.files[0] in selection.files)
         return _one_variant(files, variant, exclude)

@@ -45,6 +45,11 @@ _NAMES: Final = tuple(
         ("tflite", r".+\.tflite"),
     )
 )
+#: What PyTorch, joblib and their like write. Of `.bin` only the names that they give: others are no pickles.
+_PICKLE_ENDINGS: Final = (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".dill")
+_PICKLED_BIN: Final = re.compile(
+    r"(?:[^/]*pytorch_model|adapter_model|training_args|optimizer|scheduler|random_states)[^/]*\.bin", re.IGNORECASE
+)
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})")
 _INDEX = re.compile(r"\.index[^/]*\.json$")
 _TWIN = re.compile(r"\.(fp16|fp32|fp8|bf16|f16|non_ema|ema|int8)(?=\.|-|$)", re.IGNORECASE)
@@ -62,6 +67,21 @@ def without_duplicates(paths: Iterable[str]) -> list[str]:
     kept = {home: _best(kinds, any_safetensors) for home, kinds in formats.items()}
     chosen = [path for path in paths if not (kind := placed[path][1]) or kept[placed[path][0]] in (None, kind)]
     return _without_twins(chosen)
+
+
+def is_pickle(path: str) -> bool:
+    """Whether this file is a pickle by its name: reading it may run what somebody has put into it."""
+    name = posixpath.basename(path)
+    return name.lower().endswith(_PICKLE_ENDINGS) or _PICKLED_BIN.fullmatch(name) is not None
+
+
+def without_pickles(paths: Iterable[str]) -> list[str]:
+    """These paths without the pickles that lie in a folder with weights in safetensors: what a trainer has left beside
+    them. Where there are no such weights the pickles are the model.
+    """
+    paths = list(paths)
+    safe = {posixpath.dirname(path) for path in paths if path.lower().endswith(".safetensors")}
+    return [path for path in paths if not (is_pickle(path) and posixpath.dirname(path) in safe)]
 
 
 def is_weights(path: str) -> bool:

@@ -248,7 +248,7 @@ def test_a_file_of_a_repository_that_is_called_like_a_temporary_one_stays(settin
     age(settings.hub_dir)
     paths = [path for _, path in removed(collect(settings))]
     if listing == "does not name it":
-        assert f"hub/models--org--name/snapshots/{COMMIT}/{name}" in paths
+        assert ".x.0123456789abcdef.tmp" in paths
     else:
         assert paths == []
         assert (snapshot / name).read_bytes() == b"of the repository"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from huggingface_hub.utils._paths import filter_repo_objects
 from hypothesis import given
@@ -12,6 +14,7 @@ from hive.wire.selection import (
     ConflictingSelection,
     NoSuchFile,
     NoSuchVariant,
+    PicklesOnly,
     Selection,
     filtered,
     select,
@@ -195,3 +198,42 @@ class TestFilesAndPatterns:
         )
 
         assert [file.path for file in filtered(files, include, exclude)] == list(theirs)
+
+
+#: A model with what its trainer has left beside it, and a part of it in a folder that has pickles alone.
+TRAINED = (
+    *("config.json", "model.safetensors", "training_args.bin", "optimizer.pt", "rng_state_0.pth", "state.pkl"),
+    *("vocab.bin", "voices/a.pt"),
+)
+OLD = ("config.json", "pytorch_model.bin", "tokenizer.json")
+
+
+class TestPickles:
+    """Files that may run code when they are read."""
+
+    def test_they_stay_away_where_safe_weights_lie_beside_them(self) -> None:
+        expected = ["config.json", "model.safetensors", "vocab.bin", "voices/a.pt"]
+        assert sorted(paths(select(listed(*TRAINED)))) == expected
+
+    def test_a_repository_with_nothing_else_comes_as_ever(self) -> None:
+        assert paths(select(listed(*OLD))) == list(OLD)
+
+    def test_who_wants_them_all_gets_them_all(self) -> None:
+        assert paths(select(listed(*TRAINED), pickles="always")) == list(TRAINED)
+
+    def test_who_wants_none_gets_none_and_is_told_where_nothing_is_left(self) -> None:
+        assert paths(select(listed(*TRAINED), pickles="never")) == ["config.json", "model.safetensors", "vocab.bin"]
+        with pytest.raises(PicklesOnly, match=r"pytorch_model\.bin.*HIVE_ALLOW_PICKLES"):
+            select(listed(*OLD), pickles="never")
+
+    @pytest.mark.parametrize("pickles", ["auto", "never"])
+    def test_what_is_named_comes(self, pickles: Any) -> None:
+        assert paths(select(listed(*OLD), path="pytorch_model.bin", pickles=pickles)) == ["pytorch_model.bin"]
+        assert paths(select(listed(*TRAINED), include=["*.pt"], pickles=pickles)) == ["optimizer.pt", "voices/a.pt"]
+
+    def test_a_folder_is_judged_as_a_repository(self) -> None:
+        inside = listed("a/model.safetensors", "a/optimizer.pt", "b/model.pt")
+        assert paths(select(inside, path="a")) == ["a/model.safetensors"]
+        assert paths(select(inside, path="b")) == ["b/model.pt"]
+        with pytest.raises(PicklesOnly):
+            select(listed("b/pytorch_model.bin", "c"), path="b/", pickles="never")

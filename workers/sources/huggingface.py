@@ -28,7 +28,7 @@ from hive.settings import Settings
 from hive.store.catalog import ModelCatalog
 from hive.store.restricted import AccessNotes, Place
 from hive.wire.refs import ModelRef, path_problem
-from hive.wire.selection import NoSuchFile, NoSuchVariant, RepoFile, Selection, SelectionError, select
+from hive.wire.selection import NoSuchFile, NoSuchVariant, Pickles, RepoFile, Selection, SelectionError, select
 from workers.sources.hub_client import HubClient, Visibility
 from workers.sources.plan import Plan, PlannedFile, RetryLater, everywhere
 from workers.transfer import Digest, Limits, Location, Refusal, Source
@@ -68,7 +68,7 @@ def resolve(
     withheld = bool(noted) and not as_operator
     # A listing that is on the disk was perhaps another's to read.
     tree = (None if withheld else ModelCatalog(settings).tree(ref.repo, commit)) or hub.tree(ref.repo, commit)
-    selection = _select(tree, ref, include, exclude)
+    selection = _select(tree, ref, include, exclude, settings.allow_pickles)
     # The largest: a README may be had without the terms that the weights ask for.
     largest = max(selection.files, key=lambda file: file.size).path
     if access == "gated":
@@ -122,9 +122,11 @@ def _commit(hub: HubClient, ref: ModelRef) -> tuple[str, Visibility]:
         raise RevisionNotFound(f"{error.message} {hint}", **error.details) from None
 
 
-def _select(tree: tuple[RepoFile, ...], ref: ModelRef, include: Sequence[str], exclude: Sequence[str]) -> Selection:
+def _select(
+    tree: tuple[RepoFile, ...], ref: ModelRef, include: Sequence[str], exclude: Sequence[str], pickles: Pickles
+) -> Selection:
     try:
-        selection = select(tree, path=ref.path, quant=ref.quant, include=include, exclude=exclude)
+        selection = select(tree, path=ref.path, quant=ref.quant, include=include, exclude=exclude, pickles=pickles)
     except NoSuchFile as error:
         raise FileNotFound(str(error), **error.details) from None
     except NoSuchVariant as error:
