@@ -14,8 +14,9 @@ from hive.cli.output import echo
 
 #: Spaces between two columns.
 GAP = "  "
-#: Characters that are left of a column in the narrowest terminal.
+#: Characters that are left of a column in the narrowest terminal, and of a name while others can be shortened more.
 MIN_SHRUNK = 8
+MIN_NAME = 16
 
 
 class Column(NamedTuple):
@@ -90,8 +91,10 @@ def fitted(columns: Sequence[Column], widths: Sequence[int], room: int) -> dict[
     for at in sorted((at for at in found if columns[at].drops), key=lambda at: -columns[at].drops):
         if _line_width([least[n] for n in found]) > room:
             del found[at]
-    for at in [at for at in found if columns[at].shrinks]:
-        found[at] = max(least[at], found[at] - max(0, _line_width(list(found.values())) - room))
+    for kind, chars in (("middle", MIN_NAME), ("end", MIN_SHRUNK), ("middle", MIN_SHRUNK)):
+        for at in [at for at in found if columns[at].shrinks == kind]:
+            excess = max(0, _line_width(list(found.values())) - room)
+            found[at] = max(min(found[at], chars), found[at] - excess)
     return found
 
 

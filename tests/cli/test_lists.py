@@ -211,6 +211,8 @@ def test_what_can_be_missed_is_left_away_before_a_name_is_cut() -> None:
     assert fitted(columns, [8, 30, 7, 9], 40) == {0: 8, 1: 10, 2: 7, 3: 9}
     assert fitted(columns, [8, 30, 7, 9], 30) == {0: 8, 1: 11, 2: 7}
     assert fitted(columns, [8, 30, 7, 9], 20) == {0: 8, 1: 10}
+    assert fitted([Column("MODEL", shrinks="middle"), Column("STATUS", shrinks="end")], [30, 24], 36) == {0: 16, 1: 18}
+    assert fitted([Column("MODEL", shrinks="middle"), Column("STATUS", shrinks="end")], [30, 24], 20) == {0: 10, 1: 8}
 
 
 def test_names_with_brackets_and_escapes_are_shown_as_they_are(server: StandIn, env: dict[str, str]) -> None:
