@@ -200,11 +200,16 @@ class AsyncClient:
         await self._http.aclose()
 
     async def _call(self, call: Call[T]) -> T:
-        try:
-            response = await self._http.request(call.method, call.path, **call.options())
-        except httpx2.RequestError as error:
-            raise self._connection.unreachable(error) from None
-        return self._connection.decode(call, response)
+        waited_s = 0.0
+        while True:
+            try:
+                response = await self._http.request(call.method, call.path, **call.options())
+            except httpx2.RequestError as error:
+                raise self._connection.unreachable(error) from None
+            if (wait_s := self._connection.asked_wait_s(response, waited_s)) is None:
+                return self._connection.decode(call, response)
+            waited_s += wait_s
+            await asyncio.sleep(wait_s)
 
     async def _lines(self, operation: MaintenanceCall[L]) -> AsyncGenerator[L, None]:
         try:

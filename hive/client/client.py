@@ -290,11 +290,16 @@ class Client:
         self._http.close()
 
     def _call(self, call: Call[T]) -> T:
-        try:
-            response = self._http.request(call.method, call.path, **call.options())
-        except httpx2.RequestError as error:
-            raise self._connection.unreachable(error) from None
-        return self._connection.decode(call, response)
+        waited_s = 0.0
+        while True:
+            try:
+                response = self._http.request(call.method, call.path, **call.options())
+            except httpx2.RequestError as error:
+                raise self._connection.unreachable(error) from None
+            if (wait_s := self._connection.asked_wait_s(response, waited_s)) is None:
+                return self._connection.decode(call, response)
+            waited_s += wait_s
+            time.sleep(wait_s)
 
     def _lines(self, operation: MaintenanceCall[L]) -> Generator[L, None, None]:
         try:

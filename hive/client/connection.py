@@ -15,7 +15,8 @@ import msgspec
 from hive.client.api_key import has_key, key_from_env
 from hive.client.calls import Call
 from hive.client.watch import PATIENCE_S, Watch
-from hive.errors import HiveError, MissingApiKey, ServerUnreachable, all_errors
+from hive.errors import HiveError, MissingApiKey, ServerUnreachable, TooManyRequests, all_errors
+from hive.net.retry_after import parse_retry_after
 from hive.net.server_address import parse_server_address
 from hive.version import VERSION
 from hive.wire.api import ErrorReply
@@ -29,6 +30,8 @@ CONNECT_TIMEOUT_S: Final = 5.0
 #: Seconds without a byte. The server sends a keep-alive every 10 s, so three were missed; the library's 5 s would cut
 #: each quiet stream.
 READ_TIMEOUT_S: Final = 30.0
+#: Seconds that a call waits in all when the server says that its key asks too often.
+MAX_RATE_WAIT_S: Final = 60.0
 #: HTTP statuses that a watch takes for "not now": what stands in front of a server says them while it restarts.
 PASSING_STATUSES: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 
@@ -92,6 +95,17 @@ class Connection:
     def not_hive(self, reason: str) -> ServerUnreachable:
         """Something answers that is none of ours."""
         return ServerUnreachable(f"What answers at {self.url} is not hive: {reason}.", address=self.url)
+
+    def asked_wait_s(self, response: httpx2.Response, waited_s: float) -> float | None:
+        """Seconds after which to ask again, where the server says that this client asks too often and it has not
+        `waited_s` for too long; None for any other answer.
+        """
+        if response.status_code != TooManyRequests.status:
+            return None
+        if self.error(response.status_code, response.content).code != TooManyRequests.code:
+            return None
+        wait_s = max(parse_retry_after(response.headers.get("retry-after")) or 1.0, 0.0)
+        return wait_s if waited_s + wait_s <= MAX_RATE_WAIT_S else None
 
     def decode(self, call: Call[T], response: httpx2.Response) -> T:
         """The answer to a call.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import socket
 import time
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from hive.client.connection import error_from, is_loopback, server_url
 from hive.client.watch import BACKOFF_MAX_S, BACKOFF_MIN_S, Watch
 from hive.wire.events import Complete, Error
 from tests.support.standin_server import DONE, HOLD, ID, StandIn, complete, download, failed, frame, model, running
-from tests.support.waiting import AT_ONCE_S
+from tests.support.waiting import AT_ONCE_S, wait_for
 
 
 @pytest.fixture
@@ -39,6 +40,23 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 def unused_address() -> str:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+def test_a_client_that_asks_too_often_waits_and_asks_again(server: StandIn, client: Client) -> None:
+    server.errors["/v1/models"] = (429, {"code": "TOO_MANY_REQUESTS", "message": "Slow down.", "details": {}})
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        asked = pool.submit(client.models)
+        wait_for(lambda: len(server.requests) >= 2)
+        assert not asked.done()
+        server.errors.clear()
+        assert [found.id for found in asked.result(20)] == [server.models[0]["id"]]
+
+
+def test_a_full_queue_is_told_at_once(server: StandIn, client: Client) -> None:
+    server.errors["/v1/models/download"] = (429, {"code": "TOO_MANY_DOWNLOADS", "message": "Full.", "details": {}})
+    with pytest.raises(errors.TooManyDownloads):
+        client.download("hf:org/name")
+    assert len(server.requests) == 1
 
 
 def test_a_download_sends_only_what_was_given(server: StandIn, client: Client) -> None:
