@@ -18,6 +18,7 @@ FILES = sorted(TESTS.rglob("*.py"))
 OTHERS = {
     "browser": "the real browser",
     "chaos": "what kills",
+    "charts": "the Helm chart",
     "flow": "whole journeys",
     "hub": "the stand-in of the Hub, and its own tests",
     "soak": "long runs",
