@@ -29,6 +29,7 @@ from hive.errors import (
     HubUnavailable,
     InternalError,
     ModelAccessDenied,
+    NotAModel,
     NotFound,
     ProxyRefused,
     TlsRefused,
@@ -46,7 +47,7 @@ from hive.wire.encoding import encode_json
 from hive.wire.jobs import Request
 from hive.wire.refs import HIDDEN_QUERY, parse_ref, with_query
 from workers import sources
-from workers.fetch import network_for
+from workers.fetch import limits_of, network_for
 from workers.fleet.cooldown import RedisCooldown
 from workers.plans import described, name_of
 from workers.publish import Store
@@ -72,7 +73,9 @@ MAX_PLACES: Final = 64
 #: The longest rest of the Hub, in seconds, that a thread waits for; what is asked meanwhile is left to the workers.
 MAX_REST_S: Final = 20.0
 #: What no later try changes. All else is left to the worker that takes the download.
-FINAL: Final = (BadRequest, NotFound, ModelAccessDenied, CredentialsLost, HubRefused, TlsRefused, ProxyRefused)
+FINAL: Final = (
+    *(BadRequest, NotFound, ModelAccessDenied, CredentialsLost, HubRefused, TlsRefused, ProxyRefused, NotAModel),
+)
 
 
 def run(settings: Settings) -> None:
@@ -246,7 +249,7 @@ class Resolver:
                 raise HubUnavailable(f"The Hub asks to wait {rest_s:.0f} s (rate limit).")
             self._stop.wait(rest_s)
             try:
-                return sources.resolve(
+                found = sources.resolve(
                     ref,
                     settings=self._settings,
                     network=network_for(self._settings, guarded=ref.url is not None),
@@ -257,6 +260,10 @@ class Resolver:
                     as_operator=request.as_operator,
                     token=credentials.hf_token or (self._settings.token() if request.as_operator else None),
                 )
+                if found.kind == "url" and not ref.is_local_file:
+                    network = network_for(self._settings, guarded=True)
+                    return sources.probed(found, network, limits_of(self._settings))
+                return found
             except sources.RetryLater as limit:
                 self._cooldown.set(host, min(limit.seconds, RATE_LIMIT_WAIT_MAX_S))
             except HubRefused:

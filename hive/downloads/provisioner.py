@@ -24,9 +24,9 @@ from hive.errors import InvalidModelRef, QuotaExceeded, TooManyDownloads
 from hive.secrets import SECRET_TTL_S, Credentials, fingerprint, purpose_of, seal
 from hive.settings import Settings
 from hive.store.catalog import ModelCatalog, OnDisk
-from hive.wire.api import DownloadPlan, PlanFile
+from hive.store.disk_plan import plan_on_disk
+from hive.wire.api import DownloadPlan
 from hive.wire.refs import ModelRef, RefError, dedup_key, parse_ref
-from hive.wire.selection import RepoFile
 from hive.wire.spec import DownloadSpec, request_of
 
 log = logging.getLogger("hive.downloads.provisioner")
@@ -89,24 +89,11 @@ class ModelProvisioner:
 
     def plan_on_disk(self, spec: DownloadSpec, found: OnDisk) -> DownloadPlan:
         """What a download of a model that is on the disk would bring: nothing more. Reads the disk."""
-        repo = spec.ref.repo or None
-        tree = self._catalog.tree(repo, found.commit) if repo and found.commit else None
-        digests = {file.path: _digest(file) for file in tree or ()}
-        files = tuple(
-            PlanFile(path=file.path, size=file.size, digest=digests.get(file.path), on_disk=True)
-            for file in found.files
-        )
-        return DownloadPlan(
-            model_ref=spec.ref.display,
-            name=found.model_id,
-            repo=repo,
-            commit=found.commit,
-            variant=found.variant,
-            local_path=found.local_path,
-            files=files,
-            bytes_total=found.size,
-            bytes_missing=0,
-        )
+        return plan_on_disk(self._catalog, spec, found)
+
+    def look_unlisted(self, spec: DownloadSpec) -> OnDisk | None:
+        """What the disk has where the Hub cannot be asked, as the download itself would end; None where nothing."""
+        return None if spec.update else self._catalog.find_unlisted(spec.ref, spec.include, spec.exclude)
 
     def question(self, spec: DownloadSpec) -> Question:
         """The same asked of a resolver. Makes the key file where a token has to be sealed."""
@@ -190,11 +177,6 @@ class ModelProvisioner:
         if spec.hf_token:
             return f"token {fingerprint(f'hub token {spec.hf_token}', self._settings.secret_key_path)}"
         return "" if spec.as_operator else "no token"
-
-
-def _digest(file: RepoFile) -> str:
-    """A file's digest as plans have it."""
-    return f"sha256:{file.sha256}" if file.sha256 else f"git-sha1:{file.blob_id}"
 
 
 def _credentials(spec: DownloadSpec) -> Credentials:

@@ -34,6 +34,7 @@ from hive.downloads.threads import Threads
 from hive.errors import (
     Conflict,
     DownloadNotFound,
+    HubUnavailable,
     RedisUnavailable,
     ServerBusy,
     WorkersSilent,
@@ -136,6 +137,11 @@ class DownloadService:
         found = self._provisioner.look(spec)
         return found if found is not None and self._access.is_let_in(spec, found) else None
 
+    def _look_unlisted(self, spec: DownloadSpec) -> OnDisk | None:
+        """The same where the Hub is away. Blocking."""
+        found = self._provisioner.look_unlisted(spec)
+        return found if found is not None and self._access.is_let_in(spec, found) else None
+
     async def plan(self, spec: DownloadSpec) -> DownloadPlan:
         """What a download would bring, without one; from the disk where all of it is there.
 
@@ -152,6 +158,11 @@ class DownloadService:
         self._plans += 1
         try:
             return await self._ask(await self._lookups.run(self._provisioner.question, spec))
+        except HubUnavailable:
+            copy = await self._lookups.run(self._look_unlisted, spec)
+            if copy is None:
+                raise
+            return await self._lookups.run(self._provisioner.plan_on_disk, spec, copy)
         finally:
             self._plans -= 1
 

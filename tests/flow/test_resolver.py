@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 
 from hive.client import Client
-from hive.errors import ModelNotFound, VariantNotFound, WorkersSilent
+from hive.errors import FileNotFound, ModelNotFound, VariantNotFound, WorkersSilent
 from hive.redis_client import RedisClient
 from hive.wire.events import Downloading
-from tests.hub import SyntheticFile
+from tests.hub import SyntheticFile, faults
 from tests.hub.server import HubServer
 from tests.support.content import MIB
 from tests.support.processes import Server
@@ -200,3 +201,52 @@ def test_without_a_worker_a_plan_is_refused_at_once(env: dict[str, str]) -> None
         assert isinstance(waiting.progress, Downloading)
     finally:
         server.stop()
+
+
+@pytest.fixture
+def allowing(env: dict[str, str], hub: HubServer) -> dict[str, str]:
+    """The environment of a service that may fetch URLs of the stand-in."""
+    env["HIVE_ALLOW_HOSTS"] = hub.endpoint.removeprefix("http://")
+    return env
+
+
+def test_a_url_that_can_never_be_had_ends_within_seconds_though_the_worker_is_busy(
+    allowing: dict[str, str], busy: Service, hub: HubServer
+) -> None:
+    page = hub.plain("/page.gguf", b"replaced")
+    hub.faults.add(faults.presented(b"<html>sign in</html>", "text/html"), "/page.gguf")
+    wrong = {f"{hub.endpoint}/none.gguf": "FILE_NOT_FOUND", page: "NOT_A_MODEL"}
+    began_s = time.monotonic()
+    for url, client in {url: busy.watch(busy.post(url)["download_id"]) for url in wrong}.items():
+        client.wait(SOON_S)
+        assert (client.last["status"], client.last["code"]) == ("failed", wrong[url])
+    assert time.monotonic() - began_s < SOON_S
+    queued = busy.post(hub.plain("/real.bin", SyntheticFile(3 * MIB, seed=3)))["download_id"]
+    wait_for(lambda: busy.show(queued)["progress"].get("bytes_total") == 3 * MIB, "its size")
+    assert busy.show(queued)["name"] == "real.bin"
+
+
+def test_the_plan_of_a_url_has_its_size_where_the_server_says_it(
+    allowing: dict[str, str], service: Service, hub: HubServer
+) -> None:
+    url = hub.plain("/real.bin", SyntheticFile(3 * MIB, seed=3))
+    with Client(service.server.url) as client:
+        plan = client.plan(url)
+        assert (plan.name, plan.bytes_total, plan.bytes_missing) == ("real.bin", 3 * MIB, 3 * MIB)
+        with pytest.raises(FileNotFound):
+            client.plan(f"{hub.endpoint}/none.bin")
+        hub.faults.add(faults.status(503), "/real.bin")
+        assert client.plan(url).bytes_total is None
+    shown = hive(service, "pull", "--dry-run", hub.plain("/other.bin", SyntheticFile(2 * MIB, seed=3)))
+    assert shown.stderr == "other.bin: 1 file, 2.1 MB, 2.1 MB to download\n", shown.stderr
+
+
+def test_a_plan_while_the_hub_is_away_is_that_of_the_disk(service: Service, hub: HubServer) -> None:
+    hub.create("org/model", {"config.json": b"{}", "model.safetensors": b"weights"})
+    path = service.bring("hf:org/model")["local_path"]
+    for listing in Path(service.env["HIVE_STORE"]).rglob("trees/*.json"):
+        listing.unlink()
+    hub.faults.add(faults.status(503), "/api/*")
+    with Client(service.server.url) as client:
+        plan = client.plan("hf:org/model")
+    assert (plan.local_path, plan.bytes_missing) == (path, 0)

@@ -12,9 +12,9 @@ from hive.wire.refs import ModelRef
 from workers.sources import huggingface, local_file, url
 from workers.sources.hub_client import HubClient
 from workers.sources.plan import Plan, PlannedFile, RetryLater
-from workers.sources.url import named
+from workers.sources.url import named, probed
 
-__all__ = ["Plan", "PlannedFile", "RetryLater", "access", "named", "resolve"]
+__all__ = ["Plan", "PlannedFile", "RetryLater", "access", "named", "probed", "resolve"]
 
 
 def resolve(

@@ -10,7 +10,7 @@ from hive.wire.refs import ModelRef
 from workers.sources.naming import name_of, name_of_url
 from workers.sources.plan import Plan, PlannedFile
 from workers.sources.sniff import check_head, check_whole
-from workers.transfer import Digest, Location, Served, Source
+from workers.transfer import Digest, Limits, Location, Network, Served, Source, probe
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -33,6 +33,20 @@ def resolve(ref: ModelRef, sha256: str | None, name: str | None = None) -> Plan:
         source = _inspected(source, asked, name)
     file = PlannedFile(source.name, None, digest, None, source)
     return Plan(ref=ref, kind="url", files=(file,), primary=file.path, name=name)
+
+
+def probed(plan: Plan, network: Network, limits: Limits) -> Plan:
+    """The plan with the size and the name that its server says, asked now; the plan itself where it says nothing.
+
+    Raises:
+        HiveError: what the download would end with.
+    """
+    [file] = plan.files
+    found = probe(file.source, network, limits)
+    if found is None:
+        return plan
+    file = replace(named(plan, file, found.served), size=found.size)
+    return replace(plan, files=(file,), primary=file.path)
 
 
 def named(plan: Plan, file: PlannedFile, served: Served | None) -> PlannedFile:

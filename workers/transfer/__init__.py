@@ -16,6 +16,7 @@ from workers.transfer.engine import fetch
 from workers.transfer.http.pool import Cooldown, HostPool, LocalCooldown
 from workers.transfer.http.redirects import signed_url_expiry
 from workers.transfer.limits import Limits
+from workers.transfer.probes import probe
 from workers.transfer.progress import Snapshot
 from workers.transfer.source import Digest, Fetched, Location, Refusal, Served, Source
 from workers.transfer.state.disk import STAT_BLOCK_BYTES, free_bytes
@@ -52,5 +53,6 @@ __all__ = [
     "finish",
     "free_bytes",
     "journal_path",
+    "probe",
     "signed_url_expiry",
 ]
