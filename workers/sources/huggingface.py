@@ -33,6 +33,10 @@ from workers.sources.hub_client import HubClient, Visibility
 from workers.sources.plan import Plan, PlannedFile, RetryLater, everywhere
 from workers.transfer import Digest, Limits, Location, Refusal, Source
 
+#: Names that an error lists, and characters of each.
+MAX_SHOWN: Final = 20
+MAX_SHOWN_CHARS: Final = 200
+
 #: Bytes from which the signed URL of a file is asked for by itself: below, the engine fetches the file with one
 #: request.
 SIGNED_FROM_BYTES: Final = Limits().small_file_bytes
@@ -133,10 +137,24 @@ def _select(
         raise VariantNotFound(str(error), **error.details) from None
     except SelectionError as error:
         raise BadRequest(str(error), **error.details) from None
-    for file in selection.files:
-        if problem := path_problem(file.path):
-            raise DownloadError(f"The model has a file with a name that hive does not write to a disk: {problem}.")
+    _check_names(selection)
     return selection
+
+
+def _check_names(selection: Selection) -> None:
+    """Raise DownloadError where a file's name cannot, or must not, be that of a file; it says how to go on without.
+
+    All of the model is refused, and nothing left out in silence: a snapshot that lacks what its listing has would be
+    fetched again each time, and nobody knows here whether the file matters.
+    """
+    bad = [(file.path, problem) for file in selection.files if (problem := path_problem(file.path))]
+    if not bad:
+        return
+    path, problem = bad[0]
+    more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
+    text = f"The model has a file with a name that hive does not write to a disk{more}: {path[:80]!a}: {problem}."
+    paths = [found.encode("utf-8", "replace").decode()[:MAX_SHOWN_CHARS] for found, _ in bad[:MAX_SHOWN]]
+    raise DownloadError(f"{text} To fetch the others leave it out: hive pull --exclude, with a pattern.", paths=paths)
 
 
 def _planned(hub: HubClient, repo: str, commit: str, file: RepoFile) -> PlannedFile:

@@ -18,6 +18,7 @@ import pytest
 from msgspec.structs import replace
 
 from hive.errors import (
+    DownloadError,
     FileNotFound,
     HiveError,
     HubRefused,
@@ -469,3 +470,19 @@ def test_packed_pieces_one_after_the_other_are_one_reply(hub: HubServer, setting
     text = json.dumps({"sha": sha, "gated": False}).encode()
     hub.faults.add(Packed(gzip.compress(text[:20]) + gzip.compress(text[20:])), API)
     assert plan_for(settings, "org/name").commit == sha
+
+
+@pytest.mark.parametrize(
+    "name", ["../x", "a/../../x", "/etc/x", ".git/hooks/x", "x" * 256, "a\\\\b", "a\\nb", "a//b", "..", "\\ud800"]
+)
+def test_a_name_that_is_no_files_is_refused_by_name_and_the_rest_can_be_had(
+    hub: HubServer, settings: Settings, name: str
+) -> None:
+    listed = ", ".join(f'{{"type": "file", "oid": "{SHA}", "size": 7, "path": "{path}"}}' for path in (name, "good"))
+    answer_with(hub, TREE, f"[{listed}]")
+    with pytest.raises(DownloadError, match="--exclude") as caught:
+        plan_for(settings, "org/name")
+    assert len(caught.value.details["paths"]) == 1
+    assert caught.value.message.isprintable()
+    plan = plan_for(settings, "org/name", include=("good",))
+    assert [file.path for file in plan.files] == ["good"]
