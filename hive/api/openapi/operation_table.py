@@ -101,6 +101,7 @@ ANY: Final = (
     errors.BodyTooLarge,
     errors.MisdirectedRequest,
     errors.HeadersTooLarge,
+    errors.TooManyRequests,
     errors.InternalError,
 )
 #: What a request to a route with a scope may end with.
@@ -117,6 +118,7 @@ _FIND: Final = (errors.InvalidId, errors.DownloadNotFound, *_REDIS, *_BUSY)
 _CHANGE: Final = (*_FIND, errors.DownloadEnded, errors.Conflict)
 _ASK: Final = (
     *(errors.InvalidModelRef, errors.UnsafeUrl, errors.TooManyDownloads, errors.TooManyWebhooks),
+    errors.QuotaExceeded,
     *(*_REDIS, *_BUSY, *_DISK),
 )
 #: What a reference may turn out to mean, as a worker says it.
@@ -184,7 +186,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
             _LAST_EVENT_ID,
             Parameter("last_event_id", "query", _VERSION, "The same, for who cannot set headers."),
         ),
-        may_end_with=(errors.DownloadNotFound, *_REDIS, *_BUSY),
+        may_end_with=(errors.DownloadNotFound, errors.TooManyStreams, *_REDIS, *_BUSY),
     ),
     f"GET {api.MANY_PATH}": Operation(
         "Watch many downloads in one stream",
@@ -205,7 +207,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
             Parameter("status", "query", {"enum": ["active"]}, "Those alone that have not ended; not beside `id`."),
             _LAST_EVENT_ID,
         ),
-        may_end_with=(errors.DownloadNotFound, errors.TooManyDownloads, *_REDIS, *_BUSY),
+        may_end_with=(errors.DownloadNotFound, errors.TooManyDownloads, errors.TooManyStreams, *_REDIS, *_BUSY),
     ),
     "GET /v1/downloads": Operation(
         "List downloads, newest first",
