@@ -10,6 +10,7 @@ with a `retry:` and no `[DONE]`, spread over a window, and then uvicorn stops.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gc
 import logging
@@ -18,11 +19,13 @@ import socket
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from types import FrameType
+from typing import cast
 
 import uvicorn
 
 from hive import redis_probe
 from hive.api import audit
+from hive.api.acceptor import Acceptor
 from hive.api.app import Api
 from hive.api.http1 import LOOPBACK_SHARES, Connections, HttpProtocol
 from hive.api.services import make_services
@@ -170,6 +173,16 @@ class DrainingServer(uvicorn.Server):
         super().__init__(config)
         self._drain = drain
         self._window_s = window_s
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Called by uvicorn; what listens is ours (api/acceptor.py)."""
+        await super().startup([])
+        acceptors = [Acceptor(listener, self._make_protocol) for listener in sockets or ()]
+        self.servers = cast(list[asyncio.Server], acceptors)
+
+    def _make_protocol(self) -> asyncio.Protocol:
+        kind = cast(type[HttpProtocol], self.config.http_protocol_class)
+        return kind(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Called by uvicorn when it was told to exit."""
