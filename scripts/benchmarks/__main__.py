@@ -127,5 +127,17 @@ def transfer(forms: tuple[str, ...], gib: float, runs: int, folder: Path | None,
             runs_of[form](Path(place))
 
 
+@cli.command()
+@click.option("--subscribers", default=2000, help="Streams of one download, 5 events a second.")
+def load(subscribers: int) -> None:
+    """What an attack costs streams and downloads: 200 slow clients, 5,000 requests a second of junk, 5,000 silent
+    connections, floods of headers and of pipelined requests, all at once. Ends within three minutes.
+    """
+    from benchmarks import load as it
+
+    with tempfile.TemporaryDirectory(prefix="hive-bench-") as folder:
+        it.measure(Path(folder), subscribers)
+
+
 if __name__ == "__main__":
     cli(prog_name="scripts/bench")

@@ -161,11 +161,11 @@ class Server(Process):
 class Workers(Process):
     """`hive worker`, on any core."""
 
-    def __init__(self, redis_url: str, folder: Path, **settings: str) -> None:
+    def __init__(self, redis_url: str, folder: Path, concurrency: int = 1, **settings: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         log = folder / "workers.log"
         log.unlink(missing_ok=True)
-        command = [sys.executable, "-m", "hive.cli", "worker", "--concurrency", "1"]
+        command = [sys.executable, "-m", "hive.cli", "worker", "--concurrency", str(concurrency)]
         super().__init__(command, None, log=log, env=environment(redis_url, folder, **settings))
         self.wait_for(lambda: "workers are ready" in log.read_text(errors="replace"), "hive worker")
 
@@ -218,10 +218,10 @@ def answer(port: int, path: str, method: str = "GET", body: bytes = b"") -> byte
 class Told:
     """A child that takes commands on standard input, a line each, and answers each with a line of JSON."""
 
-    def __init__(self, command: list[str], core: int, env: Mapping[str, str] | None = None) -> None:
+    def __init__(self, command: list[str], core: int | None, env: Mapping[str, str] | None = None) -> None:
         self._program = command[0]
         self._process = subprocess.Popen(
-            pinned(core, command),
+            command if core is None else pinned(core, command),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, **(env or {})},

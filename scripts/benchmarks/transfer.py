@@ -118,7 +118,7 @@ def hive(hub: StaticHub, folder: Path) -> Cost:
     with (
         Redis(folder / "redis", None) as redis,
         Server(redis.url, folder, None, 1, **settings) as server,
-        Workers(redis.url, folder, **settings) as workers,
+        Workers(redis.url, folder, 1, **settings) as workers,
     ):
         pids = (redis.pid, server.pid, workers.pid)
         cpu_s, began_s = sum(map(machine.family_cpu_s, pids)), time.monotonic()
