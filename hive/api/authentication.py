@@ -14,7 +14,6 @@ Host is a name of the loopback, the cookie is called `hive` and is not Secure.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Collection, Mapping
 from ipaddress import ip_address
@@ -26,8 +25,6 @@ from hive.auth.failures import Failures
 from hive.auth.key_ring import KeyRing
 from hive.auth.principal import NOBODY, Principal
 from hive.auth.tickets import Sessions, Tickets
-
-log = logging.getLogger("hive.auth")
 
 #: The session's cookie: where the Host is a name of the loopback, and elsewhere.
 LOOPBACK_COOKIE: Final = "hive"
@@ -88,7 +85,6 @@ class Authenticator:
     def _count_failure(self, client: tuple[str, int] | None) -> None:
         address = client[0] if client else ""
         if (wait_s := self._failures.add(address)) is not None:
-            log.warning("wrong keys: refused for a while", extra={"fields": {"address": address}})
             raise errors.TooManyFailedKeys(retry_after_s=math.ceil(wait_s)) from None
 
 

@@ -36,6 +36,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from hive.api.gate import ANSWER_HEADERS
 from hive.api.json import MAX_BODY_BYTES
+from hive.auth.holder import LOOPBACK, holder_of_address
 from hive.errors import BadRequest, HeadersTooLarge, HiveError, RequestTimeout
 from hive.streams import sse
 from hive.streams.writer import EXTENSION, Listener, SocketWriter
@@ -66,13 +67,12 @@ CROWDED_SILENCE_S: Final = 5.0
 CROWD_FACTOR: Final = 256
 #: How many times the share of an address this machine has: its balancer, and one person's tools, come from there.
 LOOPBACK_SHARES: Final = 4
-_LOOPBACK: Final = ("127.", "::1", "::ffff:127.")
 #: Seconds between two lines in the log about connections that are closed because there are too many.
 SAY_EVERY_S: Final = 60.0
 
 
 class Connections:
-    """How many connections a process has: those that are no streams by address, and all of them together.
+    """How many connections a process has: those that are no streams by address (of IPv6 by /64), and all together.
 
     The limit of an address is a soft one, because a fleet of streams that comes back all at once, from behind one
     proxy, is not an attack: each of them is a stream, and not counted any more, as soon as it has asked.
@@ -85,29 +85,32 @@ class Connections:
         self._most = most
         self._most_of_one = most_of_one
         self._loopback_shares = loopback_shares
-        self._by_address: Counter[str] = Counter()
+        self._by_holder: Counter[str] = Counter()
         self._said_s = -SAY_EVERY_S
 
     def admit(self, address: str, connections: int) -> bool:
         """Whether one more may stay, `connections` being open by now; then it counts until `release`."""
-        of_one = self._by_address[address] if address else 0
+        holder = holder_of_address(address)
+        of_one = self._by_holder[holder] if address else 0
         most_of_one = self._most_of_one * CROWD_FACTOR
         if (self._most and connections > self._most) or (most_of_one and of_one >= most_of_one):
             self._say(address)
             return False
-        self._by_address[address] += 1
+        self._by_holder[holder] += 1
         return True
 
     def is_crowded(self, address: str) -> bool:
         """Whether this address has more than its share."""
-        shares = self._loopback_shares if address.startswith(_LOOPBACK) else 1
-        return 0 < self._most_of_one * shares < self._by_address[address]
+        holder = holder_of_address(address)
+        shares = self._loopback_shares if holder == LOOPBACK else 1
+        return 0 < self._most_of_one * shares < self._by_holder[holder]
 
     def release(self, address: str) -> None:
         """It is gone, or has become a stream."""
-        self._by_address[address] -= 1
-        if self._by_address[address] <= 0:
-            del self._by_address[address]
+        holder = holder_of_address(address)
+        self._by_holder[holder] -= 1
+        if self._by_holder[holder] <= 0:
+            del self._by_holder[holder]
 
     def _say(self, address: str) -> None:
         if time.monotonic() - self._said_s >= SAY_EVERY_S:

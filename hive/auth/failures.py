@@ -6,9 +6,13 @@ keys are let in all the same: many people may stand behind one address, and one 
 
 from __future__ import annotations
 
+import logging
 import time
-from ipaddress import IPv6Address
 from typing import Final
+
+from hive.auth.holder import holder_of_address
+
+log = logging.getLogger("hive.auth")
 
 #: Wrong keys that an address may send in a window, and seconds of the window.
 MAX_FAILURES: Final = 20
@@ -24,8 +28,8 @@ class Failures:
         self._windows: dict[str, tuple[float, int]] = {}
 
     def add(self, address: str) -> float | None:
-        """Count one; gives the seconds to wait where there are too many by now."""
-        now_s, source = time.monotonic(), _network(address)
+        """Count one; gives the seconds to wait where there are too many by now, and logs the first of these."""
+        now_s, source = time.monotonic(), holder_of_address(address)
         began_s, count = self._windows.get(source, (now_s, 0))
         if now_s - began_s >= WINDOW_S:
             self._windows.pop(source)
@@ -33,13 +37,6 @@ class Failures:
         self._windows[source] = (began_s, count + 1)
         if len(self._windows) > MAX_ADDRESSES:
             del self._windows[next(iter(self._windows))]
+        if count == MAX_FAILURES:  # once a window: a flood must not fill the log
+            log.warning("wrong keys: refused for a while", extra={"fields": {"address": address}})
         return began_s + WINDOW_S - now_s if count >= MAX_FAILURES else None
-
-
-def _network(address: str) -> str:
-    """The address; of IPv6 the first 64 bits, which are what one customer has."""
-    try:
-        found = IPv6Address(address)
-    except ValueError:
-        return address
-    return address if found.ipv4_mapped else found.packed[:8].hex()

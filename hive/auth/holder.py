@@ -28,7 +28,7 @@ def holder_of(connection: Mapping[str, Any]) -> str:
     if principal.key_id:
         return f"key:{principal.key_id}"
     client = connection.get("client")
-    return _of_address(client[0] if client else "")
+    return holder_of_address(client[0] if client else "")
 
 
 def is_unlimited(connection: Mapping[str, Any]) -> bool:
@@ -37,7 +37,8 @@ def is_unlimited(connection: Mapping[str, Any]) -> bool:
 
 
 @lru_cache(_REMEMBERED)
-def _of_address(text: str) -> str:
+def holder_of_address(text: str) -> str:
+    """Whom a connection's address counts for: itself, its /64, or `LOOPBACK`."""
     try:
         address = ip_address(text.partition("%")[0])
     except ValueError:

@@ -59,13 +59,15 @@ class KeyRing:
             self._fail(self._gone())
 
     def refresh(self) -> bool:
-        """Read the file again if it changed; whether it did. Blocks. What is wrong is logged and lets nobody in."""
+        """Read the file again if it changed; whether it did. Blocks. What is wrong is logged and lets nobody in, and is
+        tried again with each call: what ended it (too many open files, a share that was away) may leave no mark on it.
+        """
+        before = self._seen
         try:
-            seen = self._look()
-            if seen == self._seen:
+            self._seen = self._look()
+            if self._seen == before and self._trouble is None:
                 return False
-            self._seen = seen
-            if seen is not None:
+            if self._seen is not None:
                 self._take(self._file.read())
             elif self.on:
                 raise self._gone()
@@ -74,7 +76,7 @@ class KeyRing:
         except OSError as error:
             self._seen = ()
             self._fail(KeyFileUnusable(f"The key file cannot be looked at: {error.strerror or error}."))
-        return True
+        return self._seen != before
 
     def principal(self, text: str) -> Principal:
         """Who asks with this key. Unknown, wrong, expired and revoked ones take the same steps to the same answer.
@@ -166,7 +168,8 @@ class KeyRing:
         self.on = self.on or bool(keys)
 
     def _fail(self, error: KeyFileUnusable) -> None:
-        log.error("nobody is let in: the key file cannot be used", extra={"fields": {"reason": error.message}})
+        if self._trouble is None or self._trouble.message != error.message:  # once for each reason
+            log.error("nobody is let in: the key file cannot be used", extra={"fields": {"reason": error.message}})
         self._trouble, self.on = error, True
 
     def _gone(self) -> KeyFileUnusable:

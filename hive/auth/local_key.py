@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from hive.auth.keys import KEY, KeyFile, digest_of
+from hive.key_file import is_private
 
 #: Its name and owner in the key file.
 KEY_NAME: Final = "hive up"
@@ -30,7 +31,7 @@ def read_local_key(path: Path) -> str | None:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
             status = os.fstat(descriptor)
-            if stat.S_ISREG(status.st_mode) and not status.st_mode & 0o077:
+            if stat.S_ISREG(status.st_mode) and is_private(status):
                 text = os.read(descriptor, _MAX_BYTES).decode("latin-1").strip()
                 return text if KEY.fullmatch(text) else None
         finally:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final, Generic, TypeVar
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from hive.wire.events import Event, Status
+from hive.wire.events import Event
 from hive.wire.jobs import MAX_RUNNING, MIN_BYTES_PER_SECOND, Priority
 from hive.wire.refs import MAX_REF_CHARS
 
@@ -33,8 +33,6 @@ MAX_TICKET_TTL_S: Final = 3600
 MAX_WEBHOOK_URL_CHARS: Final = 2048
 #: Models that one verification may name.
 MAX_MODELS: Final = 1000
-
-DownloadStatus = Status
 
 # -- what requests bring ---------------------------------------------------------------------------------------------
 

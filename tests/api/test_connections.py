@@ -17,6 +17,7 @@ import requests
 
 from hive.api import http1
 from hive.api.http1 import Connections, HttpProtocol
+from hive.auth.holder import LOOPBACK
 from hive.downloads.context import DownloadContext
 from tests.support.asgi_server import Serving, read_to_end, read_until, running
 from tests.support.downloads import create
@@ -295,7 +296,7 @@ async def test_one_address_has_its_share_and_streams_do_not_count(
         await read_until(stream, b'"status":"queued"')
     assert serving.endpoint.open_streams == 20
     quiet = [connect(serving) for _ in range(2)]
-    await wait_for_async(lambda: counted._by_address["127.0.0.1"] == 2, "both to be counted")
+    await wait_for_async(lambda: counted._by_holder[LOOPBACK] == 2, "both to be counted")
     crowded = connect(serving)
     assert await read_to_end(crowded) == b"", "it had to ask soon"
     loop = asyncio.get_running_loop()
@@ -307,20 +308,24 @@ async def test_one_address_has_its_share_and_streams_do_not_count(
         await read_until(client, b"404")
     for client in (*quiet, crowded, asking):
         client.close()
-    await wait_for_async(lambda: not counted._by_address, "all to be forgotten")
+    await wait_for_async(lambda: not counted._by_holder, "all to be forgotten")
 
 
 def test_further_connections_than_there_may_be_are_closed_at_once() -> None:
     counted = Connections(most=10, most_of_one=2)
-    assert [counted.admit("a", 1 + n) for n in range(2)] == [True, True]
-    assert not counted.is_crowded("a")
-    assert counted.admit("a", 3)
-    assert counted.is_crowded("a")
-    assert not counted.admit("b", 11)
+    assert [counted.admit("192.0.2.1", 1 + n) for n in range(2)] == [True, True]
+    assert not counted.is_crowded("192.0.2.1")
+    assert counted.admit("192.0.2.1", 3)
+    assert counted.is_crowded("192.0.2.1")
+    assert not counted.admit("192.0.2.2", 11)
     for _ in range(3):
-        counted.release("a")
-    assert not counted.is_crowded("a")
-    assert sum(counted.admit("a", 1) for _ in range(1000)) == 2 * http1.CROWD_FACTOR
+        counted.release("192.0.2.1")
+    assert not counted.is_crowded("192.0.2.1")
+    assert sum(counted.admit("192.0.2.1", 1) for _ in range(1000)) == 2 * http1.CROWD_FACTOR
+    assert counted.admit("2001:db8:0:1::1", 1)
+    assert [counted.admit(f"2001:db8:0:1::{n:x}", 1) for n in range(2, 4)] == [True, True]
+    assert counted.is_crowded("2001:db8:0:1:ffff::1"), "a network of IPv6 is one address"
+    assert not counted.is_crowded("2001:db8:0:2::1")
     unlimited = Connections()
-    assert all(unlimited.admit("a", n) for n in range(10_000))
-    assert not unlimited.is_crowded("a")
+    assert all(unlimited.admit("192.0.2.1", n) for n in range(10_000))
+    assert not unlimited.is_crowded("192.0.2.1")

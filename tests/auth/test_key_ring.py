@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hive.auth import key_ring
+from hive.auth import key_ring, keys
 from hive.auth.failures import MAX_ADDRESSES, MAX_FAILURES, WINDOW_S, Failures
 from hive.auth.key_ring import KeyRing
 from hive.auth.keys import KeyFile
@@ -153,5 +153,27 @@ def test_too_many_wrong_keys_of_an_address_are_waited_for_and_others_are_not() -
 def test_addresses_that_are_remembered_are_bounded() -> None:
     failures = Failures()
     for number in range(MAX_ADDRESSES + 100):
-        failures.add(f"a{number}")
+        failures.add(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}")
     assert len(failures._windows) == MAX_ADDRESSES
+
+
+def test_a_flood_of_wrong_keys_is_one_line_a_window(caplog: pytest.LogCaptureFixture) -> None:
+    failures = Failures()
+    for _ in range(3 * MAX_FAILURES):
+        failures.add("10.0.0.1")
+    assert [record.getMessage() for record in caplog.records] == ["wrong keys: refused for a while"]
+
+
+def test_a_trouble_that_leaves_no_mark_on_the_file_ends_by_itself(
+    ring: KeyRing, file: KeyFile, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = file.add("ci", ["read"])
+    with monkeypatch.context() as patched:
+        patched.setattr(keys, "MAX_FILE_BYTES", 1)  # stands for whatever keeps one look from reading it
+        assert ring.refresh()
+        assert not ring.refresh()
+        with pytest.raises(KeyFileUnusable):
+            ring.principal(made.text)
+    assert len([record for record in caplog.records if record.levelno == logging.ERROR]) == 1
+    ring.refresh()
+    assert ring.principal(made.text).key_id == made.key.id

@@ -174,7 +174,7 @@ def _operation(entry: Entry, operation: Operation, schemas: Schemas) -> Object:
         "description": _docstring(entry.answer),
     }
     if entry.needs is not None:
-        found["security"] = [{scheme: [entry.needs]} for scheme in _schemes(entry, operation)]
+        found["security"] = [{scheme: [entry.needs]} for scheme in _schemes(operation)]
     if operation.parameters:
         found["parameters"] = [_parameter(parameter) for parameter in operation.parameters]
     if operation.body is not None:
@@ -183,7 +183,7 @@ def _operation(entry: Entry, operation: Operation, schemas: Schemas) -> Object:
     return found
 
 
-def _schemes(entry: Entry, operation: Operation) -> Iterator[str]:
+def _schemes(operation: Operation) -> Iterator[str]:
     """What a request may show, each of it enough by itself."""
     yield "bearer"
     if not operation.by_key_only:
