@@ -72,6 +72,20 @@ def test_sixty_messages_to_one_host_keep_neither_the_operators_nor_another_hosts
     assert len(outbox.take(8, 0, [one for one in taken if one != first])) == 1
 
 
+def test_what_steps_aside_is_bounded_as_what_is_sent_is(
+    store: RedisClient, settings: Settings, downloads: DownloadContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hive.webhooks.outbox.MAX_SCANNED", 1)  # one page of a hundred
+    outbox = WebhookOutbox(store, msgspec.structs.replace(settings, webhook_secret=SECRET))
+    for number in range(120):
+        due(outbox, downloads, f"tar{number}", "https://tarpit.example/")
+    before = store.zrange(keys.WEBHOOKS_DUE, 0, -1, withscores=True)
+    assert len(outbox.take(8, 0)) == MAX_PER_HOST
+    after = dict(store.zrange(keys.WEBHOOKS_DUE, 0, -1, withscores=True))
+    assert all(after[member] > score for member, score in before[:100])
+    assert all(after[member] == score for member, score in before[100:]), "nobody has looked at these"
+
+
 def test_one_owner_with_many_hosts_leaves_room_for_others(outbox: WebhookOutbox, downloads: DownloadContext) -> None:
     for number in range(20):
         due(outbox, downloads, f"a{number}", f"https://tarpit{number}.example/", "alice")

@@ -38,10 +38,11 @@ local function take(member, own, name, host, of_settings)
   found[#found + 1] = {member, ticket, number, kept[1] or '', kept[2] or '', host, of_settings}
 end
 
-local left, left_own, passed = tonumber(most), tonumber(most_own), 0
-while left + left_own > 0 and passed < tonumber(scanned) do
+local left, left_own, looked, passed = tonumber(most), tonumber(most_own), 0, 0
+while left + left_own > 0 and looked < tonumber(scanned) do
   local page = redis.call('ZRANGEBYSCORE', due, '-inf', int(now), 'LIMIT', passed, 100)
   if #page == 0 then break end
+  looked = looked + #page
   for _, member in ipairs(page) do
     local id, name = string.match(member, '^([^/]+)/(.+)$')
     local own = 'hive:webhooks:{' .. id .. '}'
