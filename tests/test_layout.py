@@ -20,6 +20,7 @@ OTHERS = {
     "chaos": "what kills",
     "charts": "the Helm chart",
     "flow": "whole journeys",
+    "fuzz": "generated requests, names and frames",
     "hub": "the stand-in of the Hub, and its own tests",
     "soak": "long runs",
     "support": "helpers",
