@@ -34,7 +34,7 @@ from hive.api.authentication import Authenticator
 from hive.api.gate import Gate
 from hive.api.routes import ApiRoute, StreamRoute, check
 from hive.api.services import Services
-from hive.errors import HiveError
+from hive.errors import HiveError, TooManyRequests
 from hive.wire.api import MANY_PATH, PROGRESS_PATH
 
 #: Every address, and the scope that a key needs for it (docs/auth.md explains them); None is open to all.
@@ -111,9 +111,14 @@ class Api:
             await self._gate(scope, receive, send)
 
     async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            self.services.rates.admit(scope)
         stream = _STREAMS.get(scope["path"]) if scope["type"] == "http" else None
+        if scope["type"] == "http":
+            try:
+                self.services.rates.admit(scope)
+            except TooManyRequests:
+                if stream is not None and await progress.ask_to_come_back(scope, send):
+                    return
+                raise
         if stream is None:
             await self._starlette(scope, receive, send)
         else:

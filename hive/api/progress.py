@@ -19,6 +19,7 @@ from hive.api.services import Services
 from hive.auth.principal import principal_of
 from hive.streams import sse
 from hive.streams.many import MAX_IDS
+from hive.streams.stream import end_at_once
 from hive.wire.events import ACTIVE
 
 #: Characters of an id that is none which its error shows.
@@ -73,6 +74,17 @@ async def progress_of_many(services: Services, scope: Scope, receive: Receive, s
             await services.many_streams(wanted, None, asked, scope, receive, send)
     except errors.HiveError as error:
         await error_response(error)(scope, receive, send)
+
+
+async def ask_to_come_back(scope: Scope, send: Send) -> bool:
+    """Answer an EventSource that cannot be served now as the streams do: a status would end it for good. False, with
+    nothing sent, where the client is none, and may be told by a status.
+    """
+    query = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+    if scope["method"] != "GET" or not sse.read_stream_request(scope["headers"], query).with_ids:
+        return False
+    await end_at_once(send, with_retry=True)
+    return True
 
 
 def _check_ticket(scope: Scope, wanted: Collection[str]) -> None:

@@ -96,6 +96,9 @@ def test_a_key_has_its_share_of_everything(
 
     codes = [requests.get(f"{server.url}/v1/downloads", headers=erin, timeout=10).status_code for _ in range(100)]
     assert set(codes) == {200, 429}
+    pages = [stream(erin, f"/v1/downloads/progress?id={ids['bob']}", "text/event-stream") for _ in range(100)]
+    told = [(page.status_code, page.text) for page in pages if page.status_code != 404]
+    assert set(told) == {(200, "retry: 5000\n\n")}, "a status would end an EventSource for good"
     assert requests.get(f"{server.url}/v1/downloads", headers=bob, timeout=10).status_code == 200
     assert {requests.get(f"{server.url}/readyz", timeout=10).status_code for _ in range(30)} == {200}
     anonymous = [requests.get(f"{server.url}/v1/health", timeout=10).status_code for _ in range(30)]
