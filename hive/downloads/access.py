@@ -167,9 +167,12 @@ class ModelAccess:
         missing = [place for place in places if place not in answers]
         for start in range(0, len(missing), MAX_PLACES):
             batch = missing[start : start + MAX_PLACES]
-            for place, answer in zip(batch, await self._ask_resolver(batch, token), strict=True):
+            found = await self._ask_resolver(batch, token)
+            for place, answer in zip(batch, found, strict=True):
                 self._remember(token, place, answer)
                 answers[place] = answer
+            if set(found) == {"unknown"}:
+                break  # nobody answers now: one time-out a request is enough
         return answers
 
     async def _ask_resolver(self, places: Sequence[Place], token: str | None) -> list[Access]:
