@@ -1,6 +1,6 @@
 """The gate in front of every route, streams too: who may ask, and the id under which it is told.
 
-Problem: hive listens on the loopback and has no passwords, and a browser on the same machine carries every web page's
+Problem: hive listens on the loopback, mostly without keys, and a browser on the same machine carries every web page's
 requests there. A page may send a POST to any address without being asked (`mode: "no-cors"`), only the answer is kept
 from it; and a name that leads to the page's server first and to 127.0.0.1 later (DNS rebinding) makes hive the page's
 own origin, which may read too. The easy way, to allow what CORS allows, guards neither: CORS is about reading. So:
