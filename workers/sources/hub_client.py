@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator
+from http import HTTPStatus
 from typing import Any, Final, Literal, NamedTuple
 from urllib.parse import quote, urljoin
 
@@ -161,7 +162,8 @@ class HubClient:
             raise self._refused_here(repo, commit, path, said)
 
     def check_readable(self, place: Place) -> None:
-        """Return where the Hub lets this token have a file; what says neither yes nor no is a no.
+        """Return where the Hub lets this token have a file. What says neither yes nor no is a no: a company's Hub sends
+        whoever it does not know to a page to log in, at its own origin or another, and some mirrors on to the Hub.
 
         Raises:
             HiveError: it does not; HubUnavailable where it does not say.
@@ -175,9 +177,12 @@ class HubClient:
                     break
                 url = urljoin(url, response.headers["location"])
                 if not self.is_own(url):
-                    return  # a signed address: nobody else gets one
-            if not response.is_success:
-                raise self.refused(place.repo, place.commit, place.path, _refusal(response))
+                    if _names_file(response):
+                        return  # a signed address: nobody else gets one
+                    break
+            if not response.is_success or _is_page(response):
+                refusal = _refusal(response) if response.is_error else Refusal(HTTPStatus.FORBIDDEN, "", "")
+                raise self.refused(place.repo, place.commit, place.path, refusal)
 
     def lets_in(self, place: Place) -> bool:
         """Whether the Hub lets this token have a file; False also where it does not say."""
@@ -225,6 +230,16 @@ def _visibility(info: dict[str, Any]) -> Visibility:
 def _refusal(response: httpx2.Response) -> Refusal:
     headers = response.headers
     return Refusal(response.status_code, headers.get("x-error-code", ""), headers.get("x-error-message", ""))
+
+
+def _names_file(response: httpx2.Response) -> bool:
+    """Whether an answer says of which file it is, as the Hub does where it sends on to its bytes."""
+    return any(name in response.headers for name in ("x-linked-etag", "x-linked-size", "x-repo-commit"))
+
+
+def _is_page(response: httpx2.Response) -> bool:
+    """Whether an answer is a page for people: no weights are."""
+    return response.headers.get("content-type", "").lower().startswith("text/html")
 
 
 def _metadata(response: httpx2.Response, location: str) -> FileMetadata:

@@ -28,11 +28,14 @@ from hive.errors import (
     RevisionNotFound,
 )
 from hive.settings import Settings
+from hive.store.restricted import Place
 from tests.hub import DEFAULT_TOKEN, HubServer, SyntheticFile, faults
 from tests.hub.content import Bytes
 from tests.hub.messages import Reply, Request, whole
 from tests.support.plans import plan_for
 from tests.support.settings import settings_for
+from workers.fetch import network_for
+from workers.sources.hub_client import HubClient
 from workers.transfer import Control, Limits, fetch
 
 API = "/api/models/org/name/revision/*"
@@ -486,3 +489,21 @@ def test_a_name_that_is_no_files_is_refused_by_name_and_the_rest_can_be_had(
     assert caught.value.message.isprintable()
     plan = plan_for(settings, "org/name", include=("good",))
     assert [file.path for file in plan.files] == ["good"]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        faults.redirect_to("https://sso.example/login"),
+        faults.redirect_to("https://huggingface.co/org/name/resolve/main/model.safetensors", 308),
+        faults.status(200, {"Content-Type": "text/html; charset=utf-8"}, "<!doctype html><title>Log in</title>"),
+    ],
+)
+def test_a_page_to_log_in_and_another_hub_are_no_permission(
+    hub: HubServer, settings: Settings, fault: faults.Fault
+) -> None:
+    place = Place("org/name", plan_for(settings, "org/name").commit or "", WEIGHTS)
+    client = HubClient(settings, None, network_for(settings, guarded=False))
+    assert client.lets_in(place)
+    hub.faults.add(fault, "/org/name/resolve/*")
+    assert not client.lets_in(place)
