@@ -239,7 +239,7 @@ def _names_file(response: httpx2.Response) -> bool:
 
 def _is_page(response: httpx2.Response) -> bool:
     """Whether an answer is a page for people: no weights are."""
-    return response.headers.get("content-type", "").lower().startswith("text/html")
+    return "text/html" in response.headers.get("content-type", "").lower()
 
 
 def _metadata(response: httpx2.Response, location: str) -> FileMetadata:
