@@ -22,6 +22,7 @@ from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hive.api.gate import ANSWER_HEADERS
+from hive.auth.holder import holder_of_address
 from hive.auth.principal import PRINCIPAL, Principal
 from hive.log_writer import LineWriter, WriterHandler
 from hive.logs import JsonFormatter
@@ -54,7 +55,7 @@ class _Answer(msgspec.Struct):
 
 
 class Refusals:
-    """Which refusals are told: so many a minute of each address, and in all."""
+    """Which refusals are told: so many a minute of each address (of IPv6 each /64), and in all."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -69,7 +70,8 @@ class Refusals:
         if now - self._since >= WINDOW_S:
             self._since, self._told = now, 0
             self._counts.clear()
-        known = address if address in self._counts or len(self._counts) < MAX_ADDRESSES else "others"
+        source = holder_of_address(address)
+        known = source if source in self._counts or len(self._counts) < MAX_ADDRESSES else "others"
         self._counts[known] += 1
         if self._counts[known] > REFUSED_PER_ADDRESS or self._told >= REFUSED_IN_ALL:
             self._untold += 1
