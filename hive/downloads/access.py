@@ -13,6 +13,7 @@ Who runs the service is not asked for anything: who may administer it can read i
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import os
 import time
@@ -93,7 +94,8 @@ class ModelAccess:
         if spec.ref.url is not None:
             # Who knows the whole URL has its query, if it has one.
             if "?" in spec.ref.url:
-                self._notes.note_url(spec.ref.url, spec.owner)
+                with contextlib.suppress(OSError):  # a store that is only read: they know the URL all the same
+                    self._notes.note_url(spec.ref.url, spec.owner)
             return True
         if not found.commit:
             return True
