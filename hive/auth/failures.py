@@ -10,7 +10,7 @@ import logging
 import time
 from typing import Final
 
-from hive.auth.holder import holder_of_address
+from hive.auth.holder import LOOPBACK, holder_of_address
 
 log = logging.getLogger("hive.auth")
 
@@ -30,6 +30,8 @@ class Failures:
     def add(self, address: str) -> float | None:
         """Count one; gives the seconds to wait where there are too many by now, and logs the first of these."""
         now_s, source = time.monotonic(), holder_of_address(address)
+        if source == LOOPBACK:
+            source = address  # 127.0.0.0/8 are programs of this machine, each for itself
         began_s, count = self._windows.get(source, (now_s, 0))
         if now_s - began_s >= WINDOW_S:
             self._windows.pop(source)
