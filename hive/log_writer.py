@@ -27,7 +27,7 @@ from typing import Any, Final
 MAX_LINES: Final = 5_000
 MAX_BYTES: Final = 4 << 20
 #: Seconds that a process which ends gives to what still waits.
-LAST_WORDS_S: Final = 0.5
+LAST_WORDS_S: Final = 2.0
 #: Seconds for which the same trouble is not told again, and troubles that are remembered.
 REPEAT_S: Final = 60.0
 MAX_TROUBLES: Final = 500
