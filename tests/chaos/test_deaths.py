@@ -95,6 +95,7 @@ def patient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 @pytest.mark.parametrize("amnesia", [False, True], ids=["", "and Redis has lost its job"])
 def test_a_killed_horse_is_replaced_at_once(patient: World, amnesia: bool) -> None:
     world = patient
+    world.hub.limit_rate_bytes_per_s = SLOW_BYTES_PER_S  # the one before let it go at full speed
     download = WatchedDownload(world).under_way()
     holding = world.holding(download.id)
     if amnesia:

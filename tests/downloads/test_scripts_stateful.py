@@ -123,7 +123,8 @@ class Downloads(RuleBasedStateMachine):
         if expired and before.state == "running":
             self.redis.zadd(keys.LEASES, {self.id: 1})
         runs_on = only and not expired and before.state == "running"
-        allowed = not before.is_terminal and not runs_on
+        waits = only and before.state != "running"
+        allowed = not before.is_terminal and not runs_on and not waits
         got = [
             self.downloads.claims.release(before, downloading(), counts=True, expired_only=only, to=to)
             for _ in range(2 if twice else 1)

@@ -330,3 +330,16 @@ def test_a_person_is_heard_before_an_urgent_download(downloads: DownloadContext)
     assert downloads.tracker.request_control(record, "cancel")
     assert not downloads.tracker.request_control(record, "yield")
     assert read(downloads, download_id).control == "cancel"
+
+
+def test_one_that_another_reaper_has_queued_again_is_not_taken_over_twice(
+    downloads: DownloadContext, store: RedisClient
+) -> None:
+    download_id = create(downloads)
+    claim(downloads, download_id)
+    store.zrem(keys.LEASES, download_id)
+    assert downloads.claims.release(read(downloads, download_id), downloading(), counts=True, expired_only=True) == 2
+    waiting = read(downloads, download_id)
+    assert downloads.claims.release(waiting, downloading(), counts=True, expired_only=True) is None
+    assert not downloads.claims.finish_unclaimed(waiting, "failed", failed(), expired_only=True)
+    assert read(downloads, download_id).attempt == 2

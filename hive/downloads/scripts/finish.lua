@@ -12,6 +12,7 @@ local r = redis.call('HMGET', record, 'terminal', 'fence', 'seq', 'event', 'stat
 if r[1] == '1' and r[4] == event then return 1 end
 if r[1] ~= '0' or r[2] ~= fence then return 0 end
 if expired_only == '1' then
+  if r[5] ~= 'running' then return 0 end
   local until_ms = redis.call('ZSCORE', leases, id)
   if until_ms and tonumber(until_ms) > now_ms() then return 0 end
 end

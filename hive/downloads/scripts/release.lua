@@ -12,6 +12,8 @@ local r = redis.call('HMGET', record, 'state', 'fence', 'attempt', 'bytes_done',
 if r[1] == to and r[3] == attempt then return 1 end
 if (r[1] ~= 'running' and r[1] ~= 'queued' and r[1] ~= 'paused') or r[2] ~= fence then return 0 end
 if expired_only == '1' then
+  -- One that waits has no lease: another reaper was here between the look at the leases and that at the record.
+  if r[1] ~= 'running' then return 0 end
   local until_ms = redis.call('ZSCORE', leases, id)
   if until_ms and tonumber(until_ms) > now_ms() then return 0 end
 end
