@@ -10,17 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from hive.errors import (
-    DiskFull,
-    HiveError,
-    InternalError,
-    SourceChanged,
-    StoreNotWritable,
-    disk_error,
-    disk_full,
-    is_disk_error,
-)
-from hive.errors import with_path as located
+from hive.disk_errors import disk_error, disk_full, is_disk_error
+from hive.disk_errors import with_path as located
+from hive.errors import DiskFull, HiveError, InternalError, SourceChanged, StoreNotWritable
 
 #: Everything that open(2), write(2), rename(2) and their like may say of a disk, and some that nobody expects.
 REFUSALS = [

@@ -16,6 +16,7 @@ import msgspec
 from redis.exceptions import RedisError
 
 from hive import errors, logs
+from hive.disk_errors import disk_error, is_disk_error
 from hive.downloads.context import DownloadContext
 from hive.downloads.events import (
     cancelled_event,
@@ -157,7 +158,7 @@ class DownloadRun:
             self._end_badly(error)
         except Exception as error:
             log.exception("the download failed")
-            found = errors.disk_error(error) if isinstance(error, OSError) and errors.is_disk_error(error) else None
+            found = disk_error(error) if isinstance(error, OSError) and is_disk_error(error) else None
             self._end_badly(found or errors.InternalError())
         else:
             self._end_well(plan)

@@ -22,7 +22,8 @@ from typing import Final
 
 import msgspec
 
-from hive.errors import DownloadError, InternalError, StoreNotWritable, disk_error
+from hive.disk_errors import disk_error
+from hive.errors import DownloadError, InternalError, StoreNotWritable
 from hive.settings import Settings
 from hive.store.dirfd import (
     copy_file,

@@ -17,6 +17,7 @@ import time
 from typing import Final
 
 from hive import logs
+from hive.disk_errors import disk_error, is_disk_error
 from hive.downloads.context import DownloadContext
 from hive.downloads.events import failed_event, on_disk_event, resolved_event
 from hive.downloads.record import Record
@@ -33,8 +34,6 @@ from hive.errors import (
     NotFound,
     ProxyRefused,
     TlsRefused,
-    disk_error,
-    is_disk_error,
 )
 from hive.redis_client import RedisClient, connect
 from hive.redis_errors import is_redis_error

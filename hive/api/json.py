@@ -12,6 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 
 from hive import errors, logs
+from hive.disk_errors import disk_error, is_disk_error
 from hive.wire.api import ErrorBody, ErrorReply
 from hive.wire.encoding import encode_json
 
@@ -107,9 +108,9 @@ async def on_disconnect(_: Request, error: Exception) -> Response:
 async def on_disk_error(_: Request, error: Exception) -> Response:
     """What a disk refused: no mistake of ours, so it is named, with its path."""
     assert isinstance(error, OSError)
-    if not errors.is_disk_error(error):
+    if not is_disk_error(error):
         raise error
-    found = errors.disk_error(error)
+    found = disk_error(error)
     log.warning("the store refused", extra={"fields": {"code": found.code, "reason": found.message}})
     return error_response(found)
 

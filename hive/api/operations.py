@@ -22,7 +22,8 @@ import msgspec
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from hive.errors import Conflict, HiveError, InternalError, disk_error
+from hive.disk_errors import disk_error
+from hive.errors import Conflict, HiveError, InternalError
 from hive.store.cancellation import Stopped
 from hive.wire.encoding import encode_json
 from hive.wire.maintenance import MEDIA_TYPE, Failed

@@ -22,6 +22,7 @@ from redis.exceptions import RedisError
 
 from hive import logs
 from hive.auth.principal import Principal
+from hive.disk_errors import disk_error
 from hive.downloads.access import ModelAccess
 from hive.downloads.context import DownloadContext
 from hive.downloads.events import requeued_event
@@ -38,7 +39,6 @@ from hive.errors import (
     RedisUnavailable,
     ServerBusy,
     WorkersSilent,
-    disk_error,
     from_code,
 )
 from hive.redis_client import CommandThread

@@ -148,16 +148,7 @@ class ModelCatalog:
             if tree is None:
                 return _found_by_name(snapshot, ref, include, exclude)
             with contextlib.suppress(SelectionError):
-                selection = select(
-                    tree,
-                    path=ref.path,
-                    quant=ref.quant,
-                    include=include,
-                    exclude=exclude,
-                    similar=False,
-                    pickles=self._pickles,
-                )
-                return _found(snapshot, selection, sha256)
+                return _found(snapshot, self._select(tree, ref, include, exclude), sha256)
         return None
 
     def _select(
@@ -184,16 +175,7 @@ class ModelCatalog:
             return None
         files = [RepoFile(entry.path, entry.size, "") for entry in snapshot.entries]
         with contextlib.suppress(SelectionError):
-            selection = select(
-                files,
-                path=ref.path,
-                quant=ref.quant,
-                include=include,
-                exclude=exclude,
-                similar=False,
-                pickles=self._pickles,
-            )
-            found = _found(snapshot, selection, None)
+            found = _found(snapshot, self._select(files, ref, include, exclude), None)
             return found and msgspec.structs.replace(found, note=UNLISTED_NOTE)
         return None
 

@@ -21,7 +21,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from hive.errors import HiveError, StoreNotWritable, disk_error
+from hive.disk_errors import disk_error
+from hive.errors import HiveError, StoreNotWritable
 from hive.settings import Settings
 from hive.store.dirfd import naming, open_folder, remove_file
 from hive.store.filesystem import Place, StoreLimits, partial_place

@@ -18,7 +18,8 @@ import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
-from hive.errors import Conflict, HiveError, ModelInUse, disk_error
+from hive.disk_errors import disk_error
+from hive.errors import Conflict, HiveError, ModelInUse
 from hive.settings import Settings
 from hive.store.dirfd import open_folder, remove_file
 from hive.store.filesystem import partial_place

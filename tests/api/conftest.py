@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from hive.auth.keys import KeyFile
 from hive.processes.embedded_redis import EmbeddedRedis
 from hive.redis_client import connect
 from hive.settings import Settings
@@ -45,3 +46,17 @@ def api(server: Server, server_env: dict[str, str], redis_url: str) -> str:
 def settings(server_env: dict[str, str]) -> Settings:
     """The settings of that server."""
     return Settings.from_env(server_env)
+
+
+@pytest.fixture(scope="module")
+def keyed_env(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The environment of servers with keys, which share a Redis of their own."""
+    folder = tmp_path_factory.mktemp("k")
+    with EmbeddedRedis(folder) as redis:
+        yield environment(redis.url, folder, HIVE_DRAIN_S="0", HIVE_KEEPALIVE_S="0.5", HF_ENDPOINT="http://127.0.0.1:1")
+
+
+@pytest.fixture(scope="module")
+def key_file(keyed_env: dict[str, str]) -> KeyFile:
+    """Their keys."""
+    return KeyFile(Path(keyed_env["HIVE_HOME"]) / "keys.json")

@@ -16,10 +16,9 @@ from hive.api.app import ROUTES
 from hive.auth.key_ring import LOOK_INTERVAL_S
 from hive.auth.keys import KeyFile
 from hive.auth.scopes import SCOPES, Scope, with_implied
-from hive.processes.embedded_redis import EmbeddedRedis
 from hive.wire.api import MANY_PATH, PROGRESS_PATH
 from tests.support.keys import Answer, ask, download, make, wait_until_taken
-from tests.support.processes import HiveProcess, ManyProcesses, Server, environment
+from tests.support.processes import HiveProcess, ManyProcesses, Server
 from tests.support.sse_client import SseClient
 from tests.support.waiting import wait_for
 
@@ -32,25 +31,13 @@ ROUTES_AND_NEEDS = [
 
 
 @pytest.fixture(scope="module")
-def env(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    folder = tmp_path_factory.mktemp("k")
-    with EmbeddedRedis(folder) as redis:
-        yield environment(redis.url, folder, HIVE_DRAIN_S="0", HIVE_KEEPALIVE_S="0.5", HF_ENDPOINT="http://127.0.0.1:1")
+def admin(key_file: KeyFile) -> str:
+    return make(key_file, "admin")
 
 
 @pytest.fixture(scope="module")
-def file(env: dict[str, str]) -> KeyFile:
-    return KeyFile(Path(env["HIVE_HOME"]) / "keys.json")
-
-
-@pytest.fixture(scope="module")
-def admin(file: KeyFile) -> str:
-    return make(file, "admin")
-
-
-@pytest.fixture(scope="module")
-def replicas(env: dict[str, str], admin: str) -> Iterator[list[Server]]:
-    servers = [Server(env), Server(env)]
+def replicas(keyed_env: dict[str, str], admin: str) -> Iterator[list[Server]]:
+    servers = [Server(keyed_env), Server(keyed_env)]
     for server in servers:
         server.wait_until_ready()
     yield servers
@@ -65,12 +52,12 @@ def server(replicas: list[Server]) -> Server:
 
 
 @pytest.fixture(scope="module")
-def keys(file: KeyFile, server: Server) -> dict[str, str | None]:
+def keys(key_file: KeyFile, server: Server) -> dict[str, str | None]:
     """A key of each scope, and whatever does not let anybody in."""
-    found: dict[str, str | None] = {scope: make(file, scope) for scope in SCOPES}
-    expired = make(file, "admin", expires_in_s=0.05)
-    revoked = make(file, "admin")
-    file.revoke(revoked[5:13])
+    found: dict[str, str | None] = {scope: make(key_file, scope) for scope in SCOPES}
+    expired = make(key_file, "admin", expires_in_s=0.05)
+    revoked = make(key_file, "admin")
+    key_file.revoke(revoked[5:13])
     read = found["read"]
     admin = found["admin"]
     assert read is not None
@@ -83,7 +70,7 @@ def keys(file: KeyFile, server: Server) -> dict[str, str | None]:
         "wrong secret": admin[:-1] + ("A" if admin[-1] != "A" else "B"),
         "another's secret": admin[:14] + read[14:],
         "too long": admin + "A",
-        "digest": next(key.sha256 for key in file.read().keys if key.id == admin[5:13]),
+        "digest": next(key.sha256 for key in key_file.read().keys if key.id == admin[5:13]),
         "expired": expired,
         "revoked": revoked,
     }
@@ -197,12 +184,14 @@ def test_twenty_wrong_keys_a_minute_from_one_address_and_then_429_while_right_on
     assert ask(server, "GET", "/v1/models", source="127.9.9.9").status == 401
 
 
-def test_a_revoked_key_is_refused_by_every_replica_within_two_seconds(replicas: list[Server], file: KeyFile) -> None:
-    key = make(file, "read")
+def test_a_revoked_key_is_refused_by_every_replica_within_two_seconds(
+    replicas: list[Server], key_file: KeyFile
+) -> None:
+    key = make(key_file, "read")
     for server in replicas:
         wait_until_taken(server, key)
 
-    file.revoke(key[5:13])
+    key_file.revoke(key[5:13])
     began_s = time.monotonic()
     for server in replicas:
         wait_for(lambda server=server: ask(server, "GET", "/v1/models", key).status == 401)  # type: ignore[misc]
@@ -210,9 +199,9 @@ def test_a_revoked_key_is_refused_by_every_replica_within_two_seconds(replicas: 
 
 
 @pytest.mark.parametrize("how", ["revoked", "expired"])
-def test_streams_end_without_done_soon_after_their_key(replicas: list[Server], file: KeyFile, how: str) -> None:
-    key = make(file, "read", "pull", owner="o", expires_in_s=4 if how == "expired" else None)
-    kept = make(file, "read", owner="o")
+def test_streams_end_without_done_soon_after_their_key(replicas: list[Server], key_file: KeyFile, how: str) -> None:
+    key = make(key_file, "read", "pull", owner="o", expires_in_s=4 if how == "expired" else None)
+    kept = make(key_file, "read", owner="o")
     for server in replicas:
         wait_until_taken(server, key)
         wait_until_taken(server, kept)
@@ -235,10 +224,10 @@ def test_streams_end_without_done_soon_after_their_key(replicas: list[Server], f
     wait_for(lambda: all(stream.events for stream in streams + others), "the streams do not begin")
 
     if how == "revoked":
-        file.revoke(key[5:13])
+        key_file.revoke(key[5:13])
         ended_s = time.time()
     else:
-        ended_s = next(held.expires_s or 0.0 for held in file.read().keys if held.id == key[5:13])
+        ended_s = next(held.expires_s or 0.0 for held in key_file.read().keys if held.id == key[5:13])
     for stream in streams:
         stream.wait(ended_s + CLOSED_S - time.time())
         assert stream.done == 0
@@ -251,15 +240,15 @@ def test_streams_end_without_done_soon_after_their_key(replicas: list[Server], f
         stream.close()
 
 
-def test_the_last_use_of_a_key_is_not_written_with_each_request(server: Server, file: KeyFile, admin: str) -> None:
-    before = file.path.stat().st_mtime_ns
+def test_the_last_use_of_a_key_is_not_written_with_each_request(server: Server, key_file: KeyFile, admin: str) -> None:
+    before = key_file.path.stat().st_mtime_ns
     for _ in range(20):
         ask(server, "GET", "/v1/models", admin)
-    assert file.path.stat().st_mtime_ns == before
+    assert key_file.path.stat().st_mtime_ns == before
 
 
-def test_the_log_names_a_key_by_its_public_id(server: Server, file: KeyFile) -> None:
-    key = make(file, "pull")
+def test_the_log_names_a_key_by_its_public_id(server: Server, key_file: KeyFile) -> None:
+    key = make(key_file, "pull")
     wait_until_taken(server, key)
     answer = ask(server, "POST", "/v1/models/download", key, body={"model_ref": "hf:org/logged"})
     assert answer.status == 202
@@ -272,12 +261,12 @@ def test_the_log_names_a_key_by_its_public_id(server: Server, file: KeyFile) -> 
 
 
 @pytest.fixture
-def own(env: dict[str, str], tmp_path: Path) -> Iterator[tuple[Server, KeyFile]]:
+def own(keyed_env: dict[str, str], tmp_path: Path) -> Iterator[tuple[Server, KeyFile]]:
     """A server with a key file of its own, which does not exist yet."""
-    file = KeyFile(tmp_path / "own" / "keys.json")
-    server = Server({**env, "HIVE_API_KEYS_FILE": str(file.path)})
+    key_file = KeyFile(tmp_path / "own" / "keys.json")
+    server = Server({**keyed_env, "HIVE_API_KEYS_FILE": str(key_file.path)})
     server.wait_until_ready()
-    yield server, file
+    yield server, key_file
     server.stop()
     assert "Traceback" not in server.output
 
@@ -292,15 +281,15 @@ def opened(server: Server) -> SseClient:
 def test_the_first_key_closes_a_running_server_and_ends_what_was_opened_without_one(
     own: tuple[Server, KeyFile],
 ) -> None:
-    server, file = own
+    server, key_file = own
     assert ask(server, "GET", "/v1/workers").status == 200
     stream = opened(server)
-    key = make(file, "admin")
+    key = make(key_file, "admin")
     wait_for(lambda: ask(server, "GET", "/v1/workers").status == 401, "it stays open", REVOKED_S + LOOK_INTERVAL_S)
     assert stream.wait(CLOSED_S).done == 0
     assert ask(server, "GET", "/v1/workers", key).status == 200
 
-    file.revoke(key[5:13])  # the last one
+    key_file.revoke(key[5:13])  # the last one
     wait_for(lambda: ask(server, "GET", "/v1/workers", key).status == 401)
     assert ask(server, "GET", "/v1/workers").status == 401
 
@@ -309,26 +298,26 @@ def test_the_first_key_closes_a_running_server_and_ends_what_was_opened_without_
 def test_a_key_file_that_is_not_right_any_more_lets_nobody_in_until_it_is(
     own: tuple[Server, KeyFile], what: str
 ) -> None:
-    server, file = own
-    key = make(file, "admin")
+    server, key_file = own
+    key = make(key_file, "admin")
     wait_for(lambda: ask(server, "GET", "/v1/workers").status == 401, "keys are not on")
     stream = SseClient(f"{server.url}{MANY_PATH}?status=active", headers={"Authorization": f"Bearer {key}"})
     wait_for(lambda: stream.retries, "the stream does not begin")
-    kept = file.path.read_bytes()
+    kept = key_file.path.read_bytes()
 
     def put(data: bytes) -> None:
-        temporary = file.path.with_name("new")
+        temporary = key_file.path.with_name("new")
         temporary.write_bytes(data)
         temporary.chmod(0o600)
-        os.replace(temporary, file.path)
+        os.replace(temporary, key_file.path)
 
     if what == "readable by others":
-        file.path.chmod(0o640)
+        key_file.path.chmod(0o640)
     elif what == "gone":
-        file.path.unlink()
+        key_file.path.unlink()
     elif what == "a folder":
-        file.path.unlink()
-        file.path.mkdir()
+        key_file.path.unlink()
+        key_file.path.mkdir()
     else:
         put({"broken": kept[:-10], "empty list": b'{"keys":[]}', "empty": b""}[what])
 
@@ -338,37 +327,39 @@ def test_a_key_file_that_is_not_right_any_more_lets_nobody_in_until_it_is(
     )
     answer = ask(server, "GET", "/v1/workers", key)
     assert answer.code == ("INVALID_API_KEY" if what == "empty list" else "KEY_FILE_UNUSABLE")
-    assert str(file.path) not in answer.body.decode()
+    assert str(key_file.path) not in answer.body.decode()
     assert ask(server, "GET", "/v1/workers").status == 401
     assert ask(server, "GET", "/healthz").status == 200
     assert stream.wait(CLOSED_S).done == 0
     if what != "empty list":
-        assert str(file.path) in server.output
+        assert str(key_file.path) in server.output
 
     if what == "a folder":
-        file.path.rmdir()
+        key_file.path.rmdir()
     put(kept)
     wait_for(lambda: ask(server, "GET", "/v1/workers", key).status == 200, "it does not let in again")
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o660])
 def test_a_server_does_not_start_with_a_key_file_that_others_can_read(
-    env: dict[str, str], tmp_path: Path, mode: int
+    keyed_env: dict[str, str], tmp_path: Path, mode: int
 ) -> None:
-    file = KeyFile(tmp_path / "keys.json")
-    make(file, "admin")
-    file.path.chmod(mode)
-    process = HiveProcess("hive.cli", "serve", "--port", "0", env={**env, "HIVE_API_KEYS_FILE": str(file.path)})
+    key_file = KeyFile(tmp_path / "keys.json")
+    make(key_file, "admin")
+    key_file.path.chmod(mode)
+    process = HiveProcess(
+        "hive.cli", "serve", "--port", "0", env={**keyed_env, "HIVE_API_KEYS_FILE": str(key_file.path)}
+    )
     try:
         assert process.wait() == 1
     finally:
         process.stop()
-    assert f"chmod 600 {file.path}" in process.output
+    assert f"chmod 600 {key_file.path}" in process.output
     assert "Traceback" not in process.output
 
 
-def test_metrics_are_open_where_that_is_said_and_nothing_else_is(env: dict[str, str], admin: str) -> None:
-    server = Server({**env, "HIVE_METRICS_PUBLIC": "1"})
+def test_metrics_are_open_where_that_is_said_and_nothing_else_is(keyed_env: dict[str, str], admin: str) -> None:
+    server = Server({**keyed_env, "HIVE_METRICS_PUBLIC": "1"})
     try:
         server.wait_until_ready()
         assert ask(server, "GET", "/metrics").status == 200
@@ -378,12 +369,14 @@ def test_metrics_are_open_where_that_is_said_and_nothing_else_is(env: dict[str, 
         server.stop()
 
 
-def test_every_process_of_one_port_hears_of_a_revocation(env: dict[str, str], file: KeyFile, admin: str) -> None:
-    server = ManyProcesses(env)
+def test_every_process_of_one_port_hears_of_a_revocation(
+    keyed_env: dict[str, str], key_file: KeyFile, admin: str
+) -> None:
+    server = ManyProcesses(keyed_env)
     try:
-        key = make(file, "read")
+        key = make(key_file, "read")
         wait_until_taken(server, key)
-        file.revoke(key[5:13])
+        key_file.revoke(key[5:13])
         began_s = time.monotonic()
         # Connections fall to the one process or the other.
         refused = 0

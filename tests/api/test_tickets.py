@@ -19,10 +19,9 @@ from hive.auth.key_ring import KeyRing
 from hive.auth.keys import KeyFile
 from hive.auth.tickets import Sessions, Tickets
 from hive.errors import InvalidApiKey
-from hive.processes.embedded_redis import EmbeddedRedis
 from hive.wire.api import MANY_PATH, PROGRESS_PATH
 from tests.support.keys import Answer, ask, download, make, wait_until_taken
-from tests.support.processes import Server, environment
+from tests.support.processes import Server
 from tests.support.sse_client import SseClient
 from tests.support.waiting import wait_for
 
@@ -31,26 +30,14 @@ JSON = {"Content-Type": "application/json"}
 
 
 @pytest.fixture(scope="module")
-def env(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    folder = tmp_path_factory.mktemp("t")
-    with EmbeddedRedis(folder) as redis:
-        yield environment(redis.url, folder, HIVE_DRAIN_S="0", HIVE_KEEPALIVE_S="0.5", HF_ENDPOINT="http://127.0.0.1:1")
+def key(key_file: KeyFile) -> str:
+    return make(key_file, "read", "pull")
 
 
 @pytest.fixture(scope="module")
-def file(env: dict[str, str]) -> KeyFile:
-    return KeyFile(Path(env["HIVE_HOME"]) / "keys.json")
-
-
-@pytest.fixture(scope="module")
-def key(file: KeyFile) -> str:
-    return make(file, "read", "pull")
-
-
-@pytest.fixture(scope="module")
-def replicas(env: dict[str, str], key: str) -> Iterator[list[Server]]:
+def replicas(keyed_env: dict[str, str], key: str) -> Iterator[list[Server]]:
     servers = [
-        Server({**env, "HIVE_ALLOW_ORIGINS": "https://ui.example.org", "HIVE_PUBLIC_HOSTS": "hive.example.org"})
+        Server({**keyed_env, "HIVE_ALLOW_ORIGINS": "https://ui.example.org", "HIVE_PUBLIC_HOSTS": "hive.example.org"})
         for _ in range(2)
     ]
     for server in servers:
@@ -102,8 +89,8 @@ def test_a_ticket_opens_the_streams_of_its_downloads_on_every_replica_again_and_
     stream.close()
 
 
-def test_a_ticket_for_all_shows_what_its_key_sees(server: Server, file: KeyFile, key: str, ids: list[str]) -> None:
-    stranger, admin = make(file, "read"), make(file, "admin")
+def test_a_ticket_for_all_shows_what_its_key_sees(server: Server, key_file: KeyFile, key: str, ids: list[str]) -> None:
+    stranger, admin = make(key_file, "read"), make(key_file, "admin")
     wait_until_taken(server, admin)
     wait_until_taken(server, stranger)
     for maker, expected in ((key, set(ids)), (admin, set(ids)), (stranger, set())):
@@ -129,8 +116,8 @@ def test_a_ticket_for_some_downloads_opens_no_others(server: Server, key: str, i
         assert (answer.status, answer.code) == (401, "INVALID_API_KEY"), path
 
 
-def test_a_ticket_opens_streams_and_nothing_else(server: Server, file: KeyFile) -> None:
-    admin = make(file, "admin")
+def test_a_ticket_opens_streams_and_nothing_else(server: Server, key_file: KeyFile) -> None:
+    admin = make(key_file, "admin")
     wait_until_taken(server, admin)
     text = ticket(server, admin, all=True)
     for route in ROUTES:
@@ -179,9 +166,9 @@ def test_an_altered_ticket_opens_nothing(server: Server, key: str, ids: list[str
 
 
 def test_a_ticket_of_another_servers_secret_opens_nothing(
-    server: Server, file: KeyFile, key: str, ids: list[str], tmp_path: Path
+    server: Server, key_file: KeyFile, key: str, ids: list[str], tmp_path: Path
 ) -> None:
-    ring = KeyRing(file)
+    ring = KeyRing(key_file)
     ring.load()
     foreign = Tickets(ring, tmp_path / "secret.key").make(ring.principal(key), None, 300).text
     assert head(server, one(ids[0], foreign)).status == 401
@@ -195,14 +182,14 @@ def test_a_ticket_expires_and_its_streams_end(server: Server, key: str, ids: lis
     assert stream.wait(10).done == 0
 
 
-def test_a_ticket_is_dead_with_its_key(replicas: list[Server], file: KeyFile, ids: list[str]) -> None:
-    admin = make(file, "admin")
+def test_a_ticket_is_dead_with_its_key(replicas: list[Server], key_file: KeyFile, ids: list[str]) -> None:
+    admin = make(key_file, "admin")
     for server in replicas:
         wait_until_taken(server, admin)
     text = ticket(replicas[0], admin, all=True, ttl=3600)
     stream = SseClient(replicas[1].url + one(ids[0], text))
     wait_for(lambda: stream.events, "there is no event")
-    file.revoke(admin[5:13])
+    key_file.revoke(admin[5:13])
     for server in replicas:
         wait_for(lambda server=server: head(server, one(ids[0], text)).status == 401)  # type: ignore[misc]
     assert stream.wait(10).done == 0
@@ -234,15 +221,15 @@ def test_what_a_ticket_may_be_asked_for(server: Server, key: str, body: dict[str
         assert head(server, path).status == (404 if "ids" in body else 200)
 
 
-def test_a_ticket_does_not_outlive_its_key(server: Server, file: KeyFile) -> None:
-    short = make(file, "read", expires_in_s=30)
+def test_a_ticket_does_not_outlive_its_key(server: Server, key_file: KeyFile) -> None:
+    short = make(key_file, "read", expires_in_s=30)
     wait_until_taken(server, short)
     answer = ask(server, "POST", "/v1/tickets", short, body={"all": True, "ttl": 3600})
     assert answer.json["expires_at"] <= time.time() + 30
 
 
-def test_a_ticket_and_a_session_cannot_be_taken_for_each_other(file: KeyFile, key: str, tmp_path: Path) -> None:
-    ring = KeyRing(file)
+def test_a_ticket_and_a_session_cannot_be_taken_for_each_other(key_file: KeyFile, key: str, tmp_path: Path) -> None:
+    ring = KeyRing(key_file)
     ring.load()
     secret, principal = tmp_path / "secret.key", ring.principal(key)
     tickets_, sessions = Tickets(ring, secret), Sessions(ring, secret)
@@ -357,9 +344,9 @@ def test_a_session_that_is_ended_is_over_on_every_replica(replicas: list[Server]
 
 
 def test_where_there_are_no_keys_a_page_may_do_the_same_and_it_changes_nothing(
-    env: dict[str, str], tmp_path: Path
+    keyed_env: dict[str, str], tmp_path: Path
 ) -> None:
-    server = Server({**env, "HIVE_API_KEYS_FILE": str(tmp_path / "none.json")})
+    server = Server({**keyed_env, "HIVE_API_KEYS_FILE": str(tmp_path / "none.json")})
     try:
         server.wait_until_ready()
         answer = ask(server, "POST", "/v1/session")
@@ -381,19 +368,19 @@ def test_where_there_are_no_keys_a_page_may_do_the_same_and_it_changes_nothing(
 
 
 def test_a_session_is_over_with_its_key_and_after_its_time(
-    server: Server, file: KeyFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: Server, key_file: KeyFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    short = make(file, "read")
+    short = make(key_file, "read")
     wait_until_taken(server, short)
     pair, _ = session(server, short)
-    file.revoke(short[5:13])
+    key_file.revoke(short[5:13])
     wait_for(lambda: ask(server, "GET", "/v1/models", headers={"Cookie": pair}).status == 401)
 
-    ring = KeyRing(file)
+    ring = KeyRing(key_file)
     ring.load()
     sessions = Sessions(ring, tmp_path / "secret.key")
     monkeypatch.setattr(tickets, "SESSION_TTL_S", 0)
-    key = make(file, "read")
+    key = make(key_file, "read")
     ring.refresh()
     with pytest.raises(InvalidApiKey):
         sessions.principal(sessions.make(ring.principal(key)).text)

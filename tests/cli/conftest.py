@@ -13,7 +13,9 @@ import pytest
 
 from hive.cli import run
 from hive.settings import Settings
+from tests.hub import HubServer
 from tests.support.cli import COMMAND_TIMEOUT_S, Hive, Result, command
+from tests.support.private_pull import CONTENT
 from tests.support.standin_server import StandIn
 
 
@@ -23,6 +25,14 @@ def home() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="hive-"))
     yield folder
     shutil.rmtree(folder)
+
+
+@pytest.fixture
+def hub() -> Iterator[HubServer]:
+    """A stand-in of the Hub with one model of one variant."""
+    with HubServer() as hub:
+        hub.create("org/name", {"model-Q4_K_M.gguf": CONTENT, "README.md": b"hello"})
+        yield hub
 
 
 @pytest.fixture

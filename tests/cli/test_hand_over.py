@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,19 +10,12 @@ from hive.client import Client
 from hive.wire.api import Download
 from hive.wire.events import Complete, Downloading, Error
 from tests.hub import HubServer, faults
-from tests.support.private_pull import CONTENT, SIZE_BYTES, pull
+from tests.support.private_pull import SIZE_BYTES, pull
 from tests.support.up import running_up
 from tests.support.waiting import wait_for
 
 #: What each connection gets while the server has the download.
 SLOW = 500_000
-
-
-@pytest.fixture
-def hub() -> Iterator[HubServer]:
-    with HubServer() as hub:
-        hub.create("org/name", {"model-Q4_K_M.gguf": CONTENT, "README.md": b"hello"})
-        yield hub
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,7 @@ from hive.settings import Settings
 from tests.hub import HubServer
 from tests.support.cli import COMMAND_TIMEOUT_S, Hive, Result
 from tests.support.gc import DIGEST, partial, stray_blob
-from tests.support.private_pull import ALONE, CONTENT, EXPECTED, digest, pull
+from tests.support.private_pull import ALONE, EXPECTED, digest, pull
 from tests.support.store import COMMIT, OTHER, QUANTS, WHOLE, put, sha256
 from tests.support.waiting import wait_for
 
@@ -84,13 +83,6 @@ def test_names_from_the_disk_cannot_speak_to_the_terminal(no_server: None, setti
     snapshot = put(settings, "org/name", {"a\x1b[31m.txt": b"a"})
     (snapshot / "a\x1b[31m.txt").resolve().unlink()
     assert "\x1b" not in hive("catalog", "verify").out
-
-
-@pytest.fixture
-def hub() -> Iterator[HubServer]:
-    with HubServer() as hub:
-        hub.create("org/name", {"model-Q4_K_M.gguf": CONTENT, "README.md": b"hello"})
-        yield hub
 
 
 @pytest.fixture

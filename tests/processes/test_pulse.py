@@ -52,6 +52,7 @@ def test_a_home_that_cannot_be_made_stops_nobody(tmp_path: Path) -> None:
     own = Pulse(tmp_path / "file")
     own.beat()
     own.end()
+    assert pulse.look(tmp_path / "file") == Looked((), ())
 
 
 def test_the_folder_is_nobody_else_s(tmp_path: Path) -> None:

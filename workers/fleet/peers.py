@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from hive.disk_errors import disk_error
 from hive.downloads.tracker import DownloadTracker
-from hive.errors import disk_error
 from hive.store.partial_lock import PartialLocks
 from hive.wire.events import Event
 from workers.fleet import FleetLimits

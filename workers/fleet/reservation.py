@@ -20,7 +20,8 @@ from pathlib import Path
 
 from redis.exceptions import RedisError
 
-from hive.errors import DiskFull, disk_full
+from hive.disk_errors import disk_full
+from hive.errors import DiskFull
 from hive.lua import Script, load
 from hive.redis_client import RedisClient
 from hive.wire import keys

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from hive import errors
+from hive.disk_errors import disk_error, disk_full
 from hive.downloads.local import local_realm
 from hive.settings import Settings
 from hive.store.filesystem import nearest, partial_place
@@ -38,7 +38,7 @@ class MachinePeers:
         try:
             return None if self._locks.acquire(name) else ""
         except OSError as error:
-            raise errors.disk_error(error) from error
+            raise disk_error(error) from error
 
     def release(self, name: str) -> None:
         """Give the lock up."""
@@ -60,7 +60,7 @@ class MachinePeers:
         needed = sum(max(0, size - _allocated(data_path(partial))) for partial, size in self._sizes.items())
         available = free_bytes(self._folder, self._limits) if needed else 0
         if needed > available:
-            raise errors.disk_full(self._folder, needed=needed, available=available)
+            raise disk_full(self._folder, needed=needed, available=available)
 
     def give_room(self, partial: Path) -> None:
         """This file needs no more room."""

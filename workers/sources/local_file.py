@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
-from hive.errors import ChecksumMismatch, FileNotFound, InvalidModelRef, UnsafeUrl, disk_error
+from hive.disk_errors import disk_error
+from hive.errors import ChecksumMismatch, FileNotFound, InvalidModelRef, UnsafeUrl
 from hive.settings import Settings
 from hive.store.dirfd import CONTENT_MODE
 from hive.wire.refs import ModelRef

@@ -13,15 +13,8 @@ import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from hive.errors import (
-    ChecksumMismatch,
-    DiskFull,
-    DownloadError,
-    NotAModel,
-    SourceChanged,
-    StoreNotWritable,
-    with_path,
-)
+from hive.disk_errors import with_path
+from hive.errors import ChecksumMismatch, DiskFull, DownloadError, NotAModel, SourceChanged, StoreNotWritable
 from hive.net.egress import Network
 from workers.transfer.control import Control
 from workers.transfer.coordinator import Coordinator, Transports

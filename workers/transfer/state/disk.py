@@ -9,7 +9,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from hive.errors import DiskFull, disk_error
+from hive.disk_errors import disk_error
+from hive.errors import DiskFull
 from workers.transfer.limits import Limits
 
 #: Bytes. Unit of st_blocks, whatever the filesystem's own block is.

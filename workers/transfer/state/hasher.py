@@ -14,7 +14,7 @@ import os
 import threading
 from typing import Protocol
 
-from hive.errors import disk_error
+from hive.disk_errors import disk_error
 from workers.transfer.source import Algorithm
 from workers.transfer.state.part_map import PartMap
 

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from hive.errors import disk_error
+from hive.disk_errors import disk_error
 from workers.transfer.control import Control
 from workers.transfer.limits import Limits
 from workers.transfer.state.disk import sync_data

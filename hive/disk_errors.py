@@ -1,0 +1,86 @@
+"""What a disk refuses, as an error that a person can act on: the system's sentence, and where.
+
+Nobody can list what disks say, so the question is turned round: an error of the file system is one of the disk, unless
+it is plainly a network's or a limit of the process itself.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+from hive.errors import DiskFull, HiveError, InternalError, StoreNotWritable
+
+#: What a full disk, or a full quota, says.
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+#: What the system says where this process, and not a disk, is at a limit.
+_OWN_LIMITS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+#: What only a network says.
+_NETWORK: Final = frozenset(
+    {
+        *(errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE, errno.ENOTCONN, errno.EHOSTUNREACH),
+        *(errno.ENETUNREACH, errno.ENETDOWN, errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT),
+    }
+)
+
+
+def is_disk_error(error: BaseException) -> bool:
+    """Whether an error comes from a file system. An OSError does, unless it is plainly a network's."""
+    if not isinstance(error, OSError) or error.errno is None:
+        return False
+    if error.filename is not None:
+        return True
+    # Nobody has met an error of a module that is not loaded, and loading it takes as long as a small command.
+    tls_errors = (sys.modules["ssl"].SSLError,) if "ssl" in sys.modules else ()
+    network = (socket.gaierror, ConnectionError, TimeoutError, *tls_errors)
+    return not isinstance(error, network) and error.errno not in _NETWORK
+
+
+def disk_error(error: OSError, path: Path | None = None, *, needed: int | None = None) -> HiveError:
+    """What a disk refused, as an error that a person can act on: the system's sentence, and where.
+
+    `path` is where it happened, for errors that do not say so themselves; `needed` the bytes that were to be written.
+    DiskFull for a full disk or quota, InternalError where this process has too many files open, StoreNotWritable for
+    everything else that a disk may say: nobody can list it.
+    """
+    named = error.filename if isinstance(error.filename, str) and os.path.isabs(error.filename) else None
+    where = named or (os.path.join(path, error.filename) if path and isinstance(error.filename, str) else path)
+    place = f": {where}" if where else ""
+    reason = os.strerror(error.errno) if error.errno else str(error) or type(error).__name__
+    details: dict[str, Any] = {"path": str(where)} if where else {}
+    if error.errno in _FULL:
+        text = f"There is not enough free space in the store ({reason}{place}). Free some and start it again to resume."
+        return DiskFull(text, **details, **({} if needed is None else {"needed": needed}))
+    if error.errno in _OWN_LIMITS:
+        return InternalError(f"hive is at a limit of its own process, not of the disk: {reason}. Raise it (ulimit -n).")
+    return StoreNotWritable(f"The disk of the store refuses: {reason}{place}.", **details)
+
+
+def disk_full(path: Path, *, needed: int, available: int, reserved: int = 0) -> DiskFull:
+    """Too little room, and where: bytes that are to come, that may be taken, and that other downloads will take."""
+    held = f", beside {_gigabytes(reserved)} that other downloads will take" if reserved else ""
+    text = (
+        f"There is not enough free space at {path}: {_gigabytes(needed)} to come, {_gigabytes(available)} free{held}."
+    )
+    return DiskFull(
+        f"{text} Free some and start it again to resume.",
+        path=str(path),
+        needed=needed,
+        available=available,
+        reserved=reserved,
+    )
+
+
+def _gigabytes(n_bytes: int) -> str:
+    return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 100_000_000 else f"{n_bytes / 1e6:.1f} MB"
+
+
+def with_path(error: HiveError, path: Path) -> HiveError:
+    """A disk's refusal with the path, where it does not have one yet; any other error as it is."""
+    if not isinstance(error, DiskFull | StoreNotWritable) or "path" in error.details:
+        return error
+    return type(error)(f"{error.message} ({path})", **error.details, path=str(path))
