@@ -19,7 +19,7 @@ from hive.processes.embedded_redis import EmbeddedRedis
 from hive.redis_client import connect
 from hive.wire.api import MANY_PATH, PROGRESS_PATH
 from tests.hub.server import HubServer
-from tests.support.keys import ask, make, wait_until_taken
+from tests.support.keys import Answer, ask, make, wait_until_taken
 from tests.support.processes import Server, Workers, children, environment
 from tests.support.sse_client import SseClient
 from tests.support.waiting import wait_for
@@ -54,6 +54,36 @@ def everything_about(pid: int) -> Iterator[tuple[str, bytes]]:
                 yield f"{one} {name}", Path(f"/proc/{one}/{name}").read_bytes()
 
 
+def refusals(server: Server, key: str | None, admin: str, ticket: str, cookie: str) -> Iterator[Answer]:
+    """What the server says to requests that carry their secrets where they must not, or may not do what they ask."""
+    for method, path in (
+        ("GET", "/v1/models"),
+        ("GET", "/nothing"),
+        ("PATCH", "/v1/models"),
+        ("POST", "/v1/gc"),
+        ("POST", "/v1/models/download"),
+        ("DELETE", f"/v1/downloads/{uuid.uuid4()}"),
+        ("GET", PROGRESS_PATH),
+        ("GET", MANY_PATH),
+    ):
+        query = f"id={uuid.uuid4()}&api_key={admin}&ticket={ticket}x&y={QUERY}"
+        yield ask(server, method, f"{path}?{query}", key, headers={"X-Api-Key": admin})
+        yield ask(server, method, path, key, body={"nothing": 1}, headers={"Cookie": cookie + "x"})
+        yield ask(server, method, f"{path}?{query}", key, headers={"Host": "evil.example"})
+        yield ask(server, method, path, headers={"Cookie": cookie, "Origin": "https://evil.example"})
+
+
+def command_without_scope(env: dict[str, str], server: Server, key: str) -> subprocess.CompletedProcess[bytes]:
+    """A command that needs more than its key may do."""
+    return subprocess.run(
+        [sys.executable, "-m", "hive.cli", "limit"],
+        env={**env, "PATH": os.environ["PATH"], "HIVE_HOST": server.url, "HIVE_API_KEY": key},
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+
+
 def test_what_is_secret_of_a_request_is_nowhere(env: dict[str, str], own_redis: EmbeddedRedis, tmp_path: Path) -> None:
     home = Path(env["HIVE_HOME"])
     file = KeyFile(home / "keys.json")
@@ -79,33 +109,10 @@ def test_what_is_secret_of_a_request_is_nowhere(env: dict[str, str], own_redis: 
             download_id = answer.json["download_id"]
             stream = SseClient(f"{server.url}{PROGRESS_PATH}?id={download_id}&ticket={ticket}&x={QUERY}").wait()
             assert stream.last["stage"] == "complete"
-            errors = []
-            for key in (admin, reader, revoked, stranger, ticket, None):
-                for method, path in (
-                    ("GET", "/v1/models"),
-                    ("GET", "/nothing"),
-                    ("PATCH", "/v1/models"),
-                    ("POST", "/v1/gc"),
-                    ("POST", "/v1/models/download"),
-                    ("DELETE", f"/v1/downloads/{uuid.uuid4()}"),
-                    ("GET", PROGRESS_PATH),
-                    ("GET", MANY_PATH),
-                ):
-                    query = f"id={uuid.uuid4()}&api_key={admin}&ticket={ticket}x&y={QUERY}"
-                    errors.append(ask(server, method, f"{path}?{query}", key, headers={"X-Api-Key": admin}))
-                    errors.append(ask(server, method, path, key, body={"nothing": 1}, headers={"Cookie": cookie + "x"}))
-                    errors.append(ask(server, method, f"{path}?{query}", key, headers={"Host": "evil.example"}))
-                    errors.append(
-                        ask(server, method, path, headers={"Cookie": cookie, "Origin": "https://evil.example"})
-                    )
+            keys = (admin, reader, revoked, stranger, ticket, None)
+            errors = [error for key in keys for error in refusals(server, key, admin, ticket, cookie)]
             assert {401, 403, 404, 405, 421} <= {error.status for error in errors}
-            cli = subprocess.run(
-                [sys.executable, "-m", "hive.cli", "limit"],
-                env={**env, "PATH": os.environ["PATH"], "HIVE_HOST": server.url, "HIVE_API_KEY": reader},
-                capture_output=True,
-                timeout=60,
-                check=False,
-            )
+            cli = command_without_scope(env, server, reader)
             assert cli.returncode == 1
 
             def read_channels() -> bool:
