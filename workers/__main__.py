@@ -85,6 +85,7 @@ def main(argv: list[str] | None = None) -> int:
     importlib.import_module("workers.download")
     from workers import resolver
 
+    resolver.announce(settings)
     works = [lambda: work(settings)] * concurrency + [lambda: resolver.run(settings)]
     Prefork(works, lambda: log.info("%d workers are ready", concurrency)).run()
     return 0

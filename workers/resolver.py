@@ -77,6 +77,19 @@ FINAL: Final = (
 )
 
 
+def announce(settings: Settings) -> None:
+    """Say that a resolver is about to begin: what is asked from now on waits for it. A pool does so before its workers
+    are there, since whoever sees them asks at once. A Redis that is away is told later, by the resolver itself.
+    """
+    assert settings.redis_url is not None
+    try:
+        with connect(settings.redis_url) as client:
+            Resolutions(client).alive()
+    except Exception as error:
+        if not is_redis_error(error):
+            raise
+
+
 def run(settings: Settings) -> None:
     """Be the resolver of a pool, in this process, until SIGTERM."""
     stop = threading.Event()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,16 @@ import requests
 from hive.client import Client
 from hive.errors import FileNotFound, ModelNotFound, VariantNotFound, WorkersSilent
 from hive.redis_client import RedisClient
+from hive.settings import Settings
 from hive.wire.events import Downloading
 from tests.hub import SyntheticFile, faults
 from tests.hub.server import HubServer
 from tests.support.content import MIB
-from tests.support.processes import Server
+from tests.support.processes import Server, Workers
 from tests.support.redis import secrets_in
 from tests.support.service import TOKEN, Service, hive, slow, under_way
 from tests.support.waiting import AT_ONCE_S, wait_for
+from workers.resolver import announce
 
 #: Seconds within which a reference that means nothing must end, whatever waits before it.
 SOON_S = 4 * AT_ONCE_S
@@ -250,3 +253,22 @@ def test_a_plan_while_the_hub_is_away_is_that_of_the_disk(service: Service, hub:
     with Client(service.server.url) as client:
         plan = client.plan("hf:org/model")
     assert (plan.local_path, plan.bytes_missing) == (path, 0)
+
+
+def test_who_asks_before_the_resolver_has_begun_waits_for_it(
+    env: dict[str, str], hub: HubServer, settings: Settings
+) -> None:
+    hub.create("org/model", {"model.safetensors": b"w"})
+    server = Server(env)
+    try:
+        server.wait_until_ready()
+        announce(settings)
+        with ThreadPoolExecutor(1) as pool, Client(server.url) as client:
+            asked = pool.submit(client.plan, "hf:org/model")
+            workers = Workers(env, 1)
+            try:
+                assert asked.result(60).bytes_total == 1
+            finally:
+                workers.stop()
+    finally:
+        server.stop()
