@@ -186,7 +186,7 @@ class Resolver:
     def _tell(self, record: Record, found: sources.Plan) -> None:
         event = resolved_event(record, name_of(found), found.total_bytes or 0, len(found.files))
         if self._resolutions.resolved(record, name_of(found), event):
-            log.info("resolved", extra={"fields": {"files": len(found.files), "bytes": found.total_bytes}})
+            log.info("resolved in the queue", extra={"fields": {"files": len(found.files), "bytes": found.total_bytes}})
 
     def _end_on_disk(self, record: Record, found: sources.Plan) -> bool:
         """End a download of a restricted model of which all is on the disk, now that the Hub has let it in: a public

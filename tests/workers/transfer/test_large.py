@@ -20,9 +20,10 @@ KILL_COSTS_BYTES = 64 * MIB
 _CHILD = """
 import sys
 from pathlib import Path
-from workers.transfer import Digest, Location, Source, fetch
+from workers.transfer import Digest, Limits, Location, Source, fetch
 url, size, sha256, partial = sys.argv[1:]
-fetch(Source(lambda: Location(url), int(size), Digest("sha256", sha256), "file"), Path(partial))
+source = Source(lambda: Location(url), int(size), Digest("sha256", sha256), "file")
+fetch(source, Path(partial), limits=Limits(keep_free_fraction=0.0))
 """
 
 
