@@ -92,7 +92,7 @@ def serve(settings: Settings, listener: socket.socket, host: str, *, keys_requir
         lifespan="on",
         log_config=None,
         access_log=False,
-        # Nobody looks at a client's address but to count connections, and those are what they are.
+        # What proxies tell is read by hive itself, which says why (api/forwarded.py).
         proxy_headers=False,
         server_header=False,
         backlog=BACKLOG,
@@ -111,7 +111,7 @@ def _protocol(settings: Settings) -> type[HttpProtocol]:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     room = max(RESERVED_DESCRIPTORS, soft - RESERVED_DESCRIPTORS) if soft != resource.RLIM_INFINITY else 0
     most = min(filter(None, (settings.max_connections, room)), default=0)
-    counted = Connections(most, settings.max_connections_per_address, LOOPBACK_SHARES)
+    counted = Connections(most, settings.max_connections_per_address, LOOPBACK_SHARES, settings.trusted)
     return type("CountedProtocol", (HttpProtocol,), {"counted": counted})
 
 

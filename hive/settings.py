@@ -22,6 +22,7 @@ import msgspec
 from msgspec import field
 
 from hive.errors import UnsafeUrl
+from hive.net.forwarded import TrustedProxies, TrustedProxiesError
 from hive.net.proxies import Proxies
 from hive.net.redis_url import RedisAddress, RedisUrlError, parse_redis_url
 from hive.net.tls import Trust
@@ -121,6 +122,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     allow_pickles: Literal["auto", "always", "never"] = field(default="auto", name="HIVE_ALLOW_PICKLES")
     public_hosts: str = field(default="", name="HIVE_PUBLIC_HOSTS")
     allow_origins: str = field(default="", name="HIVE_ALLOW_ORIGINS")
+    trusted_proxies: str = field(default="", name="HIVE_TRUSTED_PROXIES")
     log_level: Literal["debug", "info", "warning", "error"] = field(default="info", name="HIVE_LOG_LEVEL")
     log_format: Literal["auto", "console", "json"] = field(default="auto", name="HIVE_LOG_FORMAT")
     audit_log: str | None = field(default=None, name="HIVE_AUDIT_LOG")
@@ -242,7 +244,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             raise SettingsError(str(error)) from None
         assert self.redis_address is not None or not self.redis_url
         self._check_endpoint()
-        _ = self.allowed_origins
+        _ = self.allowed_origins, self.trusted
         key = self.webhook_key
         if self.webhooks and key is None:
             raise SettingsError("HIVE_WEBHOOK_URLS needs HIVE_WEBHOOK_SECRET, which webhooks are signed with.")
@@ -368,6 +370,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                     f"HIVE_ALLOW_ORIGINS lists origins such as https://ui.example.org, and {origin[:80]!r} is none."
                 )
         return found
+
+    @property
+    def trusted(self) -> TrustedProxies:
+        """The proxies in front of this server, whose forwarded headers are believed. Raises SettingsError."""
+        try:
+            return TrustedProxies.parse(self.trusted_proxies)
+        except TrustedProxiesError as error:
+            raise SettingsError(f"HIVE_TRUSTED_PROXIES cannot be used: {error}") from None
 
     @property
     def webhooks(self) -> tuple[Url, ...]:

@@ -31,6 +31,7 @@ from hive.api import (
 )
 from hive.api.audit import READS, Audit
 from hive.api.authentication import Authenticator
+from hive.api.forwarded import apply_forwarded
 from hive.api.gate import Gate
 from hive.api.routes import ApiRoute, StreamRoute, check
 from hive.api.services import Services
@@ -102,9 +103,12 @@ class Api:
         authenticator = Authenticator(services.keys, services.tickets, services.sessions, open_routes, _STREAMS)
         self._gate = Gate(self._dispatch, names, settings.allowed_origins, authenticator)
         self._audit = Audit(routes)
+        self._trusted = settings.trusted
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
+        if self._trusted and scope["type"] == "http":
+            apply_forwarded(scope, self._trusted)
         if scope["type"] == "http" and scope["method"] not in READS:
             await self._audit(self._gate, scope, receive, send)
         else:

@@ -32,6 +32,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hive import errors, logs
 from hive.api.authentication import Authenticator
+from hive.api.forwarded import forwarded_of
 from hive.api.json import MAX_BODY_BYTES, error_response
 from hive.auth.principal import ANONYMOUS, PRINCIPAL, Principal
 
@@ -120,6 +121,7 @@ class Gate:
         """Raise what is to be answered, where the request may not pass."""
         if scope["path"] not in _PROBES:
             self._check_host(scope, headers)
+            self._take_forwarded_host(scope, headers)
         changes = scope["method"] not in ("GET", "HEAD")
         if changes and not allowed and headers.is_foreign:
             raise errors.ForeignOrigin
@@ -137,10 +139,24 @@ class Gate:
         if match is None or not self._is_ours(match, scope.get("server")):
             raise errors.MisdirectedRequest(host=headers.hosts[0][:255])
 
-    def _is_ours(self, authority: re.Match[str], server: tuple[str, int | None] | None) -> bool:
+    def _take_forwarded_host(self, scope: Scope, headers: _Headers) -> None:
+        """A trusted proxy that writes its own Host tells the client's, which then is the Host for all that follow: the
+        origin of pages, the session's cookie. Only a public name is taken, and only where the Host has passed: a page
+        that reaches hive by a name of its own may send this header.
+        """
+        forwarded = forwarded_of(scope)
+        match = _AUTHORITY.fullmatch(forwarded.host) if forwarded is not None and forwarded.host else None
+        if match is not None and self._is_public(match):
+            headers.replace_host(scope, match[0])
+
+    def _is_public(self, authority: re.Match[str]) -> bool:
         name = (authority[1] or authority[2]).lower().rstrip(".")
-        if name in self._public_hosts or f"{name}:{authority[3]}" in self._public_hosts:
+        return name in self._public_hosts or f"{name}:{authority[3]}" in self._public_hosts
+
+    def _is_ours(self, authority: re.Match[str], server: tuple[str, int | None] | None) -> bool:
+        if self._is_public(authority):
             return True
+        name = (authority[1] or authority[2]).lower().rstrip(".")
         bound = server[0] if server else ""
         if name == bound:
             return True
@@ -168,6 +184,12 @@ class _Headers:
         given: bytes = self.values.get(b"x-request-id", b"")
         # Not uuid4: it asks the system for randomness, and nothing depends on nobody guessing an id.
         return given if _REQUEST_ID.fullmatch(given) else b"%032x" % random.getrandbits(128)
+
+    def replace_host(self, scope: Scope, host: str) -> None:
+        """Put another Host in place of the one that came, here and in the scope."""
+        self.hosts, self.values[b"host"] = [host], host.encode("latin-1")
+        others = [header for header in scope["headers"] if header[0] != b"host"]
+        scope["headers"] = [*others, (b"host", self.values[b"host"])]
 
     @property
     def is_preflight(self) -> bool:

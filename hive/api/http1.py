@@ -38,6 +38,7 @@ from hive.api.gate import ANSWER_HEADERS
 from hive.api.json import MAX_BODY_BYTES
 from hive.auth.holder import LOOPBACK, holder_of_address
 from hive.errors import BadRequest, HeadersTooLarge, HiveError, RequestTimeout
+from hive.net.forwarded import TrustedProxies
 from hive.streams import sse
 from hive.streams.writer import EXTENSION, Listener, SocketWriter
 from hive.wire.api import ErrorBody, ErrorReply
@@ -70,21 +71,31 @@ LOOPBACK_SHARES: Final = 4
 #: Seconds between two lines in the log about connections that are closed because there are too many.
 SAY_EVERY_S: Final = 60.0
 
+NO_PROXIES: Final = TrustedProxies()
+
 
 class Connections:
     """How many connections a process has: those that are no streams by address (of IPv6 by /64), and all together.
 
     The limit of an address is a soft one, because a fleet of streams that comes back all at once, from behind one
-    proxy, is not an attack: each of them is a stream, and not counted any more, as soon as it has asked.
+    proxy, is not an attack: each of them is a stream, and not counted any more, as soon as it has asked. A trusted
+    proxy has no share: it has as many as requests are under way, and those are limited by their clients' rates.
     """
 
-    def __init__(self, most: int = 0, most_of_one: int = 0, loopback_shares: int = 1) -> None:
+    def __init__(
+        self,
+        most: int = 0,
+        most_of_one: int = 0,
+        loopback_shares: int = 1,
+        trusted: TrustedProxies = NO_PROXIES,
+    ) -> None:
         """`most` in all, `most_of_one` for each address, streams not counted; 0 for no limit. This machine has so many
-        shares.
+        shares, and `trusted` proxies are counted in all only.
         """
         self._most = most
         self._most_of_one = most_of_one
         self._loopback_shares = loopback_shares
+        self._trusted = trusted
         self._by_holder: Counter[str] = Counter()
         self._said_s = -SAY_EVERY_S
 
@@ -92,7 +103,7 @@ class Connections:
         """Whether one more may stay, `connections` being open by now; then it counts until `release`."""
         holder = holder_of_address(address)
         of_one = self._by_holder[holder] if address else 0
-        most_of_one = self._most_of_one * CROWD_FACTOR
+        most_of_one = 0 if self._trusted.trusts(address) else self._most_of_one * CROWD_FACTOR
         if (self._most and connections > self._most) or (most_of_one and of_one >= most_of_one):
             self._say(address)
             return False
@@ -103,7 +114,7 @@ class Connections:
         """Whether this address has more than its share."""
         holder = holder_of_address(address)
         shares = self._loopback_shares if holder == LOOPBACK else 1
-        return 0 < self._most_of_one * shares < self._by_holder[holder]
+        return 0 < self._most_of_one * shares < self._by_holder[holder] and not self._trusted.trusts(address)
 
     def release(self, address: str) -> None:
         """It is gone, or has become a stream."""

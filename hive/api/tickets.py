@@ -13,6 +13,7 @@ from starlette.responses import Response
 from hive import errors
 from hive.api.authentication import COOKIE, LOOPBACK_COOKIE, bearer, is_loopback_host, session_cookie
 from hive.api.downloads import read_id
+from hive.api.forwarded import forwarded_of
 from hive.api.json import JsonResponse, error_response, read_body
 from hive.api.services import services_of
 from hive.auth.principal import principal_of
@@ -38,8 +39,7 @@ async def create_session(request: Request) -> Response:
     principal = principal_of(request)
     if services.keys.on and bearer(request.scope, headers) is None:
         raise errors.MissingApiKey("A session is made with a key: `Authorization: Bearer hive_...`.")
-    on_loopback = is_loopback_host(headers)
-    if not on_loopback and urlsplit(request.headers.get("origin", "")).scheme == "http":
+    if not is_loopback_host(headers) and _scheme(request) == "http":
         raise errors.BadRequest(
             "A page over plain http on another machine cannot have a session: no browser keeps its cookie. "
             "Serve hive over https."
@@ -47,7 +47,7 @@ async def create_session(request: Request) -> Response:
     made = await run_in_threadpool(services.sessions.make, principal)
     reply = SessionReply(key_id=principal.key_id, scopes=tuple(sorted(principal.scopes)), expires_at=made.expires_s)
     answer = JsonResponse(reply, headers=_NOT_KEPT)
-    _set_cookie(answer, made.text, max(0, int(made.expires_s - time.time())), on_loopback=on_loopback)
+    _set_cookie(answer, made.text, max(0, int(made.expires_s - time.time())), secure=_is_secure(request))
     return answer
 
 
@@ -62,12 +62,21 @@ async def end_session(request: Request) -> Response:
             errors.KeyFileUnusable
         ) as error:  # it is over here, and may not be elsewhere; the cookie goes all the same
             answer = error_response(error)
-    _set_cookie(answer, "", 0, on_loopback=is_loopback_host(headers))
+    _set_cookie(answer, "", 0, secure=_is_secure(request))
     return answer
 
 
-def _set_cookie(answer: Response, value: str, max_age_s: int, *, on_loopback: bool) -> None:
-    name = LOOPBACK_COOKIE if on_loopback else COOKIE
-    answer.set_cookie(
-        name, value, max_age=max_age_s, path="/", secure=not on_loopback, httponly=True, samesite="strict"
-    )
+def _scheme(request: Request) -> str:
+    """The scheme of the page that asks, or, where no page says so, of what trusted proxies tell; "" for unknown."""
+    forwarded = forwarded_of(request.scope)
+    return urlsplit(request.headers.get("origin", "")).scheme or (forwarded and forwarded.scheme) or ""
+
+
+def _is_secure(request: Request) -> bool:
+    """Whether the cookie is the one for https: everywhere but on the loopback, and there where TLS ends at a proxy."""
+    return not is_loopback_host(dict(request.scope["headers"])) or request.scope["scheme"] == "https"
+
+
+def _set_cookie(answer: Response, value: str, max_age_s: int, *, secure: bool) -> None:
+    name = COOKIE if secure else LOOPBACK_COOKIE
+    answer.set_cookie(name, value, max_age=max_age_s, path="/", secure=secure, httponly=True, samesite="strict")
