@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import tempfile
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import click
 
 from tests.chaos.faults import FAULTS
-from tests.chaos.soak import Plan, soak
+from tests.chaos.soak import FLEET, Plan, soak
 from tests.support.content import MIB
 
 
@@ -19,6 +20,7 @@ from tests.support.content import MIB
 @click.option("--every", default=20.0, type=click.FloatRange(1.0), help="Seconds from one fault to the next.")
 @click.option("--only", multiple=True, type=click.Choice(list(FAULTS)), help="These faults and no others; repeatable.")
 @click.option("--at-once", default=3, type=click.IntRange(1, 50), help="Downloads under way at a time.")
+@click.option("--fleet", is_flag=True, help="Eight pools of one worker, and eight large models at a time.")
 @click.option("--largest", default=200, type=click.IntRange(1), help="MiB of the largest model.")
 @click.option("--calm-people", is_flag=True, help="Nobody pauses or cancels.")
 @click.option("--logs", type=click.Path(path_type=Path, file_okay=False), help="Where the processes' logs go.")
@@ -28,11 +30,12 @@ def main(
     every: float,
     only: tuple[str, ...],
     at_once: int,
+    fleet: bool,
     largest: int,
     calm_people: bool,
     logs: Path | None,
 ) -> None:
-    """Two replicas, two pools of two workers and a Redis, all real; downloads keep coming, and so do faults.
+    """Two replicas, two pools of two workers (or a --fleet), a Redis, all real; downloads keep coming, so do faults.
 
     Prints each fault, how long it took until bytes flowed again, each download with the bytes that were fetched again,
     and a table at the end. Ends with 1 where something was that must never be, and says what.
@@ -47,6 +50,8 @@ def main(
         largest_bytes=largest * MIB,
         meddle=not calm_people,
     )
+    if fleet:
+        plan = dataclasses.replace(plan, **FLEET)
     report = soak(plan, tell=lambda line: click.echo(line, err=True), logs=logs)
     click.echo(report)
     click.echo(f"logs: {logs}")

@@ -17,9 +17,17 @@ from typing import Literal
 from tests.chaos.world import Holding, RestartableProcess, World
 from tests.hub import faults as origin
 from tests.hub.faults import Fault as OriginFault
+from tests.support.content import MIB
 
 #: Seconds within which a process that was told to stop must be gone.
 EXIT_S = 5.0
+#: Seconds in which a pod must end before it is killed with all its processes (`worker.graceSeconds` of the chart), and
+#: those of an impatient node, at most.
+GRACE_S, HASTY_GRACE_S = 30.0, 0.5
+#: Seconds until a pod that was taken away comes back, at most, and between two looks whether it is gone, or there.
+SCALED_IN_S, LOOK_S = 3.0, 0.05
+#: Bytes that the end of a worker may cost the download that it has in hand: fetched again by the next one.
+AGAIN_BYTES = 64 * MIB
 #: Seconds that Redis is away, at most, and that a process is frozen, at most.
 AWAY_S, FROZEN_S = 20.0, 15.0
 #: Seconds for which a cable is silent, Redis is full, and the origin misbehaves.
@@ -61,8 +69,18 @@ class Strike:
         """A pool that is at work; all that it runs is hit."""
         busy = {holding.pool.name for holding in self.holdings}
         pool = self.rng.choice([pool for pool in self.world.pools if pool.name in busy])
-        self.named = [holding.download_id for holding in self.holdings if holding.pool is pool]
+        self.name_all_of([pool])
         return pool
+
+    def pick_half(self) -> list[RestartableProcess]:
+        """Half of all pools, at work or not; all that they run is hit."""
+        pools = self.rng.sample(self.world.pools, max(1, len(self.world.pools) // 2))
+        self.name_all_of(pools)
+        return pools
+
+    def name_all_of(self, pools: Sequence[RestartableProcess]) -> None:
+        """What these pools run is hit."""
+        self.named = [holding.download_id for holding in self.holdings if holding.pool in pools]
 
 
 Play = Callable[[Strike], Iterator[float]]
@@ -76,6 +94,8 @@ class Fault:
     hits: Hits = "named"
     since: Since = "begin"
     needs_work: bool = True
+    #: Bytes that it may cost each download that it hits; None where nothing is promised.
+    again_bytes: int | None = None
 
 
 # -- workers -----------------------------------------------------------------------------------------------------------
@@ -120,6 +140,43 @@ def pool_stop(strike: Strike) -> Iterator[float]:
         strike.wrong.append(f"{pool.name} took {took_s:.1f} s to stop")
     pool.start()
     yield 0
+
+
+def scale_in(strike: Strike) -> Iterator[float]:
+    """Half of the fleet is told to stop at the same time, and killed where it does not; then it comes back."""
+    yield from _scale_in(strike, GRACE_S)
+
+
+def scale_in_hasty(strike: Strike) -> Iterator[float]:
+    """The same with a grace that may be too short."""
+    yield from _scale_in(strike, strike.rng.uniform(0, HASTY_GRACE_S))
+
+
+def scale_in_kill(strike: Strike) -> Iterator[float]:
+    """The same without a word."""
+    yield from _scale_in(strike, 0.0)
+
+
+def _scale_in(strike: Strike, grace_s: float) -> Iterator[float]:
+    pools = strike.pick_half()
+    how = f"SIGTERM, kill -9 after {grace_s:.2f} s" if grace_s else "kill -9"
+    strike.note = f"{', '.join(pool.name for pool in pools)} taken away ({how}), with {len(strike.named)} downloads"
+    if grace_s:
+        for pool in pools:
+            pool.process.signal(signal.SIGTERM)
+    while (waited_s := time.monotonic() - strike.began_s) < grace_s and not all(pool.is_gone for pool in pools):
+        yield LOOK_S
+    for pool in pools:
+        if not pool.is_gone:
+            strike.world.killed.update(pool.kill_all())
+        pool.stop()  # it is over: whether it ended in order
+    if waited_s > EXIT_S:
+        strike.wrong.append(f"{waited_s:.1f} s until these had stopped: {strike.note}")
+    yield strike.rng.uniform(0, SCALED_IN_S)
+    for pool in pools:
+        pool.launch()
+    while not all(pool.is_ready for pool in pools):
+        yield LOOK_S
 
 
 def _frozen(strike: Strike, what: str, *pids: int) -> Iterator[float]:
@@ -251,11 +308,14 @@ def _origin(note: str, make: Callable[[random.Random], OriginFault], count: int 
 
 #: Every fault by its name.
 FAULTS: dict[str, Fault] = {
-    "horse-kill": Fault(horse_kill),
-    "worker-kill": Fault(worker_kill),
-    "parent-kill": Fault(parent_kill),
-    "pool-kill": Fault(pool_kill),
-    "pool-stop": Fault(pool_stop),
+    "horse-kill": Fault(horse_kill, again_bytes=AGAIN_BYTES),
+    "worker-kill": Fault(worker_kill, again_bytes=AGAIN_BYTES),
+    "parent-kill": Fault(parent_kill, again_bytes=AGAIN_BYTES),
+    "pool-kill": Fault(pool_kill, again_bytes=AGAIN_BYTES),
+    "pool-stop": Fault(pool_stop, again_bytes=AGAIN_BYTES),
+    "scale-in": Fault(scale_in, again_bytes=AGAIN_BYTES),
+    "scale-in-hasty": Fault(scale_in_hasty, again_bytes=AGAIN_BYTES),
+    "scale-in-kill": Fault(scale_in_kill, again_bytes=AGAIN_BYTES),
     "horse-freeze": Fault(horse_freeze),
     "worker-freeze": Fault(worker_freeze),
     "worker-cut": Fault(worker_cut),

@@ -66,14 +66,15 @@ class Order:
 class LoadGenerator:
     """Takes orders, and follows them to their ends."""
 
-    def __init__(self, world: World, rng: random.Random, *, largest_bytes: int, meddle: bool) -> None:
+    def __init__(self, world: World, rng: random.Random, *, sizes: tuple[int, int], meddle: bool) -> None:
+        """`sizes`: bytes of the smallest model and of the largest."""
         self.orders: list[Order] = []
         self.ended: list[Order] = []
         #: Until when the record of a download may be gone: Redis was emptied.
         self.lost_until_s = 0.0
         self._world = world
         self._rng = rng
-        self._largest = largest_bytes
+        self._smallest, self._largest = sizes
         self._meddle = meddle
         self._people = ThreadPoolExecutor(6, thread_name_prefix="person")
         self._asking: list[Future[Order]] = []
@@ -140,7 +141,7 @@ class LoadGenerator:
         return Order(name, contents, watch, asked_s, self._plan(rng))
 
     def _model(self, number: int, rng: random.Random) -> dict[str, Content]:
-        size = int(SMALLEST_BYTES * (self._largest / SMALLEST_BYTES) ** rng.random())
+        size = int(self._smallest * (self._largest / self._smallest) ** rng.random())
         if rng.random() >= MANY_FILES_CHANCE:
             return {"m-Q4_K_M.gguf": SyntheticFile(size, seed=number)}
         small: dict[str, Content] = {

@@ -10,7 +10,18 @@ from tests.chaos.history import Viewer
 from tests.chaos.orders import Order
 
 #: Faults after which the download must be at another attempt before its bytes count.
-NEW_ATTEMPT = frozenset({"horse-kill", "worker-kill", "parent-kill", "pool-kill", "pool-stop"})
+NEW_ATTEMPT = frozenset(
+    (
+        "horse-kill",
+        "worker-kill",
+        "parent-kill",
+        "pool-kill",
+        "pool-stop",
+        "scale-in",
+        "scale-in-hasty",
+        "scale-in-kill",
+    )
+)
 
 
 @dataclass

@@ -16,9 +16,17 @@ class Row:
 
     count: int = 0
     recoveries_s: list[float] = field(default_factory=list)
-    #: Downloads that were hit by this fault alone, and the bytes that they fetched again.
+    #: How often it hit downloads that no other kind hit, the bytes that they fetched again, and the most for each time
+    #: that one was hit.
     hit: int = 0
     bytes_again: int = 0
+    most_again: int = 0
+
+    def note_again(self, times: int, bytes_again: int) -> None:
+        """A download that was hit so often, by this kind alone, has ended."""
+        self.hit += times
+        self.bytes_again += bytes_again
+        self.most_again = max(self.most_again, bytes_again // times)
 
 
 @dataclass
@@ -35,7 +43,8 @@ class Report:
 
     def __str__(self) -> str:
         head = (
-            f"{'fault':15} {'count':>5} {'hit':>5} {'median s':>9} {'p95 s':>7} {'max s':>7} {'again MiB/download':>19}"
+            f"{'fault':15} {'count':>5} {'hit':>5} {'median s':>9} {'p95 s':>7} {'max s':>7} {'again MiB/hit':>14} "
+            f"{'most':>7}"
         )
         lines = [head, *(_line(kind, row) for kind, row in sorted(self.rows.items()))]
         ends = ", ".join(f"{count} {end}" for end, count in sorted(self.downloads.items()))
@@ -52,7 +61,10 @@ def _line(kind: str, row: Row) -> str:
     times = sorted(row.recoveries_s)
     figures = [f"{quantile(times, q):.2f}" if times else "-" for q in (0.5, 0.95, 1.0)]
     again = f"{row.bytes_again / row.hit / MIB:.2f}" if row.hit else "-"
-    return f"{kind:15} {row.count:5} {len(times):5} {figures[0]:>9} {figures[1]:>7} {figures[2]:>7} {again:>19}"
+    most = f"{row.most_again / MIB:.2f}" if row.hit else "-"
+    return (
+        f"{kind:15} {row.count:5} {len(times):5} {figures[0]:>9} {figures[1]:>7} {figures[2]:>7} {again:>14} {most:>7}"
+    )
 
 
 def quantile(ordered: Sequence[float], share: float) -> float:

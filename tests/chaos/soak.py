@@ -11,15 +11,17 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hive.redis_errors import is_redis_error
 from hive.wire.events import Complete
 from tests.chaos.faults import FAULTS, Strike
-from tests.chaos.orders import LoadGenerator, Order
+from tests.chaos.orders import LARGEST_BYTES, SMALLEST_BYTES, LoadGenerator, Order
 from tests.chaos.recoveries import Reconnection, Recovery, begin
 from tests.chaos.report import Report, quantile
 from tests.chaos.watchman import Watchman
 from tests.chaos.world import Holding, World
+from tests.hub.messages import PACE_STEP_S
 from tests.support.content import MIB
 
 #: Seconds between two looks at everything.
@@ -28,7 +30,7 @@ TICK_S = 0.02
 DRAIN_S = 180.0
 #: Seconds within which bytes must flow again after a fault; beyond, it is given up, and the download's end decides.
 GIVE_UP_S = 90.0
-#: Bytes a second of one connection to the stand-in: a download has up to 16 of them, and is to last.
+#: Bytes a second of one connection where nothing else is said.
 RATE_BYTES_PER_S = 0.35 * MIB
 #: What is promised of a fault that is played alone: seconds at the 95th percentile, from so many on.
 PROMISES_S, PROMISED_FROM = {"worker-kill": 8.0, "parent-kill": 8.0}, 20
@@ -48,12 +50,38 @@ class Plan:
     kinds: Sequence[str] = tuple(FAULTS)
     #: Downloads under way at a time.
     at_once: int = 3
-    largest_bytes: int = 200 * MIB
+    smallest_bytes: int = SMALLEST_BYTES
+    largest_bytes: int = LARGEST_BYTES
+    #: Pools, and workers of each.
+    pools: int = 2
+    workers: int = 2
+    #: Bytes a second of one connection to the stand-in: a download has up to 16 of them, and is to last.
+    rate_bytes_per_s: float = RATE_BYTES_PER_S
+    #: Seconds of traffic that the stand-in sends in one piece.
+    pace_step_s: float = PACE_STEP_S
+    #: Whether the rest comes at full speed, over new connections: what the old ones carried is fetched again then.
+    hurry: bool = True
     #: Whether people pause and cancel.
     meddle: bool = True
     lease_s: float = 6.0
     #: It goes on until so many faults were played, for `MAX_OVERTIME_S` longer at most: a busy machine plays fewer.
     min_faults: int = 0
+
+
+#: A fleet that is scaled in and out: pods of one worker each, and models that outlast several rounds. The machine has
+#: to keep up with all of them, so one connection is slow.
+FLEET: dict[str, Any] = {
+    "every_s": 10.0,
+    "pools": 8,
+    "workers": 1,
+    "at_once": 8,
+    "smallest_bytes": 64 * MIB,
+    "largest_bytes": 192 * MIB,
+    "rate_bytes_per_s": 0.2 * MIB,
+    "pace_step_s": 0.1,
+    "meddle": False,
+    "hurry": False,
+}
 
 
 def soak(plan: Plan, tell: Callable[[str], None] = lambda line: None, logs: Path | None = None) -> Report:
@@ -78,15 +106,21 @@ class _Soak:
         self._kind_of: dict[int, str] = {}
         self._strikes = self._draw(random.Random(f"faults {plan.seed}"))
         self._next = next(self._strikes)
+        #: When everything ran; the time of the plan counts from there.
+        self._began_s = 0.0
 
     def run(self, logs: Path | None) -> Report:
-        began_s = self._began_s = time.monotonic()
+        began_s = time.monotonic()
         plan = self._plan
-        with World(self._folder, HIVE_LEASE_S=str(plan.lease_s)) as world:
+        lease_s = str(plan.lease_s)
+        with World(self._folder, pools=plan.pools, concurrency=plan.workers, HIVE_LEASE_S=lease_s) as world:
             self._world = world
-            world.hub.limit_rate_bytes_per_s = RATE_BYTES_PER_S
+            self._began_s = time.monotonic()
+            world.hub.limit_rate_bytes_per_s = plan.rate_bytes_per_s
+            world.hub.pace_step_s = plan.pace_step_s
+            sizes = (plan.smallest_bytes, plan.largest_bytes)
             load = self._load = LoadGenerator(
-                world, random.Random(f"orders {plan.seed}"), largest_bytes=plan.largest_bytes, meddle=plan.meddle
+                world, random.Random(f"orders {plan.seed}"), sizes=sizes, meddle=plan.meddle
             )
             watchman = Watchman(world.redis.url)
             try:
@@ -128,8 +162,9 @@ class _Soak:
 
     def _drain(self) -> None:
         deadline_s = time.monotonic() + DRAIN_S
-        self._world.hub.limit_rate_bytes_per_s = None
-        self._world.hub.close_connections()
+        if self._plan.hurry:
+            self._world.hub.limit_rate_bytes_per_s = None
+            self._world.hub.close_connections()
         while self._load.live and time.monotonic() < deadline_s:
             self._load.at_full_speed()
             self._tick()
@@ -227,10 +262,10 @@ class _Soak:
             self.report.bytes_brought += order.size
             self.report.bytes_again += order.fetched_again
         seconds = (order.ended_s or 0.0) - order.asked_s
-        if len(order.strikes) == 1 and isinstance(end, Complete):
-            row = self.report.rows[self._kind_of[order.strikes[0]]]
-            row.hit += 1
-            row.bytes_again += order.fetched_again
+        kinds = [self._kind_of[number] for number in order.strikes]
+        if len(set(kinds)) == 1 and isinstance(end, Complete):
+            self.report.rows[kinds[0]].note_again(len(kinds), order.fetched_again)
+        self.report.violations += self._too_much_again(order, kinds)
         self._tell(
             f"   {order.watch.id[:8]} {kind}: {order.size / MIB:.1f} MiB in {seconds:.0f} s, attempt "
             f"{order.watch.attempt}, {order.fetched_again / MIB:.2f} MiB fetched again, "
@@ -238,6 +273,17 @@ class _Soak:
         )
         for problem in order.wrong:
             self._tell(f"VIOLATION {problem}")
+
+    def _too_much_again(self, order: Order, kinds: Sequence[str]) -> list[str]:
+        """Whether more was fetched again than the faults may cost; an attempt that ended unseen counts as one."""
+        each = [FAULTS[kind].again_bytes for kind in kinds]
+        bounds = [bound for bound in each if bound is not None]
+        if not bounds or len(bounds) < len(each):
+            return []
+        allowed = max(bounds) * max(len(bounds), order.watch.attempt - 1)
+        if order.fetched_again <= allowed:
+            return []
+        return [f"{order.watch.id}: {order.fetched_again / MIB:.1f} MiB fetched again, by {len(kinds)} of {set(kinds)}"]
 
     def _keep_promises(self) -> None:
         for kind, promised_s in PROMISES_S.items():

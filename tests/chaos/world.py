@@ -74,9 +74,24 @@ class RestartableProcess:
 
     def start(self) -> None:
         """A new life; returns when the process says that it is ready."""
-        self.lives.append(HiveProcess(*self._arguments, env=self._env))
+        self.launch()
         self.url = self.process.wait_for_log(self._ready).get("address", "")
+
+    def launch(self) -> None:
+        """A new life, which nobody waits for: see `is_ready`."""
+        self.lives.append(HiveProcess(*self._arguments, env=self._env))
         self._killed = False
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether its present life is over."""
+        return self.process.ended
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether its present life has said so. Raises AssertionError where it ended instead."""
+        assert not self.is_gone, f"{self.name} ended:\n{self.process.output}"
+        return self.process.logged(self._ready) is not None
 
     def stop(self) -> float:
         """End it in order; gives the seconds that it took. Raises AssertionError where it did not end well."""
@@ -94,6 +109,16 @@ class RestartableProcess:
         self._killed = True
         self.process.signal(signal.SIGKILL)
         self.process.wait()
+
+    def kill_all(self) -> list[int]:
+        """kill -9 of the process and of all that it forked, as where a container ends; gives their ids."""
+        pids = [self.pid, *descendants(self.pid)]
+        self._killed = True
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait()
+        return pids
 
     def restart(self) -> None:
         """A new life after a `kill` or `stop`; what was left of the old one is put away."""
@@ -289,6 +314,12 @@ def children_of(pid: int) -> list[int]:
     with contextlib.suppress(OSError):
         return children(pid)
     return []
+
+
+def descendants(pid: int) -> list[int]:
+    """The child processes, and theirs; none where it is gone."""
+    below = children_of(pid)
+    return [*below, *(further for child in below for further in descendants(child))]
 
 
 def workers_ended(life: HiveProcess) -> set[int]:

@@ -10,6 +10,8 @@ import msgspec
 
 from tests.hub.content import Bytes, Content
 
+#: Seconds of traffic in one write where a rate is asked for: short enough to look smooth.
+PACE_STEP_S = 0.01
 #: The two origins of a Hub: the site itself, and the CDN that it sends people to for large files.
 OriginName = Literal["hub", "cdn"]
 
@@ -73,6 +75,8 @@ class Body:
     #: Whether a body without a length goes in chunks; else the end of the connection is its end.
     chunked: bool = True
     rate_bytes_per_s: float | None = None
+    #: Seconds of traffic in one write.
+    pace_step_s: float = PACE_STEP_S
     flips: frozenset[int] = frozenset()
     #: (after how many bytes, for how many seconds) nothing is sent.
     stalls: tuple[tuple[int, float], ...] = ()

@@ -11,7 +11,7 @@ from tests.hub.access import DEFAULT_TOKEN, Access
 from tests.hub.api import Api
 from tests.hub.content import AnyContent, Content, as_content
 from tests.hub.hits import Hit, HitLog
-from tests.hub.messages import OriginName, Reply, Request, redirect_reply
+from tests.hub.messages import PACE_STEP_S, OriginName, Reply, Request, redirect_reply
 from tests.hub.origin import Origin
 from tests.hub.refusals import Refusal
 from tests.hub.repo import Gated, Repo
@@ -40,6 +40,8 @@ class HubServer:
         """Bind both ports; `token` opens everything, the rate limit is each connection's own. Raises OSError."""
         self.token = token
         self.limit_rate_bytes_per_s = limit_rate_bytes_per_s
+        #: Seconds of traffic in one write: longer ones for many connections at once, which are cheaper so.
+        self.pace_step_s = PACE_STEP_S
         self.repos: dict[str, Repo] = {repo.name: repo for repo in repos}
         self.log = HitLog()
         self.faults = FaultBook()
@@ -182,6 +184,7 @@ class HubServer:
                 reply = refusal.reply(as_json=request.path.startswith("/api/"))
         if self.limit_rate_bytes_per_s is not None:
             reply.body.rate_bytes_per_s = self.limit_rate_bytes_per_s
+            reply.body.pace_step_s = self.pace_step_s
         return self.faults.shape(request, reply)
 
     def _route(self, request: Request) -> Reply:

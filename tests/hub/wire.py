@@ -14,9 +14,6 @@ from tests.hub.messages import Body
 #: Bytes written at once when nothing limits the rate.
 SEND_BYTES = 1 << 20
 
-#: Seconds of traffic in one write when a rate is asked for: short enough to look smooth.
-PACE_STEP_S = 0.01
-
 #: Largest paced write (bytes), so that fast rates stay smooth too.
 PACE_MAX_BYTES = 256 << 10
 
@@ -124,7 +121,7 @@ class BodySender:
 
     def _send_block(self, block: memoryview) -> None:
         rate = self._body.rate_bytes_per_s
-        step = SEND_BYTES if rate is None else max(1, min(PACE_MAX_BYTES, int(rate * PACE_STEP_S)))
+        step = SEND_BYTES if rate is None else max(1, min(PACE_MAX_BYTES, int(rate * self._body.pace_step_s)))
         for at in range(0, len(block), step):
             piece = block[at : at + step]
             self._wire.send(b"".join((b"%x\r\n" % len(piece), piece, b"\r\n")) if self._chunked else piece)

@@ -55,6 +55,11 @@ class HiveProcess:
         return self._process.pid
 
     @property
+    def ended(self) -> bool:
+        """Whether it is over."""
+        return self._process.poll() is not None
+
+    @property
     def output(self) -> str:
         return "\n".join(self.lines)
 
