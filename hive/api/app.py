@@ -35,7 +35,7 @@ from hive.api.forwarded import apply_forwarded
 from hive.api.gate import Gate
 from hive.api.routes import ApiRoute, StreamRoute, check
 from hive.api.services import Services
-from hive.errors import HiveError, TooManyRequests
+from hive.errors import HiveError
 from hive.wire.api import MANY_PATH, PROGRESS_PATH
 
 #: Every address, and the scope that a key needs for it (docs/auth.md explains them); None is open to all.
@@ -101,7 +101,14 @@ class Api:
             (method, route.path) for route in routes if route.needs is None for method in route.methods or ()
         ]
         authenticator = Authenticator(services.keys, services.tickets, services.sessions, open_routes, _STREAMS)
-        self._gate = Gate(self._dispatch, names, settings.allowed_origins, authenticator)
+        self._gate = Gate(
+            self._dispatch,
+            names,
+            settings.allowed_origins,
+            authenticator,
+            admit=services.rates.admit,
+            ask_back=_ask_back,
+        )
         self._audit = Audit(routes)
         self._trusted = settings.trusted
 
@@ -116,18 +123,15 @@ class Api:
 
     async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
         stream = _STREAMS.get(scope["path"]) if scope["type"] == "http" else None
-        if scope["type"] == "http":
-            try:
-                self.services.rates.admit(scope)
-            except TooManyRequests:
-                if stream is not None and await progress.ask_to_come_back(scope, send):
-                    return
-                raise
         if stream is None:
             await self._starlette(scope, receive, send)
         else:
             check(scope, stream.needs)
             await stream.answer(self.services, scope, receive, send)
+
+
+async def _ask_back(scope: Scope, send: Send) -> bool:
+    return scope["path"] in _STREAMS and await progress.ask_to_come_back(scope, send)
 
 
 def _opened(route: ApiRoute | StreamRoute) -> ApiRoute | StreamRoute:

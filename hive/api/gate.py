@@ -12,6 +12,8 @@ own origin, which may read too. The easy way, to allow what CORS allows, guards 
                      what it asks is the route's matter (routes.py)
     Content-Type     a body that a browser sends must be JSON, which no form can send; else 415. What shows no mark of a
                      browser (curl's bare `-d`) goes on as before.
+    a rate           what is let in counts for its key or address, and what is refused for its address, as every
+                     request without a key: a flood of refusals is a flood. The limit is then what it is told; else 429
 
 What a name may be depends on where the connection came in. On the loopback only this machine's programs connect, and
 they say `localhost` or a number of the loopback. Beyond it (a container behind a proxy, another machine) the number is
@@ -20,12 +22,13 @@ whatever the network gave, and the names are those of a network without dots: no
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
 import re
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from ipaddress import ip_address
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -34,7 +37,7 @@ from hive import errors, logs
 from hive.api.authentication import Authenticator
 from hive.api.forwarded import forwarded_of
 from hive.api.json import MAX_BODY_BYTES, error_response
-from hive.auth.principal import ANONYMOUS, PRINCIPAL, Principal
+from hive.auth.principal import ANONYMOUS, NOBODY, PRINCIPAL, Principal
 
 log = logging.getLogger("hive.api.gate")
 
@@ -42,6 +45,8 @@ log = logging.getLogger("hive.api.gate")
 ANSWER_HEADERS: Final = "hive.answer_headers"
 #: Answered whatever the Host: a supervisor or load balancer asks by numbers that nobody foresees, and learns nothing.
 _PROBES: Final = frozenset({"/healthz", "/readyz"})
+#: Statuses of what passes: whoever asks again later may be let in.
+PASSING: Final = frozenset({429, 503})
 #: Seconds that a browser may keep the answer to a preflight.
 PREFLIGHT_TTL_S: Final = 600
 _METHODS: Final = b"GET, HEAD, POST, PUT, DELETE"
@@ -50,6 +55,11 @@ _READABLE_HEADERS: Final = b"x-request-id, retry-after"
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _AUTHORITY = re.compile(r"(?:\[([0-9a-fA-F:.]{2,45})\]|([A-Za-z0-9._-]{1,253}))(?::(\d{1,5}))?")
+
+#: Counts a request, which has its principal; raises TooManyRequests.
+Admit = Callable[[Mapping[str, Any]], None]
+#: Asks an EventSource to come back; False, with nothing sent, where the request is none.
+AskBack = Callable[[Scope, Send], Awaitable[bool]]
 
 
 class Gate:
@@ -61,9 +71,13 @@ class Gate:
         public_hosts: Iterable[str] = (),
         allow_origins: Iterable[str] = (),
         authenticator: Authenticator | None = None,
+        admit: Admit | None = None,
+        ask_back: AskBack | None = None,
     ) -> None:
         """`public_hosts`: names or `name:port`, in lower case; `allow_origins`: `scheme://host[:port]`."""
         self._app = app
+        self._admit = admit
+        self._ask_back = ask_back
         self._authenticator = authenticator
         self._public_hosts = frozenset(public_hosts)
         self._allow_origins = frozenset(allow_origins)
@@ -94,19 +108,50 @@ class Gate:
 
         with logs.bound(request_id=request_id.decode()):
             try:
-                self._check(scope, headers, allowed=allowed)
-                if allowed and headers.is_preflight:
-                    await _answer_preflight(headers, send_with_id)
-                    return
-                scope[PRINCIPAL] = self._principal(scope, headers)
-                await self._app(scope, receive, send_with_id)
-            except Exception as error:
+                await self._serve(scope, headers, receive, send_with_id, allowed=allowed)
+            except (Exception, asyncio.CancelledError) as error:
                 if begun:
                     raise  # Starlette has answered a mistake of ours, and raises it for the server to log
-                if not isinstance(error, errors.HiveError):
-                    log.exception("a request failed")
-                    error = errors.InternalError()
-                await error_response(error)(scope, receive, send_with_id)
+                await self._answer(error, scope, receive, send_with_id)
+
+    async def _serve(self, scope: Scope, headers: _Headers, receive: Receive, send: Send, *, allowed: bool) -> None:
+        """Let a request through. Raises what is to be answered where it may not pass."""
+        self._check(scope, headers, allowed=allowed)
+        if allowed and headers.is_preflight:
+            self._count_for_address(scope)
+            await _answer_preflight(headers, send)
+            return
+        scope[PRINCIPAL] = self._principal(scope, headers)
+        if self._admit is not None:
+            self._admit(scope)
+        await self._app(scope, receive, send)
+
+    async def _answer(self, error: BaseException, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request that was refused, or failed before an answer began."""
+        if isinstance(error, asyncio.CancelledError):  # it took longer than a server that stops waits
+            error = errors.ServerBusy("This server is stopping. Ask again: the next one, or another replica, answers.")
+        elif not isinstance(error, errors.HiveError):
+            log.error("a request failed", exc_info=error)
+            error = errors.InternalError()
+        elif PRINCIPAL not in scope:
+            error = self._refusal(scope, error)
+        if error.status not in PASSING or self._ask_back is None or not await self._ask_back(scope, send):
+            await error_response(error)(scope, receive, send)
+
+    def _refusal(self, scope: Scope, error: errors.HiveError) -> errors.HiveError:
+        """What a request that is not let in is told: why, or that there were too many from its address."""
+        try:
+            self._count_for_address(scope)
+        except errors.TooManyRequests as too_many:
+            # Wrong keys have a limit of their own, whose wait is longer.
+            return error if isinstance(error, errors.TooManyFailedKeys) else too_many
+        return error
+
+    def _count_for_address(self, scope: Scope) -> None:
+        """Count what has no principal, for its address. Raises TooManyRequests."""
+        if self._admit is not None:
+            has_keys = self._authenticator is not None and self._authenticator.keys.on
+            self._admit({**scope, PRINCIPAL: NOBODY if has_keys else ANONYMOUS})
 
     def _principal(self, scope: Scope, headers: _Headers) -> Principal:
         """Who asks; from here on the log says it too."""

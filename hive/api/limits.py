@@ -72,7 +72,8 @@ class RateLimits:
 
     def admit(self, connection: Mapping[str, Any]) -> None:
         """Count a request. Raises TooManyRequests."""
-        if connection["path"] in _PROBES or is_unlimited(connection):
+        is_probe = connection["path"] in _PROBES and connection["method"] in ("GET", "HEAD")
+        if is_probe or is_unlimited(connection):
             return
         holder = holder_of(connection)
         rate = self._by_key if holder.startswith("key:") else self._anonymous

@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from hive import errors
 from hive.api.downloads import read_id
+from hive.api.gate import PASSING
 from hive.api.json import error_response
 from hive.api.services import Services
 from hive.auth.principal import principal_of
@@ -46,7 +47,8 @@ async def progress(services: Services, scope: Scope, receive: Receive, send: Sen
         ):
             raise errors.DownloadNotFound(id=download_id)
     except errors.HiveError as error:
-        await error_response(error)(scope, receive, send)
+        if error.status not in PASSING or not await ask_to_come_back(scope, send):
+            await error_response(error)(scope, receive, send)
 
 
 async def progress_of_many(services: Services, scope: Scope, receive: Receive, send: Send) -> None:
@@ -73,7 +75,8 @@ async def progress_of_many(services: Services, scope: Scope, receive: Receive, s
                 raise
             await services.many_streams(wanted, None, asked, scope, receive, send)
     except errors.HiveError as error:
-        await error_response(error)(scope, receive, send)
+        if error.status not in PASSING or not await ask_to_come_back(scope, send):
+            await error_response(error)(scope, receive, send)
 
 
 async def ask_to_come_back(scope: Scope, send: Send) -> bool:

@@ -80,8 +80,9 @@ class Services:
             log.info("streams were ended with their keys", extra={"fields": {"streams": sum(ended)}})
 
     async def drain(self, window_s: float) -> None:
-        """End all streams so that their clients come back, elsewhere."""
+        """End all streams and waits so that their clients come back, elsewhere."""
         self.operations.stop()
+        self.polls.drain()
         self.many_streams.drain()
         await self.streams.drain(window_s)
 

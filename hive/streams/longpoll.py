@@ -43,13 +43,17 @@ class LongPolls:
     def __init__(self, fanout: Fanout) -> None:
         self._fanout = fanout
         self._open: set[_Waiter] = set()
+        self._draining = False
 
     async def wait(self, download_id: str, seconds: float, principal: Principal) -> None:
-        """Return when the download has ended, is unknown or no longer this principal's, or the time is up.
+        """Return when the download has ended, is unknown or no longer this principal's, the time is up, or the server
+        stops.
 
         Raises:
             InvalidApiKey: the key was revoked, or has expired, meanwhile.
         """
+        if self._draining:
+            return
         waiter = _Waiter(principal)
         topic = await self._fanout.join(download_id, waiter, principal)
         if topic is None:
@@ -65,6 +69,12 @@ class LongPolls:
             self._fanout.leave(topic, waiter)
         if waiter.closed:
             raise InvalidApiKey
+
+    def drain(self) -> None:
+        """Let all answer now, and wait for nothing any more: their clients ask again, elsewhere."""
+        self._draining = True
+        for waiter in self._open:
+            waiter.ended.set()
 
     async def end_dead(self, is_alive: Callable[[Principal], bool]) -> int:
         """End those of principals that are not alive any more; how many."""

@@ -18,8 +18,9 @@ The exits, each with what the client is to make of it. `[DONE]` is said after a 
     why it ends                                   what is sent                        what the client does
     ------------------------------------------    --------------------------------    ---------------------------
     no such download                              404, by the route                   stops
-    the server is full, or drains; or Redis is    200 with `retry: 5000`, no event    comes back later
-        away, and it is unknown whose it is
+    the server is full, or drains; Redis is away  200 with `retry: 5000`, no event    comes back later
+        and it is unknown whose it is; the key
+        file cannot be used
     its client has given up its share             CANCELLED and `[DONE]`              stops
     the client has seen the end already           204                                 an EventSource stops
     the download has ended                        the terminal event and `[DONE]`     stops

@@ -50,10 +50,13 @@ def settings(server_env: dict[str, str]) -> Settings:
 
 @pytest.fixture(scope="module")
 def keyed_env(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """The environment of servers with keys, which share a Redis of their own."""
+    """The environment of servers with keys, which share a Redis of their own. All tests come from one address: what is
+    refused there is not counted.
+    """
     folder = tmp_path_factory.mktemp("k")
+    settings = {"HIVE_DRAIN_S": "0", "HIVE_KEEPALIVE_S": "0.5", "HIVE_MAX_ANONYMOUS_REQUESTS_PER_SECOND": "0"}
     with EmbeddedRedis(folder) as redis:
-        yield environment(redis.url, folder, HIVE_DRAIN_S="0", HIVE_KEEPALIVE_S="0.5", HF_ENDPOINT="http://127.0.0.1:1")
+        yield environment(redis.url, folder, HF_ENDPOINT="http://127.0.0.1:1", **settings)
 
 
 @pytest.fixture(scope="module")

@@ -385,3 +385,40 @@ def test_every_process_of_one_port_hears_of_a_revocation(
             assert time.monotonic() - began_s < CLOSED_S
     finally:
         server.stop()
+
+
+def test_an_event_source_outlives_a_key_file_that_cannot_be_used_for_a_while(own: tuple[Server, KeyFile]) -> None:
+    """Any status but 200 would end it for good, and its key is right again when the file is."""
+    server, key_file = own
+    key = make(key_file, "admin")
+    wait_for(lambda: ask(server, "GET", "/v1/workers").status == 401, "keys are not on")
+    cookie = ask(server, "POST", "/v1/session", key).headers["set-cookie"].partition(";")[0]
+    ticket = ask(server, "POST", "/v1/tickets", key, body={"all": True}).json["ticket"]
+    ways: tuple[tuple[str, dict[str, str]], ...] = (
+        ("", {"Cookie": cookie}),
+        (f"?ticket={ticket}", {}),
+        ("", {"Authorization": f"Bearer {key}"}),
+    )
+
+    def told() -> list[tuple[int, list[int], bool]]:
+        """What an EventSource is answered by each way to show the key: status, `retry:`, whether it ends."""
+        streams = [SseClient(server.url + MANY_PATH + query, headers=headers) for query, headers in ways]
+        for stream in streams:
+            wait_for(lambda stream=stream: stream.retries or stream.closed.is_set())  # type: ignore[misc]
+            if stream.retries == [5000]:
+                stream.wait(CLOSED_S)
+        found = [(stream.status, list(stream.retries), stream.closed.is_set()) for stream in streams]
+        for stream in streams:
+            stream.close()
+        return found
+
+    fine = told()
+    assert [(status, is_over) for status, _, is_over in fine] == [(200, False)] * 3
+    key_file.path.chmod(0o640)
+    wait_for(lambda: ask(server, "GET", "/v1/workers", key).status == 503, "it lets in", REVOKED_S + LOOK_INTERVAL_S)
+    assert told() == [(200, [5000], True)] * 3
+    assert ask(server, "GET", MANY_PATH, key).code == "KEY_FILE_UNUSABLE", "who reads statuses is told by one"
+    assert ask(server, "GET", f"{MANY_PATH}?ticket=v1.none", headers={"Accept": "text/event-stream"}).status == 401
+    key_file.path.chmod(0o600)
+    wait_for(lambda: ask(server, "GET", "/v1/workers", key).status == 200, "it does not let in again")
+    assert told() == fine

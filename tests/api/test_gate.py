@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from typing import Any
@@ -60,3 +61,18 @@ async def test_a_mistake_after_the_head_is_the_servers_to_end(caplog: pytest.Log
 
     with pytest.raises(RuntimeError):
         await ask(Gate(fails_late))
+
+
+async def test_what_a_server_that_stops_does_not_wait_for_is_answered_and_no_mistake(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def waits(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.Event().wait()
+
+    task = asyncio.create_task(ask(Gate(waits)))
+    await asyncio.sleep(0)  # it has begun to wait
+    task.cancel("as uvicorn does")
+    start, body = await task
+    assert (start["status"], dict(start["headers"])[b"retry-after"]) == (503, b"1")
+    assert json.loads(body["body"])["error"]["code"] == "SERVER_BUSY"
+    assert not caplog.records

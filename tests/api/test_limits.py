@@ -29,7 +29,7 @@ class Clock:
 
 
 def asked_by(principal: Principal, address: str = "203.0.113.7", path: str = "/v1/downloads") -> dict[str, Any]:
-    return {"type": "http", "path": path, "client": (address, 1), PRINCIPAL: principal}
+    return {"type": "http", "method": "GET", "path": path, "client": (address, 1), PRINCIPAL: principal}
 
 
 def allowed(limits: RateLimits, scope: dict[str, Any], tries: int) -> int:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import socket
 import uuid
+from pathlib import Path
 
 import pytest
 import requests
@@ -123,4 +126,24 @@ def test_a_drain_ends_streams_without_done_and_the_process_exits(
         client.wait(5)
         assert client.done == 0
         assert len(client.retries) == 2, "the last word is when to come back"
+    assert "Traceback" not in process.output
+
+
+def test_a_server_that_stops_answers_those_who_wait_for_an_end(
+    redis_url: str, downloads: DownloadContext, tmp_path: Path
+) -> None:
+    process = Server(environment(redis_url, tmp_path, HIVE_DRAIN_S="0"))
+    process.wait_until_ready()
+    path = f"/v1/downloads/{create(downloads)}"
+    polls = [socket.create_connection(("127.0.0.1", process.port), 30) for _ in range(5)]
+    for poll in polls:
+        poll.sendall(f"GET {path}?wait=50s HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+    # Asked behind them, and answered: they wait by now.
+    assert requests.get(process.url + path, timeout=30).json()["status"] == "queued"
+    assert process.stop() == 0
+    for poll in polls:
+        with poll, poll.makefile("rb") as answer:
+            head, _, body = answer.read().partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200 "), head
+        assert json.loads(body)["status"] == "queued"
     assert "Traceback" not in process.output
