@@ -29,6 +29,7 @@ from hive.api.acceptor import Acceptor
 from hive.api.app import Api
 from hive.api.http1 import LOOPBACK_SHARES, Connections, HttpProtocol
 from hive.api.services import make_services
+from hive.auth.key_ring import Latch
 from hive.auth.keys import KeyFile
 from hive.errors import CannotListen, HiveError
 from hive.processes.prefork import Prefork
@@ -65,8 +66,8 @@ def run(settings: Settings, host: str, port: int, processes: int = 1, *, keys_re
         SettingsError: Redis is a cluster or has known holes and may not, or the audit log cannot be written.
     """
     _allow_many_connections()
-    # Asked once, for all processes and for those that take the place of one that died: keys that were on stay on.
-    keys_required = keys_required or bool(KeyFile(settings.api_keys_path).read().keys)
+    # One for all processes and for those that take the place of one that died: keys that were on stay on.
+    keys_on = Latch(is_set=keys_required or bool(KeyFile(settings.api_keys_path).read().keys))
     redis_probe.report(settings)
     listener = listen(host, port)
     bound_host, bound_port = listener.getsockname()[:2]
@@ -75,15 +76,15 @@ def run(settings: Settings, host: str, port: int, processes: int = 1, *, keys_re
     _open_audit_log(settings)
     log.info("listening", extra={"fields": {"address": f"http://{bound_host}:{bound_port}"}})
     if processes == 1:
-        serve(settings, listener, host, keys_required=keys_required)
+        serve(settings, listener, host, keys_on)
     else:
-        Prefork([lambda: serve(settings, listener, host, keys_required=keys_required)] * processes).run()
+        Prefork([lambda: serve(settings, listener, host, keys_on)] * processes).run()
 
 
-def serve(settings: Settings, listener: socket.socket, host: str, *, keys_required: bool = False) -> None:
+def serve(settings: Settings, listener: socket.socket, host: str, keys_on: Latch) -> None:
     """Be one HTTP process on this socket until SIGTERM or SIGINT; `host` is the name that it was told to listen on."""
     assert settings.redis_url is not None
-    services = make_services(settings, settings.redis_url, keys_required=keys_required)
+    services = make_services(settings, settings.redis_url, keys_on)
     config = uvicorn.Config(
         Api(services, host),
         loop="uvloop",

@@ -10,7 +10,7 @@ from starlette.requests import HTTPConnection
 
 from hive.api.limits import RateLimits
 from hive.api.operations import Operations
-from hive.auth.key_ring import KeyRing
+from hive.auth.key_ring import KeyRing, Latch
 from hive.auth.keys import KeyFile
 from hive.auth.principal import Principal
 from hive.auth.tickets import Sessions, Tickets
@@ -87,13 +87,13 @@ class Services:
         await self.streams.drain(window_s)
 
 
-def make_services(settings: Settings, redis_url: str, *, keys_required: bool = False) -> Services:
-    """The services, wired. Connects to nothing yet. `keys_required`: keys are on even if their file has gone by now.
+def make_services(settings: Settings, redis_url: str, keys_on: Latch | None = None) -> Services:
+    """The services, wired. Connects to nothing yet. `keys_on`: set where keys are on even if their file has gone.
 
     Raises:
         KeyFileUnusable: it is there, and cannot be read or is read by others.
     """
-    key_ring = KeyRing(KeyFile(settings.api_keys_path), required=keys_required)
+    key_ring = KeyRing(KeyFile(settings.api_keys_path), keys_on)
     key_ring.load()
     commands = CommandThread(redis_url)
     records = DownloadContext.of(commands.client, settings)

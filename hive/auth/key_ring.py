@@ -4,14 +4,16 @@ Problem: `hive key revoke` must reach every replica within two seconds, and a re
 way, to read the file with each request, puts a disk into each; a message through Redis would let whoever writes there
 hold a revocation back. So the file is looked at once a second (one `stat`, in a thread) and read when it changed.
 
-It fails closed. Keys are on from the moment the file holds one, and stay on for as long as the process lives: a file
-that disappears, that others may read, or that cannot be read lets nobody in until it is right again.
+It fails closed. Keys are on from the moment the file holds one, and stay on for as long as the server lives, also in a
+process that takes the place of one that died: a file that disappears, that others may read, or that cannot be read lets
+nobody in until it is right again.
 """
 
 from __future__ import annotations
 
 import hmac
 import logging
+import mmap
 import os
 import time
 from typing import Final
@@ -33,12 +35,29 @@ _NO_KEY: Final = ApiKey(id="", name="", sha256="0" * 64, scopes=(), owner="", cr
 _Seen = tuple[int, ...] | None
 
 
+class Latch:
+    """Whether keys have been on, as all processes know it that were forked with it. It never goes back."""
+
+    def __init__(self, *, is_set: bool = False) -> None:
+        self._shared = mmap.mmap(-1, 1)
+        if is_set:
+            self.set()
+
+    def __bool__(self) -> bool:
+        return self._shared[0] != 0
+
+    def set(self) -> None:
+        """Keys are on."""
+        self._shared[0] = 1
+
+
 class KeyRing:
     """The keys of one server process. `on` says whether there are keys: where there are none it is all that is read."""
 
-    def __init__(self, file: KeyFile, *, required: bool = False) -> None:
-        """`required`: keys must be on whatever the file says now, as they were when this server began."""
-        self.on = required
+    def __init__(self, file: KeyFile, latch: Latch | None = None) -> None:
+        """`latch`: set where keys must be on whatever the file says now, and set by this ring when they are."""
+        self._latch = Latch() if latch is None else latch
+        self.on = bool(self._latch)
         self._file = file
         self._seen: _Seen = None
         self._keys: dict[str, tuple[ApiKey, Principal]] = {}
@@ -165,12 +184,18 @@ class KeyRing:
         ended = {**self._ended, **found.ended_sessions}
         self._ended = {session_id: until_s for session_id, until_s in ended.items() if until_s > now_s}
         self._keys, self._trouble = keys, None
-        self.on = self.on or bool(keys)
+        if keys:
+            self._turn_on()
 
     def _fail(self, error: KeyFileUnusable) -> None:
         if self._trouble is None or self._trouble.message != error.message:  # once for each reason
             log.error("nobody is let in: the key file cannot be used", extra={"fields": {"reason": error.message}})
-        self._trouble, self.on = error, True
+        self._trouble = error
+        self._turn_on()
+
+    def _turn_on(self) -> None:
+        self.on = True
+        self._latch.set()
 
     def _gone(self) -> KeyFileUnusable:
         path = self._file.path

@@ -84,7 +84,7 @@ def up(host: str | None, port: int | None, workers: int, allow_unauthenticated: 
     address = listen_address(settings, host, port)
     keys_on = _are_keys_on(settings)
     _check_reach(address, keys_on=keys_on, allow_unauthenticated=allow_unauthenticated)
-    plan = StackPlan(*address, workers, allow_unauthenticated=allow_unauthenticated, keys_required=keys_on)
+    plan = StackPlan(*address, workers, allow_unauthenticated, are_keys_on=lambda: _have_keys_come(settings))
     api_key = _own_key(settings) if keys_on else ""
 
     def on_ready(url: str, sentence: str) -> None:
@@ -216,6 +216,16 @@ def _are_keys_on(settings: Settings) -> bool:
     from hive.auth.keys import KeyFile
 
     return bool(KeyFile(settings.api_keys_path).read().keys)
+
+
+def _have_keys_come(settings: Settings) -> bool:
+    """Whether there are API keys; so is a file that cannot be used, which the server fails closed with."""
+    from hive.errors import KeyFileUnusable
+
+    try:
+        return _are_keys_on(settings)
+    except (KeyFileUnusable, OSError):
+        return True
 
 
 def _own_key(settings: Settings) -> str:

@@ -16,7 +16,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from http.client import HTTPConnection, HTTPException
 from types import FrameType
 from typing import Final, NamedTuple
@@ -41,6 +41,8 @@ WORKERS_TIMEOUT_S: Final = 10.0
 #: Seconds between two looks at whether things are ready, at least; and at whether Redis lives.
 POLL_S: Final = 0.02
 REDIS_POLL_S: Final = 0.25
+#: Seconds between two looks at whether there are keys by now: sooner than the server looks.
+KEYS_POLL_S: Final = 0.5
 #: Seconds for one look at the server.
 LOOK_TIMEOUT_S: Final = 1.0
 #: Bytes of an answer of the server that are read to see whether it is ready.
@@ -57,14 +59,14 @@ class StackError(RuntimeError):
 
 class StackPlan(NamedTuple):
     """What to run: where the server listens (port 0: any free one), and how many workers; whether others may reach it
-    without a key, and whether nobody may come in without one.
+    without a key, and whether there are keys now, so that nobody may come in without one. Blocks; raises nothing.
     """
 
     host: str
     port: int
     workers: int
     allow_unauthenticated: bool = False
-    keys_required: bool = False
+    are_keys_on: Callable[[], bool] = lambda: False
 
 
 class Stack:
@@ -86,6 +88,8 @@ class Stack:
         self._lock: InstanceLock | None = None
         self._server: Child | None = None
         self._workers: Child | None = None
+        #: Keys that were on stay on: a server that is started anew may not be open because their file has gone.
+        self._keys_on = plan.are_keys_on()
         self._told = asyncio.Event()
         self._signals = 0
         self._began_s = time.time()
@@ -130,12 +134,20 @@ class Stack:
         env.pop("HIVE_API_KEY", None)
         # The workers first: theirs is the longer way.
         self._workers = self._child("workers", "workers", ["--concurrency", str(self._plan.workers)], env)
-        self._server = self._child("server", "hive.cli", ["serve", *self._serve_options()], env)
+        self._server = self._child("server", "hive.cli", ["serve", *self._serve_options()], env, self._key_options)
 
-    def _child(self, name: str, module: str, arguments: list[str], env: Mapping[str, str]) -> Child:
+    def _child(
+        self,
+        name: str,
+        module: str,
+        arguments: list[str],
+        env: Mapping[str, str],
+        options: Callable[[], list[str]] = list,
+    ) -> Child:
         """A part: forked by now where that can be, a program to be started where not."""
-        forked = try_fork(self._parts[name], arguments, env, ["python", "-m", module, *arguments])
-        return Child(name, python_module(module, *arguments), env, self._say, forked)
+        first = [*arguments, *options()]
+        forked = try_fork(self._parts[name], first, env, ["python", "-m", module, *first])
+        return Child(name, python_module(module, *arguments), env, self._say, forked, options)
 
     async def _run(self, on_ready: Announce) -> int:
         self._listen_to_signals()
@@ -146,6 +158,7 @@ class Stack:
             self._server.start()
             ready = asyncio.create_task(self._wait_until_ready())
             told = asyncio.create_task(self._told.wait())
+            watching = asyncio.create_task(self._watch_keys())
             await asyncio.wait([ready, told], return_when=asyncio.FIRST_COMPLETED)
             if ready.done():
                 missing = self._plan.workers - ready.result()
@@ -153,8 +166,8 @@ class Stack:
                     self._lock.announce(self.address)
                 on_ready(self.address, self._ready_line(missing))
                 await self._watch_redis()
-            ready.cancel()
-            told.cancel()
+            for task in (ready, told, watching):
+                task.cancel()
         finally:
             await self._stop()
         return 130 if self._signals > 1 else 0
@@ -164,9 +177,11 @@ class Stack:
         options = ["--host", self._plan.host, "--port", str(self._port)]
         if self._plan.allow_unauthenticated:
             options.append("--allow-unauthenticated")
-        if self._plan.keys_required:
-            options.append("--require-keys")
         return options
+
+    def _key_options(self) -> list[str]:
+        """What else the server is told at each start: whether keys have been on."""
+        return ["--require-keys"] if self._keys_on else []
 
     def _try_lock(self) -> InstanceLock | None:
         """With a Redis of one's own the home needs no lock; where it is free we take it, so that `hive pull` finds
@@ -245,6 +260,11 @@ class Stack:
                 backoff.reset()
             except (EmbeddedRedisError, OSError) as error:
                 self._say("hive", str(error))
+
+    async def _watch_keys(self) -> None:
+        """Return when there are keys; the server sees them by itself, and is to be told of them if it starts anew."""
+        while not self._keys_on and not await happens(self._told, KEYS_POLL_S):
+            self._keys_on = await asyncio.to_thread(self._plan.are_keys_on)
 
     async def _stop(self) -> None:
         if self._server is not None:

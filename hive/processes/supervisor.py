@@ -40,13 +40,22 @@ class Child:
     """A program that is kept running from `start` until `stop`."""
 
     def __init__(
-        self, name: str, command: Sequence[str], env: Mapping[str, str], say: Announce, forked: Forked | None = None
+        self,
+        name: str,
+        command: Sequence[str],
+        env: Mapping[str, str],
+        say: Announce,
+        forked: Forked | None = None,
+        options: Callable[[], Sequence[str]] = tuple,
     ) -> None:
-        """`forked`: the process that it is at first, where that runs already."""
+        """`forked`: the process that it is at first, where that runs already. `options`: what the command says more,
+        asked each time it is started.
+        """
         self.name = name
         self.restarts = 0
         self.exit_code: int | None = None
         self._command = list(command)
+        self._options = options
         self._env = dict(env)
         self._say = say
         self._forked = forked
@@ -124,7 +133,7 @@ class Child:
         read_end, write_end = os.pipe()
         try:
             self._process = await asyncio.create_subprocess_exec(
-                *bound_to_us(self._command),
+                *bound_to_us([*self._command, *self._options()]),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=write_end,
                 stderr=asyncio.subprocess.STDOUT,

@@ -11,7 +11,7 @@ import pytest
 
 from hive.auth import key_ring, keys
 from hive.auth.failures import MAX_ADDRESSES, MAX_FAILURES, WINDOW_S, Failures
-from hive.auth.key_ring import KeyRing
+from hive.auth.key_ring import KeyRing, Latch
 from hive.auth.keys import KeyFile
 from hive.auth.principal import ANONYMOUS
 from hive.errors import InvalidApiKey, KeyFileUnusable
@@ -60,7 +60,7 @@ def test_the_first_key_turns_keys_on_and_nothing_turns_them_off(ring: KeyRing, f
 
 
 def test_keys_that_were_on_are_on_for_the_process_that_takes_the_place_of_another(file: KeyFile) -> None:
-    ring = KeyRing(file, required=True)
+    ring = KeyRing(file, Latch(is_set=True))
     ring.load()
     assert ring.on
     with pytest.raises(KeyFileUnusable):
