@@ -25,14 +25,31 @@ def read_key_file(path: Path) -> bytes:
     """The key in the file, without white space around it; b"" for an empty one.
 
     Raises:
-        OSError: it cannot be read. PermissionError: others can read or change it; its text says what to do.
+        OSError: it cannot be read, or is no plain file: a pipe would keep whoever reads it waiting for ever.
+            PermissionError: others can read or change it; its text says what to do.
     """
-    with path.open("rb") as file:
-        mode = os.fstat(file.fileno()).st_mode
-        if stat.S_ISREG(mode) and mode & _FORBIDDEN and _keeps_modes(path.parent, mode):
-            text = f"others can read or change it ({mode & 0o777:o}): chmod 600"
+    with open(path, "rb", opener=_without_waiting) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "it is no plain file", str(path))
+        if not is_of_owner(status, path.parent):
+            text = f"it belongs to another user (uid {status.st_uid}), who can change it: chown {os.geteuid()}"
+            raise PermissionError(errno.EACCES, text, str(path))
+        if status.st_mode & _FORBIDDEN and _keeps_modes(path.parent, status.st_mode):
+            text = f"others can read or change it ({status.st_mode & 0o777:o}): chmod 600"
             raise PermissionError(errno.EACCES, text, str(path))
         return file.read(MAX_BYTES).strip()
+
+
+def is_of_owner(status: os.stat_result, folder: Path) -> bool:
+    """Whether a secret's file belongs to this user, to root, or to the folder's owner: who owns the folder may put any
+    file there, so theirs is as good. Root works on the files of a service's user that way.
+    """
+    return status.st_uid in (0, os.geteuid(), os.stat(folder).st_uid)
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
 def is_private(status: os.stat_result) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -94,6 +95,38 @@ def test_a_key_of_this_user_or_for_a_group_to_read_is_taken(tmp_path: Path, mode
     ensure_key(key)
     key.chmod(mode)
     check_key(key)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives a file to another user")
+def test_a_secret_key_of_another_user_is_refused_unless_the_folder_is_theirs(tmp_path: Path) -> None:
+    key = tmp_path / "secret.key"
+    ensure_key(key)
+    os.chown(key, 12345, 12345)
+    with pytest.raises(StoreNotWritable, match="another user"):
+        check_key(key)
+    os.chown(tmp_path, 12345, 12345)
+    check_key(key)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket", "device", "folder", "link to a pipe"])
+def test_a_secret_key_that_is_no_plain_file_is_refused_and_not_waited_for(home: Path, kind: str) -> None:
+    key = home / "secret.key"
+    if kind == "pipe":
+        os.mkfifo(key, 0o600)
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as bound:
+            bound.bind(str(key))
+    elif kind == "device":
+        key.symlink_to("/dev/zero")
+    elif kind == "folder":
+        key.mkdir(0o700)
+    else:
+        os.mkfifo(home / "pipe", 0o600)
+        key.symlink_to(home / "pipe")
+    with pytest.raises(StoreNotWritable):
+        check_key(key)
+    with pytest.raises(SecretKeyError):
+        unseal(b"2.AAAA", key, PURPOSE)
 
 
 def test_where_a_filesystem_has_no_modes_the_key_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

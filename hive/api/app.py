@@ -94,6 +94,9 @@ class Api:
             },
             lifespan=_lifespan,
         )
+        # A slash too many is another address, which has nothing. Starlette would send the caller on, over plain http
+        # where a proxy ends TLS, and their key with them.
+        self._starlette.router.redirect_slashes = False
         self._starlette.state.services = services
         self._starlette.state.reference = reference.Reference(routes)
         names = {*settings.public_host_names, host.lower()} - {""}

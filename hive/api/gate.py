@@ -52,6 +52,10 @@ PREFLIGHT_TTL_S: Final = 600
 _METHODS: Final = b"GET, HEAD, POST, PUT, DELETE"
 _ASKED_HEADERS: Final = b"authorization, content-type, last-event-id, x-hf-token, x-request-id"
 _READABLE_HEADERS: Final = b"x-request-id, retry-after"
+#: By which a browser says whose page asks.
+_MARKS: Final = (b"origin", b"sec-fetch-site")
+#: What a browser calls an origin that it does not name: never that of a host.
+_NO_ORIGIN: Final = "null"
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _AUTHORITY = re.compile(r"(?:\[([0-9a-fA-F:.]{2,45})\]|([A-Za-z0-9._-]{1,253}))(?::(\d{1,5}))?")
@@ -221,6 +225,8 @@ class _Headers:
         self._fetches = any(name.startswith(b"sec-fetch-") for name in values)
         self.hosts = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
         self.origin = values[b"origin"].decode("latin-1") if b"origin" in values else None
+        if len(values) < len(scope["headers"]) and _has_two_marks(scope["headers"]):
+            self.origin = _NO_ORIGIN  # no browser sends one twice, and two parsers would choose each its own
         length = values.get(b"content-length", b"0")
         self.body_bytes = int(length) if length.isdigit() and len(length) < 20 else MAX_BODY_BYTES + 1
 
@@ -274,6 +280,11 @@ class _Headers:
         """Whether the body says that it is JSON."""
         kind: bytes = self.values.get(b"content-type", b"")
         return kind.partition(b";")[0].strip().lower() == b"application/json"
+
+
+def _has_two_marks(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    names = [name for name, _ in headers]
+    return any(names.count(name) > 1 for name in _MARKS)
 
 
 def _is_same(origin: str, hosts: list[str]) -> bool:

@@ -5,11 +5,15 @@ nobody takes their answers, waits for ever for the rest of a head or body, and h
 client has. hive often has nothing in front of it. So here:
 
     a head               32 KiB and 100 headers, else 431; whole within 10 s of its first byte, else 408
-    a body               64 KiB (routes read no more, and what nobody reads ends the connection); whole within 30 s
+    a body               64 KiB (routes read no more, and what nobody reads ends the connection), and 512 KiB with what
+                         frames it: chunks' sizes, their extensions, trailers; whole within 30 s
     silence              30 s before the first request, and between two
     pipelined requests   16 wait; what comes then stays unparsed, and the connection is not read
     connections          as many as there are descriptors for. One address has some; those above must ask within 5 s and
                          are closed after the answer, and many times as many are closed at once
+
+Trailers are read and dropped. uvicorn adds them to the headers, and often before the application looks: then whoever
+may send a body may send, behind a proxy that checks or sets a header, another one of that name.
 
 A stream needs a socket and nothing of HTTP once its head is sent, so the protocol offers each request its connection
 (streams/writer.py). From then on none of the above counts: streams have a limit of their own, and no clock runs here.
@@ -37,7 +41,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from hive.api.gate import ANSWER_HEADERS
 from hive.api.json import MAX_BODY_BYTES
 from hive.auth.holder import LOOPBACK, holder_of_address
-from hive.errors import BadRequest, HeadersTooLarge, HiveError, RequestTimeout
+from hive.errors import BadRequest, BodyTooLarge, HeadersTooLarge, HiveError, RequestTimeout
 from hive.net.forwarded import TrustedProxies
 from hive.streams import sse
 from hive.streams.writer import EXTENSION, Listener, SocketWriter
@@ -54,6 +58,11 @@ MAX_HEADERS: Final = 100
 HEAD_TIMEOUT_S: Final = 10.0
 BODY_TIMEOUT_S: Final = 30.0
 SILENCE_S: Final = 30.0
+#: Bytes of a body as it comes: with the sizes of chunks, what stands behind them, and trailers. A client that sends
+#: chunks of some bytes is strange; an endless extension or trailer, of which no callback tells, is an attack.
+MAX_FRAMED_BODY_BYTES: Final = 8 * MAX_BODY_BYTES
+#: The versions of HTTP that are spoken here; the parser takes others, whose framing is not what this is.
+_VERSIONS: Final = frozenset({"1.0", "1.1"})
 #: Requests that may wait behind the one that is being answered.
 MAX_PIPELINED: Final = 16
 #: Bytes that are parsed at a time: a head may be this much too long before it is noticed. While requests wait, less:
@@ -151,7 +160,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._unfed = b""
         self._admitted = self._in_head = self._in_body = self._feeding = self._lingering = False
         self._waits_for: Literal["", "request", "head", "body"] = "request"
-        self._head_bytes = self._raw_head_bytes = self._body_bytes = self._ignored_bytes = 0
+        self._head_bytes = self._raw_head_bytes = self._ignored_bytes = 0
+        self._body_bytes = self._raw_body_bytes = 0
         self._refusal: HiveError | None = None
         self._running: RequestResponseCycle | None = None
 
@@ -195,7 +205,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._in_body = False
         self._disarm()
         self._waits_for = ""
-        self._head_bytes = self._raw_head_bytes = self._body_bytes = 0
+        self._head_bytes = self._raw_head_bytes = self._body_bytes = self._raw_body_bytes = 0
 
     def on_url(self, url: bytes) -> None:
         """A piece of the address."""
@@ -204,7 +214,9 @@ class HttpProtocol(HttpToolsProtocol):
             super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A header."""
+        """A header; a trailer, which comes here too, is none."""
+        if not self._in_head:
+            return
         self._count_head(len(name) + len(value) + len(b": \r\n"))
         if len(self.headers) >= MAX_HEADERS:
             self._refusal = HeadersTooLarge(f"A request has at most {MAX_HEADERS} headers.")
@@ -214,6 +226,8 @@ class HttpProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """The request is given to the application, or waits for those before it."""
         self._in_head, self._in_body = False, True
+        if self._refusal is None and (why := self._misframed()):
+            self._refusal = BadRequest(why)
         if self._refusal is None:
             super().on_headers_complete()
             if self.counted.is_crowded(self._address):
@@ -273,7 +287,7 @@ class HttpProtocol(HttpToolsProtocol):
                 size = SMALL_SLICE_BYTES if self.pipeline else SLICE_BYTES
                 piece, self._unfed = self._unfed[:size], self._unfed[size:]
                 super().data_received(piece)
-                self._check_head(len(piece))
+                self._check_size(len(piece))
         finally:
             self._feeding = False
         if not self._is_over():
@@ -304,12 +318,28 @@ class HttpProtocol(HttpToolsProtocol):
             return "head" if self._in_head else "body"
         return "request" if self._running is None or self._running.response_complete else ""
 
-    def _check_head(self, fed: int) -> None:
+    def _misframed(self) -> str:
+        """Why nobody knows where this request ends; "" where it is plain. The parser sees to the rest."""
+        version = self.parser.get_http_version()
+        if version not in _VERSIONS:
+            return "Only HTTP/1.0 and HTTP/1.1 are spoken here."
+        if version == "1.0" and any(name == b"transfer-encoding" for name, _ in self.headers):
+            return "HTTP/1.0 has no Transfer-Encoding."
+        return ""
+
+    def _check_size(self, fed: int) -> None:
         """After each slice: refuse what was found to be too much, seen whole or while it still comes."""
         if self._in_head and self.parser is not None:
             self._raw_head_bytes += fed
             if self._raw_head_bytes > MAX_HEAD_BYTES + SLICE_BYTES:
                 self._refusal = self._refusal or HeadersTooLarge()
+        elif self._in_body:
+            self._raw_body_bytes += fed
+            if self._raw_body_bytes > MAX_FRAMED_BODY_BYTES:
+                if self.cycle.response_complete:
+                    self._linger()  # answered without it
+                else:
+                    self._refusal = self._refusal or BodyTooLarge(limit_bytes=MAX_BODY_BYTES)
         if self._refusal is not None and not self._lingering:
             self._refuse(self._refusal)
 

@@ -33,7 +33,7 @@ import msgspec
 from hive.auth.principal import Principal
 from hive.auth.scopes import SCOPES, Scope, with_implied
 from hive.errors import BadRequest, KeyFileUnusable, NotFound
-from hive.key_file import is_private
+from hive.key_file import is_of_owner, is_private
 
 T = TypeVar("T")
 
@@ -284,8 +284,7 @@ class KeyFile:
     def _check(self, status: os.stat_result) -> None:
         if not stat.S_ISREG(status.st_mode):
             raise self._unusable("it is no file", "make a key with `hive key new`, and name the file that it makes")
-        # Who owns the folder may put any file there, so theirs is as good: root works on the file of a service's user.
-        if status.st_uid not in (0, os.geteuid(), os.stat(self.path.parent).st_uid):
+        if not is_of_owner(status, self.path.parent):
             owner = f"it belongs to another user (uid {status.st_uid})"
             raise self._unusable(owner, f"chown {os.geteuid()} {self.path}")
         if not is_private(status):

@@ -28,7 +28,7 @@ class Principal:
     downloads: frozenset[str] | None = None
     #: Whether it sees everybody's downloads although it may not administer: a ticket of an admin's.
     sees_all: bool = False
-    #: The id of a session in a cookie; "" where it is none.
+    #: The id of a session in a cookie, or of the one that asked for this ticket; "" where it is none.
     session_id: str = ""
 
     def may(self, scope: Scope) -> bool:

@@ -7,9 +7,10 @@ a random ticket that is good once, breaks EventSource, which connects again by i
                  key sees; usable again until it expires
     a session    in a cookie of a page of this very origin; it may do what its key may, for half a day at most
 
-Both are `v1.<payload>.<HMAC-SHA256>`. The payload names the key that asked for it, and is dead when that key is. The
-signing keys are derived from the secret key file that all replicas share, one for each kind: neither can be used as the
-other. Nothing of the API key is in them, and nobody who may write to Redis can make one.
+Both are `v1.<payload>.<HMAC-SHA256>`. The payload names the key that asked for it, and is dead when that key is; a
+ticket that a session asked for also when that session is. The signing keys are derived from the secret key file that
+all replicas share, one for each kind: neither can be used as the other. Nothing of the API key is in them, and nobody
+who may write to Redis can make one.
 """
 
 from __future__ import annotations
@@ -49,6 +50,8 @@ class Ticket(msgspec.Struct, frozen=True, array_like=True):
     expires_s: float
     #: None: all.
     downloads: tuple[str, ...] | None
+    #: The session that asked for it; "" where a key did.
+    session_id: str = ""
 
 
 class Session(msgspec.Struct, frozen=True, array_like=True):
@@ -84,18 +87,20 @@ class Tickets:
             StoreNotWritable: the secret key cannot be read.
         """
         expires_s = _earliest(time.time() + min(ttl_s, MAX_TICKET_TTL_S), principal.expires_s)
-        return Made(self._signer.sign(Ticket(principal.key_id, expires_s, downloads)), expires_s)
+        ticket = Ticket(principal.key_id, expires_s, downloads, principal.session_id)
+        return Made(self._signer.sign(ticket), expires_s)
 
     def principal(self, text: str) -> Principal:
         """Who asks with this ticket.
 
         Raises:
-            InvalidApiKey: it is altered, not ours, expired, or its key is dead.
+            InvalidApiKey: it is altered, not ours, expired, or its key or session is dead.
             KeyFileUnusable: nothing is known of its key.
         """
         ticket = self._signer.read(text, Ticket)
         key = self._ring.key_principal(ticket.key_id)
-        if time.time() >= ticket.expires_s or not key.may("read"):
+        is_over = time.time() >= ticket.expires_s or self._ring.is_ended(ticket.session_id)
+        if is_over or not key.may("read"):
             raise InvalidApiKey
         return replace(
             key,
@@ -103,6 +108,7 @@ class Tickets:
             expires_s=_earliest(ticket.expires_s, key.expires_s),
             downloads=None if ticket.downloads is None else frozenset(ticket.downloads),
             sees_all=key.may("admin"),
+            session_id=ticket.session_id,
         )
 
 

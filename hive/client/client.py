@@ -228,7 +228,10 @@ class Client:
             raise self._connection.unreachable(error) from None
         found = self._connection.decode(call, response).proof
         stream = response.extensions.get("network_stream")
-        peer = stream.get_extra_info("server_addr") if stream is not None else None
+        try:
+            peer = stream.get_extra_info("server_addr") if stream is not None else None
+        except OSError:
+            return False  # it has closed the connection already, as no hive does
         if not peer or not isinstance(found, str):
             return False
         return is_proof(found, key, nonce, str(peer[0]), int(peer[1]))

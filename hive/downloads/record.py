@@ -156,6 +156,19 @@ def owners_in(lines: str) -> tuple[str, ...]:
     return tuple(owner for owner in lines.split("\n") if owner)
 
 
+def check_event(event: bytes) -> None:
+    """Raises UnreadableRecord where an event is not one JSON object on one line. It goes into answers and streams as it
+    is, and must break neither the list that others are in nor a frame.
+    """
+    try:
+        is_object = event[:1] == b"{" and b"\n" not in event and b"\r" not in event
+        if is_object and event.decode() and msgspec.json.decode(event, type=msgspec.Raw):
+            return
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        pass
+    raise UnreadableRecord("its event is no line of JSON")
+
+
 def read_record(fields: Mapping[bytes, bytes] | Exception) -> Record | None:
     """The record in a hash as Redis gives it (or in what redis-py raised for it), or None where there is none.
 
@@ -169,6 +182,7 @@ def read_record(fields: Mapping[bytes, bytes] | Exception) -> Record | None:
     try:
         values: dict[str, Any] = {name.decode(): value.decode() for name, value in fields.items() if name != b"event"}
         values["event"] = fields[b"event"]
+        check_event(values["event"])
         values["request"] = msgspec.json.decode(fields[b"request"], type=Request)
         return msgspec.convert(values, Record, strict=False, builtin_types=(bytes,))
     except (KeyError, UnicodeDecodeError, msgspec.MsgspecError, RecursionError) as error:

@@ -28,6 +28,7 @@ from hive.downloads.record import (
     RecordPage,
     TopicState,
     UnreadableRecord,
+    check_event,
     owners_in,
     read_record,
 )
@@ -370,6 +371,7 @@ def _state(row: list[bytes] | Exception) -> TopicState | None:
         fence, seq, terminal, event, owners = row  # type: ignore[misc]
         if event is None:
             return None
+        check_event(event)
         message = Message(Version(int(fence), int(seq)), terminal == b"1", event)
         return TopicState(message, owners_in((owners or b"").decode()))
     except (TypeError, ValueError):

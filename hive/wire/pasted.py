@@ -330,7 +330,11 @@ def _at_mirror(text: str, endpoint: str) -> str | None:
     """The reference of an address of the mirror that is set as HF_ENDPOINT, where it plainly is a model's page or file;
     None where it may be any file of that host.
     """
-    ours, theirs = urlsplit(endpoint), urlsplit(text)
+    ours = urlsplit(endpoint)
+    try:
+        theirs = urlsplit(text)
+    except ValueError:
+        return None  # brackets around no address, letters that become a "/": what is said of it is said of any URL
     base = ours.path.rstrip("/")
     if theirs.netloc.lower() != ours.netloc.lower() or not theirs.path.startswith(f"{base}/"):
         return None

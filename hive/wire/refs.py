@@ -335,7 +335,10 @@ def is_revision(text: str) -> bool:
 
 def _parse_file_url(text: str) -> ModelRef:
     """A file of this machine, which is brought into the store where that is allowed."""
-    parts = urlsplit(text)
+    try:
+        parts = urlsplit(text)
+    except ValueError as error:
+        raise RefError(f"The URL is not valid: {str(error).rstrip('.')}.") from None
     path = unquote(parts.path)
     if parts.netloc not in ("", "localhost") or not path.startswith("/") or path.endswith("/"):
         raise RefError("Write a file of this machine with its whole path: file:///models/file.gguf.")

@@ -153,6 +153,20 @@ def test_two_keys_in_one_request_are_none(server: Server, admin: str) -> None:
         assert client.recv(100).split()[1] == b"401"
 
 
+def test_a_key_in_a_trailer_is_none(server: Server, admin: str) -> None:
+    head = "POST /v1/gc HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), 5) as client:
+        client.sendall(f"{head}0\r\nAuthorization: Bearer {admin}\r\n\r\n".encode())
+        assert client.recv(100).split()[1] == b"401"
+
+
+@pytest.mark.parametrize("path", ["/v1/downloads/", "/v1/workers/", "/metrics/", "/healthz/", "/v1/gc/", "/docs/"])
+def test_an_address_with_a_slash_too_many_sends_nobody_elsewhere(server: Server, admin: str, path: str) -> None:
+    answer = ask(server, "POST" if "gc" in path else "GET", path, admin)
+    assert (answer.status, answer.code) == (404, "NOT_FOUND")
+    assert "location" not in answer.headers
+
+
 def test_what_does_not_exist_is_not_told_to_strangers(server: Server, admin: str) -> None:
     assert ask(server, "GET", "/nothing").status == 401
     assert ask(server, "PATCH", "/v1/models").status == 401

@@ -114,6 +114,20 @@ def test_a_foreign_page_changes_nothing(
     assert store.zcard("hive:downloads") == 0
 
 
+@pytest.mark.parametrize("mark", ["Origin: {}", "Sec-Fetch-Site: {}"])
+@pytest.mark.parametrize("own_is_last", [True, False])
+def test_a_mark_that_comes_twice_is_no_pages_of_this_server(api: str, mark: str, own_is_last: bool) -> None:
+    address = urlsplit(api)
+    values = [f"http://{address.netloc}", "http://evil.example"]
+    if "Sec" in mark:
+        values = ["same-origin", "cross-site"]
+    lines = [mark.format(value) for value in (reversed(values) if own_is_last else values)]
+    head = ["POST /v1/gc HTTP/1.1", f"Host: {address.netloc}", "Connection: close", *lines]
+    with socket.create_connection((address.hostname, address.port), 5) as client:
+        client.sendall("\r\n".join(head).encode() + b"\r\n\r\n")
+        assert client.recv(100).split()[1] == b"403"
+
+
 @pytest.mark.parametrize("path", ["/v1/models", "/v1/downloads", MANY_PATH, f"{PROGRESS_PATH}?id=7"])
 def test_a_foreign_page_can_read_nothing(api: str, path: str) -> None:
     headers = {"Origin": "http://evil.example", "Sec-Fetch-Site": "cross-site"}

@@ -150,7 +150,61 @@ def test_a_body_in_chunks_is_413_also_where_it_may_be_left_out(api: str, path: s
     assert requests.post(f"{api}/v1/{path}", timeout=20).status_code == 200
 
 
-@pytest.mark.parametrize("garbage", [b"\x16\x03\x01\x02\x00\x01", b"HELLO\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n"])
+@pytest.mark.parametrize(
+    "framing",
+    [b"0\r\nX: ", b"5\r\n     \r\n0\r\nX-A: b\r\nX-B: ", b"5;a=", b"0;", b'5;a="'],
+    ids=["trailer", "second trailer", "extension", "extension of the last chunk", "quoted extension"],
+)
+@pytest.mark.parametrize("route", ["POST /v1/gc", "POST /nothing", "GET /healthz"])
+def test_what_frames_a_body_is_bounded_as_the_body_is(api: str, server: Server, route: str, framing: bytes) -> None:
+    before = rss(server)
+    with Wire(api) as wire:
+        wire.send(f"{route} HTTP/1.1\r\n{wire.host}Transfer-Encoding: chunked\r\n\r\n")
+        wire.send(framing)
+        sent = 0
+        while sent < 32 * MIB and wire.send(b"a" * MIB):
+            sent += MIB
+        began_s = time.monotonic()
+        assert requests.get(f"{api}/v1/health", timeout=30).status_code == 200
+        assert time.monotonic() - began_s < AT_ONCE_S
+    assert sent < 16 * MIB, "it goes on reading"
+    assert rss(server) - before < 8 * MIB
+
+
+def test_a_body_in_single_bytes_is_read(api: str) -> None:
+    answer = requests.post(f"{api}/v1/gc", data=(b" " for _ in range(60_000)), timeout=30)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "INVALID_REQUEST")
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize(
+    "trailer",
+    ["Host: evil.example", "Origin: http://evil.example", "Sec-Fetch-Site: cross-site", "X-Request-ID: smuggled"],
+)
+def test_a_trailer_is_no_header(api: str, trailer: str, at_once: bool) -> None:
+    with Wire(api) as wire:
+        head = f"POST /v1/gc HTTP/1.1\r\n{wire.host}Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+        body = f"4\r\nnull\r\n0\r\n{trailer}\r\n\r\n"
+        for piece in [head + body] if at_once else [head, body]:
+            wire.send(piece)
+        status, error, answered = wire.answer()
+    assert (status, error["code"]) == (400, "INVALID_REQUEST")
+    assert "got `null`" in str(error["message"])
+    assert "smuggled" not in answered
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"\x16\x03\x01\x02\x00\x01",
+        b"HELLO\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET /healthz\r\n\r\n",
+        b"GET /healthz HTTP/0.9\r\n\r\n",
+        b"GET /healthz HTTP/2.0\r\nHost: localhost\r\n\r\n",
+        b"POST /v1/gc HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    ],
+)
 def test_what_is_no_http_is_refused_like_everything_else(api: str, garbage: bytes) -> None:
     with Wire(api) as wire:
         wire.send(garbage)

@@ -139,7 +139,7 @@ def altered(text: str) -> Iterator[str]:
     def encode(content: Any) -> str:
         return base64.urlsafe_b64encode(json.dumps(content).encode()).rstrip(b"=").decode()
 
-    key_id, expires_s, downloads = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    key_id, expires_s, downloads, *_ = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
     yield f"v2.{payload}.{mac}"
     yield f"{version}.{encode([key_id, expires_s + 3600, downloads])}.{mac}"
     yield f"{version}.{encode([key_id, expires_s, None])}.{mac}"
@@ -319,6 +319,19 @@ def test_a_session_is_made_by_a_key_alone(server: Server, key: str) -> None:
     assert ask(server, "POST", "/v1/session", headers={"Cookie": pair} | HERE).code == "MISSING_API_KEY"
     assert ask(server, "POST", "/v1/session").status == 401
     assert ask(server, "POST", "/v1/session", "wrong").status == 401
+
+
+def test_a_ticket_of_a_session_is_dead_with_it(replicas: list[Server], key: str, ids: list[str]) -> None:
+    pair, _ = session(replicas[0], key)
+    made = ask(replicas[0], "POST", "/v1/tickets", headers={"Cookie": pair, **HERE, **JSON}, body={"all": True})
+    text = str(made.json["ticket"])
+    stream = SseClient(replicas[1].url + one(ids[0], text))
+    wait_for(lambda: stream.events, "there is no event")
+    assert ask(replicas[0], "DELETE", "/v1/session", headers={"Cookie": pair}).status == 204
+    assert head(replicas[0], one(ids[0], text)).status == 401
+    wait_for(lambda: head(replicas[1], one(ids[0], text)).status == 401, deadline_s=3)
+    assert stream.wait(10).done == 0
+    assert head(replicas[1], one(ids[0], ticket(replicas[1], key, all=True))).status == 200, "one of the key goes on"
 
 
 def test_a_session_that_is_ended_is_over_on_every_replica(replicas: list[Server], key: str, ids: list[str]) -> None:

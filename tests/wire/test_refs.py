@@ -120,6 +120,9 @@ class TestHub:
             "file:///models/",
             "file:///models/../etc/passwd",
             "file:///f?query",
+            "file://[::1/f",
+            "file://[]/f",
+            "file://\u2100.example/f",
             "ftp://host.example/f",
             "s3:bucket/key",
             "ollama:llama3",
@@ -260,6 +263,37 @@ class TestPasted:
     )
     def test_what_has_one_meaning_is_read_as_that(self, text: str, expected: str) -> None:
         assert str(parse_ref(text)) == expected
+
+    @pytest.mark.parametrize("endpoint", ["", "https://mirror.example", "http://127.0.0.1:8080/hub"])
+    @pytest.mark.parametrize(
+        "host",
+        [
+            "[::ffff:127.1]",
+            "[::1",
+            "::1]",
+            "[]",
+            "[1]",
+            "[v1.x]",
+            "[::1]x",
+            "[[::1]]",
+            "[::1%]",
+            "[1:2:3:4:5:6:7:8:9]",
+            "[\uff1a\uff1a1]",
+            "\u2100.example",
+            "a\uff0fb",
+            "a\uff20b",
+            "a:\u0661",
+            "a:1e3",
+            "a:99999",
+            "a:-1",
+        ],
+    )
+    @pytest.mark.parametrize(
+        "form", ["http://{}/x.bin", "https://{}/a/b/resolve/main/x", "curl -L http://{}/x", "file://{}/x"]
+    )
+    def test_a_host_that_is_none_is_refused_in_a_sentence(self, form: str, host: str, endpoint: str) -> None:
+        with pytest.raises(RefError):
+            parse_ref(form.format(host), endpoint)
 
     @pytest.mark.parametrize(
         ("text", "said"),
