@@ -1,9 +1,13 @@
-# One image for the HTTP process and for the workers: `hive serve` and `hive worker`.
-FROM python:3.13-slim AS built
+# One image for the HTTP process and for the workers: `hive serve` and `hive worker`. docs/compose.md says how it is run.
+#
+# The base is pinned by its exact version. To pin it by digest, ask your registry for it (docker buildx imagetools inspect
+# python:3.13.14-slim) and build with --build-arg PYTHON_IMAGE=python:3.13.14-slim@sha256:...
+ARG PYTHON_IMAGE=python:3.13.14-slim
 
+FROM ${PYTHON_IMAGE} AS build
 # What builds hive, and what it needs, are compared with the digests of requirements/; no other package is fetched or built.
 WORKDIR /build
-COPY requirements ./requirements
+COPY requirements/run.txt requirements/build.txt ./requirements/
 RUN python -m venv --without-pip /app \
     && pip --python /app/bin/python install --no-cache-dir --require-hashes --only-binary :all: -r requirements/run.txt \
     && pip install --no-cache-dir --require-hashes --only-binary :all: -r requirements/build.txt
@@ -13,14 +17,23 @@ COPY workers ./workers
 RUN pip wheel --no-index --no-deps --no-build-isolation --wheel-dir dist . \
     && pip --python /app/bin/python install --no-index --no-deps dist/*.whl
 
-FROM python:3.13-slim
+FROM ${PYTHON_IMAGE}
+LABEL org.opencontainers.image.title="hive" \
+      org.opencontainers.image.description="A self-hosted model download service" \
+      org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.licenses="Apache-2.0"
+# Some platforms give each container a uid of its own, in group 0: what hive writes is that group's too.
+RUN useradd --uid 1000 --gid 0 --no-create-home --home-dir /var/lib/hive hive \
+    && install -d -o hive -g root -m 0775 /store /var/lib/hive
+COPY --from=build /app /app
 
-RUN useradd --uid 1000 --create-home hive && install -d -o hive -g root -m 0775 /store /var/lib/hive
-COPY --from=built /app /app
-
-USER hive
-ENV HIVE_STORE=/store HIVE_HOME=/var/lib/hive PYTHONUNBUFFERED=1 PATH=/app/bin:$PATH
+USER 1000:0
+ENV HIVE_STORE=/store HIVE_HOME=/var/lib/hive HOME=/var/lib/hive PYTHONUNBUFFERED=1 PATH=/app/bin:$PATH
 VOLUME ["/store", "/var/lib/hive"]
 EXPOSE 8080
+# Of the HTTP process; workers are asked with `hive worker --alive`.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=20s \
+    CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8080/readyz', timeout=4)"]
 ENTRYPOINT ["hive"]
-CMD ["serve", "--host", "0.0.0.0", "--allow-unauthenticated", "--port", "8080"]
+# Without a key it does not start: docker run ... hive key new, or --allow-unauthenticated where something guards it.
+CMD ["serve", "--host", "0.0.0.0", "--port", "8080"]

@@ -13,6 +13,7 @@ import contextlib
 import os
 import platform
 import re
+import stat
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -72,6 +73,9 @@ SECRET_FILES = {
     "HIVE_WEBHOOK_SECRET": "HIVE_WEBHOOK_SECRET_FILE",
 }
 
+#: Settings that name a file, where /dev/null stands for none: a compose file mounts something in any case.
+_OPTIONAL_FILES = (*SECRET_FILES.values(), "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
+
 #: Bytes of the longest of them.
 MAX_SECRET_FILE_BYTES = 16_384
 
@@ -116,6 +120,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     api_keys_file: str | None = field(default=None, name="HIVE_API_KEYS_FILE")
     api_key: str | None = field(default=None, name="HIVE_API_KEY")
     api_key_file: str | None = field(default=None, name="HIVE_API_KEY_FILE")
+    published_at: str | None = field(default=None, name="HIVE_PUBLISHED_AT")
     metrics_public: bool = field(default=False, name="HIVE_METRICS_PUBLIC")
     allow_hosts: str = field(default="", name="HIVE_ALLOW_HOSTS")
     allow_file_urls: bool = field(default=False, name="HIVE_ALLOW_FILE_URLS")
@@ -174,7 +179,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Raises:
             SettingsError: naming the variable, its value's problem, and nothing secret.
         """
-        given = os.environ if env is None else env
+        environment = os.environ if env is None else env
+        given = {name: value for name, value in environment.items() if not _names_no_file(name, value)}
         names = {f.encode_name for f in msgspec.structs.fields(cls)}
         values = {old: value for old, name in OLD_NAMES.items() if (value := given.get(name))}
         values |= {name: value for name, value in given.items() if name in names and value != ""}
@@ -447,6 +453,17 @@ def _expanded(text: str, env: Mapping[str, str]) -> str:
     if text == "~" or text.startswith("~/"):
         text = (env.get("HOME") or "~") + text[1:]
     return re.sub(r"\$(?:(\w+)|\{(\w+)\})", lambda found: env.get(found[1] or found[2], found[0]), text)
+
+
+def _names_no_file(name: str, path: str) -> bool:
+    """Whether a setting names /dev/null, or what is mounted from there, in the place of a file."""
+    if name not in _OPTIONAL_FILES:
+        return False
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return False  # what is wrong with it is told where it is read
+    return stat.S_ISCHR(found.st_mode) and found.st_rdev == os.stat(os.devnull).st_rdev
 
 
 def _secret_in(path: str, name: str) -> str:

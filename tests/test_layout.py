@@ -23,6 +23,7 @@ OTHERS = {
     "fuzz": "generated requests, names and frames",
     "hub": "the stand-in of the Hub, and its own tests",
     "soak": "long runs",
+    "stack": "the compose file on an engine",
     "support": "helpers",
     "upgrade": "what a release left behind",
 }

@@ -70,6 +70,13 @@ def test_an_empty_variable_counts_as_not_set() -> None:
     assert Settings.from_env({"HIVE_STORE": "", "HIVE_FILES_AT_ONCE": "", "HF_TOKEN": ""}) == Settings()
 
 
+@pytest.mark.parametrize("name", ["HF_TOKEN_FILE", "HIVE_REDIS_URL_FILE", "HIVE_WEBHOOK_SECRET_FILE", "SSL_CERT_FILE"])
+def test_the_null_device_counts_as_no_file(name: str) -> None:
+    assert Settings.from_env({name: "/dev/null"}) == Settings()
+    with pytest.raises(SettingsError, match=name):
+        Settings.from_env({name: "/dev/zero/none"})
+
+
 @pytest.mark.parametrize(
     ("env", "store", "hub"),
     [

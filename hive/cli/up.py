@@ -117,7 +117,7 @@ def serve(host: str | None, port: int | None, processes: int, allow_unauthentica
     settings = _settings_with_redis("serve")
     address = listen_address(settings, host, port)
     keys_on = require_keys or _are_keys_on(settings)
-    _check_reach(address, keys_on=keys_on, allow_unauthenticated=allow_unauthenticated)
+    _check_publication(settings, address, keys_on=keys_on, allow_unauthenticated=allow_unauthenticated)
     from hive import logs, server
 
     logs.setup(settings.log_level, settings.log_format)
@@ -205,6 +205,21 @@ def _check_reach(address: Address, *, keys_on: bool, allow_unauthenticated: bool
             f"There is no API key, so hive does not listen on {address.host}, where others can reach it.",
             "hive key new --name NAME --scopes read,pull  # and others need one",
             "give --allow-unauthenticated where something in front of it keeps strangers out",
+            exit_code=USAGE,
+        )
+
+
+def _check_publication(settings: Settings, address: Address, *, keys_on: bool, allow_unauthenticated: bool) -> None:
+    """The same for a server in a container, which listens on all addresses: where it is said at which address of the
+    host it is published, that one counts. Raises CliError.
+    """
+    if settings.published_at is None or _is_local(address.host):
+        _check_reach(address, keys_on=keys_on, allow_unauthenticated=allow_unauthenticated)
+    elif not (keys_on or allow_unauthenticated or _is_local(settings.published_at)):
+        raise CliError(
+            f"There is no API key, so hive does not serve at {settings.published_at}, where others can reach it.",
+            "docker compose run --rm api key new --name NAME --scopes admin  # and every request needs one",
+            "publish it on the loopback: HIVE_BIND=127.0.0.1",
             exit_code=USAGE,
         )
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from hive.cli.errors import CliError
-from hive.cli.up import Address, _check_reach, listen_address, serve
+from hive.cli.up import Address, _check_publication, _check_reach, listen_address, serve
 from hive.cli.up import up as up_command
 from hive.client import Client
 from hive.processes.instance_lock import holder_of
@@ -180,6 +180,20 @@ def test_keys_lift_the_refusal_and_so_does_a_word_old_or_new() -> None:
     for each in (up_command, serve):
         (option,) = [option for option in each.params if option.name == "allow_unauthenticated"]
         assert {"--allow-remote", "--allow-unauthenticated"} <= set(option.opts)
+
+
+def test_in_a_container_it_counts_where_the_port_is_published(hive: Hive, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
+    monkeypatch.setenv("HIVE_PUBLISHED_AT", "0.0.0.0")
+    result = hive("serve", "--host", "0.0.0.0")
+    assert result.code == 2
+    assert "does not serve at 0.0.0.0" in result.err
+    assert "docker compose run --rm api key new" in result.err
+    everywhere = Address("0.0.0.0", 8080)
+    for address, keys_on, word in (("127.0.0.1", False, False), ("0.0.0.0", True, False), ("0.0.0.0", False, True)):
+        _check_publication(Settings(published_at=address), everywhere, keys_on=keys_on, allow_unauthenticated=word)
+    with pytest.raises(CliError):
+        _check_publication(Settings(), everywhere, keys_on=False, allow_unauthenticated=False)
 
 
 @pytest.mark.parametrize("name", ["serve", "worker"])

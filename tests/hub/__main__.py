@@ -30,7 +30,13 @@ def main(arguments: list[str] | None = None) -> int:
     # Blocked before the first thread starts, so that only sigwait below gets them.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
     server = HubServer(
-        *_repositories(options), token=options.token, port=options.port, limit_rate_bytes_per_s=options.limit_rate
+        *_repositories(options),
+        token=options.token,
+        port=options.port,
+        cdn_port=options.cdn_port,
+        limit_rate_bytes_per_s=options.limit_rate,
+        host=options.host,
+        name=options.name,
     )
     for folder in options.plain:
         for name, path in _files_of(folder):
@@ -44,6 +50,9 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.hub", description="A stand-in of the Hugging Face Hub.")
     parser.add_argument("--port", type=int, default=0, help="port of the Hub (0: any free one)")
+    parser.add_argument("--cdn-port", type=int, default=0, help="port of the CDN (0: any free one)")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on: 0.0.0.0 in a container")
+    parser.add_argument("--name", help="name under which others reach it, for the addresses that it tells")
     parser.add_argument("--repo", type=_named(Path), action="append", default=[], metavar="ORG/NAME=DIR")
     parser.add_argument(
         "--synthetic",

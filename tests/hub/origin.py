@@ -1,4 +1,4 @@
-"""One HTTP/1.1 origin on the loopback: a thread per connection over the standard library's request parser."""
+"""One HTTP/1.1 origin: a thread per connection over the standard library's request parser."""
 
 import itertools
 import socket
@@ -41,9 +41,19 @@ class Origin(socketserver.TCPServer):
     request_queue_size = BACKLOG
     allow_reuse_address = True
 
-    def __init__(self, name: OriginName, app: App, naming: Naming, log: HitLog, port: int = 0) -> None:
-        """Bind to the port (0: any free one). Raises OSError."""
-        super().__init__(("127.0.0.1", port), BaseHTTPRequestHandler)
+    def __init__(
+        self,
+        name: OriginName,
+        app: App,
+        naming: Naming,
+        log: HitLog,
+        port: int = 0,
+        host: str = "127.0.0.1",
+        host_name: str = "127.0.0.1",
+    ) -> None:
+        """Bind to the port (0: any free one) of `host`, which others call `host_name`. Raises OSError."""
+        super().__init__((host, port), BaseHTTPRequestHandler)
+        self._host_name = host_name
         self.name: OriginName = name
         self.app = app
         self.naming = naming
@@ -57,7 +67,7 @@ class Origin(socketserver.TCPServer):
     @property
     def url(self) -> str:
         """Scheme, host and port."""
-        return f"http://127.0.0.1:{self.server_address[1]}"
+        return f"http://{self._host_name}:{self.server_address[1]}"
 
     @property
     def connections(self) -> int:

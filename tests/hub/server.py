@@ -34,10 +34,15 @@ class HubServer:
         *repos: Repo,
         token: str = DEFAULT_TOKEN,
         port: int = 0,
+        cdn_port: int = 0,
         resolve_cache: bool = False,
         limit_rate_bytes_per_s: float | None = None,
+        host: str = "127.0.0.1",
+        name: str | None = None,
     ) -> None:
-        """Bind both ports; `token` opens everything, the rate limit is each connection's own. Raises OSError."""
+        """Bind both ports; `token` opens everything, the rate limit is each connection's own. In a container `host` is
+        where to listen, and `name` what others call it. Raises OSError.
+        """
         self.token = token
         self.limit_rate_bytes_per_s = limit_rate_bytes_per_s
         #: Seconds of traffic in one write: longer ones for many connections at once, which are cheaper so.
@@ -51,8 +56,9 @@ class HubServer:
         self._cdn_files = Cdn(self.faults)
         self._files = Files(self.repos, self.access, self.faults, self._cdn_files)
         self._files.resolve_cache = resolve_cache
-        self._hub = Origin("hub", self._answer_hub, self._files.subject, self.log, port)
-        self._cdn = Origin("cdn", self._answer_cdn, self._cdn_files.subject, self.log)
+        host_name = name or host
+        self._hub = Origin("hub", self._answer_hub, self._files.subject, self.log, port, host, host_name)
+        self._cdn = Origin("cdn", self._answer_cdn, self._cdn_files.subject, self.log, cdn_port, host, host_name)
         self.api = Api(self.repos, self.access, lambda: self.endpoint)
         #: Where redirects to the CDN lead; a test that puts a proxy in front of the CDN sets it.
         self.cdn_endpoint = self._cdn.url
