@@ -14,7 +14,7 @@ from playwright.sync_api import BrowserContext, Page, Response
 
 from hive.downloads.context import DownloadContext
 from hive.wire.api import PROGRESS_PATH
-from tests.browser.balancer import CLOCK_PATH, PAGE_PATH, Balancer
+from tests.support.balancer import CLOCK_PATH, PAGE_PATH, Balancer
 from tests.support.downloads import claim, complete, create, downloading
 from tests.support.processes import Server, environment, stopping
 from tests.support.waiting import wait_for

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import click
 
-from tests.chaos.faults import FAULTS
+from tests.chaos.faults import DEFAULT_KINDS, FAULTS
 from tests.chaos.soak import FLEET, Plan, soak
 from tests.support.content import MIB
+from tests.support.release import RELEASES
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -21,6 +22,8 @@ from tests.support.content import MIB
 @click.option("--only", multiple=True, type=click.Choice(list(FAULTS)), help="These faults and no others; repeatable.")
 @click.option("--at-once", default=3, type=click.IntRange(1, 50), help="Downloads under way at a time.")
 @click.option("--fleet", is_flag=True, help="Eight pools of one worker, and eight large models at a time.")
+@click.option("--balanced", is_flag=True, help="People reach the replicas through nginx.")
+@click.option("--begin-with", type=click.Choice(RELEASES), help="The release that runs at first.")
 @click.option("--largest", default=200, type=click.IntRange(1), help="MiB of the largest model.")
 @click.option("--calm-people", is_flag=True, help="Nobody pauses or cancels.")
 @click.option("--logs", type=click.Path(path_type=Path, file_okay=False), help="Where the processes' logs go.")
@@ -31,6 +34,8 @@ def main(
     only: tuple[str, ...],
     at_once: int,
     fleet: bool,
+    balanced: bool,
+    begin_with: str | None,
     largest: int,
     calm_people: bool,
     logs: Path | None,
@@ -45,10 +50,12 @@ def main(
         seconds=minutes * 60,
         seed=seed,
         every_s=every,
-        kinds=only or tuple(FAULTS),
+        kinds=only or DEFAULT_KINDS,
         at_once=at_once,
         largest_bytes=largest * MIB,
         meddle=not calm_people,
+        balanced=balanced,
+        version=begin_with or "",
     )
     if fleet:
         plan = dataclasses.replace(plan, **FLEET)

@@ -18,6 +18,8 @@ from tests.chaos.world import Holding, RestartableProcess, World
 from tests.hub import faults as origin
 from tests.hub.faults import Fault as OriginFault
 from tests.support.content import MIB
+from tests.support.release import RELEASES
+from tests.support.waiting import AT_ONCE_S
 
 #: Seconds within which a process that was told to stop must be gone.
 EXIT_S = 5.0
@@ -96,6 +98,8 @@ class Fault:
     needs_work: bool = True
     #: Bytes that it may cost each download that it hits; None where nothing is promised.
     again_bytes: int | None = None
+    #: Whether it is played where no kind is named.
+    by_default: bool = True
 
 
 # -- workers -----------------------------------------------------------------------------------------------------------
@@ -170,7 +174,7 @@ def _scale_in(strike: Strike, grace_s: float) -> Iterator[float]:
         if not pool.is_gone:
             strike.world.killed.update(pool.kill_all())
         pool.stop()  # it is over: whether it ended in order
-    if waited_s > EXIT_S:
+    if waited_s > AT_ONCE_S:
         strike.wrong.append(f"{waited_s:.1f} s until these had stopped: {strike.note}")
     yield strike.rng.uniform(0, SCALED_IN_S)
     for pool in pools:
@@ -254,6 +258,51 @@ def replica_cut(strike: Strike) -> Iterator[float]:
     replica.cable.silence(False)
 
 
+# -- versions ----------------------------------------------------------------------------------------------------------
+
+
+def change_version(strike: Strike) -> Iterator[float]:
+    """A replica or a pool comes back as the release before, or as this one."""
+    process = strike.rng.choice(strike.world.processes)
+    yield from _restart_in_order(strike, [process], change_to=_other(process))
+
+
+def rolling_restart(strike: Strike) -> Iterator[float]:
+    """Every replica and every pool, one after the other."""
+    yield from _restart_in_order(strike, strike.world.processes)
+
+
+def rolling_upgrade(strike: Strike) -> Iterator[float]:
+    """The same, and they come back as the release before, or as this one: as docs/upgrade.md says, workers are never
+    older than the servers that ask them.
+    """
+    world, version = strike.world, _other(strike.world.processes[0])
+    processes = [*world.replicas, *world.pools] if version else [*world.pools, *world.replicas]
+    yield from _restart_in_order(strike, processes, change_to=version)
+
+
+def _other(process: RestartableProcess) -> str:
+    """The version that it is not."""
+    return "" if process.version else RELEASES[-1]
+
+
+def _restart_in_order(
+    strike: Strike, processes: Sequence[RestartableProcess], *, change_to: str | None = None
+) -> Iterator[float]:
+    world = strike.world
+    what = "restart" if change_to is None else f"change to {change_to or 'this version'}"
+    strike.note = f"{what}: {', '.join(process.name for process in processes)}"
+    for process in processes:
+        took_s = process.stop()
+        if took_s > AT_ONCE_S:
+            strike.wrong.append(f"{process.name} took {took_s:.1f} s to stop")
+        if change_to is not None:
+            world.change_version(process, change_to)
+        process.launch()
+        while not process.is_ready or (process in world.replicas and not world.answers(process)):
+            yield LOOK_S
+
+
 # -- Redis -------------------------------------------------------------------------------------------------------------
 
 
@@ -324,6 +373,9 @@ FAULTS: dict[str, Fault] = {
     "replica-stop": Fault(replica_stop, "viewers"),
     "replica-freeze": Fault(replica_freeze, "viewers", needs_work=False),
     "replica-cut": Fault(replica_cut, "viewers", "end", needs_work=False),
+    "change-version": Fault(change_version, "nobody", needs_work=False, by_default=False),
+    "rolling-restart": Fault(rolling_restart, "nobody", needs_work=False, by_default=False),
+    "rolling-upgrade": Fault(rolling_upgrade, "nobody", needs_work=False, by_default=False),
     "redis-kill": Fault(redis_kill, "running", "end"),
     "redis-freeze": Fault(redis_freeze, "running", "end"),
     "redis-full": Fault(redis_full, "running", "end"),
@@ -337,3 +389,6 @@ FAULTS: dict[str, Fault] = {
     "origin-200": Fault(_origin("200 for a range", lambda rng: origin.no_range(), 2), "running"),
     "origin-wrong": Fault(_origin("a wrong byte", lambda rng: origin.wrong_byte(rng.randrange(1 << 20))), "running"),
 }
+
+#: Those that are played where none is named.
+DEFAULT_KINDS = tuple(name for name, fault in FAULTS.items() if fault.by_default)

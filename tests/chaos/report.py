@@ -39,6 +39,9 @@ class Report:
     bytes_brought: int = 0
     bytes_again: int = 0
     seconds: float = 0.0
+    #: Requests of the prober, and how many of them were not answered as they should be.
+    asked: int = 0
+    unanswered: int = 0
     violations: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
@@ -52,7 +55,8 @@ class Report:
         lines.append(
             f"{sum(self.downloads.values())} downloads ({ends}), {self.bytes_brought / MIB:,.0f} MiB, "
             f"{self.bytes_again / MIB:,.1f} MiB fetched again; {faults} faults in "
-            f"{self.seconds:.0f} s, seed {self.seed}; {len(self.violations)} violations"
+            f"{self.seconds:.0f} s, seed {self.seed}; {self.asked} requests beside them, {self.unanswered} "
+            f"not answered; {len(self.violations)} violations"
         )
         return "\n".join([*lines, *(f"VIOLATION {violation}" for violation in self.violations)])
 

@@ -15,8 +15,9 @@ from typing import Any
 
 from hive.redis_errors import is_redis_error
 from hive.wire.events import Complete
-from tests.chaos.faults import FAULTS, Strike
+from tests.chaos.faults import DEFAULT_KINDS, FAULTS, Strike
 from tests.chaos.orders import LARGEST_BYTES, SMALLEST_BYTES, LoadGenerator, Order
+from tests.chaos.prober import Prober
 from tests.chaos.recoveries import Reconnection, Recovery, begin
 from tests.chaos.report import Report, quantile
 from tests.chaos.watchman import Watchman
@@ -36,6 +37,8 @@ RATE_BYTES_PER_S = 0.35 * MIB
 PROMISES_S, PROMISED_FROM = {"worker-kill": 8.0, "parent-kill": 8.0}, 20
 #: Seconds for which a soak goes on beyond its time where too few faults were played.
 MAX_OVERTIME_S = 300.0
+#: What nobody must notice who comes through a load balancer.
+UNSEEN = frozenset({"change-version", "rolling-restart", "rolling-upgrade"})
 #: Seconds from FLUSHALL until every record must be back.
 BACK_S = 15.0
 
@@ -47,11 +50,14 @@ class Plan:
     seconds: float
     seed: int = 1
     every_s: float = 20.0
-    kinds: Sequence[str] = tuple(FAULTS)
+    kinds: Sequence[str] = DEFAULT_KINDS
     #: Downloads under way at a time.
     at_once: int = 3
     smallest_bytes: int = SMALLEST_BYTES
     largest_bytes: int = LARGEST_BYTES
+    #: Whether people reach the replicas through nginx, and the release whose code the processes run at first.
+    balanced: bool = False
+    version: str = ""
     #: Pools, and workers of each.
     pools: int = 2
     workers: int = 2
@@ -113,7 +119,14 @@ class _Soak:
         began_s = time.monotonic()
         plan = self._plan
         lease_s = str(plan.lease_s)
-        with World(self._folder, pools=plan.pools, concurrency=plan.workers, HIVE_LEASE_S=lease_s) as world:
+        with World(
+            self._folder,
+            pools=plan.pools,
+            concurrency=plan.workers,
+            balanced=plan.balanced,
+            version=plan.version,
+            HIVE_LEASE_S=lease_s,
+        ) as world:
             self._world = world
             self._began_s = time.monotonic()
             world.hub.limit_rate_bytes_per_s = plan.rate_bytes_per_s
@@ -123,16 +136,21 @@ class _Soak:
                 world, random.Random(f"orders {plan.seed}"), sizes=sizes, meddle=plan.meddle
             )
             watchman = Watchman(world.redis.url)
+            prober = Prober(world.urls)
             try:
                 self._play()
                 self._drain()
             finally:
                 load.close()
+                prober.stop()
                 watchman.stop()
                 with contextlib.suppress(OSError):
                     if logs is not None:
                         world.write_logs(logs)
             self.report.violations += watchman.wrong
+            self.report.asked, self.report.unanswered = prober.asked, len(prober.failures)
+            if set(plan.kinds) <= UNSEEN and plan.balanced:
+                self.report.violations += [f"a request failed: {failure}" for failure in prober.failures]
             try:
                 world.close()
             finally:

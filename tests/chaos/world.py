@@ -23,8 +23,10 @@ from hive.redis_client import connect
 from tests.chaos.history import Watch
 from tests.chaos.proxy import Address, LoopThread, Proxy
 from tests.hub.server import HubServer
+from tests.support.balancer import Balancer, free_port
 from tests.support.downloads import download_context
 from tests.support.processes import HiveProcess, children, is_alive
+from tests.support.release import environment_of
 from tests.support.waiting import wait_for
 
 #: Seconds that one request of a person may take.
@@ -33,6 +35,8 @@ REQUEST_S = 6.0
 PATIENCE_S = 60.0
 #: What processes log when something of theirs failed that must not.
 FAILURE_MARKS = ("Traceback", "failed; it")
+#: What nginx is told of each replica: one that restarts is tried again after a second, not after ten.
+BALANCED = "fail_timeout=1s"
 #: The process id in a worker's name.
 WORKER_PID = re.compile(r"\.(\d+)\.[0-9a-f]+$")
 #: What a pool logs when one of its workers ended.
@@ -51,13 +55,24 @@ class Holding(NamedTuple):
 class RestartableProcess:
     """A process of hive, over all its lives."""
 
-    def __init__(self, name: str, cable: Proxy, env: Mapping[str, str], arguments: tuple[str, ...], ready: str) -> None:
+    def __init__(
+        self,
+        name: str,
+        cable: Proxy,
+        env: Mapping[str, str],
+        arguments: tuple[str, ...],
+        ready: str,
+        version: str = "",
+    ) -> None:
         self.name = name
         self.cable = cable
         self.lives: list[HiveProcess] = []
-        self._env = {**env, "REDIS_URL": cable.url}
+        #: Its environment, from its next life on.
+        self.env = {**env, "REDIS_URL": cable.url}
         self._arguments = arguments
         self._ready = ready
+        #: The release whose code it runs; "" for this one.
+        self.version = version
         self._killed = False
         #: Where a replica listens, or listened last.
         self.url = ""
@@ -75,11 +90,11 @@ class RestartableProcess:
     def start(self) -> None:
         """A new life; returns when the process says that it is ready."""
         self.launch()
-        self.url = self.process.wait_for_log(self._ready).get("address", "")
+        wait_for(lambda: self.is_ready, what=f"{self.name} is ready")
 
     def launch(self) -> None:
         """A new life, which nobody waits for: see `is_ready`."""
-        self.lives.append(HiveProcess(*self._arguments, env=self._env))
+        self.lives.append(HiveProcess(*self._arguments, env=self.env))
         self._killed = False
 
     @property
@@ -91,7 +106,10 @@ class RestartableProcess:
     def is_ready(self) -> bool:
         """Whether its present life has said so. Raises AssertionError where it ended instead."""
         assert not self.is_gone, f"{self.name} ended:\n{self.process.output}"
-        return self.process.logged(self._ready) is not None
+        if (entry := self.process.logged(self._ready)) is None:
+            return False
+        self.url = entry.get("address", "")
+        return True
 
     def stop(self) -> float:
         """End it in order; gives the seconds that it took. Raises AssertionError where it did not end well."""
@@ -137,9 +155,13 @@ class World:
         pools: int = 2,
         concurrency: int = 2,
         address: tuple[str, int] | None = None,
+        balanced: bool = False,
+        version: str = "",
         **settings: str,
     ) -> None:
-        """`address`: a Redis to use in place of the world's own. `settings` are hive's, by the variables' names."""
+        """`address`: a Redis to use in place of the world's own. `balanced`: people reach the replicas through nginx.
+        `version`: the release whose code its processes run at first. `settings` are hive's, by the variables' names.
+        """
         self.folder = folder
         #: Processes that were killed on purpose.
         self.killed: set[int] = set()
@@ -160,8 +182,15 @@ class World:
             self.env = self._environment(settings)
             self.processes: list[RestartableProcess] = []
             stack.callback(self._stop_processes)
-            serve = ("hive.cli", "serve", "--port", "0")
-            self.replicas = [self.add(f"replica-{n}", serve, "listening") for n in range(replicas)]
+            self.version = version
+            ports = [free_port() if balanced else 0 for _ in range(replicas)]
+            self.replicas = [
+                self.add(f"replica-{n}", ("hive.cli", "serve", "--port", str(port)), "listening")
+                for n, port in enumerate(ports)
+            ]
+            self.balancer = Balancer(folder / "nginx", ports, BALANCED) if balanced else None
+            if self.balancer is not None:
+                stack.enter_context(self.balancer)
             self.pools = [self.add_pool(f"pool-{n}", concurrency) for n in range(pools)]
             for replica in self.replicas:
                 wait_for(lambda replica=replica: self.answers(replica), what="a replica that is ready")  # type: ignore[misc]
@@ -175,9 +204,19 @@ class World:
     def add(self, name: str, arguments: tuple[str, ...], ready: str) -> RestartableProcess:
         """One more process of hive."""
         cable = Proxy(self.thread, self._address)
-        process = RestartableProcess(name, cable, self.env, arguments, ready)
+        env = {**self.env, **self.code_of(self.version)}
+        process = RestartableProcess(name, cable, env, arguments, ready, self.version)
         self.processes.append(process)
         return process
+
+    def code_of(self, version: str) -> dict[str, str]:
+        """What a process needs in its environment to run this release's code; "" is this one."""
+        return environment_of(version, self.folder) if version else {"PYTHONPATH": "", "PYTHONSAFEPATH": ""}
+
+    def change_version(self, process: RestartableProcess, version: str) -> None:
+        """Its next life is of this release."""
+        process.version = version
+        process.env = {**process.env, **self.code_of(version)}
 
     def __enter__(self) -> World:
         return self
@@ -194,7 +233,9 @@ class World:
     # -- what people do ----------------------------------------------------------------------------------------------
 
     def urls(self) -> list[str]:
-        """Where the replicas listen now."""
+        """Where people reach the replicas now."""
+        if self.balancer is not None:
+            return [self.balancer.url]
         return [replica.url for replica in self.replicas]
 
     def answers(self, replica: RestartableProcess) -> bool:
@@ -208,7 +249,8 @@ class World:
         deadline_s, turn = time.monotonic() + PATIENCE_S, int(time.monotonic())
         while time.monotonic() < deadline_s:
             turn += 1
-            url = self.replicas[turn % len(self.replicas)].url
+            urls = self.urls()
+            url = urls[turn % len(urls)]
             with contextlib.suppress(requests.RequestException):
                 answer = requests.request(method, url + path, timeout=REQUEST_S, **arguments)
                 if answer.status_code < 500:

@@ -139,7 +139,7 @@ class Connection(asyncio.Protocol):
                 return
             self._in_body, self._buffer = True, rest
             self.answered.set_result(int(self.head[9:12]))
-        if b"transfer-encoding: chunked" in self.head:
+        if b"transfer-encoding: chunked" in self.head.lower():  # a proxy writes it in its own way
             self._read_chunks()
 
     def _read_chunks(self) -> None:

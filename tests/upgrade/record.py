@@ -71,14 +71,15 @@ def record(checkout: Path, folder: Path) -> Left:
         with _running(checkout, env, "serve", "--port", "0") as server:
             url = _address(server)
             with _running(checkout, env, "worker", "--concurrency", "1"):
-                ids = _leave_downloads(url, hub)
+                ids = leave_downloads(url, hub)
         version = _version(checkout)
         return Left(
             version=version, downloads=ids, redis=_redis(client), files=_files(folder), partials=_partials(folder)
         )
 
 
-def _leave_downloads(url: str, hub: HubServer) -> dict[str, str]:
+def leave_downloads(url: str, hub: HubServer) -> dict[str, str]:
+    """One download in each state of CONTENTS at this server, which has one worker; their ids by it."""
     ids = {"complete": _ask(url, "complete")}
     _until(url, ids["complete"], lambda d: d["status"] == "complete")
     hub.limit_rate_bytes_per_s = MIB // 2

@@ -63,13 +63,14 @@ class Hit:
 class Balancer:
     """nginx on a free port, for as long as the block lasts."""
 
-    def __init__(self, folder: Path, ports: list[int]) -> None:
+    def __init__(self, folder: Path, ports: list[int], options: str = "") -> None:
+        """`options`: what is said of each replica beside its address."""
         self._folder = folder
         folder.mkdir(exist_ok=True)
-        self.port = _free_port()
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         config = folder / "nginx.conf"
-        servers = " ".join(f"server 127.0.0.1:{port};" for port in ports)
+        servers = " ".join(f"server 127.0.0.1:{port} {options};" for port in ports)
         config.write_text(_CONFIG.format(folder=folder, servers=servers, port=self.port))
         self._command = [program("nginx"), "-p", str(folder), "-e", str(folder / "error.log"), "-c", str(config)]
 
@@ -101,8 +102,8 @@ class Balancer:
         return False
 
 
-def _free_port() -> int:
-    """nginx cannot tell which port it was given, so it is given one that was free a moment ago."""
+def free_port() -> int:
+    """A port that was free a moment ago: for who cannot tell which one it was given, or must have the same again."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
