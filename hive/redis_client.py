@@ -46,19 +46,24 @@ ANSWER_TIMEOUT_S = 2.5
 #: Calls that may wait for the thread; more are refused at once.
 MAX_WAITING_CALLS = 10_000
 
-#: The root of all that redis-py raises.
+#: The root of all that redis-py raises, and what it makes of an error that Redis answers.
 RedisError = redis.exceptions.RedisError
+ResponseError = redis.exceptions.ResponseError
 
 
 def connect(
-    url: str, *, reply_timeout_s: float = REPLY_TIMEOUT_S, retries: int = RETRIES, max_connections: int = 4
+    to: RedisAddress | str,
+    *,
+    reply_timeout_s: float = REPLY_TIMEOUT_S,
+    retries: int = RETRIES,
+    max_connections: int = 4,
 ) -> RedisClient:
-    """A blocking client for short commands.
+    """A blocking client for short commands, of a URL or of what was read from one.
 
     Raises:
         RedisUrlError: the URL is none that hive understands.
     """
-    address = parse_redis_url(url)
+    address = address_of(to)
     pool = redis.ConnectionPool(
         connection_class=_connection_class(address),
         **connection_options(address),
@@ -68,14 +73,31 @@ def connect(
         max_connections=max_connections,
         health_check_interval=0,
         protocol=2,
+        **_driver_info(address),
     )
     return redis.Redis.from_pool(pool)
 
 
+def address_of(to: RedisAddress | str) -> RedisAddress:
+    """What a URL says. Raises RedisUrlError."""
+    return parse_redis_url(to) if isinstance(to, str) else to
+
+
 def connection_options(address: RedisAddress) -> dict[str, Any]:
     """The address, as redis-py's connections name its parts."""
-    place = {"host": address.host, "port": address.port} if address.path is None else {"path": address.path}
-    who = {"username": address.username, "password": address.password, "client_name": address.client_name}
+    place: dict[str, Any] = {"host": address.host, "port": address.port}
+    if address.sentinels:
+        from hive.redis_sentinel import Sentinels
+
+        place = {"sentinels": Sentinels(address)}
+    elif address.path is not None:
+        place = {"path": address.path}
+    who: dict[str, Any] = {"username": address.username, "password": address.password}
+    if address.credentials:
+        from hive.redis_credentials import HookProvider
+
+        who = {"credential_provider": HookProvider(address.credentials, address.username)}
+    who["client_name"] = address.client_name
     return {**place, "db": address.db, **{name: value for name, value in who.items() if value}, **(address.tls or {})}
 
 
@@ -97,22 +119,35 @@ def database_of(client: RedisClient) -> int:
     return int(client.connection_pool.connection_kwargs.get("db") or 0)
 
 
+def _driver_info(address: RedisAddress) -> dict[str, Any]:
+    """redis-py's name and version are not told: two round trips for each connection, and a right that Redis knows only
+    from 7.2 on. A TLS connection needs one answer before redis-py looks whether it is idle.
+    """
+    needs_an_answer = address.tls is not None and not (address.password or address.credentials)
+    return {} if needs_an_answer else {"driver_info": None}
+
+
 def _connection_class(address: RedisAddress) -> Any:
     if address.path is not None:
         return redis.UnixDomainSocketConnection
-    return redis.Connection if address.tls is None else redis.SSLConnection
+    # Here and above, not at the top: a hive with a Redis of its own starts without them.
+    from hive.redis_connection import connection_class
+
+    return connection_class(address)
 
 
 class CommandThread:
     """Runs blocking Redis calls of the HTTP process, one at a time, each with a deadline."""
 
-    def __init__(self, url: str, answer_timeout_s: float = ANSWER_TIMEOUT_S) -> None:
-        self.client = connect(url, max_connections=1)
+    def __init__(self, to: RedisAddress | str, answer_timeout_s: float = ANSWER_TIMEOUT_S) -> None:
+        self.client = connect(to, max_connections=1)
         self._answer_timeout_s = answer_timeout_s
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="redis")
         self._sends = _Sends(self.client)
         self._waiting = 0
         self._lock = threading.Lock()
+        #: Calls that Redis did not answer as it should, or not in time.
+        self.failures = 0
 
     @property
     def round_trips(self) -> int:
@@ -140,9 +175,11 @@ class CommandThread:
             async with asyncio.timeout(self._answer_timeout_s):
                 return await asyncio.wrap_future(future)
         except TimeoutError:
+            self.failures += 1
             raise RedisUnavailable from None
         except Exception as error:
             if is_redis_error(error):
+                self.failures += 1
                 raise unavailable(error) from error
             raise
 

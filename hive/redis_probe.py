@@ -1,77 +1,196 @@
 """What Redis is, and what it lets hive do, found out by asking when a process starts.
 
-Problem: a user of Redis without a right, an eviction policy that throws records away, a cluster: each shows itself
-hours later, as an error of whatever needed it first. So every kind of thing that hive does with Redis is done once at
-the start, harmlessly, and what is refused is named together. A Redis that is away is no reason to stop: hive waits for
-it. Only a cluster is, since it never becomes what hive needs.
+Problem: a user of Redis without a right, an eviction policy that throws records away, a cluster, a certificate for
+another name: each shows itself hours later, as an error of whatever needed it first. So a process that starts asks,
+harmlessly, and ends with a sentence where only somebody's hand can help: it says what is missing, in Redis' own terms,
+with a code and a way out. A Redis that is away, loads its data or is in the middle of a failover is no reason to end:
+hive waits for it. HIVE_REDIS_CHECKS=warn makes a warning of each refusal but that of a cluster, which never becomes
+what hive needs.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import secrets
-from collections.abc import Callable, Iterator
-from typing import Any, Final
+import socket
+import ssl
+from collections.abc import Iterator
+from typing import Any, Final, NamedTuple
 
+from hive import redis_rights
 from hive.net.redis_url import RedisAddress
-from hive.redis_client import RedisClient, RedisError, connect, database_of
-from hive.redis_errors import code_of, describe
+from hive.redis_client import (
+    CONNECT_TIMEOUT_S,
+    RedisClient,
+    RedisError,
+    ResponseError,
+    connect,
+    database_of,
+    tls_context,
+)
+from hive.redis_errors import ConnectError, code_of, describe
 from hive.redis_versions import holes
 from hive.settings import Settings, SettingsError
-from hive.wire import keys
 
 log = logging.getLogger("hive.redis_probe")
 
 #: The oldest Redis that hive was tried with.
 OLDEST: Final = (6, 2)
-#: Milliseconds for which the key that is written to try that stays.
-_PROBE_MS: Final = 1_000
-_CLUSTER_CODES: Final = frozenset({"CLUSTERDOWN", "MOVED", "CROSSSLOT", "TRYAGAIN"})
+#: Seconds that a server gets to say what is wrong with a client's certificate.
+_ALERT_TIMEOUT_S: Final = 0.5
+#: Bytes of what a server says before it is asked anything.
+_GREETING_BYTES: Final = 1_024
 _CLUSTER: Final = (
     "REDIS_URL cannot be used: it is a Redis Cluster. hive needs one server that has all keys (a single Redis or "
-    "Valkey, or the primary behind a Sentinel)."
+    "Valkey, or the primary behind a Sentinel) (CLUSTER)."
 )
-#: Refusals that nothing but a change of settings ends, so that nothing else need be asked.
-_AT_THE_DOOR: Final = frozenset({"NOAUTH", "WRONGPASS", "DENIED", "DB", "MAXCLIENTS"})
+#: Refusals that nothing but a change of settings, or of Redis, ends.
+_AT_THE_DOOR: Final = frozenset(
+    {
+        *("NOAUTH", "WRONGPASS", "DENIED", "DB", "NOPERM", "CREDENTIALS", "SENTINEL_AUTH", "SENTINEL_UNKNOWN_PRIMARY"),
+        *("TLS_UNTRUSTED", "TLS_EXPIRED", "TLS_HOSTNAME", "TLS_INVALID", "TLS_CLIENT_CERTIFICATE"),
+        *("TLS_CLIENT_REFUSED", "TLS_NOT_SPOKEN", "TLS_FILES"),
+    }
+)
+_ACL_LINE: Final = "deploy/redis/users.acl has the whole user; docs/redis.md tells what each is for"
+
+
+class Trouble(NamedTuple):
+    """Something about Redis that hive does not go with."""
+
+    code: str
+    #: One or two sentences: what it is, and the way out.
+    text: str
 
 
 def report(settings: Settings, *, tells_holes: bool = True) -> None:
-    """Ask, and say in the log what is missing or odd; nothing where Redis is away. One process in a service tells of
-    known holes of this version: `tells_holes`.
+    """Ask, and say in the log what is odd; wait for nothing. One process in a service tells of what concerns Redis
+    alone, its version's known holes and its persistence: `tells_holes`.
 
     Raises:
-        SettingsError: it is a cluster, or has known holes and HIVE_REDIS_HOLES is `refuse`.
+        SettingsError: it is a cluster, has known holes and HIVE_REDIS_HOLES is `refuse`, or cannot be used as it is.
     """
-    assert settings.redis_url is not None
-    address = str(settings.redis_address)
-    with connect(settings.redis_url, retries=0) as client:
-        try:
-            missing = list(_refused(client))
+    address = settings.redis_address
+    assert address is not None
+    try:
+        _check_tls_files(address)
+        with connect(address, retries=0) as client:
+            missing = redis_rights.missing(client, database_of(client))
             info = _info(client)
-        except RedisError as error:
-            if code_of(error) in _CLUSTER_CODES:
-                raise SettingsError(_CLUSTER) from None
-            fields = {"redis": address, "reason": describe(error)}
-            if code_of(error) in _AT_THE_DOOR:
-                log.error("Redis cannot be used", extra={"fields": fields})
-            elif code_of(error):
-                log.warning("Redis refuses for now; waiting for it", extra={"fields": fields})
-            else:
-                log.warning("Redis is away; waiting for it", extra={"fields": fields})
-            return
-    if missing:
-        fields = {"redis": address, "missing": "; ".join(missing), "hint": "docs/settings.md has the rights"}
-        log.error("the user of Redis may not do all that hive needs", extra={"fields": fields})
-    if info is None:
-        log.warning("INFO is refused: hive does not see when Redis restarts", extra={"fields": {"redis": address}})
+    except RedisError as error:
+        _tell_of_no_connection(settings, address, error)
         return
-    if info.get("redis_mode") == "cluster":
+    if info is not None and info.get("redis_mode") == "cluster":
         raise SettingsError(_CLUSTER)
-    for sentence in oddities(info):
-        log.warning("Redis is not set up as hive needs it", extra={"fields": {"redis": address, "reason": sentence}})
+    if missing:
+        _refuse(settings, Trouble("NOPERM", f"its user lacks rights (NOPERM): {' '.join(missing)}. {_ACL_LINE}."))
+    if info is None:
+        log.warning("INFO is refused: hive does not see when Redis restarts", extra={"fields": {"redis": str(address)}})
+        return
+    for trouble in troubles(info):
+        _refuse(settings, trouble)
+    if tells_holes:
+        for sentence in oddities(info):
+            fields = {"redis": str(address), "reason": sentence}
+            log.warning("Redis is not set up as hive needs it", extra={"fields": fields})
     if settings.redis_holes != "ignore":
         _look_for_holes(settings, info, tells=tells_holes)
+
+
+def _tell_of_no_connection(settings: Settings, address: RedisAddress, error: RedisError) -> None:
+    """Refuse, or say that Redis is waited for."""
+    code, reason = code_of(error), describe(error)
+    if code in redis_rights.CLUSTER_CODES:
+        raise SettingsError(_CLUSTER) from None
+    if not code and (told := _why_no_tls(address) if address.tls is not None else _greeting(address)) is not None:
+        code, reason = code_of(told), describe(told)
+    fields = {"redis": str(address), "reason": reason}
+    if code in _AT_THE_DOOR:
+        _refuse(settings, Trouble(code, reason))
+    elif code:
+        log.warning("Redis refuses for now; waiting for it", extra={"fields": fields})
+    else:
+        if address.tls is None and address.path is None and _was_closed(error):
+            fields["hint"] = "a port that speaks TLS needs rediss:// in REDIS_URL"
+        log.warning("Redis is away; waiting for it", extra={"fields": fields})
+
+
+def _refuse(settings: Settings, trouble: Trouble) -> None:
+    """Raises SettingsError, or says the same in the log where that is wished."""
+    if settings.redis_checks == "warn":
+        fields = {"redis": str(settings.redis_address), "code": trouble.code, "reason": trouble.text}
+        log.error("Redis cannot be used", extra={"fields": fields})
+        return
+    raise SettingsError(f"REDIS_URL cannot be used: {trouble.text}") from None
+
+
+def _check_tls_files(address: RedisAddress) -> None:
+    """Raises ConnectError where a file for TLS cannot be read, or is not what it should be."""
+    for option in ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"):
+        file = (address.tls or {}).get(option)
+        try:
+            if file is not None:
+                open(file, "rb").close()
+        except OSError as error:
+            raise ConnectError("TLS_FILES", f"{option} is {file}, which cannot be read: {error.strerror}") from None
+    try:
+        tls_context(address)
+    except (OSError, ValueError, RedisError) as error:
+        reason = getattr(error, "reason", None) or type(error).__name__
+        raise ConnectError("TLS_FILES", f"the files for TLS are not what they should be: {reason}") from None
+
+
+def _why_no_tls(address: RedisAddress) -> ConnectError | None:
+    """Why there is no TLS, where the connection did not say it. With TLS 1.3 a server looks at our certificate when we
+    have long been told that all is well, and its answer is lost where it closes the connection while we write.
+    """
+    context, place = tls_context(address), (address.host, address.port)
+    if context is None or address.sentinels:
+        return None
+    if _answers_in_the_clear(place):
+        return ConnectError("TLS_NOT_SPOKEN")
+    try:
+        with socket.create_connection(place, CONNECT_TIMEOUT_S) as plain:
+            plain.settimeout(_ALERT_TIMEOUT_S)
+            with context.wrap_socket(plain, server_hostname=address.host) as secure:
+                secure.recv(1)
+    except ssl.SSLError as error:
+        told = ConnectError("", "the TLS connection is refused")
+        told.__cause__ = error
+        return told if code_of(told) else None
+    except OSError:
+        return None
+    return None
+
+
+def _greeting(address: RedisAddress) -> RedisError | None:
+    """What a server says to whoever connects, before it closes: that it is in protected mode, or has too many clients.
+    It is lost to a client that writes at once.
+    """
+    if address.sentinels or address.path is not None:
+        return None
+    try:
+        with socket.create_connection((address.host, address.port), CONNECT_TIMEOUT_S) as plain:
+            plain.settimeout(_ALERT_TIMEOUT_S)
+            said = plain.recv(_GREETING_BYTES).decode("ascii", "replace")
+    except OSError:
+        return None
+    return ResponseError(said[1:].partition("\r\n")[0]) if said.startswith("-") else None
+
+
+def _answers_in_the_clear(place: tuple[str, int]) -> bool:
+    """Whether a Redis without TLS listens there: it waits in silence for the end of what TLS begins with."""
+    try:
+        with socket.create_connection(place, CONNECT_TIMEOUT_S) as plain:
+            plain.settimeout(_ALERT_TIMEOUT_S)
+            plain.sendall(b"PING\r\n")
+            return plain.recv(1) in (b"+", b"-")
+    except OSError:
+        return False
+
+
+def _was_closed(error: RedisError) -> bool:
+    return "closed" in str(error).lower() or "reset" in str(error).lower()
 
 
 def _look_for_holes(settings: Settings, info: dict[str, Any], *, tells: bool) -> None:
@@ -93,48 +212,40 @@ def _is_private(address: RedisAddress) -> bool:
     return found is not None and found.st_uid == os.geteuid() and not found.st_mode & 0o077
 
 
-def oddities(info: dict[str, Any]) -> Iterator[str]:
-    """What in the answer to INFO will lead to trouble, in sentences."""
+def troubles(info: dict[str, Any]) -> Iterator[Trouble]:
+    """What in the answer to INFO hive does not go with."""
     version = str(info.get("valkey_version") or info.get("redis_version") or "")
     numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdecimal())
     if numbers and numbers < OLDEST:
         oldest = ".".join(map(str, OLDEST))
-        yield f"It is version {version}; hive was tried with {oldest} and later."
-    policy = str(info.get("maxmemory_policy") or "noeviction")
-    if policy != "noeviction":
-        yield f"maxmemory-policy is {policy}, which throws records away when memory is short. Set noeviction."
+        yield Trouble("TOO_OLD", f"it is version {version} (TOO_OLD); hive needs Redis {oldest}, Valkey, or later.")
     if info.get("role") == "slave":
-        yield "It is a replica and takes no writes. Name the primary in REDIS_URL."
+        text = "it is a replica and takes no writes (READONLY). Name the primary, or its Sentinels: redis+sentinel://."
+        yield Trouble("READONLY", text)
+    if (policy := _policy(info)) != "noeviction" and int(info.get("maxmemory") or 0):
+        text = (
+            f"maxmemory-policy is {policy} (EVICTING), which throws records away when memory is short. Set it to "
+            "noeviction: CONFIG SET maxmemory-policy noeviction, and in redis.conf."
+        )
+        yield Trouble("EVICTING", text)
 
 
-def _refused(client: RedisClient) -> Iterator[str]:
-    """What this user may not do, of all that hive does. Raises redis-py's errors when Redis is away."""
-    token, database = secrets.token_hex(4), database_of(client)
-    # Redis lets a user subscribe to a pattern only where that very pattern is among the user's.
-    pattern = keys.events_pattern(database)
-    needs: dict[str, Callable[[], Any]] = {
-        "read keys (~hive:*)": lambda: client.get(keys.EPOCH),
-        "write keys (~hive:*)": lambda: client.set(f"hive:probe:{token}", 1, px=_PROBE_MS),
-        "use RQ's keys (~rq:*)": lambda: client.llen("rq:queue:hive"),
-        "run scripts (+eval, +evalsha, +script|load, and +time inside)": lambda: client.eval(
-            "return redis.call('TIME')", 0
-        ),
-        "publish (&hive:*)": lambda: client.publish(keys.probe(token, database), b""),
-        f"subscribe (&{pattern})": lambda: _subscribe(client, pattern),
-    }
-    for need, ask in needs.items():
-        try:
-            ask()
-        except RedisError as error:
-            if code_of(error) != "NOPERM":
-                raise
-            yield need
+def oddities(info: dict[str, Any]) -> Iterator[str]:
+    """What in the answer to INFO may lead to trouble some day, in sentences."""
+    if (policy := _policy(info)) != "noeviction" and not int(info.get("maxmemory") or 0):
+        yield (
+            f"maxmemory-policy is {policy}, which will throw records away as soon as maxmemory is set. Set it to "
+            "noeviction."
+        )
+    if info.get("aof_enabled") == 0:
+        yield (
+            "It has no append-only file: a restart loses what was written since its last snapshot. Downloads under way "
+            "come back from the store, but not the list of ended ones, webhooks that wait, limits. Set appendonly yes."
+        )
 
 
-def _subscribe(client: RedisClient, pattern: str) -> None:
-    with client.pubsub() as pubsub:
-        pubsub.psubscribe(pattern)
-        pubsub.get_message(timeout=1.0)
+def _policy(info: dict[str, Any]) -> str:
+    return str(info.get("maxmemory_policy") or "noeviction")
 
 
 def _info(client: RedisClient) -> dict[str, Any] | None:

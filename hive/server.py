@@ -83,8 +83,9 @@ def run(settings: Settings, host: str, port: int, processes: int = 1, *, keys_re
 
 def serve(settings: Settings, listener: socket.socket, host: str, keys_on: Latch) -> None:
     """Be one HTTP process on this socket until SIGTERM or SIGINT; `host` is the name that it was told to listen on."""
-    assert settings.redis_url is not None
-    services = make_services(settings, settings.redis_url, keys_on)
+    redis = settings.redis_address
+    assert redis is not None
+    services = make_services(settings, redis, keys_on)
     config = uvicorn.Config(
         Api(services, host),
         loop="uvloop",

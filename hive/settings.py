@@ -16,6 +16,7 @@ import re
 import stat
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -53,6 +54,7 @@ HIVE_IN_HUB = ".hive"
 #: The settings that are paths: `~` and `$VAR` in them are read as huggingface_hub and shells read them.
 _PATHS = (
     *("HIVE_STORE", "HIVE_HOME", "HIVE_AUDIT_LOG", "HIVE_SECRET_KEY_FILE", "HIVE_API_KEYS_FILE", "HIVE_API_KEY_FILE"),
+    *("HIVE_REDIS_CA_FILE", "HIVE_REDIS_CERT_FILE", "HIVE_REDIS_KEY_FILE"),
     *("HF_HOME", "HF_HUB_CACHE", "HF_TOKEN_PATH", "XDG_CACHE_HOME"),
 )
 
@@ -131,6 +133,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     log_level: Literal["debug", "info", "warning", "error"] = field(default="info", name="HIVE_LOG_LEVEL")
     log_format: Literal["auto", "console", "json"] = field(default="auto", name="HIVE_LOG_FORMAT")
     audit_log: str | None = field(default=None, name="HIVE_AUDIT_LOG")
+    redis_ca_file: str | None = field(default=None, name="HIVE_REDIS_CA_FILE")
+    redis_cert_file: str | None = field(default=None, name="HIVE_REDIS_CERT_FILE")
+    redis_key_file: str | None = field(default=None, name="HIVE_REDIS_KEY_FILE")
+    redis_credentials: str | None = field(default=None, name="HIVE_REDIS_CREDENTIALS")
+    redis_checks: Literal["refuse", "warn"] = field(default="refuse", name="HIVE_REDIS_CHECKS")
     redis_holes: Literal["warn", "refuse", "ignore"] = field(default="warn", name="HIVE_REDIS_HOLES")
     transport: Literal["auto", "xet", "http"] = field(default="auto", name="HIVE_TRANSPORT")
     first_byte_timeout_s: float = field(default=60.0, name="HIVE_FIRST_BYTE_TIMEOUT_S")
@@ -263,11 +270,22 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def redis_address(self) -> RedisAddress | None:
-        """What `REDIS_URL` says; None where it is not set. Raises SettingsError, which shows no part of it."""
+        """What `REDIS_URL` and the settings beside it say; None where it is not set. Raises SettingsError, which shows
+        no part of it.
+        """
+        if not self.redis_url:
+            return None
         try:
-            return parse_redis_url(self.redis_url) if self.redis_url else None
+            address = parse_redis_url(self.redis_url).with_tls_files(
+                ca=self.redis_ca_file, cert=self.redis_cert_file, key=self.redis_key_file
+            )
         except RedisUrlError as error:
             raise SettingsError(f"REDIS_URL cannot be used: {error}") from None
+        if self.redis_credentials is None:
+            return address
+        if address.password:
+            raise SettingsError("HIVE_REDIS_CREDENTIALS is set, and REDIS_URL has a password: only one of them counts.")
+        return replace(address, credentials=self.redis_credentials)
 
     def _check_endpoint(self) -> None:
         """Raises SettingsError, which does not show a password that somebody wrote into the URL."""

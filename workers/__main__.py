@@ -25,7 +25,7 @@ from hive.store import probe
 from hive.wire import keys
 from workers.fleet.same_store import lasting_objection
 from workers.process.job import DownloadJob
-from workers.process.worker import DownloadWorker
+from workers.process.worker import DEQUEUE_TIMEOUT_S, DownloadWorker
 
 log = logging.getLogger("workers.pool")
 
@@ -33,14 +33,15 @@ log = logging.getLogger("workers.pool")
 MAX_CONCURRENCY = 256
 #: The exit code of a worker whose store is not the server's.
 WRONG_STORE = 1
-#: Seconds that RQ's client waits for a reply: longer than it blocks for a job.
-RQ_REPLY_TIMEOUT_S = 30.0
+#: Seconds that RQ's client waits for a reply: longer than it blocks for a job, and not by much, since a Redis that
+#: hangs (a primary that was frozen and replaced) is left after this time.
+RQ_REPLY_TIMEOUT_S = float(DEQUEUE_TIMEOUT_S + 3)
 
 
 def work(settings: Settings) -> None:
     """Be one worker, in this process, until SIGTERM."""
-    assert settings.redis_url is not None
-    client = connect(settings.redis_url, reply_timeout_s=RQ_REPLY_TIMEOUT_S)
+    assert settings.redis_address is not None
+    client = connect(settings.redis_address, reply_timeout_s=RQ_REPLY_TIMEOUT_S)
     queue = Queue(keys.QUEUE, connection=client, serializer="json", job_class=DownloadJob)
     name = f"{os.uname().nodename}.{os.getpid()}.{os.urandom(2).hex()}"
     while True:
@@ -76,7 +77,8 @@ def main(argv: list[str] | None = None) -> int:
         redis_probe.report(settings, tells_holes=False)
     except SettingsError as error:
         parser.error(str(error))
-    with connect(settings.redis_url) as client:
+    assert settings.redis_address is not None
+    with connect(settings.redis_address) as client:
         if (problem := lasting_objection(settings, client)) is not None:
             log.error("refused: another store", extra={"fields": {"reason": problem}})
             return WRONG_STORE

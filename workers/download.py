@@ -70,9 +70,9 @@ def run(download_id: str, attempt: int) -> None:
     that is taken. A ticket too many does nothing.
     """
     settings = Settings.from_env()
-    assert settings.redis_url is not None
+    assert settings.redis_address is not None
     reply_timeout_s = min(REPLY_TIMEOUT_S, settings.lease_s / REPLIES_PER_LEASE)
-    client = connect(settings.redis_url, reply_timeout_s=reply_timeout_s, retries=0)
+    client = connect(settings.redis_address, reply_timeout_s=reply_timeout_s, retries=0)
     downloads = DownloadContext.of(client, settings)
     try:
         if (problem := objection(settings, client)) is not None:

@@ -81,9 +81,9 @@ def announce(settings: Settings) -> None:
     """Say that a resolver is about to begin: what is asked from now on waits for it. A pool does so before its workers
     are there, since whoever sees them asks at once. A Redis that is away is told later, by the resolver itself.
     """
-    assert settings.redis_url is not None
+    assert settings.redis_address is not None
     try:
-        with connect(settings.redis_url) as client:
+        with connect(settings.redis_address) as client:
             Resolutions(client).alive()
     except Exception as error:
         if not is_redis_error(error):
@@ -106,10 +106,10 @@ class Resolver:
     """One thread's."""
 
     def __init__(self, settings: Settings, stop: threading.Event) -> None:
-        assert settings.redis_url is not None
+        assert settings.redis_address is not None
         self._settings = settings
         self._stop = stop
-        client: RedisClient = connect(settings.redis_url, reply_timeout_s=REPLY_TIMEOUT_S)
+        client: RedisClient = connect(settings.redis_address, reply_timeout_s=REPLY_TIMEOUT_S)
         self._downloads = DownloadContext.of(client, settings)
         self._resolutions = Resolutions(client)
         self._cooldown = RedisCooldown(client)

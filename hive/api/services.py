@@ -25,6 +25,7 @@ from hive.downloads.restore import Restore
 from hive.downloads.service import DownloadService
 from hive.downloads.tracker import DownloadTracker
 from hive.metrics.replica import Replica
+from hive.net.redis_url import RedisAddress
 from hive.redis_client import CommandThread
 from hive.settings import Settings
 from hive.store.catalog import ModelCatalog
@@ -87,7 +88,7 @@ class Services:
         await self.streams.drain(window_s)
 
 
-def make_services(settings: Settings, redis_url: str, keys_on: Latch | None = None) -> Services:
+def make_services(settings: Settings, redis: RedisAddress | str, keys_on: Latch | None = None) -> Services:
     """The services, wired. Connects to nothing yet. `keys_on`: set where keys are on even if their file has gone.
 
     Raises:
@@ -95,10 +96,10 @@ def make_services(settings: Settings, redis_url: str, keys_on: Latch | None = No
     """
     key_ring = KeyRing(KeyFile(settings.api_keys_path), keys_on)
     key_ring.load()
-    commands = CommandThread(redis_url)
+    commands = CommandThread(redis)
     records = DownloadContext.of(commands.client, settings)
     catalog = ModelCatalog(settings)
-    fanout = Fanout(redis_url, commands, records.tracker, keepalive_s=settings.keepalive_s)
+    fanout = Fanout(redis, commands, records.tracker, keepalive_s=settings.keepalive_s)
     streams = StreamEndpoint(fanout, settings.max_streams, settings.max_streams_per_key)
     many_streams = ManyEndpoint(
         fanout, commands, records.tracker, settings.keepalive_s, settings.max_many_streams_per_key
@@ -108,7 +109,7 @@ def make_services(settings: Settings, redis_url: str, keys_on: Latch | None = No
     webhooks = WebhookOutbox(commands.client, settings)
     access = ModelAccess(settings, commands, catalog, resolutions)
     intents = IntentLog(settings)
-    restore = Restore(settings, redis_url, intents)
+    restore = Restore(settings, redis, intents)
     return Services(
         settings=settings,
         commands=commands,

@@ -34,6 +34,7 @@ from hive.downloads.local import running_pid
 from hive.downloads.record import Record
 from hive.downloads.tracker import DownloadTracker
 from hive.lua import Script
+from hive.net.redis_url import RedisAddress
 from hive.redis_client import RedisClient, connect, database_of
 from hive.settings import Settings
 from hive.store.catalog import ModelCatalog
@@ -54,9 +55,9 @@ class Restore:
     to Redis: it has a connection of its own for as long as it needs one. Safe from several threads.
     """
 
-    def __init__(self, settings: Settings, redis_url: str, intents: IntentLog) -> None:
+    def __init__(self, settings: Settings, redis: RedisAddress | str, intents: IntentLog) -> None:
         self._settings = settings
-        self._redis = connect(redis_url)
+        self._redis = connect(redis)
         self._tracker = DownloadTracker.of(self._redis, settings)
         self._claims = Claims.of(self._redis, settings)
         self._intents = intents

@@ -4,12 +4,15 @@ Problem: redis-py reads a URL leniently. A `#` in a password ends the address th
 database 0, an option that it does not know fails at the first connection, and its errors quote the password. And who
 reads the same URL a second time, for the subscription, reads it otherwise. So it is read once, strictly, when the
 settings are; every error says what is wrong and shows no part of the address.
+
+`redis+sentinel://user:password@s1:26379,s2:26379/mymaster/0` names the Sentinels and the primary that they watch.
+redis-py has no URL for that; this form is the one of other clients.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
@@ -21,11 +24,25 @@ OPTIONS: Final = frozenset(
         *("ssl_keyfile", "ssl_password", "ssl_ciphers", "ssl_min_version"),
     }
 )
+#: What may stand there besides where the Sentinels are named.
+SENTINEL_OPTIONS: Final = frozenset({"sentinel_username", "sentinel_password"})
+#: What the URL may begin with, and whether the connection is TLS.
+SCHEMES: Final = {
+    "redis": False,
+    "rediss": True,
+    "unix": False,
+    "redis+sentinel": False,
+    "rediss+sentinel": True,
+}
+_SENTINEL: Final = frozenset({"redis+sentinel", "rediss+sentinel"})
+#: Sentinels that may be named.
+MAX_SENTINELS: Final = 16
 _CERT_REQS: Final = frozenset({"none", "optional", "required"})
 _TLS_VERSIONS: Final = frozenset({"TLSv1_2", "TLSv1_3"})
 _YES: Final = frozenset({"true", "1", "yes", "on"})
 _NO: Final = frozenset({"false", "0", "no", "off"})
 DEFAULT_PORT: Final = 6379
+DEFAULT_SENTINEL_PORT: Final = 26379
 #: Characters that no URL has as they are. They mostly come from a password that was not percent-encoded.
 _BROKEN: Final = re.compile(r"[\x00-\x20\x7f\\#\"<>^`{|}]|[^\x00-\x7f]")
 _BROKEN_PERCENT: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
@@ -52,13 +69,41 @@ class RedisAddress:
     client_name: str | None = None
     #: None for a connection in the clear.
     tls: dict[str, Any] | None = field(default=None, repr=False)
+    #: Host and port of the Sentinels that know where the primary is; empty where host and port are its own.
+    sentinels: tuple[tuple[str, int], ...] = ()
+    #: What the Sentinels call the primary.
+    primary_name: str | None = None
+    sentinel_username: str | None = field(default=None, repr=False)
+    sentinel_password: str | None = field(default=None, repr=False)
+    #: `module:function` that gives user and password anew for each connection; see redis_credentials.py.
+    credentials: str | None = None
+
+    def with_tls_files(self, *, ca: str | None, cert: str | None, key: str | None) -> RedisAddress:
+        """The same address with these files, where the URL itself names none.
+
+        Raises:
+            RedisUrlError: there are some, and the connection would be in the clear.
+        """
+        named = {"ssl_ca_certs": ca, "ssl_certfile": cert, "ssl_keyfile": key}
+        files = {option: file for option, file in named.items() if file}
+        if not files:
+            return self
+        if self.tls is None:
+            raise RedisUrlError("files for TLS are named, and it is an address in the clear. Begin it with rediss://.")
+        return replace(self, tls={**files, **self.tls})
 
     def __str__(self) -> str:
         """For people and logs: without user, password and options."""
+        if self.sentinels:
+            places = ",".join(_place(host, port) for host, port in self.sentinels)
+            return f"{places}/{self.primary_name}" + (f"/{self.db}" if self.db else "")
         if self.path is not None:
             return f"unix:{self.path}" + (f"?db={self.db}" if self.db else "")
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}" + (f"/{self.db}" if self.db else "")
+        return _place(self.host, self.port) + (f"/{self.db}" if self.db else "")
+
+
+def _place(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def parse_redis_url(text: str) -> RedisAddress:
@@ -67,14 +112,18 @@ def parse_redis_url(text: str) -> RedisAddress:
     Raises:
         RedisUrlError: it says nothing that hive understands.
     """
-    url = _split(text)
+    url, hosts = _split(text)
     options = _options(url)
     place: dict[str, Any] = {"db": _database(url, options)}
     try:
-        if url.scheme == "unix":
+        if url.scheme in _SENTINEL:
+            place.update(sentinels=_sentinels(hosts), primary_name=_primary_name(url))
+        elif url.scheme == "unix":
             place["path"] = unquote(url.path)
         else:
             place.update(host=unquote(url.hostname or "localhost"), port=url.port or DEFAULT_PORT)
+    except RedisUrlError:
+        raise
     except ValueError:
         raise RedisUrlError(f"its port is no number from 1 to 65535. {_ENCODE}") from None
     return RedisAddress(
@@ -82,26 +131,56 @@ def parse_redis_url(text: str) -> RedisAddress:
         username=unquote(url.username or "") or options.get("username") or None,
         password=unquote(url.password or "") or options.get("password") or None,
         client_name=options.get("client_name"),
-        tls=_tls(options) if url.scheme == "rediss" else None,
+        sentinel_username=options.get("sentinel_username") or None,
+        sentinel_password=options.get("sentinel_password") or None,
+        tls=_tls(options) if SCHEMES[url.scheme] else None,
     )
 
 
-def _split(text: str) -> SplitResult:
+def _split(text: str) -> tuple[SplitResult, str]:
+    """The URL's parts, and the list of Sentinels, which no library reads, "" where there is none."""
     if _BROKEN.search(text):
         raise RedisUrlError(f"it has characters that no URL has. {_ENCODE}")
     if _BROKEN_PERCENT.search(text):
         raise RedisUrlError(f"it has a % that begins no encoding. {_ENCODE}")
+    scheme, _, rest = text.partition("://")
+    hosts = ""
+    if scheme.lower() in _SENTINEL:
+        place, slash, behind = rest.partition("/")
+        who, at, hosts = place.rpartition("@")
+        hosts, question, query = hosts.partition("?")
+        text = f"{scheme}://{who}{at}sentinels{question}{query}{slash}{behind}"
     try:
         url = urlsplit(text)
     except ValueError:
         raise RedisUrlError(f"it is no URL. {_ENCODE}") from None
-    if url.scheme not in ("redis", "rediss", "unix"):
-        raise RedisUrlError("it must begin with redis://, rediss:// or unix://.")
+    if url.scheme not in SCHEMES:
+        raise RedisUrlError("it must begin with redis://, rediss://, unix://, redis+sentinel:// or rediss+sentinel://.")
     if "@" in url.path or "@" in url.query:
         raise RedisUrlError(f"its password has a / or a ?. {_ENCODE}")
     if url.scheme == "unix" and not url.path:
         raise RedisUrlError("the path of the socket is missing: unix:///path/to/redis.sock.")
-    return url
+    return url, hosts
+
+
+def _sentinels(hosts: str) -> tuple[tuple[str, int], ...]:
+    """Host and port of each. Raises RedisUrlError, and ValueError for a port that is none."""
+    found = []
+    for host in hosts.split(","):
+        one = urlsplit(f"redis://{host}")
+        if not one.hostname:
+            raise RedisUrlError("the Sentinels are missing: redis+sentinel://s1:26379,s2:26379,s3:26379/mymaster/0.")
+        found.append((unquote(one.hostname), one.port or DEFAULT_SENTINEL_PORT))
+    if len(found) > MAX_SENTINELS:
+        raise RedisUrlError(f"it names {len(found)} Sentinels; {MAX_SENTINELS} are the most.")
+    return tuple(found)
+
+
+def _primary_name(url: SplitResult) -> str:
+    name = unquote(url.path.strip("/").partition("/")[0])
+    if not name:
+        raise RedisUrlError("the name of the primary is missing: redis+sentinel://s1:26379,s2:26379/mymaster/0.")
+    return name
 
 
 def _options(url: SplitResult) -> dict[str, str]:
@@ -109,15 +188,19 @@ def _options(url: SplitResult) -> dict[str, str]:
         options = dict(parse_qsl(url.query, keep_blank_values=True, strict_parsing=bool(url.query), max_num_fields=32))
     except ValueError:
         raise RedisUrlError("what stands behind the ? must be name=value, separated by &.") from None
-    if unknown := sorted(options.keys() - OPTIONS):
+    known = OPTIONS | SENTINEL_OPTIONS if url.scheme in _SENTINEL else OPTIONS
+    if unknown := sorted(options.keys() - known):
         raise RedisUrlError(f"it has an option that hive does not know: {unknown[0][:40]}.")
-    if url.scheme != "rediss" and any(name.startswith("ssl_") for name in options):
+    if not SCHEMES[url.scheme] and any(name.startswith("ssl_") for name in options):
         raise RedisUrlError("options of TLS need rediss:// in front.")
     return options
 
 
 def _database(url: SplitResult, options: dict[str, str]) -> int:
-    text = options.get("db") or ("" if url.scheme == "unix" else url.path.strip("/")) or "0"
+    path = "" if url.scheme == "unix" else url.path.strip("/")
+    if url.scheme in _SENTINEL:
+        path = path.partition("/")[2]
+    text = options.get("db") or path or "0"
     if not (text.isascii() and text.isdecimal() and int(text) < 65_536):
         raise RedisUrlError(f"its database is no number: redis://host:6379/0. {_ENCODE}")
     return int(text)

@@ -47,6 +47,10 @@ KEYS_POLL_S: Final = 0.5
 LOOK_TIMEOUT_S: Final = 1.0
 #: Bytes of an answer of the server that are read to see whether it is ready.
 MAX_LOOK_BYTES: Final = 1_000_000
+#: Settings of a Redis of the user's, which say nothing about the private one.
+OF_ANOTHER_REDIS: Final = (
+    *("HIVE_REDIS_CREDENTIALS", "HIVE_REDIS_CA_FILE", "HIVE_REDIS_CERT_FILE", "HIVE_REDIS_KEY_FILE"),
+)
 #: What asks the stack to end.
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 #: Addresses that mean "all of this machine's" to whoever listens, and where to reach one of those.
@@ -127,6 +131,8 @@ class Stack:
             self._redis.begin()
             # Both names: the first of them wins, and the shell may have one of another Redis.
             env["HIVE_REDIS_URL"] = env["REDIS_URL"] = self._redis.url
+            for name in OF_ANOTHER_REDIS:
+                env.pop(name, None)
         else:
             self._lock = self._try_lock()
         ensure_key(self._settings.secret_key_path)

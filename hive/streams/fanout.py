@@ -22,6 +22,7 @@ from hive.auth.principal import ANONYMOUS, Principal
 from hive.downloads.record import TopicState
 from hive.downloads.tracker import DownloadTracker
 from hive.errors import RedisUnavailable
+from hive.net.redis_url import RedisAddress
 from hive.redis_client import CommandThread, database_of
 from hive.streams.pubsub import Subscription
 from hive.streams.topic import Subscriber, Topic
@@ -44,6 +45,10 @@ TICK_S = 0.5
 #: Seconds between two probes of the subscription, and until an unanswered one means that it is dead.
 PROBE_INTERVAL_S = 5.0
 PROBE_TIMEOUT_S = 10.0
+#: The same after an outage, which may have been a failover: commands go to another server then, and a subscription to
+#: one that hangs would be the last to notice.
+PROBE_INTERVAL_AFTER_OUTAGE_S = 0.5
+PROBE_TIMEOUT_AFTER_OUTAGE_S = 2.0
 #: Seconds that a newcomer waits until what was published before it came has been heard.
 CATCH_UP_TIMEOUT_S = 1.0
 
@@ -51,7 +56,9 @@ CATCH_UP_TIMEOUT_S = 1.0
 class Fanout:
     """The topics of a process. `run` keeps them current; `join` and `leave` are for subscribers."""
 
-    def __init__(self, url: str, commands: CommandThread, tracker: DownloadTracker, *, keepalive_s: float) -> None:
+    def __init__(
+        self, redis: RedisAddress | str, commands: CommandThread, tracker: DownloadTracker, *, keepalive_s: float
+    ) -> None:
         self._commands = commands
         self._tracker = tracker
         self._keepalive_s = keepalive_s
@@ -67,7 +74,7 @@ class Fanout:
         #: Probes that somebody waits for, by what they carry.
         self._catching_up: dict[bytes, asyncio.Future[None]] = {}
         self._subscription = Subscription(
-            url, keys.events_pattern(self._database), self._on_message, self._on_subscribed
+            redis, keys.events_pattern(self._database), self._on_message, self._on_subscribed
         )
         self._told = 0
         self._watchers = _Watchers()
@@ -268,14 +275,23 @@ class Fanout:
         """Publish to ourselves: a connection can be dead though nothing says so, and pub/sub has no other sign of
         life.
         """
+        failures, alarmed, sent_s = self._commands.failures, False, time.monotonic()
         while True:
-            await asyncio.sleep(PROBE_INTERVAL_S)
+            await asyncio.sleep(PROBE_INTERVAL_AFTER_OUTAGE_S)
+            if self._commands.failures != failures:
+                failures, alarmed = self._commands.failures, True
+            elif self._probe_back_s >= sent_s:
+                alarmed = False
+            if not alarmed and time.monotonic() - sent_s < PROBE_INTERVAL_S:
+                continue
+            sent_s = time.monotonic()
             try:
                 await self._commands.run(self._commands.client.publish, self._probe, b"")
             except RedisUnavailable:
                 self._probe_back_s = time.monotonic()
                 continue
-            if self.connected and time.monotonic() - self._probe_back_s > PROBE_TIMEOUT_S:
+            timeout_s = PROBE_TIMEOUT_AFTER_OUTAGE_S if alarmed else PROBE_TIMEOUT_S
+            if self.connected and time.monotonic() - self._probe_back_s > timeout_s:
                 log.warning("the subscription is silent; connecting again")
                 self._probe_back_s = time.monotonic()
                 self._subscription.abort()

@@ -21,8 +21,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as ConnectionTimeout
 
 from hive.net.backoff import Backoff, Jitter
-from hive.net.redis_url import parse_redis_url
-from hive.redis_client import tls_context
+from hive.net.redis_url import RedisAddress
+from hive.redis_client import address_of, connection_options, tls_context
 from hive.redis_errors import describe
 
 log = logging.getLogger("hive.streams.pubsub")
@@ -39,9 +39,17 @@ class Subscription:
     """Subscribes to a pattern and keeps it so. Callbacks run in the event loop and must not block."""
 
     def __init__(
-        self, url: str, pattern: str, on_message: Callable[[bytes, bytes], None], on_subscribed: Callable[[], None]
+        self,
+        to: RedisAddress | str,
+        pattern: str,
+        on_message: Callable[[bytes, bytes], None],
+        on_subscribed: Callable[[], None],
     ) -> None:
-        self._url = url
+        self._address = address = address_of(to)
+        # redis-py's names: where the Sentinels or the hook are, which only some have, is known to redis_client.
+        options = connection_options(address)
+        self._sentinels = options.get("sentinels")
+        self._hook = options.get("credential_provider")
         self._pattern = pattern
         self._on_message = on_message
         self._on_subscribed = on_subscribed
@@ -62,7 +70,7 @@ class Subscription:
 
     async def run(self) -> None:
         """Stay subscribed until cancelled."""
-        address = parse_redis_url(self._url)
+        address = self._address
         backoff = Backoff(RECONNECT_FIRST_S, RECONNECT_LAST_S, jitter=RECONNECT_JITTER)
         while True:
             try:
@@ -89,19 +97,31 @@ class Subscription:
 
     async def _subscribe(self) -> _PubSubProtocol:
         loop = asyncio.get_running_loop()
-        address = parse_redis_url(self._url)
+        address = self._address
         self._messages_before = self.messages
         protocol = self._protocol = _PubSubProtocol(self._on_message)
         if address.path is not None:
             await loop.create_unix_connection(lambda: protocol, address.path)
         else:
-            context = tls_context(address)
-            await loop.create_connection(lambda: protocol, address.host, address.port, ssl=context)
-        if address.password:
-            user = [address.username] if address.username else []
-            await protocol.call("AUTH", *user, address.password)
+            host, port = address.host, address.port
+            if self._sentinels is not None:
+                host, port = await asyncio.to_thread(self._sentinels.primary)
+            await loop.create_connection(lambda: protocol, host, port, ssl=tls_context(address))
+        if words := await self._credentials():
+            await protocol.call("AUTH", *words)
+        if self._sentinels is not None:
+            self._sentinels.check_role(await protocol.call("HELLO"))
         await protocol.call("PSUBSCRIBE", self._pattern)
         return protocol
+
+    async def _credentials(self) -> tuple[str, ...]:
+        """What follows AUTH; () where there is nothing to show. A hook may take its time, so it gets a thread."""
+        if self._hook is not None:
+            given: tuple[str, ...] = await asyncio.to_thread(self._hook.get_credentials)
+            return given
+        if not self._address.password:
+            return ()
+        return (*filter(None, [self._address.username]), self._address.password)
 
 
 def _why(error: Exception) -> str:
@@ -110,6 +130,8 @@ def _why(error: Exception) -> str:
         return describe(BaseParser.parse_error(str(error)))  # type: ignore[no-untyped-call]
     if isinstance(error, TimeoutError):
         return describe(ConnectionTimeout("no reply in time"))
+    if isinstance(error, RedisConnectionError):
+        return describe(error)
     told = RedisConnectionError(f"{type(error).__name__}: {error}")
     told.__cause__ = error
     return describe(told)

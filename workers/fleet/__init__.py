@@ -23,8 +23,8 @@ class FleetLimits:
 
     def __init__(self, settings: Settings, download_id: str, max_bytes_per_second: int | None) -> None:
         """`max_bytes_per_second`: of this download alone. Connects to nothing yet."""
-        assert settings.redis_url is not None
-        client = connect(settings.redis_url, reply_timeout_s=REPLY_TIMEOUT_S, retries=0)
+        assert settings.redis_address is not None
+        client = connect(settings.redis_address, reply_timeout_s=REPLY_TIMEOUT_S, retries=0)
         self.cooldown = RedisCooldown(client)
         self.bandwidth = BandwidthLimiter(
             FleetLimiter(client, settings.max_bytes_per_second, download_id), max_bytes_per_second

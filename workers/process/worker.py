@@ -40,7 +40,8 @@ log = logging.getLogger("workers.process.worker")
 
 #: Seconds between heartbeats, idle or busy.
 HEARTBEAT_S = 5
-#: What RQ subtracts from its TTL to get the time that it blocks for a job.
+#: Seconds that RQ blocks for a job, and what it subtracts from its TTL to get there.
+DEQUEUE_TIMEOUT_S = HEARTBEAT_S
 _RQ_DEQUEUE_MARGIN_S = 15
 #: Seconds to wait before Redis is tried again.
 REDIS_RETRY_S = 1.0
@@ -53,19 +54,19 @@ class DownloadWorker(Worker):
     max_connection_wait_time = 2.0
 
     def __init__(self, settings: Settings, queue: Queue, name: str) -> None:
-        assert settings.redis_url is not None
+        assert settings.redis_address is not None
         super().__init__(
             [queue],
             name=name,
             connection=queue.connection,
             serializer="json",
             job_class=queue.job_class,
-            worker_ttl=HEARTBEAT_S + _RQ_DEQUEUE_MARGIN_S,
+            worker_ttl=DEQUEUE_TIMEOUT_S + _RQ_DEQUEUE_MARGIN_S,
             job_monitoring_interval=HEARTBEAT_S,
             log_job_description=False,
         )
         self._settings = settings
-        client = connect(settings.redis_url)
+        client = connect(settings.redis_address)
         self._registry = worker_registry(client)
         self._downloads = DownloadContext.of(client, settings)
         self._info = WorkerInfo(
@@ -74,6 +75,11 @@ class DownloadWorker(Worker):
         self._pulse = Pulse(settings.home_dir)
         self._signals = 0
         CURRENT.share()
+
+    @property
+    def connection_timeout(self) -> int:
+        """RQ would raise the time-out of replies to this: that of the connection it was given is right."""
+        return DEQUEUE_TIMEOUT_S
 
     # -- stopping ----------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,108 @@
+"""Redis Sentinel: where the primary is, asked anew for each connection.
+
+Problem: after a failover another server takes the writes, and an address that stands in a URL is the old one's. The
+easy way, one DNS name that somebody moves, keeps every connection that is there at the old one. So whoever connects
+asks the Sentinels first, the one that answered last before the others, and makes sure that what it reached believes to
+be the primary: a Sentinel that was cut off may name the one before. It is asked with HELLO, for which a user needs no
+right beyond what any connection needs (ROLE is @dangerous).
+
+A Sentinel that ends a failover cuts the connections of the old primary's clients, and a client that is told READONLY
+leaves by itself (redis_connection.py). redis-py has the same as a pool, which keeps connections to every Sentinel,
+looks at no role, and is of no use to the subscription.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import redis
+from redis.backoff import NoBackoff
+from redis.exceptions import AuthenticationError, ResponseError
+from redis.retry import Retry
+
+from hive.net.redis_url import RedisAddress
+from hive.redis_errors import ConnectError, code_of
+
+#: Seconds for a connection to a Sentinel and for its answer: three that hang must not use up what the subscription has.
+SENTINEL_TIMEOUT_S: Final = 0.5
+#: What a primary calls itself.
+_PRIMARY_ROLES: Final = frozenset({"master", "primary"})
+
+
+class Sentinels:
+    """The Sentinels of one primary. Safe from several threads."""
+
+    def __init__(self, address: RedisAddress) -> None:
+        self._address = address
+        self._order = address.sentinels
+
+    def primary(self) -> tuple[str, int]:
+        """Host and port of the primary, by the first Sentinel that knows it. Blocking, for at most a second for each.
+
+        Raises:
+            ConnectError: none of them answers, or none knows it.
+        """
+        last: Exception | None = None
+        unknown = False
+        for sentinel in self._order:
+            try:
+                found = self._ask(sentinel)
+            except redis.RedisError as error:
+                last = error if last is None or isinstance(error, ResponseError | AuthenticationError) else last
+                continue
+            if found is not None:
+                self._prefer(sentinel)
+                return found
+            unknown = True
+        if unknown:
+            raise ConnectError("SENTINEL_UNKNOWN_PRIMARY")
+        if last is not None and code_of(last) in ("NOAUTH", "WRONGPASS", "NOPERM"):
+            raise ConnectError("SENTINEL_AUTH") from last
+        raise ConnectError("SENTINEL_AWAY") from last
+
+    def check_role(self, hello: Any) -> None:
+        """See that the server which gave this answer to HELLO is a primary. Where it is none, whoever named it is
+        asked last the next time.
+
+        Raises:
+            ConnectError: it is none.
+        """
+        words = [word.decode() if isinstance(word, bytes) else word for word in hello]
+        if dict(zip(words[::2], words[1::2], strict=False)).get("role") not in _PRIMARY_ROLES:
+            self._order = (*self._order[1:], self._order[0])
+            raise ConnectError("SENTINEL_STALE")
+
+    def _prefer(self, sentinel: tuple[str, int]) -> None:
+        if self._order[0] != sentinel:
+            self._order = (sentinel, *(other for other in self._order if other != sentinel))
+
+    def _ask(self, sentinel: tuple[str, int]) -> tuple[str, int] | None:
+        """What one of them says. Raises redis-py's errors."""
+        connection = self._connection(*sentinel)
+        try:
+            connection.connect()
+            connection.send_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._address.primary_name)
+            answer = connection.read_response()
+        finally:
+            connection.disconnect()
+        if not isinstance(answer, list) or len(answer) != 2:
+            return None
+        return answer[0].decode(), int(answer[1])
+
+    def _connection(self, host: str, port: int) -> Any:
+        kind: Any = redis.Connection if self._address.tls is None else redis.SSLConnection
+        return kind(
+            host=host,
+            port=port,
+            username=self._address.sentinel_username,
+            password=self._address.sentinel_password,
+            socket_timeout=SENTINEL_TIMEOUT_S,
+            socket_connect_timeout=SENTINEL_TIMEOUT_S,
+            retry=Retry(NoBackoff(), 0),
+            protocol=2,
+            driver_info=None,
+            **(self._address.tls or {}),
+        )
+
+    def __repr__(self) -> str:
+        return f"Sentinels({self._address})"
