@@ -22,6 +22,7 @@ OTHERS = {
     "flow": "whole journeys",
     "fuzz": "generated requests, names and frames",
     "hub": "the stand-in of the Hub, and its own tests",
+    "proxies": "Caddy, nginx and HAProxy in front",
     "soak": "long runs",
     "stack": "the compose file on an engine",
     "support": "helpers",

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 from ipaddress import ip_address
 from typing import Any, Final, TypeVar
@@ -18,6 +19,7 @@ from hive.client.watch import PATIENCE_S, Watch
 from hive.errors import HiveError, MissingApiKey, ServerUnreachable, TooManyRequests, all_errors
 from hive.net.retry_after import parse_retry_after
 from hive.net.server_address import parse_server_address
+from hive.net.tls import Trust
 from hive.version import VERSION
 from hive.wire.api import ErrorReply
 
@@ -74,10 +76,19 @@ class Connection:
             "headers": {"User-Agent": f"hive/{VERSION}", "Accept": "application/json", **self._headers},
             # A proxy of the environment has no way to this machine's own loopback.
             "trust_env": not is_loopback(self._url),
-            # Loading the certificate authorities takes 40 ms, and plain HTTP has no use for them. This context trusts
-            # none.
-            "verify": True if self._url.startswith("https:") else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
+            "verify": self._tls(),
         }
+
+    def _tls(self) -> ssl.SSLContext:
+        """Whom to trust: as hive does everywhere, on the loopback too, where a proxy may have a company's certificate.
+
+        Raises:
+            TlsRefused: a variable of the environment names no certificate.
+        """
+        if self._url.startswith("https:"):
+            return Trust.from_env(os.environ).context()
+        # Loading the certificate authorities takes 40 ms, and plain HTTP has no use for them. This one trusts none.
+        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
     def error(self, status: int, body: bytes) -> HiveError:
         """The error that the server sent; where it wants a key that was kept from it, the reason."""

@@ -17,7 +17,7 @@ import contextlib
 import functools
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -60,6 +60,14 @@ class Trust:
     #: SSL_CERT_FILE; and SSL_CERT_DIR, folders separated by colons.
     cert_file: str | None = None
     cert_dir: str | None = None
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> Trust:
+        """What these variables say; an empty one counts as not set."""
+        variable = "REQUESTS_CA_BUNDLE" if environ.get("REQUESTS_CA_BUNDLE") else "CURL_CA_BUNDLE"
+        named = (environ.get(name) or None for name in (variable, "SSL_CERT_FILE", "SSL_CERT_DIR"))
+        bundle, cert_file, cert_dir = named
+        return cls(bundle, variable, cert_file, cert_dir)
 
     def check(self) -> None:
         """Look into what is named, without OpenSSL: loading all certificates takes longer than most commands.

@@ -6,6 +6,7 @@ import concurrent.futures
 import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +17,7 @@ from hive.client.connection import error_from, is_loopback, server_url
 from hive.client.watch import BACKOFF_MAX_S, BACKOFF_MIN_S, Watch
 from hive.wire.events import Complete, Error
 from tests.support.standin_server import DONE, HOLD, ID, StandIn, complete, download, failed, frame, model, running
+from tests.support.tls import Authority, tls_front
 from tests.support.waiting import AT_ONCE_S, wait_for
 
 
@@ -180,6 +182,24 @@ def test_ids_of_models_keep_their_slashes_colons_and_ats(server: StandIn, client
     assert client.model("org/na me@v1.0:Q4_K_M").size == 4_100_000_000
     assert client.delete_model("org/na me@v1.0:Q4_K_M").freed_bytes == 4_100_000_000
     assert [found.id for found in client.models()] == ["org/na me@v1.0:Q4_K_M"]
+
+
+def test_a_companys_certificate_is_trusted_on_this_machine_too(
+    server: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proxy on the loopback; the variables are those that count everywhere in hive."""
+    authority = Authority(tmp_path)
+    with tls_front(int(server.url.rpartition(":")[2]), authority.context()) as front:
+        address = f"https://localhost:{front.port}"
+        for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+            monkeypatch.delenv(name, raising=False)
+        with Client(address) as stranger, pytest.raises(ServerUnreachable, match="certificate"):
+            stranger.downloads()
+        for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"):
+            with monkeypatch.context() as set_one:
+                set_one.setenv(name, str(authority.file))
+                with Client(address) as friend:
+                    friend.downloads()
 
 
 def test_the_small_calls_answer(client: Client) -> None:

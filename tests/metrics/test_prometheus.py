@@ -136,14 +136,14 @@ def blocks(language: str) -> list[str]:
 
 
 def test_the_sample_of_a_scrape_is_read_as_one() -> None:
-    scrape, _ = (yaml.safe_load(block) for block in blocks("yaml"))
+    (scrape,) = (yaml.safe_load(block) for block in blocks("yaml"))
     (job,) = scrape["scrape_configs"]
     assert job["static_configs"][0]["targets"] == ["127.0.0.1:8080"]
     assert job.get("metrics_path", "/metrics") == "/metrics"
 
 
 def test_the_alerts_are_well_formed_and_ask_for_what_is_there() -> None:
-    (group,) = yaml.safe_load(blocks("yaml")[1])["groups"]
+    (group,) = yaml.safe_load((DOCS.parent / "deploy" / "monitoring" / "alerts.yml").read_text())["groups"]
     names = [rule["alert"] for rule in group["rules"]]
     assert len(set(names)) == len(names) >= 8
     for rule in group["rules"]:
@@ -151,6 +151,8 @@ def test_the_alerts_are_well_formed_and_ask_for_what_is_there() -> None:
         assert named_in(rule["expr"]) <= queryable(), rule
         assert rule["annotations"]["summary"].endswith((".", "?")), rule
         assert re.fullmatch(r"\d+[smh]", rule.get("for", "1m")), rule
+        assert rule["annotations"]["description"].endswith("."), rule
+        assert f"| `{rule['alert']}` | {rule['labels']['severity']} |" in DOCUMENT, rule
 
 
 def test_the_queries_of_the_documentation_ask_for_what_is_there() -> None:

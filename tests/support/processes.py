@@ -70,10 +70,14 @@ class HiveProcess:
 
     def logged(self, message: str) -> dict[str, Any] | None:
         """The first JSON log line with this message."""
+        return self.logged_with("message", message)
+
+    def logged_with(self, field: str, value: str) -> dict[str, Any] | None:
+        """The first JSON log line whose field has this value."""
         for line in self.lines:
             with contextlib.suppress(ValueError):
                 entry = json.loads(line)
-                if isinstance(entry, dict) and entry.get("message") == message:
+                if isinstance(entry, dict) and entry.get(field) == value:
                     return entry
         return None
 

@@ -8,10 +8,20 @@ import shutil
 import pytest
 
 
+def is_installed(name: str) -> bool:
+    """Whether the program is there, or has to be: in CI."""
+    return path_of(name) is not None or os.environ.get("CI") == "true"
+
+
 def program(name: str) -> str:
     """The path of this program."""
-    found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin")
+    found = path_of(name)
     if found is None:
         assert os.environ.get("CI") != "true", f"{name} is missing"
         pytest.skip(f"{name} is not installed")
     return found
+
+
+def path_of(name: str) -> str | None:
+    """The path of this program, or None."""
+    return shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin")

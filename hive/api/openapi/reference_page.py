@@ -43,7 +43,7 @@ def render(document: Object) -> tuple[bytes, str]:
 <header>
 <h1>{escape(info["title"])} <small>{escape(info["version"])}</small></h1>
 <p>{_text(info["description"])}</p>
-<p>The same for programs: <a href="/openapi.json">openapi.json</a> (OpenAPI {escape(document["openapi"])}).</p>
+<p>The same for programs: <a href="openapi.json">openapi.json</a> (OpenAPI {escape(document["openapi"])}).</p>
 </header>
 <nav aria-label="Operations">{_contents(document)}</nav>
 <main id="operations">

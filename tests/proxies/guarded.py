@@ -1,0 +1,24 @@
+"""Two replicas that want keys."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from hive.downloads.context import DownloadContext
+from tests.support.processes import Server
+
+
+class Guarded(NamedTuple):
+    """Two replicas that want keys, what they have in Redis, and a key for everything."""
+
+    servers: list[Server]
+    downloads: DownloadContext
+    key: str
+
+    @property
+    def ports(self) -> list[int]:
+        return [server.port for server in self.servers]
+
+    @property
+    def header(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.key}"}

@@ -1,0 +1,63 @@
+"""More event streams than a browser has connections: over TLS the files offer HTTP/2, where they share one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+from playwright.sync_api import Page, sync_playwright
+
+from hive.wire.api import PROGRESS_PATH
+from tests.proxies.guarded import Guarded
+from tests.proxies.programs import Proxy
+from tests.support.downloads import create
+from tests.support.programs import program
+
+pytestmark = pytest.mark.slow
+
+#: Streams of one page; a browser has six connections to a name over HTTP/1.1.
+SOURCES = 10
+#: Milliseconds after which a step in the browser has failed.
+STEP_MS = 30_000
+OPEN = """([address, count]) => {
+  window.seen = new Set();
+  window.sources = Array.from({length: count}, (_, each) => {
+    const source = new EventSource(`${address}&source=${each}`);
+    source.onmessage = () => seen.add(each);
+    return source;
+  });
+}"""
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Iterator[Page]:
+    """A page of Debian's Chromium that takes the test's certificate."""
+    chromium = program("chromium")
+    with sync_playwright() as playwright:
+        context = playwright.chromium.launch_persistent_context(
+            str(tmp_path / "profile"),
+            executable_path=chromium,
+            headless=True,
+            chromium_sandbox=False,
+            ignore_https_errors=True,
+            args=["--disable-gpu", "--disable-background-networking"],
+        )
+        context.set_default_timeout(STEP_MS)
+        try:
+            yield context.new_page()
+        finally:
+            context.close()
+
+
+def test_a_page_watches_more_than_six(guarded_proxy: Proxy, guarded: Guarded, page: Page) -> None:
+    proxy, download_id = guarded_proxy, create(guarded.downloads)
+    asked = {"ids": [download_id]}
+    answer = requests.post(f"{proxy.url}/v1/tickets", headers=guarded.header, json=asked, verify=proxy.ca, timeout=30)
+    ticket = answer.json()["ticket"]
+    page.goto(f"{proxy.url}/v1/health")
+    page.evaluate(OPEN, [f"{PROGRESS_PATH}?id={download_id}&ticket={ticket}", SOURCES])
+    page.wait_for_function("count => seen.size === count", arg=SOURCES)
+    protocols = page.evaluate("performance.getEntriesByType('navigation').map(entry => entry.nextHopProtocol)")
+    assert protocols == ["h2"]

@@ -1,0 +1,150 @@
+"""Streams through a proxy and two replicas: one replica is killed, the proxy is reloaded, Redis goes away."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from hive.downloads.context import DownloadContext
+from hive.processes.embedded_redis import EmbeddedRedis
+from hive.wire.api import PROGRESS_PATH
+from tests.proxies.programs import Proxy
+from tests.support.cli import COMMAND_TIMEOUT_S, command
+from tests.support.downloads import claim, complete, create, downloading
+from tests.support.processes import Server
+from tests.support.sse_client import SseClient
+from tests.support.waiting import wait_for
+
+pytestmark = pytest.mark.slow
+
+#: Streams that are opened one after another; half of them is each replica's share.
+STREAMS = 6
+#: Seconds of silence that a stream must outlast, and after how many a replica says that it lives.
+SILENCE_S, KEEPALIVE_S = 30, 10
+#: Seconds that a request's head may take, by the files.
+HEAD_S = 10.0
+
+
+class Watcher:
+    """A client that comes back until it has seen the end."""
+
+    def __init__(self, proxy: Proxy, download_id: str) -> None:
+        self._proxy = proxy
+        self._url = f"{proxy.url}{PROGRESS_PATH}?id={download_id}"
+        self.streams = [self._open()]
+
+    def _open(self) -> SseClient:
+        last = next((stream.ids[-1] for stream in reversed(getattr(self, "streams", [])) if stream.ids), "")
+        return SseClient(self._url, {"Last-Event-ID": last}, tls=self._proxy.tls)
+
+    def is_at(self, seq: int) -> bool:
+        """Whether it has seen this much, on whatever connection."""
+        if self.streams[-1].closed.is_set() and not self.streams[-1].done:
+            self.streams.append(self._open())
+        return any(event.get("bytes_downloaded", -1) >= seq for event in self.events) or bool(self.ends)
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        return [event for stream in self.streams for event in stream.events]
+
+    @property
+    def ends(self) -> int:
+        return sum(stream.done for stream in self.streams)
+
+
+def hive_watch(proxy: Proxy, download_id: str, folder: Path) -> subprocess.Popen[str]:
+    """The command line's own client."""
+    env = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(folder),
+        "HIVE_HOME": str(folder / "client"),
+        "HIVE_HOST": proxy.url,
+        "SSL_CERT_FILE": proxy.ca,
+    }
+    return subprocess.Popen(
+        command("watch", "--json", download_id), env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def streams_of(replica: Server) -> int:
+    """How many streams this replica has open, as it counts itself."""
+    text = requests.get(f"{replica.url}/metrics", timeout=30).text
+    counted = [line for line in text.splitlines() if line.startswith("hive_replica_streams{")]
+    return sum(int(float(line.split()[-1])) for line in counted if f".{replica.pid}." in line)
+
+
+def test_streams_outlast_a_replica_that_is_killed_and_a_reload_of_the_proxy(
+    proxy: Proxy, replicas: list[Server], own_downloads: DownloadContext, tmp_path: Path
+) -> None:
+    download_id = create(own_downloads)
+    watchers = []
+    for _ in range(STREAMS):
+        watchers.append(Watcher(proxy, download_id))
+        wait_for(lambda: watchers[-1].events, "the stream has begun")
+    # New streams go where there are few. The figure is that of a moment ago.
+    wait_for(lambda: [streams_of(replica) for replica in replicas] == [STREAMS // 2] * 2, "both have their share")
+    own = hive_watch(proxy, download_id, tmp_path)
+    held = claim(own_downloads, download_id)
+
+    def publish(seq: int) -> None:
+        """One event, which everybody sees before the next one: nothing on the way holds it back."""
+        own_downloads.claims.publish(held, seq, downloading(seq))
+        wait_for(lambda: all(watcher.is_at(seq) for watcher in watchers), f"all see event {seq}")
+
+    for seq in range(2, 8):
+        publish(seq)
+    os.kill(replicas[0].pid, signal.SIGKILL)
+    replicas[0].wait()
+    answers = [requests.get(f"{proxy.url}/v1/downloads/{download_id}", verify=proxy.ca, timeout=30) for _ in range(10)]
+    assert {answer.status_code for answer in answers} == {200}, "who asks while a replica is gone gets the other one"
+    publish(8)
+    proxy.reload()
+    for seq in range(9, 14):
+        publish(seq)
+    own_downloads.claims.finish(held, 14, "complete", complete(), "/store/model.gguf")
+    wait_for(lambda: all(watcher.is_at(100) for watcher in watchers), "all see the end")
+    assert [watcher.ends for watcher in watchers] == [1] * STREAMS
+    assert any(len(watcher.streams) > 1 for watcher in watchers), "nobody was at the replica that was killed"
+    out, err = own.communicate(timeout=COMMAND_TIMEOUT_S)
+    assert own.returncode == 0, err
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert [line.get("stage") for line in lines].count("complete") == 1
+    replicas.clear()
+
+
+def test_where_redis_is_away_hive_itself_says_so_and_a_new_stream_waits(
+    proxy: Proxy, own_redis: EmbeddedRedis, own_downloads: DownloadContext
+) -> None:
+    """A 503 of the proxy's own would be without a code, and would end an EventSource for good."""
+    download_id = create(own_downloads)
+    old = Watcher(proxy, download_id)
+    wait_for(lambda: old.events, "the stream has begun")
+    assert own_redis.pid is not None
+    os.kill(own_redis.pid, signal.SIGSTOP)
+    try:
+        url = f"{proxy.url}/v1/downloads"
+
+        def answer() -> requests.Response:
+            return requests.get(url, verify=proxy.ca, timeout=60)
+
+        wait_for(lambda: answer().status_code == 503, "the server has noticed")
+        # By now every check of health has failed too.
+        seen = [answer() for _ in range(4)]
+        assert {each.json()["error"]["code"] for each in seen} == {"STORE_UNAVAILABLE"}
+        new = Watcher(proxy, download_id)
+        wait_for(lambda: new.streams[0].status, "the new stream is answered")
+        assert new.streams[0].status == 200
+        assert not old.streams[0].closed.is_set()
+    finally:
+        os.kill(own_redis.pid, signal.SIGCONT)
+    held = claim(own_downloads, download_id)
+    own_downloads.claims.finish(held, 2, "complete", complete(), "/store/model.gguf")
+    wait_for(lambda: old.is_at(100) and new.is_at(100), "both see the end")
+    assert (old.ends, new.ends) == (1, 1)
