@@ -10,6 +10,7 @@ from hive.cli.disk import CommandSource, LocalStore, open_source
 from hive.cli.download_ids import SHORT_ID_CHARS, find_download
 from hive.cli.errors import each_in_turn
 from hive.cli.format import plain
+from hive.cli.hub_token import read_token
 from hive.cli.output import echo, echo_value
 from hive.cli.server import find_server, need_server
 from hive.settings import Settings
@@ -68,8 +69,15 @@ def retry(download_ids: tuple[str, ...]) -> None:
 
     ID is the download's id, the first 4 or more characters of it, or the reference that was asked for.
     """
-    with need_server(Settings.from_env()).client() as client:
-        each_in_turn(download_ids, lambda text: echo_value(client.retry(find_download(client, text).id).download_id))
+    settings = Settings.from_env()
+    with need_server(settings).client() as client:
+        # The first request's was not kept. What needs none goes on without a word.
+        token = read_token(settings, None, from_stdin=False, none=False).for_client(client, quiet=True)
+
+        def again(text: str) -> None:
+            echo_value(client.retry(find_download(client, text).id, hf_token=token).download_id)
+
+        each_in_turn(download_ids, again)
 
 
 @click.command(short_help="Change how soon a download gets a worker.")

@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 from hive.cli.download_ids import DownloadSource, repo_of
+from hive.cli.hub_token import read_token
 from hive.cli.server import find_server
 from hive.errors import DownloadNotFound, ModelInUse
 from hive.settings import Settings
@@ -117,6 +118,18 @@ def open_source(settings: Settings) -> Generator[CommandSource]:
     else:
         with server.client() as client:
             yield client
+
+
+def list_models(settings: Settings, source: CommandSource) -> list[Model]:
+    """The models that this user may see. A server with keys shows restricted ones by HF_TOKEN, which it is sent under
+    the same rules as with a pull.
+    """
+    from hive.client import Client
+
+    if not isinstance(source, Client) or not source.has_key:
+        return source.models()
+    token = read_token(settings, None, from_stdin=False, none=False)
+    return source.models(hf_token=token.for_client(source, quiet=True))
 
 
 def _shown(entry: NotedDownload) -> Download:

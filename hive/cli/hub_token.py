@@ -37,8 +37,9 @@ class HubToken(NamedTuple):
     key_file: Path | None = None
     server_named: bool = False
 
-    def for_client(self, client: Client) -> str | None:
-        """The token to send to this client's server, or None: it is not ours, and was not asked to see it.
+    def for_client(self, client: Client, *, quiet: bool = False) -> str | None:
+        """The token to send to this client's server, or None: it is not ours, and was not asked to see it. `quiet`:
+        nothing is said of that.
 
         Raises:
             CliError: when it was named on the command line, and the way there is not safe or the server not known.
@@ -54,7 +55,8 @@ class HubToken(NamedTuple):
                 f"export HIVE_HOST={client.url}",
                 exit_code=USAGE,
             )
-        say_hints(f"HF_TOKEN is not sent: the server at {client.url} does not prove that it is this user's.")
+        if not quiet:
+            say_hints(f"HF_TOKEN is not sent: the server at {client.url} does not prove that it is this user's.")
         return None
 
     def for_server(self, url: str) -> str | None:

@@ -8,7 +8,7 @@ from typing import Final
 
 import click
 
-from hive.cli.disk import CommandSource, open_source
+from hive.cli.disk import CommandSource, list_models, open_source
 from hive.cli.download_ids import DownloadSource, is_id, repo_of
 from hive.cli.errors import USAGE, CliError
 from hive.cli.format import age, percent, plain, shown, size
@@ -37,8 +37,9 @@ def ls(quiet: bool, as_json: bool) -> None:
 
     Works without a server, from the disk itself.
     """
-    with open_source(Settings.from_env()) as source:
-        models = source.models()
+    settings = Settings.from_env()
+    with open_source(settings) as source:
+        models = list_models(settings, source)
         partials = [] if quiet else partial_models(source)
     if as_json:
         echo_json([*models, *partials], indented=True)

@@ -31,12 +31,13 @@ def show_plans(
     """
     with ExitStack() as stack:
         client = stack.enter_context(server.client()) if server else None
+        shown_token = token.for_client(client) if client is not None else None
 
         def show(one: Wanted) -> None:
             try:
                 if client is not None:
                     asked = {name: one.selection[name] for name in _ASKED}
-                    plan = client.plan(one.text, hf_token=token.for_server(client.url), **asked)
+                    plan = client.plan(one.text, hf_token=shown_token, **asked)
                 else:
                     from hive.cli.local_pull import plan_here
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import click
 
-from hive.cli.disk import CommandSource, open_source
+from hive.cli.disk import CommandSource, list_models, open_source
 from hive.cli.download_ids import find_download, is_id
 from hive.cli.format import age, duration, size, speed
 from hive.cli.models import match_downloads, match_models, not_there
@@ -27,8 +27,9 @@ def show(what: str, as_json: bool) -> None:
 
     Works without a server, from the disk itself.
     """
-    with open_source(Settings.from_env()) as source:
-        found = _find(source, what)
+    settings = Settings.from_env()
+    with open_source(settings) as source:
+        found = _find(settings, source, what)
     if as_json:
         echo_json(found if len(found) > 1 else found[0], indented=True)
         return
@@ -38,10 +39,10 @@ def show(what: str, as_json: bool) -> None:
         print_fields(model_fields(one) if isinstance(one, Model) else download_fields(one))
 
 
-def _find(source: CommandSource, what: str) -> Sequence[Model | Download]:
+def _find(settings: Settings, source: CommandSource, what: str) -> Sequence[Model | Download]:
     if is_id(what):
         return [find_download(source, what)]
-    models = source.models()
+    models = list_models(settings, source)
     if whole := match_models(models, what):
         return whole
     if partial := match_downloads(source.downloads("active"), what):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 from collections.abc import AsyncGenerator, Callable, Iterable
 from types import TracebackType
 from typing import Self, TypeVar
@@ -12,10 +13,11 @@ import httpx2
 
 from hive.client import calls, maintenance
 from hive.client.calls import Call
-from hive.client.client import LIST_LIMIT
-from hive.client.connection import READ_TIMEOUT_S, Connection
+from hive.client.client import LIST_LIMIT, NONCE_BYTES
+from hive.client.connection import CONNECT_TIMEOUT_S, READ_TIMEOUT_S, UNPROVEN, Connection
 from hive.client.maintenance import MaintenanceCall
 from hive.client.watch import PATIENCE_S, Watch
+from hive.errors import HiveError
 from hive.wire.api import PROGRESS_PATH, Deleted, Download, DownloadPlan, Health, Model, Started, Worker
 from hive.wire.events import Event
 from hive.wire.jobs import Priority
@@ -33,13 +35,18 @@ class AsyncClient:
         address: str | None = None,
         *,
         api_key: str | None = None,
+        secret: bytes | None = None,
         patience_s: float = PATIENCE_S,
         read_timeout_s: float = READ_TIMEOUT_S,
     ) -> None:
         self._connection = Connection(address, api_key=api_key, patience_s=patience_s, read_timeout_s=read_timeout_s)
-        self._http = httpx2.AsyncClient(**self._connection.options())
+        self._secret = secret
+        hooks = {"request": [self._check_proof]} if secret is not None else {}
+        self._http = httpx2.AsyncClient(**self._connection.options(), event_hooks=hooks)
         #: The server's address as it may be shown: without a password.
         self.url = self._connection.url
+        #: Whether requests carry an API key.
+        self.has_key = self._connection.has_key
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.url!r})"
@@ -145,17 +152,17 @@ class AsyncClient:
         """See Client.set_priority."""
         return await self._call(calls.set_priority(download_id, priority))
 
-    async def retry(self, download_id: str) -> Started:
+    async def retry(self, download_id: str, *, hf_token: str | None = None, webhook_url: str | None = None) -> Started:
         """See Client.retry."""
-        return await self._call(calls.retry(download_id))
+        return await self._call(calls.retry(download_id, hf_token, webhook_url))
 
-    async def models(self) -> list[Model]:
+    async def models(self, *, hf_token: str | None = None) -> list[Model]:
         """See Client.models."""
-        return list((await self._call(calls.MODELS)).data)
+        return list((await self._call(calls.models(hf_token))).data)
 
-    async def model(self, model_id: str) -> Model:
+    async def model(self, model_id: str, *, hf_token: str | None = None) -> Model:
         """See Client.model."""
-        return await self._call(calls.model(model_id))
+        return await self._call(calls.model(model_id, hf_token))
 
     async def delete_model(self, model_id: str) -> Deleted:
         """See Client.delete_model."""
@@ -168,6 +175,27 @@ class AsyncClient:
     async def health(self) -> Health:
         """See Client.health."""
         return await self._call(calls.HEALTH)
+
+    async def proves(self, key: bytes) -> bool:
+        """See Client.proves."""
+        nonce = secrets.token_hex(NONCE_BYTES)
+        call = calls.health(nonce)
+        try:
+            response = await self._http.request(call.method, call.path, **call.options())
+        except httpx2.RequestError as error:
+            raise self._connection.unreachable(error) from None
+        return self._connection.is_proven(response, key, nonce)
+
+    async def _check_proof(self, request: httpx2.Request) -> None:
+        """See Client: asked on a connection of its own, without the key."""
+        assert self._secret is not None
+        async with AsyncClient(self._connection.address, api_key="", read_timeout_s=CONNECT_TIMEOUT_S) as stranger:
+            try:
+                is_known = await stranger.proves(self._secret)
+            except HiveError as error:
+                raise httpx2.ConnectError(error.message, request=request) from None
+        if not is_known:
+            raise httpx2.ConnectError(UNPROVEN, request=request)
 
     async def running_limit(self) -> int | None:
         """See Client.running_limit."""

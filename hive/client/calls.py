@@ -9,6 +9,7 @@ from urllib.parse import quote
 import msgspec
 
 from hive.wire.api import (
+    HUB_TOKEN_HEADER,
     Bandwidth,
     BandwidthRequest,
     Deleted,
@@ -21,6 +22,7 @@ from hive.wire.api import (
     Page,
     PlanRequest,
     PriorityRequest,
+    RetryRequest,
     Running,
     RunningRequest,
     Started,
@@ -43,15 +45,20 @@ class Call(NamedTuple, Generic[T]):
     reply: type[T]
     params: dict[str, str] | None = None
     body: msgspec.Struct | None = None
+    #: The caller's token of the Hub, in a header: addresses end up in logs.
+    hf_token: str | None = None
+
+    def __repr__(self) -> str:
+        return f"Call({self.method} {self.path})"
 
     def options(self) -> dict[str, Any]:
         """What httpx2's `request` takes besides method and path."""
+        headers = {HUB_TOKEN_HEADER: self.hf_token} if self.hf_token else {}
         if self.body is None:
-            return {"params": self.params}
-        return {"params": self.params, "content": msgspec.json.encode(self.body), "headers": _JSON}
+            return {"params": self.params, "headers": headers}
+        return {"params": self.params, "content": msgspec.json.encode(self.body), "headers": {**_JSON, **headers}}
 
 
-MODELS: Final = Call("GET", "/v1/models", Listing[Model])
 WORKERS: Final = Call("GET", "/v1/workers", Listing[Worker])
 HEALTH: Final = Call("GET", "/v1/health", Health)
 BANDWIDTH: Final = Call("GET", "/v1/settings/bandwidth", Bandwidth)
@@ -150,14 +157,21 @@ def set_priority(download_id: str, priority: Priority) -> Call[Download]:
     return Call("PUT", path, Download, body=PriorityRequest(priority=priority))
 
 
-def retry(download_id: str) -> Call[Started]:
+def retry(download_id: str, hf_token: str | None, webhook_url: str | None) -> Call[Started]:
     """Try again what failed or was cancelled."""
-    return Call("POST", f"/v1/downloads/{quote(download_id, safe='')}/retry", Started)
+    asked = RetryRequest(hf_token=hf_token or None, webhook_url=webhook_url)
+    body = asked if asked != RetryRequest() else None
+    return Call("POST", f"/v1/downloads/{quote(download_id, safe='')}/retry", Started, body=body)
 
 
-def model(model_id: str) -> Call[Model]:
+def models(hf_token: str | None) -> Call[Listing[Model]]:
+    """The models on disk."""
+    return Call("GET", "/v1/models", Listing[Model], hf_token=hf_token)
+
+
+def model(model_id: str, hf_token: str | None) -> Call[Model]:
     """One model. Slashes, colons and @ stay as they are: a proxy may refuse an encoded slash."""
-    return Call("GET", f"/v1/models/{quote(model_id, safe='/:@')}", Model)
+    return Call("GET", f"/v1/models/{quote(model_id, safe='/:@')}", Model, hf_token=hf_token)
 
 
 def delete_model(model_id: str) -> Call[Deleted]:

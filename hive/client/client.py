@@ -21,7 +21,7 @@ import httpx2
 
 from hive.client import calls, maintenance
 from hive.client.calls import Call
-from hive.client.connection import CONNECT_TIMEOUT_S, READ_TIMEOUT_S, Connection
+from hive.client.connection import CONNECT_TIMEOUT_S, READ_TIMEOUT_S, UNPROVEN, Connection
 from hive.client.maintenance import MaintenanceCall
 from hive.client.watch import PATIENCE_S, Watch
 from hive.errors import HiveError
@@ -29,7 +29,6 @@ from hive.wire.api import PROGRESS_PATH, Deleted, Download, DownloadPlan, Health
 from hive.wire.events import Event
 from hive.wire.jobs import Priority
 from hive.wire.maintenance import CollectionLine, VerificationLine
-from hive.wire.proof import is_proof
 
 T = TypeVar("T")
 L = TypeVar("L")
@@ -64,6 +63,8 @@ class Client:
         self._http = httpx2.Client(**self._connection.options(), event_hooks=hooks)
         #: The server's address as it may be shown: without a password.
         self.url = self._connection.url
+        #: Whether requests carry an API key.
+        self.has_key = self._connection.has_key
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.url!r})"
@@ -187,20 +188,21 @@ class Client:
         """Change how soon a download gets a worker. Raises DownloadNotFound and DownloadEnded."""
         return self._call(calls.set_priority(download_id, priority))
 
-    def retry(self, download_id: str) -> Started:
-        """Try again what failed or was cancelled, as a new download that goes on from what arrived.
+    def retry(self, download_id: str, *, hf_token: str | None = None, webhook_url: str | None = None) -> Started:
+        """Try again what failed or was cancelled, as a new download that goes on from what arrived. The first request's
+        token and webhook were not kept.
 
         Raises DownloadNotFound, and Conflict where it has not ended.
         """
-        return self._call(calls.retry(download_id))
+        return self._call(calls.retry(download_id, hf_token, webhook_url))
 
-    def models(self) -> list[Model]:
-        """The models in the server's store."""
-        return list(self._call(calls.MODELS).data)
+    def models(self, *, hf_token: str | None = None) -> list[Model]:
+        """The models in the server's store: where keys are on, restricted ones by this token of the Hub, too."""
+        return list(self._call(calls.models(hf_token)).data)
 
-    def model(self, model_id: str) -> Model:
-        """One model in the server's store. Raises ModelNotOnDisk."""
-        return self._call(calls.model(model_id))
+    def model(self, model_id: str, *, hf_token: str | None = None) -> Model:
+        """One model in the server's store. Raises ModelNotOnDisk, also where it is restricted and not by this token."""
+        return self._call(calls.model(model_id, hf_token))
 
     def delete_model(self, model_id: str) -> Deleted:
         """Delete a model from the server's store. Raises ModelNotOnDisk and ModelInUse."""
@@ -226,15 +228,7 @@ class Client:
             response = self._http.request(call.method, call.path, **call.options())
         except httpx2.RequestError as error:
             raise self._connection.unreachable(error) from None
-        found = self._connection.decode(call, response).proof
-        stream = response.extensions.get("network_stream")
-        try:
-            peer = stream.get_extra_info("server_addr") if stream is not None else None
-        except OSError:
-            return False  # it has closed the connection already, as no hive does
-        if not peer or not isinstance(found, str):
-            return False
-        return is_proof(found, key, nonce, str(peer[0]), int(peer[1]))
+        return self._connection.is_proven(response, key, nonce)
 
     def _check_proof(self, request: httpx2.Request) -> None:
         """Asked on a connection of its own, without the key."""
@@ -245,7 +239,7 @@ class Client:
             except HiveError as error:
                 raise httpx2.ConnectError(error.message, request=request) from None
         if not is_known:
-            raise httpx2.ConnectError("another server than before answers, and is not sent the key", request=request)
+            raise httpx2.ConnectError(UNPROVEN, request=request)
 
     def running_limit(self) -> int | None:
         """How many downloads may run at once in the whole fleet; None: no limit."""

@@ -14,7 +14,7 @@ import httpx2
 import msgspec
 
 from hive.client.api_key import has_key, key_from_env
-from hive.client.calls import Call
+from hive.client.calls import HEALTH, Call
 from hive.client.watch import PATIENCE_S, Watch
 from hive.errors import HiveError, MissingApiKey, ServerUnreachable, TooManyRequests, all_errors
 from hive.net.retry_after import parse_retry_after
@@ -22,6 +22,7 @@ from hive.net.server_address import parse_server_address
 from hive.net.tls import Trust
 from hive.version import VERSION
 from hive.wire.api import ErrorReply
+from hive.wire.proof import is_proof
 
 T = TypeVar("T")
 
@@ -34,6 +35,8 @@ CONNECT_TIMEOUT_S: Final = 5.0
 READ_TIMEOUT_S: Final = 30.0
 #: Seconds that a call waits in all when the server says that its key asks too often.
 MAX_RATE_WAIT_S: Final = 60.0
+#: Why a request is not sent where the server does not prove what it should.
+UNPROVEN: Final = "another server than before answers, and is not sent the key"
 #: HTTP statuses that a watch takes for "not now": what stands in front of a server says them while it restarts.
 PASSING_STATUSES: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 
@@ -58,6 +61,8 @@ class Connection:
         key = key_from_env(address) if api_key is None else api_key
         if key and httpx2.URL(self._url).userinfo:
             raise ValueError("An API key and a name with a password in the address use the same header: give only one.")
+        #: Whether requests carry an API key.
+        self.has_key = bool(key)
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         #: Whether the environment has a key for another server.
         self._withheld = not key and api_key is None and has_key()
@@ -131,6 +136,23 @@ class Connection:
             return msgspec.json.decode(response.content, type=call.reply)
         except msgspec.MsgspecError as error:
             raise self.not_hive(str(error)) from None
+
+    def is_proven(self, response: httpx2.Response, key: bytes, nonce: str) -> bool:
+        """Whether this answer to `calls.health(nonce)` proves that the server has `key`, and is the one connected to.
+
+        Raises:
+            HiveError: what the server says.
+            ServerUnreachable: what answers is not hive.
+        """
+        found = self.decode(HEALTH, response).proof
+        stream = response.extensions.get("network_stream")
+        try:
+            peer = stream.get_extra_info("server_addr") if stream is not None else None
+        except OSError:
+            return False  # it has closed the connection already, as no hive does
+        if not peer or not isinstance(found, str):
+            return False
+        return is_proof(found, key, nonce, str(peer[0]), int(peer[1]))
 
     def check_stream(self, watch: Watch, response: httpx2.Response) -> bool:
         """Whether to read this answer to a watch. The body of one that is not a success must have been read.

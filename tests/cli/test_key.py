@@ -16,7 +16,7 @@ from hive.cli import server as cli_server
 from hive.client import AsyncClient, Client, HiveError, ServerUnreachable, api_key
 from hive.settings import Settings
 from tests.support.cli import Hive
-from tests.support.standin_server import StandIn
+from tests.support.standin_server import ID, StandIn, download, failed
 from tests.support.up import running_up
 from tests.support.waiting import wait_for
 
@@ -366,3 +366,51 @@ async def test_the_client_with_await_does_the_same(
 def test_a_key_and_a_password_of_a_proxy_do_not_go_together() -> None:
     with pytest.raises(ValueError, match="only one"):
         Client("http://me:secret@127.0.0.1:1", api_key=CANARY)
+
+
+# -- to whom the token of the Hub goes -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", [("ls",), ("show", "org/name")])
+def test_the_token_of_the_hub_shows_restricted_models_where_the_server_is_proven_and_has_keys(
+    server: StandIn, hive: Hive, settings: Settings, file: KeyFile, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_canary")
+    assert hive(*command).code == 0
+    assert set(server.hub_tokens) == {None}, "where there are no keys nobody is asked for it"
+
+    file.add("ci", ["read"])
+    ensure_local_key(settings.local_key_path, file)
+    assert hive(*command).code == 0
+    assert [token for token in server.hub_tokens if token] == ["hf_canary"]
+
+    server.hub_tokens.clear()
+    server.key = b"a container's"
+    monkeypatch.setenv("HIVE_API_KEY", CANARY)  # which is for the server that HIVE_HOST names
+    shown = hive(*command)
+    assert shown.code == 0
+    assert "HF_TOKEN" not in shown.err
+    assert server.authorizations[-1] == f"Bearer {CANARY}"
+    assert set(server.hub_tokens) == {None}
+
+
+def test_a_retry_brings_the_token_that_was_not_kept_to_a_proven_server(
+    server: StandIn, hive: Hive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_canary")
+    for key, expected in ((server.key, {"hf_token": "hf_canary"}), (b"another", None)):
+        server.key = key
+        server.downloads = [download(status="failed", event=failed())]
+        hive("retry", ID)
+        method, path, body = server.requests[-1]
+        assert (method, path, body) == ("POST", f"/v1/downloads/{ID}/retry", expected)
+
+
+def test_a_plan_does_not_show_the_token_to_whatever_listens(
+    server: StandIn, hive: Hive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_canary")
+    server.key = b"another"
+    hive("pull", "--dry-run", "hf:org/name")
+    assert server.requests
+    assert "canary" not in str(server.requests)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import inspect
 import socket
 import time
 from collections.abc import Iterator
@@ -312,3 +313,48 @@ def test_a_terminal_event_has_its_type(server: StandIn, client: Client) -> None:
     assert isinstance(first[0], Complete)
     assert isinstance(second[0], Error)
     assert second[0].details == {"free_bytes": 1}
+
+
+def _shape(kind: type) -> dict[str, list[tuple[str, object, object]]]:
+    """The public methods of a client, with the names, kinds and defaults of their parameters."""
+    methods = {name: method for name, method in vars(kind).items() if callable(method)}
+    names = {name for name in methods if not name.startswith("_")} | {"__init__"}
+    return {
+        name: [(one.name, one.kind, one.default) for one in inspect.signature(methods[name]).parameters.values()]
+        for name in sorted(names)
+    }
+
+
+def test_both_clients_have_the_same_methods_and_parameters() -> None:
+    assert _shape(Client) == _shape(AsyncClient)
+
+
+@pytest.mark.anyio
+async def test_the_token_of_the_hub_goes_in_a_header_of_what_needs_it(server: StandIn, client: Client) -> None:
+    client.models(hf_token="hf_canary")
+    client.model("org/name:Q4_K_M", hf_token="hf_canary")
+    async with AsyncClient(server.url) as other:
+        await other.models(hf_token="hf_canary")
+        await other.model("org/name:Q4_K_M", hf_token="hf_canary")
+    assert server.hub_tokens == ["hf_canary"] * 4
+    client.models()
+    client.models(hf_token="")
+    assert server.hub_tokens[4:] == [None, None]
+
+
+@pytest.mark.anyio
+async def test_the_async_client_sends_its_key_to_a_server_that_proves_a_secret_alone(server: StandIn) -> None:
+    server.key = b"the secret"
+    async with AsyncClient(server.url, api_key="hive_canary", secret=b"the secret") as client:
+        await client.models()
+        assert server.authorizations == [None, "Bearer hive_canary"]
+        assert await client.proves(b"the secret")
+        assert not await client.proves(b"another")
+        server.authorizations.clear()
+        server.key = b"another"
+        with pytest.raises(ServerUnreachable, match="not sent the key"):
+            await client.models()
+        with pytest.raises(ServerUnreachable, match="not sent the key"):
+            await client.download("hf:org/name", hf_token="hf_canary")
+        assert not server.bodies()
+        assert set(server.authorizations) == {None}

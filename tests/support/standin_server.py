@@ -93,6 +93,8 @@ class StandIn:
         self.requests: list[tuple[str, str, Any]] = []
         #: What came in the Authorization header of each request; None for nothing.
         self.authorizations: list[str | None] = []
+        #: The token of the Hub in each request's header; None for nothing.
+        self.hub_tokens: list[str | None] = []
         self.stream_headers: list[dict[str, str]] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
@@ -127,6 +129,7 @@ class StandIn:
             Route("/v1/models/download/progress", self._progress),
             Route("/v1/downloads", self._list),
             Route("/v1/downloads/{id}", self._one, methods=["GET", "DELETE"]),
+            Route("/v1/downloads/{id}/retry", self._download, methods=["POST"]),
             Route("/v1/models", self._models),
             Route("/v1/models/{id:path}", self._model, methods=["GET", "DELETE"]),
             Route("/v1/workers", self._workers),
@@ -136,6 +139,8 @@ class StandIn:
     async def _note(self, request: Request) -> Response | None:
         body = await request.body()
         self.authorizations.append(request.headers.get("authorization"))
+        self.hub_tokens.append(request.headers.get("x-hf-token"))
+        assert "hf_" not in str(request.url), "an address ends up in logs"
         self.requests.append((request.method, request.url.path, json.loads(body) if body else None))
         if request.url.path not in self.errors:
             return None
