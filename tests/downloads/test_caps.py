@@ -8,7 +8,7 @@ from hive.downloads.context import DownloadContext
 from hive.downloads.record import AttemptBytes
 from hive.redis_client import RedisClient
 from hive.wire import keys
-from tests.support.downloads import claim, complete, download_context, downloading, new
+from tests.support.downloads import claim, complete, download_context, downloading, new, read
 
 
 def capped(store: RedisClient, **limits: int) -> DownloadContext:
@@ -72,3 +72,56 @@ def test_bytes_of_a_day_are_counted_for_who_made_the_download(store: RedisClient
 def test_without_limits_nothing_is_refused(store: RedisClient) -> None:
     downloads = capped(store, max_queued_per_key=0, max_records_per_key=0)
     assert set(outcomes(downloads, "alice", 30)) == {"created"}
+
+
+def made_by(downloads: DownloadContext, owner: str, *names: str) -> list[str]:
+    """Ids of downloads that anybody may join."""
+    return [downloads.tracker.create(new(name, owner=owner))[0] for name in names]
+
+
+def join(downloads: DownloadContext, owner: str, name: str, **more: object) -> str:
+    return downloads.tracker.create(new(name, owner=owner, **more))[1]
+
+
+def test_who_joins_takes_one_of_their_own_records(store: RedisClient) -> None:
+    downloads = capped(store, max_queued_per_key=100, max_records_per_key=2)
+    made_by(downloads, "alice", "a", "b")
+    assert [join(downloads, "bob", name) for name in ("a", "b")] == ["joined", "joined"]
+    (more,) = made_by(downloads, "carol", "c")
+    assert join(downloads, "bob", "c") == "own_crowded"
+    assert read(downloads, more).owners == ("carol",), "who was refused has no share"
+    assert [join(downloads, "bob", name) for name in ("a", "b")] == ["joined", "joined"], "what they have they have"
+    assert join(downloads, "", "c") == "joined", "who has no key is not counted"
+    on_disk = {"event": complete("/y"), "local_path": "/y"}
+    assert join(downloads, "carol", "d", **on_disk) == "created"
+    assert join(downloads, "bob", "d", **on_disk) == "own_crowded"
+    assert join(downloads, "dave", "d", **on_disk) == "known"
+
+
+def test_who_joins_what_waits_takes_one_of_their_own_places_in_the_queue(store: RedisClient) -> None:
+    downloads = capped(store, max_queued_per_key=1, max_records_per_key=100)
+    (first,) = made_by(downloads, "alice", "a")
+    made_by(downloads, "carol", "c")
+    assert join(downloads, "bob", "a") == "joined"
+    assert join(downloads, "bob", "c") == "own_full"
+    claim(downloads, first)
+    assert join(downloads, "bob", "c") == "joined", "what runs does not wait"
+    (running,) = made_by(downloads, "dave", "d")
+    claim(downloads, running)
+    assert join(downloads, "bob", "d") == "joined", "nor does it when it is joined"
+
+
+def test_shared_bytes_are_the_first_owners_and_who_has_spent_theirs_does_not_join(store: RedisClient) -> None:
+    """Else two keys would have no limit: one asks, the other joins, and the first gives up its share at once."""
+    downloads = capped(store, max_bytes_per_key_and_day=1000)
+    (shared,) = made_by(downloads, "alice", "a")
+    assert join(downloads, "bob", "a") == "joined"
+    held = claim(downloads, shared)
+    downloads.claims.publish(held, 2, downloading(600), AttemptBytes(600))
+    downloads.tracker.leave(shared, "alice")
+    downloads.claims.publish(held, 3, downloading(1700), AttemptBytes(1700))
+    (quota,) = store.keys("hive:quota:*")
+    assert store.hgetall(quota) == {b"alice": b"600", b"bob": b"1100"}, "whose it is pays from then on"
+    made_by(downloads, "alice", "b")
+    assert join(downloads, "bob", "b") == "spent"
+    assert join(downloads, "bob", "a") == "joined", "what is theirs goes on"

@@ -5,7 +5,8 @@
 -- own: who has another makes another download, and who joins with the first one brings it along (lend.lua). The rest of
 -- ARGV: the record's fields as name, value, ...
 -- `owner_queued`, `owner_records`, `owner_bytes`: what one owner may have, in the queue, in all, and of a day; 0 for no
--- limit.
+-- limit. Who joins takes as much as who makes: a record, and a place in the queue while it waits there. The bytes are the
+-- first owner's (prelude.lua), but who has spent theirs does not join: the first may give up their share at once.
 -- -> {id, 'created' | 'joined' | 'known' | 'full' | 'crowded' | 'own_full' | 'own_crowded' | 'spent'}; `known`: this very
 -- end is recorded already; `crowded`: there are as many records as there may be; `own_...`: of this owner.
 local record, channel, flight, downloads, pending, secret = unpack(KEYS)
@@ -14,6 +15,11 @@ local id, terminal, event, ended_ttl_s, max_queued, max_records, sealed, sealed_
 --! include owners
 --! include caps
 
+local function refusal_of(fetches, waits)
+  if owner == '' then return nil end
+  return refuse_owner(owner, pending, fetches, waits, tonumber(owner_queued), tonumber(owner_records),
+    tonumber(owner_bytes))
+end
 if redis.call('EXISTS', record) == 1 then return {id, 'created'} end
 local under_way = redis.call('GET', flight)
 local live = false
@@ -23,10 +29,14 @@ if under_way then
     'permission')
   local lines = r[5] or ''
   local theirs = r[7] or ''
+  local is_own = has_owner(lines, owner)
   live = r[1] == '0'
   if live and terminal == '0' and not (r[6] == 'cancel' and owner ~= '')
     and (theirs == '' or permission == '' or theirs == permission)
-    and share(under_way, lines, owner, r[4], max_owners, told) then
+    and has_room(lines, owner, max_owners) then
+    local refusal = not is_own and refusal_of(true, redis.call('ZSCORE', pending, under_way))
+    if refusal then return {'', refusal} end
+    share(under_way, lines, owner, r[4], told)
     if RANKS[priority] < (RANKS[r[3]] or 1) then
       redis.call('HSET', other, 'priority', priority)
       redis.call('ZADD', pending, 'XX', place(priority, r[4]), under_way)
@@ -35,16 +45,15 @@ if under_way then
     count('joined')
     return {under_way, 'joined'}
   end
-  if r[1] == '1' and terminal == '1' and r[2] == local_path
-    and share(under_way, lines, owner, r[4], max_owners, told) then
+  if r[1] == '1' and terminal == '1' and r[2] == local_path and has_room(lines, owner, max_owners) then
+    local refusal = not is_own and refusal_of(false, false)
+    if refusal then return {'', refusal} end
+    share(under_way, lines, owner, r[4], told)
     return {under_way, 'known'}
   end
 end
-if owner ~= '' then
-  local refusal = refuse_owner(owner, pending, terminal, tonumber(owner_queued), tonumber(owner_records),
-    tonumber(owner_bytes))
-  if refusal then return {'', refusal} end
-end
+local refusal = refusal_of(terminal == '0', terminal == '0')
+if refusal then return {'', refusal} end
 if terminal == '0' and redis.call('ZCARD', pending) >= tonumber(max_queued) then return {'', 'full'} end
 if redis.call('ZCARD', downloads) >= tonumber(max_records) then return {'', 'crowded'} end
 for i = 18, #ARGV, 2 do redis.call('HSET', record, ARGV[i], ARGV[i + 1]) end

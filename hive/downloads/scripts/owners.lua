@@ -17,11 +17,13 @@ local function set_owners(record, id, lines, told)
   redis.call('HSET', record, 'owners', lines)
   redis.call('PUBLISH', told .. '{' .. id .. '}', '')
 end
--- Gives a share in a download to one more; false where as many have one as may.
-local function share(id, lines, owner, created_ms, most, told)
-  if has_owner(lines, owner) then return true end
-  if count_owners(lines) >= tonumber(most) then return false end
+-- Whether one more may have a share in a download, or has one.
+local function has_room(lines, owner, most)
+  return has_owner(lines, owner) or count_owners(lines) < tonumber(most)
+end
+-- Gives a share in a download to one more.
+local function share(id, lines, owner, created_ms, told)
+  if has_owner(lines, owner) then return end
   set_owners('hive:{' .. id .. '}', id, lines .. '\n' .. owner, told)
   index_owner(id, owner, created_ms)
-  return true
 end
