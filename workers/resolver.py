@@ -4,16 +4,22 @@ One process for each pool, with a few threads, because all it does is wait for t
 download goes into its record and its stream: name, size, files; what can never be had ends there and then, within
 seconds, however long the queue is. It also answers `POST /v1/models/plan`.
 
+A plain URL leads to anybody's server, which may take every time-out there is. So such calls have some of the threads at
+a time, and those that find none stand in a second line, behind all that the Hub is asked: nobody's tarpits keep others
+waiting for the Hub.
+
 A download that a worker takes at once is left alone for a moment, so that the Hub is not asked twice for nothing. And
 only what is final ends a download here: a Hub that is away, a limit, a disk are the worker's to wait for.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import signal
 import threading
 import time
+from collections.abc import Generator
 from typing import Final
 
 from hive import logs
@@ -56,6 +62,9 @@ log = logging.getLogger("workers.resolver")
 
 #: Threads, each with one reference in hand.
 THREADS: Final = 4
+#: Those of them that may ask the servers of plain URLs at a time, and seconds that another waits to be one.
+URL_THREADS: Final = 2
+URL_TURN_S: Final = 0.2
 #: Seconds for which a download is left to the workers before the Hub is asked for it here.
 GRACE_S: Final = 0.5
 #: Seconds that a thread waits for a call before it says again that it is there.
@@ -94,7 +103,9 @@ def run(settings: Settings) -> None:
     """Be the resolver of a pool, in this process, until SIGTERM."""
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    threads = [threading.Thread(target=Resolver(settings, stop).run, name=f"resolver-{n}") for n in range(THREADS)]
+    turns = threading.BoundedSemaphore(URL_THREADS)
+    resolvers = [Resolver(settings, stop, turns) for _ in range(THREADS)]
+    threads = [threading.Thread(target=each.run, name=f"resolver-{n}") for n, each in enumerate(resolvers)]
     for thread in threads:
         thread.daemon = True
         thread.start()
@@ -105,7 +116,9 @@ def run(settings: Settings) -> None:
 class Resolver:
     """One thread's."""
 
-    def __init__(self, settings: Settings, stop: threading.Event) -> None:
+    def __init__(self, settings: Settings, stop: threading.Event, url_turns: threading.BoundedSemaphore) -> None:
+        """`url_turns`: one for each thread of the process that may ask the servers of plain URLs."""
+        self._url_turns = url_turns
         assert settings.redis_address is not None
         self._settings = settings
         self._stop = stop
@@ -134,7 +147,9 @@ class Resolver:
         if call.plan_id:
             question = self._resolutions.question(call.plan_id)
             if question is not None:
-                with logs.bound(request_id=question.request_id):
+                with logs.bound(request_id=question.request_id), self._turn(call, question.request) as is_ours:
+                    if not is_ours:
+                        return
                     self._resolutions.give_answer(call.plan_id, self._plan(question))
         elif call.access_id:
             asked = self._resolutions.access_question(call.access_id)
@@ -143,11 +158,26 @@ class Resolver:
                     answer = {place: self._access(asked, place) for place in asked.places[:MAX_PLACES]}
                     self._resolutions.give_answer(call.access_id, encode_json(list(answer.values())))
         else:
-            self._look_at(call.download_id)
+            self._look_at(call)
+
+    @contextlib.contextmanager
+    def _turn(self, call: ResolutionCall, request: Request) -> Generator[bool]:
+        """Whether this thread may ask for what the request names; else the call stands in line again."""
+        if parse_ref(request.ref).url is None:
+            yield True
+        elif self._url_turns.acquire(timeout=URL_TURN_S):
+            try:
+                yield True
+            finally:
+                self._url_turns.release()
+        else:
+            self._resolutions.call_later(call)
+            yield False
 
     # -- a queued download -------------------------------------------------------------------------------------------
 
-    def _look_at(self, download_id: str) -> None:
+    def _look_at(self, call: ResolutionCall) -> None:
+        download_id = call.download_id
         record = self._downloads.tracker.read(download_id)
         if record is None:
             return
@@ -159,7 +189,10 @@ class Resolver:
             return
         if parse_ref(record.request.ref).is_local_file:
             return  # it may be on another worker's machine
-        with logs.bound(download_id=record.id, attempt=record.attempt, request_id=record.request_id):
+        bound = logs.bound(download_id=record.id, attempt=record.attempt, request_id=record.request_id)
+        with bound, self._turn(call, record.request) as is_ours:
+            if not is_ours:
+                return
             try:
                 found = self._resolve_record(record)
             except FINAL as error:

@@ -117,7 +117,7 @@ class Resolutions:
 
     def take(self, timeout_s: int) -> ResolutionCall | None:
         """The next call, waited for; None where none came."""
-        found = self._redis.blpop([keys.RESOLVE], timeout_s)
+        found = self._redis.blpop([keys.RESOLVE, keys.RESOLVE_LATER], timeout_s)
         if found is None:
             return None
         text = found[1].decode("ascii", "replace")
@@ -133,6 +133,13 @@ class Resolutions:
             self._push(_ACCESS + call.access_id)
         else:
             self._push(_PLAN + call.plan_id if call.plan_id else call.download_id)
+
+    def call_later(self, call: ResolutionCall) -> None:
+        """Let this call wait behind all that wait in the first line."""
+        with self.pipeline() as pipeline:
+            pipeline.rpush(keys.RESOLVE_LATER, _PLAN + call.plan_id if call.plan_id else call.download_id)
+            pipeline.ltrim(keys.RESOLVE_LATER, -MAX_WAITING, -1)
+            pipeline.execute()
 
     def question(self, plan_id: str) -> Question | None:
         """The question; None where it has expired."""

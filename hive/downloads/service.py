@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -38,6 +39,7 @@ from hive.errors import (
     HubUnavailable,
     RedisUnavailable,
     ServerBusy,
+    TooManyRequests,
     WorkersSilent,
     from_code,
 )
@@ -63,6 +65,9 @@ PLAN_TIMEOUT_S: Final = 25.0
 PLAN_POLL_S: Final = 0.05
 #: Requests that may wait for one at a time.
 MAX_WAITING_PLANS: Final = 32
+#: Those of one owner of keys, and seconds after which whoever had too many is to try again.
+MAX_WAITING_PLANS_OF_ONE: Final = 8
+PLANS_RETRY_S: Final = 5
 
 
 class Webhooks(Protocol):
@@ -97,6 +102,7 @@ class DownloadService:
         self._access = access
         self._resolutions = resolutions
         self._plans = 0
+        self._plans_of: Counter[str] = Counter()
         self._commands = commands
         self._tracker, self._claims, self._queue = records.tracker, records.claims, records.queue
         self._provisioner = provisioner
@@ -149,13 +155,18 @@ class DownloadService:
             HiveError: what the reference means nothing for, as the end of a download would say it.
             WorkersSilent: it is not on the disk, and no worker answers.
             ServerBusy: too many wait for such an answer.
+            TooManyRequests: too many of this owner do.
         """
         on_disk = await self._lookups.run(self._look, spec)
         if on_disk is not None:
             return await self._lookups.run(self._provisioner.plan_on_disk, spec, on_disk)
+        if spec.owner and self._plans_of[spec.owner] >= MAX_WAITING_PLANS_OF_ONE:
+            text = f"{MAX_WAITING_PLANS_OF_ONE} requests of this key wait for a plan already, which are as many as may."
+            raise TooManyRequests(text, retry_after_s=PLANS_RETRY_S)
         if self._plans >= MAX_WAITING_PLANS:
             raise ServerBusy("Too many requests wait for a plan. Try again in a moment.")
         self._plans += 1
+        self._plans_of[spec.owner] += 1
         try:
             return await self._ask(await self._lookups.run(self._provisioner.question, spec))
         except HubUnavailable:
@@ -165,6 +176,8 @@ class DownloadService:
             return await self._lookups.run(self._provisioner.plan_on_disk, spec, copy)
         finally:
             self._plans -= 1
+            self._plans_of[spec.owner] -= 1
+            self._plans_of += Counter()  # forgets those who have none
 
     async def retry(
         self,

@@ -34,8 +34,10 @@ EPOCH: Final = "hive:epoch"
 
 #: String: the id of the store that servers and workers share, and where the server has it, as JSON.
 STORE: Final = "hive:store"
-#: List: references that a resolver is to look at; see downloads/resolutions.py. String: one is there; expires.
+#: Lists: references that a resolver is to look at, and those that it looks at when there are no others; see
+#: downloads/resolutions.py. String: a resolver is there; expires.
 RESOLVE: Final = "hive:resolve"
+RESOLVE_LATER: Final = "hive:resolve:later"
 RESOLVERS: Final = "hive:resolvers"
 
 #: Hash: bytes on the disk that running downloads will still take.

@@ -12,6 +12,8 @@ import requests
 
 from hive.auth.keys import KeyFile
 from hive.downloads.context import DownloadContext
+from hive.downloads.resolutions import Resolutions
+from hive.downloads.service import MAX_WAITING_PLANS_OF_ONE
 from hive.processes.embedded_redis import EmbeddedRedis
 from tests.support.downloads import new
 from tests.support.processes import Server, environment
@@ -109,3 +111,31 @@ def test_a_key_has_its_share_of_everything(
     for answer_thread in waiting:
         requests.delete(f"{server.url}/v1/downloads/{ids['carol']}", headers=carol, timeout=10)
         answer_thread.join(30)
+
+
+def test_a_key_has_its_share_of_the_plans_that_wait(
+    keyed: tuple[Server, list[dict[str, str]]], downloads: DownloadContext
+) -> None:
+    server, (alice, bob, *_) = keyed
+    Resolutions(downloads.client).alive()  # and never answers
+
+    def plan(headers: dict[str, str], timeout_s: float) -> requests.Response:
+        return requests.post(
+            f"{server.url}/v1/models/plan", json={"model_ref": "org/name"}, headers=headers, timeout=timeout_s
+        )
+
+    waiting = [threading.Thread(target=plan, args=(alice, 60.0), daemon=True) for _ in range(MAX_WAITING_PLANS_OF_ONE)]
+    for thread in waiting:
+        thread.start()
+    wait_for(lambda: len(downloads.client.keys("hive:plan:*")) == len(waiting), "they wait")
+    refused = plan(alice, 10.0)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "TOO_MANY_REQUESTS")
+    assert int(refused.headers["retry-after"]) >= 1
+    with pytest.raises(requests.ReadTimeout):
+        plan(bob, 1.0)  # waits as anybody does
+    assert len(downloads.client.keys("hive:plan:*")) == len(waiting) + 1
+    for thread in waiting:
+        thread.join(60.0)
+    Resolutions(downloads.client).alive()
+    with pytest.raises(requests.ReadTimeout):
+        plan(alice, 1.0)

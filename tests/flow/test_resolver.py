@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +25,7 @@ from tests.support.processes import Server, Workers
 from tests.support.redis import secrets_in
 from tests.support.service import TOKEN, Service, hive, slow, under_way
 from tests.support.waiting import AT_ONCE_S, wait_for
-from workers.resolver import announce
+from workers.resolver import THREADS, announce
 
 #: Seconds within which a reference that means nothing must end, whatever waits before it.
 SOON_S = 4 * AT_ONCE_S
@@ -227,6 +228,29 @@ def test_a_url_that_can_never_be_had_ends_within_seconds_though_the_worker_is_bu
     queued = busy.post(hub.plain("/real.bin", SyntheticFile(3 * MIB, seed=3)))["download_id"]
     wait_for(lambda: busy.show(queued)["progress"].get("bytes_total") == 3 * MIB, "its size")
     assert busy.show(queued)["name"] == "real.bin"
+
+
+def test_servers_that_do_not_answer_keep_nobody_waiting_for_the_hub(
+    env: dict[str, str], hub: HubServer, store: RedisClient
+) -> None:
+    hub.create("org/model", {"config.json": b"{}"})
+    with socket.create_server(("127.0.0.1", 0)) as silent, ThreadPoolExecutor(THREADS + 2) as pool:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        service = Service({**env, "HIVE_ALLOW_HOSTS": address}, workers=1)
+        url = f"{service.server.url}/v1/models/plan"
+
+        def ask(ref: str) -> int:
+            return requests.post(url, json={"model_ref": ref}, timeout=60).status_code
+
+        try:
+            asked = [pool.submit(ask, f"http://{address}/{n}.bin") for n in range(THREADS + 2)]
+            wait_for(lambda: len(store.keys("hive:plan:*")) == len(asked), "they wait")
+            began_s = time.monotonic()
+            assert ask("org/model") == 200
+            assert time.monotonic() - began_s < SOON_S
+            assert not any(each.done() for each in asked)
+        finally:
+            service.stop()
 
 
 def test_the_plan_of_a_url_has_its_size_where_the_server_says_it(
