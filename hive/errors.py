@@ -8,9 +8,13 @@
     |   |-- UnsupportedMediaType 415  UNSUPPORTED_MEDIA_TYPE
     |   |-- HeadersTooLarge   431  HEADERS_TOO_LARGE
     |   |-- RequestTimeout    408  REQUEST_TIMEOUT
+    |   |-- InvalidFields     400  INVALID_REQUEST         (all faults at once)
+    |   |-- ModelNotServable  400  MODEL_NOT_SERVABLE
+    |   |-- BackendUnavailable 400  BACKEND_UNAVAILABLE
     |   `-- BodyTooLarge      413  BODY_TOO_LARGE
     |-- NotFound              404  NOT_FOUND
     |   |-- DownloadNotFound  404  DOWNLOAD_NOT_FOUND
+    |   |-- LlmWorkerNotFound 404  WORKER_NOT_FOUND
     |   |-- ModelNotOnDisk    404  MODEL_NOT_ON_DISK
     |   |-- ModelNotFound     404  MODEL_NOT_FOUND
     |   |-- RevisionNotFound  404  REVISION_NOT_FOUND
@@ -38,6 +42,17 @@
     |-- WorkersSilent         503  WORKERS_SILENT
     |-- HubUnavailable        503  HUB_UNAVAILABLE
     |   `-- HubRefused        502  HUB_REFUSED             (final)
+    |-- ServingError          500  INTERNAL                (models in memory)
+    |   |-- ModelNotLoaded    503  MODEL_NOT_LOADED
+    |   |-- ModelLoading      503  MODEL_LOADING
+    |   |-- AllSlotsBusy      503  ALL_SLOTS_BUSY
+    |   |-- WorkerDraining    503  WORKER_DRAINING
+    |   |-- NoPortFree        503  NO_PORT_FREE
+    |   |-- InsufficientRam   507  INSUFFICIENT_RAM
+    |   |-- VramExhausted     507  VRAM_EXHAUSTED
+    |   |-- LoadingTimeout    504  LOADING_TIMEOUT
+    |   |-- EngineFailed      502  ENGINE_FAILED
+    |   `-- InferenceFailed   502  INFERENCE_FAILED
     |-- ServerUnreachable     503  SERVER_UNREACHABLE      (the client's)
     |-- CannotListen          503  CANNOT_LISTEN           (at start)
     |-- InternalError         500  INTERNAL_ERROR
@@ -131,6 +146,27 @@ class RequestTimeout(BadRequest):
     code = "REQUEST_TIMEOUT"
 
 
+class InvalidFields(BadRequest):
+    """Some fields of the request are not what they may be; `errors` names each."""
+
+    def __init__(self, faults: list[dict[str, Any]], message: str | None = None) -> None:
+        """`faults`: `{"field", "constraint", "message", "value"}` of each."""
+        self.faults = faults
+        super().__init__(message or " ".join(str(fault["message"]) for fault in faults[:4]))
+
+
+class ModelNotServable(BadRequest):
+    """The engine loads GGUF files, and this model is none, or is broken. Name a GGUF variant."""
+
+    code = "MODEL_NOT_SERVABLE"
+
+
+class BackendUnavailable(BadRequest):
+    """No machine of this hive has this backend or device. `details` has what there is."""
+
+    code = "BACKEND_UNAVAILABLE"
+
+
 class ForeignOrigin(HiveError):
     """A page of another origin may change nothing here. HIVE_ALLOW_ORIGINS names the origins that may."""
 
@@ -158,6 +194,12 @@ class DownloadNotFound(NotFound):
     """No download has this id. Ended downloads are forgotten after a day."""
 
     code = "DOWNLOAD_NOT_FOUND"
+
+
+class LlmWorkerNotFound(NotFound):
+    """No LLM worker has this id. `GET /v1/workers/list` has those that run."""
+
+    code = "WORKER_NOT_FOUND"
 
 
 class ModelNotOnDisk(NotFound):
@@ -331,6 +373,83 @@ class HubRefused(HubUnavailable):
 
     status = 502
     code = "HUB_REFUSED"
+
+
+class ServingError(HiveError):
+    """A model in memory has failed."""
+
+    status = 500
+    code = "INTERNAL"
+
+
+class ModelNotLoaded(ServingError):
+    """No worker has this model in memory. Load it with POST /v1/workers/spawn, or set HIVE_AUTOLOAD=1."""
+
+    status = 503
+    code = "MODEL_NOT_LOADED"
+
+
+class ModelLoading(ServingError):
+    """The model is being loaded. Watch it at GET /v1/loading/progress, or try again as Retry-After says."""
+
+    status = 503
+    code = "MODEL_LOADING"
+
+
+class AllSlotsBusy(ServingError):
+    """Every slot of the model is taken. Try again in a moment, or spawn the worker with more `slots`."""
+
+    status = 503
+    code = "ALL_SLOTS_BUSY"
+
+
+class WorkerDraining(ServingError):
+    """The worker is ending. Load the model again with POST /v1/workers/spawn."""
+
+    status = 503
+    code = "WORKER_DRAINING"
+
+
+class NoPortFree(ServingError):
+    """Every port of HIVE_LLM_PORTS is taken. End a worker with DELETE /v1/workers/{id}, or allow more ports."""
+
+    status = 503
+    code = "NO_PORT_FREE"
+
+
+class InsufficientRam(ServingError):
+    """There is not enough memory for this model. End other workers, choose a smaller variant or a smaller context."""
+
+    status = 507
+    code = "INSUFFICIENT_RAM"
+
+
+class VramExhausted(ServingError):
+    """The device has not enough memory for this model. Choose a smaller variant, another device, or the cpu."""
+
+    status = 507
+    code = "VRAM_EXHAUSTED"
+
+
+class LoadingTimeout(ServingError):
+    """The engine does not get ready. Its log says how far it came."""
+
+    status = 504
+    code = "LOADING_TIMEOUT"
+
+
+class EngineFailed(ServingError):
+    """The engine ended while it loaded the model. `details` has its last lines."""
+
+    status = 502
+    code = "ENGINE_FAILED"
+
+
+class InferenceFailed(ServingError):
+    """The engine could not answer."""
+
+    status = 502
+    code = "INFERENCE_FAILED"
 
 
 class ServerUnreachable(HiveError):

@@ -31,6 +31,7 @@ from hive.net.tls import Trust
 from hive.net.urls import Url, parse_url
 from hive.version import VERSION
 from hive.wire.jobs import MAX_RUNNING, MIN_BYTES_PER_SECOND
+from hive.wire.llm import MAX_CONTEXT, MAX_SLOTS, MIN_CONTEXT
 
 #: Where the HTTP process listens, and where clients look for it.
 DEFAULT_ADDRESS = "127.0.0.1:8080"
@@ -55,6 +56,7 @@ HIVE_IN_HUB = ".hive"
 _PATHS = (
     *("HIVE_STORE", "HIVE_HOME", "HIVE_AUDIT_LOG", "HIVE_SECRET_KEY_FILE", "HIVE_API_KEYS_FILE", "HIVE_API_KEY_FILE"),
     *("HIVE_REDIS_CA_FILE", "HIVE_REDIS_CERT_FILE", "HIVE_REDIS_KEY_FILE"),
+    "HIVE_LLAMA_SERVER",
     *("HF_HOME", "HF_HUB_CACHE", "HF_TOKEN_PATH", "XDG_CACHE_HOME"),
 )
 
@@ -174,6 +176,22 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_queued: int = field(default=10_000, name="HIVE_MAX_QUEUED")
     max_running: int = field(default=0, name="HIVE_MAX_RUNNING")
 
+    llama_server: str | None = field(default=None, name="HIVE_LLAMA_SERVER")
+    llm_host: str = field(default="127.0.0.1", name="HIVE_LLM_HOST")
+    llm_ports: str = field(default="8081-9000", name="HIVE_LLM_PORTS")
+    llm_context: int = field(default=4_096, name="HIVE_LLM_CONTEXT")
+    llm_slots: int = field(default=1, name="HIVE_LLM_SLOTS")
+    llm_threads: int = field(default=0, name="HIVE_LLM_THREADS")
+    llm_load_mode: Literal["auto", "none", "mmap", "mlock"] = field(default="auto", name="HIVE_LLM_LOAD_MODE")
+    llm_keep_free_bytes: int = field(default=2_000_000_000, name="HIVE_LLM_KEEP_FREE_BYTES")
+    llm_idle_s: float = field(default=300.0, name="HIVE_LLM_IDLE_S")
+    llm_stall_s: float = field(default=30.0, name="HIVE_LLM_STALL_S")
+    llm_loading_timeout_s: float = field(default=300.0, name="HIVE_LLM_LOADING_TIMEOUT_S")
+    llm_token_timeout_s: float = field(default=300.0, name="HIVE_LLM_TOKEN_TIMEOUT_S")
+    llm_drain_s: float = field(default=30.0, name="HIVE_LLM_DRAIN_S")
+    llm_health_interval_s: float = field(default=30.0, name="HIVE_LLM_HEALTH_INTERVAL_S")
+    autoload: bool = field(default=False, name="HIVE_AUTOLOAD")
+
     webhook_urls: str = field(default="", name="HIVE_WEBHOOK_URLS")
     webhook_secret: str | None = field(default=None, name="HIVE_WEBHOOK_SECRET")
     webhook_timeout_s: float = field(default=10.0, name="HIVE_WEBHOOK_TIMEOUT_S")
@@ -245,12 +263,23 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             ("HIVE_MAX_RECORDS", self.max_records, 1, 10_000_000),
             ("HIVE_WEBHOOK_TIMEOUT_S", self.webhook_timeout_s, 0.1, 60),
             ("HIVE_MAX_RUNNING", self.max_running, 0, MAX_RUNNING),
+            ("HIVE_LLM_CONTEXT", self.llm_context, MIN_CONTEXT, MAX_CONTEXT),
+            ("HIVE_LLM_SLOTS", self.llm_slots, 1, MAX_SLOTS),
+            ("HIVE_LLM_THREADS", self.llm_threads, 0, 1024),
+            ("HIVE_LLM_KEEP_FREE_BYTES", self.llm_keep_free_bytes, 0, 1 << 50),
+            ("HIVE_LLM_IDLE_S", self.llm_idle_s, 0, 31_536_000),
+            ("HIVE_LLM_STALL_S", self.llm_stall_s, 0.5, 3_600),
+            ("HIVE_LLM_LOADING_TIMEOUT_S", self.llm_loading_timeout_s, 0.5, 86_400),
+            ("HIVE_LLM_TOKEN_TIMEOUT_S", self.llm_token_timeout_s, 0.5, 86_400),
+            ("HIVE_LLM_DRAIN_S", self.llm_drain_s, 0, 600),
+            ("HIVE_LLM_HEALTH_INTERVAL_S", self.llm_health_interval_s, 0.1, 3_600),
         ):
             if not low <= value <= high:
                 raise SettingsError(f"{name} is {value}; it must lie between {low} and {high}.")
         if self.max_bytes_per_second and self.max_bytes_per_second < MIN_BYTES_PER_SECOND:
             raise SettingsError(f"HIVE_MAX_BYTES_PER_SECOND must be 0 (no limit) or at least {MIN_BYTES_PER_SECOND}.")
         assert self.proxies is not None
+        assert self.llm_port_range
         try:
             self.trust.check()
         except ValueError as error:
@@ -343,6 +372,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         if self.store is not None or self.hf_hub_cache is None or _is_ours_beside(self.hub_dir, beside):
             return beside
         return self.hub_dir / HIVE_IN_HUB
+
+    @property
+    def llm_port_range(self) -> range:
+        """The ports that LLM workers may listen on. Raises SettingsError."""
+        match = re.fullmatch(r"(\d{1,5})(?:-(\d{1,5}))?", self.llm_ports.strip(), re.ASCII)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+        if not 1 <= first <= last <= 65_535:
+            raise SettingsError("HIVE_LLM_PORTS names ports such as 8081-9000.")
+        return range(first, last + 1)
+
+    @property
+    def llm_dir(self) -> Path:
+        """The logs of engines and workers of models in memory. Raises SettingsError."""
+        return self.home_dir / "llm"
 
     @property
     def _hf_home(self) -> Path:

@@ -66,6 +66,11 @@ OWNERS: Final = "hive:owners"
 #: String: the index by state knows every listed download.
 INDEX_BUILT: Final = "hive:state:built"
 
+#: Sorted set: LLM workers by the end of their lease, ms.
+LLM_WORKERS: Final = "hive:llm"
+#: Set of the names of machines that offer to run models.
+LLM_HOSTS: Final = "hive:llm:hosts"
+
 #: What a process in database 0 subscribes to: every download's channel.
 EVENTS_PATTERN: Final = "hive:events:*"
 
@@ -184,3 +189,33 @@ def cooldown(host: str) -> str:
 def probe(replica: str, database: int = 0) -> str:
     """Channel: what an HTTP process sends itself to see that its subscription is alive."""
     return f"{_events_prefix(database)}probe:{replica}"
+
+
+def llm_worker(worker_id: str) -> str:
+    """Hash: the record of an LLM worker; expires after its end, never before."""
+    return f"hive:llm:{{{worker_id}}}"
+
+
+def llm_flight(key: str) -> str:
+    """String: the LLM worker that has this model, on this backend and device."""
+    return f"hive:llm:model:{key}"
+
+
+def llm_host(name: str) -> str:
+    """Hash: what a machine that runs models says of itself; expires when it falls silent."""
+    return f"hive:llm:host:{name}"
+
+
+def llm_orders(name: str) -> str:
+    """List: what this machine is to do, start a worker or end one; expires."""
+    return f"hive:llm:orders:{name}"
+
+
+def llm_events_prefix(database: int) -> str:
+    """What the channels begin with that tell how far a model is loaded, as those of downloads do."""
+    return f"hive:db{database}:llm:events:" if database else "hive:llm:events:"
+
+
+def llm_events(worker_id: str, database: int) -> str:
+    """Channel: the loading of one LLM worker's model."""
+    return f"{llm_events_prefix(database)}{{{worker_id}}}"

@@ -1,0 +1,1 @@
+"""Models in memory: which LLM workers there are, what a machine can run, and how requests get to them."""

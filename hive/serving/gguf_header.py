@@ -1,0 +1,149 @@
+"""GGUF metadata: what the head of a model's file says of its layers, and so of the memory that it takes.
+
+Problem: how many layers there are, and how large the cache of a context becomes, stands in the file's head, among a
+vocabulary of megabytes. The easy way, the `gguf` package, brings numpy and reads all of it. So the head is read here, a
+field at a time: strings and numbers that somebody asks for are kept, arrays are skipped, and every length is bounded,
+because the file came from anywhere.
+"""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import BinaryIO, Final, NamedTuple
+
+from hive.errors import ModelNotServable
+
+#: What a GGUF file begins with, and the versions of it that are read.
+MAGIC: Final = b"GGUF"
+VERSIONS: Final = (2, 3)
+#: The most fields of a head, bytes of a name and of a text, and elements of an array.
+MAX_FIELDS: Final = 65_536
+MAX_NAME_BYTES: Final = 65_535
+MAX_TEXT_BYTES: Final = 16 << 20
+MAX_ELEMENTS: Final = 1 << 24
+#: Elements of an array of numbers that are kept: one for each layer.
+MAX_KEPT: Final = 4096
+
+#: Number types by their code: how struct reads them.
+_NUMBERS: Final = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_TEXT, _ARRAY = 8, 9
+
+Value = int | float | bool | str | tuple[int | float | bool, ...]
+
+
+class GgufInfo(NamedTuple):
+    """What of a model's head counts here. Bytes of the cache are those of one token of context, in half precision."""
+
+    architecture: str
+    block_count: int
+    context_length: int
+    kv_bytes_per_token: int
+
+    @property
+    def layers(self) -> int:
+        """The layers that an engine loads: the blocks, and what stands behind them."""
+        return self.block_count + 1
+
+
+def read_gguf(path: Path) -> GgufInfo:
+    """What the file's head says.
+
+    Raises:
+        ModelNotServable: it is no GGUF file, or its head is broken or ends too early.
+        OSError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return _info(_fields(file))
+    except (struct.error, EOFError, UnicodeDecodeError, OverflowError, MemoryError):
+        raise ModelNotServable(
+            "The file's head is broken, or ends too early: it is no whole GGUF file. Fetch it again: hive verify."
+        ) from None
+
+
+def _fields(file: BinaryIO) -> dict[str, Value]:
+    magic = file.read(4)
+    if magic != MAGIC:
+        raise ModelNotServable("The file is no GGUF file: it does not begin with 'GGUF'. Name a GGUF variant.")
+    (version,) = _unpack(file, "I")
+    if version not in VERSIONS:
+        raise ModelNotServable(f"GGUF files of version {version} are not known; versions 2 and 3 are.")
+    _, count = _unpack(file, "QQ")
+    if count > MAX_FIELDS:
+        raise EOFError
+    found: dict[str, Value] = {}
+    for _ in range(count):
+        name = _text(file, MAX_NAME_BYTES)
+        (kind,) = _unpack(file, "I")
+        value = _value(file, kind)
+        if value is not None:
+            found[name] = value
+    return found
+
+
+def _value(file: BinaryIO, kind: int) -> Value | None:
+    if kind in _NUMBERS:
+        number: int | float | bool = _unpack(file, _NUMBERS[kind])[0]
+        return number
+    if kind == _TEXT:
+        return _text(file, MAX_TEXT_BYTES)
+    if kind != _ARRAY:
+        raise EOFError
+    kind, length = _unpack(file, "IQ")
+    if length > MAX_ELEMENTS:
+        raise EOFError
+    if kind == _TEXT:
+        for _ in range(length):
+            _skip(file, _unpack(file, "Q")[0])
+        return None
+    code = _NUMBERS.get(kind)
+    if code is None:
+        raise EOFError  # arrays of arrays: no model has them
+    if length <= MAX_KEPT:
+        return tuple(_unpack(file, code * length))
+    _skip(file, struct.calcsize(f"<{code}") * length)
+    return None
+
+
+def _unpack(file: BinaryIO, code: str) -> tuple[int, ...]:
+    code = f"<{code}"
+    data = file.read(struct.calcsize(code))
+    return struct.unpack(code, data)
+
+
+def _text(file: BinaryIO, most: int) -> str:
+    (length,) = _unpack(file, "Q")
+    if length > most:
+        raise EOFError
+    data = file.read(length)
+    if len(data) != length:
+        raise EOFError
+    return data.decode("utf-8", "replace")
+
+
+def _skip(file: BinaryIO, size: int) -> None:
+    if size > MAX_TEXT_BYTES * 8:
+        raise EOFError
+    file.seek(size, 1)
+
+
+def _info(fields: dict[str, Value]) -> GgufInfo:
+    architecture = fields.get("general.architecture")
+    if not isinstance(architecture, str):
+        raise ModelNotServable("The file does not say which architecture the model has.")
+
+    def number(name: str) -> int:
+        found = fields.get(f"{architecture}.{name}", 0)
+        return int(found) if isinstance(found, int | float) else 0
+
+    blocks = number("block_count")
+    if not 1 <= blocks <= MAX_KEPT:
+        raise ModelNotServable(f"The file holds no language model: {architecture}, {blocks} layers.")
+    heads_kv = fields.get(f"{architecture}.attention.head_count_kv", 0)
+    heads = number("attention.head_count")
+    per_layer = [int(n) for n in heads_kv] if isinstance(heads_kv, tuple) else [int(heads_kv or heads)] * blocks
+    width = number("embedding_length") // heads if heads else 0
+    key = number("attention.key_length") or width
+    value = number("attention.value_length") or width
+    return GgufInfo(architecture, blocks, number("context_length"), 2 * sum(per_layer) * (key + value))

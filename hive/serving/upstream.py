@@ -1,0 +1,257 @@
+"""One HTTP request whose answer is passed on as it comes: to an engine over a socket in a folder, or to a worker.
+
+Problem: an answer of 2,000 tokens is 2,000 small pieces, and each should cost microseconds and wait for nobody but its
+reader. A client library reads into buffers and wakes a task for each piece: 100 µs. So this is a protocol of the event
+loop with a parser under it: what a read brought goes to the sink in one call, in the loop's own turn; and a sink whose
+reader is slow pauses the reading, which the other side feels in its turn. Nothing is stored here.
+
+A connection is for one request: it ends with the answer, and whoever closes it has cancelled the request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterable, Mapping
+from typing import Final, NamedTuple, Protocol
+
+import httptools
+
+#: Seconds to connect to something on this machine, or in the next room.
+CONNECT_TIMEOUT_S: Final = 5.0
+#: Bytes of the headers of an answer, and of an answer that is read as a whole.
+MAX_HEAD_BYTES: Final = 65_536
+MAX_WHOLE_BYTES: Final = 64 << 20
+
+Headers = Iterable[tuple[bytes, bytes]]
+
+
+class Target(NamedTuple):
+    """Where to connect: a socket's path, or a host and a port."""
+
+    host: str = ""
+    port: int = 0
+    path: str = ""
+
+    @property
+    def name(self) -> str:
+        """What stands in the Host header."""
+        return (
+            "localhost"
+            if self.path
+            else f"[{self.host}]:{self.port}"
+            if ":" in self.host
+            else f"{self.host}:{self.port}"
+        )
+
+
+class Sink(Protocol):
+    """Who gets the answer. After `on_end` or `on_failed`, one of which comes unless the request was closed, nothing
+    follows.
+    """
+
+    def on_head(self, status: int, headers: Mapping[bytes, bytes]) -> None:
+        """The answer begins. Names of headers are in lower case."""
+
+    def on_data(self, data: bytes) -> None:
+        """What has come of the body."""
+
+    def on_end(self) -> None:
+        """The answer is whole."""
+
+    def on_failed(self, reason: str) -> None:
+        """The other side went away before that, or speaks no HTTP."""
+
+
+class Upstream(asyncio.Protocol):
+    """One request and its answer."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink: Sink | None = sink
+        self._transport: asyncio.Transport | None = None
+        self._parser = httptools.HttpResponseParser(self)
+        self._headers: dict[bytes, bytes] = {}
+        self._head_bytes = 0
+        self._parts: list[bytes] = []
+        self._whole = False
+
+    # -- for whoever asks --------------------------------------------------------------------------------------------
+
+    def pause(self) -> None:
+        """Read no more until `resume`."""
+        if self._transport is not None and self._transport.is_reading():
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read again."""
+        if self._transport is not None and not self._transport.is_closing() and not self._transport.is_reading():
+            self._transport.resume_reading()
+
+    def close(self) -> None:
+        """Give the request up: the other side sees the connection close, and the sink hears nothing any more."""
+        self._sink = None
+        if self._transport is not None:
+            self._transport.abort()
+
+    # -- called by the event loop ------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Connected."""
+        self._transport = transport  # type: ignore[assignment]
+
+    def data_received(self, data: bytes) -> None:
+        """A piece of the answer."""
+        if self._sink is None:
+            return
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            self._fail(f"what it answers is no HTTP: {error}")
+            return
+        self._hand_on()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The other side has closed, or we have."""
+        self._fail("the connection was closed before the answer was whole")
+
+    # -- called by the parser ----------------------------------------------------------------------------------------
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header of the answer."""
+        self._head_bytes += len(name) + len(value)
+        if self._head_bytes <= MAX_HEAD_BYTES:
+            self._headers[name.lower()] = value
+
+    def on_headers_complete(self) -> None:
+        """The head is there."""
+        status = self._parser.get_status_code()
+        if self._head_bytes > MAX_HEAD_BYTES:
+            self._fail("its headers are too long")
+        elif status >= 200 and self._sink is not None:
+            self._sink.on_head(status, self._headers)
+        else:
+            self._headers = {}
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of the body, of which one read may bring many."""
+        self._parts.append(body)
+
+    def on_message_complete(self) -> None:
+        """The answer is whole."""
+        self._whole = self._parser.get_status_code() >= 200
+
+    def _hand_on(self) -> None:
+        if self._parts and self._sink is not None:
+            data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+            self._parts = []
+            self._sink.on_data(data)
+        if self._whole and self._sink is not None:
+            sink = self._sink
+            self.close()
+            sink.on_end()
+
+    def _fail(self, reason: str) -> None:
+        sink = self._sink
+        self.close()
+        if sink is not None:
+            sink.on_failed(reason)
+
+
+async def send(
+    target: Target,
+    method: str,
+    path: str,
+    headers: Headers,
+    body: bytes,
+    sink: Sink,
+    timeout_s: float = CONNECT_TIMEOUT_S,
+) -> Upstream:
+    """Ask; the answer goes to the sink.
+
+    Raises:
+        OSError: nobody listens there, or not in time.
+    """
+    loop = asyncio.get_running_loop()
+    upstream = Upstream(sink)
+    async with asyncio.timeout(timeout_s):
+        if target.path:
+            transport, _ = await loop.create_unix_connection(lambda: upstream, target.path)
+        else:
+            transport, _ = await loop.create_connection(lambda: upstream, target.host, target.port)
+    transport.write(request_head(target, method, path, headers, len(body)) + body)
+    return upstream
+
+
+def request_head(target: Target, method: str, path: str, headers: Headers, body_bytes: int) -> bytes:
+    """The head of a request, after whose answer the connection closes."""
+    own = ((b"host", target.name.encode()), (b"content-length", b"%d" % body_bytes), (b"connection", b"close"))
+    lines = b"".join(b"%b: %b\r\n" % header for header in (*own, *headers))
+    return b"%b %b HTTP/1.1\r\n%b\r\n" % (method.encode(), path.encode(), lines)
+
+
+class Answer(NamedTuple):
+    """A whole answer."""
+
+    status: int
+    headers: Mapping[bytes, bytes]
+    body: bytes
+
+
+class WholeAnswer:
+    """A sink that keeps the answer, within a bound."""
+
+    def __init__(self, max_bytes: int = MAX_WHOLE_BYTES) -> None:
+        self._max_bytes = max_bytes
+        self._status = 0
+        self._headers: Mapping[bytes, bytes] = {}
+        self._body = bytearray()
+        self.done: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+
+    def on_head(self, status: int, headers: Mapping[bytes, bytes]) -> None:
+        """The answer begins."""
+        self._status, self._headers = status, headers
+
+    def on_data(self, data: bytes) -> None:
+        """More of it."""
+        self._body += data
+        if len(self._body) > self._max_bytes:
+            self.on_failed("the answer is too long")
+
+    def on_end(self) -> None:
+        """All of it."""
+        if not self.done.done():
+            self.done.set_result(Answer(self._status, self._headers, bytes(self._body)))
+
+    def on_failed(self, reason: str) -> None:
+        """No more of it."""
+        if not self.done.done():
+            self.done.set_exception(ConnectionError(reason))
+
+
+async def fetch(
+    target: Target,
+    method: str,
+    path: str,
+    *,
+    headers: Headers = (),
+    body: bytes = b"",
+    timeout_s: float,
+    max_bytes: int = MAX_WHOLE_BYTES,
+) -> Answer:
+    """A whole answer within this time.
+
+    Raises:
+        OSError: there was none; TimeoutError is one of them.
+    """
+    sink = WholeAnswer(max_bytes)
+    upstream: Upstream | None = None
+    try:
+        async with asyncio.timeout(timeout_s):
+            upstream = await send(target, method, path, headers, body, sink, timeout_s)
+            return await sink.done
+    finally:
+        if upstream is not None:
+            upstream.close()
+        if sink.done.done() and not sink.done.cancelled():
+            with contextlib.suppress(Exception):
+                sink.done.exception()

@@ -1,0 +1,1 @@
+"""LLM workers: one process for each model in memory, which loads it, says how far it is, and answers."""

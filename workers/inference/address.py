@@ -1,0 +1,208 @@
+"""What a worker answers at its own address.
+
+GET  /health                    it lives
+GET  /v1/ready                  whether its model is in memory, and where to watch that
+GET  /v1/loading/progress       watch it
+POST /v1/inference              a prompt -> tokens
+DELETE /v1/inference/<job_id>   stop that; POST /cancel is the older form
+POST /v1/chat/completions, /v1/completions, /v1/embeddings      passed to the engine as they come
+POST /v1/admin/shutdown         end in order
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import datetime
+from typing import Final, Protocol
+
+from hive.errors import (
+    BadRequest,
+    InferenceFailed,
+    MethodNotAllowed,
+    ModelLoading,
+    NotFound,
+    RequestTimeout,
+    WorkerDraining,
+)
+from hive.serving.inference_request import read_inference
+from hive.serving.relay import Relay
+from hive.serving.upstream import Target
+from hive.settings import Settings
+from hive.wire.llm import INFERENCE_PATH, LOADING_PATH, MAX_ID_CHARS, OPENAI_PATHS, LlmState
+from workers.inference.guard import Guard
+from workers.inference.http1 import Request, Response
+from workers.inference.inference import Inference
+from workers.inference.loading import Loading
+from workers.inference.slots import Slots
+
+#: Milliseconds of the latest deadline that is taken for one: the year 5138, and a number that no float rounds.
+MAX_DEADLINE_MS: Final = 10**14
+_JSON: Final = (b"content-type", b"application/json")
+
+
+class Worker(Protocol):
+    """What the routes ask of the supervisor."""
+
+    settings: Settings
+    loading: Loading
+    slots: Slots
+    url: str
+    model: str
+    vram_bytes: int
+
+    @property
+    def state(self) -> LlmState:
+        """What it does."""
+
+    @property
+    def engine(self) -> Target | None:
+        """Where the engine is, once the model is loaded."""
+
+    def used(self, inference: Inference | None) -> None:
+        """A request has ended: the clock of idleness begins anew."""
+
+    def shut_down(self) -> None:
+        """End in order, soon."""
+
+
+class Address:
+    """The routes of one worker."""
+
+    def __init__(self, worker: Worker, guard: Guard) -> None:
+        self._worker = worker
+        self._guard = guard
+        self._routes: dict[tuple[str, str], Callable[[Request, Response], Awaitable[None]]] = {
+            ("GET", "/health"): self._health,
+            ("GET", "/v1/ready"): self._ready,
+            ("GET", LOADING_PATH): self._loading,
+            ("POST", INFERENCE_PATH): self._infer,
+            ("POST", "/cancel"): self._cancel,
+            ("POST", "/v1/admin/shutdown"): self._shut_down,
+            **{("POST", path): self._relay for path in OPENAI_PATHS},
+        }
+
+    async def __call__(self, request: Request, response: Response) -> None:
+        """Answer one request. Raises HiveError."""
+        await self._guard.check(request)
+        route = self._routes.get((request.method, request.path))
+        if route is not None:
+            await route(request, response)
+            return
+        job_id = request.path.removeprefix(f"{INFERENCE_PATH}/")
+        if job_id != request.path and 0 < len(job_id) <= MAX_ID_CHARS:
+            if request.method != "DELETE":
+                raise MethodNotAllowed(allow="DELETE")
+            self._worker.slots.cancel(job_id)
+            response.whole(204, b"")
+            return
+        allowed = sorted(method for method, path in self._routes if path == request.path)
+        if allowed:
+            raise MethodNotAllowed(allow=", ".join(allowed))
+        raise NotFound(f"There is nothing at {request.path[:200]!r}.")
+
+    async def _health(self, request: Request, response: Response) -> None:
+        response.json(200, {"status": "healthy", "vram_bytes": self._worker.vram_bytes})
+
+    async def _ready(self, request: Request, response: Response) -> None:
+        worker = self._worker
+        if worker.state in ("idle", "busy"):
+            response.json(200, {"ready": True, "state": worker.state, "model_loaded": True})
+            return
+        answer = {"ready": False, "state": worker.state, "progress_url": f"{worker.url}{LOADING_PATH}"}
+        response.json(200, answer)
+
+    async def _loading(self, request: Request, response: Response) -> None:
+        await self._worker.loading.stream(response)
+
+    async def _infer(self, request: Request, response: Response) -> None:
+        worker = self._worker
+        asked = read_inference(request.body)
+        deadline_s = read_deadline(request.headers)
+        engine = self._engine()
+        job = Inference(asked, response, worker.slots, worker.model, worker.vram_bytes)
+        try:
+            await job.run(engine, worker.settings.llm_token_timeout_s, deadline_s)
+        finally:
+            worker.used(job)
+
+    async def _relay(self, request: Request, response: Response) -> None:
+        worker = self._worker
+        engine = self._engine()
+        job = _RelayJob(response)
+        worker.slots.take(job)
+        try:
+            await job.relay.run(engine, "POST", request.path, (_JSON,), request.body)
+        finally:
+            worker.slots.release(job)
+            worker.used(None)
+        if job.relay.failure and not response.is_gone:
+            raise InferenceFailed(f"The engine does not answer: {job.relay.failure}.")
+
+    async def _cancel(self, request: Request, response: Response) -> None:
+        try:
+            job_id = json.loads(request.body)["job_id"]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            job_id = None
+        if not isinstance(job_id, str) or not 0 < len(job_id) <= MAX_ID_CHARS:
+            raise BadRequest('The body of a cancellation is {"job_id": "..."}.')
+        self._worker.slots.cancel(job_id)
+        response.json(202, {"message": "Cancelled"})
+
+    async def _shut_down(self, request: Request, response: Response) -> None:
+        response.json(200, {"message": "Shutting down", "state": "draining"})
+        self._worker.shut_down()
+
+    def _engine(self) -> Target:
+        """Where the engine is. Raises what is to be said where it is not ready."""
+        worker = self._worker
+        if worker.state == "draining":
+            raise WorkerDraining
+        engine = worker.engine
+        if engine is None:
+            raise ModelLoading(progress_url=f"{worker.url}{LOADING_PATH}", state=worker.state)
+        return engine
+
+
+class _RelayJob:
+    """A request that is passed on, as its slot has it."""
+
+    def __init__(self, response: Response) -> None:
+        self.id = f"relay-{uuid.uuid4()}"
+        self.relay = Relay(response)
+
+    def stop(self, code: str, message: str) -> None:
+        """End it in the middle: the form of its errors is the engine's."""
+        self.relay.stop()
+
+
+def read_deadline(headers: Mapping[bytes, bytes]) -> float | None:
+    """The seconds until the request's deadline, which is ISO 8601 in X-Request-Deadline or milliseconds of Unix time in
+    X-Deadline; None where there is none.
+
+    Raises:
+        BadRequest: it is no time.
+        RequestTimeout: it has passed.
+    """
+    text = headers.get(b"x-request-deadline", b"").decode("latin-1").strip()
+    number = headers.get(b"x-deadline", b"").decode("latin-1").strip()
+    if not text and not number:
+        return None
+    try:
+        if text:
+            parsed = datetime.fromisoformat(text)
+            until_s = (parsed if parsed.tzinfo else parsed.astimezone()).timestamp()
+        else:
+            if not (number.isascii() and number.isdecimal() and len(number) <= 15 and int(number) <= MAX_DEADLINE_MS):
+                raise ValueError
+            until_s = int(number) / 1000
+    except (ValueError, OverflowError):
+        raise BadRequest(
+            "X-Request-Deadline is a time such as 2030-01-31T12:00:00Z, X-Deadline milliseconds of Unix time."
+        ) from None
+    left_s = until_s - time.time()
+    if left_s <= 0:
+        raise RequestTimeout("The request's deadline has passed.")
+    return left_s

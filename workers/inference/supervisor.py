@@ -1,0 +1,379 @@
+"""The life of one LLM worker: it listens, says so, has its model downloaded where that is missing, loads it, answers,
+and ends in order.
+
+    server first, so that there is an address at once; then hive is told; then the model.
+
+    queued -> loading -> idle <-> busy -> draining -> stopped
+                 |         '----------------------> failed      the engine has died, or is not well any more
+                 '--------------------------------> failed      told in the stream, which stays for a moment
+
+It is a process of its own: what happens to one model happens to nobody else, and its memory goes back when it ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+from typing import Final
+
+from hive.downloads.tracker import DownloadTracker
+from hive.errors import (
+    BackendUnavailable,
+    EngineFailed,
+    HiveError,
+    InternalError,
+    ModelNotServable,
+    RedisUnavailable,
+    WorkerLost,
+    from_code,
+)
+from hive.serving.gguf_header import GgufInfo, read_gguf
+from hive.serving.memory import bytes_needed, check_ram
+from hive.serving.orders import SpawnOrder
+from hive.serving.record import LlmRecord
+from hive.serving.registry import LEASE_S
+from hive.serving.upstream import Target
+from hive.settings import Settings
+from hive.wire import events
+from hive.wire.llm import Fetching, LlmState, LoadingError, LoadingToVram, Ready
+from workers.inference.address import Address
+from workers.inference.engine import Engine, EngineSpec, command_for
+from workers.inference.guard import Guard
+from workers.inference.http1 import Listener
+from workers.inference.inference import Inference
+from workers.inference.loading import Loading
+from workers.inference.ports import bind_first
+from workers.inference.presence import Presence
+from workers.inference.slots import Slots
+
+log = logging.getLogger("workers.inference")
+
+#: Seconds that the address of a worker that has failed stays, for those who come to its stream.
+FAILED_LINGER_S: Final = 5.0
+#: Seconds between two looks at a download, and that Redis may be away meanwhile.
+DOWNLOAD_LOOK_S: Final = 0.25
+DOWNLOAD_LOST_S: Final = 60.0
+#: Failures in a row of the engine's health that end it.
+MAX_HEALTH_FAILURES: Final = 3
+#: Seconds between two looks whether the worker has been idle for too long.
+IDLE_LOOK_S: Final = 0.25
+#: Seconds that answers may take to leave when the worker ends.
+FLUSH_S: Final = 0.5
+
+
+class Supervisor:
+    """One worker. `run` is all there is to do."""
+
+    def __init__(self, settings: Settings, order: SpawnOrder) -> None:
+        assert settings.redis_url is not None
+        self.settings = settings
+        self.loading = Loading(self._changed, settings.keepalive_s)
+        self.slots = Slots(order.slots, self._changed)
+        self.url = ""
+        self.model = order.model_id or order.model_ref
+        self.vram_bytes = 0
+        self._order = order
+        self._path = order.path
+        self._engine: Engine | None = None
+        self._life: LlmState = "loading"
+        self._failed_checks = 0
+        self._activity_s = time.time()
+        self._idle_since_s = time.monotonic()
+        self._told_to_end = asyncio.Event()
+        self._failure: HiveError | None = None
+        self._presence = Presence(settings.redis_url, self._record, lambda: self.loading.told, self.shut_down)
+
+    # -- what the routes ask -----------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> LlmState:
+        """What it does."""
+        return "busy" if self._life == "idle" and self.slots.busy else self._life
+
+    @property
+    def engine(self) -> Target | None:
+        """Where the engine is, once the model is loaded."""
+        return self._engine.target if self._engine is not None and self._life == "idle" else None
+
+    def used(self, inference: Inference | None) -> None:
+        """A request has ended."""
+        self._activity_s, self._idle_since_s = time.time(), time.monotonic()
+        if inference is not None and inference.outcome:
+            fields = {"outcome": inference.outcome, "tokens": inference.tokens}
+            log.info("answered", extra={"fields": {**fields, "first_token_s": round(inference.first_token_s, 4)}})
+
+    def shut_down(self) -> None:
+        """End in order."""
+        self._told_to_end.set()
+
+    # -- its life ----------------------------------------------------------------------------------------------------
+
+    async def run(self) -> int:
+        """Be this worker until it ends; the exit code."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.shut_down)
+        listener = Listener(Address(self, Guard(self.settings, self._order.worker_id, self.settings.llm_host)))
+        try:
+            sock = bind_first(self.settings.llm_host, self.settings.llm_port_range)
+        except HiveError as error:
+            await self._presence.end("failed", _told(error))
+            raise
+        server = await listener.listen(sock)
+        self.url = _url_of(sock)
+        log.info("listening", extra={"fields": {"address": self.url, "model": self.model}})
+        presence = asyncio.create_task(self._presence.run())
+        life = asyncio.create_task(self._live())
+        told = asyncio.create_task(self._told_to_end.wait())
+        try:
+            await asyncio.wait([life, told], return_when=asyncio.FIRST_COMPLETED)
+            if life.done():
+                self._failure = _hive_error(life.exception())
+            return await self._end()
+        finally:
+            for task in (presence, life, told):
+                task.cancel()
+            await asyncio.gather(presence, life, told, return_exceptions=True)
+            server.close()
+            if self._engine is not None:
+                await self._engine.stop()
+            await asyncio.sleep(0 if not listener.connections else FLUSH_S)
+            listener.close()
+            self._presence.close()
+
+    async def _live(self) -> None:
+        """Load the model, then look after it; returns when it has been idle for too long.
+
+        Raises:
+            HiveError: it cannot be loaded, or the engine is not well any more.
+        """
+        if self._order.download_id:
+            await self._wait_for_download()
+        await self._load()
+        self._life, self._idle_since_s = "idle", time.monotonic()
+        self.loading.tell(Ready())
+        log.info("ready", extra={"fields": {"model": self.model}})
+        assert self._engine is not None
+        watchers = [
+            asyncio.create_task(w) for w in (self._engine.ended.wait(), self._check_health(), self._wait_idle())
+        ]
+        try:
+            done, _ = await asyncio.wait(watchers, return_when=asyncio.FIRST_COMPLETED)
+            if watchers[0] in done:
+                raise self._engine.failure()
+            for task in done:
+                task.result()
+        finally:
+            for task in watchers:
+                task.cancel()
+            await asyncio.gather(*watchers, return_exceptions=True)
+
+    async def _load(self) -> None:
+        order, settings = self._order, self.settings
+        info, size = await asyncio.to_thread(_look_at, Path(self._path))
+        context = min(order.context, info.context_length) if info.context_length else order.context
+        needed = bytes_needed(size, info.kv_bytes_per_token, context, order.slots)
+        if order.backend == "cpu":
+            check_ram(needed, settings.llm_keep_free_bytes)
+        self._tell_layers(0.0, info, size)
+        log_path = settings.llm_dir / f"{order.worker_id}.log"
+        await asyncio.to_thread(log_path.parent.mkdir, mode=0o700, parents=True, exist_ok=True)
+        self._engine = Engine(log_path, lambda share: self._tell_layers(share, info, size))
+        spec = EngineSpec(
+            Path(self._path),
+            context,
+            order.slots,
+            order.backend,
+            order.device,
+            settings.llm_load_mode,
+            settings.llm_threads,
+        )
+        command = command_for(spec, self._engine.socket_path, settings.llama_server)
+        try:
+            await self._engine.start(command, _environment())
+        except OSError as error:
+            raise BackendUnavailable(f"The engine cannot be started: {error.strerror or error}.") from None
+        await self._engine.wait_until_ready(settings.llm_stall_s, settings.llm_loading_timeout_s, self._describe)
+        self.vram_bytes = needed
+
+    async def _check_health(self) -> None:
+        """Raises EngineFailed after three failures in a row."""
+        assert self._engine is not None
+        while self._failed_checks < MAX_HEALTH_FAILURES:
+            await asyncio.sleep(self.settings.llm_health_interval_s)
+            well = await self._engine.is_healthy()
+            self._failed_checks = 0 if well else self._failed_checks + 1
+            if not well:
+                log.warning("the engine is not well", extra={"fields": {"failures": self._failed_checks}})
+                self._changed()
+        raise EngineFailed(f"The engine has not answered {MAX_HEALTH_FAILURES} times in a row.")
+
+    async def _wait_idle(self) -> None:
+        """Return when nobody has asked anything for too long; 0 seconds mean never."""
+        idle_s = self._order.idle_s
+        while not idle_s or self.slots.busy or time.monotonic() - self._idle_since_s < idle_s:  # noqa: ASYNC110
+            await asyncio.sleep(IDLE_LOOK_S)
+        log.info("idle for too long; the memory goes back", extra={"fields": {"seconds": idle_s}})
+
+    async def _end(self) -> int:
+        """Say why, let what runs end, and leave."""
+        if self._failure is not None:
+            return await self._fail(self._failure)
+        self._life = "draining"
+        self._changed()
+        stopped = LoadingError(code="CANCELLED", message="The worker was ended.")
+        self.loading.tell(stopped)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.settings.llm_drain_s):
+                await self.slots.all_free()
+        self.slots.stop_all("CANCELLED", "The worker is ending.")
+        await self._presence.end("stopped", stopped)
+        return 0
+
+    async def _fail(self, error: HiveError) -> int:
+        log.error("failed", extra={"fields": {"code": error.code, "reason": error.message}})
+        was_loading = not self.loading.is_over
+        self._life = "failed"
+        self.slots.stop_all("INFERENCE_FAILED", error.message)
+        self.loading.tell(_told(error))
+        await self._presence.end("failed", _told(error))
+        if was_loading:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(FAILED_LINGER_S):
+                    await self._told_to_end.wait()
+        return 1
+
+    # -- the download ------------------------------------------------------------------------------------------------
+
+    async def _wait_for_download(self) -> None:
+        """Tell the download's progress in our stream, until the model is on disk.
+
+        Raises:
+            HiveError: as the download ended.
+        """
+        tracker = DownloadTracker.of(self._presence.client, self.settings)
+        heard_s = time.monotonic()
+        while True:
+            try:
+                record = await self._presence.read(tracker.read, self._order.download_id)
+            except RedisUnavailable:
+                record = None
+            if record is None:
+                if time.monotonic() - heard_s > DOWNLOAD_LOST_S:
+                    raise WorkerLost("The download of the model has disappeared. Ask for it again.")
+            else:
+                heard_s = time.monotonic()
+                event = record.last_event
+                if isinstance(event, events.Complete):
+                    self._path = event.local_path
+                    return
+                if isinstance(event, events.Error):
+                    raise from_code(event.code or "DOWNLOAD_FAILED", event.message, event.details or {})
+                self._tell_download(event)
+            await asyncio.sleep(DOWNLOAD_LOOK_S)
+
+    def _tell_download(self, event: events.Downloading) -> None:
+        told = Fetching(
+            bytes_downloaded=event.bytes_downloaded,
+            bytes_total=event.bytes_total,
+            speed_mbps=event.speed_mbps,
+            download_id=self._order.download_id,
+            status=event.status,
+        )
+        if told != self.loading.event:
+            self.loading.tell(told)
+
+    # -- what is said ------------------------------------------------------------------------------------------------
+
+    def _tell_layers(self, share: float, info: GgufInfo, size: int) -> None:
+        event = LoadingToVram(
+            layers_loaded=int(share * info.layers), layers_total=info.layers, vram_mb=int(share * size / 1_000_000)
+        )
+        if event != self.loading.event:
+            self.loading.tell(event)
+
+    def _describe(self) -> str:
+        event = self.loading.event
+        return f"{event.layers_loaded}/{event.layers_total} layers" if isinstance(event, LoadingToVram) else "its start"
+
+    def _changed(self) -> None:
+        self._presence.changed()
+
+    def _record(self) -> LlmRecord:
+        order = self._order
+        return LlmRecord(
+            id=order.worker_id,
+            url=self.url,
+            state=self.state,
+            model_ref=order.model_ref,
+            model_id=order.model_id,
+            path=self._path,
+            flight=order.flight,
+            backend=order.backend,
+            device=order.device,
+            context=order.context,
+            slots_total=self.slots.total,
+            slots_busy=self.slots.busy,
+            idle_s=order.idle_s,
+            pid=os.getpid(),
+            host=order.host,
+            download_id=order.download_id,
+            failed_health_checks=self._failed_checks,
+            lease_ms=int(LEASE_S * 1000),
+            activity_ms=int(self._activity_s * 1000),
+        )
+
+
+def _look_at(path: Path) -> tuple[GgufInfo, int]:
+    """The head of the model's file, and the bytes of all its shards. Raises ModelNotServable."""
+    if path.is_dir() or path.suffix.lower() != ".gguf":
+        raise ModelNotServable(f"The engine loads GGUF files, and the model is {path.name!r}. Name a GGUF variant.")
+    try:
+        info = read_gguf(path)
+        return info, sum(shard.stat().st_size for shard in shards(path))
+    except OSError as error:
+        raise ModelNotServable(
+            f"The model's file cannot be read: {error.strerror}. Is the store on this machine?"
+        ) from None
+
+
+def shards(path: Path) -> list[Path]:
+    """The files of a model, by the first of them."""
+    stem, mark, count = path.stem.rpartition("-of-")
+    if not mark or not count.isdecimal() or stem[-6:-5] != "-":
+        return [path]
+    found = [path.with_name(f"{stem[:-5]}{number:05}-of-{count}{path.suffix}") for number in range(1, int(count) + 1)]
+    return [file for file in found if file.exists()]
+
+
+def _hive_error(error: BaseException | None) -> HiveError | None:
+    if error is None or isinstance(error, HiveError):
+        return error
+    log.error("the worker failed", exc_info=error)
+    return InternalError()
+
+
+def _told(error: HiveError) -> LoadingError:
+    return LoadingError(code=error.code, message=error.message, details=error.details or None)
+
+
+def _url_of(sock: socket.socket) -> str:
+    host, port = sock.getsockname()[:2]
+    if host in ("0.0.0.0", "::"):  # noqa: S104 - compared with, not bound to
+        host = socket.gethostname()
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _environment() -> dict[str, str]:
+    """What the engine needs of our environment: nothing of hive's, and no secret."""
+    return {
+        n: v
+        for n, v in os.environ.items()
+        if not n.startswith(("HIVE_", "HF_", "REDIS_", "LLAMA_")) and "TOKEN" not in n
+    }
