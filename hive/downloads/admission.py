@@ -6,7 +6,7 @@ The order is that of `hive:pending`, which the scripts keep (hive/downloads/scri
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from hive.redis_client import RedisClient
 from hive.settings import Settings
@@ -16,6 +16,18 @@ from hive.wire.jobs import RANK_STEP, RANKS, Priority
 
 #: How many running downloads are looked at for one that may make room.
 MAX_RUNNING_SCANNED = 2000
+
+
+#: Digits of the largest limit that anybody sets, in bytes or in downloads.
+_MAX_DIGITS: Final = 15
+
+
+def read_limit(found: bytes | None, initial: int) -> int:
+    """A limit as Redis holds it, 0 for none; `initial` where it holds none, or what no version of hive has set: one
+    broken value must not stop the list, the queue and the metrics.
+    """
+    is_number = found is not None and found.isdigit() and len(found) <= _MAX_DIGITS
+    return int(found) if is_number and found is not None else initial
 
 
 class QueuePlace(NamedTuple):
@@ -71,7 +83,7 @@ class Admission:
             pipeline.zcard(keys.LEASES)
             pipeline.get(keys.RUNNING_LIMIT)
             queued, running, limit = pipeline.execute()
-        most = self._max_running if limit is None else int(limit)
+        most = read_limit(limit, self._max_running)
         claimable = min(queued, max(most - running, 0)) if most else queued
         return Scaling(queued=queued, running=running, wanted_workers=running + claimable)
 
@@ -86,14 +98,14 @@ class Admission:
             pipeline.get(keys.RUNNING_LIMIT)
             pipeline.scard(keys.WORKERS)
             *ranks, running, limit, workers = pipeline.execute()
-        most = self._max_running if limit is None else int(limit)
+        most = read_limit(limit, self._max_running)
         found = {i: rank for i, rank in zip(download_ids, ranks, strict=True) if rank is not None}
         return {i: QueuePlace(rank, _waiting_for(rank, running, most, workers)) for i, rank in found.items()}
 
     def running_limit(self) -> int | None:
         """How many downloads may run at once in the whole fleet; None for no limit."""
         found = self._redis.get(keys.RUNNING_LIMIT)
-        return (self._max_running if found is None else int(found)) or None
+        return read_limit(found, self._max_running) or None
 
     def set_running_limit(self, limit: int | None) -> None:
         """Change that."""
@@ -132,7 +144,7 @@ class BandwidthLimit:
     def read(self) -> int | None:
         """Bytes per second, None for no limit."""
         found = self._redis.get(keys.BANDWIDTH_LIMIT)
-        return (self._initial if found is None else int(found)) or None
+        return read_limit(found, self._initial) or None
 
     def write(self, bytes_per_second: int | None) -> None:
         """Set it. What was reserved under the old limit is forgotten, so the new one counts at once."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from hive.downloads.admission import read_limit
 from hive.downloads.registry import HeartbeatRegistry
 from hive.metrics.replica import ReplicaFigures
 from hive.redis_client import RedisClient
@@ -77,8 +78,8 @@ def read_fleet(
         running=running,
         paused=paused,
         bytes_per_second=sum(map(_speed, rows[: len(running_ids)])),
-        bandwidth_limit=settings.max_bytes_per_second if limits[0] is None else int(limits[0]),
-        running_limit=settings.max_running if limits[1] is None else int(limits[1]),
+        bandwidth_limit=read_limit(limits[0], settings.max_bytes_per_second),
+        running_limit=read_limit(limits[1], settings.max_running),
         workers=Counter(state.decode() for state in states if state is not None),
         replicas=(own, *others),
     )

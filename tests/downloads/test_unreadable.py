@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from hive.downloads.admission import BandwidthLimit
 from hive.downloads.context import DownloadContext
 from hive.downloads.live import read_live
 from hive.redis_client import RedisClient
@@ -61,6 +62,21 @@ def test_a_worker_takes_the_next_one(downloads: DownloadContext, name: str) -> N
     taken = take_next(downloads)
     assert taken is not None
     assert taken.record.id == good
+
+
+@pytest.mark.parametrize("value", ["abc", "", "-5", "1e3", " 1", "9" * 400, "\x00"])
+def test_a_limit_that_is_none_stops_neither_the_list_nor_the_queue(downloads: DownloadContext, value: str) -> None:
+    redis = downloads.client
+    redis.set(keys.RUNNING_LIMIT, value)
+    redis.set(keys.BANDWIDTH_LIMIT, value)
+    queued = create(downloads)
+    assert downloads.admission.places([queued])[queued].ahead == 0
+    assert downloads.admission.scaling().wanted_workers == 1
+    assert downloads.admission.running_limit() is None
+    assert BandwidthLimit(redis, 7).read() == 7
+    taken = take_next(downloads)
+    assert taken is not None
+    assert taken.record.id == queued
 
 
 def test_the_same_model_can_be_asked_for_again(downloads: DownloadContext) -> None:

@@ -17,6 +17,7 @@ import time
 
 from redis.exceptions import RedisError
 
+from hive.downloads.admission import read_limit
 from hive.lua import Script, load
 from hive.redis_client import RedisClient
 from hive.wire import keys
@@ -86,7 +87,7 @@ class FleetLimiter:
         except RedisError as error:
             self._away(error)
             return
-        self._now_is(self._initial if found is None else int(found))
+        self._now_is(read_limit(found, self._initial))
 
     @property
     def limited(self) -> bool:

@@ -8,7 +8,9 @@ local r = redis.call('HMGET', record, 'state', 'attempt', 'owner', 'fence', 'byt
 if r[1] == 'running' and r[3] == owner then return r[4] end
 if r[1] ~= 'queued' then redis.call('ZREM', pending, id) end
 if r[1] ~= 'queued' or r[2] ~= attempt then return '' end
-local most = tonumber(redis.call('GET', running_limit) or max_running)
+-- What is no number counts as none (read_limit in admission.py): it must not stop the queue.
+local set = redis.call('GET', running_limit) or ''
+local most = tonumber(string.match(set, '^%d+$') and #set <= 15 and set or max_running)
 if most > 0 and redis.call('ZCARD', leases) >= most then return 'full' end
 local fence = next_fence(record)
 local now = now_ms()

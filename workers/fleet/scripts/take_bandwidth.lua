@@ -5,7 +5,9 @@
 local limit, line, takers = unpack(KEYS)
 local wanted, share_us, initial, taker, taker_ttl_us, booked_max_us = unpack(ARGV)
 
-local rate = tonumber(redis.call('GET', limit) or initial)
+-- What is no number counts as none (read_limit in hive/downloads/admission.py).
+local set = redis.call('GET', limit) or ''
+local rate = tonumber(string.match(set, '^%d+$') and #set <= 15 and set or initial)
 if rate <= 0 then return {0, 0, 0, 1} end
 local t = redis.call('TIME')
 local now = t[1] * 1000000 + t[2]
@@ -17,7 +19,7 @@ redis.call('PEXPIRE', takers, 60000)
 local sharers = redis.call('ZCARD', takers)
 local share = tonumber(share_us)
 local granted = math.max(tonumber(wanted), math.floor(rate * share / 1000000 / sharers))
-local free = tonumber(redis.call('GET', line) or '0')
+local free = tonumber(redis.call('GET', line) or '0') or 0
 if free > now + tonumber(booked_max_us) then free = now end
 local start = math.max(free, now - share)
 local after = start + granted * 1000000 / rate
