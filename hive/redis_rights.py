@@ -26,15 +26,16 @@ _RQ_KEY: Final = "rq:queue:hive"
 
 #: What for -> each command with arguments that it takes.
 CALLS: Final[dict[str, tuple[tuple[str, ...], ...]]] = {
-    "connections": (("PING",), ("CLIENT", "SETNAME", "hive"), ("CLIENT", "INFO")),
+    "connections, readiness": (("PING",), ("CLIENT", "SETNAME", "hive"), ("CLIENT", "INFO")),
     "transactions of RQ": (("WATCH", _KEY), ("UNWATCH",), ("MULTI",), ("EXEC",)),
-    "scripts": (("EVAL", "return 1", "0"), ("EVALSHA", "0" * 40, "0"), ("SCRIPT", "LOAD", "return 1")),
+    "scripts": (("EVALSHA", "0" * 40, "0"), ("SCRIPT", "LOAD", "return 1")),
     "time of leases": (("TIME",),),
     "keys of any kind": (
         ("DEL", _KEY),
         ("EXISTS", _KEY),
         ("EXPIRE", _KEY, "1"),
         ("PERSIST", _KEY),
+        ("PEXPIRE", _KEY, "1"),
         ("PTTL", _KEY),
         ("TTL", _KEY),
         ("TYPE", _KEY),

@@ -90,7 +90,7 @@ def test_the_documented_rights_are_enough(
         (["resetkeys", "~hive:*"], "~rq:*"),
         (["resetkeys"], "~hive:* ~rq:*"),
         (["-time"], "+time"),
-        (["-@scripting"], "+eval +evalsha +script|load"),
+        (["-@scripting"], "+evalsha +script|load"),
         (["-zscan", "-get", "-publish", "resetkeys", "~rq:*"], "+get ~hive:* +zscan +publish"),
         (["-multi"], "+multi"),
         (["-exec", "-watch", "-client|info"], "+watch +exec +client|info"),

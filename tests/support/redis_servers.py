@@ -9,6 +9,7 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from redis import Redis
 from redis.exceptions import RedisError
@@ -83,8 +84,8 @@ class RedisServer:
 
     def client(self, **options: object) -> Redis:
         """An administrator's."""
-        made: Redis = Redis(port=self.port, password=self._password, decode_responses=True, **options)  # type: ignore[arg-type]
-        return made
+        given: dict[str, Any] = {"password": self._password, **options}
+        return Redis(port=self.port, decode_responses=True, **given)
 
     def kill(self) -> None:
         """With no time to say good-bye."""
