@@ -1,5 +1,5 @@
-"""Everything that hive does, under the user of deploy/redis/users.acl on a real server: nothing is refused, and no right
-of the user was for nothing.
+"""Everything that hive does, under the user of deploy/redis/users.acl on a real server: nothing is refused, and no
+right of the user was for nothing.
 """
 
 from __future__ import annotations

@@ -10,10 +10,14 @@ from pathlib import Path
 import pytest
 import requests
 
+from hive import redis_rights
+from hive.downloads.restore import CHECK_INTERVAL_S
+from hive.wire import keys
 from tests.hub.server import HubServer
+from tests.support.content import MIB, file_sha256
 from tests.support.processes import Server, environment
-from tests.support.redis_servers import DOWN_AFTER_MS, SentinelFleet
-from tests.support.service import Service, check_right_end, slow, under_way
+from tests.support.redis_servers import DOWN_AFTER_MS, SentinelFleet, redis_server
+from tests.support.service import CONTENT, Service, check_right_end, slow, under_way
 from tests.support.sse_client import SseClient
 from tests.support.waiting import wait_for
 
@@ -81,3 +85,63 @@ def test_a_failover_in_mid_download_loses_no_end(
     finally:
         other.stop()
     assert "Traceback" not in other.output, other.output
+
+
+def test_a_download_whose_record_the_old_primary_took_along_comes_back(
+    fleet: SentinelFleet, service: Service, hub: HubServer
+) -> None:
+    """Its client had the id before any replica heard of it."""
+    model = slow(hub)
+    hub.create("org/before", {"m-Q4_K_M.gguf": b"GGUF" + b"x" * MIB})
+    assert service.bring("hf:org/before")["stage"] == "complete"
+    former = fleet.primary()
+    with fleet.without_replication(former):
+        download_id, client = under_way(service, model)
+        former.kill()
+    began_s = time.monotonic()
+    current = fleet.wait_for_another(former)
+    with current.client() as store:
+        lost = not store.exists(keys.record(download_id))
+    wait_for(lambda: service.show(download_id).get("status") == "downloading")
+    back_s = time.monotonic() - began_s
+    print(f"the record was {'lost' if lost else 'brought back at once'}, and is there after {back_s:.1f} s")
+    late = service.watch(download_id)
+    hub.limit_rate_bytes_per_s = None
+    hub.close_connections()
+    for each in (client, late):
+        each.wait(90)
+        assert (each.last["stage"], each.done) == ("complete", 1), each.last
+    assert file_sha256(client.last["local_path"]) == CONTENT.sha256()
+    assert back_s < FAILOVER_S + CHECK_INTERVAL_S
+
+
+def test_a_password_that_changes_in_mid_download_is_asked_for_anew(tmp_path: Path, hub: HubServer) -> None:
+    """By HIVE_REDIS_CREDENTIALS. For two seconds the function gives the former one, which Redis refuses by then."""
+    token = tmp_path / "token"
+    (tmp_path / "our_tokens.py").write_text(f"def ask():\n    return 'hive', open({str(token)!r}).read()\n")
+    with redis_server(tmp_path) as redis, redis.client() as admin:
+
+        def set_password(password: str) -> None:
+            admin.execute_command("ACL", "SETUSER", "hive", "reset", "on", f">{password}", *redis_rights.rules())
+
+        set_password("first-secret")
+        token.write_text("first-secret")
+        more = {"HIVE_REDIS_CREDENTIALS": "our_tokens:ask", "PYTHONPATH": str(tmp_path), "HF_ENDPOINT": hub.endpoint}
+        service = Service(environment(f"redis://127.0.0.1:{redis.port}/0", tmp_path, HF_TOKEN="", **more))
+        try:
+            download_id, client = under_way(service, slow(hub))
+            set_password("second-secret")
+            admin.execute_command("CLIENT", "KILL", "USER", "hive")
+            wait_for(lambda: service.server.logged("cannot subscribe"))
+            refused = requests.get(f"{service.server.url}/v1/downloads/{download_id}", timeout=30)
+            assert (refused.status_code, "WRONGPASS" in refused.text) == (503, True), refused.text
+            token.write_text("second-secret")
+            told = bytes_told(client)
+            wait_for(lambda: bytes_told(client) > told)
+            hub.limit_rate_bytes_per_s = None
+            hub.close_connections()
+            check_right_end(client, attempts=service.show(download_id)["attempt"])
+        finally:
+            service.stop()
+        for process in (service.server, service.workers):
+            assert "-secret" not in process.output

@@ -23,6 +23,8 @@ from hive.settings import Settings, SettingsError
         ("rediss://:pw@host?db=2", "host:6379/2"),
         ("unix:///run/redis.sock", "unix:/run/redis.sock"),
         ("unix://:pw@/run/redis.sock?db=4", "unix:/run/redis.sock?db=4"),
+        ("redis+sentinel://u:pw@s1:1,s2,[::1]:3/main/4", "s1:1,s2:26379,[::1]:3/main/4"),
+        ("rediss+sentinel://:pw@s1/main?sentinel_password=pw2", "s1:26379/main"),
     ],
 )
 def test_an_address_is_shown_without_user_password_and_options(text: str, shown: str) -> None:
@@ -41,6 +43,8 @@ def test_an_address_is_shown_without_user_password_and_options(text: str, shown:
         ("redis://:p:w@host", None, "p:w"),
         ("redis://host?password=a%20b&username=u", "u", "a b"),
         ("unix://u:pw@/s", "u", "pw"),
+        ("redis+sentinel://us%40er:p%2Cw@a,b/main", "us@er", "p,w"),
+        ("redis+sentinel://a,b/main?password=a%20b&username=u&sentinel_password=x", "u", "a b"),
     ],
 )
 def test_who_asks_is_read_percent_encoded(text: str, user: str | None, password: str | None) -> None:
@@ -69,6 +73,20 @@ def test_who_asks_is_read_percent_encoded(text: str, user: str | None, password:
         "redis://:secret@host/0?db=secret",
         "redis://:secret@host/0?db",
         "http://:secret@host",
+        "redis+sentinel://:secret@host",
+        "redis+sentinel://:secret@host/",
+        "redis+sentinel://:secret@/main",
+        "redis+sentinel://:secret@a,,b/main",
+        "redis+sentinel://:secret@a:70000,b/main",
+        "redis+sentinel://:secret@a:secret,b/main",
+        "redis+sentinel://:secret@a,b/main/secret",
+        "redis+sentinel://:se/cret@a,b/main",
+        "redis+sentinel://:se?cret@a,b/main",
+        "redis+sentinel://:se,cret@[a,b/main",
+        "redis+sentinel://:secret@a/main?ssl_ca_certs=/ca",
+        "redis+sentinel://:secret@a/main?sentinel_pasword=secret",
+        "redis+sentinel://:secret@" + ",".join("a" * 17) + "/main",
+        "redis://:secret@host?sentinel_password=secret",
         "host:6379",
         "unix://",
     ],

@@ -180,6 +180,24 @@ class SentinelFleet:
 
         return wait_for(look, "the Sentinels have made another primary")
 
+    @contextlib.contextmanager
+    def without_replication(self, primary: RedisServer) -> Iterator[None]:
+        """What this server is told meanwhile it tells no replica."""
+        replicas = [server for server in self.servers if server is not primary]
+        self._set_masterauth(replicas, "wrong")
+        with primary.client() as client:
+            client.execute_command("CLIENT", "KILL", "TYPE", "replica")
+        try:
+            yield
+        finally:
+            self._set_masterauth(replicas, PASSWORD)
+
+    @staticmethod
+    def _set_masterauth(servers: list[RedisServer], password: str) -> None:
+        for server in servers:
+            with server.client() as client:
+                client.config_set("masterauth", password)
+
     def fail_over(self) -> None:
         """Ask a Sentinel for a failover in order."""
         with self.sentinels[0].client() as client:
