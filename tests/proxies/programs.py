@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import re
 import signal
 import socket
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from hive.processes.children import bound_to_us
+from tests.support.ports import free_ports
 from tests.support.programs import program
 from tests.support.tls import Authority
 from tests.support.waiting import wait_for
@@ -27,8 +27,6 @@ ROOT: Final = Path(__file__).parent.parent.parent
 FILES: Final = ROOT / "deploy" / "proxies"
 #: The programs that there are files for, and that can be had here.
 NAMES: Final = ("caddy", "nginx", "haproxy")
-#: Ports to listen on.
-PORTS: Final = range(20_000, 32_000)
 #: Seconds that a program has to end.
 STOP_S: Final = 20.0
 
@@ -67,7 +65,7 @@ class Proxy:
         self._folder = folder
         folder.mkdir(parents=True)
         self._log = folder / "log"
-        self.port, plain, self._admin = _free_ports(3)
+        self.port, plain, self._admin = free_ports(3)
         self.url = f"https://localhost:{self.port}"
         self.plain_url = f"http://localhost:{plain}"
         authority = Authority(folder)
@@ -184,17 +182,3 @@ def running(name: str, folder: Path, ports: Sequence[int], extra: Sequence[Chang
         yield made
     finally:
         made.stop()
-
-
-def _free_ports(count: int) -> list[int]:
-    """These programs do not tell which port they were given, so they are given ones that were free a moment ago, from
-    below those that the system gives to whoever asks for any.
-    """
-    with contextlib.ExitStack() as stack:
-        listeners: list[socket.socket] = []
-        for port in random.sample(PORTS, len(PORTS)):
-            with contextlib.suppress(OSError):
-                listeners.append(stack.enter_context(socket.create_server(("127.0.0.1", port))))
-            if len(listeners) == count:
-                break
-        return [int(listener.getsockname()[1]) for listener in listeners]
