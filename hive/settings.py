@@ -13,7 +13,6 @@ import contextlib
 import os
 import platform
 import re
-import stat
 import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -27,7 +26,7 @@ from hive.errors import UnsafeUrl
 from hive.net.forwarded import TrustedProxies, TrustedProxiesError
 from hive.net.proxies import Proxies
 from hive.net.redis_url import RedisAddress, RedisUrlError, parse_redis_url
-from hive.net.tls import Trust
+from hive.net.tls import Trust, is_null_device
 from hive.net.urls import Url, parse_url
 from hive.version import VERSION
 from hive.wire.jobs import MAX_RUNNING, MIN_BYTES_PER_SECOND
@@ -517,14 +516,8 @@ def _expanded(text: str, env: Mapping[str, str]) -> str:
 
 
 def _names_no_file(name: str, path: str) -> bool:
-    """Whether a setting names /dev/null, or what is mounted from there, in the place of a file."""
-    if name not in _OPTIONAL_FILES:
-        return False
-    try:
-        found = os.stat(path)
-    except (OSError, ValueError):
-        return False  # what is wrong with it is told where it is read
-    return stat.S_ISCHR(found.st_mode) and found.st_rdev == os.stat(os.devnull).st_rdev
+    """Whether a setting names /dev/null in the place of a file."""
+    return name in _OPTIONAL_FILES and is_null_device(path)
 
 
 def _secret_in(path: str, name: str) -> str:

@@ -17,6 +17,7 @@ import contextlib
 import functools
 import os
 import re
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,11 +64,11 @@ class Trust:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Trust:
-        """What these variables say; an empty one counts as not set."""
-        variable = "REQUESTS_CA_BUNDLE" if environ.get("REQUESTS_CA_BUNDLE") else "CURL_CA_BUNDLE"
-        named = (environ.get(name) or None for name in (variable, "SSL_CERT_FILE", "SSL_CERT_DIR"))
-        bundle, cert_file, cert_dir = named
-        return cls(bundle, variable, cert_file, cert_dir)
+        """What these variables say; an empty one, and one that names /dev/null, counts as not set."""
+        names = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")
+        said = {name: environ[name] for name in names if environ.get(name) and not is_null_device(environ[name])}
+        variable = "REQUESTS_CA_BUNDLE" if "REQUESTS_CA_BUNDLE" in said else "CURL_CA_BUNDLE"
+        return cls(said.get(variable), variable, said.get("SSL_CERT_FILE"), said.get("SSL_CERT_DIR"))
 
     def check(self) -> None:
         """Look into what is named, without OpenSSL: loading all certificates takes longer than most commands.
@@ -134,6 +135,15 @@ def _context(trust: Trust) -> ssl.SSLContext:
 
         context.load_verify_locations(certifi.where())
     return context
+
+
+def is_null_device(path: str) -> bool:
+    """Whether a path is /dev/null, or what is mounted from there: a compose file mounts something in any case."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return False  # what is wrong with it is told where it is read
+    return stat.S_ISCHR(found.st_mode) and found.st_rdev == os.stat(os.devnull).st_rdev
 
 
 class _NoCertificateError(Exception):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import inspect
+import os
 import socket
 import time
 from collections.abc import Iterator
@@ -201,6 +202,9 @@ def test_a_companys_certificate_is_trusted_on_this_machine_too(
                 set_one.setenv(name, str(authority.file))
                 with Client(address) as friend:
                     friend.downloads()
+        monkeypatch.setenv("SSL_CERT_FILE", os.devnull)
+        with Client(address) as stranger, pytest.raises(ServerUnreachable, match="certificate"):
+            stranger.downloads()
 
 
 def test_the_small_calls_answer(client: Client) -> None:
