@@ -22,7 +22,6 @@ import hashlib
 import hmac
 import math
 import os
-import secrets as random
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal, NamedTuple
 from urllib.parse import urlsplit
@@ -31,6 +30,7 @@ import msgspec
 
 from hive.errors import StoreNotWritable
 from hive.key_file import read_key_file
+from hive.private_file import private_file_beside
 from hive.wire.refs import ModelRef
 
 if TYPE_CHECKING:
@@ -198,15 +198,8 @@ def check_key(key_file: Path) -> None:
 
 def _make_key(key_file: Path) -> None:
     key_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    temporary = key_file.with_name(f".{key_file.name}.{random.token_hex(8)}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    try:
-        os.write(descriptor, base64.urlsafe_b64encode(os.urandom(KEY_BYTES)))
-        os.fsync(descriptor)
+    with private_file_beside(key_file, base64.urlsafe_b64encode(os.urandom(KEY_BYTES))) as temporary:
         _publish(temporary, key_file)
-    finally:
-        os.close(descriptor)
-        temporary.unlink(missing_ok=True)
 
 
 def _publish(temporary: Path, key_file: Path) -> None:

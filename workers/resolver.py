@@ -76,8 +76,8 @@ REDIS_RETRY_S: Final = 1.0
 #: How often a Hub that does not answer is asked, and the seconds between.
 HUB_ATTEMPTS: Final = 3
 HUB_RETRY_S: Final = 1.0
-#: Files of one question of access that are asked for.
-MAX_PLACES: Final = 64
+#: Files of one question of access that are asked for, at most: servers ask for fewer (PLACES_A_QUESTION).
+MAX_PLACES_OF_A_QUESTION: Final = 64
 #: The longest rest of the Hub, in seconds, that a thread waits for; what is asked meanwhile is left to the workers.
 MAX_REST_S: Final = 20.0
 #: What no later try changes. All else is left to the worker that takes the download.
@@ -155,7 +155,7 @@ class Resolver:
             asked = self._resolutions.access_question(call.access_id)
             if asked is not None:
                 with logs.bound(request_id=asked.request_id):
-                    answer = {place: self._access(asked, place) for place in asked.places[:MAX_PLACES]}
+                    answer = {place: self._access(asked, place) for place in asked.places[:MAX_PLACES_OF_A_QUESTION]}
                     self._resolutions.give_answer(call.access_id, encode_json(list(answer.values())))
         else:
             self._look_at(call)

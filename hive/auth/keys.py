@@ -34,6 +34,7 @@ from hive.auth.principal import Principal
 from hive.auth.scopes import SCOPES, Scope, with_implied
 from hive.errors import BadRequest, KeyFileUnusable, NotFound
 from hive.key_file import is_of_owner, is_private
+from hive.private_file import private_file_beside
 
 T = TypeVar("T")
 
@@ -262,18 +263,10 @@ class KeyFile:
     def _write(self, data: bytes) -> None:
         """A new file under the old name; where that is a link, under the name that it leads to."""
         path = Path(os.path.realpath(self.path))
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        try:
-            with open(descriptor, "wb") as file:
-                if os.geteuid() == 0 and path.exists():  # it stays readable for the user whose server reads it
-                    os.fchown(file.fileno(), path.stat().st_uid, path.stat().st_gid)
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+        with private_file_beside(path, data) as temporary:
+            if os.geteuid() == 0 and path.exists():  # it stays readable for the user whose server reads it
+                os.chown(temporary, path.stat().st_uid, path.stat().st_gid, follow_symlinks=False)
             os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # not every filesystem lets a folder be flushed
             folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
             try:

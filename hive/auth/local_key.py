@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hmac
 import os
-import secrets
 import stat
 import time
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Final
 
 from hive.auth.keys import KEY, KeyFile, digest_of
 from hive.key_file import is_private
+from hive.private_file import private_file_beside
 
 #: Its name and owner in the key file.
 KEY_NAME: Final = "hive up"
@@ -54,12 +54,6 @@ def ensure_local_key(path: Path, file: KeyFile) -> str | None:
         if found and found.is_alive(time.time()) and hmac.compare_digest(digest_of(text), found.sha256):
             return text
     made = file.add(KEY_NAME, ["admin"], owner=OWNER)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        with open(descriptor, "w") as written:
-            written.write(made.text + "\n")
+    with private_file_beside(path, f"{made.text}\n".encode()) as temporary:
         os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return made.text

@@ -45,7 +45,7 @@ UNKNOWN_TTL_S: Final = 10.0
 #: Answers that a process remembers; the oldest are forgotten.
 MAX_REMEMBERED: Final = 10_000
 #: Files of one question, which a resolver asks for one by one; and of one request, the rest comes with the next.
-MAX_PLACES: Final = 16
+PLACES_A_QUESTION: Final = 16
 MAX_PLACES_A_REQUEST: Final = 64
 #: Seconds to wait for the answer, and between two looks whether it is there.
 ANSWER_TIMEOUT_S: Final = 10.0
@@ -167,8 +167,8 @@ class ModelAccess:
             if (known := self._recall(token, place)) is not None:
                 answers[place] = known
         missing = [place for place in places if place not in answers]
-        for start in range(0, len(missing), MAX_PLACES):
-            batch = missing[start : start + MAX_PLACES]
+        for start in range(0, len(missing), PLACES_A_QUESTION):
+            batch = missing[start : start + PLACES_A_QUESTION]
             found = await self._ask_resolver(batch, token)
             for place, answer in zip(batch, found, strict=True):
                 self._remember(token, place, answer)
