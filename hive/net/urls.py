@@ -11,6 +11,7 @@ bracketed IPv6 address.
 from __future__ import annotations
 
 import re
+from ipaddress import IPv6Address
 from typing import NamedTuple
 from urllib.parse import quote
 
@@ -57,12 +58,21 @@ def parse_url(text: str) -> Url:
         raise UnsafeUrl(
             "The URL is not a plain http or https URL: no user info, and a host of letters, digits, dots and hyphens."
         )
-    scheme = found["scheme"].lower()
+    scheme, host = found["scheme"].lower(), found["host"].lower()
+    if host.startswith("[") and not _is_ipv6(host[1:-1]):
+        raise UnsafeUrl("What stands in the URL's brackets is no address.")
     port = int(found["port"]) if found["port"] else DEFAULT_PORTS[scheme]
     if not 0 < port < 65536:
         raise UnsafeUrl("The URL's port is not a port.")
     target = found["target"] or "/"
-    return Url(scheme, found["host"].lower(), port, target if target.startswith("/") else "/" + target)
+    return Url(scheme, host, port, target if target.startswith("/") else "/" + target)
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        return bool(IPv6Address(text))
+    except ValueError:
+        return False
 
 
 def to_ascii(text: str) -> str:
