@@ -13,6 +13,7 @@ from typing import Any
 
 import schemathesis
 
+from hive.wire.refs import MAX_REF_CHARS
 from tests.support.openapi import check_answer, document
 
 #: What exists on the server: ids of downloads and models, and references that can be asked for.
@@ -47,9 +48,10 @@ def map_query(context: Any, query: Any) -> Any:
 
 @schemathesis.hook
 def map_body(context: Any, body: Any) -> Any:
-    """References that mean something, three times of four."""
-    if isinstance(body, dict) and isinstance(body.get("model_ref"), str):
-        found = _sometimes(body["model_ref"], KNOWN.get("refs", []))
+    """References that mean something, three times of four. One that is too long is meant to be wrong, and stays so."""
+    ref = body.get("model_ref") if isinstance(body, dict) else None
+    if isinstance(ref, str) and len(ref) <= MAX_REF_CHARS:
+        found = _sometimes(ref, KNOWN.get("refs", []))
         return body if found is None else {**body, "model_ref": found}
     return body
 
