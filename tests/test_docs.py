@@ -90,11 +90,56 @@ def test_every_command_is_documented() -> None:
         assert f"`hive {name}" in text("cli.md")
 
 
-def test_the_readme_leads_to_every_document_and_every_link_exists() -> None:
-    readme = (ROOT / "README.md").read_text()
-    links = set(re.findall(r"\]\(([^)#]+)\)", readme))
-    assert {f"docs/{path.name}" for path in DOCS.glob("*.md")} <= links
-    assert all((ROOT / link).exists() for link in links)
+#: How a page begins that stands under this heading of the index.
+READERS = {
+    "Use it": "For people who use hive.",
+    "Run it for a team": "For people who run hive for a team.",
+    "Program against it": "For people who write programs against hive.",
+    "Work on it": "For people who work on hive.",
+}
+
+
+def index() -> dict[str, str]:
+    """The heading of docs/README.md under which each page stands."""
+    sections = [part.split("\n", 1) for part in text("README.md").split("\n## ")[1:]]
+    return {page: name for name, body in sections for page in re.findall(r"^- \[[^\]]+\]\(([\w.-]+\.md)\)", body, re.M)}
+
+
+def test_every_page_is_in_the_index_once_and_the_readme_leads_there() -> None:
+    pages = re.findall(r"^- \[[^\]]+\]\(([\w.-]+\.md)\)", text("README.md"), re.MULTILINE)
+    assert sorted(pages) == sorted(path.name for path in DOCS.glob("*.md") if path.name != "README.md")
+    assert set(index().values()) == set(READERS)
+    assert "](docs/README.md)" in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("page", sorted(path.name for path in DOCS.glob("*.md") if path.name != "README.md"))
+def test_every_page_says_first_for_whom_it_is(page: str) -> None:
+    title, reader = text(page).split("\n\n", 2)[:2]
+    assert title.startswith("# ")
+    assert reader == READERS[index()[page]]
+
+
+def slugs(document: Path) -> set[str]:
+    """The anchors of a document's headings, as the hosts of repositories make them."""
+    outside_code = re.sub(r"^```.*?^```", "", document.read_text(), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", outside_code, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_every_anchor_of_a_link_is_a_heading() -> None:
+    for document in DOCUMENTS:
+        for target, anchor in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", document.read_text()):
+            other = document.parent / target if target else document
+            assert anchor in slugs(other), f"{document.name} links {target}#{anchor}"
+
+
+def test_every_message_that_troubleshooting_quotes_is_one_of_the_code() -> None:
+    section = text("troubleshooting.md").partition("## What a team meets most")[2].partition("\n## ")[0]
+    quoted = re.findall(r"^\| `([^`]+)` \|", section, re.MULTILINE)
+    assert len(quoted) == 20
+    sources = [path.read_text() for folder in ("hive", "workers") for path in (ROOT / folder).rglob("*.py")]
+    code = re.sub(r"\s+", " ", " ".join(sources))
+    assert [message for message in quoted if message not in code] == []
 
 
 def test_every_script_has_its_line() -> None:
