@@ -274,11 +274,11 @@ async def test_a_head_that_trickles_is_408(serving: Serving) -> None:
 
     task = asyncio.create_task(trickle())
     answer = await read_to_end(client)
+    assert loop.time() - began_s < 10_000 * 0.02, "it was not waited for the head"
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "REQUEST_TIMEOUT"
-    assert loop.time() - began_s < AT_ONCE_S
     client.close()
 
 

@@ -248,15 +248,22 @@ def test_a_file_on_disk_is_served_like_any_other(hub: HubServer, tmp_path: Path)
 def test_a_rate_limit_holds_for_each_connection_alone() -> None:
     with HubServer(limit_rate_bytes_per_s=1_000_000) as hub:
         url = hub.plain("f.bin", SyntheticFile(500_000))
-        began = time.monotonic()
-        threads = [threading.Thread(target=probe, args=(url,)) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        took = time.monotonic() - began
-    # Four at once take as long as one: 0.5 s, and 2 s if they shared the rate.
-    assert 0.45 < took < 1.8
+
+        def took_s() -> float:
+            began = time.monotonic()
+            threads = [threading.Thread(target=probe, args=(url,)) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            return time.monotonic() - began
+
+        # Four at once take as long as one: 0.5 s. If they shared the rate none of these would be below 2 s; a machine
+        # that is busy makes some of them long.
+        tries = [took_s()]
+        while tries[-1] >= 1.8 and len(tries) < 20:
+            tries.append(took_s())
+    assert 0.45 < tries[-1] < 1.8, tries
 
 
 def test_stopping_ends_connections_that_idle_stall_or_send() -> None:
