@@ -31,7 +31,7 @@ ALL: dict[str, Any] = {
     "secretKey": {"existingSecret": "key"},
     "hub": {"tokenSecret": "hub"},
     "store": {"existingClaim": "models"},
-    "redis": {"existingSecret": "redis"},
+    "redis": {"existingSecret": "redis", "tlsSecret": "redis-tls", "clientCertificate": True},
     "api": {
         "publicHosts": ["hive.corp"],
         "allowOrigins": ["https://ui.corp"],
@@ -143,6 +143,17 @@ def test_the_environment_is_made_of_settings_that_exist_and_holds_no_secret(
         assert environment(container).keys() <= known
         assert all("valueFrom" not in entry for entry in container.get("env", []))
         assert "redis://" not in str(container)
+
+
+def test_the_files_for_tls_are_mounted_where_the_settings_name_them(chart: helm.Chart) -> None:
+    names = {"HIVE_REDIS_CA_FILE": "ca.crt", "HIVE_REDIS_CERT_FILE": "tls.crt", "HIVE_REDIS_KEY_FILE": "tls.key"}
+    for _, container in containers(rendered(chart, ALL)):
+        (mount,) = (mount for mount in container["volumeMounts"] if mount["name"] == "redis-tls")
+        for name, file in names.items():
+            assert environment(container)[name] == f"{mount['mountPath']}/{file}"
+    redis = {**ALL["redis"], "clientCertificate": False}
+    for _, container in containers(rendered(chart, {**ALL, "redis": redis})):
+        assert environment(container).keys() & names.keys() == {"HIVE_REDIS_CA_FILE"}
 
 
 def test_the_commands_are_commands_of_hive(chart: helm.Chart) -> None:

@@ -87,19 +87,20 @@ def test_a_refusal_is_a_503_with_its_reason_and_no_worker_quits(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "answer",
+    ("answer", "checks"),
     [
-        "OOM command not allowed when used memory > 'maxmemory'.",
-        "READONLY You can't write against a read only replica.",
-        "LOADING Redis is loading the dataset in memory",
-        "NOAUTH Authentication required.",
+        ("OOM command not allowed when used memory > 'maxmemory'.", "refuse"),
+        ("READONLY You can't write against a read only replica.", "refuse"),
+        ("LOADING Redis is loading the dataset in memory", "refuse"),
+        ("NOAUTH Authentication required.", "warn"),
     ],
 )
 def test_what_starts_while_redis_refuses_waits_and_works_afterwards(
-    redis_that_refuses: RefusingRedis, tmp_path: Path, hub: HubServer, answer: str
+    redis_that_refuses: RefusingRedis, tmp_path: Path, hub: HubServer, answer: str, checks: str
 ) -> None:
     hub.create("org/model", {"m-Q4_K_M.gguf": SyntheticFile(MIB, seed=7)})
-    env = environment(redis_that_refuses.url, tmp_path, HF_ENDPOINT=hub.endpoint, HIVE_DRAIN_S="0.2", HF_TOKEN="")
+    more = {"HF_ENDPOINT": hub.endpoint, "HIVE_DRAIN_S": "0.2", "HF_TOKEN": "", "HIVE_REDIS_CHECKS": checks}
+    env = environment(redis_that_refuses.url, tmp_path, **more)
     redis_that_refuses.refuse(answer)
     with stopping(Server(env)) as server, stopping(Workers(env, 1)) as workers:
         assert isinstance(server, Server)

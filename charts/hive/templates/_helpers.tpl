@@ -55,6 +55,16 @@ capabilities: {drop: [ALL]}
 {{- define "hive.env" -}}
 - name: HIVE_REDIS_URL_FILE
   value: /run/secrets/redis/url
+{{- with .Values.redis.tlsSecret }}
+- name: HIVE_REDIS_CA_FILE
+  value: /run/secrets/redis-tls/ca.crt
+{{- if $.Values.redis.clientCertificate }}
+- name: HIVE_REDIS_CERT_FILE
+  value: /run/secrets/redis-tls/tls.crt
+- name: HIVE_REDIS_KEY_FILE
+  value: /run/secrets/redis-tls/tls.key
+{{- end }}
+{{- end }}
 - name: HIVE_STORE
   value: {{ .Values.store.mountPath }}
 - name: HIVE_HOME
@@ -73,6 +83,9 @@ capabilities: {drop: [ALL]}
 - {name: tmp, mountPath: /tmp}
 - {name: secret-key, mountPath: /run/secrets/hive, readOnly: true}
 - {name: redis-url, mountPath: /run/secrets/redis, readOnly: true}
+{{- if .Values.redis.tlsSecret }}
+- {name: redis-tls, mountPath: /run/secrets/redis-tls, readOnly: true}
+{{- end }}
 {{- end -}}
 
 {{- define "hive.volumes" -}}
@@ -92,4 +105,10 @@ capabilities: {drop: [ALL]}
     secretName: {{ default (printf "%s-redis" (include "hive.name" .)) .Values.redis.existingSecret }}
     defaultMode: 0440
     items: [{key: url, path: url}]
+{{- with .Values.redis.tlsSecret }}
+- name: redis-tls
+  secret:
+    secretName: {{ . }}
+    defaultMode: 0440
+{{- end }}
 {{- end -}}
