@@ -98,6 +98,7 @@ class Proxy:
                 Change("/etc/ssl/hive/fullchain.pem", pem),
                 Change("/etc/ssl/hive/privkey.pem", pem),
                 Change("/var/log/nginx/hive.log", str(self._folder / "access.log")),
+                Change("/var/log/nginx/hive-error.log", str(self._folder / "hive-error.log")),
             ]
         return [
             Change("bind :443", f"bind 127.0.0.1:{self.port}"),
@@ -150,9 +151,9 @@ class Proxy:
 
     @property
     def log(self) -> str:
-        """What it wrote, its access log too."""
-        access = self._folder / "access.log"
-        return self._log.read_text() + (access.read_text() if access.exists() else "")
+        """What it wrote, in whatever log."""
+        logs = [self._log, *self._folder.glob("*.log")]
+        return "".join(log.read_text() for log in logs)
 
     def _environment(self) -> dict[str, str]:
         return {"PATH": f"{os.environ['PATH']}:/usr/sbin", "HOME": str(self._folder)}
