@@ -1,14 +1,16 @@
 """The scripts under any order of events: workers that live, die, come back as zombies, and calls that are sent twice.
 
-hypothesis plays creators, workers, reapers and cancellers against one download and compares what was told with what
-must hold: versions only rise, one end, nothing after it, a zombie changes nothing, and a live download always has a
-lease or a place in the queue. The machine itself is tested: it must catch scripts with a mistake in them.
+hypothesis plays creators, owners who join and leave, workers, reapers and cancellers against one download and compares
+what was told with what must hold: versions only rise, one end, nothing after it, a zombie changes nothing, a live
+download always has a lease or a place in the queue, and its owners are those who have not left. The machine itself is
+tested: it must catch scripts with a mistake in them.
 """
 
 from __future__ import annotations
 
 import itertools
 import os
+from collections import Counter
 from typing import Any, Literal, get_args
 
 import fakeredis
@@ -39,6 +41,10 @@ REAL_EXAMPLES, STEPS = EXAMPLES // 3, 25
 MUTANT_EXAMPLES = 3000
 
 
+#: Who may join the download and leave it, in order.
+OWNERS = ("alice", "bob", "carol")
+
+
 class Downloads(RuleBasedStateMachine):
     """One download, three workers, and everybody who may interfere."""
 
@@ -60,6 +66,9 @@ class Downloads(RuleBasedStateMachine):
         self.seq = 1
         self.ends = 0
         self.received: dict[int, int] = {}
+        #: Who has a share, in the order of their coming; "" is somebody without a key, who made it.
+        self.owners = [""]
+        self.charged: Counter[str] = Counter()
 
     def teardown(self) -> None:
         if hasattr(self, "pubsub"):
@@ -150,6 +159,8 @@ class Downloads(RuleBasedStateMachine):
         claim, present = self.holder(name)
         self.seq += 1
         self.received[claim.fence] = self.received.get(claim.fence, 0) + received * present
+        if self.owners[0]:
+            self.charged[self.owners[0]] += received * present
         for _ in range(2 if twice else 1):
             self.downloads.claims.publish(claim, self.seq, downloading(), AttemptBytes(self.received[claim.fence]))
 
@@ -166,10 +177,41 @@ class Downloads(RuleBasedStateMachine):
         assert left == (before.state == "running" and not (word == "yield" and before.control == "cancel"))
         assert self.record.control == (word if left else before.control)
 
+    @precondition(lambda self: not self.record.is_terminal and self.record.control != "cancel")
+    @rule(owner=st.sampled_from(["", *OWNERS]), twice=st.booleans())
+    def join(self, owner: str, twice: bool) -> None:
+        for _ in range(2 if twice else 1):
+            assert self.downloads.tracker.create(new(owner=owner)) == (self.id, "joined")
+        if owner not in self.owners:
+            self.owners.append(owner)
+
+    @rule(owner=st.sampled_from(["", *OWNERS]))
+    def leave(self, owner: str) -> None:
+        before = self.record
+        expected = "gone" if before.is_terminal or owner not in self.owners else "left" if self.owners[1:] else "last"
+        assert self.downloads.tracker.leave(self.id, owner) == expected
+        if expected == "left":
+            self.owners.remove(owner)
+        elif expected == "last":
+            assert self.record.control == "cancel"
+            assert self.downloads.tracker.create(new(owner="a stranger"), "another")[0] != self.id, "nobody joins it"
+            self.redis.set(keys.single_flight("model-a"), self.id)
+
+    @invariant()
+    def its_owners_are_those_who_have_not_left(self) -> None:
+        if hasattr(self, "downloads"):
+            assert self.record.owner_lines.split("\n") == self.owners
+            listed = [owner for owner in OWNERS if self.redis.zscore(keys.owner_index(owner), self.id) is not None]
+            assert listed == sorted(owner for owner in self.owners if owner)
+
     @invariant()
     def bytes_are_counted_once(self) -> None:
         if hasattr(self, "downloads"):
             assert self.record.bytes_received == sum(self.received.values())
+            charged: Counter[str] = Counter()
+            for quota in self.redis.keys("hive:quota:*"):
+                charged.update({owner.decode(): int(count) for owner, count in self.redis.hgetall(quota).items()})
+            assert charged == +self.charged
 
     @invariant()
     def the_place_in_the_queue_is_that_of_the_priority(self) -> None:
@@ -187,6 +229,8 @@ class Downloads(RuleBasedStateMachine):
     def create_again(self) -> None:
         live = not self.record.is_terminal
         got, outcome = self.downloads.tracker.create(new())
+        if got == self.id and "" not in self.owners:
+            self.owners.append("")
         assert (
             (outcome == "joined" and got == self.id) if live else (outcome in ("created", "joined") and got != self.id)
         )
@@ -267,6 +311,8 @@ MUTANTS = {
     ),
     "a place by the time of the attempt": ("RELEASE", "place(r[9], r[10])", "place(r[9], now_ms())"),
     "an end that leaves the index": ("FINISH", "index(id, state, r[9])", ""),
+    "a joiner who has no share": ("CREATE", "share(under_way, lines, owner, r[4], told)\n    if RANKS", "if RANKS"),
+    "an owner who is still listed": ("LEAVE", "redis.call('ZREM', 'hive:owner:' .. owner, id)", ""),
     "a claim by two": ("CLAIM", "if r[1] ~= 'queued' or r[2] ~= attempt then return '' end", ""),
 }
 
