@@ -207,7 +207,7 @@ def _code_of_tls(error: BaseException) -> str:
             return ""  # it was closed, as any connection may be
         if isinstance(behind, ssl.SSLError):
             return _code_of_alert(behind.reason or "")
-        behind = behind.__cause__ or behind.__context__
+        behind = behind.__cause__ or (None if behind.__suppress_context__ else behind.__context__)
     return ""
 
 

@@ -29,7 +29,7 @@ from hive.redis_client import (
     tls_context,
 )
 from hive.redis_errors import ConnectError, code_of, describe
-from hive.redis_versions import holes
+from hive.redis_versions import holes, other_server
 from hive.settings import Settings, SettingsError
 
 log = logging.getLogger("hive.redis_probe")
@@ -237,6 +237,8 @@ def oddities(info: dict[str, Any]) -> Iterator[str]:
             f"maxmemory-policy is {policy}, which will throw records away as soon as maxmemory is set. Set it to "
             "noeviction."
         )
+    if (other := other_server(info)) is not None:
+        yield f"It is {other}, which hive was not tried with."
     if info.get("aof_enabled") == 0:
         yield (
             "It has no append-only file: a restart loses what was written since its last snapshot. Downloads under way "

@@ -16,7 +16,7 @@ from typing import Any, Final, Literal, NamedTuple
 #: major, minor, patch
 Version = tuple[int, int, int]
 #: Other servers that call themselves a version of Redis, by what they put into INFO.
-_OTHERS: Final = ("dragonfly_version", "garnet_version", "mvcc_depth")
+_OTHERS: Final = {"dragonfly_version": "Dragonfly", "garnet_version": "Garnet", "mvcc_depth": "KeyDB"}
 
 
 class Hole(NamedTuple):
@@ -66,7 +66,7 @@ def holes(info: Mapping[str, Any], *, is_private: bool, is_tls: bool) -> str | N
     """A sentence about the holes of a server, by its answer to INFO, with the release that has none of them; None where
     it has none that counts. `is_private`: only programs of this user can connect.
     """
-    if any(name in info for name in _OTHERS):
+    if other_server(info) is not None:
         return None
     product = "Valkey" if info.get("valkey_version") else "Redis"
     text = str(info.get("valkey_version") or info.get("redis_version") or "")
@@ -83,6 +83,11 @@ def holes(info: Mapping[str, Any], *, is_private: bool, is_tls: bool) -> str | N
         f"{product} {text} has known holes ({', '.join(found)}), closed in {fix}. Distributions close them without a"
         " new number: where yours has, set HIVE_REDIS_HOLES=ignore."
     )
+
+
+def other_server(info: Mapping[str, Any]) -> str | None:
+    """The name of a server that only speaks Redis' protocol; None for Redis and Valkey."""
+    return next((name for mark, name in _OTHERS.items() if mark in info), None)
 
 
 def _counts(hole: Hole, *, is_private: bool, is_tls: bool) -> bool:

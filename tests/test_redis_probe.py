@@ -221,6 +221,11 @@ def test_a_redis_without_an_append_only_file_is_a_warning_of_the_server() -> Non
     assert list(redis_probe.oddities({"aof_enabled": 1})) == []
 
 
+def test_a_server_that_only_speaks_its_protocol_is_named() -> None:
+    (told,) = redis_probe.oddities({"redis_version": "7.4.0", "dragonfly_version": "df-v1.30.0"})
+    assert told == "It is Dragonfly, which hive was not tried with."
+
+
 HOLES_TABLE = [
     # version of Redis, of Valkey, what it is reached by, the release that closes its holes
     ("7.0.15", None, "private", "7.2.11"),

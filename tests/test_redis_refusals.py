@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives import serialization
 
 from hive import redis_probe
 from hive.settings import Settings, SettingsError
@@ -120,9 +121,22 @@ def test_a_client_certificate_is_asked_for_by_its_name(
     sentence = refusal(tls_url(server), **with_client(missing))
     assert f"ssl_certfile is {missing}, which cannot be read: No such file" in sentence
     assert "(TLS_FILES)" in refusal(tls_url(server), HIVE_REDIS_CA_FILE=str(missing))
+    locked = certificates.ours / "locked.pem"
+    locked.write_bytes(encrypted(client.read_bytes(), b"key-pass"))
+    assert "(TLS_FILES)" in refusal(tls_url(server), **with_client(locked)), "nobody is asked on the terminal"
+    opened = f"{tls_url(server)}?ssl_password=key-pass"
+    redis_probe.report(Settings.from_env({"REDIS_URL": opened, **with_client(locked)}))
     nonsense = certificates.ours / "nonsense.pem"
     nonsense.write_text("no certificate")
     assert "(TLS_FILES)" in refusal(tls_url(server), HIVE_REDIS_CA_FILE=str(nonsense))
+
+
+def encrypted(pem: bytes, password: bytes) -> bytes:
+    """The same key and certificate, the key under a password."""
+    key = serialization.load_pem_private_key(pem, None)
+    locked = serialization.BestAvailableEncryption(password)
+    text = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, locked)
+    return text + pem[pem.index(b"-----BEGIN CERTIFICATE") :]
 
 
 def test_who_mixes_up_the_ports_is_told(

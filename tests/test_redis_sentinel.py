@@ -23,6 +23,7 @@ from tests.support.redis_servers import PASSWORD, RedisServer, free_port, redis_
 from tests.support.tls import Authority
 from tests.support.waiting import wait_for, wait_for_async
 
+ROOT = Path(__file__).parents[1]
 WRITES = "return redis.call('SET', KEYS[1], 1)"
 ENCODED, OTHER = PASSWORD.replace("#", "%23"), "sentinels-pass"
 
@@ -87,6 +88,15 @@ def test_what_nobody_but_the_operator_can_mend_ends_the_start(
         report(url(pair[1].port, options=options, name=name))
     for secret in (PASSWORD, ENCODED, OTHER, "wrong"):
         assert secret not in str(refused.value)
+
+
+def test_a_user_of_the_sentinels_needs_one_right(pair: tuple[RedisServer, RedisServer]) -> None:
+    """The documented one."""
+    (rights,) = re.findall(r"ACL SETUSER hive on >PASSWORD (.*)", (ROOT / "docs" / "redis.md").read_text())
+    with pair[1].client() as admin:
+        admin.execute_command("ACL", "SETUSER", "limited", "on", ">limited-pass", *rights.split())
+        report(url(pair[1].port, options="?sentinel_username=limited&sentinel_password=limited-pass"))
+        assert admin.execute_command("ACL", "LOG") == []
 
 
 def test_the_password_of_redis_is_not_that_of_the_sentinels(pair: tuple[RedisServer, RedisServer]) -> None:

@@ -90,7 +90,7 @@ class RedisAddress:
             return self
         if self.tls is None:
             raise RedisUrlError("files for TLS are named, and it is an address in the clear. Begin it with rediss://.")
-        return replace(self, tls={**files, **self.tls})
+        return replace(self, tls=_never_ask({**files, **self.tls}))
 
     def __str__(self) -> str:
         """For people and logs: without user, password and options."""
@@ -222,4 +222,9 @@ def _tls(options: dict[str, str]) -> dict[str, Any]:
         found["ssl_check_hostname"] = check.lower() in _YES
     elif found.get("ssl_cert_reqs") == "none":
         found["ssl_check_hostname"] = False
-    return found
+    return _never_ask(found)
+
+
+def _never_ask(tls: dict[str, Any]) -> dict[str, Any]:
+    """The same with a password for the key, where none is given: OpenSSL would ask for it on the terminal, and wait."""
+    return {"ssl_password": "", **tls} if tls.get("ssl_certfile") or tls.get("ssl_keyfile") else tls

@@ -145,3 +145,24 @@ def test_a_password_that_changes_in_mid_download_is_asked_for_anew(tmp_path: Pat
             service.stop()
         for process in (service.server, service.workers):
             assert "-secret" not in process.output
+
+
+def test_an_end_that_the_old_primary_took_along_comes_again_from_the_disk(
+    fleet: SentinelFleet, service: Service, hub: HubServer
+) -> None:
+    """Who saw it has seen it once; for who comes later there is one again, and nothing is fetched for it."""
+    download_id, client = under_way(service, slow(hub))
+    former = fleet.primary()
+    with fleet.without_replication(former):
+        hub.limit_rate_bytes_per_s = None
+        hub.close_connections()
+        check_right_end(client, attempts=1)
+        fetched = hub.bytes_sent("*.gguf", origin="cdn")
+        former.kill()
+    current = fleet.wait_for_another(former)
+    with current.client() as store:
+        assert store.hget(keys.record(download_id), "state") == "running"
+    late = service.watch(download_id).wait(90)
+    assert (late.last["stage"], late.done) == ("complete", 1), late.last
+    assert late.last["local_path"] == client.last["local_path"]
+    assert hub.bytes_sent("*.gguf", origin="cdn") == fetched
