@@ -77,7 +77,10 @@ SECRET_FILES = {
 }
 
 #: Settings that name a file, where /dev/null stands for none: a compose file mounts something in any case.
-_OPTIONAL_FILES = (*SECRET_FILES.values(), "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
+_OPTIONAL_FILES = (
+    *(*SECRET_FILES.values(), "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"),
+    *("HIVE_REDIS_CA_FILE", "HIVE_REDIS_CERT_FILE", "HIVE_REDIS_KEY_FILE"),
+)
 
 #: Bytes of the longest of them.
 MAX_SECRET_FILE_BYTES = 16_384
