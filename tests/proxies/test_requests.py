@@ -12,6 +12,7 @@ import pytest
 import requests
 from requests.adapters import HTTPAdapter
 
+from hive.client import Client
 from hive.wire.api import PROGRESS_PATH
 from tests.proxies.guarded import Guarded
 from tests.proxies.programs import NAMES, ROOT, Change, Proxy, running
@@ -122,13 +123,23 @@ def documented(name: str) -> Change:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_sub_path_is_what_the_documentation_says(name: str, guarded: Guarded, tmp_path: Path) -> None:
+def test_a_sub_path_is_what_the_documentation_says(
+    name: str, guarded: Guarded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
     with running(name, tmp_path, guarded.ports, [documented(name)]) as proxy:
         base = f"{proxy.url}/hive"
         health = requests.get(f"{base}/v1/health", verify=proxy.ca, timeout=30)
         assert health.status_code == 200
         listed = requests.get(f"{base}/v1/downloads?limit=5", headers=guarded.header, verify=proxy.ca, timeout=30)
         assert listed.json()["object"] == "list"
+        download_id = create(guarded.downloads, dedup_key=f"sub-path-{name}")
+        held = claim(guarded.downloads, download_id)
+        guarded.downloads.claims.finish(held, 2, "complete", complete(), "/store/model.gguf")
+        monkeypatch.setenv("SSL_CERT_FILE", proxy.ca)
+        with Client(base, api_key=guarded.key) as hive:
+            assert download_id in [download.id for download in hive.downloads()]
+            assert list(hive.watch(download_id)) == [complete()]
         page = requests.get(f"{base}/docs", verify=proxy.ca, timeout=30)
         link = re.search(r'href="([^"]*openapi\.json)"', page.text)
         assert link is not None

@@ -6,8 +6,9 @@ import json
 import os
 import signal
 import subprocess
+import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 import requests
@@ -117,6 +118,48 @@ def test_streams_outlast_a_replica_that_is_killed_and_a_reload_of_the_proxy(
     assert [line.get("stage") for line in lines].count("complete") == 1
     for secret in (TICKET, TOKEN):
         assert secret not in proxy.log, "cut streams are logged without what is secret"
+
+
+class Asking:
+    """Somebody who asks and orders again and again over connections that stay, and notes what comes back."""
+
+    def __init__(self, proxy: Proxy) -> None:
+        self.answers: list[str] = []
+        self._proxy = proxy
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join(60)
+
+    def _run(self) -> None:
+        with requests.Session() as session:
+            session.verify, session.trust_env = self._proxy.ca, False
+            while not self._over.is_set():
+                for method, path, body in (
+                    ("GET", "/v1/downloads?limit=1", None),
+                    ("POST", "/v1/models/download", {"model_ref": "hf:org/name"}),
+                ):
+                    try:
+                        answer = session.request(method, self._proxy.url + path, json=body, timeout=30)
+                        self.answers.append(f"{method} {answer.status_code}")
+                    except requests.RequestException as error:
+                        self.answers.append(f"{method} {type(error).__name__}")
+
+
+def test_a_replica_that_is_stopped_costs_nobody_an_answer(proxy: Proxy, replicas: list[Server]) -> None:
+    """As at an upgrade, one after the other."""
+    with Asking(proxy) as asking:
+        wait_for(lambda: len(asking.answers) >= 20, "both replicas have been asked")
+        assert replicas[0].stop() == 0
+        so_far = len(asking.answers)
+        wait_for(lambda: len(asking.answers) >= so_far + 40, "the other one answers")
+    assert {answer for answer in asking.answers if not answer.endswith((" 200", " 202"))} == set()
 
 
 def test_where_redis_is_away_hive_itself_says_so_and_a_new_stream_waits(
