@@ -67,6 +67,7 @@
         |-- LengthUnknown     502  LENGTH_UNKNOWN
         |-- DiskFull          507  DISK_FULL
         |-- StoreNotWritable  507  STORE_NOT_WRITABLE
+        |   `-- StoreMissing  503  STORE_MISSING
         |-- Cancelled         409  CANCELLED
         `-- WorkerLost        502  WORKER_LOST
 
@@ -542,6 +543,13 @@ class StoreNotWritable(DownloadError):
 
     status = 507
     code = "STORE_NOT_WRITABLE"
+
+
+class StoreMissing(StoreNotWritable):
+    """The store is not where it was. Is a mount missing?"""
+
+    status = 503
+    code = "STORE_MISSING"
 
 
 class Cancelled(DownloadError):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import time
 
 import msgspec
@@ -48,6 +49,7 @@ from workers.fleet.patience import until_redis_answers
 from workers.fleet.peers import FleetPeers
 from workers.fleet.reservation import Reservation
 from workers.fleet.same_store import objection
+from workers.fleet.store_watch import StoreLook, StoreWatch
 from workers.intent import AttemptIntent
 from workers.min_rate import MinimumRate
 from workers.process.shutdown import SHUTDOWN
@@ -59,6 +61,10 @@ from workers.transfer import Control
 
 log = logging.getLogger("workers.download")
 
+#: What is said of a download whose worker has no store any more.
+STORE_AWAY = "The store is away for this worker; another one goes on."
+#: The exit code of a process that a filesystem holds.
+STUCK_EXIT = 75
 #: Seconds for one reply of Redis while a download runs: short against a lease, since each failed try eats from it.
 REPLY_TIMEOUT_S, REPLIES_PER_LEASE = 1.0, 4
 
@@ -118,6 +124,9 @@ class DownloadRun:
         partials = partial_place(settings, for_url=is_plain_url(record.request.ref))
         self._locks = PartialLocks(partials, realm_of(settings))
         self._reservation = Reservation(client, claim.id, nearest(partials.path), limits_of(settings), self._control)
+        #: Why the store is away for this worker; "" while it is there.
+        self._store_problem = ""
+        self._watch = StoreWatch(settings, self._lose_store, self._leave_stuck)
         self._started_s = time.monotonic()
         subject = Reported(
             claims=taken.downloads.claims,
@@ -147,6 +156,7 @@ class DownloadRun:
         SHUTDOWN.on_request(self._stop)
         self._intent.begin()
         self._reporter.start()
+        self._watch.start()
         try:
             plan = self._bring()
         except errors.HubUnavailable as error:
@@ -157,12 +167,14 @@ class DownloadRun:
         except errors.HiveError as error:
             self._end_badly(error)
         except Exception as error:
-            log.exception("the download failed")
+            if not self._is_store_away(errors.InternalError()):
+                log.exception("the download failed")
             found = disk_error(error) if isinstance(error, OSError) and is_disk_error(error) else None
             self._end_badly(found or errors.InternalError())
         else:
             self._end_well(plan)
         finally:
+            self._watch.stop()
             self._locks.release_all()
             self._leases.release_all()
             if not self._reporter.lost:  # what stands there by now is the new owner's
@@ -175,6 +187,21 @@ class DownloadRun:
         """SIGTERM: leave off where it is, keep what has arrived, and do not wait for anybody."""
         self._reporter.shorten_patience()
         self._control.cancel("the worker is stopping")
+
+    def _lose_store(self, problem: str) -> None:
+        """The store is away, here: leave off, for another worker to go on."""
+        log.error("the store is away", extra={"fields": {"reason": problem}})
+        self._store_problem = problem
+        self._control.cancel("the store is away")
+
+    def _leave_stuck(self) -> None:
+        """A transfer that was told to leave off hangs in the filesystem, and this process with it: give the download
+        back from here, and go.
+        """
+        if not self._reporter.lost:
+            self._give_back(STORE_AWAY, "retrying", noted=False)
+        logs.flush()
+        os._exit(STUCK_EXIT)
 
     def _bring(self) -> Plan:
         """Everything from the reference to the published model."""
@@ -309,8 +336,17 @@ class DownloadRun:
             self._give_back(self._slow_message(), "queued", behind=True)
         elif SHUTDOWN.requested or self._reporter.files_lost:
             self._give_back("The worker was stopped; another one goes on.", "retrying")
+        elif self._is_store_away(error):
+            self._give_back(STORE_AWAY, "retrying")
         else:
             self._finish("failed", failed_event(error, self._record.attempt, self._reporter.snapshot()))
+
+    def _is_store_away(self, error: errors.HiveError) -> bool:
+        """Whether this failed because the store is not there any more, for this worker: nobody else need fail."""
+        if self._store_problem or isinstance(error, errors.StoreMissing):
+            return True
+        refused = isinstance(error, errors.StoreNotWritable | errors.DiskFull | errors.InternalError)
+        return refused and StoreLook(self._settings).problem() is not None
 
     def _finish(self, state: str, event: events.Error) -> None:
         assert state in ("cancelled", "failed")
@@ -329,9 +365,11 @@ class DownloadRun:
         least, window_s = self._settings.min_bytes_per_second, self._settings.min_rate_window_s
         return f"Below {least / 1000:g} kB/s for {window_s:g} s while others wait; goes on by itself after them."
 
-    def _give_back(self, message: str, status: events.ActiveStatus, *, behind: bool = False) -> None:
+    def _give_back(
+        self, message: str, status: events.ActiveStatus, *, behind: bool = False, noted: bool = True
+    ) -> None:
         """The worker is stopping, or wanted for another: the next attempt goes to the queue, and resumes from the
-        partial files.
+        partial files. `noted`: the intent log is told too, which is on the disk.
         """
         self._reporter.stop()
         record = self._present_record()
@@ -349,7 +387,8 @@ class DownloadRun:
         if isinstance(attempt, int):
             log.info("preempted" if status == "queued" else "given back", extra={"fields": {"reason": message}})
             self._reporter.retry_while_redis_is_away(lambda: self._downloads.queue.enqueue(record.id, attempt))
-            self._intent.let_go(self._reporter.snapshot())
+            if noted:
+                self._intent.let_go(self._reporter.snapshot())
 
     def _put_aside(self) -> None:
         """A person paused it: this worker is free for another download, and what has arrived stays."""

@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 from hive.downloads.cleanup import close
 from hive.downloads.intents import Attempt, IntentLog, intent_of
 from hive.downloads.restore import is_held_by, restore
+from hive.errors import StoreMissing
 from hive.secrets import SECRET_TTL_S
 from hive.wire import keys
 from hive.wire.events import Downloading
@@ -91,5 +92,5 @@ class AttemptIntent:
 def _noted() -> Iterator[None]:
     try:
         yield
-    except OSError as error:
+    except (OSError, StoreMissing) as error:
         log.warning("the intent log cannot be written; going on", extra={"fields": {"reason": str(error)}})

@@ -20,9 +20,9 @@ from hive.api.services import Services
 from hive.auth.key_ring import LOOK_INTERVAL_S as KEY_LOOK_INTERVAL_S
 from hive.downloads.reaper import SWEEP_INTERVAL_S
 from hive.downloads.restore import CHECK_INTERVAL_S, LOOK_INTERVAL_S
-from hive.errors import Conflict, HiveError, RedisUnavailable
-from hive.redis_client import RedisError
-from hive.store.store_id import ensure_identity
+from hive.errors import Conflict, HiveError, RedisUnavailable, StoreMissing
+from hive.redis_client import RedisClient, RedisError
+from hive.store.store_id import StoreIdentity, ensure_identity, keep_to, read_identity
 from hive.webhooks.dispatcher import WebhookDispatcher
 from hive.wire import keys
 
@@ -34,6 +34,8 @@ TIDY_CHECK_S: Final = 60.0
 STREAM_CHECK_S: Final = 5.0
 #: Seconds between two looks whether Redis and the store still have the store's id.
 ANNOUNCE_INTERVAL_S: Final = 2.0
+#: Seconds for which it counts that a server has said that it has that store.
+STORE_SEEN_S: Final = 10
 
 
 @contextlib.asynccontextmanager
@@ -68,7 +70,7 @@ async def restore_for_ever(services: Services) -> None:
             await services.downloads.compare(await commands.run(commands.client.get, keys.EPOCH))
         except (RedisError, RedisUnavailable) as error:
             log.debug("Redis is away; the intent log waits", extra={"fields": {"reason": str(error)}})
-        except OSError as error:
+        except (OSError, StoreMissing) as error:
             log.warning("the intent log cannot be read", extra={"fields": {"reason": str(error)}})
             pause_s = CHECK_INTERVAL_S
         except Exception:
@@ -89,22 +91,53 @@ async def reap_for_ever(services: Services) -> None:
 
 
 async def announce_store_for_ever(services: Services) -> None:
-    """Keep in Redis which store this is, for workers to compare theirs with; and in the store itself."""
-    commands, said = services.commands, ""
+    """Keep in Redis which store this is, for workers to compare theirs with; and in the store itself.
+
+    While another server says that it has the store that Redis knows, one that has none, or another, names none: an
+    empty folder is what a missing mount looks like.
+    """
+    commands, settings, said = services.commands, services.settings, ""
     while True:
         try:
-            identity = msgspec.json.encode(await asyncio.to_thread(ensure_identity, services.settings))
-            if await commands.run(commands.client.get, keys.STORE) != identity:
-                await commands.run(commands.client.set, keys.STORE, identity)
+            found = await asyncio.to_thread(read_identity, settings)
+            problem = await commands.run(_objection, commands.client, found)
+            if problem is not None and problem != services.store_health.objection:
+                log.error("another store than that of the other servers", extra={"fields": {"reason": problem}})
+            services.store_health.objection = problem
+            if problem is None:
+                found = await asyncio.to_thread(ensure_identity, settings)
+                await asyncio.to_thread(keep_to, settings, found)
+                await commands.run(_announce, commands.client, found)
         except RedisUnavailable:
             pass  # another time
-        except OSError as error:
+        except (OSError, StoreMissing) as error:
             if said != str(error):  # once for each reason: the readiness says it too
                 said = str(error)
                 log.warning("the store has no id", extra={"fields": {"reason": said}})
         except Exception:
             log.exception("the store's id could not be told; it is tried again")
         await asyncio.sleep(ANNOUNCE_INTERVAL_S)
+
+
+def _objection(client: RedisClient, found: StoreIdentity) -> str | None:
+    """Why a server with this store is not one with those that run."""
+    seen, told = client.mget(keys.STORE_SEEN, keys.STORE)
+    if seen is None or told is None or seen.decode() == found.id:
+        return None
+    theirs = msgspec.json.decode(told, type=StoreIdentity)
+    if theirs.id != seen.decode():
+        return None
+    what = "has no id" if found.id is None else "is another one"
+    return f"The store of this server, {found.path}, {what}; the others have {theirs.path}. Is a mount missing?"
+
+
+def _announce(client: RedisClient, found: StoreIdentity) -> None:
+    """Say which store it is, and that somebody has it now."""
+    identity = msgspec.json.encode(found)
+    if client.get(keys.STORE) != identity:
+        client.set(keys.STORE, identity)
+    if found.id is not None:
+        client.set(keys.STORE_SEEN, found.id, ex=STORE_SEEN_S)
 
 
 async def watch_keys_for_ever(services: Services) -> None:
@@ -132,7 +165,7 @@ async def tidy_for_ever(services: Services) -> None:
         await asyncio.sleep(TIDY_CHECK_S)
         try:
             await maintenance.tidy(services)
-        except (Conflict, RedisUnavailable):
-            continue  # a collection is under way, or Redis is away: another time
+        except (Conflict, RedisUnavailable, StoreMissing):
+            continue  # a collection is under way, or Redis or the store is away: another time
         except Exception:
             log.exception("the collection of old partial files failed; it is tried again")

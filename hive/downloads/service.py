@@ -39,6 +39,7 @@ from hive.errors import (
     HubUnavailable,
     RedisUnavailable,
     ServerBusy,
+    StoreMissing,
     TooManyRequests,
     WorkersSilent,
     from_code,
@@ -276,9 +277,9 @@ class DownloadService:
         """
         try:
             await self._notes.run(self._intents.write, intent_of(record, cancelled=True, purge=purge))
-        except OSError as error:
+        except (OSError, StoreMissing) as error:
             if purge:
-                raise disk_error(error) from error
+                raise (disk_error(error) if isinstance(error, OSError) else error) from error
             log.warning("the intent log cannot be written; going on", extra={"fields": {"reason": str(error)}})
 
     async def bring_back(self, *download_ids: str) -> bool:
@@ -291,7 +292,7 @@ class DownloadService:
             found = [await self._notes.run(self._restore.bring_back, download_id) for download_id in download_ids]
         except RedisError as error:
             raise RedisUnavailable from error
-        except OSError as error:
+        except (OSError, StoreMissing) as error:
             log.warning("the intent log cannot be read", extra={"fields": {"reason": str(error)}})
             return False
         return any(found)
@@ -316,7 +317,7 @@ class DownloadService:
         """Write a request that was just made, or what people want of it now."""
         try:
             await self._notes.run(self._intents.write, intent)
-        except OSError as error:
+        except (OSError, StoreMissing) as error:
             log.warning("the intent log cannot be written; going on", extra={"fields": {"reason": str(error)}})
 
     async def _note_owners(self, download_id: str) -> Record | None:

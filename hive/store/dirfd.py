@@ -19,6 +19,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Literal, overload
 
+from hive.store.root_guard import GUARD
+
 #: Deepest folder that is walked below a root: a path in a repository has at most 1,024 bytes.
 MAX_DEPTH = 512
 #: The mode of a file with content, of which the umask takes more. A store is shared as its folders say and may be read
@@ -44,6 +46,7 @@ def open_folder(
 
     Raises:
         OSError: ENOENT where it does not exist and is not to be created; ENOTDIR or ELOOP where a name is a link.
+        StoreMissing: `root` is a guarded path, and another folder than before (hive.store.root_guard).
     """
     return _open_if_there(root, names) if missing_ok else _open(root, names, create)
 
@@ -233,14 +236,25 @@ def remove_empty(folder: int, path: str) -> None:
 
 
 def _open_root(root: Path, create: bool) -> int:
+    """A root by its path. Raises StoreMissing where it is not the one that this process began with."""
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
     try:
-        return os.open(root, flags)
+        folder = os.open(root, flags)
     except FileNotFoundError:
+        GUARD.check(root, None)
         if not create:
             raise
-    root.mkdir(parents=True, exist_ok=True)
-    return os.open(root, flags)
+        root.mkdir(parents=True, exist_ok=True)
+        folder = os.open(root, flags)
+    except OSError as error:
+        GUARD.translate(root, error)
+        raise
+    try:
+        GUARD.check(root, folder)
+    except BaseException:
+        os.close(folder)
+        raise
+    return folder
 
 
 def _step(parent: int, name: str, create: bool) -> int:

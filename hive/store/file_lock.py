@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 from typing import Final
 
+from hive.errors import StoreMissing
 from hive.store.dirfd import open_folder, remove_file
 from hive.store.layout import LOCKS
 
@@ -63,9 +64,10 @@ class FileLock:
     def release(self) -> None:
         """Give it back. Does nothing where it is not held."""
         if self._file is not None:
-            with contextlib.suppress(OSError), open_folder(self._store, LOCKS) as folder:
+            with contextlib.suppress(OSError, StoreMissing), open_folder(self._store, LOCKS) as folder:
                 remove_file(folder, self._name)
-            os.close(self._file)
+            with contextlib.suppress(OSError):
+                os.close(self._file)
             self._file = None
 
 

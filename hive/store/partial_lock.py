@@ -21,6 +21,7 @@ import threading
 import time
 from typing import Final
 
+from hive.errors import StoreMissing
 from hive.store.dirfd import open_folder, remove_file, temporary_name
 from hive.store.filesystem import Place
 from hive.store.layout import LOCK_ENDING
@@ -93,13 +94,14 @@ class PartialLocks:
         if file is None:
             return
         with (
-            contextlib.suppress(OSError),
+            contextlib.suppress(OSError, StoreMissing),
             open_folder(self._place.root, *self._place.names) as folder,
         ):
             if file < 0 or self._is_named(folder, lock, file):
                 remove_file(folder, lock)
         if file >= 0:
-            os.close(file)
+            with contextlib.suppress(OSError):
+                os.close(file)
 
     @staticmethod
     def _is_named(folder: int, lock: str, file: int) -> bool:
@@ -126,7 +128,7 @@ class PartialLocks:
         while not self._stop.wait(TOUCH_S):
             with (
                 self._lock,
-                contextlib.suppress(OSError),
+                contextlib.suppress(OSError, StoreMissing),
                 open_folder(self._place.root, *self._place.names) as folder,
             ):
                 for lock, file in self._held.items():

@@ -22,10 +22,11 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from hive.disk_errors import disk_error
-from hive.errors import HiveError, StoreNotWritable
+from hive.errors import HiveError, StoreMissing, StoreNotWritable
 from hive.settings import Settings
 from hive.store.dirfd import naming, open_folder, remove_file
 from hive.store.filesystem import Place, StoreLimits, partial_place
+from hive.store.store_id import missing
 
 log = logging.getLogger("hive.store.probe")
 
@@ -139,6 +140,8 @@ class StoreHealth:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        #: Why this store is not that of the other servers; whoever compares them says so.
+        self.objection: str | None = None
         self._asking: asyncio.Future[HiveError | None] | None = None
         self._asked_s = float("-inf")
 
@@ -154,6 +157,10 @@ class StoreHealth:
         return StoreNotWritable(f"The filesystem of the store does not answer: {path}.", path=path)
 
     def _ask(self) -> HiveError | None:
+        if self.objection is not None:
+            return StoreMissing(self.objection, path=str(self._settings.hive_dir))
+        if (gone := missing(self._settings)) is not None:
+            return gone
         try:
             probe(self._settings)
         except HiveError as error:

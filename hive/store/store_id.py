@@ -16,8 +16,10 @@ from typing import Final
 
 import msgspec
 
-from hive.settings import Settings
+from hive.errors import StoreMissing
+from hive.settings import HIVE_IN_HUB, Settings
 from hive.store.dirfd import open_folder, read_file, remove_file, temporary_name, write_file
+from hive.store.root_guard import GUARD
 
 #: The file's name, below `hive`, and its longest content in bytes.
 STORE_ID: Final = "store-id"
@@ -34,7 +36,7 @@ class StoreIdentity(msgspec.Struct, frozen=True):
 
 
 def read_identity(settings: Settings) -> StoreIdentity:
-    """The store of these settings. Raises OSError where it cannot be read."""
+    """The store of these settings. Raises OSError where it cannot be read, StoreMissing where it is away."""
     found: str | None = None
     with open_folder(settings.hive_dir, missing_ok=True) as folder:
         if folder is not None:
@@ -64,6 +66,29 @@ def ensure_identity(settings: Settings) -> StoreIdentity:
             with contextlib.suppress(OSError):
                 remove_file(folder, temporary)
     return read_identity(settings)
+
+
+def keep_to(settings: Settings, identity: StoreIdentity) -> None:
+    """From now on this process uses no other store than this one at these paths; see hive.store.root_guard."""
+    if identity.id is not None and identity.id != GUARD.store_id:
+        GUARD.watch(settings.hive_dir, STORE_ID, identity.id, settings.hub_dir, HIVE_IN_HUB)
+
+
+def missing(settings: Settings) -> StoreMissing | None:
+    """Why the store of this process is not there any more; None where it is, or none is guarded."""
+    try:
+        found = read_identity(settings)
+        with open_folder(settings.hub_dir, missing_ok=True):
+            pass
+    except StoreMissing as error:
+        return error
+    except OSError as error:
+        found, reason = StoreIdentity(None, str(settings.hive_dir)), str(error)
+    else:
+        reason = "its id cannot be read"
+    if GUARD.store_id is None or found.id == GUARD.store_id:
+        return None
+    return StoreMissing(f"The store at {found.path} cannot be reached any more: {reason}.", path=found.path)
 
 
 def difference(ours: StoreIdentity, servers: StoreIdentity) -> str | None:

@@ -34,6 +34,8 @@ EPOCH: Final = "hive:epoch"
 
 #: String: the id of the store that servers and workers share, and where the server has it, as JSON.
 STORE: Final = "hive:store"
+#: String: that id, while a server says that it has the store; expires.
+STORE_SEEN: Final = "hive:store-seen"
 #: Lists: references that a resolver is to look at, and those that it looks at when there are no others; see
 #: downloads/resolutions.py. String: a resolver is there; expires.
 RESOLVE: Final = "hive:resolve"

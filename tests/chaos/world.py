@@ -35,8 +35,9 @@ REQUEST_S = 6.0
 PATIENCE_S = 60.0
 #: What processes log when something of theirs failed that must not.
 FAILURE_MARKS = ("Traceback", "failed; it")
-#: What nginx is told of each replica: one that restarts is tried again after a second, not after ten.
-BALANCED = "fail_timeout=1s"
+#: What nginx is told of each replica: none is left out for a while because it refused once. Where two restart one after
+#: the other, both would be, and nginx answers 502 although one of them is there.
+BALANCED = "max_fails=0"
 #: The process id in a worker's name.
 WORKER_PID = re.compile(r"\.(\d+)\.[0-9a-f]+$")
 #: What a pool logs when one of its workers ended.

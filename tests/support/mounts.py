@@ -72,3 +72,17 @@ def _exfat(at: Path, stack: contextlib.ExitStack) -> bool:
     device = loop.stdout.strip()
     stack.callback(_run, "losetup", "-d", device)
     return _run("mount.exfat-fuse", device, str(at))
+
+
+#: Runs the rest of its line on a machine of its own, as far as mounts go: they are those of now, and change apart.
+ELSEWHERE = ("/usr/bin/env", "unshare", "--mount", "--propagation", "private")
+
+
+def on_machine_of(pid: int, *command: str) -> bool:
+    """Run a command among the mounts of this process; whether it ended well."""
+    return _run("nsenter", "--mount", "--target", str(pid), *command)
+
+
+def seen_by(pid: int, path: Path) -> Path:
+    """A folder as this process sees it."""
+    return Path(f"/proc/{pid}/root") / path.relative_to("/")

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +37,11 @@ def is_alive(pid: int) -> bool:
 class HiveProcess:
     """A process of hive; its log lines are read as they come."""
 
-    def __init__(self, *arguments: str, env: Mapping[str, str]) -> None:
+    def __init__(self, *arguments: str, env: Mapping[str, str], under: Sequence[str] = ()) -> None:
+        """`under`: a command that runs the rest of its line in its own place."""
         self.lines: list[str] = []
         self._process = subprocess.Popen(
-            bound_to_us([sys.executable, "-m", *arguments]),  # a test run that is killed leaves nothing behind
+            bound_to_us([*under, sys.executable, "-m", *arguments]),  # a test run that is killed leaves nothing behind
             env={"PATH": os.environ["PATH"], "HOME": env.get("HIVE_HOME", "/nonexistent"), **env},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -116,8 +117,8 @@ class HiveProcess:
 class Server(HiveProcess):
     """`hive serve` on a free port."""
 
-    def __init__(self, env: Mapping[str, str]) -> None:
-        super().__init__("hive.cli", "serve", "--port", "0", env=env)
+    def __init__(self, env: Mapping[str, str], under: Sequence[str] = ()) -> None:
+        super().__init__("hive.cli", "serve", "--port", "0", env=env, under=under)
         self.url: str = self.wait_for_log("listening")["address"]
         self.port = int(self.url.rpartition(":")[2])
 
@@ -129,8 +130,8 @@ class Server(HiveProcess):
 class Workers(HiveProcess):
     """`hive worker --concurrency N`."""
 
-    def __init__(self, env: Mapping[str, str], concurrency: int = 1) -> None:
-        super().__init__("hive.cli", "worker", "--concurrency", str(concurrency), env=env)
+    def __init__(self, env: Mapping[str, str], concurrency: int = 1, under: Sequence[str] = ()) -> None:
+        super().__init__("hive.cli", "worker", "--concurrency", str(concurrency), env=env, under=under)
         self.wait_for_log(f"{concurrency} workers are ready")
 
 

@@ -8,10 +8,11 @@ from typing import Final
 
 import msgspec
 
+from hive.errors import StoreMissing
 from hive.redis_client import RedisClient
 from hive.redis_errors import is_redis_error
 from hive.settings import Settings
-from hive.store.store_id import StoreIdentity, difference, read_identity
+from hive.store.store_id import StoreIdentity, difference, keep_to, read_identity
 from hive.wire import keys
 
 log = logging.getLogger("workers.fleet.same_store")
@@ -32,7 +33,11 @@ def objection(settings: Settings, client: RedisClient) -> str | None:
         return None
     try:
         servers = msgspec.json.decode(said, type=StoreIdentity)
-        return difference(read_identity(settings), servers)
+        found = read_identity(settings)
+        keep_to(settings, found)
+        return difference(found, servers)
+    except StoreMissing as error:
+        return error.message
     except (msgspec.DecodeError, OSError) as error:
         log.warning("the store's id cannot be read", extra={"fields": {"reason": str(error)}})
         return None

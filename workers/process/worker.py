@@ -33,6 +33,7 @@ from hive.redis_client import connect
 from hive.redis_errors import describe, is_redis_error
 from hive.settings import Settings
 from hive.version import VERSION
+from workers.fleet.store_watch import StoreLook
 from workers.process.current import CURRENT
 from workers.process.shutdown import SHUTDOWN
 
@@ -45,6 +46,8 @@ DEQUEUE_TIMEOUT_S = HEARTBEAT_S
 _RQ_DEQUEUE_MARGIN_S = 15
 #: Seconds to wait before Redis is tried again.
 REDIS_RETRY_S = 1.0
+#: Seconds between two looks at a store that is away.
+STORE_RETRY_S = 1.0
 
 
 class DownloadWorker(Worker):
@@ -73,6 +76,7 @@ class DownloadWorker(Worker):
             name=name, host=os.uname().nodename, pid=os.getpid(), version=VERSION, started_at=time.time()
         )
         self._pulse = Pulse(settings.home_dir)
+        self._store = StoreLook(settings)
         self._signals = 0
         CURRENT.share()
 
@@ -177,6 +181,7 @@ class DownloadWorker(Worker):
     ) -> tuple[Job, Queue] | None:
         """The next job; waits while Redis refuses to give one (loading, out of memory, read-only)."""
         while True:
+            self._wait_for_store()
             try:
                 return super().dequeue_job_and_maintain_ttl(timeout, max_idle_time)
             except RedisError as error:
@@ -185,6 +190,13 @@ class DownloadWorker(Worker):
                 self._pulse.beat()
                 log.warning("waiting for Redis", extra={"fields": {"reason": describe(error)}, "repeats": True})
                 time.sleep(REDIS_RETRY_S)
+
+    def _wait_for_store(self) -> None:
+        """Take no ticket while the store of this machine is away: another worker can do something with it."""
+        while (problem := self._store.problem()) is not None and not self._stop_requested:
+            log.error("waiting for the store", extra={"fields": {"reason": problem}, "repeats": True})
+            self.heartbeat()
+            time.sleep(STORE_RETRY_S)
 
     def heartbeat(self, timeout: int | None = None, pipeline: Any = None) -> None:
         """Say that this worker is alive: to RQ, and to hive's own registry."""
