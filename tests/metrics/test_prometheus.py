@@ -408,4 +408,6 @@ async def test_whoever_comes_while_an_answer_is_on_its_way_takes_it_from_nobody(
     await asyncio.sleep(0)
     disk._asking.set_result(DiskSpace(1, 2))
     assert await first == DiskSpace(1, 2)
-    assert await others[0] == space_of(tmp_path)
+    found = await others[0]
+    assert found is not None, "it has asked for itself"
+    assert found.total == space_of(tmp_path).total  # what is free changes while others work
