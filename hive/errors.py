@@ -77,6 +77,7 @@ The docstring of a class is its default message. `code` is what a program reads,
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 
@@ -150,10 +151,10 @@ class RequestTimeout(BadRequest):
 class InvalidFields(BadRequest):
     """Some fields of the request are not what they may be; `errors` names each."""
 
-    def __init__(self, faults: list[dict[str, Any]], message: str | None = None) -> None:
-        """`faults`: `{"field", "constraint", "message", "value"}` of each."""
-        self.faults = faults
-        super().__init__(message or " ".join(str(fault["message"]) for fault in faults[:4]))
+    def __init__(self, message: str | None = None, faults: Sequence[Mapping[str, Any]] = (), **details: Any) -> None:
+        """`faults`: `field`, `constraint`, `message` and `value` of each."""
+        self.faults = tuple(faults)
+        super().__init__(message or " ".join(str(fault["message"]) for fault in self.faults[:4]) or None, **details)
 
 
 class ModelNotServable(BadRequest):

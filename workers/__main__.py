@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.util
 import logging
 import os
+import shutil
 import sys
 import time
 
@@ -56,6 +58,19 @@ def work(settings: Settings) -> None:
     worker.work(logging_level="WARNING")
 
 
+def runs_models(settings: Settings) -> bool:
+    """Whether this machine has an engine: without one it does not offer to run models, and nothing is loaded for it."""
+    named = settings.llama_server
+    return bool(named or shutil.which("llama-server") or importlib.util.find_spec("xllamacpp") is not None)
+
+
+def run_models(settings: Settings) -> None:
+    """Be the machine's part that runs models, in this process, until SIGTERM."""
+    from workers.inference import host
+
+    host.run(settings)
+
+
 def main(argv: list[str] | None = None) -> int:
     """The command; its exit code."""
     parser = argparse.ArgumentParser(prog="python -m workers", description="Download workers of hive.")
@@ -89,6 +104,8 @@ def main(argv: list[str] | None = None) -> int:
 
     resolver.announce(settings)
     works = [lambda: work(settings)] * concurrency + [lambda: resolver.run(settings)]
+    if runs_models(settings):
+        works.append(lambda: run_models(settings))
     Prefork(works, lambda: log.info("%d workers are ready", concurrency)).run()
     return 0
 

@@ -20,6 +20,7 @@ from hive.api import (
     controls,
     downloads,
     json,
+    llm,
     maintenance,
     metrics,
     models,
@@ -33,10 +34,11 @@ from hive.api.audit import READS, Audit
 from hive.api.authentication import Authenticator
 from hive.api.forwarded import apply_forwarded
 from hive.api.gate import Gate
-from hive.api.routes import ApiRoute, StreamRoute, check
+from hive.api.routes import POST, ApiRoute, StreamRoute, check
 from hive.api.services import Services
 from hive.errors import HiveError
 from hive.wire.api import MANY_PATH, PROGRESS_PATH
+from hive.wire.llm import INFERENCE_PATH, LOADING_PATH
 
 #: Every address, and the scope that a key needs for it (docs/auth.md explains them); None is open to all.
 ROUTES: Final[list[ApiRoute | StreamRoute]] = [
@@ -57,6 +59,18 @@ ROUTES: Final[list[ApiRoute | StreamRoute]] = [
     ApiRoute("GET", "/v1/models/{id:path}", models.show, "read"),
     ApiRoute("DELETE", "/v1/models/{id:path}", models.delete, "admin"),
     ApiRoute("GET", "/v1/workers", system.workers, "admin"),
+    ApiRoute("POST", "/v1/workers/spawn", llm.spawn, "run"),
+    ApiRoute("POST", "/v1/workers/ready", llm.ready, "run"),
+    ApiRoute("GET", "/v1/workers/list", llm.index, "read"),
+    ApiRoute("DELETE", "/v1/workers/{id}", llm.stop, "run"),
+    ApiRoute("POST", "/v1/heartbeat", llm.heartbeat, "run"),
+    ApiRoute("GET", "/v1/backends/list", llm.backends, "read"),
+    ApiRoute("GET", "/v1/devices", llm.devices, "read"),
+    ApiRoute("GET", "/v1/resources", llm.resources, "read"),
+    StreamRoute(LOADING_PATH, llm.loading, "read"),
+    StreamRoute(INFERENCE_PATH, llm.infer, "run", POST),
+    ApiRoute("DELETE", f"{INFERENCE_PATH}/{{id}}", llm.cancel, "run"),
+    *[StreamRoute(path, answer, "run", POST) for path, answer in llm.OPENAI.items()],
     ApiRoute("GET", "/v1/scaling", system.scaling, "read"),
     ApiRoute("GET", "/v1/settings/bandwidth", system.bandwidth, "admin"),
     ApiRoute("PUT", "/v1/settings/bandwidth", system.set_bandwidth, "admin"),
@@ -151,6 +165,7 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
         async with background.running(services):
             yield
     finally:
+        await services.serving.close()
         await services.replica.leave()
         services.downloads.close()
         services.commands.close()

@@ -36,7 +36,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from hive import errors, logs
 from hive.api.authentication import Authenticator
 from hive.api.forwarded import forwarded_of
-from hive.api.json import MAX_BODY_BYTES, error_response
+from hive.api.json import MAX_PROMPT_BODY_BYTES, error_response, max_body_bytes
 from hive.auth.principal import ANONYMOUS, NOBODY, PRINCIPAL, Principal
 
 log = logging.getLogger("hive.api.gate")
@@ -176,8 +176,8 @@ class Gate:
             raise errors.ForeignOrigin
         if changes and headers.has_body and headers.is_from_browser and not headers.is_json:
             raise errors.UnsupportedMediaType
-        if headers.body_bytes > MAX_BODY_BYTES:
-            raise errors.BodyTooLarge(limit_bytes=MAX_BODY_BYTES)
+        if headers.body_bytes > (limit := max_body_bytes(scope["path"])):
+            raise errors.BodyTooLarge(f"The request body is over {limit // 1024} KiB.", limit_bytes=limit)
 
     def _check_host(self, scope: Scope, headers: _Headers) -> None:
         if not headers.hosts and scope["http_version"] == "1.0":
@@ -228,7 +228,7 @@ class _Headers:
         if len(values) < len(scope["headers"]) and _has_two_marks(scope["headers"]):
             self.origin = _NO_ORIGIN  # no browser sends one twice, and two parsers would choose each its own
         length = values.get(b"content-length", b"0")
-        self.body_bytes = int(length) if length.isdigit() and len(length) < 20 else MAX_BODY_BYTES + 1
+        self.body_bytes = int(length) if length.isdigit() and len(length) < 20 else MAX_PROMPT_BODY_BYTES + 1
 
     def request_id(self) -> bytes:
         """The caller's id where it is one, else a new one."""

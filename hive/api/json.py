@@ -15,13 +15,20 @@ from hive import errors, logs
 from hive.disk_errors import disk_error, is_disk_error
 from hive.wire.api import ErrorBody, ErrorReply
 from hive.wire.encoding import encode_json
+from hive.wire.llm import INFERENCE_PATH, OPENAI_PATHS
 
 log = logging.getLogger("hive.api")
 
 T = TypeVar("T", bound=msgspec.Struct)
 
-#: The largest request body, in bytes.
+#: The largest request body, in bytes; and of a request to a model, whose prompt may be long.
 MAX_BODY_BYTES = 65_536
+MAX_PROMPT_BODY_BYTES = 262_144
+
+
+def max_body_bytes(path: str) -> int:
+    """How large the body of a request to this address may be."""
+    return MAX_PROMPT_BODY_BYTES if path == INFERENCE_PATH or path in OPENAI_PATHS else MAX_BODY_BYTES
 
 
 class JsonResponse(Response):

@@ -35,6 +35,9 @@ async def delete(request: Request) -> Response:
     model = await _find(request)
     live = await services.commands.run(lambda: read_live(services.commands.client))
     origin = await run_in_threadpool(services.catalog.origin, model)
+    if any(download.path == model.path for download in live if download.path):
+        text = "A worker has this model in memory. End it first: DELETE /v1/workers/{id}, or hive stop."
+        raise errors.ModelInUse(text, id=model.id)
     if any(_uses(download, origin) for download in live):
         raise errors.ModelInUse(id=model.id)
     elsewhere = await run_in_threadpool(in_use_elsewhere, services.settings)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -20,6 +20,9 @@ from hive.api.services import Services
 from hive.auth import scopes
 from hive.auth.principal import principal_of
 from hive.errors import InsufficientScope
+
+#: The methods of what streams an answer to a body.
+POST: Final = frozenset({"POST"})
 
 #: How a stream is answered: in front of Starlette, from the bare ASGI scope.
 StreamHandler = Callable[[Services, Scope, Receive, Send], Awaitable[None]]

@@ -10,6 +10,7 @@ from starlette.requests import HTTPConnection
 
 from hive.api.limits import RateLimits
 from hive.api.operations import Operations
+from hive.api.serving_parts import LazyServing
 from hive.auth.key_ring import KeyRing, Latch
 from hive.auth.keys import KeyFile
 from hive.auth.principal import Principal
@@ -67,6 +68,7 @@ class Services:
     sessions: Sessions
     rates: RateLimits
     long_polls: Shares
+    serving: LazyServing
     operations: Operations = field(default_factory=Operations)
 
     @property
@@ -77,6 +79,7 @@ class Services:
     async def end_streams(self, is_alive: Callable[[Principal], bool]) -> None:
         """End what was opened by principals that are not alive any more."""
         ended = [await kind.end_dead(is_alive) for kind in (self.streams, self.many_streams, self.polls)]
+        ended.append(await self.serving.end_dead(is_alive))
         if any(ended):
             log.info("streams were ended with their keys", extra={"fields": {"streams": sum(ended)}})
 
@@ -85,6 +88,7 @@ class Services:
         self.operations.stop()
         self.polls.drain()
         self.many_streams.drain()
+        await self.serving.drain(window_s)
         await self.streams.drain(window_s)
 
 
@@ -110,12 +114,14 @@ def make_services(settings: Settings, redis: RedisAddress | str, keys_on: Latch 
     access = ModelAccess(settings, commands, catalog, resolutions)
     intents = IntentLog(settings)
     restore = Restore(settings, redis, intents)
+    downloads = DownloadService(commands, records, provisioner, webhooks, intents, restore, resolutions, access)
     return Services(
         settings=settings,
         commands=commands,
         records=records,
         catalog=catalog,
-        downloads=DownloadService(commands, records, provisioner, webhooks, intents, restore, resolutions, access),
+        downloads=downloads,
+        serving=LazyServing(settings, redis, commands, downloads),
         resolutions=resolutions,
         access=access,
         registry=worker_registry(commands.client),

@@ -30,11 +30,15 @@ MAX_INTENTS_AGE_S: Final = 30 * 86_400.0
 
 
 class Live(NamedTuple):
-    """A download that has not ended: its request's reference (a URL without its query), and when it was made."""
+    """A download that has not ended: its request's reference (a URL without its query), and when it was made. A model
+    that a worker has in memory, or is about to load, counts as one.
+    """
 
     id: str
     ref: str
     created_ms: int = 0
+    #: Where a worker has it in memory: the file.
+    path: str = ""
 
 
 class _Request(msgspec.Struct):
@@ -67,7 +71,21 @@ def read_live(client: RedisClient) -> list[Live]:
             request, created_ms = row
             if request is not None:
                 found.append(Live(download_id, _ref_in(request), int(created_ms or 0)))
-    return found
+    return found + _read_loaded(client)
+
+
+def _read_loaded(client: RedisClient) -> list[Live]:
+    """The models in memory. Raises redis-py's errors."""
+    ids = [member.decode() for member in client.zrange(keys.LLM_WORKERS, 0, -1)]
+    with client.pipeline(transaction=False) as pipeline:
+        for worker_id in ids:
+            pipeline.hmget(keys.llm_worker(worker_id), "model_ref", "created_ms", "path")
+        rows = pipeline.execute() if ids else []
+    return [
+        Live(worker_id, ref.decode("utf-8", "replace"), int(created_ms or 0), (path or b"").decode("utf-8", "replace"))
+        for worker_id, (ref, created_ms, path) in zip(ids, rows, strict=True)
+        if ref is not None
+    ]
 
 
 def _ref_in(request: bytes) -> str:

@@ -139,6 +139,14 @@ class DownloadService:
             made = made._replace(webhook_secret=self._webhooks.secret(webhook, spec.owner))
         return made
 
+    async def on_disk(self, spec: DownloadSpec) -> OnDisk | None:
+        """Where the model is on the disk, all of it, for who may have it; else None.
+
+        Raises:
+            ServerBusy: too many requests wait for the disk.
+        """
+        return await self._lookups.run(self._look, spec)
+
     def _look(self, spec: DownloadSpec) -> OnDisk | None:
         """Where the model is on the disk, for who may have it. Blocking."""
         found = self._provisioner.look(spec)

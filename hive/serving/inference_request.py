@@ -12,19 +12,20 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from hive.errors import BadRequest, InvalidFields
-from hive.wire.llm import MAX_ID_CHARS
+from hive.wire.llm import (
+    DEFAULT_TEMPERATURE,
+    DEFAULT_TOKENS,
+    MAX_ID_CHARS,
+    MAX_PROMPT_CHARS,
+    MAX_REPETITION_PENALTY,
+    MAX_SEED,
+    MAX_STOP_CHARS,
+    MAX_STOPS,
+    MAX_TEMPERATURE,
+    MAX_TOKENS,
+    MAX_TOP_K,
+)
 
-#: The limits of the fields.
-MAX_PROMPT_CHARS: Final = 32_768
-MAX_TOKENS: Final = 2_048
-DEFAULT_TOKENS: Final = 20
-DEFAULT_TEMPERATURE: Final = 0.7
-MAX_TEMPERATURE: Final = 2.0
-MAX_TOP_K: Final = 1_000_000
-MAX_REPETITION_PENALTY: Final = 2.0
-MAX_STOPS: Final = 4
-MAX_STOP_CHARS: Final = 100
-MAX_SEED: Final = (1 << 32) - 1
 #: Characters of a wrong value that its fault shows: a prompt is shown to nobody.
 MAX_SHOWN_CHARS: Final = 64
 
@@ -88,7 +89,7 @@ def read_inference(body: bytes) -> InferenceRequest:
     if "prompt" not in given:
         faults.insert(0, _fault("prompt", _FIELDS["prompt"][1], None))
     if faults:
-        raise InvalidFields(faults)
+        raise InvalidFields(faults=faults)
     stop = values.get("stop", ())
     values["stop"] = (stop,) if isinstance(stop, str) else tuple(stop)
     return InferenceRequest(**values)

@@ -16,11 +16,11 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
+from typing import Protocol
 
 from hive import errors
 from hive.auth.principal import ANONYMOUS, Principal
 from hive.downloads.record import TopicState
-from hive.downloads.tracker import DownloadTracker
 from hive.errors import RedisUnavailable
 from hive.net.redis_url import RedisAddress
 from hive.redis_client import CommandThread, database_of
@@ -28,6 +28,7 @@ from hive.streams.pubsub import Subscription
 from hive.streams.topic import Subscriber, Topic
 from hive.wire import events, keys
 from hive.wire.events import Message, Version, parse_message
+from hive.wire.keys import Channels
 
 log = logging.getLogger("hive.streams.fanout")
 
@@ -53,12 +54,27 @@ PROBE_TIMEOUT_AFTER_OUTAGE_S = 2.0
 CATCH_UP_TIMEOUT_S = 1.0
 
 
+class States(Protocol):
+    """What topics are read from: the tracker of downloads is one."""
+
+    def read_states(self, ids: Iterable[str], /) -> list[TopicState | None]:
+        """The latest event of each, and who may see it; None where the id is unknown. Blocking."""
+
+
 class Fanout:
     """The topics of a process. `run` keeps them current; `join` and `leave` are for subscribers."""
 
     def __init__(
-        self, redis: RedisAddress | str, commands: CommandThread, tracker: DownloadTracker, *, keepalive_s: float
+        self,
+        redis: RedisAddress | str,
+        commands: CommandThread,
+        tracker: States,
+        *,
+        keepalive_s: float,
+        channels: Channels = keys.DOWNLOAD_CHANNELS,
     ) -> None:
+        """`tracker` reads the states of what tells its progress in `channels`."""
+        self._channels = channels
         self._commands = commands
         self._tracker = tracker
         self._keepalive_s = keepalive_s
@@ -69,12 +85,12 @@ class Fanout:
         self._reads: dict[str, asyncio.Future[None]] = {}
         self._read_wanted = asyncio.Event()
         self._database = database_of(commands.client)
-        self._probe = keys.probe(uuid.uuid4().hex, self._database).encode()
+        self._probe = channels.probe(uuid.uuid4().hex, self._database).encode()
         self._probe_back_s = time.monotonic()
         #: Probes that somebody waits for, by what they carry.
         self._catching_up: dict[bytes, asyncio.Future[None]] = {}
         self._subscription = Subscription(
-            redis, keys.events_pattern(self._database), self._on_message, self._on_subscribed
+            redis, channels.pattern(self._database), self._on_message, self._on_subscribed
         )
         self._told = 0
         self._watchers = _Watchers()
@@ -318,7 +334,7 @@ class Fanout:
             if heard is not None and not heard.done():
                 heard.set_result(None)
             return
-        download_id = keys.id_of_channel(channel, self._database)
+        download_id = self._channels.id_of(channel, self._database)
         if download_id is None:
             self._on_owners(channel)
             return

@@ -6,7 +6,8 @@ A download's record and its channel share the hash tag `{download_id}`, so that 
 from __future__ import annotations
 
 import hashlib
-from typing import Final
+from collections.abc import Callable
+from typing import Final, NamedTuple
 
 #: The one RQ queue. A worker process that listened on several would use BLPOP, which loses a job when the worker dies
 #: with it in hand.
@@ -72,6 +73,8 @@ INDEX_BUILT: Final = "hive:state:built"
 LLM_WORKERS: Final = "hive:llm"
 #: Set of the names of machines that offer to run models.
 LLM_HOSTS: Final = "hive:llm:hosts"
+#: Hash: how to start again the workers that ended because nobody asked, by what their requests have in common.
+LLM_RESTING: Final = "hive:llm:resting"
 
 #: What a process in database 0 subscribes to: every download's channel.
 EVENTS_PATTERN: Final = "hive:events:*"
@@ -221,3 +224,27 @@ def llm_events_prefix(database: int) -> str:
 def llm_events(worker_id: str, database: int) -> str:
     """Channel: the loading of one LLM worker's model."""
     return f"{llm_events_prefix(database)}{{{worker_id}}}"
+
+
+class Channels(NamedTuple):
+    """The channels of one kind of things: what they begin with, by the number of the database."""
+
+    prefix: Callable[[int], str]
+
+    def pattern(self, database: int) -> str:
+        """What a process subscribes to."""
+        return f"{self.prefix(database)}*"
+
+    def id_of(self, channel: bytes, database: int) -> str | None:
+        """Whose channel this is; None where it is none of these."""
+        text, prefix = channel.decode("ascii", "replace"), self.prefix(database) + "{"
+        return text[len(prefix) : -1] if text.startswith(prefix) and text.endswith("}") else None
+
+    def probe(self, name: str, database: int) -> str:
+        """What a process sends itself to see that its subscription is alive."""
+        return f"{self.prefix(database)}probe:{name}"
+
+
+#: Those of downloads, and those of models that are loaded.
+DOWNLOAD_CHANNELS: Final = Channels(_events_prefix)
+LLM_CHANNELS: Final = Channels(llm_events_prefix)

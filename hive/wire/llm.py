@@ -67,7 +67,7 @@ class Spawned(msgspec.Struct, frozen=True):
     joined: bool | UnsetType = UNSET
 
 
-class ReadyRequest(msgspec.Struct, frozen=True, kw_only=True):
+class ReadyRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The body of `POST /v1/workers/ready`: a worker has its model in memory."""
 
     worker_id: _Id
@@ -78,7 +78,7 @@ class ReadyRequest(msgspec.Struct, frozen=True, kw_only=True):
     slots_total: Annotated[int, Meta(ge=1, le=MAX_SLOTS)] = 1
 
 
-class HeartbeatRequest(msgspec.Struct, frozen=True, kw_only=True):
+class HeartbeatRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The body of `POST /v1/heartbeat`."""
 
     worker_id: _Id
@@ -164,7 +164,88 @@ def is_final(event: LoadingEvent) -> bool:
     return isinstance(event, Ready | LoadingError)
 
 
+class BackendInfo(msgspec.Struct, frozen=True):
+    """A backend, and whether a machine has it."""
+
+    id: Backend
+    available: bool
+
+
+class Backends(msgspec.Struct, frozen=True):
+    """The answer of `GET /v1/backends/list`."""
+
+    backends: tuple[BackendInfo, ...]
+
+
+class DeviceInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A device of a machine that runs models. Bytes are 0 where nobody knows them."""
+
+    host: str
+    engine: str
+    backend: str
+    index: int
+    name: str
+    memory_bytes: int
+    available_bytes: int
+
+
+class Devices(msgspec.Struct, frozen=True):
+    """The answer of `GET /v1/devices`."""
+
+    devices: tuple[DeviceInfo, ...]
+
+
+class HostMemory(msgspec.Struct, frozen=True, kw_only=True):
+    """The memory of a machine that runs models, and what of it models may take. Bytes."""
+
+    host: str
+    ram_total: int
+    ram_available: int
+    ram_for_models: int
+
+
+class Resources(msgspec.Struct, frozen=True):
+    """The answer of `GET /v1/resources`."""
+
+    hosts: tuple[HostMemory, ...]
+
+
 # -- inference ---------------------------------------------------------------------------------------------------------
+
+#: The limits of `POST /v1/inference`.
+MAX_PROMPT_CHARS: Final = 32_768
+MAX_TOKENS: Final = 2_048
+DEFAULT_TOKENS: Final = 20
+DEFAULT_TEMPERATURE: Final = 0.7
+MAX_TEMPERATURE: Final = 2.0
+MAX_TOP_K: Final = 1_000_000
+MAX_REPETITION_PENALTY: Final = 2.0
+MAX_STOPS: Final = 4
+MAX_STOP_CHARS: Final = 100
+MAX_SEED: Final = (1 << 32) - 1
+
+_Share = Annotated[float, Meta(ge=0, le=1)]
+_Stop = Annotated[str, Meta(min_length=1, max_length=MAX_STOP_CHARS)]
+
+
+class PromptRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The body of `POST /v1/inference`. What is wrong with it is told all at once. Fields that are not known are passed
+    over.
+    """
+
+    prompt: Annotated[str, Meta(min_length=1, max_length=MAX_PROMPT_CHARS)]
+    model: str | None = None
+    job_id: _Id | None = None
+    max_tokens: Annotated[int, Meta(ge=1, le=MAX_TOKENS)] = DEFAULT_TOKENS
+    temperature: Annotated[float, Meta(ge=0, le=MAX_TEMPERATURE)] = DEFAULT_TEMPERATURE
+    stream: bool = True
+    top_p: _Share | None = None
+    top_k: Annotated[int, Meta(ge=0, le=MAX_TOP_K)] | None = None
+    min_p: _Share | None = None
+    repetition_penalty: Annotated[float, Meta(ge=0, le=MAX_REPETITION_PENALTY)] | None = None
+    stop: _Stop | Annotated[tuple[_Stop, ...], Meta(max_length=MAX_STOPS)] = ()
+    seed: Annotated[int, Meta(ge=0, le=MAX_SEED)] | None = None
+
 
 StopReason = Literal["MAX_TOKENS", "EOS", "STOP_SEQUENCE"]
 
@@ -215,18 +296,6 @@ class InferenceError(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"
 
 
 InferenceEvent = InferenceStarted | Token | InferenceMetrics | InferenceEnd | InferenceError
-
-
-class InferenceResult(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer where `stream` is false."""
-
-    job_id: str
-    model: str
-    text: str
-    tokens_out: int
-    decode_time_ms: int
-    stop_reason: StopReason
-    stop_sequence_matched: str | UnsetType = UNSET
 
 
 def data_frame(event: Any) -> bytes:

@@ -27,8 +27,11 @@ from hive.api.routes import ApiRoute
 from hive.errors import HiveError, all_errors
 from tests.support.openapi import check_answer, document, operation_at, validate
 
-#: What the client says, or a process at its start, or the server about an address that it does not have.
-NOT_OF_A_ROUTE = {errors.HiveError, errors.ServerUnreachable, errors.CannotListen, errors.MethodNotAllowed}
+#: What the client says, or a process at its start, or the server about an address that it does not have, or a worker of
+#: a model, whose answers are passed on.
+NOT_OF_A_ROUTE = {
+    *(errors.HiveError, errors.ServerUnreachable, errors.CannotListen, errors.MethodNotAllowed, errors.InvalidFields),
+}
 #: An answer of several lines goes on until the next request.
 RECORDED = re.split(r"\n(?=[A-Z]+ /)", Path(__file__).with_name("samples.txt").read_text().rstrip("\n"))
 ENTRIES = entries(ROUTES)

@@ -7,7 +7,7 @@ import json
 import pytest
 from starlette.types import Message
 
-from hive.api import progress
+from hive.api import llm, progress
 from hive.api.app import ROUTES
 from hive.api.routes import ApiRoute, StreamRoute
 from hive.auth.principal import NOBODY, PRINCIPAL, Principal
@@ -39,9 +39,15 @@ def test_whatever_changes_something_needs_more_than_read() -> None:
     assert set(changing.values()) <= {"pull", "run", "admin"}
 
 
-def test_both_streams_are_in_the_table() -> None:
+def test_the_streams_are_in_the_table() -> None:
     streams = {route.answer: route.needs for route in ROUTES if isinstance(route, StreamRoute)}
-    assert streams == {progress.progress: "read", progress.progress_of_many: "read"}
+    assert streams == {
+        progress.progress: "read",
+        progress.progress_of_many: "read",
+        llm.loading: "read",
+        llm.infer: "run",
+        **dict.fromkeys(llm.OPENAI.values(), "run"),
+    }
 
 
 @pytest.mark.parametrize(

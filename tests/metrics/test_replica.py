@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from hive.downloads.context import DownloadContext
+from hive.downloads.tracker import DownloadTracker
 from hive.metrics import replica as replica_module
 from hive.metrics.replica import Replica, ReplicaFigures, replica_registry, resident_bytes
 from hive.redis_client import CommandThread, RedisClient
@@ -41,7 +42,9 @@ async def serving(redis_url: str) -> AsyncIterator[Serving]:
 def counted(serving: Serving) -> Replica:
     """The replica that this server would be."""
     fanout, commands = serving.fanout, serving.fanout._commands
-    return Replica(commands, fanout, serving.endpoint, ManyEndpoint(fanout, commands, fanout._tracker, 10))
+    tracker = fanout._tracker
+    assert isinstance(tracker, DownloadTracker)
+    return Replica(commands, fanout, serving.endpoint, ManyEndpoint(fanout, commands, tracker, 10))
 
 
 async def test_streams_and_frames_are_counted(serving: Serving, downloads: DownloadContext) -> None:

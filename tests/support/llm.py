@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import time
@@ -14,7 +15,7 @@ import msgspec
 import requests
 
 from hive.serving.orders import SpawnOrder
-from tests.support.processes import HiveProcess, children
+from tests.support.processes import HiveProcess, Server, Workers, children
 from tests.support.waiting import wait_for
 
 #: What every engine of a test is told: one thread, because two that wait for each other on a busy machine take turns.
@@ -133,3 +134,76 @@ def seconds_until(condition: Any, what: str) -> float:
     began_s = time.monotonic()
     wait_for(condition, what)
     return time.monotonic() - began_s
+
+
+class Fleet:
+    """Replicas, and a pool of workers whose machine runs models."""
+
+    def __init__(self, env: Mapping[str, str], replicas: int = 1, *, with_pool: bool = True) -> None:
+        self.env = {**ENGINE, **env}
+        self.servers: list[Server] = []
+        self.pool: Workers | None = None
+        with contextlib.ExitStack() as on_failure:
+            on_failure.callback(self.stop)
+            for _ in range(replicas):
+                self.servers.append(Server(self.env))
+            for server in self.servers:
+                server.wait_until_ready()
+            if with_pool:
+                self.start_pool()
+            on_failure.pop_all()
+
+    def start_pool(self) -> None:
+        self.pool = Workers(self.env)
+        wait_for(lambda: self.get("/v1/devices").json()["devices"], "a machine runs models")
+
+    @property
+    def url(self) -> str:
+        return self.servers[0].url
+
+    def get(self, path: str, replica: int = 0, **more: Any) -> requests.Response:
+        return requests.get(f"{self.servers[replica].url}{path}", timeout=TIMEOUT_S, **more)
+
+    def post(self, path: str, body: Any, replica: int = 0, **more: Any) -> requests.Response:
+        return requests.post(f"{self.servers[replica].url}{path}", json=body, timeout=TIMEOUT_S, **more)
+
+    def delete(self, path: str, replica: int = 0) -> requests.Response:
+        return requests.delete(f"{self.servers[replica].url}{path}", timeout=TIMEOUT_S)
+
+    def spawn(self, model_ref: str, replica: int = 0, **more: Any) -> dict[str, Any]:
+        answer = self.post("/v1/workers/spawn", {"model_ref": model_ref, **more}, replica)
+        assert answer.status_code == 200, answer.text
+        found: dict[str, Any] = answer.json()
+        return found
+
+    def loading(self, worker_id: str, replica: int = 0) -> list[dict[str, Any]]:
+        """The events of a worker's loading, to the end, by a replica."""
+        answer = self.get(f"/v1/loading/progress?id={worker_id}", replica)
+        assert answer.status_code == 200, answer.text
+        return events_of(answer.content)
+
+    def load(self, model_ref: str, **more: Any) -> dict[str, Any]:
+        """A worker that has the model in memory."""
+        spawned = self.spawn(model_ref, **more)
+        assert self.loading(spawned["worker_id"])[-1] == {"stage": "ready"}
+        return spawned
+
+    def workers(self, replica: int = 0) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.get("/v1/workers/list", replica).json()["workers"]
+        return found
+
+    def infer(self, replica: int = 0, **body: Any) -> list[dict[str, Any]]:
+        answer = self.post("/v1/inference", {"prompt": "?", **body}, replica)
+        assert answer.status_code == 200, answer.text
+        return events_of(answer.content)
+
+    def stop(self) -> None:
+        with contextlib.ExitStack() as stack:
+            for process in (*self.servers, self.pool):
+                if process is not None:
+                    stack.callback(process.stop)
+
+    def check(self) -> None:
+        """None of it has failed by our mistake."""
+        for process in (*self.servers, self.pool):
+            assert process is None or "Traceback" not in process.output, process.output

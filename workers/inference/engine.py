@@ -60,7 +60,9 @@ _NO_ENGINE: Final = (
 
 
 class EngineSpec(NamedTuple):
-    """What an engine is to run. `context` is the tokens of one slot; `threads` 0 for as many as there are cores."""
+    """What an engine is to run. `context` is the tokens of one slot; `threads` 0 for as many as there are cores;
+    `name` is how the model is called in its answers.
+    """
 
     path: Path
     context: int
@@ -69,6 +71,7 @@ class EngineSpec(NamedTuple):
     device: int
     load_mode: str
     threads: int
+    name: str
 
 
 def llama_server(named: str | None) -> str | None:
@@ -101,7 +104,16 @@ def command_for(spec: EngineSpec, socket_path: Path, named: str | None) -> list[
         "--ctx-size",
         str(spec.context * spec.slots),
     ]
-    command += ["--parallel", str(spec.slots), "--load-mode", spec.load_mode, "--no-ui", "--offline"]
+    command += [
+        "--alias",
+        spec.name,
+        "--parallel",
+        str(spec.slots),
+        "--load-mode",
+        spec.load_mode,
+        "--no-ui",
+        "--offline",
+    ]
     command += ["--threads", str(spec.threads)] if spec.threads else []
     if spec.backend == "cpu":
         return [*command, "--gpu-layers", "0", "--device", "none"]

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from typing import Final
 
 import msgspec
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from hive.errors import HiveError, InferenceFailed, RequestTimeout
 from hive.serving.inference_request import InferenceRequest
@@ -30,7 +30,6 @@ from hive.wire.llm import (
     InferenceError,
     InferenceEvent,
     InferenceMetrics,
-    InferenceResult,
     InferenceStarted,
     StopReason,
     Token,
@@ -60,6 +59,18 @@ class EngineChunk(msgspec.Struct):
     tokens_predicted: int = 0
     stop_type: str = "none"
     stopping_word: str = ""
+
+
+class InferenceResult(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer where `stream` is false."""
+
+    job_id: str
+    model: str
+    text: str
+    tokens_out: int
+    decode_time_ms: int
+    stop_reason: StopReason
+    stop_sequence_matched: str | UnsetType = UNSET
 
 
 class _EngineError(msgspec.Struct):

@@ -16,9 +16,12 @@ from typing import Any, Final
 import msgspec
 
 from hive.errors import RedisUnavailable
+from hive.net.redis_url import RedisAddress
 from hive.redis_client import CommandThread
+from hive.serving.orders import SpawnOrder
 from hive.serving.record import LlmRecord
 from hive.serving.registry import LEASE_S, LlmRegistry, Told
+from hive.wire import keys
 from hive.wire.llm import LlmState, LoadingError
 
 log = logging.getLogger("workers.inference.presence")
@@ -36,14 +39,14 @@ class Presence:
 
     def __init__(
         self,
-        redis_url: str,
+        redis: RedisAddress | str,
         record: Callable[[], LlmRecord],
         told: Callable[[], Told | None],
         on_stopped: Callable[[], None],
     ) -> None:
         """`on_stopped` is called where somebody has ended the worker in Redis."""
         self._on_stopped = on_stopped
-        self._commands = CommandThread(redis_url)
+        self._commands = CommandThread(redis)
         self._registry = LlmRegistry(self._commands.client)
         self._record = record
         self._told = told
@@ -99,6 +102,14 @@ class Presence:
             # Another has the same model by now: both serve, and this one stands for itself.
             await self._commands.run(self._registry.create, msgspec.structs.replace(record, flight=""))
         await self._commands.run(self._registry.tell, record.id, record.lease_ms, _spoken(record), told)
+
+    async def rest(self, order: SpawnOrder) -> None:
+        """Say how to start this worker again when somebody asks: it ends because nobody does."""
+        record = self._record()
+        again = msgspec.structs.replace(order, path=record.path, download_id="")
+        with contextlib.suppress(RedisUnavailable):
+            key = order.flight or order.worker_id
+            await self._commands.run(self._commands.client.hset, keys.LLM_RESTING, key, msgspec.json.encode(again))
 
     async def end(self, state: LlmState, error: LoadingError) -> None:
         """Say that the worker has ended, as far as Redis can be reached; it is the last that is said."""

@@ -71,7 +71,7 @@ class Supervisor:
     """One worker. `run` is all there is to do."""
 
     def __init__(self, settings: Settings, order: SpawnOrder) -> None:
-        assert settings.redis_url is not None
+        assert settings.redis_address is not None
         self.settings = settings
         self.loading = Loading(self._changed, settings.keepalive_s)
         self.slots = Slots(order.slots, self._changed)
@@ -87,7 +87,7 @@ class Supervisor:
         self._idle_since_s = time.monotonic()
         self._told_to_end = asyncio.Event()
         self._failure: HiveError | None = None
-        self._presence = Presence(settings.redis_url, self._record, lambda: self.loading.told, self.shut_down)
+        self._presence = Presence(settings.redis_address, self._record, lambda: self.loading.told, self.shut_down)
 
     # -- what the routes ask -----------------------------------------------------------------------------------------
 
@@ -135,6 +135,8 @@ class Supervisor:
             await asyncio.wait([life, told], return_when=asyncio.FIRST_COMPLETED)
             if life.done():
                 self._failure = _hive_error(life.exception())
+                if self._failure is None:
+                    await self._presence.rest(self._order)
             return await self._end()
         finally:
             for task in (presence, life, told):
@@ -193,6 +195,7 @@ class Supervisor:
             order.device,
             settings.llm_load_mode,
             settings.llm_threads,
+            self.model.replace(",", "_"),
         )
         command = command_for(spec, self._engine.socket_path, settings.llama_server)
         try:

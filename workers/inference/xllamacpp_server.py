@@ -28,6 +28,7 @@ def parameters(options: dict[str, Any]) -> Any:
     found.fit_params = False
     found.ui = False
     found.offline = True
+    found.model_alias = {options["name"]}
     return found
 
 

@@ -53,6 +53,7 @@ _TAGS: Final = {
     "progress": "Downloads",
     "plans": "Downloads",
     "models": "Models on disk",
+    "llm": "Models in memory",
     "maintenance": "Models on disk",
     "tickets": "Tickets and sessions",
     "system": "Server",
@@ -161,7 +162,8 @@ def _types(operations: Iterable[Operation]) -> list[Any]:
     kinds: list[Any] = [ErrorReply]
     for operation in operations:
         kinds += [operation.body] if operation.body is not None else []
-        kinds += [a.kind for a in operation.answers.values() if isinstance(a, Json | Lines) and a.kind is not None]
+        bodies = [a for a in operation.answers.values() if isinstance(a, Json | Lines | EventStream)]
+        kinds += [answer.kind for answer in bodies if answer.kind is not None]
     return kinds
 
 
@@ -188,7 +190,7 @@ def _schemes(operation: Operation) -> Iterator[str]:
     yield "bearer"
     if not operation.by_key_only:
         yield "session"
-    if any(isinstance(answer, EventStream) for answer in operation.answers.values()):
+    if operation.body is None and any(isinstance(answer, EventStream) for answer in operation.answers.values()):
         yield "ticket"
 
 
@@ -248,7 +250,7 @@ class _Answers:
         if isinstance(answer, Lines):
             return {"content": {MEDIA_TYPE: {"schema": _TEXT, "x-item-schema": self._schemas.of(answer.kind)}}}
         if isinstance(answer, EventStream):
-            frame = _frame(self._schemas.of(Event), of_many=answer.of_many)
+            frame = _frame(self._schemas.of(answer.kind or Event), of_many=answer.of_many)
             return {"content": {"text/event-stream": {"schema": _TEXT, "x-item-schema": frame}}}
         if isinstance(answer, Text):
             return {"content": {media_type: {"schema": _TEXT} for media_type in answer.media_types}}

@@ -19,7 +19,7 @@ from hive.api.downloads import DEFAULT_LIMIT, MAX_LIMIT
 from hive.errors import HiveError
 from hive.streams.longpoll import MAX_WAIT_S
 from hive.streams.many import MAX_IDS
-from hive.wire import api, maintenance
+from hive.wire import api, llm, maintenance
 from hive.wire.events import ActiveStatus, TerminalStatus
 from hive.wire.proof import NONCE
 
@@ -44,10 +44,13 @@ class Json(NamedTuple):
 
 
 class EventStream(NamedTuple):
-    """An answer of server-sent events. `of_many`: the events say whose they are."""
+    """An answer of server-sent events. `of_many`: the events say whose they are; `kind`: their union, where they are
+    not those of downloads.
+    """
 
     about: str
     of_many: bool = False
+    kind: Any = None
 
 
 class Lines(NamedTuple):
@@ -121,6 +124,24 @@ _ASK: Final = (
     errors.QuotaExceeded,
     *(*_REDIS, *_BUSY, *_DISK),
 )
+#: What a request for a model in memory may end with, and one to such a model.
+_ASK_MODEL: Final[tuple[type[HiveError], ...]] = (
+    errors.InvalidModelRef,
+    errors.UnsafeUrl,
+    errors.TooManyDownloads,
+    errors.QuotaExceeded,
+    errors.RedisUnavailable,
+    errors.ServerBusy,
+)
+_ASK_WORKER: Final[tuple[type[HiveError], ...]] = (
+    *_ASK_MODEL,
+    errors.RequestTimeout,
+    errors.Conflict,
+    errors.BackendUnavailable,
+    errors.ModelNotServable,
+    errors.WorkersSilent,
+    *tree(errors.ServingError),
+)
 #: What a reference may turn out to mean, as a worker says it.
 _RESOLVE: Final = (*tree(errors.NotFound, errors.HubUnavailable, errors.DownloadError), errors.ModelAccessDenied)
 
@@ -131,6 +152,7 @@ _VERSION: Final[Schema] = {"type": "string", "maxLength": 40}
 _DOWNLOAD: Final = Parameter(
     "id", "path", _UUID, "The `download_id` that `POST /v1/models/download` answered.", required=True
 )
+_WORKER_ID: Final = Parameter("id", "path", {"type": "string"}, "As `GET /v1/workers/list` has it.", required=True)
 _MODEL: Final = Parameter(
     "id",
     "path",
@@ -312,6 +334,77 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     "GET /v1/workers": Operation(
         "Workers that are alive", {200: Json(api.Listing[api.Worker], "All of them.")}, may_end_with=_REDIS
     ),
+    "POST /v1/workers/spawn": Operation(
+        "Load a model into memory",
+        {200: Json(llm.Spawned, "The worker, and where it listens; watch it at GET /v1/loading/progress.")},
+        llm.SpawnRequest,
+        may_end_with=(
+            *_ASK_MODEL,
+            *(errors.ModelNotServable, errors.BackendUnavailable, errors.InsufficientRam, errors.VramExhausted),
+            *(errors.NoPortFree, errors.WorkersSilent, errors.ModelNotOnDisk, errors.ServingError),
+            *tree(errors.DownloadError),
+        ),
+    ),
+    "POST /v1/workers/ready": Operation(
+        "A worker has its model in memory",
+        {200: Json(llm.Said, "It is listed.")},
+        llm.ReadyRequest,
+        may_end_with=(errors.Conflict, errors.UnsafeUrl, *_REDIS),
+    ),
+    "POST /v1/heartbeat": Operation(
+        "A worker lives",
+        {200: Json(llm.Said, "It is noted.")},
+        llm.HeartbeatRequest,
+        may_end_with=(errors.LlmWorkerNotFound, *_REDIS),
+    ),
+    "GET /v1/workers/list": Operation(
+        "The workers that have a model in memory",
+        {200: Json(llm.LlmWorkers, "Those that load one too.")},
+        may_end_with=_REDIS,
+    ),
+    "DELETE /v1/workers/{id}": Operation(
+        "End a worker",
+        {200: Json(llm.Said, "What it answers may end; then its memory goes back.")},
+        parameters=(_WORKER_ID,),
+        may_end_with=(errors.LlmWorkerNotFound, *_REDIS),
+    ),
+    "GET /v1/backends/list": Operation(
+        "What may calculate", {200: Json(llm.Backends, "Each, and whether a machine has it.")}, may_end_with=_REDIS
+    ),
+    "GET /v1/devices": Operation(
+        "The devices of machines that run models", {200: Json(llm.Devices, "Of all machines.")}, may_end_with=_REDIS
+    ),
+    "GET /v1/resources": Operation(
+        "The memory of machines that run models", {200: Json(llm.Resources, "Of all machines.")}, may_end_with=_REDIS
+    ),
+    "GET /v1/loading/progress": Operation(
+        "Watch a model being loaded",
+        {200: EventStream("The present state at once, what changes, the end, and `[DONE]`.", kind=llm.LoadingEvent)},
+        parameters=(
+            Parameter("id", "query", {"type": "string"}, "The worker's, from POST /v1/workers/spawn.", required=True),
+        ),
+        may_end_with=(errors.LlmWorkerNotFound, errors.TooManyStreams, *_REDIS),
+    ),
+    "POST /v1/inference": Operation(
+        "Ask a model",
+        {200: EventStream("Each token as it comes, the end, and `[DONE]`.", kind=llm.InferenceEvent)},
+        llm.PromptRequest,
+        may_end_with=_ASK_WORKER,
+    ),
+    "DELETE /v1/inference/{id}": Operation(
+        "Stop a request to a model",
+        {204: Nothing("It is stopped, or was none.")},
+        parameters=(Parameter("id", "path", {"type": "string"}, "The `job_id` that it started with.", required=True),),
+        may_end_with=_REDIS,
+    ),
+    **{
+        f"POST {path}": Operation(
+            f"OpenAI's {what}",
+            {200: Json(None, "As the engine answers; an event stream where the request says `stream`.")},
+            may_end_with=_ASK_WORKER,
+        )
+        for path, what in zip(llm.OPENAI_PATHS, ("chat", "completions", "embeddings"), strict=True)
+    },
     "GET /v1/scaling": Operation(
         "How many workers an autoscaler should have",
         {200: Json(api.Scaling, "What waits, what runs, and how many downloads could be under way.")},

@@ -16,13 +16,15 @@ from typing import Any, Final
 import msgspec
 
 from hive.api.openapi.field_notes import notes_of
-from hive.wire import api, events, maintenance
+from hive.wire import api, events, llm, maintenance
 
 #: Where the wire types are. A type of another module gets the schema of what msgspec reads.
-MODULES: Final[Sequence[ModuleType]] = (api, events, maintenance)
+MODULES: Final[Sequence[ModuleType]] = (api, events, llm, maintenance)
 #: Unions of wire types that the document calls by a name: how it is called, and what it is.
 UNIONS: Final[dict[str, Any]] = {
     "Event": events.Event,
+    "LoadingEvent": llm.LoadingEvent,
+    "InferenceEvent": llm.InferenceEvent,
     "VerificationLine": maintenance.VerificationLine,
     "CollectionLine": maintenance.CollectionLine,
 }

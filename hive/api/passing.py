@@ -1,0 +1,182 @@
+"""A request passed on to an LLM worker, and its answer back, unread.
+
+An event stream goes straight into the client's connection where the server hands that over, as progress streams do;
+anything else is one answer, kept within a bound and sent as a whole. A client that goes away closes the worker's
+connection, which frees its slot; a slow one slows the worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import Final
+
+from starlette.types import Receive, Scope, Send
+
+from hive import errors
+from hive.api.json import max_body_bytes
+from hive.serving.relay import Relay
+from hive.serving.upstream import Headers, Target
+from hive.streams import sse
+from hive.streams.writer import EXTENSION, HandOver, SocketWriter
+
+#: Bytes of an answer that is no stream, and of a stream that wait for a connection that could not be had.
+MAX_WHOLE_BYTES: Final = 64 << 20
+MAX_PENDING_BYTES: Final = 65_536
+#: What of a request goes on to the worker.
+PASSED_ON: Final = frozenset({b"content-type", b"accept", b"x-request-deadline", b"x-deadline"})
+
+
+async def read_whole(scope: Scope, receive: Receive) -> bytes:
+    """The request's body.
+
+    Raises:
+        BodyTooLarge: it is too long.
+        BadRequest: the client went away.
+    """
+    body, limit = bytearray(), max_body_bytes(scope["path"])
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            raise errors.BadRequest("The request broke off.")
+        body += message.get("body", b"")
+        if len(body) > limit:
+            raise errors.BodyTooLarge(f"The request body is over {limit // 1024} KiB.", limit_bytes=limit)
+        if not message.get("more_body"):
+            return bytes(body)
+
+
+async def pass_on(
+    target: Target, headers: Headers, body: bytes, scope: Scope, receive: Receive, send: Send, *, is_last: bool
+) -> bool:
+    """Ask the worker, and answer the client. False, with nothing sent, where the worker has no free slot and it is not
+    the last that could be asked.
+
+    Raises:
+        InferenceFailed: the worker does not answer.
+    """
+    answer = PassedAnswer(scope, send)
+    relay = Relay(answer)
+    answer.stop = relay.stop
+    own = [(name, value) for name, value in scope["headers"] if name in PASSED_ON]
+    asking = asyncio.create_task(relay.run(target, scope["method"], scope["path"], (*own, *headers), body))
+    watching = asyncio.create_task(_until_gone(receive))
+    try:
+        await answer.settled(asking, watching)
+        if watching.done() and not answer.is_handed_over:
+            relay.stop()
+        await asking
+    finally:
+        watching.cancel()
+        with contextlib.suppress(asyncio.CancelledError, Exception):
+            await watching
+    if relay.failure and not watching.done():
+        raise errors.InferenceFailed(f"The worker does not answer: {relay.failure}.")
+    if answer.is_handed_over or relay.outcome == "gone":
+        return True
+    if answer.status == 503 and not is_last:
+        return False
+    await answer.send_whole(relay.outcome == "end")
+    return True
+
+
+async def _until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+class PassedAnswer:
+    """Where the relay writes. It is a stream on the client's own connection, or one that is kept whole."""
+
+    def __init__(self, scope: Scope, send: Send) -> None:
+        self._scope = scope
+        self._send = send
+        self._writer: SocketWriter | None = None
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._body = bytearray()
+        self._begun = asyncio.Event()
+        self.status = 0
+        self.stop: Callable[[], None] = lambda: None
+        self.on_gone: Callable[[], None] | None = None
+        self.on_writable: Callable[[], None] | None = None
+
+    @property
+    def is_handed_over(self) -> bool:
+        """Whether the client's connection is the answer's own."""
+        return self._writer is not None
+
+    async def settled(self, asking: asyncio.Task[None], watching: asyncio.Task[None]) -> None:
+        """Return when the answer is over, has its own connection, or the client has gone."""
+        begun = asyncio.create_task(self._begun.wait())
+        try:
+            await asyncio.wait([asking, watching, begun], return_when=asyncio.FIRST_COMPLETED)
+            if self._writer is None and not asking.done() and not watching.done():
+                await asyncio.wait([asking, watching], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            begun.cancel()
+
+    # -- called by the relay -----------------------------------------------------------------------------------------
+
+    @property
+    def paused(self) -> bool:
+        """Whether the client has not taken what it was sent."""
+        return self._writer is not None and self._writer.paused
+
+    def start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        """The worker answers."""
+        self.status, self._headers = status, headers
+        is_stream = any(name == b"content-type" and value.startswith(sse.MEDIA_TYPE) for name, value in headers)
+        hand_over: HandOver | None = self._scope.get("extensions", {}).get(EXTENSION)
+        if status == 200 and is_stream and hand_over is not None:
+            self._writer = hand_over(self._scope, _Client(self))
+            if self._writer is not None:
+                self._writer.write(self._writer.head)
+        self._begun.set()
+
+    def write(self, data: bytes) -> None:
+        """A piece of the body."""
+        if self._writer is not None:
+            self._writer.write(sse.chunk(data) if self._writer.chunked else data)
+            return
+        self._body += data
+        if len(self._body) > MAX_WHOLE_BYTES:
+            self.stop()
+
+    def end(self) -> None:
+        """All of it."""
+        if self._writer is not None:
+            self._writer.end(sse.chunk(b"", last=True) if self._writer.chunked else b"")
+
+    def cut(self) -> None:
+        """The worker went away in the middle: the client must see that something is missing."""
+        if self._writer is not None:
+            self._writer.shutdown()
+
+    async def send_whole(self, complete: bool) -> None:
+        """Send what was kept."""
+        if not complete:
+            raise errors.InferenceFailed("The worker went away in the middle of its answer.")
+        length = (b"content-length", b"%d" % len(self._body))
+        await self._send({"type": "http.response.start", "status": self.status, "headers": [*self._headers, length]})
+        await self._send({"type": "http.response.body", "body": bytes(self._body)})
+
+
+class _Client:
+    """The client's connection, as it tells what became of it."""
+
+    def __init__(self, answer: PassedAnswer) -> None:
+        self._answer = answer
+
+    def on_writable(self) -> None:
+        """It has taken what it was sent."""
+        if self._answer.on_writable is not None:
+            self._answer.on_writable()
+
+    def on_stalled(self) -> None:
+        """It has taken nothing for too long; `on_gone` follows."""
+
+    def on_gone(self) -> None:
+        """It is closed."""
+        if self._answer.on_gone is not None:
+            self._answer.on_gone()
