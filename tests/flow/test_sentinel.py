@@ -15,7 +15,7 @@ from hive.downloads.restore import CHECK_INTERVAL_S
 from hive.wire import keys
 from tests.hub.server import HubServer
 from tests.support.content import MIB, file_sha256
-from tests.support.processes import Server, environment
+from tests.support.processes import Server, Workers, environment
 from tests.support.redis_servers import DOWN_AFTER_MS, SentinelFleet, redis_server
 from tests.support.service import CONTENT, Service, check_right_end, slow, under_way
 from tests.support.sse_client import SseClient
@@ -166,3 +166,30 @@ def test_an_end_that_the_old_primary_took_along_comes_again_from_the_disk(
     assert (late.last["stage"], late.done) == ("complete", 1), late.last
     assert late.last["local_path"] == client.last["local_path"]
     assert hub.bytes_sent("*.gguf", origin="cdn") == fetched
+
+
+def test_a_claim_that_the_old_primary_took_along_is_made_again(
+    fleet: SentinelFleet, service: Service, hub: HubServer
+) -> None:
+    """The worker holds what waits again by now: one of the two stops, and nothing is fetched twice but a little."""
+    model = slow(hub)
+    service.workers.stop()
+    download_id = service.post(model)["download_id"]
+    client = service.watch(download_id)
+    former = fleet.primary()
+    wait_for(lambda: fleet.is_replicated(former))
+    with fleet.without_replication(former):
+        service.workers = Workers(service.env, 2)
+        wait_for(lambda: client.last.get("bytes_downloaded", 0) >= MIB)
+        former.kill()
+    fleet.wait_for_another(former)
+    told = bytes_told(client)
+    wait_for(lambda: bytes_told(client) > told)
+    hub.limit_rate_bytes_per_s = None
+    hub.close_connections()
+    client.wait(90)
+    assert (client.last["stage"], client.done) == ("complete", 1), client.last
+    assert file_sha256(client.last["local_path"]) == CONTENT.sha256()
+    print(
+        f"claimed again: attempt {client.last['attempt']}, {hub.bytes_sent('*.gguf', origin='cdn') / MIB:.0f} MiB sent"
+    )

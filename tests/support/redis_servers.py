@@ -180,6 +180,12 @@ class SentinelFleet:
 
         return wait_for(look, "the Sentinels have made another primary")
 
+    def is_replicated(self, primary: RedisServer) -> bool:
+        """Whether both replicas have all that this server has been told."""
+        with primary.client() as client:
+            found = client.info("replication")
+            return all(found[f"slave{n}"]["offset"] == found["master_repl_offset"] for n in range(2))
+
     @contextlib.contextmanager
     def without_replication(self, primary: RedisServer) -> Iterator[None]:
         """What this server is told meanwhile it tells no replica."""
