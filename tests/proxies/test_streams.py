@@ -152,14 +152,16 @@ class Asking:
                         self.answers.append(f"{method} {type(error).__name__}")
 
 
-def test_a_replica_that_is_stopped_costs_nobody_an_answer(proxy: Proxy, replicas: list[Server]) -> None:
+def test_a_replica_that_is_stopped_costs_at_most_the_order_on_its_way(proxy: Proxy, replicas: list[Server]) -> None:
     """As at an upgrade, one after the other."""
     with Asking(proxy) as asking:
         wait_for(lambda: len(asking.answers) >= 20, "both replicas have been asked")
         assert replicas[0].stop() == 0
         so_far = len(asking.answers)
         wait_for(lambda: len(asking.answers) >= so_far + 40, "the other one answers")
-    assert {answer for answer in asking.answers if not answer.endswith((" 200", " 202"))} == set()
+    failed = [answer for answer in asking.answers if not answer.endswith((" 200", " 202"))]
+    # An order that was handed over in the very moment is not sent twice by any of them; who ordered does it again.
+    assert failed in ([], ["POST 502"])
 
 
 def test_where_redis_is_away_hive_itself_says_so_and_a_new_stream_waits(
