@@ -16,6 +16,7 @@ from hive.errors import DownloadError
 from hive.net.addresses import address_check, hub_check
 from hive.net.egress import Network
 from hive.settings import Settings
+from hive.store.filesystem import is_shared
 from hive.wire.events import ActiveStatus, Downloading
 from workers.coordination import Peers, ProgressListener
 from workers.publish import Store
@@ -60,9 +61,17 @@ def network_for(settings: Settings, *, guarded: bool) -> Network:
     )
 
 
+#: Bytes after which a partial file is synced where other machines have the store too. One that goes on from a machine
+#: that died, or whose worker was killed, believes what was synced and no more; 64 MiB may be fetched again, and some
+#: come while the disk syncs.
+SHARED_SYNC_BYTES = 32 << 20
+
+
 def limits_of(settings: Settings) -> Limits:
     """The engine's numbers, with what people may set."""
+    sync_bytes = SHARED_SYNC_BYTES if is_shared(settings.hub_dir) else Limits().sync_every_bytes
     return Limits(
+        sync_every_bytes=sync_bytes,
         small_files_at_once=settings.files_at_once,
         keep_free_fraction=settings.keep_free_percent / 100,
         undeclared_max_bytes=settings.max_undeclared_bytes,

@@ -14,11 +14,33 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from hive.errors import StoreNotWritable
 from hive.settings import HIVE_IN_HUB, Settings
 from hive.store.layout import PARTIAL
+
+#: Where Linux lists the mounts of this process, and the kinds of filesystems that several machines have at once. Those
+#: of FUSE have their program's name behind a dot; `fuseblk` is a disk of this machine.
+MOUNTS: Final = Path("/proc/self/mountinfo")
+SHARED_KINDS: Final = frozenset(
+    {
+        "nfs",
+        "nfs4",
+        "cifs",
+        "smb3",
+        "ceph",
+        "9p",
+        "virtiofs",
+        "lustre",
+        "gpfs",
+        "beegfs",
+        "glusterfs",
+        "afs",
+        "ocfs2",
+        "gfs2",
+    }
+)
 
 _MOUNT = re.compile(r"^mnt_id:\s*(\d+)$", re.MULTILINE)
 
@@ -92,6 +114,22 @@ def nearest(path: Path) -> Path:
             if folder.exists():
                 return folder
     return path
+
+
+def is_shared(path: Path, mounts: Path = MOUNTS) -> bool:
+    """Whether this folder, or the nearest above it, lies on a filesystem that other machines may have mounted too.
+
+    False where that cannot be told.
+    """
+    with contextlib.suppress(OSError):
+        device = os.stat(nearest(path)).st_dev
+        number = f"{os.major(device)}:{os.minor(device)}"
+        for line in mounts.read_text(errors="replace").splitlines():
+            before, _, after = line.partition(" - ")
+            if before.split(" ")[2:3] == [number]:
+                kind = after.partition(" ")[0]
+                return kind in SHARED_KINDS or kind.startswith("fuse.")
+    return False
 
 
 def _filesystem_of(folder: Path) -> tuple[int, str]:

@@ -5,7 +5,6 @@ Not one for all of the run: its reaper would look after the downloads of other t
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from hive.processes.embedded_redis import EmbeddedRedis
 from hive.redis_client import connect
 from hive.settings import Settings
 from tests.support.processes import Server, environment
+from tests.support.store import empty_store
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +35,7 @@ def server(server_env: dict[str, str]) -> Iterator[Server]:
 @pytest.fixture
 def api(server: Server, server_env: dict[str, str], redis_url: str) -> str:
     """The address of the server."""
-    shutil.rmtree(server_env["HIVE_STORE"], ignore_errors=True)
-    Path(server_env["HIVE_STORE"]).mkdir(parents=True, exist_ok=True)  # the server may have been faster
+    empty_store(Path(server_env["HIVE_STORE"]))
     with connect(redis_url) as client:
         client.flushall()  # again: the server may have brought downloads of the test before back from its store
     return server.url

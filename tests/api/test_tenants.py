@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import concurrent.futures
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from hive.wire import keys
 from tests.support.downloads import claim, complete, downloading, new, read
 from tests.support.keyed import Person, keys_for
 from tests.support.processes import Server, environment
-from tests.support.store import QUANTS, put, put_tree
+from tests.support.store import QUANTS, empty_store, put, put_tree
 from tests.support.waiting import wait_for
 
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
@@ -45,8 +44,7 @@ def people(keyed_env: dict[str, str]) -> Iterator[dict[str, Person]]:
 
 @pytest.fixture(autouse=True)
 def nothing_left(people: dict[str, Person], keyed_env: dict[str, str], redis_url: str) -> None:
-    shutil.rmtree(keyed_env["HIVE_STORE"], ignore_errors=True)
-    Path(keyed_env["HIVE_STORE"]).mkdir(parents=True, exist_ok=True)
+    empty_store(Path(keyed_env["HIVE_STORE"]))
     with connect(redis_url) as client:
         client.flushall()
 

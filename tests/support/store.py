@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import msgspec
 
 from hive.settings import Settings
 from hive.store.layout import Manifest, encode_tree, url_key
+from hive.store.store_id import STORE_ID
 from hive.wire.selection import RepoFile
 
 #: Two commits.
@@ -76,3 +78,14 @@ def put_url(settings: Settings, url: str, content: bytes, *, name: str = "file.g
 def everything_below(folder: Path) -> set[str]:
     """Every file, link and folder below a folder, by its path."""
     return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
+def empty_store(store: Path) -> None:
+    """Remove all that is in a store while a server has it: its id stays, by which the server knows it."""
+    for folder in (store, store / "hive"):
+        for entry in folder.iterdir() if folder.is_dir() else ():
+            if entry.is_symlink() or not entry.is_dir():
+                if entry.name != STORE_ID:
+                    entry.unlink(missing_ok=True)
+            elif entry != store / "hive":
+                shutil.rmtree(entry, ignore_errors=True)
