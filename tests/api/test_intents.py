@@ -52,7 +52,7 @@ def test_a_lost_download_is_there_for_whoever_asks(api: str, store: RedisClient)
 
 @pytest.mark.parametrize("purge", [True, False])
 def test_a_store_that_cannot_be_written_hinders_nothing_but_a_purge(api: str, settings: Settings, purge: bool) -> None:
-    Path(settings.hive_dir).mkdir(parents=True)
+    Path(settings.hive_dir).mkdir(parents=True, exist_ok=True)
     (settings.hive_dir / "downloads").write_text("in the way")
     made = post(api, "hf:org/unwritten")
     assert made.status_code == 202
