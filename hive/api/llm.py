@@ -204,23 +204,40 @@ OPENAI: Final = dict(zip(OPENAI_PATHS, (chat_completions, completions, embedding
 
 
 async def _ask(services: Services, scope: Scope, receive: Receive, send: Send) -> None:
-    from hive.api.passing import pass_on, read_whole
-    from hive.serving.service import target_of
+    from hive.api.passing import read_whole
 
     try:
         if scope["method"] != "POST":
             raise errors.MethodNotAllowed(allow="POST")
         body = await read_whole(scope, receive)
         model = _model_in(body)
-        service = services.serving.service
-        records = await _serving(services, scope, model)
-        for number, record in enumerate(records):
-            is_last = number == len(records) - 1
-            headers = service.headers(record)
-            if await pass_on(target_of(record), headers, body, scope, receive, send, is_last=is_last):
-                return
+        try:
+            await _try_each(services, model, body, scope, receive, send)
+        except errors.InferenceFailed:
+            # Nothing was sent yet: a worker that was listed a moment ago may be gone, and another be there.
+            services.serving.service.forget()
+            await _try_each(services, model, body, scope, receive, send)
     except errors.HiveError as error:
         await error_response(error)(scope, receive, send)
+
+
+async def _try_each(
+    services: Services, model: str | None, body: bytes, scope: Scope, receive: Receive, send: Send
+) -> None:
+    """Ask the workers of a model, the least busy first, until one has a free slot.
+
+    Raises:
+        InferenceFailed: a worker did not answer, and the client was sent nothing.
+    """
+    from hive.api.passing import pass_on
+    from hive.serving.service import target_of
+
+    records = await _serving(services, scope, model)
+    for number, record in enumerate(records):
+        headers = services.serving.service.headers(record)
+        is_last = number == len(records) - 1
+        if await pass_on(target_of(record), headers, body, scope, receive, send, is_last=is_last):
+            return
 
 
 async def _serving(services: Services, scope: Scope, model: str | None) -> list[Any]:

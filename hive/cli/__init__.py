@@ -37,6 +37,10 @@ COMMANDS: Final[dict[str, dict[str, CommandEntry]]] = {
         "catalog": CommandEntry("hive.cli.catalog", "Check the models on disk."),
         "gc": CommandEntry("hive.cli.gc", "Remove from disk what nothing refers to."),
     },
+    "Models in memory": {
+        "run": CommandEntry("hive.cli.llm", "Load a model and talk to it."),
+        "stop": CommandEntry("hive.cli.llm", "End workers that have a model in memory."),
+    },
     "Downloads": {
         "ps": CommandEntry("hive.cli.downloads", "List the downloads under way."),
         "watch": CommandEntry("hive.cli.pull", "Follow a download to its end."),

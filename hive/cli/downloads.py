@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -9,13 +11,14 @@ import click
 from hive.cli.disk import open_source
 from hive.cli.download_ids import SHORT_ID_CHARS
 from hive.cli.format import age, duration, percent, shown, size, speed
-from hive.cli.output import echo_json, echo_value
+from hive.cli.output import echo, echo_json, echo_value
 from hive.cli.table import Column, print_table
 from hive.settings import Settings
 from hive.wire.events import Complete, Downloading, Error
 
 if TYPE_CHECKING:
     from hive.wire.api import Download
+    from hive.wire.llm import LlmWorker
 
 #: How many downloads `hive ps --all` lists, newest first, unless told otherwise.
 DEFAULT_LIMIT = 50
@@ -34,6 +37,16 @@ _COLUMNS = (
 )
 
 
+_MODEL_COLUMNS = (
+    Column("WORKER"),
+    Column("IN MEMORY", shrinks="middle"),
+    Column("STATE"),
+    Column("BUSY", figures=True),
+    Column("ON", drops=2),
+    Column("ADDRESS", drops=1),
+)
+
+
 @click.command(short_help="List the downloads under way.")
 @click.option("-a", "--all", "every", is_flag=True, help="Also those that have ended in the last day.")
 @click.option(
@@ -47,9 +60,14 @@ _COLUMNS = (
 @click.option("-q", "--quiet", is_flag=True, help="Print ids only.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
 def ps(every: bool, limit: int, quiet: bool, as_json: bool) -> None:
-    """List the downloads under way, newest first. Without a server: those that commands run, and those that stopped."""
-    with open_source(Settings.from_env()) as source:
+    """List the downloads under way, newest first. Without a server: those that commands run, and those that stopped.
+
+    Below them the models in memory, where there are any.
+    """
+    settings = Settings.from_env()
+    with open_source(settings) as source:
         found = source.downloads(None if every else "active", limit=limit)
+    loaded = () if as_json or quiet else _models_in_memory(settings)
     if as_json:
         echo_json(found, indented=True)
     elif quiet:
@@ -57,6 +75,41 @@ def ps(every: bool, limit: int, quiet: bool, as_json: bool) -> None:
             echo_value(download.id)
     else:
         print_table(_COLUMNS, [_row(download) for download in found])
+        _print_models(loaded)
+
+
+def _models_in_memory(settings: Settings) -> Sequence[LlmWorker]:
+    """Those of the server; none where there is no server, or an older one, or nothing that may be seen."""
+    from hive.cli.server import find_server
+
+    server = find_server(settings)
+    if server is None:
+        return ()
+    from hive.client.llm import ModelsInMemory
+    from hive.errors import HiveError
+
+    with contextlib.suppress(HiveError), server.client() as client:
+        return ModelsInMemory(client).workers()
+    return ()
+
+
+def _print_models(loaded: Sequence[LlmWorker]) -> None:
+    """A second table, where a model is in memory."""
+    if not loaded:
+        return
+    echo()
+    rows = [
+        [
+            worker.id.removeprefix("worker-")[:SHORT_ID_CHARS],
+            worker.model_id or shown(worker.model_ref),
+            worker.state,
+            f"{worker.slots_total - worker.slots_available}/{worker.slots_total}",
+            worker.backend,
+            worker.url,
+        ]
+        for worker in loaded
+    ]
+    print_table(_MODEL_COLUMNS, rows)
 
 
 def _row(download: Download) -> list[str]:

@@ -34,6 +34,12 @@ def echo_value(value: str) -> None:
     click.echo(plain(value) if sys.stdout.isatty() else value)
 
 
+def echo_text(text: str) -> None:
+    """Write a piece of a longer text to standard output, at once: as it is for a program, harmless on a terminal."""
+    click.echo(plain_lines(text) if sys.stdout.isatty() else text, nl=False)
+    sys.stdout.flush()
+
+
 def echo_json(value: Any, *, indented: bool = False) -> None:
     """Write a value as JSON to standard output, on one line unless `indented`."""
     import msgspec

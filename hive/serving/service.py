@@ -66,7 +66,8 @@ LOAD_LOOK_S: Final = 0.1
 SHUTDOWN_TIMEOUT_S: Final = 5.0
 #: Bytes of that answer.
 MAX_REPLY_BYTES: Final = 65_536
-#: Seconds that a list of workers may be old when Redis does not answer.
+#: Seconds that a list of workers may be old, at any time; and when Redis does not answer.
+RECENT_S: Final = 0.5
 REMEMBERED_S: Final = 60.0
 #: Requests that wait for models at a time.
 MAX_WAITING: Final = 256
@@ -127,13 +128,16 @@ class ServingService:
         Raises:
             ModelNotLoaded, ModelLoading: there is none, or not yet.
         """
-        records = await self._records()
+        records = await self._recent_records()
         if model is None:
             models = {record.model_id or record.model_ref for record in records if record.is_serving}
             if len(models) != 1:
                 raise ModelNotLoaded(_which(models), loaded=sorted(models))
             return _least_busy([record for record in records if record.is_serving])
         mine = [record for record in records if record.is_of(model)]
+        if not any(record.is_serving for record in mine):
+            records = await self._records()
+            mine = [record for record in records if record.is_of(model)]
         if ready := [record for record in mine if record.is_serving]:
             return _least_busy(ready)
         if not mine and (order := await self._resting(model)) is not None:
@@ -147,6 +151,20 @@ class ServingService:
                 loaded=sorted({record.model_id or record.model_ref for record in records if record.is_serving}),
             )
         return [await self._wait_until_ready(mine[0].id, wait_for)]
+
+    async def _recent_records(self) -> list[LlmRecord]:
+        """The workers as they were a moment ago, if that is all that a request needs: a question to Redis for each
+        request would be most of what hive adds to the first token.
+        """
+        at_s, found = self._remembered
+        if time.monotonic() - at_s <= RECENT_S and any(record.is_serving for record in found):
+            return found
+        return await self._records()
+
+    def forget(self) -> None:
+        """What is remembered of the workers is not so any more."""
+        at_s, found = self._remembered
+        self._remembered = (min(at_s, time.monotonic() - 2 * RECENT_S), found)
 
     async def _records(self) -> list[LlmRecord]:
         """The workers; those of a while ago where Redis does not answer."""

@@ -19,6 +19,8 @@ import httptools
 
 #: Seconds to connect to something on this machine, or in the next room.
 CONNECT_TIMEOUT_S: Final = 5.0
+#: Seconds before another try where too many connect at once.
+CROWDED_PAUSE_S: Final = 0.005
 #: Bytes of the headers of an answer, and of an answer that is read as a whole.
 MAX_HEAD_BYTES: Final = 65_536
 MAX_WHOLE_BYTES: Final = 64 << 20
@@ -171,15 +173,25 @@ async def send(
     Raises:
         OSError: nobody listens there, or not in time.
     """
-    loop = asyncio.get_running_loop()
     upstream = Upstream(sink)
     async with asyncio.timeout(timeout_s):
-        if target.path:
-            transport, _ = await loop.create_unix_connection(lambda: upstream, target.path)
-        else:
-            transport, _ = await loop.create_connection(lambda: upstream, target.host, target.port)
+        transport = await _connect(target, upstream)
     transport.write(request_head(target, method, path, headers, len(body)) + body)
     return upstream
+
+
+async def _connect(target: Target, upstream: Upstream) -> asyncio.WriteTransport:
+    loop = asyncio.get_running_loop()
+    if not target.path:
+        transport, _ = await loop.create_connection(lambda: upstream, target.host, target.port)
+        return transport
+    while True:
+        try:
+            transport, _ = await loop.create_unix_connection(lambda: upstream, target.path)
+            return transport
+        except BlockingIOError:
+            # As many wait to be accepted as may: such a socket says so at once, where one of TCP would let us wait.
+            await asyncio.sleep(CROWDED_PAUSE_S)
 
 
 def request_head(target: Target, method: str, path: str, headers: Headers, body_bytes: int) -> bytes:

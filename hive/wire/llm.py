@@ -23,7 +23,7 @@ SERVING: Final = frozenset({"idle", "busy"})
 ENDED: Final = frozenset({"stopped", "failed"})
 
 #: Tokens of a model's context, and requests that one worker answers at once.
-MIN_CONTEXT, MAX_CONTEXT, MAX_SLOTS = 128, 1 << 20, 64
+MIN_CONTEXT, MAX_CONTEXT, MAX_SLOTS = 128, 1 << 20, 256
 #: The largest number of a device.
 MAX_DEVICE: Final = 63
 #: Characters of a worker's address, and of what names a worker or a request.

@@ -139,5 +139,18 @@ def load(subscribers: int) -> None:
         it.measure(Path(folder), subscribers)
 
 
+@cli.command()
+@click.option("--streams", default=200, type=click.IntRange(1, 256), help="Streams at once.")
+@click.option("--tokens", default=200, help="Tokens of each.")
+@click.option("--rate", default=10.0, help="Tokens a second of each.")
+@click.option("--runs", default=3, help="Runs of each way, in turns.")
+def serve(streams: int, tokens: int, rate: float, runs: int) -> None:
+    """What hive costs a token of a model in memory, and how much later the first one comes."""
+    from benchmarks import serve as it
+
+    with tempfile.TemporaryDirectory(prefix="hive-bench-") as folder:
+        it.measure(Path(folder), streams, tokens, rate, runs)
+
+
 if __name__ == "__main__":
     cli(prog_name="scripts/bench")

@@ -95,7 +95,7 @@ def test_a_model_that_is_no_gguf_is_refused_with_a_way_out(fleet: Fleet, hub: Hu
         {"model_ref": "hf:org/model", "backend": "abacus"},
         {"model_ref": "hf:org/model", "device": -1},
         {"model_ref": "hf:org/model", "context": 1},
-        {"model_ref": "hf:org/model", "slots": 65},
+        {"model_ref": "hf:org/model", "slots": 257},
         {"model_ref": "not a reference!"},
         {"model_path": "/etc/passwd"},
         {"model_path": "relative.gguf"},

@@ -10,7 +10,7 @@ into the transport and says whether its reader is slow, or gone.
     silence        30 s before a request
     pipelining     what comes behind a request waits, up to 64 KiB
     a reader       who takes nothing for 30 s is given up
-    connections    256
+    connections    512
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ SILENCE_S: Final = 30.0
 STALL_TIMEOUT_S: Final = 30.0
 #: Bytes that may come behind a request that is being answered.
 MAX_BEHIND_BYTES: Final = 65_536
-MAX_CONNECTIONS: Final = 256
+MAX_CONNECTIONS: Final = 512
 _LINGER_NONE: Final = struct.pack("ii", 1, 0)
 _PHRASES: Final = {200: b"OK", 202: b"Accepted", 204: b"No Content"}
 

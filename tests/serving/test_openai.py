@@ -1,0 +1,53 @@
+"""The unmodified client of OpenAI against hive: chat, completions, streams, errors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import openai
+import pytest
+
+from tests.support.llm import RECITED, Fleet
+
+MODEL = "hf:org/model:Q4_K_M"
+
+
+@pytest.fixture
+def client(fleet: Fleet) -> Iterator[openai.OpenAI]:
+    fleet.load(MODEL)
+    with openai.OpenAI(base_url=f"{fleet.url}/v1", api_key="-", max_retries=0, timeout=60) as made:
+        yield made
+
+
+def test_chat_and_completions_are_answered_whole_and_as_streams(client: openai.OpenAI) -> None:
+    asked: list[openai.types.chat.ChatCompletionUserMessageParam] = [{"role": "user", "content": "?"}]
+    whole = client.chat.completions.create(model=MODEL, messages=asked, max_tokens=100)
+    assert whole.choices[0].message.content == RECITED
+    assert whole.model == MODEL
+    pieces = client.chat.completions.create(model=MODEL, messages=asked, max_tokens=100, stream=True)
+    assert "".join(piece.choices[0].delta.content or "" for piece in pieces if piece.choices) == RECITED
+    text = client.completions.create(model="org/model:Q4_K_M", prompt="?", max_tokens=4)
+    assert text.choices[0].text == "Once upon a time"
+    assert text.choices[0].finish_reason == "length"
+    texts = client.completions.create(model=MODEL, prompt="?", max_tokens=4, stream=True)
+    assert "".join(piece.choices[0].text for piece in texts) == "Once upon a time"
+
+
+def test_the_models_on_disk_are_listed(client: openai.OpenAI) -> None:
+    assert [model.id for model in client.models.list()] == ["org/model:Q4_K_M"]
+
+
+def test_an_error_is_one_of_the_clients_own(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.APIStatusError) as caught:
+        client.chat.completions.create(model="org/none", messages=[{"role": "user", "content": "?"}])
+    assert caught.value.status_code == 503
+    assert caught.value.code == "MODEL_NOT_LOADED"
+
+
+def test_a_stream_that_is_closed_frees_the_slot(client: openai.OpenAI, fleet: Fleet) -> None:
+    asked: list[openai.types.chat.ChatCompletionUserMessageParam] = [{"role": "user", "content": "?"}]
+    for _ in range(3):  # with one slot, the second would be refused otherwise
+        stream = client.chat.completions.create(model=MODEL, messages=asked, max_tokens=100, stream=True)
+        next(iter(stream))
+        stream.close()
+        client.with_options(max_retries=5).chat.completions.create(model=MODEL, messages=asked, max_tokens=2)

