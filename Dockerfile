@@ -15,7 +15,8 @@ COPY pyproject.toml README.md LICENSE ./
 COPY hive ./hive
 COPY workers ./workers
 RUN pip wheel --no-index --no-deps --no-build-isolation --wheel-dir dist . \
-    && pip --python /app/bin/python install --no-index --no-deps dist/*.whl
+    && pip --python /app/bin/python install --no-index --no-deps dist/*.whl \
+    && find /app -type d -name tests -prune -exec rm -r {} +
 
 FROM ${PYTHON_IMAGE}
 LABEL org.opencontainers.image.title="hive" \

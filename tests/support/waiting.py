@@ -21,13 +21,18 @@ ASYNC_LOOK_S = 0.005
 
 
 def wait_for(
-    condition: Callable[[], T | None], what: str = "the condition is not true", deadline_s: float = DEADLINE_S
+    condition: Callable[[], T | None],
+    what: str = "the condition is not true",
+    deadline_s: float = DEADLINE_S,
+    look_s: float = LOOK_S,
 ) -> T:
-    """The first truthy value of `condition`; the test fails with `what` when it has none in time."""
+    """The first truthy value of `condition`; the test fails with `what` when it has none in time. `look_s`: seconds
+    between two looks, for one that costs more than a moment.
+    """
     end_s = time.monotonic() + deadline_s
     while not (value := condition()):
         assert time.monotonic() < end_s, f"after {deadline_s:g} s: {what}"
-        time.sleep(LOOK_S)
+        time.sleep(look_s)
     return value
 
 

@@ -152,6 +152,8 @@ class Connection(asyncio.Protocol):
             *frames, self._text = (self._text + rest[:size]).split(b"\n\n")
             for frame in frames:
                 self._take(frame)
+        if self._clean and self.transport is not None:
+            self.transport.close()  # a proxy keeps the connection for another request
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.ended_s = asyncio.get_running_loop().time()

@@ -1,0 +1,65 @@
+"""`scripts/stack-test`: the compose file on a Docker engine."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from typing import Final
+
+from tests.stack import images
+from tests.stack.engine import NoEngine, running_engine
+
+#: The exit code that says: nothing was tested, for there is no engine and there can be none.
+NO_ENGINE: Final = 77
+#: Seconds for the tests to take their containers away when they are stopped.
+CLEAN_UP_S: Final = 60.0
+
+
+def main(arguments: list[str]) -> int:
+    """Run the tests with an engine; pytest takes the arguments."""
+    try:
+        with running_engine() as address:
+            os.environ["DOCKER_HOST"] = os.environ["HIVE_TEST_ENGINE"] = address
+            _prepare()
+            command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/stack", *arguments]
+            return _run(command)
+    except NoEngine as error:
+        print(f"stack-test: NOTHING WAS TESTED: {error}", file=sys.stderr)
+        return NO_ENGINE
+
+
+def _run(command: list[str]) -> int:
+    """The exit code of a command, which is told when this process is, and cleans up."""
+    with subprocess.Popen(command) as child:
+        try:
+            return child.wait()
+        except (KeyboardInterrupt, SystemExit):
+            child.send_signal(signal.SIGINT)
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(CLEAN_UP_S)
+            raise
+
+
+def _prepare() -> None:
+    """The images that the stack begins with, and hive's own, built by the Dockerfile."""
+    start_s = time.monotonic()
+    for name, what in images.provide().items():
+        print(f"{name}: {what}", flush=True)
+    print(f"base images after {time.monotonic() - start_s:.0f} s", flush=True)
+    start_s = time.monotonic()
+    image = os.environ.setdefault("HIVE_TEST_IMAGE", "hive-stack-test")
+    subprocess.run(["docker", "build", "--quiet", "--tag", image, str(images.ROOT)], check=True)
+    print(f"the image is built after {time.monotonic() - start_s:.0f} s", flush=True)
+
+
+def _end(signum: int, frame: object) -> None:
+    sys.exit(128 + signum)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _end)
+    sys.exit(main(sys.argv[1:]))

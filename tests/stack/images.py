@@ -1,0 +1,150 @@
+"""Base images of the Dockerfile and the compose file, made from Debian's packages where none can be pulled.
+
+Problem: a machine without a registry has no `python:3.13-slim`, no Caddy and no Valkey, and what the stack does is to
+be seen there all the same. The easy way, a Dockerfile of another base for tests, tests another Dockerfile. So a
+stand-in is imported under the very names that users pull: one Debian with Python, Redis and Caddy in it, laid out as
+far as the two files rely on it.
+
+What makes it a stand-in, and stands nowhere else: Debian's Python, older than the real one; Redis under Valkey's name;
+Caddy older, with the same right on its file as the real image gives it; and a folder with the locked wheels, where pip
+looks instead of at an index, so that a build needs no network.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from packaging.requirements import Requirement
+
+ROOT: Final = Path(__file__).parents[2]
+#: The Debian of the stand-in, and its packages.
+SUITE: Final = "bookworm"
+PACKAGES: Final = ("python3", "python3-venv", "python3-pip", "redis-server", "caddy", "wget", "ca-certificates")
+MIRROR: Final = "http://deb.debian.org/debian"
+#: The label by which a stand-in is known.
+LABEL: Final = "hive.stand-in"
+#: Seconds for a registry to answer and send an image; and for Debian to send and unpack its packages.
+PULL_S: Final = 120.0
+DEBOOTSTRAP_S: Final = 900.0
+PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def wanted() -> tuple[str, ...]:
+    """Names of the images that the Dockerfile and the compose file begin with."""
+    python = re.search(r"^ARG PYTHON_IMAGE=(\S+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    compose = (ROOT / "docker-compose.yml").read_text()
+    others = re.findall(r"\$\{HIVE_(?:BALANCER|REDIS)_IMAGE:-([^}]+)\}", compose)
+    assert python is not None
+    assert len(others) == 2
+    return python[1], *others
+
+
+def provide() -> dict[str, str]:
+    """Every wanted image, as it is here, pulled, or made; what each is."""
+    found = {name: "here" for name in wanted() if _is_here(name)}
+    missing = [name for name in wanted() if name not in found]
+    for name in missing:
+        if not _pull(name):
+            break
+        found[name] = "pulled"
+    missing = [name for name in missing if name not in found]
+    if missing:
+        _make(missing)
+    return found | dict.fromkeys(missing, "a stand-in")
+
+
+def _is_here(name: str) -> bool:
+    """Whether the engine has it; a stand-in of other locks does not count."""
+    shown = subprocess.run(["docker", "image", "inspect", name], capture_output=True, check=False)
+    if shown.returncode:
+        return False
+    labels = json.loads(shown.stdout)[0]["Config"].get("Labels") or {}
+    return LABEL not in labels or labels[LABEL] == _locks()
+
+
+def _pull(name: str) -> bool:
+    try:
+        return subprocess.run(["docker", "pull", "-q", name], capture_output=True, timeout=PULL_S).returncode == 0
+    except subprocess.TimeoutExpired:
+        return False
+
+
+def _locks() -> str:
+    """What of the repository goes into the stand-in, as one word."""
+    import hashlib
+
+    texts = b"".join((ROOT / "requirements" / name).read_bytes() for name in ("run.txt", "build.txt"))
+    return hashlib.sha256(texts + Path(__file__).read_bytes()).hexdigest()[:16]
+
+
+def _make(names: Iterable[str]) -> None:
+    with tempfile.TemporaryDirectory(prefix="hive-stand-in-", dir="/var/tmp") as folder:
+        root = Path(folder, "root")
+        command = ["debootstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", SUITE, str(root), MIRROR]
+        with Path(folder, "log").open("wb") as log:
+            made = subprocess.run(command, stdout=log, stderr=log, timeout=DEBOOTSTRAP_S, check=False)
+        if made.returncode:
+            raise RuntimeError("debootstrap: " + Path(folder, "log").read_text(errors="replace")[-2_000:])
+        _lay_out(root)
+        _import(root, names)
+
+
+def _lay_out(root: Path) -> None:
+    """Debian as the two files expect their bases."""
+    (root / "usr/bin/python").symlink_to("python3")
+    for name in ("server", "cli"):
+        (root / f"usr/bin/valkey-{name}").symlink_to(f"redis-{name}")
+    for path in (*root.glob("usr/lib/python3*/EXTERNALLY-MANAGED"), *root.glob("var/cache/apt/archives/*.deb")):
+        path.unlink()
+    subprocess.run(["setcap", "cap_net_bind_service=+ep", str(root / "usr/bin/caddy")], check=True)
+    python = subprocess.run(
+        ["chroot", str(root), "python3", "-c", "import platform; print(platform.python_version())"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    wheels = root / "opt/wheels"
+    _fetch_wheels(wheels, python)
+    (root / "etc/pip.conf").write_text("[global]\nno-index = true\nfind-links = /opt/wheels\n")
+
+
+def _fetch_wheels(folder: Path, python: str) -> None:
+    """The locked wheels for that Python on this system, compared with their digests, from where pip takes them here."""
+    marks = {"python_full_version": python, "python_version": python.rpartition(".")[0]}
+    lines = []
+    for name in ("run.txt", "build.txt"):
+        text = (ROOT / "requirements" / name).read_text().replace("\\\n", " ")
+        for line in text.splitlines():
+            if not line.strip() or line.startswith("#"):
+                continue
+            package, *hashes = line.split(" --hash=")
+            requirement = Requirement(package.strip())
+            if requirement.marker is None or requirement.marker.evaluate(marks):
+                requirement.marker = None
+                lines.append(" --hash=".join([str(requirement), *(text.strip() for text in hashes)]))
+    folder.mkdir()
+    listed = folder / "wanted.txt"
+    # Each once: pip takes no package twice.
+    listed.write_text("\n".join(dict.fromkeys(lines)) + "\n")
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
+    command += ["--only-binary", ":all:", "--python-version", python, "--dest", str(folder), "-r", str(listed)]
+    fetched = subprocess.run(command, capture_output=True, text=True, check=False)
+    if fetched.returncode:
+        raise RuntimeError(f"pip download: {fetched.stderr[-2_000:]}")
+
+
+def _import(root: Path, names: Iterable[str]) -> None:
+    # With what files may do beyond their mode: without it a balancer would start here that does not start elsewhere.
+    pack = ["tar", "-C", str(root), "--xattrs", "--xattrs-include=security.*", "-c", "."]
+    with subprocess.Popen(pack, stdout=subprocess.PIPE) as packed:
+        take = ["docker", "import", "--change", f"ENV PATH={PATH}", "--change", f"LABEL {LABEL}={_locks()}", "-"]
+        image = subprocess.run(take, stdin=packed.stdout, capture_output=True, text=True, check=True).stdout.strip()
+    for name in names:
+        subprocess.run(["docker", "tag", image, name], check=True)
