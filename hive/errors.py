@@ -255,6 +255,9 @@ class InvalidApiKey(HiveError):
     check HIVE_API_KEY_FILE and HIVE_API_KEY.
     """
 
+    #: Whether somebody may have guessed it; False for what was right once (a ticket that is over).
+    is_guess: bool = True
+
     status = 401
     code = "INVALID_API_KEY"
 

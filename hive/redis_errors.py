@@ -44,7 +44,7 @@ _REFUSALS_AS_ERR: Final = (
 _IN_PIPELINE: Final = re.compile(r"^Command # \d+ \(.*\) of pipeline caused error: ", re.DOTALL)
 _CODE: Final = re.compile(r"-?([A-Z][A-Z]{2,})\b")
 #: Codes of wrong calls.
-_CODES_OF_MISTAKES: Final = frozenset({"ERR", "WRONGTYPE"})
+_CODES_OF_MISTAKES: Final = frozenset({"ERR"})
 #: What redis-py takes from the text, by its class; subclasses first.
 _CODES: Final[tuple[tuple[type[Exception], str], ...]] = (
     (exceptions.BusyLoadingError, "LOADING"),
@@ -84,6 +84,8 @@ _REASONS: Final = {
     "NOPERM": "its user may not do what hive needs (NOPERM). docs/redis.md has the rights",
     "DENIED": "it runs in protected mode and takes no connections from other machines (DENIED). Give it a password",
     "NOPROTO": "it does not speak the protocol that was asked for (NOPROTO)",
+    "WRONGTYPE": "a key of hive's holds what hive has not written (WRONGTYPE). docs/redis.md says how to find it; give "
+    "hive a Redis of its own",
     "EXECABORT": "it refused a part of a transaction (EXECABORT)",
     "NOSCRIPT": "it forgets scripts at once (NOSCRIPT)",
     "MAXCLIENTS": "it has as many clients as it takes (MAXCLIENTS). Raise maxclients, or look who holds connections "
@@ -138,6 +140,11 @@ def is_redis_error(error: BaseException) -> bool:
     if not isinstance(error, exceptions.ResponseError):
         return True
     return code_of(error) not in _CODES_OF_MISTAKES
+
+
+def is_of_another_type(error: BaseException) -> bool:
+    """Whether this says that a key is of another type than hive makes it. One such record is no outage."""
+    return code_of(error) == "WRONGTYPE"
 
 
 def code_of(error: BaseException) -> str:

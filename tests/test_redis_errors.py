@@ -42,13 +42,14 @@ REFUSALS = {
     "ERR unknown command 'EVALSHA', with args beginning with:": "unknown command",
     "DENIED Redis is running in protected mode because": "protected mode",
     "NOSCRIPT No matching script. Please use EVAL.": "NOSCRIPT",
+    "WRONGTYPE Operation against a key holding the wrong kind of value": "WRONGTYPE",
+    "WRONGTYPE Operation against a key holding the wrong kind of value script: 0ab, on @user_script:12.": "WRONGTYPE",
     "SOMETHINGNEW that a later release says": "SOMETHINGNEW",
 }
 MISTAKES = (
     "ERR wrong number of arguments for 'zadd' command",
     "ERR value is not an integer or out of range",
     "ERR syntax error",
-    "WRONGTYPE Operation against a key holding the wrong kind of value",
     "ERR Error running script (call to f_0ab): @user_script:1: user_script:1: attempt to index a nil value",
     "ERR Error compiling script (new function): user_script:1: '=' expected near '<eof>'",
 )

@@ -65,8 +65,9 @@ class Authenticator:
             return NOBODY
         try:
             return self._found(scope, headers, from_here=from_here)
-        except errors.InvalidApiKey:
-            self._count_failure(scope.get("client"))
+        except errors.InvalidApiKey as error:
+            if error.is_guess:
+                self._count_failure(scope.get("client"))
             raise
 
     def _found(self, scope: Mapping[str, Any], headers: Headers, *, from_here: bool) -> Principal:

@@ -12,11 +12,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from hive import errors, logs
+from hive.api.disconnect import while_connected
 from hive.api.json import JsonResponse, read_body
 from hive.api.services import services_of
 from hive.auth.principal import Principal, principal_of
 from hive.downloads.provisioner import Provisioned, read_ref
 from hive.downloads.record import Record
+from hive.downloads.tracker import MAX_TIME_MS
 from hive.downloads.view import view
 from hive.settings import Settings
 from hive.store.layout import safe_name
@@ -126,7 +128,7 @@ async def show(request: Request) -> Response:
     record = await find(request)
     if wait_s and not record.is_terminal:
         with services.long_polls.holding(request):
-            await services.polls.wait(record.id, wait_s, principal_of(request))
+            await while_connected(request, services.polls.wait(record.id, wait_s, principal_of(request)))
         record = await find(request)
     return await shown(request, record)
 
@@ -177,6 +179,8 @@ def _write_cursor(cursor: tuple[int, str] | None) -> str | None:
 def _read_cursor(text: str) -> tuple[int, str]:
     try:
         created_ms, _, download_id = base64.urlsafe_b64decode(text.encode()).decode().partition(".")
+        if not (created_ms.isdecimal() and int(created_ms) <= MAX_TIME_MS):
+            raise ValueError
         return int(created_ms), read_id(download_id)
     except (ValueError, binascii.Error, errors.InvalidId):
         raise errors.BadRequest("'cursor' is not one that this list gave.") from None

@@ -7,6 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from hive import errors
+from hive.api.disconnect import while_connected
 from hive.api.json import JsonResponse
 from hive.api.services import services_of
 from hive.auth.principal import principal_of
@@ -20,7 +21,7 @@ async def index(request: Request) -> Response:
     """`GET /v1/models`: OpenAI's list shape, with size, files, path and revision added."""
     services = services_of(request)
     models = await run_in_threadpool(services.catalog.list)
-    seen = await services.access.visible(models, principal_of(request), _hub_token(request))
+    seen = await while_connected(request, services.access.visible(models, principal_of(request), _hub_token(request)))
     return JsonResponse(Listing[Model](data=tuple(seen)))
 
 
@@ -55,9 +56,9 @@ async def _find(request: Request) -> Model:
     try:
         model = await run_in_threadpool(services.catalog.get, model_id)
     except errors.ModelNotOnDisk:
-        await services.access.ask_in_vain(model_id, principal, token)
+        await while_connected(request, services.access.ask_in_vain(model_id, principal, token))
         raise
-    if not await services.access.visible([model], principal, token):
+    if not await while_connected(request, services.access.visible([model], principal, token)):
         raise errors.ModelNotOnDisk(model_id=model_id)
     return model
 

@@ -6,6 +6,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from hive.api.disconnect import while_connected
 from hive.api.downloads import read_spec
 from hive.api.json import JsonResponse, read_body
 from hive.api.services import Services, services_of
@@ -19,7 +20,8 @@ async def create(request: Request) -> Response:
     services = services_of(request)
     services.rates.admit_ask(request)
     spec = read_spec(await read_body(request, PlanRequest), services.settings, principal_of(request))
-    plan = await services.downloads.plan(spec)
+    with services.plans.holding(request):
+        plan = await while_connected(request, services.downloads.plan(spec))
     return JsonResponse(msgspec.structs.replace(plan, room=await _room(services, plan)))
 
 

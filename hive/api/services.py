@@ -23,7 +23,7 @@ from hive.downloads.reaper import Reaper
 from hive.downloads.registry import HeartbeatRegistry, WorkerInfo, worker_registry
 from hive.downloads.resolutions import Resolutions
 from hive.downloads.restore import Restore
-from hive.downloads.service import DownloadService
+from hive.downloads.service import MAX_WAITING_PLANS_OF_ONE, DownloadService
 from hive.downloads.tracker import DownloadTracker
 from hive.metrics.replica import Replica
 from hive.net.redis_url import RedisAddress
@@ -69,6 +69,7 @@ class Services:
     rates: RateLimits
     long_polls: Shares
     serving: LazyServing
+    plans: Shares
     operations: Operations = field(default_factory=Operations)
 
     @property
@@ -139,6 +140,7 @@ def make_services(settings: Settings, redis: RedisAddress | str, keys_on: Latch 
         sessions=Sessions(key_ring, settings.secret_key_path),
         rates=RateLimits(settings),
         long_polls=Shares(settings.max_long_polls_per_key),
+        plans=Shares(MAX_WAITING_PLANS_OF_ONE),
     )
 
 

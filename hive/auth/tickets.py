@@ -17,10 +17,12 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import hashlib
 import hmac
 import secrets
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
@@ -98,6 +100,10 @@ class Tickets:
             KeyFileUnusable: nothing is known of its key.
         """
         ticket = self._signer.read(text, Ticket)
+        with _no_guess():
+            return self._principal(ticket)
+
+    def _principal(self, ticket: Ticket) -> Principal:
         key = self._ring.key_principal(ticket.key_id)
         is_over = time.time() >= ticket.expires_s or self._ring.is_ended(ticket.session_id)
         if is_over or not key.may("read"):
@@ -136,6 +142,10 @@ class Sessions:
             KeyFileUnusable: nothing is known of its key.
         """
         session = self._signer.read(text, Session)
+        with _no_guess():
+            return self._principal(session)
+
+    def _principal(self, session: Session) -> Principal:
         key = self._ring.key_principal(session.key_id)
         if time.time() >= session.expires_s or self._ring.is_ended(session.id):
             raise InvalidApiKey
@@ -190,6 +200,18 @@ class Signer:
             check_key(self._secret_file)
             self._key = hmac.digest(self._secret_file.read_bytes().strip(), self._label, hashlib.sha256)
         return hmac.digest(self._key, payload.encode("utf-8", "replace"), hashlib.sha256)
+
+
+@contextlib.contextmanager
+def _no_guess() -> Iterator[None]:
+    """What is refused inside the block has our signature: it was right once, and whoever shows it has guessed nothing.
+    A page that comes again and again with a ticket that is over must not use up what its address may get wrong.
+    """
+    try:
+        yield
+    except InvalidApiKey as error:
+        error.is_guess = False
+        raise
 
 
 def _earliest(expires_s: float, other_s: float | None) -> float:

@@ -12,13 +12,12 @@ Who runs the service is not asked for anything: who may administer it can read i
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import hmac
 import os
 import time
 import uuid
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -27,6 +26,7 @@ import msgspec
 
 from hive import logs
 from hive.auth.principal import Principal
+from hive.downloads.questions import Questions
 from hive.downloads.resolutions import Access, AccessQuestion, Resolutions
 from hive.downloads.threads import Threads
 from hive.errors import RedisUnavailable
@@ -50,8 +50,9 @@ MAX_PLACES_A_REQUEST: Final = 64
 #: Seconds to wait for the answer, and between two looks whether it is there.
 ANSWER_TIMEOUT_S: Final = 10.0
 ANSWER_POLL_S: Final = 0.02
-#: Requests that may wait for one at a time; who comes then is answered by what is known.
+#: Requests that may wait for one at a time, and those of one owner; who comes then is answered by what is known.
 MAX_WAITING: Final = 32
+MAX_WAITING_OF_ONE: Final = 8
 #: The file that is asked for where there is no model: an answer must not come sooner for that.
 _ANY_FILE: Final = "config.json"
 _TTL_S: Final[dict[Access, float]] = {"yes": YES_TTL_S, "no": NO_TTL_S, "unknown": UNKNOWN_TTL_S}
@@ -72,14 +73,13 @@ class ModelAccess:
         self, settings: Settings, commands: CommandThread, catalog: ModelCatalog, resolutions: Resolutions
     ) -> None:
         self._settings = settings
-        self._commands = commands
         self._catalog = catalog
-        self._resolutions = resolutions
+        self._questions = Questions(commands, resolutions)
         self._notes = AccessNotes(settings.hive_dir)
         self._disk = Threads("access", 1, MAX_WAITING)
         self._key = os.urandom(32)
         self._remembered: OrderedDict[tuple[bytes, Place], tuple[Access, float]] = OrderedDict()
-        self._waiting = 0
+        self._waiting: Counter[str] = Counter()
 
     def close(self) -> None:
         """Let go of the thread."""
@@ -116,7 +116,7 @@ class ModelAccess:
             return list(models)
         known = await self._disk.run(self._known, models, principal.owner)
         asked = dict.fromkeys(place for each in known if each and not each.let_in for place in each.places)
-        answers = await self._ask(list(asked)[:MAX_PLACES_A_REQUEST], token)
+        answers = await self._ask(list(asked)[:MAX_PLACES_A_REQUEST], token, principal.owner)
         return [model for model, each in zip(models, known, strict=True) if each and _is_open(each, answers)]
 
     async def ask_in_vain(self, model_id: str, principal: Principal, token: str | None) -> None:
@@ -130,7 +130,7 @@ class ModelAccess:
         except RefError:
             return
         if ref.repo:
-            await self._ask([Place(ref.repo, ref.rev, ref.path or _ANY_FILE)], token)
+            await self._ask([Place(ref.repo, ref.rev, ref.path or _ANY_FILE)], token, principal.owner)
 
     # -- the disk ----------------------------------------------------------------------------------------------------
 
@@ -160,7 +160,7 @@ class ModelAccess:
 
     # -- the Hub -----------------------------------------------------------------------------------------------------
 
-    async def _ask(self, places: Sequence[Place], token: str | None) -> dict[Place, Access]:
+    async def _ask(self, places: Sequence[Place], token: str | None, owner: str) -> dict[Place, Access]:
         """What the Hub says of these files to this token."""
         answers: dict[Place, Access] = {}
         for place in places:
@@ -169,7 +169,9 @@ class ModelAccess:
         missing = [place for place in places if place not in answers]
         for start in range(0, len(missing), PLACES_A_QUESTION):
             batch = missing[start : start + PLACES_A_QUESTION]
-            found = await self._ask_resolver(batch, token)
+            found = await self._ask_resolver(batch, token, owner)
+            if found is None:
+                break  # which is no answer to remember: others share it
             for place, answer in zip(batch, found, strict=True):
                 self._remember(token, place, answer)
                 answers[place] = answer
@@ -177,27 +179,22 @@ class ModelAccess:
                 break  # nobody answers now: one time-out a request is enough
         return answers
 
-    async def _ask_resolver(self, places: Sequence[Place], token: str | None) -> list[Access]:
+    async def _ask_resolver(self, places: Sequence[Place], token: str | None, owner: str) -> list[Access] | None:
+        """Its answers; None where too many wait for some."""
         unknown: list[Access] = ["unknown"] * len(places)
-        if self._waiting >= MAX_WAITING:
-            return unknown
-        self._waiting += 1
+        if self._waiting.total() >= MAX_WAITING or self._waiting[owner] >= MAX_WAITING_OF_ONE:
+            return None
+        self._waiting[owner] += 1
         try:
             question = await self._disk.run(self._question, tuple(places), token)
-            question_id = await self._commands.run(self._resolutions.ask, question)
-            end_s = time.monotonic() + ANSWER_TIMEOUT_S
-            while question_id is not None and time.monotonic() < end_s:
-                answer = await self._commands.run(self._resolutions.answer, question_id)
-                if answer is not None:
-                    await self._commands.run(self._resolutions.forget, question_id)
-                    found = msgspec.json.decode(answer, type=list[Access])
-                    return found if len(found) == len(places) else unknown
-                await asyncio.sleep(ANSWER_POLL_S)
-            return unknown
+            answer = await self._questions.answer(question, ANSWER_TIMEOUT_S, ANSWER_POLL_S)
+            found = unknown if answer is None else msgspec.json.decode(answer, type=list[Access])
+            return found if len(found) == len(places) else unknown
         except (RedisUnavailable, msgspec.DecodeError):
             return unknown
         finally:
-            self._waiting -= 1
+            self._waiting[owner] -= 1
+            self._waiting += Counter()  # forgets those who have none
 
     def _question(self, places: tuple[Place, ...], token: str | None) -> AccessQuestion:
         question_id, sealed = str(uuid.uuid4()), b""

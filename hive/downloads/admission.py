@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
+from hive.downloads.names import text_names
 from hive.redis_client import RedisClient
 from hive.settings import Settings
 from hive.wire import keys
@@ -52,7 +53,10 @@ class Admission:
 
     def pending(self, limit: int = 10_000) -> list[str]:
         """Ids of queued downloads, the next one first."""
-        return [i.decode() for i in self._redis.zrange(keys.PENDING, 0, limit - 1)]
+        while found := self._redis.zrange(keys.PENDING, 0, limit - 1):
+            if names := text_names(self._redis, keys.PENDING, found):
+                return names
+        return []
 
     def forget_pending(self, download_id: str) -> None:
         """Drop a place in the queue whose download is gone."""
@@ -62,7 +66,7 @@ class Admission:
         """Ids of queued downloads of high priority, the next one first."""
         end = RANKS["normal"] * RANK_STEP
         found = self._redis.zrangebyscore(keys.PENDING, "-inf", f"({end}", start=0, num=limit)
-        return [i.decode() for i in found]
+        return text_names(self._redis, keys.PENDING, found)
 
     def anybody_before(self, priority: Priority) -> bool:
         """Whether a queued download would get a worker before one of this priority that joins the queue now."""
@@ -117,7 +121,7 @@ class Admission:
 
     def running(self) -> list[str]:
         """Ids of downloads that a worker holds, of the first `MAX_RUNNING_SCANNED`."""
-        return [i.decode() for i in self._redis.zrange(keys.LEASES, 0, MAX_RUNNING_SCANNED - 1)]
+        return text_names(self._redis, keys.LEASES, self._redis.zrange(keys.LEASES, 0, MAX_RUNNING_SCANNED - 1))
 
 
 def _waiting_for(ahead: int, running: int, most: int, workers: int) -> str:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import Final, Literal
 
 from hive.downloads import scripts
+from hive.downloads.names import text_names
 from hive.downloads.record import NO_BYTES, Ack, AttemptBytes, Claim, Record
 from hive.lua import Script
 from hive.redis_client import RedisClient, database_of
@@ -174,7 +175,7 @@ class Claims:
         found = self._expired(
             leases=keys.LEASES, lease_ms=self._lease_ms, lease_max_ms=int(MAX_LEASE_S * 1000), limit=limit
         )
-        return [download_id.decode() for download_id in found]
+        return text_names(self._redis, keys.LEASES, found)
 
     def forget_lease(self, download_id: str) -> None:
         """Drop a lease whose download has ended or is gone."""

@@ -14,8 +14,9 @@ from typing import Final, NamedTuple
 import msgspec
 
 from hive.downloads.intents import read_all, realm_of
+from hive.downloads.names import text_names
 from hive.redis_client import RedisClient
-from hive.redis_errors import is_redis_error
+from hive.redis_errors import is_of_another_type, is_redis_error
 from hive.settings import Settings
 from hive.store.gc_context import InUse
 from hive.store.layout import url_key
@@ -56,7 +57,9 @@ def read_live(client: RedisClient) -> list[Live]:
         pipeline.zrange(keys.PENDING, 0, -1)
         pipeline.zrange(keys.LEASES, 0, -1)
         pipeline.smembers(keys.PAUSED)
-        ids = sorted({member.decode() for members in pipeline.execute() for member in members})
+        pending, leases, paused = pipeline.execute()
+    queued, running = text_names(client, keys.PENDING, pending), text_names(client, keys.LEASES, leases)
+    ids = sorted({*queued, *running, *text_names(client, keys.PAUSED, paused, is_set=True)})
     found: list[Live] = []
     for at in range(0, len(ids), PAGE):
         with client.pipeline(transaction=False) as pipeline:
@@ -65,7 +68,7 @@ def read_live(client: RedisClient) -> list[Live]:
             rows = pipeline.execute(raise_on_error=False)
         for download_id, row in zip(ids[at : at + PAGE], rows, strict=True):
             if isinstance(row, Exception):
-                if is_redis_error(row):
+                if is_redis_error(row) and not is_of_another_type(row):
                     raise row
                 continue  # no record; whoever reads it next sets it aside
             request, created_ms = row

@@ -15,6 +15,7 @@ from typing import Generic, Protocol, TypeVar
 import msgspec
 
 from hive.downloads import scripts
+from hive.downloads.names import text_names
 from hive.lua import Script
 from hive.redis_client import RedisClient
 from hive.wire import keys
@@ -77,7 +78,7 @@ class HeartbeatRegistry(Generic[M]):
 
     def alive(self) -> list[M]:
         """The members alive, by name; forgets those that fell silent."""
-        names = sorted(name.decode("utf-8", "replace") for name in self._redis.smembers(self._names))
+        names = sorted(text_names(self._redis, self._names, self._redis.smembers(self._names), is_set=True))
         with self._redis.pipeline(transaction=False) as pipeline:
             for name in names:
                 self.add_read(pipeline, name)

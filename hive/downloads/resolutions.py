@@ -35,6 +35,9 @@ PLAN_TTL_S: Final = 60
 #: Seconds after its last sign of life for which a resolver counts as there.
 RESOLVER_TTL_S: Final = 20
 
+#: Digits of what one download may reserve, in bytes; what is longer, or no number, was put there by somebody else.
+_MAX_DIGITS: Final = 15
+
 _PLAN: Final = "plan:"
 _ACCESS: Final = "access:"
 
@@ -103,7 +106,9 @@ class Resolutions:
 
     def reserved_bytes(self) -> int:
         """Bytes on the disk that running downloads will still take."""
-        return sum(int(value) for value in self._redis.hvals(keys.RESERVED))
+        return sum(
+            int(value) for value in self._redis.hvals(keys.RESERVED) if value.isdigit() and len(value) <= _MAX_DIGITS
+        )
 
     def forget(self, plan_id: str) -> None:
         """Nobody waits for this answer any more."""

@@ -36,6 +36,7 @@ from hive.downloads.tracker import DownloadTracker
 from hive.lua import Script
 from hive.net.redis_url import RedisAddress
 from hive.redis_client import RedisClient, connect, database_of
+from hive.redis_errors import is_of_another_type
 from hive.settings import Settings
 from hive.store.catalog import ModelCatalog
 from hive.wire import events, keys
@@ -175,7 +176,13 @@ class Restore:
         with self._redis.pipeline(transaction=False) as pipeline:
             for download_id in ids:
                 pipeline.hget(keys.record(download_id), "state")
-            return [state.decode() if state else None for state in pipeline.execute()]
+            found = pipeline.execute(raise_on_error=False)
+        for state in found:
+            if isinstance(state, Exception) and not is_of_another_type(state):
+                raise state
+        # What is no record is there all the same; whoever reads it next sets it aside.
+        texts = ["unreadable" if isinstance(state, Exception) else state for state in found]
+        return [state.decode("utf-8", "replace") if isinstance(state, bytes) else state for state in texts]
 
 
 def restore(client: RedisClient, intent: Intent, last: Attempt | None, lease_s: float) -> bool:

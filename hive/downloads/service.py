@@ -12,9 +12,7 @@ without.
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import time
 from collections import Counter
 from typing import Any, Final, Protocol
 
@@ -29,6 +27,7 @@ from hive.downloads.context import DownloadContext
 from hive.downloads.events import requeued_event
 from hive.downloads.intents import Intent, IntentLog, intent_of
 from hive.downloads.provisioner import ModelProvisioner, Provisioned, read_ref
+from hive.downloads.questions import Questions
 from hive.downloads.record import Record
 from hive.downloads.resolutions import Question, Resolutions
 from hive.downloads.restore import Restore
@@ -101,7 +100,7 @@ class DownloadService:
         access: ModelAccess,
     ) -> None:
         self._access = access
-        self._resolutions = resolutions
+        self._questions = Questions(commands, resolutions)
         self._plans = 0
         self._plans_of: Counter[str] = Counter()
         self._commands = commands
@@ -238,17 +237,10 @@ class DownloadService:
 
     async def _ask(self, question: Question) -> DownloadPlan:
         """The answer of a resolver, waited for."""
-        plan_id = await self._commands.run(self._resolutions.ask, question)
-        if plan_id is None:
+        answer = await self._questions.answer(question, PLAN_TIMEOUT_S, PLAN_POLL_S)
+        if answer is None:
             raise WorkersSilent
-        end_s = time.monotonic() + PLAN_TIMEOUT_S
-        while time.monotonic() < end_s:
-            answer = await self._commands.run(self._resolutions.answer, plan_id)
-            if answer is not None:
-                await self._commands.run(self._resolutions.forget, plan_id)
-                return _read_plan(answer)
-            await asyncio.sleep(PLAN_POLL_S)
-        raise WorkersSilent
+        return _read_plan(answer)
 
     def _resume(self, record: Record) -> None:
         number = self._claims.release(record, requeued_event(record, None, "queued"), counts=False)

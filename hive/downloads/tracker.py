@@ -21,6 +21,7 @@ import msgspec
 
 from hive.auth.principal import ANONYMOUS, Principal
 from hive.downloads import scripts
+from hive.downloads.names import text_names
 from hive.downloads.record import (
     MAX_OWNERS,
     New,
@@ -34,7 +35,7 @@ from hive.downloads.record import (
 )
 from hive.lua import Script
 from hive.redis_client import RedisClient, database_of
-from hive.redis_errors import is_redis_error
+from hive.redis_errors import is_of_another_type, is_redis_error
 from hive.settings import MAX_RECORDS, Settings
 from hive.wire import events, keys
 from hive.wire.events import Message, State, Version
@@ -57,6 +58,9 @@ REINDEX_STEP = 500
 FORGET_AT_ONCE = 1_000
 #: Seconds that what is left of a record that nobody can read is kept.
 UNREADABLE_KEPT_S = 7 * 86_400
+#: The latest time that a list goes by, in ms: whole numbers end there in Redis. What somebody else has put behind it,
+#: or before the year 1970, is not listed.
+MAX_TIME_MS: Final = 2**53
 #: Ids read in one pipeline.
 PAGE = 200
 
@@ -213,12 +217,12 @@ class DownloadTracker:
 
     def forget_expired(self, limit: int, key: str = keys.DOWNLOADS) -> None:
         """Look at so many of the oldest in the list, or in this index, and forget those whose records have expired."""
-        ids = self._redis.zrange(key, 0, limit - 1)
+        ids = text_names(self._redis, key, self._redis.zrange(key, 0, limit - 1))
         with self._redis.pipeline(transaction=False) as pipeline:
             for download_id in ids:
-                pipeline.exists(keys.record(download_id.decode()))
+                pipeline.exists(keys.record(download_id))
             there = pipeline.execute()
-        self._forget([download_id.decode() for download_id, found in zip(ids, there, strict=True) if not found])
+        self._forget([download_id for download_id, found in zip(ids, there, strict=True) if not found])
 
     def set_priority(self, record: Record, priority: Priority) -> bool:
         """Change how soon a download gets a worker; False when it has ended, or changed hands since `record` was
@@ -295,18 +299,17 @@ class DownloadTracker:
 
     def _ids_in(self, key: str, cursor: tuple[int, str] | None) -> Iterator[tuple[int, str]]:
         """The ids in a sorted set by time, newest first, from behind the cursor, with their times."""
-        top: int | str = cursor[0] if cursor else "+inf"
+        top = cursor[0] if cursor else MAX_TIME_MS
         seen_at_top: set[str] = set()
         while True:
-            rows = self._redis.zrevrangebyscore(key, top, "-inf", start=len(seen_at_top), num=PAGE, withscores=True)
+            rows = self._redis.zrevrangebyscore(key, top, 0, start=len(seen_at_top), num=PAGE, withscores=True)
             if not rows:
                 return
-            ids = [(int(score), member.decode()) for member, score in rows]
+            names = set(text_names(self._redis, key, (member for member, _ in rows)))
+            ids = [(int(score), name) for member, score in rows if (name := member.decode("utf-8", "replace")) in names]
             yield from (row for row in ids if cursor is None or row < cursor)
             low = int(rows[-1][1])
-            seen_at_top = {m.decode() for m, score in rows if int(score) == low} | (
-                seen_at_top if low == top else set()
-            )
+            seen_at_top = {name for score, name in ids if score == low} | (seen_at_top if low == top else set())
             top = low
 
     def read_all(self, download_ids: Iterable[str]) -> list[Record]:
@@ -331,7 +334,8 @@ class DownloadTracker:
 
     def _owner_indexes(self) -> list[str]:
         """The indexes by owner: who shared a record that is gone, nobody knows any more."""
-        return [keys.owner_index(owner.decode()) for owner in self._redis.smembers(keys.OWNERS)]
+        owners = text_names(self._redis, keys.OWNERS, self._redis.smembers(keys.OWNERS), is_set=True)
+        return [keys.owner_index(owner) for owner in owners]
 
     def _read_all(self, download_ids: Sequence[str]) -> list[Record | None]:
         """The records in one round trip. One that cannot be read counts as gone, and is set aside: it must stop neither
@@ -381,6 +385,6 @@ def _state(row: list[bytes] | Exception) -> TopicState | None:
 def _unless_away(replies: list[Any]) -> list[Any]:
     """The replies of a pipeline, of which some may be errors. Raises that which says that Redis is away."""
     for reply in replies:
-        if isinstance(reply, Exception) and is_redis_error(reply):
+        if isinstance(reply, Exception) and is_redis_error(reply) and not is_of_another_type(reply):
             raise reply
     return replies

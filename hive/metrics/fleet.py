@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from hive.downloads.admission import read_limit
+from hive.downloads.names import text_names
 from hive.downloads.registry import HeartbeatRegistry
 from hive.metrics.replica import ReplicaFigures
 from hive.redis_client import RedisClient
@@ -58,9 +59,10 @@ def read_fleet(
         pipeline.smembers(keys.WORKERS)
         pipeline.smembers(keys.REPLICAS)
         counters, queued, running, paused, limits, ids, workers, replicas = pipeline.execute()[-8:]
-    running_ids = [i.decode() for i in ids]
-    worker_names = sorted(name.decode() for name in workers)[:MAX_WORKERS_READ]
-    replica_names = sorted(name.decode() for name in replicas - {own.name.encode()})[:MAX_REPLICAS_READ]
+    running_ids = text_names(client, keys.LEASES, ids)
+    worker_names = sorted(text_names(client, keys.WORKERS, workers, is_set=True))[:MAX_WORKERS_READ]
+    names = text_names(client, keys.REPLICAS, replicas - {own.name.encode()}, is_set=True)
+    replica_names = sorted(names)[:MAX_REPLICAS_READ]
     with client.pipeline(transaction=False) as pipeline:
         for download_id in running_ids:
             pipeline.hget(keys.record(download_id), "event")
@@ -68,10 +70,11 @@ def read_fleet(
             pipeline.hget(keys.worker(name), "state")
         for name in replica_names:
             registry.add_read(pipeline, name)
-        rows = pipeline.execute()
+        rows = pipeline.execute(raise_on_error=False)
     states = rows[len(running_ids) : len(running_ids) + len(worker_names)]
     hashes = rows[len(running_ids) + len(worker_names) :]
-    others = registry.members(replica_names, hashes)
+    # One that is no hash is none that can be read, and expires or not with whoever has put it there.
+    others = registry.members(replica_names, [row if isinstance(row, dict) else {b"": b""} for row in hashes])
     return FleetFigures(
         counters={name.decode("utf-8", "replace"): int(n) for name, n in counters.items() if _COUNT.fullmatch(n)},
         queued=queued,
@@ -80,7 +83,7 @@ def read_fleet(
         bytes_per_second=sum(map(_speed, rows[: len(running_ids)])),
         bandwidth_limit=read_limit(limits[0], settings.max_bytes_per_second),
         running_limit=read_limit(limits[1], settings.max_running),
-        workers=Counter(state.decode() for state in states if state is not None),
+        workers=Counter(state.decode("utf-8", "replace") for state in states if isinstance(state, bytes)),
         replicas=(own, *others),
     )
 
@@ -101,6 +104,6 @@ _decoder = msgspec.json.Decoder(_Speed)
 def _speed(event: Any) -> int:
     """Bytes per second that an event tells of, 0 where it tells of none."""
     try:
-        return (_decoder.decode(event).bytes_per_second or 0) if event is not None else 0
-    except msgspec.DecodeError:
+        return (_decoder.decode(event).bytes_per_second or 0) if isinstance(event, bytes) else 0
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return 0

@@ -188,7 +188,7 @@ class WebhookOutbox:
         messages = []
         for member, ticket, number, sealed_url, body, host, of_settings in found:
             download_id, _, name = member.decode().partition("/")
-            at = (ticket.decode(), number, sealed_url, body, host.decode(), bool(of_settings))
+            at = (ticket.decode(), number, sealed_url, body, host.decode("utf-8", "replace"), bool(of_settings))
             messages.append(WebhookMessage(download_id, name, *at))
         return messages
 

@@ -15,6 +15,7 @@ import pytest
 from hive.api.app import ROUTES
 from hive.api.routes import StreamRoute
 from hive.auth import tickets
+from hive.auth.failures import MAX_FAILURES
 from hive.auth.key_ring import KeyRing
 from hive.auth.keys import KeyFile
 from hive.auth.tickets import Sessions, Tickets
@@ -25,6 +26,8 @@ from tests.support.processes import Server
 from tests.support.sse_client import SseClient
 from tests.support.waiting import wait_for
 
+#: An address of this machine that no other test comes from.
+PLACE = "127.77.0.1"
 HERE = {"Sec-Fetch-Site": "same-origin"}
 JSON = {"Content-Type": "application/json"}
 
@@ -180,6 +183,22 @@ def test_a_ticket_expires_and_its_streams_end(server: Server, key: str, ids: lis
     wait_for(lambda: stream.events, "there is no event")
     wait_for(lambda: head(server, one(ids[0], text)).status == 401, "it does not expire")
     assert stream.wait(10).done == 0
+
+
+def test_what_was_right_once_is_no_guess(server: Server, key_file: KeyFile, ids: list[str]) -> None:
+    dying = make(key_file, "read")
+    wait_until_taken(server, dying)
+    old, dead = ticket(server, dying, all=True, ttl=1), ticket(server, dying, all=True)
+    cookie = ask(server, "POST", "/v1/session", dying).headers["set-cookie"].partition(";")[0]
+    wait_for(lambda: head(server, f"{MANY_PATH}?ticket={old}").status == 401, "it does not expire")
+    key_file.revoke(dying.split("_")[1])
+    wait_for(lambda: head(server, f"{MANY_PATH}?ticket={dead}").status == 401, "it does not end with its key")
+    for _ in range(MAX_FAILURES + 1):
+        for text in (old, dead):
+            assert ask(server, "GET", f"{MANY_PATH}?ticket={text}", source=PLACE).status == 401
+        assert ask(server, "GET", "/v1/downloads", headers={"Cookie": cookie}, source=PLACE).status == 401
+    answers = [ask(server, "GET", f"{MANY_PATH}?ticket={old}x", source=PLACE).status for _ in range(MAX_FAILURES + 1)]
+    assert answers == [401] * MAX_FAILURES + [429], "what was never right is one"
 
 
 def test_a_ticket_is_dead_with_its_key(replicas: list[Server], key_file: KeyFile, ids: list[str]) -> None:

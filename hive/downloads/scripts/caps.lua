@@ -5,7 +5,7 @@ local function refuse_owner(owner, pending, fetches, waits, most_queued, most_re
   local own = 'hive:owner:' .. owner
   local records = redis.call('ZCARD', own)
   if fetches and most_bytes > 0
-    and tonumber(redis.call('HGET', quota_key(now_ms()), owner) or '0') >= most_bytes then
+    and (tonumber(redis.call('HGET', quota_key(now_ms()), owner) or '0') or 0) >= most_bytes then
     return 'spent'
   end
   if waits and most_queued > 0 and records >= most_queued then

@@ -12,7 +12,8 @@ local function now_ms()
   return t[1] * 1000 + math.floor(t[2] / 1000)
 end
 local function int(n) return string.format('%.0f', n) end
-local function count(name, by) redis.call('HINCRBY', METRICS, name, int(by or 1)) end
+-- A counter that is no number any more is no reason to stop.
+local function count(name, by) redis.pcall('HINCRBY', METRICS, name, int(by or 1)) end
 -- The place in the queue: whoever was there first comes first, also after an attempt that failed.
 local function place(priority, created_ms) return int((RANKS[priority] or 1) * RANK_STEP + created_ms) end
 -- Hash: bytes that each owner's downloads received on the day of this moment, by UTC.
@@ -28,7 +29,7 @@ local function count_bytes(record, name, by_attempt, counted)
   local owner = string.match(redis.call('HGET', record, 'owners') or '', '^[^\n]+')
   if not owner then return end
   local quota = quota_key(now_ms())
-  redis.call('HINCRBY', quota, owner, int(more))
+  redis.pcall('HINCRBY', quota, owner, int(more))
   redis.call('EXPIRE', quota, 172800)
 end
 local function count_active(record, claimed_ms)

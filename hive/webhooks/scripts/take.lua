@@ -27,6 +27,12 @@ end
 local under_way = {}
 for what, n in string.gmatch(busy, '([^,]+)=(%d+),') do under_way[what] = tonumber(n) end
 local function has_room(what, room) return (under_way[what] or 0) < tonumber(room) end
+-- What somebody else has put there must not keep all others waiting.
+local function is_readable(own, name)
+  local kind = redis.call('TYPE', own).ok
+  if kind == 'none' then return true end
+  return kind == 'hash' and string.match(redis.call('HGET', own, 'n:' .. name) or '0', '^%d+$') ~= nil
+end
 local function count(what) under_way[what] = (under_way[what] or 0) + 1 end
 local found = {}
 local function take(member, own, name, host, of_settings)
@@ -45,8 +51,10 @@ while left + left_own > 0 and looked < tonumber(scanned) do
   looked = looked + #page
   for _, member in ipairs(page) do
     local id, name = string.match(member, '^([^/]+)/(.+)$')
-    local own = 'hive:webhooks:{' .. id .. '}'
-    if redis.call('ZSCORE', standing, name) then
+    local own = 'hive:webhooks:{' .. (id or '') .. '}'
+    if not id or string.find(member, '[^ -~]') or not is_readable(own, name) then
+      redis.call('ZREM', due, member)
+    elseif redis.call('ZSCORE', standing, name) then
       if left_own > 0 then
         take(member, own, name, '', 1)
         left_own = left_own - 1

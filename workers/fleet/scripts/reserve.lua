@@ -8,7 +8,7 @@ local entries = redis.call('HGETALL', reservations)
 for i = 1, #entries, 2 do
   if entries[i] ~= id then
     if redis.call('ZSCORE', leases, entries[i]) then
-      others = others + tonumber(entries[i + 1])
+      others = others + (tonumber(string.match(entries[i + 1], '^%d+$') or '0'))
     else
       redis.call('HDEL', reservations, entries[i])
     end
