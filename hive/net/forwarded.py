@@ -7,7 +7,9 @@ address in `X-Forwarded-For`, is what the client itself has typed: each proxy ap
 So what is said counts from its end. The connection's own address is known. Where it is a trusted proxy's, the last
 entry is what that proxy has seen; where that is a trusted proxy's address too, the entry before it is what that one has
 seen; and the first address that is nobody's we trust is the client. What cannot be read as an address (`unknown`, an
-obfuscated `_name`, anything else) ends the walk: the client is then the proxy that said so, and never a text.
+obfuscated `_name`, anything else) ends the walk: the client is then the proxy that said so, and never a text. The
+loopback, where another machine tells it, is a program beside that proxy and not beside us, where nothing is counted: it
+counts as that proxy.
 
 `X-Forwarded-For` is read, and the `Forwarded` of RFC 7239 only where there is none of it: most proxies write the first
 and pass the second on as it came, from anybody. Scheme and host belong to the same hop as the client.
@@ -100,7 +102,9 @@ class TrustedProxies:
             address = _node_address(hop.node)
             if address is None:
                 break
-            seen, known = str(address), True
+            if not _is_here(address) or _is_here(_address(seen)):
+                seen = str(address)
+            known = True
             if not _is_in(address, self.networks):
                 break
         if not (known or at.scheme or at.host):
@@ -202,6 +206,10 @@ def _address(text: str) -> Address | None:
         return None
     mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
     return mapped or address
+
+
+def _is_here(address: Address | None) -> bool:
+    return address is not None and (address.is_loopback or address.is_unspecified)
 
 
 def _is_in(address: Address, networks: tuple[IPv4Network | IPv6Network, ...]) -> bool:

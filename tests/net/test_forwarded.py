@@ -73,6 +73,19 @@ def test_what_is_no_address_is_nobody_and_ends_the_walk(text: str) -> None:
     assert client(f'for="{text}"', "Forwarded") == PEER
 
 
+@pytest.mark.parametrize("text", ["127.0.0.1", "::1", "127.9.9.9:80", "::ffff:127.0.0.5", "[::1]:443", "0.0.0.0", "::"])
+def test_the_loopback_of_another_machine_is_not_ours(text: str) -> None:
+    assert client(text) == PEER
+    assert client(f"{CLIENT}, {text}") in (PEER, CLIENT), "the client, where that address is trusted"
+    assert client(f"{text}, 10.0.0.2") == "10.0.0.2"
+    assert client(f'for="{text}"', "Forwarded") == PEER
+    assert client("127.0.0.9", peer="127.0.0.1") == "127.0.0.9", "a proxy on this machine tells of this machine"
+
+
+def test_two_proxies_on_one_machine_are_passed() -> None:
+    assert client(f"{CLIENT}, 127.0.0.1") == CLIENT
+
+
 @pytest.mark.parametrize("value", ["", " ", ",", ", ,"])
 def test_a_header_without_an_entry_says_nothing(value: str) -> None:
     assert origin(("X-Forwarded-For", value)) is None
