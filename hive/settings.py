@@ -67,7 +67,7 @@ OLD_NAMES = {
 }
 
 #: Names of ours that win over those that other programs read too.
-OWN_NAMES = {"REDIS_URL": "HIVE_REDIS_URL"}
+OWN_NAMES = {"REDIS_URL": "HIVE_REDIS_URL", "SSL_CERT_FILE": "HIVE_CA_FILE"}
 
 #: Settings that may be read from a file instead, which a variable of this name names: secrets of an orchestrator.
 SECRET_FILES = {
@@ -78,7 +78,7 @@ SECRET_FILES = {
 
 #: Settings that name a file, where /dev/null stands for none: a compose file mounts something in any case.
 _OPTIONAL_FILES = (
-    *(*SECRET_FILES.values(), "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"),
+    *(*SECRET_FILES.values(), "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "HIVE_CA_FILE"),
     *("HIVE_REDIS_CA_FILE", "HIVE_REDIS_CERT_FILE", "HIVE_REDIS_KEY_FILE"),
 )
 

@@ -181,7 +181,10 @@ def test_secrets_come_as_files() -> None:
     }
     assert given(services["worker"])["HF_TOKEN_FILE"] == "/run/secrets/hf-token"
     assert "HF_TOKEN_FILE" not in given(services["api"])
-    none = dict.fromkeys(SECRET_FILES.values(), "/dev/null") | {"SSL_CERT_FILE": "/dev/null"}
+    # Not by a name that other libraries read: to them /dev/null is a store without certificates.
+    assert given(services["worker"])["HIVE_CA_FILE"] == "/run/secrets/ca"
+    assert "SSL_CERT_FILE" not in given(services["worker"])
+    none = dict.fromkeys(SECRET_FILES.values(), "/dev/null") | {"HIVE_CA_FILE": "/dev/null"}
     assert Settings.from_env(none) == Settings()
 
 

@@ -144,6 +144,15 @@ def test_hosts_that_may_be_private_are_a_list() -> None:
     assert settings.allowed_hosts == {"models.local", "10.0.0.1:8000"}
 
 
+def test_hives_own_certificates_win_over_the_shells(tmp_path: Path) -> None:
+    import certifi
+
+    ours = certifi.where()
+    assert Settings.from_env({"HIVE_CA_FILE": ours}).ssl_cert_file == ours
+    assert Settings.from_env({"HIVE_CA_FILE": ours, "SSL_CERT_FILE": str(tmp_path)}).ssl_cert_file == ours
+    assert Settings.from_env({"HIVE_CA_FILE": "/dev/null"}).ssl_cert_file is None
+
+
 def test_hives_own_redis_wins_over_the_shells() -> None:
     both = {"REDIS_URL": "redis://other", "HIVE_REDIS_URL": "redis://ours"}
     assert Settings.from_env(both).redis_url == "redis://ours"
