@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import inspect
 import os
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -344,6 +346,42 @@ async def test_the_token_of_the_hub_goes_in_a_header_of_what_needs_it(server: St
     client.models()
     client.models(hf_token="")
     assert server.hub_tokens[4:] == [None, None]
+
+
+@contextlib.contextmanager
+def answers_and_closes(head: bytes) -> Iterator[str]:
+    """The address of a server that says it is hive, with some proof, and closes each connection behind its answer."""
+    body = b'{"status":"alive","version":"1","api_version":"v1","proof":"' + b"0" * 64 + b'"}'
+
+    def serve(listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                with connection:
+                    connection.recv(65_536)
+                    connection.sendall(head + b"\r\nContent-Type: application/json\r\n\r\n" + body)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, args=(listener,), daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join(AT_ONCE_S)
+
+
+@pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK\r\nConnection: close", b"HTTP/1.0 200 OK", b"HTTP/1.1 200 OK"])
+@pytest.mark.anyio
+async def test_a_server_that_closes_behind_its_proof_has_proven_nothing_and_is_no_trouble(head: bytes) -> None:
+    with answers_and_closes(head) as address:
+        with Client(address) as client:
+            assert not client.proves(b"the secret")
+        async with AsyncClient(address) as other:
+            assert not await other.proves(b"the secret")
+        with (
+            Client(address, api_key="hive_canary", secret=b"the secret") as client,
+            pytest.raises(ServerUnreachable, match="not sent the key"),
+        ):
+            client.models()
 
 
 @pytest.mark.anyio
