@@ -31,15 +31,20 @@ def find_programs(data_dir: Path | None = None) -> list[str]:
 def note_program(data_dir: Path, program: str) -> None:
     """Note which program writes the data. What cannot be noted is found anew the next time."""
     if _noted(data_dir) != program:
-        with contextlib.suppress(OSError):
-            (data_dir / NOTE).write_text(program)
+        with contextlib.suppress(OSError), open(data_dir / NOTE, "w", opener=_planted_is_refused) as file:
+            file.write(program)
 
 
 def _noted(data_dir: Path) -> str | None:
-    with contextlib.suppress(OSError, UnicodeDecodeError), (data_dir / NOTE).open() as file:
+    with contextlib.suppress(OSError, UnicodeDecodeError), open(data_dir / NOTE, opener=_planted_is_refused) as file:
         program = file.read(MAX_NOTE_BYTES).strip()
         return program if os.path.isabs(program) and os.access(program, os.X_OK) else None
     return None
+
+
+def _planted_is_refused(path: str, flags: int) -> int:
+    """Follow no link out of the home, and wait at no pipe that lies in the place of a file."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
 
 
 def _bundled() -> Iterator[str]:
