@@ -14,9 +14,7 @@ from tests.fuzz.world import alone, shared
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
-@click.option(
-    "--examples", default=30, help="Requests for each operation, beside those of the cases that are tried in any case."
-)
+@click.option("--examples", default=30, help="Requests for each operation, beside what is tried in any case.")
 @click.option("--seed", type=int, help="Which ones.  [default: the time]")
 @click.option(
     "--keys/--no-keys", "with_keys", default=True, help="A server with keys, workers and a Hub, or one alone."
