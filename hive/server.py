@@ -6,6 +6,10 @@ its connection; uvicorn goes on counting it among the open ones.
 uvicorn by itself waits for open responses before it runs the application's shutdown, without bound: with one open
 stream it never stops. So the server is ours to stop: on SIGTERM the listener closes, every stream is ended cleanly
 with a `retry:` and no `[DONE]`, spread over a window, and then uvicorn stops.
+
+It also closes connections that wait for a request at once, and a request that is on its way meets a closed door: a
+proxy, which cannot know whether a POST was done, answers it with 502. So what waits to be accepted is taken, answers
+say `Connection: close` from then on, and connections that are idle have half a second more.
 """
 
 from __future__ import annotations
@@ -50,6 +54,8 @@ RESERVED_DESCRIPTORS = 128
 BACKLOG = 4096
 #: Seconds between the end of the drain and giving up on what is still open.
 SHUTDOWN_GRACE_S = 2
+#: Seconds that connections without a request have for one that is on its way.
+LAST_REQUESTS_S = 0.5
 #: Seconds for which a thread keeps the interpreter while others wait for it; 5 ms are usual.
 SWITCH_INTERVAL_S = 0.001
 #: Seconds that an idle keep-alive connection stays open.
@@ -188,9 +194,15 @@ class DrainingServer(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Called by uvicorn when it was told to exit."""
+        loop = asyncio.get_running_loop()
+        cast(type[HttpProtocol], self.config.http_protocol_class).counted.stopping = True
         for server in self.servers:
             server.close()
+            await server.wait_closed()
+        until_s = loop.time() + LAST_REQUESTS_S
         await self._drain(self._window_s)
+        if self.server_state.connections and (rest_s := until_s - loop.time()) > 0:
+            await asyncio.sleep(rest_s)
         await super().shutdown(sockets)
 
     @contextlib.contextmanager

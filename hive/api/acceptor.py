@@ -37,7 +37,11 @@ class Acceptor:
         self._listen()
 
     def close(self) -> None:
-        """Accept no more, and close the listener. What was accepted goes on."""
+        """Accept no more, and close the listener. What was accepted goes on.
+
+        What waits in the kernel's queue is accepted first: it counts as connected for its client, which may have sent
+        its request, and closing the listener would reset it.
+        """
         if self._closed:
             return
         self._closed = True
@@ -45,6 +49,8 @@ class Acceptor:
             self._pause.cancel()
         else:
             self._loop.remove_reader(self._listener.fileno())
+            while self._take():
+                pass
         self._listener.close()
 
     async def wait_closed(self) -> None:
@@ -58,21 +64,28 @@ class Acceptor:
 
     def _accept(self) -> None:
         for _ in range(MAX_IN_A_TURN):
-            try:
-                connection, _address = self._listener.accept()
-            except (BlockingIOError, InterruptedError):
+            if not self._take():
                 return
-            except ConnectionError:
-                continue  # it was gone before it was taken
-            except OSError as error:
-                log.warning("no connection can be accepted for now", extra={"fields": {"reason": str(error)}})
+
+    def _take(self) -> bool:
+        """Accept one connection; False where none waits, or none can be had for now."""
+        try:
+            connection, _address = self._listener.accept()
+        except (BlockingIOError, InterruptedError):
+            return False
+        except ConnectionError:
+            return True  # it was gone before it was taken
+        except OSError as error:
+            log.warning("no connection can be accepted for now", extra={"fields": {"reason": str(error)}})
+            if not self._closed:
                 self._loop.remove_reader(self._listener.fileno())
                 self._pause = self._loop.call_later(PAUSE_S, self._listen)
-                return
-            connection.setblocking(False)
-            task = self._loop.create_task(self._begin(connection))
-            self._beginning.add(task)
-            task.add_done_callback(self._beginning.discard)
+            return False
+        connection.setblocking(False)
+        task = self._loop.create_task(self._begin(connection))
+        self._beginning.add(task)
+        task.add_done_callback(self._beginning.discard)
+        return True
 
     async def _begin(self, connection: socket.socket) -> None:
         try:

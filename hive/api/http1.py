@@ -105,6 +105,8 @@ class Connections:
         self._most_of_one = most_of_one
         self._loopback_shares = loopback_shares
         self._trusted = trusted
+        #: Whether the server is about to stop: each answer is then the last of its connection.
+        self.stopping = False
         self._by_holder: Counter[str] = Counter()
         self._said_s = -SAY_EVERY_S
 
@@ -230,7 +232,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._refusal = BadRequest(why)
         if self._refusal is None:
             super().on_headers_complete()
-            if self.counted.is_crowded(self._address):
+            if self.counted.stopping or self.counted.is_crowded(self._address):
                 self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
