@@ -13,11 +13,11 @@ from hive.downloads import scripts
 from hive.lua import Script, load, names_of
 from hive.wire import keys
 from hive.wire.events import State
-from hive.wire.jobs import RANK_STEP, RANKS
+from hive.wire.jobs import RANK_STEP, RANKS, TURN_MS
 
 PACKAGES = ("hive.downloads", "hive.webhooks", "workers.fleet")
 #: Files that others include.
-PARTS = ("prelude", "notify", "owners", "caps")
+PARTS = ("prelude", "notify", "owners", "caps", "turns")
 SCRIPTS = [
     (package, path.name.removesuffix(".lua"))
     for package in PACKAGES
@@ -74,3 +74,10 @@ def test_the_scripts_of_owners_know_the_names_of_the_wire() -> None:
     assert "'hive:owner:' .. owner" in owners
     assert keys.owner_index("x") == "hive:owner:x"
     assert f"'{keys.OWNERS}'" in owners
+    turns = load("hive.downloads", "turns")
+    assert f"PENDING, LEASES = '{keys.PENDING}', '{keys.LEASES}'" in turns
+    assert "return 'hive:line:' .. owner end" in turns
+    assert keys.owner_line("x") == "hive:line:x"
+    assert "return 'hive:turns:' .. int(rank) end" in turns
+    assert keys.turns("low") == f"hive:turns:{RANKS['low']}"
+    assert f"TURN_MS, GAP_MS = {TURN_MS}, " in turns

@@ -1,6 +1,7 @@
 """Admission: which queued download is next, how many may run at once, and who makes room.
 
-The order is that of `hive:pending`, which the scripts keep (hive/downloads/scripts/): by priority, then by age.
+The order is that of `hive:pending`, which the scripts keep: by priority, then by turns among owners
+(hive/downloads/scripts/turns.lua), then by age.
 """
 
 from __future__ import annotations

@@ -129,7 +129,7 @@ class Claims:
         hands.
 
         `counts` makes an attempt that brought no byte count against the limit: a death does, an orderly stop does not.
-        `behind` gives it a place behind all that wait with its priority, instead of that by its age.
+        `behind` gives it a place as if it were asked for now, instead of the one that it had.
         """
         attempt = record.attempt + 1
         done = self._release(

@@ -27,6 +27,8 @@ RANKS: Final[dict[Priority, int]] = {"high": 0, "normal": 1, "low": 2}
 #: A place in the queue is this, times the rank, plus the milliseconds at which the download was made: more than any
 #: such moment until the year 2286, and exact in the doubles that Redis sorts by.
 RANK_STEP: Final = 10**13
+#: One owner's downloads are so far apart in the queue where several owners wait: a round of turns.
+TURN_MS: Final = 10_000
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -9,12 +9,15 @@ import hashlib
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
+from hive.wire.jobs import RANKS, Priority
+
 #: The one RQ queue. A worker process that listened on several would use BLPOP, which loses a job when the worker dies
 #: with it in hand.
 QUEUE: Final = "hive"
 #: Sorted set: running downloads by the end of their lease, ms.
 LEASES: Final = "hive:leases"
-#: Sorted set: queued downloads, the next one first: by priority, then by the time they were made, ms.
+#: Sorted set: queued downloads, the next one first: by priority, then by whose turn it is, then by the time they were
+#: made, ms.
 PENDING: Final = "hive:pending"
 #: Set: paused downloads.
 PAUSED: Final = "hive:paused"
@@ -134,6 +137,16 @@ def state_index(state: str) -> str:
 def owner_index(owner: str) -> str:
     """Sorted set: the downloads that somebody has a share in, by the time they were made, ms."""
     return f"hive:owner:{owner}"
+
+
+def owner_line(owner: str) -> str:
+    """Sorted set: what waits of one owner, by priority and age; expires. Kept by downloads/scripts/turns.lua."""
+    return f"hive:line:{owner}"
+
+
+def turns(priority: Priority) -> str:
+    """Sorted set: who had a turn lately among what waits with this priority, by its place; "" is the round; expires."""
+    return f"hive:turns:{RANKS[priority]}"
 
 
 def owner_mark(owner: str) -> str:

@@ -306,10 +306,14 @@ MUTANTS = {
     ),
     "a priority without its place": (
         "PRIORITY",
-        "redis.call('ZADD', pending, 'XX', place(priority, r[2]), id)",
-        "",
+        "if r[6] ~= priority and redis.call('ZSCORE', pending, id) then",
+        "if false then",
     ),
-    "a place by the time of the attempt": ("RELEASE", "place(r[9], r[10])", "place(r[9], now_ms())"),
+    "a place by the time of the attempt": (
+        "RELEASE",
+        "come_back(id, owner, r[15], r[9], r[10])",
+        "come_back(id, owner, r[15], r[9], now_ms())",
+    ),
     "an end that leaves the index": ("FINISH", "index(id, state, r[9])", ""),
     "a joiner who has no share": ("CREATE", "share(under_way, lines, owner, r[4], told)\n    if RANKS", "if RANKS"),
     "an owner who is still listed": ("LEAVE", "redis.call('ZREM', 'hive:owner:' .. owner, id)", ""),

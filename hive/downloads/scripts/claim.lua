@@ -3,8 +3,10 @@
 local record, channel, pending, leases, running_limit = unpack(KEYS)
 local id, attempt, owner, lease_ms, worker, event, max_running = unpack(ARGV)
 --! include prelude
+--! include turns
 
-local r = redis.call('HMGET', record, 'state', 'attempt', 'owner', 'fence', 'bytes_done', 'queued_ms', 'created_ms')
+local r = redis.call('HMGET', record, 'state', 'attempt', 'owner', 'fence', 'bytes_done', 'queued_ms', 'created_ms',
+  'line', 'owners')
 if r[1] == 'running' and r[3] == owner then return r[4] end
 if r[1] ~= 'queued' then redis.call('ZREM', pending, id) end
 if r[1] ~= 'queued' or r[2] ~= attempt then return '' end
@@ -24,7 +26,7 @@ count('queue_wait_ms', waited_ms)
 for _, class_s in ipairs(WAIT_CLASSES_S) do
   if waited_ms <= class_s * 1000 then count('queue_wait_le_' .. class_s) end
 end
-redis.call('ZREM', pending, id)
+take_turn(record, id, whose_turn(r[8], r[9]))
 index(id, 'running', r[7])
 redis.call('ZADD', leases, int(now + lease_ms), id)
 say(record, channel, fence, '1', '0', event)

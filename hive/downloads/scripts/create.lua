@@ -13,6 +13,7 @@ local record, channel, flight, downloads, pending, secret = unpack(KEYS)
 local id, terminal, event, ended_ttl_s, max_queued, max_records, sealed, sealed_ttl_s, local_path, priority, owner, max_owners, told, owner_queued, owner_records, owner_bytes, permission = unpack(ARGV)
 --! include prelude
 --! include owners
+--! include turns
 --! include caps
 
 local function refusal_of(fetches, waits)
@@ -26,7 +27,7 @@ local live = false
 if under_way then
   local other = 'hive:{' .. under_way .. '}'
   local r = redis.call('HMGET', other, 'terminal', 'local_path', 'priority', 'created_ms', 'owners', 'control',
-    'permission')
+    'permission', 'line')
   local lines = r[5] or ''
   local theirs = r[7] or ''
   local is_own = has_owner(lines, owner)
@@ -39,8 +40,12 @@ if under_way then
     share(under_way, lines, owner, r[4], told)
     if RANKS[priority] < (RANKS[r[3]] or 1) then
       redis.call('HSET', other, 'priority', priority)
-      redis.call('ZADD', pending, 'XX', place(priority, r[4]), under_way)
+      if redis.call('ZSCORE', pending, under_way) then
+        step_out(under_way, whose_turn(r[8], lines))
+        enter(under_way, whose_turn(r[8], lines), priority, r[4])
+      end
     end
+    hurry(under_way, r[8], lines, owner, redis.call('HGET', other, 'priority'))
     if permission ~= '' then redis.call('HSET', other, 'permission', permission) end
     count('joined')
     return {under_way, 'joined'}
@@ -72,7 +77,7 @@ if terminal == '1' then
   if not live then redis.call('SET', flight, id, 'EX', ended_ttl_s) end
 else
   redis.call('SET', flight, id)
-  redis.call('ZADD', pending, place(priority, now), id)
+  enter(id, owner, priority, now)
   count('created')
   if sealed ~= '' then redis.call('SET', secret, sealed, 'EX', sealed_ttl_s) end
 end

@@ -5,10 +5,11 @@
 local record, channel, pending, leases, flight, secret = unpack(KEYS)
 local id, fence, seq, state, event, ended_ttl_s, local_path, expired_only, code, received, refetched, total = unpack(ARGV)
 --! include prelude
+--! include turns
 --! include notify
 
 local r = redis.call('HMGET', record, 'terminal', 'fence', 'seq', 'event', 'state', 'claimed_ms', 'received',
-  'refetched', 'created_ms')
+  'refetched', 'created_ms', 'line', 'owners')
 if r[1] == '1' and r[4] == event then return 1 end
 if r[1] ~= '0' or r[2] ~= fence then return 0 end
 if expired_only == '1' then
@@ -18,7 +19,7 @@ if expired_only == '1' then
 end
 if seq == '' then fence, seq = next_fence(record), '1' end
 redis.call('HSET', record, 'state', state, 'status', state, 'ended_ms', int(now_ms()), 'local_path', local_path)
-redis.call('ZREM', pending, id)
+step_out(id, whose_turn(r[10], r[11]))
 redis.call('ZREM', leases, id)
 redis.call('SREM', PAUSED, id)
 index(id, state, r[9])

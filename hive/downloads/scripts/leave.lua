@@ -4,9 +4,11 @@
 -- -> 'left', 'last', or 'gone' when it has ended, or they have no share in it.
 local record, webhooks = unpack(KEYS)
 local id, owner, mark, told = unpack(ARGV)
+--! include prelude
 --! include owners
+--! include turns
 
-local r = redis.call('HMGET', record, 'terminal', 'owners')
+local r = redis.call('HMGET', record, 'terminal', 'owners', 'line', 'priority', 'created_ms')
 local lines = r[2] or ''
 if r[1] ~= '0' or not has_owner(lines, owner) then return 'gone' end
 if lines == owner then
@@ -18,6 +20,12 @@ for each in string.gmatch(lines .. '\n', '([^\n]*)\n') do
   if each ~= owner then others[#others + 1] = each end
 end
 set_owners(record, id, table.concat(others, '\n'), told)
+if whose_turn(r[3], lines) == owner then
+  local waits = redis.call('ZSCORE', PENDING, id)
+  if waits then step_out(id, owner) end
+  redis.call('HSET', record, 'line', others[1])
+  if waits then enter(id, others[1], r[4], r[5]) end
+end
 redis.call('ZREM', 'hive:owner:' .. owner, id)
 for _, field in ipairs(redis.call('HKEYS', webhooks)) do
   if string.sub(field, -#mark) == mark then redis.call('HDEL', webhooks, field) end

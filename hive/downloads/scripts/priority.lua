@@ -3,12 +3,17 @@
 local record, channel, pending = unpack(KEYS)
 local id, fence, priority, event = unpack(ARGV)
 --! include prelude
+--! include turns
 
-local r = redis.call('HMGET', record, 'terminal', 'created_ms', 'fence', 'state', 'event', 'priority')
+local r = redis.call('HMGET', record, 'terminal', 'created_ms', 'fence', 'state', 'event', 'priority',
+  'line', 'owners')
 if r[1] ~= '0' then return 0 end
 if r[5] == event and r[6] == priority then return 1 end
 if r[3] ~= fence then return 0 end
 redis.call('HSET', record, 'priority', priority)
-redis.call('ZADD', pending, 'XX', place(priority, r[2]), id)
+if r[6] ~= priority and redis.call('ZSCORE', pending, id) then
+  step_out(id, whose_turn(r[7], r[8]))
+  enter(id, whose_turn(r[7], r[8]), priority, r[2])
+end
 if r[4] ~= 'running' then say(record, channel, next_fence(record), '1', '0', event) end
 return 1

@@ -1,14 +1,15 @@
 -- Takes a download out of a worker's hands or the queue: back to the queue as its next attempt, or aside (`paused`); and
 -- a paused one back to the queue. `fence` as read; `attempt` is the next one; `counts`: 1 when an attempt without a new
 -- byte is a stall; `expired_only`: 1 when only an expired lease may go; `to`: `queued` or `paused`; `received`,
--- `refetched`: bytes of this attempt so far; `behind`: 1 for a place behind all of its priority, not its old one.
+-- `refetched`: bytes of this attempt so far; `behind`: 1 for a place as if it were asked for now, not its old one.
 -- -> 1 released, 0 refused.
 local record, channel, pending, leases = unpack(KEYS)
 local id, fence, attempt, counts, expired_only, event, to, received, refetched, behind = unpack(ARGV)
 --! include prelude
+--! include turns
 
 local r = redis.call('HMGET', record, 'state', 'fence', 'attempt', 'bytes_done', 'bytes_at_claim', 'stalls', 'control',
-  'claimed_ms', 'priority', 'created_ms', 'received', 'refetched')
+  'claimed_ms', 'priority', 'created_ms', 'received', 'refetched', 'line', 'owners', 'turn')
 if r[1] == to and r[3] == attempt then return 1 end
 if (r[1] ~= 'running' and r[1] ~= 'queued' and r[1] ~= 'paused') or r[2] ~= fence then return 0 end
 if expired_only == '1' then
@@ -32,12 +33,18 @@ end
 if to == 'queued' then
   if r[7] == 'yield' then redis.call('HSET', record, 'control', '') end
   redis.call('HSET', record, 'queued_ms', int(now_ms()))
-  redis.call('ZADD', pending, place(r[9], r[10]), id)
-  if behind == '1' then redis.call('ZADD', pending, place(r[9], now_ms()), id) end
+  local owner = whose_turn(r[13], r[14])
+  if behind == '1' then
+    step_out(id, owner)
+    enter(id, owner, r[9], now_ms())
+  elseif not redis.call('ZSCORE', pending, id) then
+    come_back(id, owner, r[15], r[9], r[10])
+  end
   redis.call('SREM', PAUSED, id)
 else
   redis.call('HSET', record, 'control', '')
-  redis.call('ZREM', pending, id)
+  redis.call('HDEL', record, 'turn')
+  step_out(id, whose_turn(r[13], r[14]))
   redis.call('SADD', PAUSED, id)
 end
 say(record, channel, next_fence(record), '1', '0', event)

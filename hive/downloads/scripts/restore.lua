@@ -6,6 +6,7 @@ local record, channel, flight, downloads, pending, leases = unpack(KEYS)
 local id, state, fence, created_ms, lease_ms, priority, event = unpack(ARGV)
 --! include prelude
 --! include owners
+--! include turns
 
 if redis.call('EXISTS', record) == 1 then return 0 end
 for i = 8, #ARGV, 2 do redis.call('HSET', record, ARGV[i], ARGV[i + 1]) end
@@ -27,7 +28,7 @@ if state == 'running' then
 end
 if state == 'queued' then
   redis.call('HSET', record, 'queued_ms', int(now))
-  redis.call('ZADD', pending, place(priority, created_ms), id)
+  enter(id, whose_turn(nil, redis.call('HGET', record, 'owners')), priority, created_ms)
 else
   redis.call('SADD', PAUSED, id)
 end

@@ -8,6 +8,7 @@ local id, kept_s = unpack(ARGV)
 if redis.call('TYPE', record).ok == 'hash' then
   for owner in string.gmatch(redis.call('HGET', record, 'owners') or '', '[^\n]+') do
     redis.call('ZREM', 'hive:owner:' .. owner, id)
+    redis.call('ZREM', 'hive:line:' .. owner, id)
   end
   local identity = redis.call('HGET', record, 'identity')
   if identity and redis.call('GET', 'hive:flight:' .. identity) == id then
