@@ -30,7 +30,6 @@ COPY --from=build /app /app
 
 USER 1000:0
 ENV HIVE_STORE=/store HIVE_HOME=/var/lib/hive HOME=/var/lib/hive PYTHONUNBUFFERED=1 PATH=/app/bin:$PATH
-VOLUME ["/store", "/var/lib/hive"]
 EXPOSE 8080
 # Of the HTTP process; workers are asked with `hive worker --alive`.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=20s \
