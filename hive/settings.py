@@ -29,8 +29,7 @@ from hive.net.redis_url import RedisAddress, RedisUrlError, parse_redis_url
 from hive.net.tls import Trust, is_null_device
 from hive.net.urls import Url, parse_url
 from hive.version import VERSION
-from hive.wire.jobs import MAX_RUNNING, MIN_BYTES_PER_SECOND
-from hive.wire.llm import MAX_CONTEXT, MAX_SLOTS, MIN_CONTEXT
+from hive.wire.jobs import MAX_CONTEXT, MAX_RUNNING, MAX_SLOTS, MIN_BYTES_PER_SECOND, MIN_CONTEXT
 
 #: Where the HTTP process listens, and where clients look for it.
 DEFAULT_ADDRESS = "127.0.0.1:8080"

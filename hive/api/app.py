@@ -37,8 +37,7 @@ from hive.api.gate import Gate
 from hive.api.routes import POST, ApiRoute, StreamRoute, check
 from hive.api.services import Services
 from hive.errors import HiveError
-from hive.wire.api import MANY_PATH, PROGRESS_PATH
-from hive.wire.llm import INFERENCE_PATH, LOADING_PATH
+from hive.wire.api import INFERENCE_PATH, LOADING_PATH, MANY_PATH, PROGRESS_PATH
 
 #: Every address, and the scope that a key needs for it (docs/auth.md explains them); None is open to all.
 ROUTES: Final[list[ApiRoute | StreamRoute]] = [

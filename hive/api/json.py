@@ -13,9 +13,8 @@ from starlette.routing import Match, Route
 
 from hive import errors, logs
 from hive.disk_errors import disk_error, is_disk_error
-from hive.wire.api import ErrorBody, ErrorReply
+from hive.wire.api import INFERENCE_PATH, OPENAI_PATHS, ErrorBody, ErrorReply
 from hive.wire.encoding import encode_json
-from hive.wire.llm import INFERENCE_PATH, OPENAI_PATHS
 
 log = logging.getLogger("hive.api")
 

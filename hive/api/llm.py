@@ -22,23 +22,7 @@ from hive.api.services import Services, services_of
 from hive.auth.principal import PRINCIPAL, Principal, principal_of
 from hive.settings import Settings
 from hive.streams import sse
-from hive.wire.api import PlanRequest
-from hive.wire.llm import (
-    BACKENDS,
-    MAX_ID_CHARS,
-    OPENAI_PATHS,
-    BackendInfo,
-    Backends,
-    DeviceInfo,
-    Devices,
-    HeartbeatRequest,
-    HostMemory,
-    LlmWorkers,
-    ReadyRequest,
-    Resources,
-    Said,
-    SpawnRequest,
-)
+from hive.wire.api import MAX_ID_CHARS, OPENAI_PATHS, PlanRequest
 from hive.wire.spec import DownloadSpec
 
 _ID = re.compile(rf"[A-Za-z0-9._:-]{{1,{MAX_ID_CHARS}}}", re.ASCII)
@@ -54,6 +38,7 @@ class _Asked(msgspec.Struct):
 async def spawn(request: Request) -> Response:
     """`POST /v1/workers/spawn`: load a model; the worker's address at once."""
     from hive.serving.service import Wanted
+    from hive.wire.llm import SpawnRequest
 
     body = await read_body(request, SpawnRequest)
     services, principal = services_of(request), principal_of(request)
@@ -82,6 +67,8 @@ async def spawn(request: Request) -> Response:
 
 async def ready(request: Request) -> Response:
     """`POST /v1/workers/ready`: a worker has its model in memory."""
+    from hive.wire.llm import ReadyRequest, Said
+
     body = await read_body(request, ReadyRequest)
     match = _URL.fullmatch(body.url)
     if match is None or not 1 <= int(match["port"]) <= 65_535:
@@ -95,6 +82,8 @@ async def ready(request: Request) -> Response:
 
 async def heartbeat(request: Request) -> Response:
     """`POST /v1/heartbeat`: a worker says that it lives; after 60 s without one it is removed."""
+    from hive.wire.llm import HeartbeatRequest, Said
+
     body = await read_body(request, HeartbeatRequest)
     service = services_of(request).serving.service
     await service.heartbeat(body.worker_id, healthy=body.health_status == "healthy")
@@ -103,12 +92,16 @@ async def heartbeat(request: Request) -> Response:
 
 async def index(request: Request) -> Response:
     """`GET /v1/workers/list`: the workers that have a model in memory, or are about to."""
+    from hive.wire.llm import LlmWorkers
+
     records = await services_of(request).serving.service.workers()
     return JsonResponse(LlmWorkers(workers=tuple(record.shown() for record in records)))
 
 
 async def stop(request: Request) -> Response:
     """`DELETE /v1/workers/{id}`: what it answers may end within 30 s, then its memory goes back."""
+    from hive.wire.llm import Said
+
     await services_of(request).serving.service.stop(request.path_params["id"])
     return JsonResponse(Said(message="Worker is ending"))
 
@@ -124,6 +117,8 @@ async def cancel(request: Request) -> Response:
 
 async def backends(request: Request) -> Response:
     """`GET /v1/backends/list`: what may calculate, and whether a machine has it."""
+    from hive.wire.llm import BACKENDS, BackendInfo, Backends
+
     hosts = await services_of(request).serving.service.hosts()
     there = {device.backend for host in hosts for device in host.device_list()}
     return JsonResponse(Backends(backends=tuple(BackendInfo(name, name in there) for name in BACKENDS)))
@@ -131,6 +126,8 @@ async def backends(request: Request) -> Response:
 
 async def devices(request: Request) -> Response:
     """`GET /v1/devices`: the devices of every machine that runs models. Bytes."""
+    from hive.wire.llm import DeviceInfo, Devices
+
     hosts = await services_of(request).serving.service.hosts()
     found = [
         DeviceInfo(host=host.host, engine=host.engine, **msgspec.structs.asdict(device))
@@ -142,6 +139,8 @@ async def devices(request: Request) -> Response:
 
 async def resources(request: Request) -> Response:
     """`GET /v1/resources`: the memory of every machine that runs models, and how much of it models may take."""
+    from hive.wire.llm import HostMemory, Resources
+
     services = services_of(request)
     keep_free = services.settings.llm_keep_free_bytes
     found = [

@@ -22,17 +22,8 @@ from hive.client.calls import Call
 from hive.client.client import Client
 from hive.client.watch import Watch
 from hive.errors import InferenceFailed
-from hive.wire.llm import (
-    LOADING_PATH,
-    Backend,
-    LlmWorker,
-    LlmWorkers,
-    LoadingEvent,
-    Said,
-    Spawned,
-    SpawnRequest,
-    is_final,
-)
+from hive.wire.api import LOADING_PATH
+from hive.wire.llm import Backend, LlmWorker, LlmWorkers, LoadingEvent, Said, Spawned, SpawnRequest, is_final
 
 #: Seconds that a model may think before its first token: a long prompt on a slow machine.
 FIRST_TOKEN_TIMEOUT_S: Final = 600.0

@@ -26,6 +26,7 @@ MAX_RUNNING_READ = 1000
 #: Workers, and HTTP processes, that one scrape looks at.
 MAX_WORKERS_READ = 2000
 MAX_REPLICAS_READ = 500
+MAX_LLM_WORKERS_READ = 1000
 
 
 class FleetFigures(msgspec.Struct, kw_only=True, frozen=True):
@@ -39,6 +40,8 @@ class FleetFigures(msgspec.Struct, kw_only=True, frozen=True):
     bandwidth_limit: int
     running_limit: int
     workers: dict[str, int]
+    #: Workers of models in memory, by state.
+    llm_workers: dict[str, int] = msgspec.field(default_factory=dict)
     replicas: tuple[ReplicaFigures, ...]
 
 
@@ -58,11 +61,13 @@ def read_fleet(
         pipeline.zrange(keys.LEASES, 0, MAX_RUNNING_READ - 1)
         pipeline.smembers(keys.WORKERS)
         pipeline.smembers(keys.REPLICAS)
-        counters, queued, running, paused, limits, ids, workers, replicas = pipeline.execute()[-8:]
+        pipeline.zrange(keys.LLM_WORKERS, 0, MAX_LLM_WORKERS_READ - 1)
+        counters, queued, running, paused, limits, ids, workers, replicas, llm = pipeline.execute()[-9:]
     running_ids = text_names(client, keys.LEASES, ids)
     worker_names = sorted(text_names(client, keys.WORKERS, workers, is_set=True))[:MAX_WORKERS_READ]
     names = text_names(client, keys.REPLICAS, replicas - {own.name.encode()}, is_set=True)
     replica_names = sorted(names)[:MAX_REPLICAS_READ]
+    llm_names = text_names(client, keys.LLM_WORKERS, llm)
     with client.pipeline(transaction=False) as pipeline:
         for download_id in running_ids:
             pipeline.hget(keys.record(download_id), "event")
@@ -70,7 +75,10 @@ def read_fleet(
             pipeline.hget(keys.worker(name), "state")
         for name in replica_names:
             registry.add_read(pipeline, name)
+        for worker_id in llm_names:
+            pipeline.hget(keys.llm_worker(worker_id), "state")
         rows = pipeline.execute(raise_on_error=False)
+    rows, llm_states = rows[: len(rows) - len(llm_names)], rows[len(rows) - len(llm_names) :]
     states = rows[len(running_ids) : len(running_ids) + len(worker_names)]
     hashes = rows[len(running_ids) + len(worker_names) :]
     # One that is no hash is none that can be read, and expires or not with whoever has put it there.
@@ -84,6 +92,7 @@ def read_fleet(
         bandwidth_limit=read_limit(limits[0], settings.max_bytes_per_second),
         running_limit=read_limit(limits[1], settings.max_running),
         workers=Counter(state.decode("utf-8", "replace") for state in states if isinstance(state, bytes)),
+        llm_workers=Counter(state.decode("utf-8", "replace") for state in llm_states if isinstance(state, bytes)),
         replicas=(own, *others),
     )
 

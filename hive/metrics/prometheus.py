@@ -109,6 +109,9 @@ _FAULTS: Final[tuple[type[errors.HiveError], ...]] = (
 )
 _STATES: Final = get_args(TerminalStatus)
 _WORKER_STATES: Final = ("idle", "busy")
+_LLM_STATES: Final = ("queued", "loading", "idle", "busy", "draining")
+#: How requests to models end, told from the start.
+_OUTCOMES: Final = ("MAX_TOKENS", "EOS", "STOP_SEQUENCE", "CANCELLED", "TIMEOUT", "INFERENCE_FAILED", "PASSED_ON")
 
 
 class Scrape(Collector):
@@ -160,6 +163,32 @@ def _of_fleet(fleet: FleetFigures) -> Iterator[Metric]:
     for state in _WORKER_STATES:
         workers.add_metric([state], fleet.workers.get(state, 0))
     yield workers
+    yield from _of_models(fleet)
+
+
+def _of_models(fleet: FleetFigures) -> Iterator[Metric]:
+    """Models in memory. Times are kept as microseconds: a hash counts whole numbers."""
+    workers = GaugeMetricFamily("hive_llm_workers", "Workers of models in memory, by state.", labels=["state"])
+    for state in _LLM_STATES:
+        workers.add_metric([state], fleet.llm_workers.get(state, 0))
+    yield workers
+    counters = fleet.counters
+    requests = CounterMetricFamily("hive_llm_requests", "Requests to models, by how they ended.", labels=["outcome"])
+    told = {name.removeprefix("llm_requests_") for name in counters if name.startswith("llm_requests_")}
+    for outcome in sorted(told.union(_OUTCOMES)):
+        requests.add_metric([outcome], counters.get(f"llm_requests_{outcome}", 0))
+    yield requests
+    tokens = CounterMetricFamily("hive_llm_tokens", "Tokens of prompts, and of answers.", labels=["direction"])
+    for direction in ("in", "out"):
+        tokens.add_metric([direction], counters.get(f"llm_tokens_{direction}", 0))
+    yield tokens
+    decoding_s = counters.get("llm_decode_us", 0) / 1e6
+    yield CounterMetricFamily(
+        "hive_llm_decode_seconds", "From the first token to the last, of all answers.", decoding_s
+    )
+    first_s = counters.get("llm_first_token_us", 0) / 1e6
+    yield CounterMetricFamily("hive_llm_first_token_seconds", "From requests to their first tokens, of all.", first_s)
+    yield CounterMetricFamily("hive_llm_first_tokens", "Answers that had one.", counters.get("llm_first_tokens", 0))
 
 
 def _faults(fleet: FleetFigures) -> Metric:

@@ -51,6 +51,10 @@ class RotatedFile:
             return 2
         return self._descriptor
 
+    def close(self) -> None:
+        """Let go of it."""
+        os.close(self._descriptor)
+
     def _open(self) -> int:
         descriptor = os.open(
             self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600

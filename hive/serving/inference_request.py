@@ -12,10 +12,10 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from hive.errors import BadRequest, InvalidFields
+from hive.wire.api import MAX_ID_CHARS
 from hive.wire.llm import (
     DEFAULT_TEMPERATURE,
     DEFAULT_TOKENS,
-    MAX_ID_CHARS,
     MAX_PROMPT_CHARS,
     MAX_REPETITION_PENALTY,
     MAX_SEED,

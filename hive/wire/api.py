@@ -22,6 +22,13 @@ T = TypeVar("T")
 #: Where a download is watched, and where many are.
 PROGRESS_PATH: Final = "/v1/models/download/progress"
 MANY_PATH: Final = "/v1/downloads/progress"
+#: Where the loading of a model is watched, what is asked of a model, and what is passed to the engine as it comes, in
+#: the forms of OpenAI's API.
+LOADING_PATH: Final = "/v1/loading/progress"
+INFERENCE_PATH: Final = "/v1/inference"
+OPENAI_PATHS: Final = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
+#: Characters of what names a worker of a model, or a request to one.
+MAX_ID_CHARS: Final = 128
 #: The header by which whoever asks for models on the disk shows the Hub's token.
 HUB_TOKEN_HEADER: Final = "x-hf-token"  # noqa: S105 - a name
 #: Downloads that a ticket may name.

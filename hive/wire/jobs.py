@@ -20,6 +20,9 @@ MIN_BYTES_PER_SECOND: Final = 65_536
 #: The highest limit of downloads that run at once.
 MAX_RUNNING: Final = 100_000
 
+#: Tokens of a model's context, and requests that one worker of a model answers at once.
+MIN_CONTEXT, MAX_CONTEXT, MAX_SLOTS = 128, 1 << 20, 256
+
 #: How soon a download gets a worker. `high` takes the place of a running `low` one.
 Priority = Literal["low", "normal", "high"]
 #: The place of each in the queue.

@@ -10,7 +10,9 @@ from typing import Annotated, Any, Final, Literal, get_args
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from hive.wire.api import MAX_ID_CHARS
 from hive.wire.encoding import encode_json
+from hive.wire.jobs import MAX_CONTEXT, MAX_SLOTS, MIN_CONTEXT
 from hive.wire.refs import MAX_REF_CHARS
 
 #: What may calculate.
@@ -22,18 +24,10 @@ LlmState = Literal["queued", "loading", "idle", "busy", "draining", "stopped", "
 SERVING: Final = frozenset({"idle", "busy"})
 ENDED: Final = frozenset({"stopped", "failed"})
 
-#: Tokens of a model's context, and requests that one worker answers at once.
-MIN_CONTEXT, MAX_CONTEXT, MAX_SLOTS = 128, 1 << 20, 256
 #: The largest number of a device.
 MAX_DEVICE: Final = 63
-#: Characters of a worker's address, and of what names a worker or a request.
-MAX_URL_CHARS, MAX_ID_CHARS = 512, 128
-
-#: Where the loading of a model is watched, and what is asked of a model.
-LOADING_PATH: Final = "/v1/loading/progress"
-INFERENCE_PATH: Final = "/v1/inference"
-#: What is passed to the engine as it comes, in the forms of OpenAI's API.
-OPENAI_PATHS: Final = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
+#: Characters of a worker's address.
+MAX_URL_CHARS: Final = 512
 
 _Ref = Annotated[str, Meta(min_length=1, max_length=MAX_REF_CHARS)]
 _Id = Annotated[str, Meta(min_length=1, max_length=MAX_ID_CHARS, pattern=r"^[A-Za-z0-9._:-]+$")]

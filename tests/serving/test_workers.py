@@ -23,7 +23,7 @@ MODEL = "hf:org/model:Q4_K_M"
 
 
 def test_a_model_that_is_not_on_disk_is_downloaded_and_loaded_in_one_stream(fleet: Fleet, hub: HubServer) -> None:
-    hub.limit_rate_bytes_per_s = 2_000_000
+    hub.limit_rate_bytes_per_s = 400_000
     spawned = fleet.spawn(MODEL)
     assert spawned["state"] == "loading"
     assert spawned["worker_id"].startswith("worker-")
@@ -52,6 +52,20 @@ def test_a_worker_is_listed_watched_and_ended_by_any_replica(fleet: Fleet) -> No
     wait_for(lambda: fleet.workers(0) == [], "it is gone from the list")
     wait_for(lambda: not any(map(is_alive, [listed["pid"], *engine])), "its processes are gone")
     assert fleet.delete(f"/v1/workers/{spawned['worker_id']}").json()["error"]["code"] == "WORKER_NOT_FOUND"
+
+
+def test_the_metrics_count_workers_requests_and_tokens(fleet: Fleet) -> None:
+    fleet.load(MODEL)
+    end = fleet.infer(model=MODEL, max_tokens=3)[-1]
+    assert end["tokens_out"] == 3
+
+    def counted() -> bool:
+        text = fleet.get("/metrics", replica=1).text
+        wanted = ('hive_llm_workers{state="idle"} 1', 'hive_llm_requests_total{outcome="MAX_TOKENS"} 1')
+        more = ('hive_llm_tokens_total{direction="out"} 3', "hive_llm_first_tokens_total 1")
+        return all(f"{line}.0" in text for line in (*wanted, *more))
+
+    wait_for(counted, "all is counted")
 
 
 def test_two_replicas_that_load_one_model_at_once_have_one_worker(fleet: Fleet) -> None:

@@ -31,7 +31,8 @@ from hive.serving.inference_request import read_inference
 from hive.serving.relay import Relay
 from hive.serving.upstream import Target
 from hive.settings import Settings
-from hive.wire.llm import INFERENCE_PATH, LOADING_PATH, MAX_ID_CHARS, OPENAI_PATHS, LlmState
+from hive.wire.api import INFERENCE_PATH, LOADING_PATH, MAX_ID_CHARS, OPENAI_PATHS
+from hive.wire.llm import LlmState
 from workers.inference.guard import Guard
 from workers.inference.http1 import Request, Response
 from workers.inference.inference import Inference

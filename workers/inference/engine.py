@@ -29,7 +29,7 @@ from typing import Final, NamedTuple
 
 from hive.errors import BackendUnavailable, EngineFailed, LoadingTimeout
 from hive.processes.children import bound_to_us, python_module
-from hive.processes.log_file import open_log
+from hive.processes.log_file import MAX_LOG_BYTES, RotatedFile
 from hive.serving.upstream import Target, fetch
 from hive.wire.llm import Backend
 
@@ -40,6 +40,8 @@ STATE_PREFIX: Final = "cmd_child_to_router:state:"
 #: Lines of an engine that are kept for its last words, and characters of each.
 LAST_LINES: Final = 20
 MAX_LINE_CHARS: Final = 500
+#: Logs of engines that are kept.
+MAX_LOGS: Final = 50
 #: Bytes of a line after which it is cut.
 MAX_LINE_BYTES: Final = 65_536
 #: Seconds between two looks at `/health` while it loads, and for an answer.
@@ -57,6 +59,13 @@ BEFORE_LAYERS: Final = frozenset({"fit_params"})
 _NO_ENGINE: Final = (
     "There is no engine on this machine: pip install 'hive-models[serve]', or name a llama-server in HIVE_LLAMA_SERVER."
 )
+
+
+def forget_old_logs(folder: Path) -> None:
+    """Remove the logs of workers that ended long ago: all but the newest. Raises OSError."""
+    logs = sorted(folder.glob("worker-*.log*"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in logs[MAX_LOGS:]:
+        path.unlink(missing_ok=True)
 
 
 class EngineSpec(NamedTuple):
@@ -240,7 +249,10 @@ class Engine:
 
     async def _read(self, stream: asyncio.StreamReader) -> None:
         """Every line: a state, or one for the log."""
-        with open_log(self._log_path) as file:
+        file: RotatedFile | None = None
+        with contextlib.suppress(OSError):  # a disk that is full is no reason not to read
+            file = RotatedFile(self._log_path, MAX_LOG_BYTES)
+        try:
             while True:
                 try:
                     line = await stream.readuntil(b"\n")
@@ -255,9 +267,13 @@ class Engine:
                 if text.startswith(STATE_PREFIX):
                     self._on_state(text.removeprefix(STATE_PREFIX))
                     continue
-                file.write(text.encode() + b"\n")
-                file.flush()
                 self.last_lines.append(text[:MAX_LINE_CHARS])
+                with contextlib.suppress(OSError):
+                    if file is not None:
+                        os.write(file.descriptor(), text.encode() + b"\n")
+        finally:
+            if file is not None:
+                file.close()
 
     def _on_state(self, text: str) -> None:
         """What it says of its loading; what is not understood is a sign of life."""

@@ -57,6 +57,7 @@ class EngineChunk(msgspec.Struct):
     content: str = ""
     stop: bool = False
     tokens_predicted: int = 0
+    tokens_evaluated: int = 0
     stop_type: str = "none"
     stopping_word: str = ""
 
@@ -106,6 +107,8 @@ class Inference:
         self._first_s = 0.0
         self._measured = 0
         self.tokens = 0
+        #: Tokens of the prompt; 0 while the engine has not said.
+        self.prompt_tokens = 0
         self.over = asyncio.Event()
         #: How it ended: a stop reason, or the code of an error.
         self.outcome = ""
@@ -114,6 +117,11 @@ class Inference:
     def first_token_s(self) -> float:
         """Seconds until the first token; 0 where there was none."""
         return self._first_s and self._first_s - self._began_s
+
+    @property
+    def decode_s(self) -> float:
+        """Seconds from the first token to the latest."""
+        return max(self._moved_s - self._first_s, 0.0) if self._first_s else 0.0
 
     async def run(self, engine: Target, token_timeout_s: float, deadline_s: float | None) -> None:
         """Answer; returns when it is over. `deadline_s`: seconds from now.
@@ -198,6 +206,7 @@ class Inference:
         except (msgspec.DecodeError, UnicodeDecodeError):
             self.stop(*_refusal(500, data))
             return True
+        self.prompt_tokens = chunk.tokens_evaluated
         if not chunk.stop:
             self._fill(chunk.tokens_predicted - 1, events)
             self._add(chunk.content, events)

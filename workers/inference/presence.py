@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -54,10 +55,15 @@ class Presence:
         self._said: dict[str, Any] = {}
         self._seq = 0
         self._over = False
+        self._counts: Counter[str] = Counter()
 
     def changed(self) -> None:
         """There is something new to say."""
         self._changed.set()
+
+    def count(self, **counts: int) -> None:
+        """Add to the counters of the fleet, with what is said next."""
+        self._counts.update(counts)
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -93,6 +99,19 @@ class Presence:
         self._said = fields
         if told is not None:
             self._seq = told.version.seq
+        await self._add_counts()
+
+    async def _add_counts(self) -> None:
+        """Counted before they are sent: what is sent twice would be worse than what is lost with a Redis."""
+        counts, self._counts = self._counts, Counter()
+        if counts:
+            await self._commands.run(self._add, counts)
+
+    def _add(self, counts: Mapping[str, int]) -> None:
+        with self._commands.client.pipeline(transaction=True) as pipeline:
+            for name, number in counts.items():
+                pipeline.hincrby(keys.METRICS, name, number)
+            pipeline.execute()
 
     async def _register(self, record: LlmRecord, told: Told | None) -> None:
         """Redis does not know this worker any more, though it lives."""
@@ -116,6 +135,7 @@ class Presence:
         self._over = True
         try:
             async with asyncio.timeout(FAREWELL_S):
+                await self._add_counts()
                 await self._commands.run(self._registry.end, self._record().id, state, error)
         except (RedisUnavailable, TimeoutError):
             log.warning("Redis is away; the end of the worker is noticed by its silence")

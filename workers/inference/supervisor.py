@@ -43,7 +43,7 @@ from hive.settings import Settings
 from hive.wire import events
 from hive.wire.llm import Fetching, LlmState, LoadingError, LoadingToVram, Ready
 from workers.inference.address import Address
-from workers.inference.engine import Engine, EngineSpec, command_for
+from workers.inference.engine import Engine, EngineSpec, command_for, forget_old_logs
 from workers.inference.guard import Guard
 from workers.inference.http1 import Listener
 from workers.inference.inference import Inference
@@ -104,7 +104,17 @@ class Supervisor:
     def used(self, inference: Inference | None) -> None:
         """A request has ended."""
         self._activity_s, self._idle_since_s = time.time(), time.monotonic()
-        if inference is not None and inference.outcome:
+        if inference is None:
+            self._presence.count(llm_requests_PASSED_ON=1)
+        elif inference.outcome:
+            self._presence.count(
+                **{f"llm_requests_{inference.outcome}": 1},
+                llm_tokens_in=inference.prompt_tokens,
+                llm_tokens_out=inference.tokens,
+                llm_decode_us=int(inference.decode_s * 1e6),
+                llm_first_tokens=int(inference.tokens > 0),
+                llm_first_token_us=int(inference.first_token_s * 1e6),
+            )
             fields = {"outcome": inference.outcome, "tokens": inference.tokens}
             log.info("answered", extra={"fields": {**fields, "first_token_s": round(inference.first_token_s, 4)}})
 
@@ -186,6 +196,8 @@ class Supervisor:
         self._tell_layers(0.0, info, size)
         log_path = settings.llm_dir / f"{order.worker_id}.log"
         await asyncio.to_thread(log_path.parent.mkdir, mode=0o700, parents=True, exist_ok=True)
+        with contextlib.suppress(OSError):
+            await asyncio.to_thread(forget_old_logs, log_path.parent)
         self._engine = Engine(log_path, lambda share: self._tell_layers(share, info, size))
         spec = EngineSpec(
             Path(self._path),

@@ -403,7 +403,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
             {200: Json(None, "As the engine answers; an event stream where the request says `stream`.")},
             may_end_with=_ASK_WORKER,
         )
-        for path, what in zip(llm.OPENAI_PATHS, ("chat", "completions", "embeddings"), strict=True)
+        for path, what in zip(api.OPENAI_PATHS, ("chat", "completions", "embeddings"), strict=True)
     },
     "GET /v1/scaling": Operation(
         "How many workers an autoscaler should have",

@@ -81,9 +81,9 @@ def test_an_engine_that_dies_while_loading_is_told_with_its_last_lines(
     assert "code 3" in last["message"]
     assert last["details"]["last_lines"] == ["first words", "error: the stand-in dies"]
     with connect(redis_url) as client:
-        record = wait_for(lambda: LlmRegistry(client).read(worker.worker_id))
-        assert record.state == "failed"
-        assert LlmRegistry(client).alive() == []
+        registry = LlmRegistry(client)
+        wait_for(lambda: (found := registry.read(worker.worker_id)) is not None and found.state == "failed")
+        assert registry.alive() == []
     assert worker.wait() == 1
 
 
