@@ -40,6 +40,8 @@ STATE_PREFIX: Final = "cmd_child_to_router:state:"
 #: Lines of an engine that are kept for its last words, and characters of each.
 LAST_LINES: Final = 20
 MAX_LINE_CHARS: Final = 500
+#: What the name of a folder with an engine's socket begins with; the pid of its supervisor follows.
+FOLDER_PREFIX: Final = "hive-llm-"
 #: Logs of engines that are kept.
 MAX_LOGS: Final = 50
 #: Bytes of a line after which it is cut.
@@ -59,6 +61,19 @@ BEFORE_LAYERS: Final = frozenset({"fit_params"})
 _NO_ENGINE: Final = (
     "There is no engine on this machine: pip install 'hive-models[serve]', or name a llama-server in HIVE_LLAMA_SERVER."
 )
+
+
+def remove_dead_folders() -> None:
+    """Remove the folders of sockets that supervisors of this user have left behind who were killed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER_PREFIX}*"):
+        pid = folder.name.removeprefix(FOLDER_PREFIX).partition("-")[0]
+        with contextlib.suppress(OSError):
+            if not pid.isdecimal() or folder.lstat().st_uid != os.geteuid() or folder.is_symlink():
+                continue
+            try:
+                os.kill(int(pid), 0)
+            except ProcessLookupError:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def forget_old_logs(folder: Path) -> None:
@@ -135,7 +150,8 @@ class Engine:
     def __init__(self, log_path: Path, on_share: Callable[[float], None]) -> None:
         self._log_path = log_path
         self._on_share = on_share
-        self._folder = tempfile.mkdtemp(prefix="hive-llm-")
+        remove_dead_folders()
+        self._folder = tempfile.mkdtemp(prefix=f"{FOLDER_PREFIX}{os.getpid()}-")
         self._process: asyncio.subprocess.Process | None = None
         self._readers: list[asyncio.Task[None]] = []
         self._share = 0.0

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -152,6 +153,23 @@ def test_a_real_engine_ends_with_its_supervisor_also_when_that_is_killed(
     (pid,) = worker.engine_pids()
     worker.signal(signal.SIGKILL)
     wait_for(lambda: not is_alive(pid), "the engine is gone")
+
+
+def test_what_a_killed_supervisor_leaves_behind_is_removed_by_the_next(
+    start_worker: StartWorker, model: Path, tmp_path: Path
+) -> None:
+    standin = write_standin(tmp_path / "engine")
+    settings = {"HIVE_LLAMA_SERVER": str(standin), "TMPDIR": tempfile.mkdtemp(prefix="t")}
+    first = start_worker(model, settings)
+    first.wait_until_ready()
+    (left,) = Path(settings["TMPDIR"]).iterdir()
+    first.signal(signal.SIGKILL)
+    first.wait()
+    second = start_worker(model, settings)
+    second.wait_until_ready()
+    assert not left.exists()
+    assert second.stop() == 0
+    assert list(Path(settings["TMPDIR"]).iterdir()) == []
 
 
 def test_an_engine_that_does_not_want_to_end_is_killed(start_worker: StartWorker, model: Path, tmp_path: Path) -> None:
