@@ -1,3 +1,3 @@
 """The version of hive: of the package, of `GET /v1/health` and of the User-Agent."""
 
-VERSION = "0.1.0"
+VERSION = "0.2.0"
