@@ -120,12 +120,14 @@ async def announce_store_for_ever(services: Services) -> None:
 
 
 def _objection(client: RedisClient, found: StoreIdentity) -> str | None:
-    """Why a server with this store is not one with those that run."""
+    """Why a server with this store is not one with those that run. Only what lies at the same path can be a mount that
+    is missing; where the paths differ, the workers are told of the latest, and say themselves whether they have it.
+    """
     seen, told = client.mget(keys.STORE_SEEN, keys.STORE)
     if seen is None or told is None or seen.decode() == found.id:
         return None
     theirs = msgspec.json.decode(told, type=StoreIdentity)
-    if theirs.id != seen.decode():
+    if theirs.id != seen.decode() or theirs.path != found.path:
         return None
     what = "has no id" if found.id is None else "is another one"
     return f"The store of this server, {found.path}, {what}; the others have {theirs.path}. Is a mount missing?"

@@ -17,6 +17,7 @@ from hive.settings import Settings
 from hive.wire.events import Complete, Downloading, Error
 
 if TYPE_CHECKING:
+    from hive.cli.disk import CommandSource
     from hive.wire.api import Download
     from hive.wire.llm import LlmWorker
 
@@ -67,7 +68,7 @@ def ps(every: bool, limit: int, quiet: bool, as_json: bool) -> None:
     settings = Settings.from_env()
     with open_source(settings) as source:
         found = source.downloads(None if every else "active", limit=limit)
-    loaded = () if as_json or quiet else _models_in_memory(settings)
+        loaded = () if as_json or quiet else _models_in_memory(source)
     if as_json:
         echo_json(found, indented=True)
     elif quiet:
@@ -78,18 +79,16 @@ def ps(every: bool, limit: int, quiet: bool, as_json: bool) -> None:
         _print_models(loaded)
 
 
-def _models_in_memory(settings: Settings) -> Sequence[LlmWorker]:
+def _models_in_memory(source: CommandSource) -> Sequence[LlmWorker]:
     """Those of the server; none where there is no server, or an older one, or nothing that may be seen."""
-    from hive.cli.server import find_server
-
-    server = find_server(settings)
-    if server is None:
-        return ()
+    from hive.client import Client
     from hive.client.llm import ModelsInMemory
     from hive.errors import HiveError
 
-    with contextlib.suppress(HiveError), server.client() as client:
-        return ModelsInMemory(client).workers()
+    if not isinstance(source, Client):
+        return ()
+    with contextlib.suppress(HiveError):
+        return ModelsInMemory(source).workers()
     return ()
 
 

@@ -25,10 +25,15 @@ def server_env(redis_server: EmbeddedRedis, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture(scope="module")
 def server(server_env: dict[str, str]) -> Iterator[Server]:
+    with connect(server_env["REDIS_URL"]) as client:
+        client.flushall()  # the server of the file before had another store, and may have been the last to say so
     process = Server(server_env)
-    process.wait_until_ready()
-    yield process
-    assert process.stop() == 0
+    try:
+        process.wait_until_ready()
+        yield process
+    finally:
+        status = process.stop()
+    assert status == 0
     assert "Traceback" not in process.output
 
 

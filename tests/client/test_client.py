@@ -221,7 +221,7 @@ def test_every_error_comes_back_as_what_it_was(kind: type[errors.HiveError]) -> 
     body = b'{"error":{"code":"%s","message":"Because.","details":{"needed":3,"message":"y"}}}' % sent.code.encode()
     found = error_from(sent.status, body)
     assert (found.code, found.status, found.message) == (sent.code, sent.status, "Because.")
-    assert isinstance(found, kind) or kind.code == "INTERNAL_ERROR"
+    assert isinstance(found, kind) or kind.code == "INTERNAL_ERROR" or "code" not in vars(kind)  # its parent's code
     assert found.details == {"needed": 3, "message": "y"}
 
 
