@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import pytest
 import requests
-from requests.adapters import HTTPAdapter
 
 from hive.api import audit
 from hive.api.app import ROUTES
@@ -36,18 +35,7 @@ CANARY = "canary-0123456789abcdef"
 AN_ID = "0157ae14-8f03-41b1-bfc0-e465369dcd4d"
 
 
-_addresses = (f"127.1.{at // 250}.{at % 250 + 1}" for at in itertools.count())
-
-
-class From(HTTPAdapter):
-    """Connects from an address of the loopback."""
-
-    def __init__(self, address: str) -> None:
-        self._address = address
-        super().__init__()
-
-    def init_poolmanager(self, *arguments: Any, **more: Any) -> None:
-        super().init_poolmanager(*arguments, **more, source_address=(self._address, 0))
+_addresses = (f"198.51.{at // 250}.{at % 250 + 1}" for at in itertools.count())
 
 
 class Audited(NamedTuple):
@@ -65,11 +53,9 @@ class Audited(NamedTuple):
     def ask(self, method: str, path: str, key: str = "", **more: Any) -> tuple[requests.Response, dict[str, Any]]:
         """Ask from an address of its own, so that no limit of refusals is reached, and the one line that this left."""
         before = len(self.lines())
-        headers = {"authorization": f"Bearer {key}"} if key else {}
         address = next(_addresses)
-        with requests.Session() as session:
-            session.mount("http://", From(address))
-            answer = session.request(method, self.server.url + path, headers=headers, timeout=10, **more)
+        headers = {"x-forwarded-for": address, **({"authorization": f"Bearer {key}"} if key else {})}
+        answer = requests.request(method, self.server.url + path, headers=headers, timeout=10, **more)
         wait_for(lambda: len(self.lines()) > before, "a line of the audit log")
         (line,) = self.lines()[before:]
         assert line["address"] == address
@@ -83,6 +69,7 @@ def audited(redis_server: EmbeddedRedis, tmp_path_factory: pytest.TempPathFactor
         redis_server.url,
         folder,
         HIVE_AUDIT_LOG=str(folder / "audit.log"),
+        HIVE_TRUSTED_PROXIES="127.0.0.1",
         HIVE_WEBHOOK_SECRET="whsec_" + "c2VjcmV0" * 4,
     )
     keys = KeyFile(Path(env["HIVE_HOME"]) / "keys.json")
@@ -98,45 +85,6 @@ def audited(redis_server: EmbeddedRedis, tmp_path_factory: pytest.TempPathFactor
 def body_of(path: str) -> dict[str, Any]:
     secrets = {"hf_token": f"hf_{CANARY}", "webhook_url": f"https://hooks.example.org/?t={CANARY}"}
     return {"model_ref": "org/name", **secrets} if path.endswith("download") else {"priority": "high"}
-
-
-@pytest.mark.parametrize(("method", "path"), CHANGING)
-def test_every_changing_route_leaves_one_line_without_a_secret(audited: Audited, method: str, path: str) -> None:
-    address = re.sub(r"{id(:path)?}", AN_ID, path)
-    text, key_id = audited.admin
-    answer, line = audited.ask(method, f"{address}?token={CANARY}", text, json=body_of(path), cookies={"hive": CANARY})
-    assert (line["logger"], line["method"], line["route"]) == ("hive.audit", method, path)
-    is_open = any(route.path == path and route.needs is None for route in ROUTES if method in (route.methods or ()))
-    assert line.get("key") == (None if is_open else f"key:{key_id}")
-    assert (line["status"], line["request_id"]) == (answer.status_code, answer.headers["x-request-id"])
-    assert line["message"] == ("allowed" if answer.ok else "refused")
-    if not answer.ok:
-        assert line["code"] == answer.json()["error"]["code"]
-    assert CANARY not in json.dumps(line)
-    assert text.rpartition("_")[2] not in audited.log.read_text()
-
-
-def test_a_new_download_is_told_by_its_id(audited: Audited) -> None:
-    answer, line = audited.ask("POST", "/v1/models/download", audited.admin[0], json=body_of("download"))
-    assert answer.status_code == 202
-    assert line["id"] == answer.json()["download_id"]
-
-
-def test_who_may_not_is_told_with_the_reason(audited: Audited) -> None:
-    answer, line = audited.ask("DELETE", f"/v1/downloads/{AN_ID}", audited.reader[0])
-    assert answer.status_code == 403
-    assert (line["message"], line["code"]) == ("refused", answer.json()["error"]["code"])
-    assert (line["key"], line["id"]) == (f"key:{audited.reader[1]}", AN_ID)
-    answer, line = audited.ask("POST", "/v1/gc", "hive_00000000_" + "x" * 43)
-    assert (answer.status_code, line["status"], "key" in line) == (401, 401, False)
-    answer, line = audited.ask("POST", "/v1/gc")
-    assert (line["status"], line["code"], line["route"]) == (401, "MISSING_API_KEY", "/v1/gc")
-
-
-def test_an_id_that_somebody_typed_is_not_repeated(audited: Audited) -> None:
-    answer, line = audited.ask("DELETE", f"/v1/models/hf_{CANARY}", audited.admin[0])
-    assert not answer.ok
-    assert "id" not in line
 
 
 def test_reading_leaves_no_line(audited: Audited) -> None:
@@ -233,3 +181,42 @@ def test_a_device_or_a_link_is_no_audit_log(tmp_path: Path) -> None:
         with pytest.raises(OSError, match=r".+"):
             RotatedFile(path)
     assert os.stat("/dev/null").st_mode == mode
+
+
+@pytest.mark.parametrize(("method", "path"), CHANGING)
+def test_every_changing_route_leaves_one_line_without_a_secret(audited: Audited, method: str, path: str) -> None:
+    address = re.sub(r"{id(:path)?}", AN_ID, path)
+    text, key_id = audited.admin
+    answer, line = audited.ask(method, f"{address}?token={CANARY}", text, json=body_of(path), cookies={"hive": CANARY})
+    assert (line["logger"], line["method"], line["route"]) == ("hive.audit", method, path)
+    is_open = any(route.path == path and route.needs is None for route in ROUTES if method in (route.methods or ()))
+    assert line.get("key") == (None if is_open else f"key:{key_id}")
+    assert (line["status"], line["request_id"]) == (answer.status_code, answer.headers["x-request-id"])
+    assert line["message"] == ("allowed" if answer.ok else "refused")
+    if not answer.ok:
+        assert line["code"] == answer.json()["error"]["code"]
+    assert CANARY not in json.dumps(line)
+    assert text.rpartition("_")[2] not in audited.log.read_text()
+
+
+def test_a_new_download_is_told_by_its_id(audited: Audited) -> None:
+    answer, line = audited.ask("POST", "/v1/models/download", audited.admin[0], json=body_of("download"))
+    assert answer.status_code == 202
+    assert line["id"] == answer.json()["download_id"]
+
+
+def test_who_may_not_is_told_with_the_reason(audited: Audited) -> None:
+    answer, line = audited.ask("DELETE", f"/v1/downloads/{AN_ID}", audited.reader[0])
+    assert answer.status_code == 403
+    assert (line["message"], line["code"]) == ("refused", answer.json()["error"]["code"])
+    assert (line["key"], line["id"]) == (f"key:{audited.reader[1]}", AN_ID)
+    answer, line = audited.ask("POST", "/v1/gc", "hive_00000000_" + "x" * 43)
+    assert (answer.status_code, line["status"], "key" in line) == (401, 401, False)
+    answer, line = audited.ask("POST", "/v1/gc")
+    assert (line["status"], line["code"], line["route"]) == (401, "MISSING_API_KEY", "/v1/gc")
+
+
+def test_an_id_that_somebody_typed_is_not_repeated(audited: Audited) -> None:
+    answer, line = audited.ask("DELETE", f"/v1/models/hf_{CANARY}", audited.admin[0])
+    assert not answer.ok
+    assert "id" not in line
