@@ -24,6 +24,7 @@ from hive.downloads.record import TopicState
 from hive.errors import RedisUnavailable
 from hive.net.redis_url import RedisAddress
 from hive.redis_client import CommandThread, database_of
+from hive.streams.heartbeat import Heartbeat
 from hive.streams.pubsub import Subscription
 from hive.streams.topic import Subscriber, Topic
 from hive.wire import events, keys
@@ -43,15 +44,6 @@ SILENCE_S = 15.0
 MISSING_S = 60.0
 #: Seconds between two looks at silence and keep-alives.
 TICK_S = 0.5
-#: Seconds between two probes of the subscription, and until an unanswered one means that it is dead.
-PROBE_INTERVAL_S = 5.0
-PROBE_TIMEOUT_S = 10.0
-#: The same after an outage, which may have been a failover: commands go to another server then, and a subscription to
-#: one that hangs would be the last to notice.
-PROBE_INTERVAL_AFTER_OUTAGE_S = 0.5
-PROBE_TIMEOUT_AFTER_OUTAGE_S = 2.0
-#: Seconds that a newcomer waits until what was published before it came has been heard.
-CATCH_UP_TIMEOUT_S = 1.0
 
 
 class States(Protocol):
@@ -85,13 +77,11 @@ class Fanout:
         self._reads: dict[str, asyncio.Future[None]] = {}
         self._read_wanted = asyncio.Event()
         self._database = database_of(commands.client)
-        self._probe = channels.probe(uuid.uuid4().hex, self._database).encode()
-        self._probe_back_s = time.monotonic()
-        #: Probes that somebody waits for, by what they carry.
-        self._catching_up: dict[bytes, asyncio.Future[None]] = {}
         self._subscription = Subscription(
             redis, channels.pattern(self._database), self._on_message, self._on_subscribed
         )
+        own_channel = channels.probe(uuid.uuid4().hex, self._database)
+        self._heartbeat = Heartbeat(commands, self._subscription, own_channel)
         self._told = 0
         self._watchers = _Watchers()
         self._when_subscribed: list[Callable[[], None]] = []
@@ -185,22 +175,8 @@ class Fanout:
             del self._topics[topic.id]
 
     async def catch_up(self) -> None:
-        """Until everything that was published before this call has been heard here, or cannot come any more.
-
-        A message of ours goes the same way, and what comes behind it is news.
-        """
-        if not self.connected:
-            return
-        token = uuid.uuid4().bytes
-        heard = self._catching_up[token] = asyncio.get_running_loop().create_future()
-        try:
-            await self._commands.run(self._commands.client.publish, self._probe, token)
-            async with asyncio.timeout(CATCH_UP_TIMEOUT_S):
-                await heard
-        except (RedisUnavailable, TimeoutError):
-            return
-        finally:
-            del self._catching_up[token]
+        """Until everything that was published before this call has been heard here, or cannot come any more."""
+        await self._heartbeat.catch_up()
 
     def watch_all(self, subscriber: Subscriber, principal: Principal = ANONYMOUS) -> None:
         """Put this subscriber on every download that the principal may see and of which something is heard from now
@@ -221,7 +197,7 @@ class Fanout:
     async def run(self) -> None:
         """Everything that keeps the topics current, until cancelled."""
         async with asyncio.TaskGroup() as group:
-            for loop in (self._subscription.run, self._deliver, self._read_batches, self._tick, self._probe_loop):
+            for loop in (self._subscription.run, self._deliver, self._read_batches, self._tick, self._heartbeat.run):
                 group.create_task(_forever(loop))
 
     async def _deliver(self) -> None:
@@ -287,39 +263,11 @@ class Fanout:
                 await asyncio.sleep(0)
         return len(subscribers)
 
-    async def _probe_loop(self) -> None:
-        """Publish to ourselves: a connection can be dead though nothing says so, and pub/sub has no other sign of
-        life.
-        """
-        failures, alarmed, sent_s = self._commands.failures, False, time.monotonic()
-        while True:
-            await asyncio.sleep(PROBE_INTERVAL_AFTER_OUTAGE_S)
-            if self._commands.failures != failures:
-                failures, alarmed = self._commands.failures, True
-            elif self._probe_back_s >= sent_s:
-                alarmed = False
-            if not alarmed and time.monotonic() - sent_s < PROBE_INTERVAL_S:
-                continue
-            sent_s = time.monotonic()
-            try:
-                await self._commands.run(self._commands.client.publish, self._probe, b"")
-            except RedisUnavailable:
-                self._probe_back_s = time.monotonic()
-                continue
-            timeout_s = PROBE_TIMEOUT_AFTER_OUTAGE_S if alarmed else PROBE_TIMEOUT_S
-            if self.connected and time.monotonic() - self._probe_back_s > timeout_s:
-                log.warning("the subscription is silent; connecting again")
-                self._probe_back_s = time.monotonic()
-                self._subscription.abort()
-
     # -- what arrives ------------------------------------------------------------------------------------------------
 
     def _on_subscribed(self) -> None:
         """Whatever was said until now may have been missed: read every unfinished topic again."""
-        self._probe_back_s = time.monotonic()
-        for heard in self._catching_up.values():
-            if not heard.done():
-                heard.set_result(None)
+        self._heartbeat.on_subscribed()
         for topic in self._topics.values():
             if not topic.terminal:
                 topic.stale = True
@@ -328,11 +276,7 @@ class Fanout:
             callback()
 
     def _on_message(self, channel: bytes, payload: bytes) -> None:
-        if channel == self._probe:
-            self._probe_back_s = time.monotonic()
-            heard = self._catching_up.get(payload)
-            if heard is not None and not heard.done():
-                heard.set_result(None)
+        if self._heartbeat.hear(channel, payload):
             return
         download_id = self._channels.id_of(channel, self._database)
         if download_id is None:

@@ -9,10 +9,13 @@ import uuid
 from collections.abc import AsyncIterator
 
 import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from hive.downloads.context import DownloadContext
+from hive.errors import RedisUnavailable
 from hive.redis_client import CommandThread, RedisClient, connect
 from hive.streams import fanout as fanout_module
+from hive.streams import heartbeat
 from hive.streams.fanout import Fanout
 from hive.streams.topic import Topic
 from hive.wire import keys
@@ -190,12 +193,12 @@ async def test_a_record_that_redis_lost_ends_its_streams_after_a_while(
         assert b"DOWNLOAD_NOT_FOUND" in topic.encode(0)
 
 
-async def test_a_dead_subscription_is_found_by_the_probe(
+async def test_a_dead_subscription_is_found_by_the_heartbeat(
     redis_url: str, downloads: DownloadContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing says that the connection is dead: Redis forgets the subscription, the socket stays open."""
-    monkeypatch.setattr(fanout_module, "PROBE_INTERVAL_S", 0.1)
-    monkeypatch.setattr(fanout_module, "PROBE_TIMEOUT_S", 0.3)
+    for name, value in (("INTERVAL_AFTER_OUTAGE_S", 0.1), ("INTERVAL_S", 0.1), ("TIMEOUT_S", 0.3)):
+        monkeypatch.setattr(heartbeat, name, value)
     download_id = create(downloads)
     held = claim(downloads, download_id)
     async with running(redis_url) as fanout:
@@ -209,6 +212,26 @@ async def test_a_dead_subscription_is_found_by_the_probe(
         downloads.claims.publish(held, 2, downloading(10))
         await wait_for_async(lambda: watcher.seen[-1] == (held.fence, 2))
         assert subscription._protocol is not dead
+
+
+async def test_one_command_that_failed_does_not_cost_a_subscription_that_works(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The beat before lies as far back as in calm, which is longer than a beat may take after an outage."""
+    for name, value in (("INTERVAL_AFTER_OUTAGE_S", 0.1), ("INTERVAL_S", 600.0)):
+        monkeypatch.setattr(heartbeat, name, value)
+
+    def fails() -> None:
+        raise RedisConnectionError
+
+    async with running(redis_url) as fanout:
+        fanout._heartbeat._heard_s -= 4.0
+        before = fanout.messages_received
+        with pytest.raises(RedisUnavailable):
+            await fanout._commands.run(fails)
+        await wait_for_async(lambda: fanout.messages_received > before, "the beat that follows is heard")
+        assert fanout.connected
+        assert fanout.reconnects == 0
 
 
 @pytest.mark.parametrize("mine", [0, 1])
