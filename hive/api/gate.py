@@ -46,7 +46,7 @@ ANSWER_HEADERS: Final = "hive.answer_headers"
 #: Answered whatever the Host: a supervisor or load balancer asks by numbers that nobody foresees, and learns nothing.
 _PROBES: Final = frozenset({"/healthz", "/readyz"})
 #: Statuses of what passes: whoever asks again later may be let in.
-PASSING: Final = frozenset({429, 503})
+_PASSING: Final = frozenset({429, 503})
 #: Seconds that a browser may keep the answer to a preflight.
 PREFLIGHT_TTL_S: Final = 600
 _METHODS: Final = b"GET, HEAD, POST, PUT, DELETE"
@@ -139,7 +139,7 @@ class Gate:
             error = errors.InternalError()
         elif PRINCIPAL not in scope:
             error = self._refusal(scope, error)
-        if error.status not in PASSING or self._ask_back is None or not await self._ask_back(scope, send):
+        if error.status not in _PASSING or self._ask_back is None or not await self._ask_back(scope, send):
             await error_response(error)(scope, receive, send)
 
     def _refusal(self, scope: Scope, error: errors.HiveError) -> errors.HiveError:
