@@ -2,7 +2,7 @@
 Redis.
 
 Problem: the HTTP process must answer within seconds whatever Redis does, with two connections however many clients it
-has (this one for commands, one for pub/sub in `fanout.py`); RQ knows only blocking clients. A pool of blocking
+has (this one for commands, one for pub/sub in `streams/pubsub.py`); RQ knows only blocking clients. A pool of blocking
 clients in a pool of threads would open a connection per busy thread, and an async twin of every call would be a
 second implementation of the same scripts. So: one thread, one connection, one queue in front of it, and a deadline on
 each call. A call is a round trip or two, so one thread carries thousands a second.
@@ -159,8 +159,7 @@ class CommandThread:
 
         Raises:
             RedisUnavailable: when Redis is away, or no answer came within the deadline. A call that was not begun is
-            dropped; one
-                that was begun may still take effect, so callers send only what is safe to repeat.
+                dropped; one that was begun may still take effect, so callers send only what is safe to repeat.
         """
         if self._waiting >= MAX_WAITING_CALLS:
             raise RedisUnavailable

@@ -28,18 +28,8 @@ _OWN_MISTAKES: Final = (
     exceptions.PubSubError,
     exceptions.InvalidPipelineStack,
 )
-#: What Redis may answer with the code ERR that is no mistake of the caller.
-_REFUSALS_AS_ERR: Final = (
-    "acl failure",
-    "db index is out of range",
-    "max number of clients",
-    "unknown command",
-    "not allowed",
-    "select is not allowed",
-    "cluster",
-    "operation not permitted",
-    "disabled",
-)
+#: What Redis may answer with the code ERR that is no mistake of the caller, and has no code of its own below.
+_REFUSALS_AS_ERR: Final = ("unknown command", "not allowed", "operation not permitted", "disabled")
 #: What redis-py puts in front of a reply inside a pipeline: the command, with whatever was in it.
 _IN_PIPELINE: Final = re.compile(r"^Command # \d+ \(.*\) of pipeline caused error: ", re.DOTALL)
 _CODE: Final = re.compile(r"-?([A-Z][A-Z]{2,})\b")
