@@ -36,7 +36,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from hive import errors, logs
 from hive.api.authentication import Authenticator
 from hive.api.forwarded import forwarded_of
-from hive.api.json import MAX_PROMPT_BODY_BYTES, error_response, max_body_bytes
+from hive.api.json import MAX_PROMPT_BODY_BYTES, body_too_large, error_response, max_body_bytes
 from hive.auth.principal import ANONYMOUS, NOBODY, PRINCIPAL, Principal
 
 log = logging.getLogger("hive.api.gate")
@@ -176,8 +176,8 @@ class Gate:
             raise errors.ForeignOrigin
         if changes and headers.has_body and headers.is_from_browser and not headers.is_json:
             raise errors.UnsupportedMediaType
-        if headers.body_bytes > (limit := max_body_bytes(scope["path"])):
-            raise errors.BodyTooLarge(f"The request body is over {limit // 1024} KiB.", limit_bytes=limit)
+        if headers.body_bytes > max_body_bytes(scope["path"]):
+            raise body_too_large(scope["path"])
 
     def _check_host(self, scope: Scope, headers: _Headers) -> None:
         if not headers.hosts and scope["http_version"] == "1.0":

@@ -5,8 +5,8 @@ nobody takes their answers, waits for ever for the rest of a head or body, and h
 client has. hive often has nothing in front of it. So here:
 
     a head               32 KiB and 100 headers, else 431; whole within 10 s of its first byte, else 408
-    a body               64 KiB (routes read no more, and what nobody reads ends the connection), and 512 KiB with what
-                         frames it: chunks' sizes, their extensions, trailers; whole within 30 s
+    a body               64 KiB, a prompt 256 KiB (routes read no more, and what nobody reads ends the connection), and
+                         512 KiB with what frames it: chunks' sizes, their extensions, trailers; whole within 30 s
     silence              30 s before the first request, and between two
     pipelined requests   16 wait; what comes then stays unparsed, and the connection is not read
     connections          as many as there are descriptors for. One address has some; those above must ask within 5 s and
@@ -39,9 +39,9 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from hive.api.gate import ANSWER_HEADERS
-from hive.api.json import MAX_BODY_BYTES
+from hive.api.json import MAX_BODY_BYTES, body_too_large
 from hive.auth.holder import LOOPBACK, holder_of_address
-from hive.errors import BadRequest, BodyTooLarge, HeadersTooLarge, HiveError, RequestTimeout
+from hive.errors import BadRequest, HeadersTooLarge, HiveError, RequestTimeout
 from hive.net.forwarded import TrustedProxies
 from hive.streams import sse
 from hive.streams.writer import EXTENSION, Listener, SocketWriter
@@ -341,7 +341,7 @@ class HttpProtocol(HttpToolsProtocol):
                 if self.cycle.response_complete:
                     self._linger()  # answered without it
                 else:
-                    self._refusal = self._refusal or BodyTooLarge(limit_bytes=MAX_BODY_BYTES)
+                    self._refusal = self._refusal or body_too_large(self.scope["path"])
         if self._refusal is not None and not self._lingering:
             self._refuse(self._refusal)
 

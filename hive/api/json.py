@@ -30,6 +30,12 @@ def max_body_bytes(path: str) -> int:
     return MAX_PROMPT_BODY_BYTES if path == INFERENCE_PATH or path in OPENAI_PATHS else MAX_BODY_BYTES
 
 
+def body_too_large(path: str) -> errors.BodyTooLarge:
+    """What is told of a longer one."""
+    limit = max_body_bytes(path)
+    return errors.BodyTooLarge(f"The request body is over {limit // 1024} KiB.", limit_bytes=limit)
+
+
 class JsonResponse(Response):
     """An answer in JSON, from one of the records of hive.wire.api."""
 

@@ -15,7 +15,7 @@ from typing import Final
 from starlette.types import Receive, Scope, Send
 
 from hive import errors
-from hive.api.json import max_body_bytes
+from hive.api.json import body_too_large, max_body_bytes
 from hive.serving.relay import Relay
 from hive.serving.upstream import Headers, Target
 from hive.streams import sse
@@ -42,7 +42,7 @@ async def read_whole(scope: Scope, receive: Receive) -> bytes:
             raise errors.BadRequest("The request broke off.")
         body += message.get("body", b"")
         if len(body) > limit:
-            raise errors.BodyTooLarge(f"The request body is over {limit // 1024} KiB.", limit_bytes=limit)
+            raise body_too_large(scope["path"])
         if not message.get("more_body"):
             return bytes(body)
 

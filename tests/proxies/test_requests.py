@@ -24,8 +24,8 @@ pytestmark = pytest.mark.slow
 
 #: Where a client sits, as the proxy sees it, and what it claims.
 CLIENT, CLAIMED = "127.0.0.9", "203.0.113.7"
-#: Bytes that hive takes as a body, and more than the files let through.
-TOO_LARGE_FOR_HIVE, TOO_LARGE = 70_000, 300_000
+#: Bytes of bodies: one that hive refuses where it is no prompt, and more than the files let through.
+TOO_LARGE_FOR_HIVE, TOO_LARGE = 200_000, 1_200_000
 
 
 class _From(HTTPAdapter):
@@ -71,14 +71,17 @@ def test_keys_tickets_and_addresses_pass(guarded_proxy: Proxy, guarded: Guarded,
     assert client.get(f"{url}/v1/models").status_code == 200, "the session's cookie passes"
 
 
-def status_of_head(proxy: Proxy, headers: dict[str, str]) -> int:
-    """What is answered to the head of a POST alone."""
+def answer_to_head(proxy: Proxy, headers: dict[str, str]) -> bytes:
+    """The head of what is answered to the head of a POST alone."""
     sent = {"Host": "localhost", "Content-Type": "application/json", **headers}
     lines = ["POST /v1/models/download HTTP/1.1", *(f"{name}: {value}" for name, value in sent.items())]
     plain = socket.create_connection(("localhost", proxy.port), 30)
     with proxy.tls.wrap_socket(plain, server_hostname="localhost") as connection:
         connection.sendall(("\r\n".join(lines) + "\r\n\r\n").encode())
-        return int(connection.recv(100).split()[1])
+        answer = b""
+        while b"\r\n\r\n" not in answer:
+            answer += connection.recv(4096)
+        return answer.partition(b"\r\n\r\n")[0]
 
 
 def test_sizes_are_bounded_and_json_alone_is_compressed(
@@ -86,12 +89,15 @@ def test_sizes_are_bounded_and_json_alone_is_compressed(
 ) -> None:
     url, key = guarded_proxy.url, guarded.header
 
-    def send(size: int) -> requests.Response:
-        return client.post(f"{url}/v1/models/download", headers=key, json={"model_ref": "x" * size})
+    def send(path: str, size: int) -> requests.Response:
+        return client.post(f"{url}{path}", headers=key, json={"model": "x", "prompt": "x" * size})
 
-    assert send(TOO_LARGE_FOR_HIVE).json()["error"]["code"] == "BODY_TOO_LARGE"
+    assert send("/v1/models/download", TOO_LARGE_FOR_HIVE).json()["error"]["code"] == "BODY_TOO_LARGE"
+    assert send("/v1/completions", TOO_LARGE_FOR_HIVE).json()["error"]["code"] == "MODEL_NOT_LOADED"
     # Only the head: who is refused while it sends a body may hear of a broken connection instead.
-    assert status_of_head(guarded_proxy, {**key, "Content-Length": str(TOO_LARGE)}) == 413
+    answer = answer_to_head(guarded_proxy, {**key, "Content-Length": str(TOO_LARGE)})
+    assert answer.split()[1] == b"413"
+    assert b"x-request-id" not in answer.lower(), "it did not come as far as hive"
 
     packed = client.get(f"{url}/openapi.json", headers={"Accept-Encoding": "gzip"})
     assert packed.headers["content-encoding"] == "gzip"
