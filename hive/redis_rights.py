@@ -98,7 +98,7 @@ def channel_pattern(database: int) -> str:
     """The pattern of a database's channels: Redis lets a user subscribe to a pattern only where that very pattern is
     among the user's.
     """
-    return keys.events_pattern(database)
+    return keys.DOWNLOAD_CHANNELS.pattern(database)
 
 
 def rules(database: int = 0) -> list[str]:

@@ -303,7 +303,7 @@ class Fanout:
 
     def _on_owners(self, channel: bytes) -> None:
         """Others share a download now. Who, is read: a read that is under way would otherwise undo what was told."""
-        download_id = keys.id_of_owners_channel(channel, self._database)
+        download_id = keys.OWNERS_CHANNELS.id_of(channel, self._database)
         if download_id is None or (download_id not in self._topics and not self._watchers):
             return
         self._topics.setdefault(download_id, Topic(download_id))

@@ -79,9 +79,6 @@ LLM_HOSTS: Final = "hive:llm:hosts"
 #: Hash: how to start again the workers that ended because nobody asked, by what their requests have in common.
 LLM_RESTING: Final = "hive:llm:resting"
 
-#: What a process in database 0 subscribes to: every download's channel.
-EVENTS_PATTERN: Final = "hive:events:*"
-
 
 def record(download_id: str) -> str:
     """Hash: the record of a download."""
@@ -100,28 +97,11 @@ def events(download_id: str, database: int) -> str:
     return f"{_events_prefix(database)}{{{download_id}}}"
 
 
-def events_pattern(database: int) -> str:
-    """What a process subscribes to: the channel of every download in this database."""
-    return f"{_events_prefix(database)}*"
-
-
 def owners_prefix(database: int) -> str:
     """What the channels begin with that tell who shares a download from now on. Who listens to events hears them too,
     and does not take them for any.
     """
     return f"{_events_prefix(database)}owners:"
-
-
-def id_of_owners_channel(channel: bytes, database: int = 0) -> str | None:
-    """The download whose owners this channel tells, or None where it is another channel."""
-    text, prefix = channel.decode("ascii", "replace"), owners_prefix(database) + "{"
-    return text[len(prefix) : -1] if text.startswith(prefix) and text.endswith("}") else None
-
-
-def id_of_channel(channel: bytes, database: int = 0) -> str | None:
-    """The download id in a channel's name, or None where it is not one of this database."""
-    text, prefix = channel.decode("ascii", "replace"), _events_prefix(database) + "{"
-    return text[len(prefix) : -1] if text.startswith(prefix) and text.endswith("}") else None
 
 
 def quota(day: int) -> str:
@@ -204,11 +184,6 @@ def cooldown(host: str) -> str:
     return f"hive:cooldown:{host}"
 
 
-def probe(replica: str, database: int = 0) -> str:
-    """Channel: what an HTTP process sends itself to see that its subscription is alive."""
-    return f"{_events_prefix(database)}probe:{replica}"
-
-
 def llm_worker(worker_id: str) -> str:
     """Hash: the record of an LLM worker; expires after its end, never before."""
     return f"hive:llm:{{{worker_id}}}"
@@ -258,6 +233,7 @@ class Channels(NamedTuple):
         return f"{self.prefix(database)}probe:{name}"
 
 
-#: Those of downloads, and those of models that are loaded.
+#: Those of downloads, those that tell who shares one, and those of models that are loaded.
 DOWNLOAD_CHANNELS: Final = Channels(_events_prefix)
+OWNERS_CHANNELS: Final = Channels(owners_prefix)
 LLM_CHANNELS: Final = Channels(llm_events_prefix)

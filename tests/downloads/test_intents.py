@@ -282,7 +282,7 @@ def test_fences_grow_also_where_the_clock_of_the_new_redis_is_behind(
 
 def test_everybody_who_listens_is_told(downloads: DownloadContext, store: RedisClient) -> None:
     with store.pubsub() as listening:
-        listening.psubscribe(keys.EVENTS_PATTERN)
+        listening.psubscribe(keys.DOWNLOAD_CHANNELS.pattern(0))
         listening.get_message(timeout=5)
         entry = an_intent()
         restore(store, entry, None, 6.0)

@@ -146,8 +146,8 @@ def told(pubsub: Any, download_id: str) -> int:
     found = 0
     while (message := pubsub.get_message(timeout=0.1)) is not None:
         if message["type"] == "pmessage":
-            found += keys.id_of_owners_channel(message["channel"]) == download_id
-            assert keys.id_of_channel(message["channel"]) in (None, download_id)
+            found += keys.OWNERS_CHANNELS.id_of(message["channel"], 0) == download_id
+            assert keys.DOWNLOAD_CHANNELS.id_of(message["channel"], 0) in (None, download_id)
     return found
 
 
@@ -157,7 +157,7 @@ def test_who_gives_up_a_share_is_out_and_the_last_one_ends_the_download(
     download_id, _ = asked(downloads, "alice")
     asked(downloads, "bob")
     with store.pubsub() as pubsub:
-        pubsub.psubscribe(keys.EVENTS_PATTERN)
+        pubsub.psubscribe(keys.DOWNLOAD_CHANNELS.pattern(0))
         assert downloads.tracker.leave(download_id, "carol") == "gone"
         assert told(pubsub, download_id) == 0
         assert downloads.tracker.leave(download_id, "alice") == "left"

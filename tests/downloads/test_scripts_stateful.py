@@ -59,7 +59,7 @@ class Downloads(RuleBasedStateMachine):
             self.redis.flushall()
         self.downloads = download_context(self.redis, ended_ttl_s=3600, max_queued=10, lease_s=60)
         self.pubsub = self.redis.pubsub()
-        self.pubsub.psubscribe(keys.EVENTS_PATTERN)
+        self.pubsub.psubscribe(keys.DOWNLOAD_CHANNELS.pattern(0))
         self.told: list[tuple[Version, bool, bytes]] = []
         self.id, _ = self.downloads.tracker.create(new())
         self.claims: dict[str, tuple[Claim, int]] = {}
@@ -240,7 +240,7 @@ class Downloads(RuleBasedStateMachine):
         if not hasattr(self, "downloads"):
             return
         while (message := self.pubsub.get_message(timeout=0.01 if type(self).client else 0)) is not None:
-            if message["type"] == "pmessage" and keys.id_of_channel(message["channel"]) == self.id:
+            if message["type"] == "pmessage" and keys.DOWNLOAD_CHANNELS.id_of(message["channel"], 0) == self.id:
                 parsed = parse_message(message["data"])
                 assert parsed is not None
                 self.told.append(tuple(parsed))  # type: ignore[arg-type]

@@ -254,11 +254,11 @@ async def test_two_hives_in_two_databases_of_one_redis_do_not_hear_each_other(re
 
 
 async def test_channels_of_database_0_have_the_names_of_the_first_release() -> None:
-    assert (keys.events("x", 0), keys.events_pattern(0)) == ("hive:events:{x}", "hive:events:*")
-    assert not fnmatch.fnmatch(keys.events("x", 7), keys.events_pattern(0))
-    assert keys.id_of_channel(keys.events("x", 7).encode(), 7) == "x"
-    assert keys.id_of_channel(keys.events("x", 7).encode(), 0) is None
-    assert keys.id_of_channel(keys.events("x", 0).encode(), 7) is None
+    assert (keys.events("x", 0), keys.DOWNLOAD_CHANNELS.pattern(0)) == ("hive:events:{x}", "hive:events:*")
+    assert not fnmatch.fnmatch(keys.events("x", 7), keys.DOWNLOAD_CHANNELS.pattern(0))
+    assert keys.DOWNLOAD_CHANNELS.id_of(keys.events("x", 7).encode(), 7) == "x"
+    assert keys.DOWNLOAD_CHANNELS.id_of(keys.events("x", 7).encode(), 0) is None
+    assert keys.DOWNLOAD_CHANNELS.id_of(keys.events("x", 0).encode(), 7) is None
 
 
 async def test_what_was_published_before_has_been_heard_by_who_has_caught_up(

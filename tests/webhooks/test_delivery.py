@@ -253,7 +253,7 @@ def test_no_url_and_no_secret_is_shown_anywhere(
     receiver.default = Reply(500)
     download_id = post(server, webhook_url=f"{receiver.url}/{CANARY}?key={CANARY}").json()["download_id"]
     events = store.pubsub()
-    events.psubscribe(keys.EVENTS_PATTERN)
+    events.psubscribe(keys.DOWNLOAD_CHANNELS.pattern(0))
 
     def clean() -> None:
         texts = (CANARY.encode(), SECRET.encode(), SECRET.removeprefix("whsec_").encode())
