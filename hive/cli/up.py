@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from ipaddress import ip_address
 from typing import TYPE_CHECKING, NamedTuple
 
 import click
@@ -13,7 +12,7 @@ import click
 from hive import cli
 from hive.cli.errors import USAGE, CliError, say_hints, style
 from hive.cli.output import echo_lines
-from hive.net.server_address import parse_server_address
+from hive.net.server_address import is_loopback, parse_server_address
 from hive.processes.children import python_module
 from hive.settings import Settings
 from hive.terminal import plain, plain_json
@@ -200,7 +199,7 @@ def listen_address(settings: Settings, host: str | None, port: int | None) -> Ad
 
 def _check_reach(address: Address, *, keys_on: bool, allow_unauthenticated: bool) -> None:
     """Raises CliError where others could reach the address, and neither keys nor anybody's word keep them out."""
-    if not (keys_on or allow_unauthenticated or _is_local(address.host)):
+    if not (keys_on or allow_unauthenticated or is_loopback(address.host)):
         raise CliError(
             f"There is no API key, so hive does not listen on {address.host}, where others can reach it.",
             "hive key new --name NAME --scopes read,pull  # and others need one",
@@ -213,9 +212,9 @@ def _check_publication(settings: Settings, address: Address, *, keys_on: bool, a
     """The same for a server in a container, which listens on all addresses: where it is said at which address of the
     host it is published, that one counts. Raises CliError.
     """
-    if settings.published_at is None or _is_local(address.host):
+    if settings.published_at is None or is_loopback(address.host):
         _check_reach(address, keys_on=keys_on, allow_unauthenticated=allow_unauthenticated)
-    elif not (keys_on or allow_unauthenticated or _is_local(settings.published_at)):
+    elif not (keys_on or allow_unauthenticated or is_loopback(settings.published_at)):
         raise CliError(
             f"There is no API key, so hive does not serve at {settings.published_at}, where others can reach it.",
             "docker compose run --rm api key new --name NAME --scopes admin  # and every request needs one",
@@ -259,13 +258,6 @@ def _own_key(settings: Settings) -> str:
             f"No key can be made for the command line: {error}.", "export HIVE_API_KEY_FILE=/path/to/an/admin/key"
         )
         return given_key(settings)
-
-
-def _is_local(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _settings_with_redis(command: str) -> Settings:

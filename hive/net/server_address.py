@@ -67,6 +67,14 @@ def parse_server_address(text: str) -> ServerAddress:
     return ServerAddress(scheme, host, port, parts.path.rstrip("/"), credentials + at)
 
 
+def is_loopback(host: str) -> bool:
+    """Whether this number or name is of this machine alone."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def _is_host(host: str) -> bool:
     if ":" in host:
         try:

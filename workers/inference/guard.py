@@ -28,6 +28,7 @@ from hive.errors import (
     MissingApiKey,
     UnsupportedMediaType,
 )
+from hive.net.server_address import is_loopback
 from hive.serving.worker_access import TOKEN_HEADER, worker_token
 from hive.settings import Settings
 from workers.inference.http1 import Request
@@ -49,7 +50,7 @@ class Guard:
         self._token = worker_token(settings.secret_key_path, worker_id)
         self._host = host.lower()
         self._names = {name.partition(":")[0] for name in settings.public_host_names}
-        self._is_local = _is_loopback(host)
+        self._is_local = is_loopback(host)
         self._looked_s = time.monotonic()
 
     async def check(self, request: Request) -> None:
@@ -111,10 +112,3 @@ def _is_number(name: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
