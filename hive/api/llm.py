@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import parse_qs
@@ -20,6 +19,7 @@ from hive.api.downloads import read_spec
 from hive.api.json import JsonResponse, error_response, read_body
 from hive.api.services import Services, services_of
 from hive.auth.principal import PRINCIPAL, Principal, principal_of
+from hive.net.server_address import is_loopback
 from hive.settings import Settings
 from hive.streams import sse
 from hive.wire.api import MAX_ID_CHARS, OPENAI_PATHS, PlanRequest
@@ -43,7 +43,7 @@ async def spawn(request: Request) -> Response:
     body = await read_body(request, SpawnRequest)
     services, principal = services_of(request), principal_of(request)
     settings = services.settings
-    if sum(given is not None for given in (body.model_ref, body.model)) + (body.model_path is not None) == 0:
+    if body.model_ref is None and body.model is None and body.model_path is None:
         raise errors.BadRequest("Say which model: 'model_ref' (or 'model'), or 'model_path'.")
     services.rates.admit_ask(request)
     path = _path_in_store(body.model_path, settings) if body.model_path is not None else ""
@@ -74,7 +74,7 @@ async def ready(request: Request) -> Response:
     if match is None or not 1 <= int(match["port"]) <= 65_535:
         raise errors.BadRequest("'url' is an address such as http://127.0.0.1:8081.")
     services = services_of(request)
-    if not services.keys.on and not _is_loopback(match["host"].strip("[]")):
+    if not services.keys.on and not is_loopback(match["host"].strip("[]")):
         raise errors.UnsafeUrl("Without API keys only workers of this machine may register: http://127.0.0.1:PORT.")
     await services.serving.service.register(body)
     return JsonResponse(Said(message="Worker registered as ready"))
@@ -169,8 +169,7 @@ async def loading(services: Services, scope: Scope, receive: Receive, send: Send
             await Response(status_code=200, headers=headers)(scope, receive, send)
             return
         # Models in memory belong to nobody: whoever may watch, may watch all of them.
-        everybody = {**scope, PRINCIPAL: dataclasses.replace(principal_of(scope), sees_all=True)}
-        scope[PRINCIPAL] = everybody[PRINCIPAL]
+        scope[PRINCIPAL] = dataclasses.replace(principal_of(scope), sees_all=True)
         asked = sse.read_stream_request(scope["headers"], query)
         if not await services.serving.streams(worker_id, asked, scope, receive, send):
             raise errors.LlmWorkerNotFound(worker_id=worker_id)
@@ -232,10 +231,11 @@ async def _try_each(
     from hive.serving.service import target_of
 
     records = await _serving(services, scope, model)
+    opened = services.serving.answers
     for number, record in enumerate(records):
         headers = services.serving.service.headers(record)
         is_last = number == len(records) - 1
-        if await pass_on(target_of(record), headers, body, scope, receive, send, is_last=is_last):
+        if await pass_on(target_of(record), headers, body, scope, receive, send, is_last=is_last, opened=opened):
             return
 
 
@@ -254,13 +254,6 @@ async def _serving(services: Services, scope: Scope, model: str | None) -> list[
     wanted = Wanted(model, "cpu", 0, settings.llm_context, settings.llm_slots, settings.llm_idle_s)
     await service.spawn(wanted, spec)
     return await service.serving(model)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _spec(ref: str, settings: Settings, principal: Principal) -> DownloadSpec:

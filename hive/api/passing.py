@@ -16,14 +16,15 @@ from starlette.types import Receive, Scope, Send
 
 from hive import errors
 from hive.api.json import body_too_large, max_body_bytes
+from hive.auth.principal import principal_of
 from hive.serving.relay import Relay
 from hive.serving.upstream import Headers, Target
 from hive.streams import sse
+from hive.streams.revocation import Opened
 from hive.streams.writer import EXTENSION, HandOver, SocketWriter
 
-#: Bytes of an answer that is no stream, and of a stream that wait for a connection that could not be had.
+#: Bytes of an answer that is no stream, or of one whose connection could not be had.
 MAX_WHOLE_BYTES: Final = 64 << 20
-MAX_PENDING_BYTES: Final = 65_536
 #: What of a request goes on to the worker.
 PASSED_ON: Final = frozenset({b"content-type", b"accept", b"x-request-deadline", b"x-deadline"})
 
@@ -48,10 +49,18 @@ async def read_whole(scope: Scope, receive: Receive) -> bytes:
 
 
 async def pass_on(
-    target: Target, headers: Headers, body: bytes, scope: Scope, receive: Receive, send: Send, *, is_last: bool
+    target: Target,
+    headers: Headers,
+    body: bytes,
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    *,
+    is_last: bool,
+    opened: set[Opened],
 ) -> bool:
     """Ask the worker, and answer the client. False, with nothing sent, where the worker has no free slot and it is not
-    the last that could be asked.
+    the last that could be asked. `opened` has the answer for as long as it is on its way.
 
     Raises:
         InferenceFailed: the worker does not answer.
@@ -62,12 +71,14 @@ async def pass_on(
     own = [(name, value) for name, value in scope["headers"] if name in PASSED_ON]
     asking = asyncio.create_task(relay.run(target, scope["method"], scope["path"], (*own, *headers), body))
     watching = asyncio.create_task(_until_gone(receive))
+    opened.add(answer)
     try:
         await answer.settled(asking, watching)
         if watching.done() and not answer.is_handed_over:
             relay.stop()
         await asking
     finally:
+        opened.discard(answer)
         watching.cancel()
         with contextlib.suppress(asyncio.CancelledError, Exception):
             await watching
@@ -96,6 +107,7 @@ class PassedAnswer:
         self._headers: list[tuple[bytes, bytes]] = []
         self._body = bytearray()
         self._begun = asyncio.Event()
+        self.principal = principal_of(scope)
         self.status = 0
         self.stop: Callable[[], None] = lambda: None
         self.on_gone: Callable[[], None] | None = None
@@ -105,6 +117,11 @@ class PassedAnswer:
     def is_handed_over(self) -> bool:
         """Whether the client's connection is the answer's own."""
         return self._writer is not None
+
+    def close(self, retry_ms: int) -> None:
+        """Its key counts no more: a stream is cut, and an answer that is whole soon is let be."""
+        if self.is_handed_over:
+            self.stop()
 
     async def settled(self, asking: asyncio.Task[None], watching: asyncio.Task[None]) -> None:
         """Return when the answer is over, has its own connection, or the client has gone."""

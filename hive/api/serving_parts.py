@@ -18,6 +18,7 @@ from hive.net.redis_url import RedisAddress
 from hive.redis_client import CommandThread
 from hive.settings import Settings
 from hive.streams.fanout import Fanout
+from hive.streams.revocation import Opened, end_dead
 from hive.streams.stream import StreamEndpoint
 from hive.wire.keys import LLM_CHANNELS
 
@@ -45,6 +46,8 @@ class LazyServing:
         self._service: ServingService | None = None
         self._streams: StreamEndpoint | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        #: The answers of models that are on their way to clients.
+        self.answers: set[Opened] = set()
 
     @property
     def service(self) -> ServingService:
@@ -73,8 +76,9 @@ class LazyServing:
         return self._streams
 
     async def end_dead(self, is_alive: Callable[[Principal], bool]) -> int:
-        """End the streams of principals that are not alive any more; how many."""
-        return await self._streams.end_dead(is_alive) if self._streams is not None else 0
+        """End the streams of principals that are not alive any more, of loading and of tokens; how many."""
+        ended = await end_dead(self.answers, is_alive)
+        return ended + (await self._streams.end_dead(is_alive) if self._streams is not None else 0)
 
     async def drain(self, window_s: float) -> None:
         """End the streams so that their clients come back, elsewhere."""

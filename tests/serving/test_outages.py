@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -96,6 +98,55 @@ def test_where_keys_are_on_both_addresses_want_one_and_hive_reaches_its_worker(
     finally:
         server_fleet.stop()
     server_fleet.check()
+
+
+@contextlib.contextmanager
+def loaded(env: dict[str, str], key: str) -> Iterator[tuple[Fleet, dict[str, Any]]]:
+    """A fleet that wants keys, and the worker that has the model."""
+    fleet = Fleet(env, with_pool=False)
+    headers = {"Authorization": f"Bearer {key}"}
+    try:
+        fleet.pool = Workers(fleet.env)
+        wait_for(lambda: fleet.get("/v1/devices", headers=headers).json().get("devices"))
+        answer = fleet.post("/v1/workers/spawn", {"model_ref": MODEL}, headers=headers)
+        assert answer.status_code == 200, answer.text
+        told = fleet.get(f"/v1/loading/progress?id={answer.json()['worker_id']}", headers=headers)
+        assert events_of(told.content)[-1] == {"stage": "ready"}
+        yield fleet, answer.json()
+    finally:
+        fleet.stop()
+    fleet.check()
+
+
+def test_a_worker_wants_the_keys_of_a_file_that_is_named_and_webhooks_do_not_keep_it_from_starting(
+    env: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "elsewhere").mkdir(mode=0o700)
+    key_file = KeyFile(tmp_path / "elsewhere" / "keys.json")
+    webhooks = {"HIVE_WEBHOOK_URLS": "https://hooks.invalid/", "HIVE_WEBHOOK_SECRET": "s" * 32}
+    key = make(key_file, "read", "pull", "run")
+    with loaded({**env, **webhooks, "HIVE_API_KEYS_FILE": str(key_file.path)}, key) as (_, spawned):
+        asked = {"prompt": "?", "max_tokens": 1}
+        own = f"{spawned['url']}/v1/inference"
+        assert requests.post(own, json=asked, timeout=30).status_code == 401
+        assert requests.post(own, json=asked, headers={"Authorization": f"Bearer {key}"}, timeout=30).status_code == 200
+
+
+def test_a_stream_of_tokens_ends_soon_after_its_key(env: dict[str, str], key_file: KeyFile, tmp_path: Path) -> None:
+    standin = write_standin(tmp_path / "engine", tokens_per_s=20)
+    kept, revoked = make(key_file, "read", "pull", "run"), make(key_file, "run")
+    with loaded({**env, "HIVE_LLAMA_SERVER": str(standin), "HIVE_LLM_SLOTS": "2"}, kept) as (fleet, _):
+        body = {"prompt": "?", "model": MODEL, "max_tokens": 2_048}
+        goes_on, ends = (
+            RawStream(fleet.url, "/v1/inference", body, Authorization=f"Bearer {key}") for key in (kept, revoked)
+        )
+        assert [(stream.event() or {})["type"] for stream in (goes_on, ends)] == ["started", "started"]
+        key_file.revoke(revoked[5:13])
+        with pytest.raises((EOFError, ConnectionResetError)):
+            list(ends.events())
+        assert (goes_on.event() or {})["type"] == "token"
+        ends.close()
+        goes_on.close()
 
 
 def test_a_page_of_another_origin_changes_nothing_at_a_workers_address(

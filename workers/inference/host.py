@@ -47,8 +47,13 @@ MAX_SILENT_BEATS: Final = 3
 #: Seconds between two tries while Redis is away.
 RETRY_MIN_S: Final = 0.2
 RETRY_MAX_S: Final = 2.0
-#: What a worker of a model has no use for, and must not show to an engine.
-_NOT_FOR_WORKERS: Final = ("HIVE_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HIVE_WEBHOOK_SECRET")
+#: Variables that a worker of a model has no use for: secrets, and the webhooks, which are no setting without theirs.
+_NOT_FOR_WORKERS: Final = frozenset(
+    {
+        *("HIVE_API_KEY", "HIVE_API_KEY_FILE", "HF_TOKEN", "HF_TOKEN_FILE", "HF_TOKEN_PATH", "HUGGING_FACE_HUB_TOKEN"),
+        *("HIVE_WEBHOOK_URLS", "HIVE_WEBHOOK_SECRET", "HIVE_WEBHOOK_SECRET_FILE"),
+    }
+)
 
 
 def run(settings: Settings) -> None:
@@ -142,7 +147,7 @@ class ModelHost:
             self._keep(self._stop(order.worker_id))
             return
         log.info("starting a worker", extra={"fields": {"llm_worker": order.worker_id, "model": order.model_ref}})
-        env = {name: value for name, value in os.environ.items() if not name.startswith(_NOT_FOR_WORKERS)}
+        env = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_WORKERS}
         process = await asyncio.create_subprocess_exec(
             *bound_to_us(python_module("workers.inference", msgspec.json.encode(order).decode())),
             stdin=asyncio.subprocess.DEVNULL,
