@@ -45,6 +45,10 @@ class GgufInfo(NamedTuple):
         """The layers that an engine loads: the blocks, and what stands behind them."""
         return self.block_count + 1
 
+    def context_of(self, asked: int) -> int:
+        """The tokens of context that the model gets: as many as were asked for, and no more than it was made for."""
+        return min(asked, self.context_length) if self.context_length else asked
+
 
 def read_gguf(path: Path) -> GgufInfo:
     """What the file's head says.

@@ -12,6 +12,7 @@ import msgspec
 
 from hive.downloads.registry import HeartbeatRegistry
 from hive.redis_client import RedisClient
+from hive.serving.record import LlmRecord
 from hive.wire import keys
 from hive.wire.llm import Backend
 
@@ -40,6 +41,23 @@ class SpawnOrder(msgspec.Struct, frozen=True, kw_only=True, tag_field="order", t
     flight: str = ""
     host: str = ""
     request_id: str = ""
+
+    def record(self) -> LlmRecord:
+        """What stands in the worker's record from the order until its end."""
+        return LlmRecord(
+            id=self.worker_id,
+            model_ref=self.model_ref,
+            model_id=self.model_id,
+            path=self.path,
+            flight=self.flight,
+            backend=self.backend,
+            device=self.device,
+            context=self.context,
+            slots_total=self.slots,
+            idle_s=self.idle_s,
+            host=self.host,
+            download_id=self.download_id,
+        )
 
 
 class StopOrder(msgspec.Struct, frozen=True, kw_only=True, tag_field="order", tag="stop"):

@@ -51,9 +51,8 @@ class LlmRegistry:
 
     def create(self, record: LlmRecord) -> tuple[str, bool]:
         """Make a record, or find the worker that has this model already: its id, and whether it was there."""
-        fields = {**record.fields(), "lease_ms": record.lease_ms}
         worker_id, outcome = self._create(
-            _flat(fields),
+            _flat(record.fields()),
             record=keys.llm_worker(record.id),
             workers=keys.LLM_WORKERS,
             flight=keys.llm_flight(record.flight or "-"),

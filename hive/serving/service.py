@@ -17,7 +17,7 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -50,7 +50,7 @@ from hive.serving.worker_access import TOKEN_HEADER, worker_token
 from hive.settings import Settings
 from hive.wire import keys
 from hive.wire.encoding import encode_json
-from hive.wire.llm import Backend, Fetching, LoadingError, LoadingEvent, LoadingToVram, ReadyRequest, Spawned
+from hive.wire.llm import ENDED, Backend, Fetching, LoadingError, LoadingEvent, LoadingToVram, ReadyRequest, Spawned
 from hive.wire.spec import DownloadSpec
 
 log = logging.getLogger("hive.serving")
@@ -62,9 +62,8 @@ QUEUED_LEASE_S: Final = 30.0
 #: Seconds that a request waits for a model that is being loaded for it.
 LOAD_WAIT_S: Final = 60.0
 LOAD_LOOK_S: Final = 0.1
-#: Seconds for a worker's answer to the word that it is to end.
-SHUTDOWN_TIMEOUT_S: Final = 5.0
-#: Bytes of that answer.
+#: Seconds for a worker's answer to the word that it, or a request, is to end; and bytes of that answer.
+ASK_TIMEOUT_S: Final = 5.0
 MAX_REPLY_BYTES: Final = 65_536
 #: Seconds that a list of workers may be old, at any time; and when Redis does not answer.
 RECENT_S: Final = 0.5
@@ -120,10 +119,10 @@ class ServingService:
                 return record
         raise LlmWorkerNotFound(worker_id=worker_id[:128])
 
-    async def serving(self, model: str | None, wait_for: Callable[[], bool] = lambda: True) -> list[LlmRecord]:
+    async def serving(self, model: str | None) -> list[LlmRecord]:
         """The workers that can be asked for this model, the least busy first; for None the only model that there is.
 
-        One that ended because nobody asked is started again, and waited for as long as `wait_for` says.
+        One that ended because nobody asked is started again, and waited for.
 
         Raises:
             ModelNotLoaded, ModelLoading: there is none, or not yet.
@@ -150,7 +149,7 @@ class ServingService:
                 model=model[:200],
                 loaded=sorted({record.model_id or record.model_ref for record in records if record.is_serving}),
             )
-        return [await self._wait_until_ready(mine[0].id, wait_for)]
+        return [await self._wait_until_ready(mine[0].id)]
 
     async def _recent_records(self) -> list[LlmRecord]:
         """The workers as they were a moment ago, if that is all that a request needs: a question to Redis for each
@@ -182,9 +181,8 @@ class ServingService:
             raise LlmWorkerNotFound(worker_id=worker_id)
         return record
 
-    async def _wait_until_ready(self, worker_id: str, wait_for: Callable[[], bool]) -> LlmRecord:
+    async def _wait_until_ready(self, worker_id: str) -> LlmRecord:
         """Raises ModelLoading where it takes too long, or what went wrong with it."""
-        until_s = time.monotonic() + LOAD_WAIT_S
         began_s = time.monotonic()
         if self._waiting >= MAX_WAITING:
             raise ModelLoading(retry_after_s=5)
@@ -197,10 +195,11 @@ class ServingService:
                 error = _error_in(record)
                 if error is not None:
                     raise error
-                if record.state in ("stopped", "failed"):
+                if record.state in ENDED:
                     raise ModelNotLoaded
-                if not wait_for() or time.monotonic() > until_s:
-                    raise _loading(record, time.monotonic() - began_s)
+                waited_s = time.monotonic() - began_s
+                if waited_s > LOAD_WAIT_S:
+                    raise _loading(record, waited_s)
                 await asyncio.sleep(LOAD_LOOK_S)
         finally:
             self._waiting -= 1
@@ -234,8 +233,7 @@ class ServingService:
         host = hosts[0]
         if order.path:
             info = await asyncio.to_thread(read_gguf, Path(order.path))
-            context = min(wanted.context, info.context_length) if info.context_length else wanted.context
-            needed = bytes_needed(order.size, info.kv_bytes_per_token, context, wanted.slots)
+            needed = bytes_needed(order.size, info.kv_bytes_per_token, info.context_of(wanted.context), wanted.slots)
             host = self._roomy(hosts, wanted, needed)
         order = msgspec.structs.replace(order, host=host.name)
         record = _queued(order)
@@ -363,7 +361,7 @@ class ServingService:
     async def heartbeat(self, worker_id: str, *, healthy: bool) -> None:
         """A worker says that it lives. Raises LlmWorkerNotFound."""
         record = await self._commands.run(self.registry.read, worker_id)
-        if record is None or record.state in ("stopped", "failed"):
+        if record is None or record.state in ENDED:
             raise LlmWorkerNotFound(worker_id=worker_id)
         failures = {"failed_health_checks": 0 if healthy else record.failed_health_checks + 1}
         await self._commands.run(self.registry.tell, worker_id, record.lease_ms, failures)
@@ -393,8 +391,8 @@ class ServingService:
             method,
             path,
             headers=self.headers(record),
-            timeout_s=SHUTDOWN_TIMEOUT_S,
-            max_bytes=65_536,
+            timeout_s=ASK_TIMEOUT_S,
+            max_bytes=MAX_REPLY_BYTES,
         )
 
     def headers(self, record: LlmRecord) -> tuple[tuple[bytes, bytes], ...]:
@@ -414,22 +412,11 @@ def _queued(order: SpawnOrder) -> LlmRecord:
     first: LoadingEvent = LoadingToVram(layers_loaded=0, layers_total=0, vram_mb=0)
     if order.download_id:
         first = Fetching(bytes_downloaded=0, bytes_total=0, speed_mbps=0.0, download_id=order.download_id)
-    return LlmRecord(
+    return msgspec.structs.replace(
+        order.record(),
         fence=1,
         seq=1,
         event=encode_json(first).decode(),
-        id=order.worker_id,
-        model_ref=order.model_ref,
-        model_id=order.model_id,
-        path=order.path,
-        flight=order.flight,
-        backend=order.backend,
-        device=order.device,
-        context=order.context,
-        slots_total=order.slots,
-        idle_s=order.idle_s,
-        host=order.host,
-        download_id=order.download_id,
         lease_ms=int(QUEUED_LEASE_S * 1000),
         activity_ms=int(time.time() * 1000),
     )

@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 from urllib.request import Request, urlopen
 
 from benchmarks import machine
-from benchmarks.running import Process, Server, Workers, wait_until
+from benchmarks.running import Server, Workers, wait_until
 from benchmarks.table import print_table
 from benchmarks.token_source import write_program
 from hive.processes.embedded_redis import EmbeddedRedis
@@ -100,11 +100,11 @@ def measure(folder: Path, streams: int, tokens: int, rate_per_s: float, runs: in
 
 
 def _compare(
-    server: Process, spawned: dict[str, Any], socket: str, pids: dict[str, int], streams: int, tokens: int, runs: int
+    server: Server, spawned: dict[str, Any], socket: str, pids: dict[str, int], streams: int, tokens: int, runs: int
 ) -> None:
     body = {"prompt": "?", "n_predict": tokens, "max_tokens": tokens, "stream": True}
     own = ("127.0.0.1", int(spawned["url"].rpartition(":")[2]))
-    through = ("127.0.0.1", server.port)  # type: ignore[attr-defined]
+    through = ("127.0.0.1", server.port)
     ways: dict[str, tuple[tuple[str, int] | str, str]] = {
         "the engine": (socket, "/completion"),
         "the worker's address": (own, "/v1/inference"),

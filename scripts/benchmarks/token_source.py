@@ -37,7 +37,6 @@ async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, ra
         writer.write(_HEAD)
         began_s = time.monotonic()
         for number in range(count):
-            # A chat's chunk is as large as an engine's own, so that both forms cost the same here.
             event = {"index": 0, "content": f" w{number}", "stop": False, "tokens_predicted": number + 1}
             writer.write(_chunk(b"data: " + json.dumps(event).encode() + b"\n\n"))
             await writer.drain()

@@ -32,7 +32,7 @@ from hive.serving.relay import Relay
 from hive.serving.upstream import Target
 from hive.settings import Settings
 from hive.wire.api import INFERENCE_PATH, LOADING_PATH, MAX_ID_CHARS, OPENAI_PATHS
-from hive.wire.llm import LlmState
+from hive.wire.llm import SERVING, LlmState
 from workers.inference.guard import Guard
 from workers.inference.http1 import Request, Response
 from workers.inference.inference import Inference
@@ -109,7 +109,7 @@ class Address:
 
     async def _ready(self, request: Request, response: Response) -> None:
         worker = self._worker
-        if worker.state in ("idle", "busy"):
+        if worker.state in SERVING:
             response.json(200, {"ready": True, "state": worker.state, "model_loaded": True})
             return
         answer = {"ready": False, "state": worker.state, "progress_url": f"{worker.url}{LOADING_PATH}"}

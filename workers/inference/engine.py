@@ -49,6 +49,8 @@ MAX_LINE_BYTES: Final = 65_536
 #: Seconds between two looks at `/health` while it loads, and for an answer.
 HEALTH_POLL_S: Final = 0.5
 HEALTH_TIMEOUT_S: Final = 5.0
+#: Bytes of that answer.
+MAX_HEALTH_BYTES: Final = 65_536
 #: Seconds between two looks at whether loading still gets on.
 LOOK_S: Final = 0.1
 #: Seconds that an engine may take to end, that a dead one's output is still read, and that a killed one may take.
@@ -218,11 +220,10 @@ class Engine:
     async def is_healthy(self) -> bool:
         """Whether it answers, and says that it is well."""
         try:
-            return (
-                await fetch(self.target, "GET", "/health", timeout_s=HEALTH_TIMEOUT_S, max_bytes=65_536)
-            ).status == 200
+            answer = await fetch(self.target, "GET", "/health", timeout_s=HEALTH_TIMEOUT_S, max_bytes=MAX_HEALTH_BYTES)
         except OSError:
             return False
+        return answer.status == 200
 
     def failure(self) -> EngineFailed:
         """What is to be told of an engine that has ended."""

@@ -346,11 +346,7 @@ def _refusal(status: int, body: bytes) -> tuple[str, str]:
 
 def _error_of(event: InferenceError) -> HiveError:
     """An error event as an answer of its own, with its code."""
-    kinds: dict[str, tuple[int, type[HiveError]]] = {
-        "TIMEOUT": (504, InferenceFailed),
-        "INVALID_REQUEST": (400, InferenceFailed),
-    }
-    status, kind = kinds.get(event.code, (502, InferenceFailed))
-    found = kind(event.message)
-    found.code, found.status = event.code, status  # type: ignore[misc]
+    found = InferenceFailed(event.message)
+    found.code = event.code  # type: ignore[misc]
+    found.status = {"TIMEOUT": 504, "INVALID_REQUEST": 400}.get(event.code, 502)  # type: ignore[misc]
     return found

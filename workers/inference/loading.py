@@ -20,6 +20,8 @@ from workers.inference.http1 import Response
 #: The end of a stream, behind its last event.
 DONE: Final = b"data: [DONE]\n\n"
 KEEPALIVE: Final = b":\n\n"
+#: Seconds between two looks whether a client that is slow has taken what it was sent.
+SLOW_LOOK_S: Final = 0.1
 #: What a stream is served with.
 STREAM_HEADERS: Final = [
     (b"content-type", b"text/event-stream"),
@@ -74,7 +76,7 @@ class Loading:
             timed_out = True
             # A client that is slow is looked at again in a moment: it then gets what is newest.
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(0.1 if response.paused else self._keepalive_s):
+                async with asyncio.timeout(SLOW_LOOK_S if response.paused else self._keepalive_s):
                     await changed.wait()
                     timed_out = False
             if timed_out and not response.paused and not response.is_gone:

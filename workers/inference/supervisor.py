@@ -22,6 +22,8 @@ import time
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from hive.downloads.tracker import DownloadTracker
 from hive.errors import (
     BackendUnavailable,
@@ -189,7 +191,7 @@ class Supervisor:
     async def _load(self) -> None:
         order, settings = self._order, self.settings
         info, size = await asyncio.to_thread(_look_at, Path(self._path))
-        context = min(order.context, info.context_length) if info.context_length else order.context
+        context = info.context_of(order.context)
         needed = bytes_needed(size, info.kv_bytes_per_token, context, order.slots)
         if order.backend == "cpu":
             check_ram(needed, settings.llm_keep_free_bytes)
@@ -321,24 +323,13 @@ class Supervisor:
         self._presence.changed()
 
     def _record(self) -> LlmRecord:
-        order = self._order
-        return LlmRecord(
-            id=order.worker_id,
+        return msgspec.structs.replace(
+            self._order.record(),
             url=self.url,
             state=self.state,
-            model_ref=order.model_ref,
-            model_id=order.model_id,
             path=self._path,
-            flight=order.flight,
-            backend=order.backend,
-            device=order.device,
-            context=order.context,
-            slots_total=self.slots.total,
             slots_busy=self.slots.busy,
-            idle_s=order.idle_s,
             pid=os.getpid(),
-            host=order.host,
-            download_id=order.download_id,
             failed_health_checks=self._failed_checks,
             lease_ms=int(LEASE_S * 1000),
             activity_ms=int(self._activity_s * 1000),
