@@ -128,6 +128,18 @@ def transfer(forms: tuple[str, ...], gib: float, runs: int, folder: Path | None,
 
 
 @cli.command()
+@click.option("--workers", default=4, type=click.IntRange(1, 64), help="Workers, each with a download.")
+@click.option("--limit", default=40.0, help="Megabytes a second of all together.")
+@click.option("--runs", default=3, help="Runs.")
+def bandwidth(workers: int, limit: float, runs: int) -> None:
+    """How near workers keep to the limit that they share (HIVE_MAX_BYTES_PER_SECOND)."""
+    from benchmarks import bandwidth as it
+
+    with tempfile.TemporaryDirectory(prefix="hive-bench-") as folder:
+        it.measure(Path(folder), workers, limit, runs)
+
+
+@cli.command()
 @click.option("--subscribers", default=2000, help="Streams of one download, 5 events a second.")
 def load(subscribers: int) -> None:
     """What an attack costs streams and downloads: 200 slow clients, 5,000 requests a second of junk, 5,000 silent
