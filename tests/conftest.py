@@ -17,6 +17,7 @@ from hive.processes.embedded_redis import EmbeddedRedis
 from hive.redis_client import RedisClient, connect
 from hive.settings import Settings
 from tests.support.downloads import download_context
+from tests.support.processes import none_left_behind
 from tests.support.settings import settings_for
 
 pytest_plugins = ["tests.hub.fixtures"]
@@ -28,6 +29,13 @@ LEASE_S = 6.0
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_process_left_behind() -> Iterator[None]:
+    """The first fixture of a module to begin, and so the last to end."""
+    with none_left_behind():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import requests
 
 from hive.settings import Settings
 from tests.hub import Repo, SyntheticFile, faults
@@ -49,8 +48,8 @@ class World:
         self.env = env
         made = keys_for(env, "alice", "bob", "carol", "dave", "mallory")
         self.server = Server(env)
+        self.server.wait_until_ready()
         self.workers = Workers(env, 2)
-        wait_for(lambda: requests.get(f"{self.server.url}/readyz", timeout=5).status_code == 200, "ready")
         people = {owner: Person(self.server.url, key, TOKENS.get(owner)) for owner, key in made.items()}
         self.alice, self.bob, self.carol = people["alice"], people["bob"], people["carol"]
         self.dave, self.mallory, self.ops = people["dave"], people["mallory"], people["ops"]

@@ -27,7 +27,8 @@ class Up(HiveProcess):
 
     def __init__(self, env: dict[str, str]) -> None:
         super().__init__("hive.cli", "up", "--port", "0", env=env)
-        self.url = wait_for(lambda: re.search(r"ready at (http://127\.0\.0\.1:\d+)", self.output))[1]
+        with self.killed_unless_ready():
+            self.url = wait_for(lambda: re.search(r"ready at (http://127\.0\.0\.1:\d+)", self.output))[1]
 
     def family(self) -> list[int]:
         """All processes below it."""

@@ -27,7 +27,10 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
         keys = keys_for(environment(redis.url, folder))
         with serving(redis.url, folder, **SETTINGS) as start:
             downloads = download_context(client, lease_s=3600)
-            yield Guarded([start(), start()], downloads, keys["ops"])
+            replicas = [start(), start()]
+            for replica in replicas:
+                replica.is_shared = True
+            yield Guarded(replicas, downloads, keys["ops"])
 
 
 @pytest.fixture(params=NAMES)

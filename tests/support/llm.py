@@ -40,7 +40,8 @@ class LlmProcess(HiveProcess):
         self.worker_id = f"worker-{uuid.uuid4()}"
         made = SpawnOrder(worker_id=self.worker_id, model_ref="hf:org/model", path=str(path), **order)
         super().__init__("workers.inference", msgspec.json.encode(made).decode(), env={**ENGINE, **env})
-        self.url: str = self.wait_for_log("listening")["address"]
+        with self.killed_unless_ready():
+            self.url: str = self.wait_for_log("listening")["address"]
 
     def get(self, path: str) -> requests.Response:
         return requests.get(f"{self.url}{path}", timeout=TIMEOUT_S)
@@ -49,7 +50,8 @@ class LlmProcess(HiveProcess):
         return requests.post(f"{self.url}{path}", json=body, timeout=TIMEOUT_S, **more)
 
     def wait_until_ready(self) -> None:
-        wait_for(lambda: self.get("/v1/ready").json()["ready"], "the model is loaded")
+        with self.killed_unless_ready():
+            wait_for(lambda: self.get("/v1/ready").json()["ready"], "the model is loaded")
 
     def loading(self) -> list[dict[str, Any]]:
         """The events of its loading, to the end."""

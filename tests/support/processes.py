@@ -34,11 +34,31 @@ def is_alive(pid: int) -> bool:
         return False
 
 
+#: All that were started and not seen to end.
+_started: set[HiveProcess] = set()
+
+
+@contextlib.contextmanager
+def none_left_behind() -> Iterator[None]:
+    """What the block starts and does not end is killed, and a failure: a setup that broke off before its `try` would
+    leave servers and workers that take part in the tests that follow.
+    """
+    before = set(_started)
+    yield
+    left = [process for process in _started - before if not (process.ended or process.is_shared)]
+    for process in left:
+        process.kill()
+    assert not left, [process.arguments for process in left]
+
+
 class HiveProcess:
     """A process of hive; its log lines are read as they come."""
 
     def __init__(self, *arguments: str, env: Mapping[str, str], under: Sequence[str] = ()) -> None:
         """`under`: a command that runs the rest of its line in its own place."""
+        self.arguments = arguments
+        #: Whether it is for the tests of several modules, and a fixture of the session ends it.
+        self.is_shared = False
         self.lines: list[str] = []
         self._process = subprocess.Popen(
             bound_to_us([*under, sys.executable, "-m", *arguments]),  # a test run that is killed leaves nothing behind
@@ -48,6 +68,7 @@ class HiveProcess:
             text=True,
             start_new_session=True,
         )
+        _started.add(self)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
@@ -96,8 +117,29 @@ class HiveProcess:
 
     def wait(self, deadline_s: float = DEADLINE_S) -> int:
         code = self._process.wait(deadline_s)
+        _started.discard(self)
         self._reader.join(deadline_s)
         return code
+
+    def kill(self) -> None:
+        """With all that it forked, and no time to say good-bye."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self.wait()
+        self._close()
+
+    def _close(self) -> None:
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+    @contextlib.contextmanager
+    def killed_unless_ready(self) -> Iterator[None]:
+        """It does not outlive the failure of a block that waits until it is of use: nobody has it in hand yet."""
+        try:
+            yield
+        except BaseException:
+            self.kill()
+            raise
 
     def stop(self) -> int:
         """End it in order; kill it, and all it forked, where it does not."""
@@ -106,12 +148,10 @@ class HiveProcess:
         try:
             return self.wait()
         except subprocess.TimeoutExpired:
-            os.killpg(self.pid, signal.SIGKILL)
-            self.wait()
+            self.kill()
             raise
         finally:
-            assert self._process.stdout is not None
-            self._process.stdout.close()
+            self._close()
 
 
 class Server(HiveProcess):
@@ -119,12 +159,18 @@ class Server(HiveProcess):
 
     def __init__(self, env: Mapping[str, str], under: Sequence[str] = ()) -> None:
         super().__init__("hive.cli", "serve", "--port", "0", env=env, under=under)
-        self.url: str = self.wait_for_log("listening")["address"]
+        with self.killed_unless_ready():
+            self.url: str = self.wait_for_log("listening")["address"]
         self.port = int(self.url.rpartition(":")[2])
 
-    def wait_until_ready(self) -> None:
-        """Until it is subscribed and answers `/readyz` with 200."""
-        wait_for(lambda: requests.get(f"{self.url}/readyz", timeout=30).status_code == 200, "the server is ready")
+    def wait_until_ready(self, deadline_s: float = DEADLINE_S) -> None:
+        """Until it is subscribed and answers `/readyz` with 200; it is killed where it does not."""
+
+        def is_ready() -> bool:
+            return requests.get(f"{self.url}/readyz", timeout=30).status_code == 200
+
+        with self.killed_unless_ready():
+            wait_for(is_ready, "the server is ready", deadline_s)
 
 
 class Workers(HiveProcess):
@@ -132,7 +178,8 @@ class Workers(HiveProcess):
 
     def __init__(self, env: Mapping[str, str], concurrency: int = 1, under: Sequence[str] = ()) -> None:
         super().__init__("hive.cli", "worker", "--concurrency", str(concurrency), env=env, under=under)
-        self.wait_for_log(f"{concurrency} workers are ready")
+        with self.killed_unless_ready():
+            self.wait_for_log(f"{concurrency} workers are ready")
 
 
 @contextlib.contextmanager
@@ -183,9 +230,10 @@ class ManyProcesses(HiveProcess):
 
     def __init__(self, env: dict[str, str]) -> None:
         super().__init__("hive.cli", "serve", "--port", "0", "--processes", "2", env=env)
-        self.url: str = self.wait_for_log("listening")["address"]
-        wait_for(lambda: len(children(self.pid)) == 2)
-        wait_for(self.ready)
+        with self.killed_unless_ready():
+            self.url: str = self.wait_for_log("listening")["address"]
+            wait_for(lambda: len(children(self.pid)) == 2)
+            wait_for(self.ready)
 
     def ready(self) -> bool:
         try:
