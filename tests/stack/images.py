@@ -12,6 +12,7 @@ looks instead of at an index, so that a build needs no network.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import subprocess
@@ -23,11 +24,12 @@ from typing import Final
 
 from packaging.requirements import Requirement
 
+from tests.support.apt_sources import debian_mirror
+
 ROOT: Final = Path(__file__).parents[2]
 #: The Debian of the stand-in, and its packages.
 SUITE: Final = "bookworm"
 PACKAGES: Final = ("python3", "python3-venv", "python3-pip", "redis-server", "caddy", "wget", "ca-certificates")
-MIRROR: Final = "http://deb.debian.org/debian"
 #: The label by which a stand-in is known.
 LABEL: Final = "hive.stand-in"
 #: Seconds for a registry to answer and send an image; and for Debian to send and unpack its packages.
@@ -78,16 +80,15 @@ def _pull(name: str) -> bool:
 
 def _locks() -> str:
     """What of the repository goes into the stand-in, as one word."""
-    import hashlib
-
     texts = b"".join((ROOT / "requirements" / name).read_bytes() for name in ("run.txt", "build.txt"))
     return hashlib.sha256(texts + Path(__file__).read_bytes()).hexdigest()[:16]
 
 
 def _make(names: Iterable[str]) -> None:
+    mirror = debian_mirror(SUITE)
     with tempfile.TemporaryDirectory(prefix="hive-stand-in-", dir="/var/tmp") as folder:
         root = Path(folder, "root")
-        command = ["debootstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", SUITE, str(root), MIRROR]
+        command = ["debootstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", SUITE, str(root), mirror]
         with Path(folder, "log").open("wb") as log:
             made = subprocess.run(command, stdout=log, stderr=log, timeout=DEBOOTSTRAP_S, check=False)
         if made.returncode:
