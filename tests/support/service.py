@@ -22,8 +22,10 @@ from tests.support.waiting import wait_for
 class Service:
     """A server, workers, and what tests do with them."""
 
-    def __init__(self, env: dict[str, str], workers: int = 2) -> None:
+    def __init__(self, env: dict[str, str], workers: int = 2, key: str = "") -> None:
+        """`key`: whose the calls here are, where keys are on."""
         self.env = env
+        self.headers = {"authorization": f"Bearer {key}"} if key else {}
         with contextlib.ExitStack() as on_failure:
             self.server = Server(env)
             on_failure.callback(self.server.stop)
@@ -38,14 +40,17 @@ class Service:
 
     def post(self, model_ref: str, **body: Any) -> dict[str, Any]:
         answer = requests.post(
-            f"{self.server.url}/v1/models/download", json={"model_ref": model_ref, **body}, timeout=30
+            f"{self.server.url}/v1/models/download",
+            json={"model_ref": model_ref, **body},
+            headers=self.headers,
+            timeout=30,
         )
         found: dict[str, Any] = answer.json()
         assert answer.status_code in (200, 202), found
         return found
 
     def watch(self, download_id: str) -> SseClient:
-        return SseClient(f"{self.server.url}/v1/models/download/progress?id={download_id}")
+        return SseClient(f"{self.server.url}/v1/models/download/progress?id={download_id}", headers=self.headers)
 
     def bring(self, model_ref: str, timeout_s: float = 60.0, **body: Any) -> dict[str, Any]:
         """The terminal event of a download."""
@@ -54,11 +59,13 @@ class Service:
         return client.last
 
     def show(self, download_id: str) -> dict[str, Any]:
-        found: dict[str, Any] = requests.get(f"{self.server.url}/v1/downloads/{download_id}", timeout=30).json()
+        answer = requests.get(f"{self.server.url}/v1/downloads/{download_id}", headers=self.headers, timeout=30)
+        found: dict[str, Any] = answer.json()
         return found
 
     def listed_workers(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = requests.get(f"{self.server.url}/v1/workers", timeout=30).json()["data"]
+        answer = requests.get(f"{self.server.url}/v1/workers", headers=self.headers, timeout=30)
+        found: list[dict[str, Any]] = answer.json()["data"]
         return found
 
     def busy_worker(self, download_id: str) -> dict[str, Any]:
