@@ -115,7 +115,7 @@ def test_a_writer_of_hive_home_is_the_operator(env: dict[str, str], settings: Se
         def opens() -> bool:
             return requests.get(f"{server.url}/v1/workers", headers=headers, timeout=5).status_code == 200
 
-        wait_for(opens, "the planted key opens", 10)
+        assert wait_for(opens, "the planted key opens", 10)
 
 
 def test_a_writer_of_the_store_can_change_a_model_until_it_is_verified(

@@ -28,7 +28,8 @@ def whole_again(world: World) -> None:
 
 def test_a_worker_is_killed(world: World) -> None:
     worker = world.project.containers("worker")[0]
-    world.trial("killed-worker", lambda audience: _kill(worker))
+    audience = world.trial("killed-worker", lambda audience: _kill(worker))
+    assert audience.reconnections == 0, "a stream is the server's: who watches notices nothing of a worker"
 
 
 def test_a_server_is_killed(world: World) -> None:
@@ -40,7 +41,8 @@ def test_a_server_is_killed(world: World) -> None:
 
 def test_redis_is_restarted(world: World) -> None:
     (redis,) = world.project.containers("redis")
-    world.trial("restarted-redis", lambda audience: world.restart(redis))
+    audience = world.trial("restarted-redis", lambda audience: world.restart(redis))
+    assert audience.reconnections == 0, "streams stay open while Redis is away"
 
 
 def test_redis_is_killed(world: World) -> None:
@@ -50,7 +52,8 @@ def test_redis_is_killed(world: World) -> None:
         _kill(redis)
         run("docker", "start", redis)
 
-    world.trial("killed-redis", strike)
+    audience = world.trial("killed-redis", strike)
+    assert audience.reconnections == 0, "streams stay open while Redis is away"
 
 
 def test_everything_is_restarted_one_after_the_other(world: World) -> None:
@@ -71,7 +74,8 @@ def test_everything_is_restarted_one_after_the_other(world: World) -> None:
         assert not all(client.is_over for client in audience.clients), "the downloads ended before the restarts did"
         world.limit(RATE)
 
-    world.trial("rolling-restart", strike)
+    audience = world.trial("rolling-restart", strike)
+    assert audience.reconnections >= len(audience.clients), "the balancer went too, and every stream with it"
 
 
 @pytest.mark.parametrize(("trial", "network"), [("cut-from-redis", "backplane"), ("cut-from-cdn", "outside")])
@@ -93,7 +97,8 @@ def test_a_worker_is_cut_off_and_comes_back(world: World, trial: str, network: s
         audience.wait_for_bytes_since(start_s)
         world.note(f"{trial}: bytes of all downloads after it came back", time.monotonic() - start_s)
 
-    world.trial(trial, strike)
+    audience = world.trial(trial, strike)
+    assert audience.reconnections == 0, "a stream is the server's: who watches notices nothing of a worker"
 
 
 #: Seconds without bytes after which a download stands still: events come several times a second.
