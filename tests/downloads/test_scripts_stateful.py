@@ -9,33 +9,22 @@ tested: it must catch scripts with a mistake in them.
 from __future__ import annotations
 
 import itertools
-import os
 from collections import Counter
 from typing import Any, Literal, get_args
 
 import fakeredis
 import pytest
-from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import (
-    RuleBasedStateMachine,
-    initialize,
-    invariant,
-    precondition,
-    rule,
-    run_state_machine_as_test,
-)
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from hive.downloads import scripts
 from hive.downloads.record import AttemptBytes, Claim, Record
 from hive.redis_client import RedisClient
 from hive.wire import keys
 from hive.wire.events import State, Version, parse_message
 from hive.wire.jobs import RANK_STEP, RANKS
 from tests.support.downloads import complete, download_context, downloading, failed, new
+from tests.support.stateful import EXAMPLES, break_script, play
 
-#: What CI affords; HIVE_TEST_EXAMPLES raises it.
-EXAMPLES = int(os.environ.get("HIVE_TEST_EXAMPLES", "60"))
 REAL_EXAMPLES, STEPS = EXAMPLES // 3, 25
 #: A mutant is looked for until it is caught, so this costs time only when one escapes.
 MUTANT_EXAMPLES = 3000
@@ -260,26 +249,13 @@ class Downloads(RuleBasedStateMachine):
         assert (leased, pending) == {"running": (True, False), "queued": (False, True)}.get(state, (False, False))
 
 
-def play(examples: int, machine: type[Downloads] = Downloads) -> None:
-    run_state_machine_as_test(
-        machine,
-        settings=settings(
-            max_examples=examples,
-            stateful_step_count=STEPS,
-            deadline=None,
-            phases=[Phase.generate],
-            database=None,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
-
-
 def test_no_order_of_events_breaks_the_rules() -> None:
-    play(EXAMPLES)
+    assert play(Downloads, EXAMPLES, STEPS) >= EXAMPLES
 
 
 def test_nor_on_a_real_server(store: RedisClient) -> None:
-    play(REAL_EXAMPLES, type("RealDownloads", (Downloads,), {"client": store}))
+    real = type("RealDownloads", (Downloads,), {"client": store})
+    assert play(real, REAL_EXAMPLES, STEPS) >= REAL_EXAMPLES
 
 
 MUTANTS = {
@@ -321,15 +297,8 @@ MUTANTS = {
 }
 
 
-@pytest.fixture(params=MUTANTS)
-def mutant(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    name, right, wrong = MUTANTS[request.param]
-    source = getattr(scripts, name)
-    assert source.count(right) == 1
-    monkeypatch.setattr(scripts, name, source.replace(right, wrong))
-
-
-@pytest.mark.usefixtures("mutant")
-def test_a_mistake_in_a_script_is_caught() -> None:
+@pytest.mark.parametrize("mistake", MUTANTS)
+def test_a_mistake_in_a_script_is_caught(mistake: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    break_script(monkeypatch, *MUTANTS[mistake])
     with pytest.raises((AssertionError, ExceptionGroup)):
-        play(MUTANT_EXAMPLES)
+        play(Downloads, MUTANT_EXAMPLES, STEPS)

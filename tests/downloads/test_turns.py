@@ -15,7 +15,7 @@ from hive.downloads.restore import Restore
 from hive.redis_client import RedisClient
 from hive.wire import keys
 from hive.wire.jobs import RANK_STEP, RANKS, TURN_MS, Priority
-from tests.support.downloads import claim, complete, download_context, downloading, failed, new, read
+from tests.support.downloads import claim, complete, download_context, downloading, failed, new, next_millisecond, read
 
 
 class Queue:
@@ -32,9 +32,7 @@ class Queue:
         # What is the same to the intent log is a digest.
         asked = new(hashlib.sha256(name.encode()).hexdigest(), owner=owner, priority=priority)
         self.ids[name] = self.downloads.tracker.create(asked)[0]
-        asked_ms = time.time_ns() // 10**6
-        while time.time_ns() // 10**6 == asked_ms:
-            pass
+        next_millisecond()
         return self.ids[name]
 
     def ask_many(self, owner: str, count: int, first: int = 0) -> list[str]:
@@ -273,10 +271,10 @@ def test_a_lost_redis_gives_turns_again(queue: Queue, intents: IntentLog, restor
 
 def left_by_the_version_before(queue: Queue) -> None:
     """Every place as that version makes it, and nothing of what it does not know."""
-    for name, download_id in queue.ids.items():
+    for download_id in queue.ids.values():
         record = read(queue.downloads, download_id)
         if record.state == "queued":
-            queue.store.zadd(keys.PENDING, {download_id: RANKS[record.priority] * RANK_STEP + record.created_ms}), name
+            queue.store.zadd(keys.PENDING, {download_id: RANKS[record.priority] * RANK_STEP + record.created_ms})
     for key in queue.store.keys("hive:line:*") + queue.store.keys("hive:turns:*"):
         queue.store.delete(key)
 

@@ -8,33 +8,21 @@ of any other's.
 
 from __future__ import annotations
 
-import os
-import time
 from collections import Counter
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.errors import Flaky
-from hypothesis.stateful import (
-    RuleBasedStateMachine,
-    initialize,
-    invariant,
-    precondition,
-    rule,
-    run_state_machine_as_test,
-)
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from hive.downloads import scripts
 from hive.downloads.record import Record
 from hive.redis_client import RedisClient
 from hive.wire import keys
 from hive.wire.jobs import RANK_STEP, RANKS, Priority
-from tests.support.downloads import claim, download_context, downloading, failed, new, read
+from tests.support.downloads import claim, download_context, downloading, failed, new, next_millisecond, read
+from tests.support.stateful import EXAMPLES, break_script, play
 
-#: What CI affords; HIVE_TEST_EXAMPLES raises it.
-EXAMPLES = int(os.environ.get("HIVE_TEST_EXAMPLES", "60"))
 STEPS, MUTANT_EXAMPLES = 40, 2000
 OWNERS = ("alice", "bob", "carol")
 PRIORITIES: tuple[Priority, ...] = ("normal", "low")
@@ -51,23 +39,16 @@ class Turns(RuleBasedStateMachine):
         self.redis.flushall()
         self.downloads = download_context(self.redis, max_queued=1000, max_queued_per_key=0)
         self.ids: list[str] = []
-        self.asked_ms = 0
 
     def record(self, data: st.DataObject, *states: str) -> Record | None:
         """One of those in these states."""
         found = [r for r in self.downloads.tracker.read_all(self.ids) if r.state in states]
         return data.draw(st.sampled_from(found)) if found else None
 
-    def wait_for_a_millisecond(self) -> None:
-        """No two come in one: those are in no order."""
-        while time.time_ns() // 10**6 <= self.asked_ms:
-            pass
-        self.asked_ms = time.time_ns() // 10**6 + 1
-
     @rule(owner=st.sampled_from(OWNERS), priority=st.sampled_from(PRIORITIES), count=st.integers(1, 4))
     def ask(self, owner: str, priority: Priority, count: int) -> None:
         for _ in range(count):
-            self.wait_for_a_millisecond()
+            next_millisecond()
             made = self.downloads.tracker.create(new(f"m{len(self.ids)}", owner=owner, priority=priority))
             assert made[1] == "created"
             self.ids.append(made[0])
@@ -80,7 +61,7 @@ class Turns(RuleBasedStateMachine):
     @rule(data=st.data(), behind=st.booleans())
     def give_back(self, data: st.DataObject, behind: bool) -> None:
         if (record := self.record(data, "running")) is not None:
-            self.wait_for_a_millisecond()
+            next_millisecond()
             assert self.downloads.claims.release(record, downloading(), counts=False, behind=behind)
 
     @rule(data=st.data())
@@ -106,7 +87,7 @@ class Turns(RuleBasedStateMachine):
     @rule(data=st.data(), owner=st.sampled_from(OWNERS), priority=st.sampled_from(PRIORITIES))
     def join(self, data: st.DataObject, owner: str, priority: Priority) -> None:
         if (record := self.record(data, "running", "queued", "paused")) is not None:
-            self.wait_for_a_millisecond()
+            next_millisecond()
             joined = self.downloads.tracker.create(new(record.dedup_key, owner=owner, priority=priority))
             assert joined in ((record.id, "joined"), (joined[0], "created"))
             if joined[1] == "created":  # the last owner was ending it
@@ -163,22 +144,12 @@ class Turns(RuleBasedStateMachine):
         return turn is not None and int(turn) == int(score)
 
 
-def play(client: RedisClient, examples: int) -> None:
-    run_state_machine_as_test(
-        type("TurnsHere", (Turns,), {"client": client}),
-        settings=settings(
-            max_examples=examples,
-            stateful_step_count=STEPS,
-            deadline=None,
-            phases=[Phase.generate],
-            database=None,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+def turns_in(client: RedisClient) -> type[Turns]:
+    return type("TurnsHere", (Turns,), {"client": client})
 
 
 def test_no_order_of_events_breaks_the_turns(store: RedisClient) -> None:
-    play(store, EXAMPLES)
+    assert play(turns_in(store), EXAMPLES, STEPS) >= EXAMPLES
 
 
 MUTANTS: dict[str, tuple[str, str, str]] = {
@@ -207,10 +178,7 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
 
 @pytest.mark.parametrize("mistake", MUTANTS)
 def test_a_mistake_in_the_turns_is_caught(mistake: str, store: RedisClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    name, right, wrong = MUTANTS[mistake]
-    source = getattr(scripts, name)
-    assert source.count(right) == 1
-    monkeypatch.setattr(scripts, name, source.replace(right, wrong))
+    break_script(monkeypatch, *MUTANTS[mistake])
     # Ids and moments are of the run, so hypothesis may not find again what it has found.
     with pytest.raises((AssertionError, ExceptionGroup, Flaky)):
-        play(store, MUTANT_EXAMPLES)
+        play(turns_in(store), MUTANT_EXAMPLES, STEPS)

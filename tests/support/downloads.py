@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import msgspec
@@ -65,3 +66,10 @@ def read(downloads: DownloadContext, download_id: str) -> Record:
     record = downloads.tracker.read(download_id)
     assert record is not None
     return record
+
+
+def next_millisecond() -> None:
+    """Wait until another one has begun: what was made in one is in no order."""
+    now_ms = time.time_ns() // 10**6
+    while time.time_ns() // 10**6 == now_ms:
+        pass
