@@ -22,20 +22,20 @@ from typing import Literal
 import msgspec
 from msgspec import field
 
+from hive.environment import EnvironmentFileError, read_environment
 from hive.errors import UnsafeUrl
 from hive.net.forwarded import TrustedProxies, TrustedProxiesError
 from hive.net.proxies import Proxies
 from hive.net.redis_url import RedisAddress, RedisUrlError, parse_redis_url
-from hive.net.tls import Trust, is_null_device
+from hive.net.tls import Trust
 from hive.net.urls import Url, parse_url
+from hive.setting_ranges import RANGES
 from hive.version import VERSION
-from hive.wire.jobs import MAX_CONTEXT, MAX_RUNNING, MAX_SLOTS, MIN_BYTES_PER_SECOND, MIN_CONTEXT
+from hive.wire.jobs import MIN_BYTES_PER_SECOND
 
 #: Where the HTTP process listens, and where clients look for it.
 DEFAULT_ADDRESS = "127.0.0.1:8080"
 
-#: Seconds of the longest lease.
-MAX_LEASE_S = 600.0
 #: Records of downloads, live and ended, that are kept at most unless somebody says otherwise.
 MAX_RECORDS = 50_000
 #: The most webhooks that may be set, and the most and longest waits between their tries.
@@ -49,44 +49,6 @@ MIN_WEBHOOK_KEY_BYTES, MAX_WEBHOOK_KEY_BYTES, MAX_WEBHOOK_TEXT_BYTES = 24, 64, 5
 
 #: The folder of hive's own inside a cache, where none beside it can be used.
 HIVE_IN_HUB = ".hive"
-
-#: The settings that are paths: `~` and `$VAR` in them are read as huggingface_hub and shells read them.
-_PATHS = (
-    *("HIVE_STORE", "HIVE_HOME", "HIVE_AUDIT_LOG", "HIVE_SECRET_KEY_FILE", "HIVE_API_KEYS_FILE", "HIVE_API_KEY_FILE"),
-    *("HIVE_REDIS_CA_FILE", "HIVE_REDIS_CERT_FILE", "HIVE_REDIS_KEY_FILE"),
-    "HIVE_LLAMA_SERVER",
-    *("HF_HOME", "HF_HUB_CACHE", "HF_TOKEN_PATH", "XDG_CACHE_HOME"),
-)
-
-#: Older names of settings, which huggingface_hub reads where the present one is not set.
-OLD_NAMES = {
-    "HF_HUB_CACHE": "HUGGINGFACE_HUB_CACHE",
-    "HF_TOKEN": "HUGGING_FACE_HUB_TOKEN",
-    "HF_HUB_OFFLINE": "TRANSFORMERS_OFFLINE",
-}
-
-#: Names of ours that win over those that other programs read too.
-OWN_NAMES = {"REDIS_URL": "HIVE_REDIS_URL", "SSL_CERT_FILE": "HIVE_CA_FILE"}
-
-#: Settings that may be read from a file instead, which a variable of this name names: secrets of an orchestrator.
-SECRET_FILES = {
-    "REDIS_URL": "HIVE_REDIS_URL_FILE",
-    "HF_TOKEN": "HF_TOKEN_FILE",
-    "HIVE_WEBHOOK_SECRET": "HIVE_WEBHOOK_SECRET_FILE",
-}
-
-#: Settings that name a file, where /dev/null stands for none: a compose file mounts something in any case.
-_OPTIONAL_FILES = (
-    *(*SECRET_FILES.values(), "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "HIVE_CA_FILE"),
-    *("HIVE_REDIS_CA_FILE", "HIVE_REDIS_CERT_FILE", "HIVE_REDIS_KEY_FILE"),
-)
-
-#: Bytes of the longest of them.
-MAX_SECRET_FILE_BYTES = 16_384
-
-#: Words for on and off that other tools take.
-_SWITCHES = {"yes": "1", "on": "1", "no": "0", "off": "0"}
-
 
 #: An origin as browsers write it.
 _ORIGIN = re.compile(r"https?://(?:\[[0-9a-f:]+\]|[a-z0-9._-]+)(?::\d{1,5})?")
@@ -205,24 +167,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Raises:
             SettingsError: naming the variable, its value's problem, and nothing secret.
         """
-        environment = os.environ if env is None else env
-        given = {name: value for name, value in environment.items() if not _names_no_file(name, value)}
-        names = {f.encode_name for f in msgspec.structs.fields(cls)}
-        values = {old: value for old, name in OLD_NAMES.items() if (value := given.get(name))}
-        values |= {name: value for name, value in given.items() if name in names and value != ""}
-        values |= {other: value for other, name in OWN_NAMES.items() if (value := given.get(name))}
-        for other, name in SECRET_FILES.items():
-            if other not in values and given.get(name):
-                values[other] = _secret_in(_expanded(given[name], given), name)
-        for field_info in msgspec.structs.fields(cls):
-            if field_info.type is bool and (said := values.get(field_info.encode_name, "").lower()) in _SWITCHES:
-                values[field_info.encode_name] = _SWITCHES[said]
-        for name in ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY"):
-            if name not in values and given.get(name.lower()):
-                values[name] = given[name.lower()]
-        for name in _PATHS:
-            if name in values:
-                values[name] = _expanded(values[name], given)
+        fields = msgspec.structs.fields(cls)
+        switches = {info.encode_name for info in fields if info.type is bool}
+        try:
+            values = read_environment(
+                os.environ if env is None else env, {info.encode_name for info in fields}, switches
+            )
+        except EnvironmentFileError as error:
+            raise SettingsError(str(error)) from None
         try:
             settings = msgspec.convert(values, cls, strict=False)
         except msgspec.ValidationError as error:
@@ -231,52 +183,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return settings
 
     def _check(self) -> None:
-        for name, value, low, high in (
-            ("HIVE_FILES_AT_ONCE", self.files_at_once, 1, 64),
-            ("HIVE_FIRST_BYTE_TIMEOUT_S", self.first_byte_timeout_s, 1, 900),
-            ("HIVE_HUB_TIMEOUT_S", self.hub_timeout_s, 0.1, 3_600),
-            ("HIVE_MAX_LISTING_BYTES", self.max_listing_bytes, 1 << 20, 1 << 30),
-            ("HIVE_MAX_LISTING_FILES", self.max_listing_files, 1, 300_000),
-            ("HIVE_KEEP_FREE_PERCENT", self.keep_free_percent, 0, 90),
-            ("HIVE_MAX_UNDECLARED_BYTES", self.max_undeclared_bytes, 1 << 20, 1 << 50),
-            ("HIVE_MIN_BYTES_PER_SECOND", self.min_bytes_per_second, 0, 1_000_000_000),
-            ("HIVE_MIN_RATE_WINDOW_S", self.min_rate_window_s, 1, 86_400),
-            ("HIVE_ENDED_TTL_S", self.ended_ttl_s, 60, 31_536_000),
-            ("HIVE_PARTIAL_TTL_S", self.partial_ttl_s, 600, 31_536_000),
-            ("HIVE_MAX_ATTEMPTS", self.max_attempts, 1, 1000),
-            ("HIVE_LEASE_S", self.lease_s, 0.5, MAX_LEASE_S),
-            ("HIVE_DRAIN_S", self.drain_s, 0, 600),
-            ("HIVE_KEEPALIVE_S", self.keepalive_s, 0.1, 60),
-            ("HIVE_MAX_STREAMS", self.max_streams, 1, 1_000_000),
-            ("HIVE_MAX_CONNECTIONS", self.max_connections, 0, 1_000_000),
-            ("HIVE_MAX_CONNECTIONS_PER_ADDRESS", self.max_connections_per_address, 0, 1_000_000),
-            ("HIVE_MAX_STREAMS_PER_KEY", self.max_streams_per_key, 0, 1_000_000),
-            ("HIVE_MAX_MANY_STREAMS_PER_KEY", self.max_many_streams_per_key, 0, 1_000_000),
-            ("HIVE_MAX_LONG_POLLS_PER_KEY", self.max_long_polls_per_key, 0, 1_000_000),
-            ("HIVE_MAX_REQUESTS_PER_SECOND", self.max_requests_per_second, 0, 1_000_000),
-            ("HIVE_MAX_ANONYMOUS_REQUESTS_PER_SECOND", self.max_anonymous_requests_per_second, 0, 1_000_000),
-            ("HIVE_MAX_DOWNLOAD_REQUESTS_PER_MINUTE", self.max_download_requests_per_minute, 0, 1_000_000),
-            ("HIVE_MAX_WEBHOOKS_PER_MINUTE", self.max_webhooks_per_minute, 0, 1_000_000),
-            ("HIVE_MAX_RECORDS_PER_KEY", self.max_records_per_key, 0, 10_000_000),
-            ("HIVE_MAX_QUEUED_PER_KEY", self.max_queued_per_key, 0, 1_000_000),
-            ("HIVE_MAX_BYTES_PER_KEY_AND_DAY", self.max_bytes_per_key_and_day, 0, 1 << 60),
-            ("HIVE_MAX_QUEUED", self.max_queued, 1, 1_000_000),
-            ("HIVE_MAX_RECORDS", self.max_records, 1, 10_000_000),
-            ("HIVE_WEBHOOK_TIMEOUT_S", self.webhook_timeout_s, 0.1, 60),
-            ("HIVE_MAX_RUNNING", self.max_running, 0, MAX_RUNNING),
-            ("HIVE_LLM_CONTEXT", self.llm_context, MIN_CONTEXT, MAX_CONTEXT),
-            ("HIVE_LLM_SLOTS", self.llm_slots, 1, MAX_SLOTS),
-            ("HIVE_LLM_THREADS", self.llm_threads, 0, 1024),
-            ("HIVE_LLM_KEEP_FREE_BYTES", self.llm_keep_free_bytes, 0, 1 << 50),
-            ("HIVE_LLM_IDLE_S", self.llm_idle_s, 0, 31_536_000),
-            ("HIVE_LLM_STALL_S", self.llm_stall_s, 0.5, 3_600),
-            ("HIVE_LLM_LOADING_TIMEOUT_S", self.llm_loading_timeout_s, 0.5, 86_400),
-            ("HIVE_LLM_TOKEN_TIMEOUT_S", self.llm_token_timeout_s, 0.5, 86_400),
-            ("HIVE_LLM_DRAIN_S", self.llm_drain_s, 0, 600),
-            ("HIVE_LLM_HEALTH_INTERVAL_S", self.llm_health_interval_s, 0.1, 3_600),
-        ):
-            if not low <= value <= high:
-                raise SettingsError(f"{name} is {value}; it must lie between {low} and {high}.")
+        for info in msgspec.structs.fields(type(self)):
+            if (limits := RANGES.get(info.encode_name)) is None:
+                continue
+            low, high = limits
+            if not low <= (value := getattr(self, info.name)) <= high:
+                raise SettingsError(f"{info.encode_name} is {value}; it must lie between {low} and {high}.")
         if self.max_bytes_per_second and self.max_bytes_per_second < MIN_BYTES_PER_SECOND:
             raise SettingsError(f"HIVE_MAX_BYTES_PER_SECOND must be 0 (no limit) or at least {MIN_BYTES_PER_SECOND}.")
         assert self.proxies is not None
@@ -508,31 +420,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         hidden |= {"webhook_urls", "webhook_secret"}
         shown = {f: ("***" if f in hidden and getattr(self, f) else getattr(self, f)) for f in self.__struct_fields__}
         return f"Settings({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
-
-
-def _expanded(text: str, env: Mapping[str, str]) -> str:
-    """A path with its leading `~` and its `$VAR`s read, as far as `env` knows them."""
-    if text == "~" or text.startswith("~/"):
-        text = (env.get("HOME") or "~") + text[1:]
-    return re.sub(r"\$(?:(\w+)|\{(\w+)\})", lambda found: env.get(found[1] or found[2], found[0]), text)
-
-
-def _names_no_file(name: str, path: str) -> bool:
-    """Whether a setting names /dev/null in the place of a file."""
-    return name in _OPTIONAL_FILES and is_null_device(path)
-
-
-def _secret_in(path: str, name: str) -> str:
-    """The one line of a secret's file. Raises SettingsError, which shows nothing of it."""
-    try:
-        with open(path, "rb") as file:
-            text = file.read(MAX_SECRET_FILE_BYTES + 1).decode().strip()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise SettingsError(f"{name} cannot be read from {path}: {reason}.") from None
-    if not text or "\n" in text or len(text) > MAX_SECRET_FILE_BYTES:
-        raise SettingsError(f"{name} names {path}, which must hold one line.")
-    return text
 
 
 def _absolute(text: str, name: str) -> Path:

@@ -16,7 +16,8 @@ from cryptography.fernet import Fernet
 from helm_python import chart as helm
 
 from hive.cli import cli
-from hive.settings import OWN_NAMES, SECRET_FILES, Settings
+from hive.environment import OWN_NAMES, SECRET_FILES
+from hive.settings import Settings
 from hive.version import VERSION
 
 CHART = Path(__file__).parents[1] / "charts" / "hive"

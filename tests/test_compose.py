@@ -13,7 +13,8 @@ import msgspec
 import pytest
 import yaml
 
-from hive.settings import SECRET_FILES, Settings
+from hive.environment import SECRET_FILES
+from hive.settings import Settings
 from hive.version import VERSION
 
 ROOT = Path(__file__).parent.parent

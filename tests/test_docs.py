@@ -10,8 +10,10 @@ import pytest
 
 from hive.api.app import ROUTES
 from hive.cli import cli
-from hive.errors import HiveError, all_errors
-from hive.settings import OWN_NAMES, SECRET_FILES, Settings
+from hive.environment import OWN_NAMES, SECRET_FILES
+from hive.error_codes import all_errors
+from hive.errors import HiveError
+from hive.settings import Settings
 from hive.wire.api import PROGRESS_PATH, DownloadRequest
 from hive.wire.events import Complete, Downloading, Error
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from hive.setting_ranges import RANGES
 from hive.settings import Settings, SettingsError
 
 
@@ -291,3 +292,11 @@ def _asked(env: dict[str, str], what: str) -> str | None:
     assert run.returncode == 0, run.stderr
     said = run.stdout.strip()
     return None if said == "None" else said
+
+
+def test_every_number_has_a_range_that_its_default_keeps_and_none_is_of_a_setting_that_is_not_there() -> None:
+    fields = {info.encode_name: info for info in msgspec.structs.fields(Settings)}
+    assert set(RANGES) <= set(fields)
+    numbers = {name for name, info in fields.items() if info.type in (int, float)}
+    assert numbers - set(RANGES) == {"HIVE_MAX_BYTES_PER_SECOND"}, "checked by itself: 0, or a least that is no default"
+    assert all(low <= fields[name].default <= high for name, (low, high) in RANGES.items())

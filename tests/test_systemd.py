@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import requests
 
-from hive.settings import SECRET_FILES, Settings
+from hive.environment import SECRET_FILES
+from hive.settings import Settings
 from tests.support.processes import HiveProcess
 from tests.support.programs import program
 from tests.support.waiting import wait_for

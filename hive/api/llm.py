@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from hive import errors, logs
+from hive import errors, logs, serving_errors
 from hive.api.downloads import read_spec
 from hive.api.json import JsonResponse, error_response, read_body
 from hive.api.services import Services, services_of
@@ -211,7 +211,7 @@ async def _ask(services: Services, scope: Scope, receive: Receive, send: Send) -
         model = _model_in(body)
         try:
             await _try_each(services, model, body, scope, receive, send)
-        except errors.InferenceFailed:
+        except serving_errors.InferenceFailed:
             # Nothing was sent yet: a worker that was listed a moment ago may be gone, and another be there.
             services.serving.service.forget()
             await _try_each(services, model, body, scope, receive, send)
@@ -246,7 +246,7 @@ async def _serving(services: Services, scope: Scope, model: str | None) -> list[
     service, settings = services.serving.service, services.settings
     try:
         return await service.serving(model)
-    except errors.ModelNotLoaded:
+    except serving_errors.ModelNotLoaded:
         principal = principal_of(scope)
         if model is None or not settings.autoload or not principal.may("pull"):
             raise

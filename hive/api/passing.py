@@ -14,7 +14,7 @@ from typing import Final
 
 from starlette.types import Receive, Scope, Send
 
-from hive import errors
+from hive import errors, serving_errors
 from hive.api.json import body_too_large, max_body_bytes
 from hive.auth.principal import principal_of
 from hive.serving.relay import Relay
@@ -83,7 +83,7 @@ async def pass_on(
         with contextlib.suppress(asyncio.CancelledError, Exception):
             await watching
     if relay.failure and not watching.done():
-        raise errors.InferenceFailed(f"The worker does not answer: {relay.failure}.")
+        raise serving_errors.InferenceFailed(f"The worker does not answer: {relay.failure}.")
     if answer.is_handed_over or relay.outcome == "gone":
         return True
     if answer.status == 503 and not is_last:
@@ -173,7 +173,7 @@ class PassedAnswer:
     async def send_whole(self, complete: bool) -> None:
         """Send what was kept."""
         if not complete:
-            raise errors.InferenceFailed("The worker went away in the middle of its answer.")
+            raise serving_errors.InferenceFailed("The worker went away in the middle of its answer.")
         length = (b"content-length", b"%d" % len(self._body))
         await self._send({"type": "http.response.start", "status": self.status, "headers": [*self._headers, length]})
         await self._send({"type": "http.response.body", "body": bytes(self._body)})

@@ -16,7 +16,8 @@ import msgspec
 from hive.client.api_key import has_key, key_from_env
 from hive.client.calls import HEALTH, Call
 from hive.client.watch import PATIENCE_S, Watch
-from hive.errors import HiveError, MissingApiKey, ServerUnreachable, TooManyRequests, all_errors
+from hive.error_codes import by_code
+from hive.errors import HiveError, MissingApiKey, ServerUnreachable, TooManyRequests
 from hive.net.retry_after import parse_retry_after
 from hive.net.server_address import parse_server_address
 from hive.net.tls import Trust
@@ -222,8 +223,7 @@ def error_from(status: int, body: bytes) -> HiveError:
             f"HTTP_{status}",
             status,
         )
-    known = {kind.code: kind for kind in reversed(all_errors())}
-    kind = known.get(sent.code, HiveError)
+    kind = by_code().get(sent.code, HiveError)
     error = _with_code(kind(sent.message or None), sent.code, status)
     error.details = sent.details
     return error

@@ -21,7 +21,7 @@ import msgspec
 from hive.client.calls import Call
 from hive.client.client import Client
 from hive.client.watch import Watch
-from hive.errors import InferenceFailed
+from hive.serving_errors import InferenceFailed
 from hive.wire.api import LOADING_PATH
 from hive.wire.llm import Backend, LlmWorker, LlmWorkers, LoadingEvent, Said, Spawned, SpawnRequest, is_final
 

@@ -18,7 +18,8 @@ from hive.downloads.names import text_names
 from hive.downloads.record import NO_BYTES, Ack, AttemptBytes, Claim, Record
 from hive.lua import Script
 from hive.redis_client import RedisClient, database_of
-from hive.settings import MAX_LEASE_S, Settings
+from hive.setting_ranges import MAX_LEASE_S
+from hive.settings import Settings
 from hive.wire import events, keys
 from hive.wire.events import Event, State
 

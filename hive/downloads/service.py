@@ -32,6 +32,7 @@ from hive.downloads.record import Record
 from hive.downloads.resolutions import Question, Resolutions
 from hive.downloads.restore import Restore
 from hive.downloads.threads import Threads
+from hive.error_codes import from_code
 from hive.errors import (
     Conflict,
     DownloadNotFound,
@@ -41,7 +42,6 @@ from hive.errors import (
     StoreMissing,
     TooManyRequests,
     WorkersSilent,
-    from_code,
 )
 from hive.redis_client import CommandThread
 from hive.store.catalog import OnDisk

@@ -13,7 +13,7 @@ import re
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from hive.errors import InsufficientRam
+from hive.serving_errors import InsufficientRam
 
 #: What an engine takes in all, as a multiple of the weights.
 WEIGHTS_FACTOR: Final = 1.2

@@ -24,20 +24,16 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from hive.downloads.service import DownloadService
+from hive.error_codes import from_code
 from hive.errors import (
     BackendUnavailable,
     Conflict,
     HiveError,
-    InsufficientRam,
     LlmWorkerNotFound,
-    ModelLoading,
-    ModelNotLoaded,
     ModelNotOnDisk,
     ModelNotServable,
     RedisUnavailable,
-    VramExhausted,
     WorkersSilent,
-    from_code,
 )
 from hive.redis_client import CommandThread
 from hive.serving.gguf_header import read_gguf
@@ -47,6 +43,7 @@ from hive.serving.record import LlmRecord, canonical, flight_key
 from hive.serving.registry import HTTP_LEASE_S, LlmRegistry
 from hive.serving.upstream import Target, fetch
 from hive.serving.worker_access import TOKEN_HEADER, worker_token
+from hive.serving_errors import InsufficientRam, ModelLoading, ModelNotLoaded, VramExhausted
 from hive.settings import Settings
 from hive.wire import keys
 from hive.wire.encoding import encode_json

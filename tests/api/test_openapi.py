@@ -24,7 +24,8 @@ from hive.api.openapi.field_notes import NOTES
 from hive.api.openapi.operation_table import OPERATIONS
 from hive.api.openapi.schemas import wire_types
 from hive.api.routes import ApiRoute
-from hive.errors import HiveError, all_errors
+from hive.error_codes import all_errors
+from hive.errors import HiveError
 from tests.support.openapi import check_answer, document, operation_at, validate
 
 #: What the client says, or a process at its start, or the server about an address that it does not have, or a worker of

@@ -12,7 +12,7 @@ from hive.client import Client
 from hive.downloads.context import DownloadContext
 from hive.downloads.reaper import Reaper
 from hive.downloads.registry import WorkerInfo, worker_registry
-from hive.errors import all_errors
+from hive.error_codes import all_errors
 from hive.processes.embedded_redis import EmbeddedRedis
 from hive.redis_client import RedisClient, connect
 from hive.secrets import ensure_key

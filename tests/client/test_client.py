@@ -19,6 +19,7 @@ from hive.client import AsyncClient, Client, ServerUnreachable
 from hive.client import watch as watch_module
 from hive.client.connection import error_from, is_loopback, server_url
 from hive.client.watch import BACKOFF_MAX_S, BACKOFF_MIN_S, Watch
+from hive.error_codes import all_errors
 from hive.wire.events import Complete, Error
 from tests.support.standin_server import DONE, HOLD, ID, StandIn, complete, download, failed, frame, model, running
 from tests.support.tls import Authority, tls_front
@@ -215,7 +216,7 @@ def test_the_small_calls_answer(client: Client) -> None:
     assert client.cancel(ID).id == ID
 
 
-@pytest.mark.parametrize("kind", [kind for kind in errors.all_errors() if kind is not ServerUnreachable])
+@pytest.mark.parametrize("kind", [kind for kind in all_errors() if kind is not ServerUnreachable])
 def test_every_error_comes_back_as_what_it_was(kind: type[errors.HiveError]) -> None:
     sent = kind("Because.", needed=3, message_of="x")
     body = b'{"error":{"code":"%s","message":"Because.","details":{"needed":3,"message":"y"}}}' % sent.code.encode()

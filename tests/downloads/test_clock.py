@@ -10,7 +10,7 @@ from hive.downloads.context import DownloadContext
 from hive.downloads.reaper import Reaper
 from hive.downloads.registry import WORKER_TTL_S, WorkerInfo, worker_registry
 from hive.redis_client import RedisClient
-from hive.settings import MAX_LEASE_S
+from hive.setting_ranges import MAX_LEASE_S
 from hive.wire import keys
 from tests.support.downloads import claim, create, download_context, downloading
 from tests.support.waiting import wait_for

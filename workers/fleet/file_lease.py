@@ -21,7 +21,7 @@ from redis.exceptions import RedisError
 from hive.downloads import scripts
 from hive.lua import Script, load
 from hive.redis_client import RedisClient
-from hive.settings import MAX_LEASE_S
+from hive.setting_ranges import MAX_LEASE_S
 from hive.wire import keys
 
 

@@ -18,18 +18,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 from typing import Final, Protocol
 
-from hive.errors import (
-    BadRequest,
-    InferenceFailed,
-    MethodNotAllowed,
-    ModelLoading,
-    NotFound,
-    RequestTimeout,
-    WorkerDraining,
-)
+from hive.errors import BadRequest, MethodNotAllowed, NotFound, RequestTimeout
 from hive.serving.inference_request import read_inference
 from hive.serving.relay import Relay
 from hive.serving.upstream import Target
+from hive.serving_errors import InferenceFailed, ModelLoading, WorkerDraining
 from hive.settings import Settings
 from hive.wire.api import INFERENCE_PATH, LOADING_PATH, MAX_ID_CHARS, OPENAI_PATHS
 from hive.wire.llm import SERVING, LlmState

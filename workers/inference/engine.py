@@ -27,10 +27,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from hive.errors import BackendUnavailable, EngineFailed, LoadingTimeout
+from hive.errors import BackendUnavailable
 from hive.processes.children import bound_to_us, python_module
 from hive.processes.log_file import MAX_LOG_BYTES, RotatedFile
 from hive.serving.upstream import Target, fetch
+from hive.serving_errors import EngineFailed, LoadingTimeout
 from hive.wire.llm import Backend
 
 log = logging.getLogger("workers.inference.engine")

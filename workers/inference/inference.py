@@ -20,10 +20,11 @@ from typing import Final
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from hive.errors import HiveError, InferenceFailed, RequestTimeout
+from hive.errors import HiveError, RequestTimeout
 from hive.serving.inference_request import InferenceRequest
 from hive.serving.record import iso
 from hive.serving.upstream import Target, Upstream, send
+from hive.serving_errors import InferenceFailed
 from hive.wire.encoding import encode_json
 from hive.wire.llm import (
     InferenceEnd,

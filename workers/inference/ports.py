@@ -11,7 +11,8 @@ import socket
 from collections.abc import Iterable
 from typing import Final
 
-from hive.errors import CannotListen, NoPortFree
+from hive.errors import CannotListen
+from hive.serving_errors import NoPortFree
 
 #: Bytes that the kernel keeps for a reader that is slow.
 SEND_BUFFER_BYTES: Final = 16_384

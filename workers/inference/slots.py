@@ -7,7 +7,8 @@ import logging
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from hive.errors import AllSlotsBusy, Conflict
+from hive.errors import Conflict
+from hive.serving_errors import AllSlotsBusy
 
 log = logging.getLogger("workers.inference.slots")
 

@@ -25,22 +25,15 @@ from typing import Final
 import msgspec
 
 from hive.downloads.tracker import DownloadTracker
-from hive.errors import (
-    BackendUnavailable,
-    EngineFailed,
-    HiveError,
-    InternalError,
-    ModelNotServable,
-    RedisUnavailable,
-    WorkerLost,
-    from_code,
-)
+from hive.error_codes import from_code
+from hive.errors import BackendUnavailable, HiveError, InternalError, ModelNotServable, RedisUnavailable, WorkerLost
 from hive.serving.gguf_header import GgufInfo, read_gguf
 from hive.serving.memory import bytes_needed, check_ram
 from hive.serving.orders import SpawnOrder
 from hive.serving.record import LlmRecord
 from hive.serving.registry import LEASE_S
 from hive.serving.upstream import Target
+from hive.serving_errors import EngineFailed
 from hive.settings import Settings
 from hive.wire import events
 from hive.wire.llm import Fetching, LlmState, LoadingError, LoadingToVram, Ready

@@ -14,8 +14,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, Literal, NamedTuple, get_args
 
-from hive import errors
+from hive import errors, serving_errors
 from hive.api.downloads import DEFAULT_LIMIT, MAX_LIMIT
+from hive.error_codes import all_errors
 from hive.errors import HiveError
 from hive.streams.longpoll import MAX_WAIT_S
 from hive.streams.many import MAX_IDS
@@ -92,7 +93,7 @@ class Operation(NamedTuple):
 
 def tree(*kinds: type[HiveError]) -> tuple[type[HiveError], ...]:
     """These errors and all that are kinds of them."""
-    return tuple(found for found in errors.all_errors() if issubclass(found, kinds))
+    return tuple(found for found in all_errors() if issubclass(found, kinds))
 
 
 # -- errors that routes share ----------------------------------------------------------------------------------------
@@ -140,7 +141,7 @@ _ASK_WORKER: Final[tuple[type[HiveError], ...]] = (
     errors.BackendUnavailable,
     errors.ModelNotServable,
     errors.WorkersSilent,
-    *tree(errors.ServingError),
+    *tree(serving_errors.ServingError),
 )
 #: What a reference may turn out to mean, as a worker says it.
 _RESOLVE: Final = (*tree(errors.NotFound, errors.HubUnavailable, errors.DownloadError), errors.ModelAccessDenied)
@@ -340,8 +341,13 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         llm.SpawnRequest,
         may_end_with=(
             *_ASK_MODEL,
-            *(errors.ModelNotServable, errors.BackendUnavailable, errors.InsufficientRam, errors.VramExhausted),
-            *(errors.NoPortFree, errors.WorkersSilent, errors.ModelNotOnDisk, errors.ServingError),
+            *(
+                errors.ModelNotServable,
+                errors.BackendUnavailable,
+                serving_errors.InsufficientRam,
+                serving_errors.VramExhausted,
+            ),
+            *(serving_errors.NoPortFree, errors.WorkersSilent, errors.ModelNotOnDisk, serving_errors.ServingError),
             *tree(errors.DownloadError),
         ),
     ),

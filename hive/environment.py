@@ -1,0 +1,111 @@
+"""The variables of the environment as settings read them: their older and other names, files in their place, switches.
+
+Problem: people know variables by the names that huggingface_hub and other tools have for them, orchestrators bring
+secrets as files, and `~` and `yes` mean what they mean elsewhere. The easy way, a case for each in the list of the
+settings, hides the list. So here are the ways to say a setting, and hive/settings.py has what there is to say.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from typing import Final
+
+from hive.net.tls import is_null_device
+
+#: The settings that are paths: `~` and `$VAR` in them are read as huggingface_hub and shells read them.
+_PATHS: Final = (
+    *("HIVE_STORE", "HIVE_HOME", "HIVE_AUDIT_LOG", "HIVE_SECRET_KEY_FILE", "HIVE_API_KEYS_FILE", "HIVE_API_KEY_FILE"),
+    *("HIVE_REDIS_CA_FILE", "HIVE_REDIS_CERT_FILE", "HIVE_REDIS_KEY_FILE"),
+    "HIVE_LLAMA_SERVER",
+    *("HF_HOME", "HF_HUB_CACHE", "HF_TOKEN_PATH", "XDG_CACHE_HOME"),
+)
+
+#: Older names of settings, which huggingface_hub reads where the present one is not set.
+OLD_NAMES: Final = {
+    "HF_HUB_CACHE": "HUGGINGFACE_HUB_CACHE",
+    "HF_TOKEN": "HUGGING_FACE_HUB_TOKEN",
+    "HF_HUB_OFFLINE": "TRANSFORMERS_OFFLINE",
+}
+
+#: Names of ours that win over those that other programs read too.
+OWN_NAMES: Final = {"REDIS_URL": "HIVE_REDIS_URL", "SSL_CERT_FILE": "HIVE_CA_FILE"}
+
+#: Settings that may be read from a file instead, which a variable of this name names: secrets of an orchestrator.
+SECRET_FILES: Final = {
+    "REDIS_URL": "HIVE_REDIS_URL_FILE",
+    "HF_TOKEN": "HF_TOKEN_FILE",
+    "HIVE_WEBHOOK_SECRET": "HIVE_WEBHOOK_SECRET_FILE",
+}
+
+#: Settings that name a file, where /dev/null stands for none: a compose file mounts something in any case.
+_OPTIONAL_FILES: Final = (
+    *(*SECRET_FILES.values(), "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "HIVE_CA_FILE"),
+    *("HIVE_REDIS_CA_FILE", "HIVE_REDIS_CERT_FILE", "HIVE_REDIS_KEY_FILE"),
+)
+
+#: Bytes of the longest of them.
+MAX_SECRET_FILE_BYTES: Final = 16_384
+
+#: Settings that other tools read in lower case.
+_LOWER_CASE: Final = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY")
+
+#: Words for on and off that other tools take.
+_SWITCHES: Final = {"yes": "1", "on": "1", "no": "0", "off": "0"}
+
+
+class EnvironmentFileError(ValueError):
+    """A file that stands for a variable cannot be used; the text names the variable, and nothing secret."""
+
+
+def read_environment(
+    environment: Mapping[str, str], names: Collection[str], switches: Collection[str]
+) -> dict[str, str]:
+    """The value of each variable in `names` that is set, whichever way; `switches` are those that are on or off. An
+    empty variable counts as not set.
+
+    Raises:
+        EnvironmentFileError: a file that is named in the place of one cannot be used.
+    """
+    given = {name: value for name, value in environment.items() if not _names_no_file(name, value)}
+    values = {old: value for old, name in OLD_NAMES.items() if (value := given.get(name))}
+    values |= {name: value for name, value in given.items() if name in names and value != ""}
+    values |= {other: value for other, name in OWN_NAMES.items() if (value := given.get(name))}
+    for other, name in SECRET_FILES.items():
+        if other not in values and given.get(name):
+            values[other] = _secret_in(_expanded(given[name], given), name)
+    for name in switches:
+        if (said := values.get(name, "").lower()) in _SWITCHES:
+            values[name] = _SWITCHES[said]
+    for name in _LOWER_CASE:
+        if name not in values and given.get(name.lower()):
+            values[name] = given[name.lower()]
+    for name in _PATHS:
+        if name in values:
+            values[name] = _expanded(values[name], given)
+    return values
+
+
+def _expanded(text: str, env: Mapping[str, str]) -> str:
+    """A path with its leading `~` and its `$VAR`s read, as far as `env` knows them."""
+    if text == "~" or text.startswith("~/"):
+        text = (env.get("HOME") or "~") + text[1:]
+    return re.sub(r"\$(?:(\w+)|\{(\w+)\})", lambda found: env.get(found[1] or found[2], found[0]), text)
+
+
+def _names_no_file(name: str, path: str) -> bool:
+    """Whether a setting names /dev/null in the place of a file."""
+    return name in _OPTIONAL_FILES and is_null_device(path)
+
+
+def _secret_in(path: str, name: str) -> str:
+    """The one line of a secret's file. Raises EnvironmentFileError, which shows nothing of it."""
+    try:
+        with open(path, "rb") as file:
+            text = file.read(MAX_SECRET_FILE_BYTES + 1).decode().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise EnvironmentFileError(f"{name} cannot be read from {path}: {reason}.") from None
+    if not text or "\n" in text or len(text) > MAX_SECRET_FILE_BYTES:
+        raise EnvironmentFileError(f"{name} names {path}, which must hold one line.")
+    return text

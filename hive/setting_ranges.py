@@ -1,0 +1,56 @@
+"""The least and the most that each setting may be which is a number."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from hive.wire.jobs import MAX_CONTEXT, MAX_RUNNING, MAX_SLOTS, MIN_CONTEXT
+
+#: Seconds of the longest lease.
+MAX_LEASE_S: Final = 600.0
+
+#: By the variable, in the unit of its name.
+RANGES: Final[dict[str, tuple[float, float]]] = {
+    "HIVE_FILES_AT_ONCE": (1, 64),
+    "HIVE_FIRST_BYTE_TIMEOUT_S": (1, 900),
+    "HIVE_HUB_TIMEOUT_S": (0.1, 3_600),
+    "HIVE_MAX_LISTING_BYTES": (1 << 20, 1 << 30),
+    "HIVE_MAX_LISTING_FILES": (1, 300_000),
+    "HIVE_KEEP_FREE_PERCENT": (0, 90),
+    "HIVE_MAX_UNDECLARED_BYTES": (1 << 20, 1 << 50),
+    "HIVE_MIN_BYTES_PER_SECOND": (0, 1_000_000_000),
+    "HIVE_MIN_RATE_WINDOW_S": (1, 86_400),
+    "HIVE_ENDED_TTL_S": (60, 31_536_000),
+    "HIVE_PARTIAL_TTL_S": (600, 31_536_000),
+    "HIVE_MAX_ATTEMPTS": (1, 1000),
+    "HIVE_LEASE_S": (0.5, MAX_LEASE_S),
+    "HIVE_DRAIN_S": (0, 600),
+    "HIVE_KEEPALIVE_S": (0.1, 60),
+    "HIVE_MAX_STREAMS": (1, 1_000_000),
+    "HIVE_MAX_CONNECTIONS": (0, 1_000_000),
+    "HIVE_MAX_CONNECTIONS_PER_ADDRESS": (0, 1_000_000),
+    "HIVE_MAX_STREAMS_PER_KEY": (0, 1_000_000),
+    "HIVE_MAX_MANY_STREAMS_PER_KEY": (0, 1_000_000),
+    "HIVE_MAX_LONG_POLLS_PER_KEY": (0, 1_000_000),
+    "HIVE_MAX_REQUESTS_PER_SECOND": (0, 1_000_000),
+    "HIVE_MAX_ANONYMOUS_REQUESTS_PER_SECOND": (0, 1_000_000),
+    "HIVE_MAX_DOWNLOAD_REQUESTS_PER_MINUTE": (0, 1_000_000),
+    "HIVE_MAX_WEBHOOKS_PER_MINUTE": (0, 1_000_000),
+    "HIVE_MAX_RECORDS_PER_KEY": (0, 10_000_000),
+    "HIVE_MAX_QUEUED_PER_KEY": (0, 1_000_000),
+    "HIVE_MAX_BYTES_PER_KEY_AND_DAY": (0, 1 << 60),
+    "HIVE_MAX_QUEUED": (1, 1_000_000),
+    "HIVE_MAX_RECORDS": (1, 10_000_000),
+    "HIVE_WEBHOOK_TIMEOUT_S": (0.1, 60),
+    "HIVE_MAX_RUNNING": (0, MAX_RUNNING),
+    "HIVE_LLM_CONTEXT": (MIN_CONTEXT, MAX_CONTEXT),
+    "HIVE_LLM_SLOTS": (1, MAX_SLOTS),
+    "HIVE_LLM_THREADS": (0, 1024),
+    "HIVE_LLM_KEEP_FREE_BYTES": (0, 1 << 50),
+    "HIVE_LLM_IDLE_S": (0, 31_536_000),
+    "HIVE_LLM_STALL_S": (0.5, 3_600),
+    "HIVE_LLM_LOADING_TIMEOUT_S": (0.5, 86_400),
+    "HIVE_LLM_TOKEN_TIMEOUT_S": (0.5, 86_400),
+    "HIVE_LLM_DRAIN_S": (0, 600),
+    "HIVE_LLM_HEALTH_INTERVAL_S": (0.1, 3_600),
+}
