@@ -168,6 +168,32 @@ def test_every_link_of_a_document_leads_somewhere() -> None:
         assert [link for link in links if not (document.parent / link).exists()] == [], document.name
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: d.name)
+def test_every_row_of_a_table_has_the_cells_of_its_head(document: Path) -> None:
+    outside_code = re.sub(r"^```.*?^```", "", document.read_text(), flags=re.MULTILINE | re.DOTALL)
+    for table in re.findall(r"(?:^\|.*\n)+", outside_code, re.MULTILINE):
+        head, *rows = table.splitlines()
+        assert [row for row in rows if cells(row) != cells(head)] == []
+
+
+def cells(row: str) -> int:
+    return len(re.findall(r"(?<!\\)\|", row))
+
+
+@pytest.mark.parametrize("page", ["compose.md", "systemd.md"])
+def test_where_all_of_it_is_upgraded_workers_come_first(page: str) -> None:
+    """They open what servers seal, and older ones do not (tests/upgrade)."""
+    (commands,) = (block for block in re.findall(r"(?:^    .*\n)+", text(page), re.MULTILINE) if "git pull" in block)
+    assert 0 < commands.index("worker") < commands.index("api")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: d.name)
+def test_every_unit_that_a_document_starts_exists(document: Path) -> None:
+    commands = re.findall(r"^    .*systemctl (?:start|restart|enable|stop).*$", document.read_text(), re.MULTILINE)
+    units = {unit for line in commands for unit in re.findall(r"\bhive(?:-\w+)?@?", line.partition("systemctl")[2])}
+    assert [unit for unit in sorted(units) if not (ROOT / "deploy" / "systemd" / f"{unit}.service").exists()] == []
+
+
 def test_every_test_that_the_security_page_names_exists() -> None:
     named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", (ROOT / "SECURITY.md").read_text())
     assert len(named) > 80
