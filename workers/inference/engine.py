@@ -136,15 +136,26 @@ def command_for(spec: EngineSpec, socket_path: Path, named: str | None) -> list[
         spec.name,
         "--parallel",
         str(spec.slots),
-        "--load-mode",
-        spec.load_mode,
-        "--no-ui",
-        "--offline",
     ]
     command += ["--threads", str(spec.threads)] if spec.threads else []
     if spec.backend == "cpu":
         return [*command, "--gpu-layers", "0", "--device", "none"]
     return [*command, "--gpu-layers", "999", "--split-mode", "none", "--main-gpu", str(spec.device)]
+
+
+def environment_for(spec: EngineSpec) -> dict[str, str]:
+    """What a llama-server is told by its environment: options that have come, gone or changed their names between its
+    versions, each of which ends at an option that it does not know and passes over a variable that it does not know.
+    """
+    told = {"LLAMA_ARG_UI": "0", "LLAMA_ARG_WEBUI": "0", "LLAMA_ARG_OFFLINE": "1"}
+    if spec.load_mode != "auto":
+        told["LLAMA_ARG_LOAD_MODE"] = spec.load_mode
+    # Before there was a load mode.
+    if spec.load_mode == "none":
+        told["LLAMA_ARG_MMAP"] = "0"
+    if spec.load_mode == "mlock":
+        told["LLAMA_ARG_MLOCK"] = "1"
+    return told
 
 
 class Engine:

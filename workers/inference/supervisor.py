@@ -38,7 +38,7 @@ from hive.settings import Settings
 from hive.wire import events
 from hive.wire.llm import Fetching, LlmState, LoadingError, LoadingToVram, Ready
 from workers.inference.address import Address
-from workers.inference.engine import Engine, EngineSpec, command_for, forget_old_logs
+from workers.inference.engine import Engine, EngineSpec, command_for, environment_for, forget_old_logs
 from workers.inference.guard import Guard
 from workers.inference.http1 import Listener
 from workers.inference.inference import Inference
@@ -206,7 +206,7 @@ class Supervisor:
         )
         command = command_for(spec, self._engine.socket_path, settings.llama_server)
         try:
-            await self._engine.start(command, _environment())
+            await self._engine.start(command, {**_environment(), **environment_for(spec)})
         except OSError as error:
             raise BackendUnavailable(f"The engine cannot be started: {error.strerror or error}.") from None
         await self._engine.wait_until_ready(settings.llm_stall_s, settings.llm_loading_timeout_s, self._describe)
