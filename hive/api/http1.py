@@ -8,6 +8,7 @@ client has. hive often has nothing in front of it. So here:
     a body               64 KiB, a prompt 256 KiB (routes read no more, and what nobody reads ends the connection), and
                          512 KiB with what frames it: chunks' sizes, their extensions, trailers; whole within 30 s
     silence              30 s before the first request, and between two
+    an answer            a client that takes nothing of it for 30 s is given up, also where the connection is to close
     pipelined requests   16 wait; what comes then stays unparsed, and the connection is not read
     connections          as many as there are descriptors for. One address has some; those above must ask within 5 s and
                          are closed after the answer, and many times as many are closed at once
@@ -44,7 +45,7 @@ from hive.auth.holder import LOOPBACK, holder_of_address
 from hive.errors import BadRequest, HeadersTooLarge, HiveError, RequestTimeout
 from hive.net.forwarded import TrustedProxies
 from hive.streams import sse
-from hive.streams.writer import EXTENSION, Listener, SocketWriter
+from hive.streams.writer import EXTENSION, Listener, SocketWriter, reset
 from hive.wire.api import ErrorBody, ErrorReply
 
 log = logging.getLogger("hive.api.http1")
@@ -58,6 +59,8 @@ MAX_HEADERS: Final = 100
 HEAD_TIMEOUT_S: Final = 10.0
 BODY_TIMEOUT_S: Final = 30.0
 SILENCE_S: Final = 30.0
+#: Seconds in which a client must take something of what was written for it.
+STALL_S: Final = 30.0
 #: Bytes of a body as it comes: with the sizes of chunks, what stands behind them, and trailers. A client that sends
 #: chunks of some bytes is strange; an endless extension or trailer, of which no callback tells, is an attack.
 MAX_FRAMED_BODY_BYTES: Final = 8 * MAX_BODY_BYTES
@@ -159,6 +162,7 @@ class HttpProtocol(HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._timer: asyncio.TimerHandle | None = None
+        self._stall: asyncio.TimerHandle | None = None
         self._unfed = b""
         self._admitted = self._in_head = self._in_body = self._feeding = self._lingering = False
         self._waits_for: Literal["", "request", "head", "body"] = "request"
@@ -179,7 +183,7 @@ class HttpProtocol(HttpToolsProtocol):
             # Without a word: any answer but a stream is final for an EventSource, and this passes.
             transport.abort()
             return
-        self._arm(CROWDED_SILENCE_S if self.counted.is_crowded(self._address) else SILENCE_S, transport.close)
+        self._arm(CROWDED_SILENCE_S if self.counted.is_crowded(self._address) else SILENCE_S, self._close)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Called exactly once, unless the connection was handed over."""
@@ -196,6 +200,17 @@ class HttpProtocol(HttpToolsProtocol):
             return
         self._unfed += data
         self._feed()
+
+    def pause_writing(self) -> None:
+        """The client is behind with an answer: the application writes no more."""
+        super().pause_writing()
+        self._watch_taking()
+
+    def resume_writing(self) -> None:
+        """It has taken nearly all."""
+        super().resume_writing()
+        if not self.transport.is_closing():
+            self._stop_watching()
 
     # -- called by the parser ----------------------------------------------------------------------------------------
 
@@ -255,12 +270,18 @@ class HttpProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """An answer is out: what waited behind it may be parsed."""
         super().on_response_complete()
+        if self.transport.is_closing():
+            self._watch_taking()
         if self._unfed and not self._feeding:
             self.loop.call_soon(self._feed)
 
     def send_400_response(self, msg: str) -> None:
         """What came is no HTTP."""
         self._refuse(BadRequest("The request is not valid HTTP."))
+
+    def timeout_keep_alive_handler(self) -> None:
+        """No further request has come."""
+        self._close()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
@@ -306,7 +327,7 @@ class HttpProtocol(HttpToolsProtocol):
             return
         self._waits_for = waits_for
         if waits_for == "request":
-            self._arm(SILENCE_S, self.transport.close)  # empty lines are no request, and stop uvicorn's own clock
+            self._arm(SILENCE_S, self._close)  # empty lines are no request, and stop uvicorn's own clock
         elif waits_for:
             self._arm(HEAD_TIMEOUT_S if waits_for == "head" else BODY_TIMEOUT_S, self._on_late)
         else:
@@ -360,6 +381,30 @@ class HttpProtocol(HttpToolsProtocol):
         else:
             self.flow.resume_reading()
 
+    def _close(self) -> None:
+        """Close when all that was written has left."""
+        self.transport.close()
+        self._watch_taking()
+
+    def _watch_taking(self) -> None:
+        """Give the client up that takes nothing of what waits for it, now that no more is written: neither the loop nor
+        the kernel does, as long as it is there and has no room.
+        """
+        self._stop_watching()
+        if waiting_bytes := self.transport.get_write_buffer_size():
+            self._stall = self.loop.call_later(STALL_S, self._check_taking, waiting_bytes)
+
+    def _check_taking(self, waited_bytes: int) -> None:
+        if self.transport.get_write_buffer_size() < waited_bytes:
+            self._watch_taking()
+        else:
+            reset(self.transport)
+
+    def _stop_watching(self) -> None:
+        if self._stall is not None:
+            self._stall.cancel()
+            self._stall = None
+
     def _on_late(self) -> None:
         self._refuse(RequestTimeout())
 
@@ -379,7 +424,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._lingering, self._unfed = True, b""
         if self.transport.can_write_eof():
             self.transport.write_eof()
-        self._arm(LINGER_S, self.transport.close)
+        self._arm(LINGER_S, self._close)
 
     def _arm(self, seconds: float, then: Callable[[], None]) -> None:
         self._disarm()
@@ -393,6 +438,7 @@ class HttpProtocol(HttpToolsProtocol):
     def _forget(self) -> None:
         """This is no connection of HTTP any more."""
         self._disarm()
+        self._stop_watching()
         if self._admitted:
             self._admitted = False
             self.counted.release(self._address)

@@ -10,6 +10,7 @@ from starlette.requests import HTTPConnection
 
 from hive.api.limits import RateLimits
 from hive.api.operations import Operations
+from hive.api.readiness import Readiness
 from hive.api.serving_parts import LazyServing
 from hive.auth.key_ring import KeyRing, Latch
 from hive.auth.keys import KeyFile
@@ -61,6 +62,7 @@ class Services:
     replica: Replica
     disk: Disk
     store_health: StoreHealth
+    readiness: Readiness
     webhooks: WebhookOutbox
     polls: LongPolls
     keys: KeyRing
@@ -113,6 +115,7 @@ def make_services(settings: Settings, redis: RedisAddress | str, keys_on: Latch 
     provisioner = ModelProvisioner(settings, records.tracker, records.queue, catalog, resolutions)
     webhooks = WebhookOutbox(commands.client, settings)
     access = ModelAccess(settings, commands, catalog, resolutions)
+    store_health = StoreHealth(settings)
     intents = IntentLog(settings)
     restore = Restore(settings, redis, intents)
     downloads = DownloadService(commands, records, provisioner, webhooks, intents, restore, resolutions, access)
@@ -132,7 +135,8 @@ def make_services(settings: Settings, redis: RedisAddress | str, keys_on: Latch 
         many_streams=many_streams,
         replica=Replica(commands, fanout, streams, many_streams),
         disk=Disk(settings.hub_dir),
-        store_health=StoreHealth(settings),
+        store_health=store_health,
+        readiness=Readiness(commands, fanout, store_health),
         webhooks=webhooks,
         polls=LongPolls(fanout),
         keys=key_ring,

@@ -46,15 +46,8 @@ async def healthz(request: Request) -> Response:
 
 
 async def readyz(request: Request) -> Response:
-    """`GET /readyz`: 200 when requests can be answered.
-
-    Redis answers, the process is subscribed to it, and something can be brought to the store.
-    """
-    services = services_of(request)
-    await services.commands.run(services.commands.client.ping)
-    if not services.fanout.connected:
-        return error_response(errors.RedisUnavailable("The process is not subscribed to Redis yet."))
-    if (refusal := await services.store_health.refusal()) is not None:
+    """`GET /readyz`: 200 when requests can be answered."""
+    if (refusal := await services_of(request).readiness.refusal()) is not None:
         return error_response(refusal)
     return JsonResponse(Alive(status="ready"))
 

@@ -168,9 +168,14 @@ class SocketWriter(asyncio.Protocol):
         self._give_up()
 
     def _give_up(self) -> None:
-        with contextlib.suppress(OSError):
-            self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NONE)
-        self._transport.abort()
+        reset(self._transport)
+
+
+def reset(transport: asyncio.Transport) -> None:
+    """Close a connection with a reset, and forget what waits for its client."""
+    with contextlib.suppress(OSError):
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NONE)
+    transport.abort()
 
 
 class AsgiWriter:

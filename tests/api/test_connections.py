@@ -19,7 +19,7 @@ from hive.api import http1
 from hive.api.http1 import Connections, HttpProtocol
 from hive.auth.holder import LOOPBACK
 from hive.downloads.context import DownloadContext
-from tests.support.asgi_server import Serving, read_to_end, read_until, running
+from tests.support.asgi_server import SMALL_BUFFER, Serving, read_to_end, read_until, running
 from tests.support.downloads import create
 from tests.support.processes import Server
 from tests.support.waiting import AT_ONCE_S, wait_for_async
@@ -248,6 +248,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http1, "SILENCE_S", 0.3)
     monkeypatch.setattr(http1, "CROWDED_SILENCE_S", 0.1)
     monkeypatch.setattr(http1, "LINGER_S", 0.1)
+    monkeypatch.setattr(http1, "STALL_S", 0.5, raising=False)
 
 
 @pytest.fixture
@@ -322,6 +323,30 @@ async def test_empty_lines_are_silence(serving: Serving, asks_first: bool) -> No
     await asyncio.gather(task, return_exceptions=True)
     await wait_for_async(lambda: not serving.state.connections, "the connection to be forgotten")
     client.close()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("requests", [1, 3, 40], ids=["one", "some behind it", "more than are read"])
+@pytest.mark.parametrize("leaves", [False, True], ids=["keep-alive", "close"])
+async def test_who_does_not_take_an_answer_is_given_up(serving: Serving, requests: int, leaves: bool) -> None:
+    client = serving.connect("big", receive_buffer=SMALL_BUFFER, headers="Connection: close\r\n" if leaves else "")
+    loop = asyncio.get_running_loop()
+    await loop.sock_sendall(client, b"GET /big HTTP/1.1\r\nHost: x\r\n\r\n" * (requests - 1))
+    await wait_for_async(lambda: serving.state.connections, "it is connected")
+    await wait_for_async(lambda: not serving.state.connections, "it is given up", 10)
+    with pytest.raises(ConnectionResetError):
+        await read_to_end(client)
+
+
+@pytest.mark.anyio
+async def test_who_takes_an_answer_slowly_gets_all_of_it(serving: Serving) -> None:
+    client = serving.connect("big", receive_buffer=SMALL_BUFFER, headers="Connection: close\r\n")
+    loop = asyncio.get_running_loop()
+    taken = 0
+    while part := await loop.sock_recv(client, 4096):
+        taken += len(part)
+        await asyncio.sleep(http1.STALL_S / 20)
+    assert taken > 200_000
 
 
 @pytest.mark.anyio

@@ -36,7 +36,7 @@ def people(keyed_env: dict[str, str]) -> Iterator[dict[str, Person]]:
     """alice, bob and ops, who administers."""
     made = keys_for(keyed_env, "alice", "bob")
     server = Server(keyed_env)
-    wait_for(lambda: requests.get(f"{server.url}/readyz", timeout=5).status_code == 200, "the server is ready")
+    server.wait_until_ready()
     yield {owner: Person(server.url, key) for owner, key in made.items()}
     assert server.stop() == 0
     assert "Traceback" not in server.output, server.output
@@ -136,6 +136,13 @@ def test_the_place_in_the_queue_counts_all_and_names_none(alice: Person, bob: Pe
     assert his.json()["ahead"] == 1, "one of alice's two: they take turns"
     assert "alice" not in his.text
     assert "secret" not in his.text
+
+
+def test_what_a_tenant_learns_of_others_is_how_many_wait_and_run(alice: Person, bob: Person) -> None:
+    alice.start("hf:org/secret")
+    assert bob.call("GET", "/v1/scaling").json() == {"queued": 1, "running": 0, "wanted_workers": 1}
+    for path in ("/v1/workers", "/metrics", "/v1/settings/downloads"):
+        assert bob.call("GET", path).status_code == 403, path
 
 
 def test_two_who_ask_for_one_model_share_one_download(alice: Person, bob: Person) -> None:

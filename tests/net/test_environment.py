@@ -21,6 +21,7 @@ from hive.settings import Settings, SettingsError
 from hive.webhooks.delivery import Unanswered
 from hive.wire.refs import parse_ref
 from tests.hub import HubServer
+from tests.hub.access import DEFAULT_TOKEN
 from tests.support.network_world import (
     CLIENTS,
     FETCHERS,
@@ -256,6 +257,20 @@ def test_a_host_that_is_listed_may_be_redirected_to(world: World) -> None:
         plan = resolve(parse_ref("org/name"), settings=settings, network=network)
         mirror.redirect(f"/org/name/resolve/{sha}/README.md", far, 307)
         assert fetch(plan.files[0].source, world.folder / "listed", network=network).verified
+
+
+def test_a_mirror_may_hand_out_bytes_at_another_port_of_its_host_and_gets_no_token_there(world: World) -> None:
+    with HubServer() as mirror, HubServer() as bucket:
+        content = b"# tiny\n"
+        mirror.create("org/name", {"README.md": content}, private=True)
+        sha = mirror.repos["org/name"].at("main").sha
+        settings = World(mirror, world.front, world.authority, world.folder).settings("http", HF_TOKEN=DEFAULT_TOKEN)
+        network = network_for(settings, guarded=False)
+        plan = resolve(parse_ref("org/name"), settings=settings, network=network, token=DEFAULT_TOKEN)
+        mirror.redirect(f"/org/name/resolve/{sha}/README.md", bucket.plain("/f", content), 307)
+        assert fetch(plan.files[0].source, world.folder / "near", network=network).verified
+        assert all("authorization" not in hit.headers for hit in bucket.hits("/f"))
+        assert any("authorization" in hit.headers for hit in mirror.hits("*/resolve/*"))
 
 
 def test_nothing_of_this_is_shown(world: World) -> None:

@@ -1,0 +1,59 @@
+"""Readiness: nobody needs a key to ask, and no rate holds them, so it must cost little however many ask."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+
+import pytest
+
+from hive.api.services import Services, make_services
+from hive.errors import RedisUnavailable
+from hive.processes.embedded_redis import EmbeddedRedis
+from hive.settings import Settings
+from tests.support.waiting import wait_for_async
+
+ASKING = 200
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def services(own_redis: EmbeddedRedis, settings: Settings) -> AsyncIterator[Services]:
+    made = make_services(settings, own_redis.url)
+    task = asyncio.create_task(made.fanout.run())
+    await wait_for_async(lambda: made.fanout.connected, "it is subscribed")
+    yield made
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    made.downloads.close()
+    made.commands.close()
+
+
+async def test_however_many_ask_at_once_redis_is_asked_once(services: Services) -> None:
+    before = services.commands.round_trips
+    assert await asyncio.gather(*(services.readiness.refusal() for _ in range(ASKING))) == [None] * ASKING
+    assert services.commands.round_trips - before == 1
+    assert await services.readiness.refusal() is None
+    assert services.commands.round_trips - before == 2, "an answer is good for those who wait for it alone"
+
+
+async def test_while_redis_is_silent_those_who_ask_take_no_place_from_others(
+    services: Services, own_redis: EmbeddedRedis
+) -> None:
+    assert own_redis.pid is not None
+    os.kill(own_redis.pid, signal.SIGSTOP)
+    try:
+        asked = [asyncio.create_task(services.readiness.refusal()) for _ in range(ASKING)]
+        await wait_for_async(lambda: services.commands._waiting, "Redis is asked")
+        assert services.commands._waiting == 1
+        asked[0].cancel()  # a client that goes takes nobody's answer away
+        refusals = (await asyncio.gather(*asked, return_exceptions=True))[1:]
+    finally:
+        os.kill(own_redis.pid, signal.SIGCONT)
+    assert all(isinstance(refusal, RedisUnavailable) for refusal in refusals)
+    async with asyncio.timeout(30):
+        while await services.readiness.refusal() is not None:
+            pass
