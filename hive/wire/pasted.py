@@ -35,16 +35,25 @@ _HUB: Final = r"(?:www\.)?(?:huggingface\.com?|hf\.co)\.?(?::(?:80|443))?(?=/)"
 #: The Hub's host with a scheme that somebody cut, or mistyped, or none.
 _AT_HUB: Final = re.compile(rf"(?:hf:(?://)?)?(?:h[tx]{{1,3}}ps?)?:?/{{0,3}}(?P<rest>{_HUB}/.*)", re.IGNORECASE)
 _HUB_IN_TEXT: Final = re.compile(rf"https?://{_HUB}/[^\s\"'<>()\[\]]+", re.IGNORECASE)
+#: The scheme of a name at the Hub, as libraries write it, with too few slashes or too many.
+_HUB_SCHEME: Final = re.compile(r"(?:hf|hf[-_]hub|huggingface):/{0,3}(?=[^/])", re.IGNORECASE)
 #: A scheme of the web that is mistyped.
 _ALMOST_URL: Final = re.compile(r"(?!https?://)h[tx]{1,3}ps?(?::/|:?//)", re.IGNORECASE)
 #: How a host begins that somebody wrote without a scheme; no organisation of the Hub is called so.
-_BARE_HOST: Final = re.compile(r"[a-z0-9-]+(?:\.[a-z0-9-]+)*\.(?:com|org|net|cn)(?::\d+)?", re.IGNORECASE)
+_BARE_HOST: Final = re.compile(
+    r"(?:[a-z0-9-]+(?:\.[a-z0-9-]+)*\.(?:com|org|net|cn|io)|(?:\d{1,3}\.){3}\d{1,3}|localhost)(?::\d+)?"
+    r"|(?!hf:)[a-z0-9][a-z0-9.-]*:\d{2,5}",
+    re.IGNORECASE,
+)
 #: A model in the Hub's cache: its folder, by itself or with the way to it, and what may stand behind it.
 _IN_CACHE: Final = re.compile(
     r"(?:(?:[~.]|[A-Za-z]:)?[\\/](?:[^\\/]+[\\/])*)?models--(?P<org>[^\\/]+?)--(?P<name>[^\\/]+)"
     r"(?:[\\/]snapshots(?:[\\/](?P<commit>[0-9a-f]{40})(?:[\\/](?P<path>.+?))?)?)?[\\/]?"
 )
 _LOCAL_PATH: Final = re.compile(r"(?:~|\.{1,2})?[\\/].*|[A-Za-z]:[\\/].*", re.DOTALL)
+_OF_THIS_MACHINE: Final = (
+    "This is a path of this machine: write file:///models/file.gguf. A model is written hf:org/name."
+)
 _MARKDOWN: Final = re.compile(
     r"!?\[[^\[\]]*\]\(\s*<?([^\s()<>]+(?:\([^\s()]*\)[^\s()<>]*)*)>?(?:\s+[\"'][^\"']*[\"'])?\s*\)"
 )
@@ -161,6 +170,8 @@ def normalise(text: str, endpoint: str = "") -> str:
         RefError: it means something that is no model; the text says what to do.
     """
     _check_hidden(text)
+    if scheme_of_hub := _HUB_SCHEME.match(text):
+        text = f"hf:{text[scheme_of_hub.end() :]}"
     text = _of_git_or_cache(_plain_head(_trimmed(_unwrapped(text))))
     _check_hidden(text)
     if at_hub := _AT_HUB.fullmatch(text):
@@ -180,13 +191,18 @@ def normalise(text: str, endpoint: str = "") -> str:
         raise RefError(ollama.hint(text))
     if _ALMOST_URL.match(text):
         raise RefError("An address begins with https:// or http://. Write it so, or the model as hf:org/name.")
-    if text.count("/") > 1 and _BARE_HOST.fullmatch(head):
-        raise RefError(f"{head[:80]!r} looks like a host: write https:// before it. A model is written hf:org/name.")
-    if _LOCAL_PATH.fullmatch(text):
+    if _is_below_a_host(text, head):
         raise RefError(
-            "This is a path of this machine: write file:///models/file.gguf. A model is written hf:org/name."
+            f"{head[:80]!r} looks like a host: write https:// or http:// before it. A model is written hf:org/name."
         )
+    if _LOCAL_PATH.fullmatch(text):
+        raise RefError(_OF_THIS_MACHINE)
     return _check_page(text)
+
+
+def backslash(text: str) -> RefError:
+    """What to say of a text with backslashes in it."""
+    return RefError(_OF_THIS_MACHINE if _LOCAL_PATH.fullmatch(text) else "Write a model with a slash: hf:org/name.")
 
 
 def is_hub_host(host: str) -> bool:
@@ -303,11 +319,15 @@ def hub_address(parts: SplitResult, written: str = "") -> str:
         shown = parse_qs(parts.query).get("show_file_info")
         return f"{repo}/{shown[0]}@main" if shown else repo
     view, rest = segments[2], segments[3:]
+    if any(segment.endswith(("http:", "https:")) for segment in rest):
+        raise RefError("This names several models. Give hive one reference at a time.")
     if view in HUB_VIEWS:
         return _of_view(repo, view, rest, parts.query)
     if written:
         return f"hf:{written.partition('/')[2]}"
-    raise RefError("This address of the Hub names no model or file.")
+    if segments[1] in HUB_VIEWS:
+        raise RefError("A model's name has two parts. Open this page, and give hive the address that it leads to.")
+    raise RefError(f"This page of the Hub is no model's and no file's. Its model is {repo[:200]}.")
 
 
 def _of_view(repo: str, view: str, rest: list[str], query: str) -> str:
@@ -344,6 +364,12 @@ def _at_mirror(text: str, endpoint: str) -> str | None:
     if is_page or (len(segments) > 3 and segments[2] in HUB_VIEWS):
         return hub_address(parts)
     return None
+
+
+def _is_below_a_host(text: str, head: str) -> bool:
+    """Whether `head`, what stands before the first slash, is a host: by its form, and what stands behind it."""
+    is_file_or_deep = text.count("/") > 1 or _looks_like_file(text)
+    return "/" in text and (is_file_or_deep or ":" in head) and _BARE_HOST.fullmatch(head) is not None
 
 
 def _check_hidden(text: str) -> None:

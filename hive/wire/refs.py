@@ -18,6 +18,7 @@ from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 import msgspec
 
+from hive.wire.commands import several
 from hive.wire.hosts import to_ascii_host
 from hive.wire.pasted import (
     BLANKS,
@@ -27,6 +28,7 @@ from hive.wire.pasted import (
     INVISIBLE,
     RefError,
     as_written,
+    backslash,
     hub_address,
     is_hub_host,
     normalise,
@@ -36,6 +38,8 @@ __all__ = ["HIDDEN_QUERY", "RefError"]
 
 #: Longest reference in characters. Signed URLs reach some 2,000.
 MAX_REF_CHARS = 4096
+#: References in one text that are told apart, to say that hive takes one at a time.
+MAX_SEVERAL = 16
 #: Longest path of a file inside a repository, in bytes, and of one of its segments (the limit of common filesystems).
 MAX_PATH_BYTES = 1024
 MAX_SEGMENT_BYTES = 255
@@ -111,9 +115,31 @@ def parse_ref(text: str, endpoint: str = "") -> ModelRef:
     text = text.strip(BLANKS)
     if len(text) > MAX_REF_CHARS:
         raise RefError(f"The model reference has {len(text)} characters; the limit is {MAX_REF_CHARS}.")
+    try:
+        return _parse(text, endpoint)
+    except RefError:
+        if len(each := _each(text, endpoint)) > 1:
+            raise several(each) from None
+        raise
+
+
+def _each(text: str, endpoint: str) -> list[str]:
+    """The references of a text that is several, with blanks or commas between; none where a part of it is no model."""
+    words = re.split(r"[\s,;]+", text)
+    if len(words) > MAX_SEVERAL or not all("/" in word for word in words):
+        return []
+    try:
+        return list(dict.fromkeys(str(_parse(word, endpoint)) for word in words))
+    except RefError:
+        return []
+
+
+def _parse(text: str, endpoint: str) -> ModelRef:
     text = as_written(text)
-    if not text.strip() or any(ord(char) < 32 or ord(char) == 127 or char == "\\" for char in text):
-        raise RefError("A model reference is not empty and has no control characters or backslashes.")
+    if not text.strip() or any(ord(char) < 32 or ord(char) == 127 for char in text):
+        raise RefError("A model reference is not empty and has no control characters.")
+    if "\\" in text:
+        raise backslash(text)
     text = normalise(text, endpoint)
     scheme, colon, rest = text.partition(":")
     if colon and scheme.lower() in ("http", "https"):
@@ -121,7 +147,7 @@ def parse_ref(text: str, endpoint: str = "") -> ModelRef:
     if colon and scheme.lower() == "file":
         return _parse_file_url(text)
     if colon and scheme.lower() == "hf":
-        return _parse_hub(rest.removeprefix("//"))
+        return _parse_hub(rest)
     if colon and "/" not in scheme:
         raise RefError(f"'{scheme[:40]}:' is not a scheme hive knows. Use hf:org/name, or an http(s) URL.")
     return _parse_hub(text)
