@@ -27,7 +27,6 @@ from typing import cast
 
 import uvicorn
 
-from hive import redis_probe
 from hive.api import audit
 from hive.api.acceptor import Acceptor
 from hive.api.app import Api
@@ -37,6 +36,7 @@ from hive.auth.key_ring import Latch
 from hive.auth.keys import KeyFile
 from hive.errors import CannotListen, HiveError
 from hive.processes.prefork import Prefork
+from hive.redis import probe as redis_probe
 from hive.secrets import check_key
 from hive.settings import Settings, SettingsError
 from hive.store import probe

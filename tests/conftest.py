@@ -14,7 +14,7 @@ import pytest
 
 from hive.downloads.context import DownloadContext
 from hive.processes.embedded_redis import EmbeddedRedis
-from hive.redis_client import RedisClient, connect
+from hive.redis.client import RedisClient, connect
 from hive.settings import Settings
 from tests.support.downloads import download_context
 from tests.support.processes import none_left_behind

@@ -18,10 +18,11 @@ import time
 
 from rq import Queue
 
-from hive import logs, redis_probe
+from hive import logs
 from hive.processes.prefork import Prefork
-from hive.redis_client import connect
-from hive.redis_errors import describe, is_redis_error
+from hive.redis import probe as redis_probe
+from hive.redis.client import connect
+from hive.redis.errors import describe, is_redis_error
 from hive.settings import Settings, SettingsError
 from hive.store import probe
 from hive.wire import keys

@@ -19,7 +19,7 @@ from hive.downloads.claims import FleetFull
 from hive.downloads.context import DownloadContext
 from hive.downloads.events import claimed_event
 from hive.downloads.record import Claim, Record
-from hive.redis_errors import is_redis_error
+from hive.redis.errors import is_redis_error
 from hive.settings import Settings
 from workers.process.current import CURRENT
 

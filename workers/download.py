@@ -31,8 +31,8 @@ from hive.downloads.intents import realm_of
 from hive.downloads.record import Record
 from hive.downloads.registry import worker_registry
 from hive.net.egress import Network
-from hive.redis_client import connect
-from hive.redis_errors import is_redis_error
+from hive.redis.client import connect
+from hive.redis.errors import is_redis_error
 from hive.secrets import Credentials, SecretKeyError, purpose_of, unseal
 from hive.settings import Settings
 from hive.store.catalog import ModelCatalog, OnDisk

@@ -25,7 +25,7 @@ import redis
 
 from hive.downloads.claims import Claims
 from hive.downloads.record import Ack, AttemptBytes, Claim
-from hive.redis_errors import describe
+from hive.redis.errors import describe
 from hive.wire.events import ActiveStatus, Downloading, Event, State
 from hive.wire.jobs import Priority
 from workers.tally import Tally

@@ -41,8 +41,8 @@ from hive.errors import (
     ProxyRefused,
     TlsRefused,
 )
-from hive.redis_client import RedisClient, connect
-from hive.redis_errors import is_redis_error
+from hive.redis.client import RedisClient, connect
+from hive.redis.errors import is_redis_error
 from hive.secrets import Credentials, Purpose, SecretKeyError, purpose_of, token_purpose, unseal
 from hive.settings import Settings
 from hive.store.catalog import ModelCatalog

@@ -21,7 +21,7 @@ from hive.auth.key_ring import LOOK_INTERVAL_S as KEY_LOOK_INTERVAL_S
 from hive.downloads.reaper import SWEEP_INTERVAL_S
 from hive.downloads.restore import CHECK_INTERVAL_S, LOOK_INTERVAL_S
 from hive.errors import Conflict, HiveError, RedisUnavailable, StoreMissing
-from hive.redis_client import RedisClient, RedisError
+from hive.redis.client import RedisClient, RedisError
 from hive.store.store_id import StoreIdentity, ensure_identity, keep_to, read_identity
 from hive.webhooks.dispatcher import WebhookDispatcher
 from hive.wire import keys

@@ -27,7 +27,7 @@ from hive.auth.principal import ANONYMOUS, Principal, principal_of
 from hive.downloads import scripts
 from hive.downloads.live import in_use, read_live
 from hive.errors import RedisUnavailable
-from hive.lua import Script
+from hive.redis.lua import Script
 from hive.store.gc import GarbageCollector, InUse
 from hive.store.inventory import InventoryItem, Target, all_targets, target
 from hive.store.repair import Repairer

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 
 from hive.errors import HiveError, RedisUnavailable
-from hive.redis_client import CommandThread
+from hive.redis.client import CommandThread
 from hive.store.probe import StoreHealth
 from hive.streams.fanout import Fanout
 

@@ -28,7 +28,7 @@ from hive.downloads.service import MAX_WAITING_PLANS_OF_ONE, DownloadService
 from hive.downloads.tracker import DownloadTracker
 from hive.metrics.replica import Replica
 from hive.net.redis_url import RedisAddress
-from hive.redis_client import CommandThread
+from hive.redis.client import CommandThread
 from hive.settings import Settings
 from hive.store.catalog import ModelCatalog
 from hive.store.probe import StoreHealth

@@ -15,7 +15,7 @@ from hive.auth.principal import Principal
 from hive.downloads.service import DownloadService
 from hive.errors import RedisUnavailable
 from hive.net.redis_url import RedisAddress
-from hive.redis_client import CommandThread
+from hive.redis.client import CommandThread
 from hive.settings import Settings
 from hive.streams.fanout import Fanout
 from hive.streams.revocation import Opened, end_dead

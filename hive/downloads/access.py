@@ -30,7 +30,7 @@ from hive.downloads.questions import Questions
 from hive.downloads.resolutions import Access, AccessQuestion, Resolutions
 from hive.downloads.threads import Threads
 from hive.errors import RedisUnavailable
-from hive.redis_client import CommandThread
+from hive.redis.client import CommandThread
 from hive.secrets import Credentials, seal, token_purpose
 from hive.settings import Settings
 from hive.store.catalog import ModelCatalog, OnDisk

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from hive.downloads.names import text_names
-from hive.redis_client import RedisClient
+from hive.redis.client import RedisClient
 from hive.settings import Settings
 from hive.wire import keys
 from hive.wire.api import Scaling

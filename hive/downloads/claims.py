@@ -16,8 +16,8 @@ from typing import Final, Literal
 from hive.downloads import scripts
 from hive.downloads.names import text_names
 from hive.downloads.record import NO_BYTES, Ack, AttemptBytes, Claim, Record
-from hive.lua import Script
-from hive.redis_client import RedisClient, database_of
+from hive.redis.client import RedisClient, database_of
+from hive.redis.lua import Script
 from hive.setting_ranges import MAX_LEASE_S
 from hive.settings import Settings
 from hive.wire import events, keys

@@ -16,8 +16,8 @@ from typing import Final
 
 from hive.downloads import scripts
 from hive.downloads.intents import IntentLog
-from hive.lua import Script
-from hive.redis_client import RedisClient
+from hive.redis.client import RedisClient
+from hive.redis.lua import Script
 from hive.settings import Settings
 from hive.store.dirfd import open_folder, remove_file
 from hive.store.filesystem import partial_places

@@ -12,7 +12,7 @@ from hive.downloads.admission import Admission
 from hive.downloads.claims import Claims
 from hive.downloads.jobqueue import JobQueue
 from hive.downloads.tracker import DownloadTracker
-from hive.redis_client import RedisClient
+from hive.redis.client import RedisClient
 from hive.settings import Settings
 
 

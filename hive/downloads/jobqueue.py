@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from rq import Queue
 from rq.exceptions import DuplicateJobError
 
-from hive.redis_client import RedisClient
+from hive.redis.client import RedisClient
 from hive.wire import jobs, keys
 
 log = logging.getLogger("hive.downloads.jobqueue")

@@ -15,8 +15,8 @@ import msgspec
 
 from hive.downloads.intents import read_all, realm_of
 from hive.downloads.names import text_names
-from hive.redis_client import RedisClient
-from hive.redis_errors import is_of_another_type, is_redis_error
+from hive.redis.client import RedisClient
+from hive.redis.errors import is_of_another_type, is_redis_error
 from hive.settings import Settings
 from hive.store.gc_context import InUse
 from hive.store.layout import url_key

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from hive.redis_client import RedisClient
+from hive.redis.client import RedisClient
 
 
 def text_names(client: RedisClient, key: str, found: Iterable[bytes], *, is_set: bool = False) -> list[str]:

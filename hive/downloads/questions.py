@@ -13,7 +13,7 @@ import time
 
 from hive.downloads.resolutions import AccessQuestion, Question, Resolutions
 from hive.errors import RedisUnavailable
-from hive.redis_client import CommandThread
+from hive.redis.client import CommandThread
 
 
 class Questions:

@@ -16,8 +16,8 @@ import msgspec
 
 from hive.downloads import scripts
 from hive.downloads.names import text_names
-from hive.lua import Script
-from hive.redis_client import RedisClient
+from hive.redis.client import RedisClient
+from hive.redis.lua import Script
 from hive.wire import keys
 
 log = logging.getLogger("hive.downloads.registry")

@@ -22,8 +22,8 @@ import msgspec
 
 from hive.downloads import scripts
 from hive.downloads.record import Record
-from hive.lua import Script
-from hive.redis_client import RedisClient, database_of
+from hive.redis.client import RedisClient, database_of
+from hive.redis.lua import Script
 from hive.store.restricted import Place
 from hive.wire import events, keys
 from hive.wire.jobs import Request

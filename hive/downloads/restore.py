@@ -33,10 +33,10 @@ from hive.downloads.intents import Attempt, Intent, IntentLog
 from hive.downloads.local import running_pid
 from hive.downloads.record import Record
 from hive.downloads.tracker import DownloadTracker
-from hive.lua import Script
 from hive.net.redis_url import RedisAddress
-from hive.redis_client import RedisClient, connect, database_of
-from hive.redis_errors import is_of_another_type
+from hive.redis.client import RedisClient, connect, database_of
+from hive.redis.errors import is_of_another_type
+from hive.redis.lua import Script
 from hive.settings import Settings
 from hive.store.catalog import ModelCatalog
 from hive.wire import events, keys

@@ -43,7 +43,7 @@ from hive.errors import (
     TooManyRequests,
     WorkersSilent,
 )
-from hive.redis_client import CommandThread
+from hive.redis.client import CommandThread
 from hive.store.catalog import OnDisk
 from hive.wire.api import DownloadPlan, ErrorReply
 from hive.wire.refs import HIDDEN_QUERY

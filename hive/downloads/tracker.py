@@ -33,9 +33,9 @@ from hive.downloads.record import (
     owners_in,
     read_record,
 )
-from hive.lua import Script
-from hive.redis_client import RedisClient, database_of
-from hive.redis_errors import is_of_another_type, is_redis_error
+from hive.redis.client import RedisClient, database_of
+from hive.redis.errors import is_of_another_type, is_redis_error
+from hive.redis.lua import Script
 from hive.settings import MAX_RECORDS, Settings
 from hive.wire import events, keys
 from hive.wire.events import Message, State, Version

@@ -17,7 +17,7 @@ from hive.downloads.admission import read_limit
 from hive.downloads.names import text_names
 from hive.downloads.registry import HeartbeatRegistry
 from hive.metrics.replica import ReplicaFigures
-from hive.redis_client import RedisClient
+from hive.redis.client import RedisClient
 from hive.settings import Settings
 from hive.wire import keys
 

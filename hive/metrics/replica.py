@@ -24,7 +24,7 @@ import msgspec
 
 from hive.downloads.registry import HeartbeatRegistry
 from hive.errors import RedisUnavailable
-from hive.redis_client import CommandThread, RedisClient
+from hive.redis.client import CommandThread, RedisClient
 from hive.streams.fanout import Fanout
 from hive.streams.many import ManyEndpoint
 from hive.streams.stream import StreamEndpoint

@@ -75,7 +75,7 @@ class RedisAddress:
     primary_name: str | None = None
     sentinel_username: str | None = field(default=None, repr=False)
     sentinel_password: str | None = field(default=None, repr=False)
-    #: `module:function` that gives user and password anew for each connection; see redis_credentials.py.
+    #: `module:function` that gives user and password anew for each connection; see hive.redis.credentials.
     credentials: str | None = None
 
     def with_tls_files(self, *, ca: str | None, cert: str | None, key: str | None) -> RedisAddress:

@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from hive.downloads.registry import HeartbeatRegistry
-from hive.redis_client import RedisClient
+from hive.redis.client import RedisClient
 from hive.serving.record import LlmRecord
 from hive.wire import keys
 from hive.wire.llm import Backend

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
 from hive.downloads.record import TopicState
-from hive.lua import Script
-from hive.redis_client import RedisClient, database_of
+from hive.redis.client import RedisClient, database_of
+from hive.redis.lua import Script
 from hive.serving import scripts
 from hive.serving.record import LlmRecord, read_record
 from hive.wire import keys

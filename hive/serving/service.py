@@ -35,7 +35,7 @@ from hive.errors import (
     RedisUnavailable,
     WorkersSilent,
 )
-from hive.redis_client import CommandThread
+from hive.redis.client import CommandThread
 from hive.serving.gguf_header import read_gguf
 from hive.serving.memory import bytes_needed, shortage
 from hive.serving.orders import HostInfo, SpawnOrder, StopOrder, give_order, host_registry, read_order

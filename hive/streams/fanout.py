@@ -23,7 +23,7 @@ from hive.auth.principal import ANONYMOUS, Principal
 from hive.downloads.record import TopicState
 from hive.errors import RedisUnavailable
 from hive.net.redis_url import RedisAddress
-from hive.redis_client import CommandThread, database_of
+from hive.redis.client import CommandThread, database_of
 from hive.streams.heartbeat import Heartbeat
 from hive.streams.pubsub import Subscription
 from hive.streams.topic import Subscriber, Topic

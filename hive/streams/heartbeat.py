@@ -15,7 +15,7 @@ import uuid
 from typing import Final
 
 from hive.errors import RedisUnavailable
-from hive.redis_client import CommandThread
+from hive.redis.client import CommandThread
 from hive.streams.pubsub import Subscription
 
 log = logging.getLogger("hive.streams.heartbeat")

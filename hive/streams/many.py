@@ -25,7 +25,7 @@ from hive import errors
 from hive.auth.holder import holder_of, is_unlimited
 from hive.auth.principal import Principal, principal_of
 from hive.downloads.tracker import DownloadTracker
-from hive.redis_client import CommandThread
+from hive.redis.client import CommandThread
 from hive.streams import sse
 from hive.streams.fanout import Fanout
 from hive.streams.revocation import end_dead

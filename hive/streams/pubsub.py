@@ -22,8 +22,8 @@ from redis.exceptions import TimeoutError as ConnectionTimeout
 
 from hive.net.backoff import Backoff, Jitter
 from hive.net.redis_url import RedisAddress
-from hive.redis_client import address_of, connection_options, tls_context
-from hive.redis_errors import describe
+from hive.redis.client import address_of, connection_options, tls_context
+from hive.redis.errors import describe
 
 log = logging.getLogger("hive.streams.pubsub")
 
@@ -46,7 +46,7 @@ class Subscription:
         on_subscribed: Callable[[], None],
     ) -> None:
         self._address = address = address_of(to)
-        # redis-py's names: where the Sentinels or the hook are, which only some have, is known to redis_client.
+        # redis-py's names: where the Sentinels or the hook are, which only some have, is known to hive.redis.client.
         options = connection_options(address)
         self._sentinels = options.get("sentinels")
         self._hook = options.get("credential_provider")

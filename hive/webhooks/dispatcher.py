@@ -27,7 +27,7 @@ from hive.downloads.tracker import DownloadTracker
 from hive.downloads.view import view
 from hive.errors import RedisUnavailable, UnsafeUrl
 from hive.net.backoff import Jitter
-from hive.redis_client import CommandThread
+from hive.redis.client import CommandThread
 from hive.secrets import SecretKeyError
 from hive.settings import Settings
 from hive.webhooks.outbox import WebhookMessage, WebhookOutbox, WebhookTarget

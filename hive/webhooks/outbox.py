@@ -19,10 +19,10 @@ from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from hive.errors import BadRequest, RedisUnavailable, TooManyWebhooks
-from hive.lua import Script, load
 from hive.net.addresses import ANY_PUBLIC, AddressCheck, address_check
 from hive.net.urls import Url, parse_url
-from hive.redis_client import RedisClient
+from hive.redis.client import RedisClient
+from hive.redis.lua import Script, load
 from hive.secrets import Purpose, fingerprint, seal_text, unseal_text
 from hive.settings import Settings
 from hive.webhooks.signature import as_secret, derived_key

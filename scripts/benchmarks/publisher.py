@@ -59,8 +59,8 @@ class _Hive(_Target):
         from hive.downloads.claims import Claims
         from hive.downloads.record import New
         from hive.downloads.tracker import DownloadTracker
-        from hive.lua import Script
-        from hive.redis_client import connect
+        from hive.redis.client import connect
+        from hive.redis.lua import Script
         from hive.wire.jobs import Request
 
         self._redis = connect(redis_url)

@@ -12,7 +12,7 @@ import pytest
 
 from hive.auth.keys import KeyFile
 from hive.processes.embedded_redis import EmbeddedRedis
-from hive.redis_client import connect
+from hive.redis.client import connect
 from hive.settings import Settings
 from tests.support.processes import Server, environment
 from tests.support.store import empty_store

@@ -12,7 +12,7 @@ from hive.cli.errors import CliError
 from hive.cli.limits import bytes_per_second
 from hive.client import AsyncClient, Client
 from hive.downloads.context import DownloadContext
-from hive.redis_client import RedisClient
+from hive.redis.client import RedisClient
 
 
 def test_it_is_none_until_it_is_set_and_none_again_when_it_is_off(api: str) -> None:

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
-from hive.redis_client import RedisClient
+from hive.redis.client import RedisClient
 from hive.wire.api import MANY_PATH, PROGRESS_PATH
 from tests.support.processes import Server, environment
 from tests.support.waiting import wait_for

@@ -11,7 +11,7 @@ import pytest
 import requests
 
 from hive.downloads.context import DownloadContext
-from hive.redis_client import RedisClient
+from hive.redis.client import RedisClient
 from hive.secrets import purpose_of, unseal
 from hive.settings import Settings
 from hive.wire import keys

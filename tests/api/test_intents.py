@@ -8,7 +8,7 @@ import pytest
 import requests
 
 from hive.downloads.intents import IntentLog
-from hive.redis_client import RedisClient
+from hive.redis.client import RedisClient
 from hive.settings import Settings
 
 

@@ -20,7 +20,7 @@ from hive.api.services import Services, make_services
 from hive.client import AsyncClient, Client, ServerUnreachable
 from hive.downloads.context import DownloadContext
 from hive.errors import BadRequest, Conflict, ModelInUse, ModelNotOnDisk, RedisUnavailable
-from hive.redis_client import RedisClient
+from hive.redis.client import RedisClient
 from hive.settings import Settings
 from hive.wire import keys
 from hive.wire.jobs import Request

@@ -12,7 +12,7 @@ from prometheus_client import parser
 from hive.downloads.context import DownloadContext
 from hive.downloads.registry import WorkerInfo, worker_registry
 from hive.processes.embedded_redis import EmbeddedRedis
-from hive.redis_client import RedisClient, connect
+from hive.redis.client import RedisClient, connect
 from tests.support.downloads import claim, complete, create, download_context, downloading, failed
 from tests.support.processes import ManyProcesses, Server, children, environment
 from tests.support.waiting import wait_for

@@ -11,7 +11,7 @@ import pytest
 import requests
 
 from hive.downloads.context import DownloadContext
-from hive.redis_client import RedisClient
+from hive.redis.client import RedisClient
 from tests.support.downloads import claim, complete, create, downloading, failed
 from tests.support.processes import Server, environment
 from tests.support.sse_client import SseClient

@@ -14,7 +14,7 @@ from hive.downloads.reaper import Reaper
 from hive.downloads.registry import WorkerInfo, worker_registry
 from hive.error_codes import all_errors
 from hive.processes.embedded_redis import EmbeddedRedis
-from hive.redis_client import RedisClient, connect
+from hive.redis.client import RedisClient, connect
 from hive.secrets import ensure_key
 from hive.settings import Settings
 from hive.version import VERSION

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hive.redis_errors import is_redis_error
+from hive.redis.errors import is_redis_error
 from hive.wire.events import Complete
 from tests.chaos.faults import DEFAULT_KINDS, FAULTS, Strike
 from tests.chaos.orders import LARGEST_BYTES, SMALLEST_BYTES, LoadGenerator, Order

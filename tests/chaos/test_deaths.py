@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from rq import Queue
 
-from hive.redis_client import RedisClient
+from hive.redis.client import RedisClient
 from hive.settings import Settings
 from tests.chaos.marked import MARKS
 from tests.chaos.watched_download import LEASE_S, QUICK_BYTES_PER_S, SLOW_BYTES_PER_S, WatchedDownload

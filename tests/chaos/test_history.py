@@ -14,8 +14,8 @@ import pytest
 
 from hive.downloads.context import DownloadContext
 from hive.processes.embedded_redis import EmbeddedRedis
-from hive.redis_client import connect
-from hive.redis_errors import is_redis_error
+from hive.redis.client import connect
+from hive.redis.errors import is_redis_error
 from hive.wire import keys
 from hive.wire.events import Complete
 from tests.chaos import watchman as watchman_module

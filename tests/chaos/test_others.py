@@ -13,8 +13,8 @@ import pytest
 
 from hive.processes.children import bound_to_us
 from hive.processes.embedded_redis import find_server
-from hive.redis_client import RedisClient, connect
-from hive.redis_errors import is_redis_error
+from hive.redis.client import RedisClient, connect
+from hive.redis.errors import is_redis_error
 from tests.chaos.watched_download import QUICK_BYTES_PER_S, WatchedDownload
 from tests.chaos.world import World
 from tests.hub import faults

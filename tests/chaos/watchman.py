@@ -10,8 +10,8 @@ from __future__ import annotations
 import threading
 import time
 
-from hive.redis_client import connect
-from hive.redis_errors import is_redis_error
+from hive.redis.client import connect
+from hive.redis.errors import is_redis_error
 from hive.wire import keys
 from tests.support.downloads import download_context
 

@@ -19,7 +19,7 @@ from urllib.parse import unquote
 import requests
 
 from hive.processes.embedded_redis import EmbeddedRedis
-from hive.redis_client import connect
+from hive.redis.client import connect
 from tests.chaos.history import Watch
 from tests.chaos.proxy import Address, LoopThread, Proxy
 from tests.hub.server import HubServer

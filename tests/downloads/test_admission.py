@@ -10,7 +10,7 @@ from hive.downloads.claims import FleetFull
 from hive.downloads.context import DownloadContext
 from hive.downloads.reaper import make_room
 from hive.downloads.record import Record
-from hive.redis_client import RedisClient
+from hive.redis.client import RedisClient
 from hive.wire import keys
 from hive.wire.api import Scaling
 from tests.support.downloads import claim, complete, create, download_context, downloading, failed, new, read

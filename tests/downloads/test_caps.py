@@ -6,7 +6,7 @@ import pytest
 
 from hive.downloads.context import DownloadContext
 from hive.downloads.record import AttemptBytes
-from hive.redis_client import RedisClient
+from hive.redis.client import RedisClient
 from hive.wire import keys
 from tests.support.downloads import claim, complete, download_context, downloading, new, read
 

@@ -11,7 +11,7 @@ from hive.downloads.cleanup import close
 from hive.downloads.context import DownloadContext
 from hive.downloads.intents import Attempt, IntentLog, intent_of
 from hive.downloads.restore import Restore
-from hive.redis_client import RedisClient
+from hive.redis.client import RedisClient
 from hive.settings import Settings
 from hive.store.layout import PARTIAL
 from hive.wire import keys

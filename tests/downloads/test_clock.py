@@ -9,7 +9,7 @@ import pytest
 from hive.downloads.context import DownloadContext
 from hive.downloads.reaper import Reaper
 from hive.downloads.registry import WORKER_TTL_S, WorkerInfo, worker_registry
-from hive.redis_client import RedisClient
+from hive.redis.client import RedisClient
 from hive.setting_ranges import MAX_LEASE_S
 from hive.wire import keys
 from tests.support.downloads import claim, create, download_context, downloading

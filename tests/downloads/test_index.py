@@ -11,7 +11,7 @@ from hive.downloads.context import DownloadContext
 from hive.downloads.reaper import Reaper
 from hive.downloads.record import Record
 from hive.downloads.tracker import MAX_SCANNED
-from hive.redis_client import RedisClient
+from hive.redis.client import RedisClient
 from hive.wire import keys
 from hive.wire.events import ACTIVE, TERMINAL, State
 from tests.support.downloads import claim, complete, create, download_context, downloading, failed, new

@@ -15,7 +15,7 @@ from hive.downloads.events import requeued_event
 from hive.downloads.intents import Attempt, IntentLog, intent_of
 from hive.downloads.record import Claim, Record
 from hive.downloads.restore import Restore, restore
-from hive.redis_client import RedisClient
+from hive.redis.client import RedisClient
 from hive.settings import Settings
 from hive.wire import keys
 from hive.wire.events import Version, parse_message

@@ -14,7 +14,7 @@ from hive.downloads.record import MAX_OWNERS
 from hive.downloads.restore import Restore
 from hive.errors import TooManyWebhooks
 from hive.net.urls import parse_url
-from hive.redis_client import RedisClient
+from hive.redis.client import RedisClient
 from hive.secrets import SecretKeyError
 from hive.settings import Settings
 from hive.webhooks.outbox import MAX_PER_DOWNLOAD, WebhookOutbox

@@ -11,7 +11,7 @@ from hive.downloads import reaper as reaper_module
 from hive.downloads.context import DownloadContext
 from hive.downloads.jobqueue import JobQueue
 from hive.downloads.reaper import Reaper
-from hive.redis_client import RedisClient
+from hive.redis.client import RedisClient
 from hive.wire import events, keys
 from hive.wire.events import Downloading, Error
 from tests.support.downloads import claim, create, download_context, downloading, new, read

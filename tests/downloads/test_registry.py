@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hive.downloads.registry import WORKER_TTL_S, WorkerInfo, worker_registry
-from hive.redis_client import RedisClient
+from hive.redis.client import RedisClient
 from hive.wire import keys
 
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from hive.downloads.record import AttemptBytes, Claim, Record
-from hive.redis_client import RedisClient
+from hive.redis.client import RedisClient
 from hive.wire import keys
 from hive.wire.events import State, Version, parse_message
 from hive.wire.jobs import RANK_STEP, RANKS

@@ -16,7 +16,7 @@ from hive.downloads.reaper import Reaper
 from hive.downloads.registry import worker_registry
 from hive.downloads.resolutions import Resolutions
 from hive.processes.embedded_redis import EmbeddedRedis
-from hive.redis_client import RedisClient, connect
+from hive.redis.client import RedisClient, connect
 from hive.webhooks.outbox import WebhookOutbox
 from hive.wire import keys
 from tests.support.downloads import create, download_context

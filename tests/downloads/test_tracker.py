@@ -12,7 +12,7 @@ import redis
 
 from hive.downloads.context import DownloadContext
 from hive.downloads.record import Ack, AttemptBytes, TopicState
-from hive.redis_client import RedisClient
+from hive.redis.client import RedisClient
 from hive.wire import keys
 from hive.wire.events import Complete, Version, parse_message
 from tests.support.downloads import claim, complete, create, download_context, downloading, failed, new, read

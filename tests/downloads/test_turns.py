@@ -12,7 +12,7 @@ from hive.downloads.context import DownloadContext
 from hive.downloads.intents import IntentLog, intent_of
 from hive.downloads.record import Claim
 from hive.downloads.restore import Restore
-from hive.redis_client import RedisClient
+from hive.redis.client import RedisClient
 from hive.wire import keys
 from hive.wire.jobs import RANK_STEP, RANKS, TURN_MS, Priority
 from tests.support.downloads import claim, complete, download_context, downloading, failed, new, next_millisecond, read

@@ -17,7 +17,7 @@ from hypothesis.errors import Flaky
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from hive.downloads.record import Record
-from hive.redis_client import RedisClient
+from hive.redis.client import RedisClient
 from hive.wire import keys
 from hive.wire.jobs import RANK_STEP, RANKS, Priority
 from tests.support.downloads import claim, download_context, downloading, failed, new, next_millisecond, read

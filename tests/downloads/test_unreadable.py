@@ -9,7 +9,7 @@ import pytest
 from hive.downloads.admission import BandwidthLimit
 from hive.downloads.context import DownloadContext
 from hive.downloads.live import read_live
-from hive.redis_client import RedisClient
+from hive.redis.client import RedisClient
 from hive.wire import keys
 from tests.support.downloads import create, download_context
 from workers.claim import take_next

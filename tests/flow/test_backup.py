@@ -16,7 +16,7 @@ import requests
 from hive.auth.keys import KeyFile
 from hive.processes.children import bound_to_us
 from hive.processes.redis_programs import find_programs
-from hive.redis_client import connect
+from hive.redis.client import connect
 from hive.settings import Settings
 from tests.hub import SyntheticFile
 from tests.hub.server import HubServer

@@ -13,7 +13,7 @@ import pytest
 import requests
 
 from hive.processes.embedded_redis import EmbeddedRedis
-from hive.redis_client import RedisClient
+from hive.redis.client import RedisClient
 from tests.hub import SyntheticFile
 from tests.hub.server import HubServer
 from tests.support.content import MIB, file_sha256

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hive.redis_client import RedisClient
+from hive.redis.client import RedisClient
 from hive.wire import keys
 from tests.hub import SyntheticFile
 from tests.hub.server import HubServer

@@ -10,7 +10,7 @@ import requests
 from huggingface_hub import HfApi, scan_cache_dir, snapshot_download, try_to_load_from_cache
 
 from hive.client import Client
-from hive.redis_client import RedisClient
+from hive.redis.client import RedisClient
 from hive.wire.api import Started
 from hive.wire.events import Complete
 from tests.hub import SyntheticFile, faults

@@ -16,7 +16,7 @@ import pytest
 
 from hive.auth.keys import KeyFile
 from hive.processes.embedded_redis import EmbeddedRedis
-from hive.redis_client import connect
+from hive.redis.client import connect
 from hive.wire.api import MANY_PATH, PROGRESS_PATH
 from tests.hub.server import HubServer
 from tests.support.keys import Answer, ask, make, wait_until_taken

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from hive import redis_rights
+from hive.redis import rights as redis_rights
 from tests.hub.server import HubServer
 from tests.support.content import MIB
 from tests.support.processes import Workers, children, environment

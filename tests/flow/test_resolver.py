@@ -15,7 +15,7 @@ import requests
 
 from hive.client import Client
 from hive.errors import FileNotFound, ModelNotFound, VariantNotFound, WorkersSilent
-from hive.redis_client import RedisClient
+from hive.redis.client import RedisClient
 from hive.settings import Settings
 from hive.wire.events import Downloading
 from tests.hub import SyntheticFile, faults

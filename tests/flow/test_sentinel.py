@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import requests
 
-from hive import redis_rights
 from hive.downloads.restore import CHECK_INTERVAL_S
+from hive.redis import rights as redis_rights
 from hive.wire import keys
 from tests.hub.server import HubServer
 from tests.support.content import MIB, file_sha256

@@ -12,7 +12,7 @@ import requests
 
 from hive.auth.keys import KeyFile
 from hive.downloads.context import DownloadContext
-from hive.redis_client import RedisClient, connect
+from hive.redis.client import RedisClient, connect
 from hive.settings import Settings
 from hive.wire.jobs import Request
 from tests.hub.server import HubServer

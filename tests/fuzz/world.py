@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hive.auth.keys import KeyFile
-from hive.redis_client import connect
+from hive.redis.client import connect
 from hive.settings import Settings
 from tests.hub.content import SyntheticFile
 from tests.hub.server import HubServer

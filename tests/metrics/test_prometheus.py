@@ -23,7 +23,7 @@ from hive.downloads.registry import WorkerInfo, worker_registry
 from hive.metrics.fleet import FleetFigures, read_fleet
 from hive.metrics.prometheus import Scrape
 from hive.metrics.replica import ReplicaFigures, replica_registry
-from hive.redis_client import CommandThread, RedisClient
+from hive.redis.client import CommandThread, RedisClient
 from hive.settings import Settings
 from hive.store import space
 from hive.store.space import Disk, DiskSpace, space_of

@@ -13,7 +13,7 @@ from hive.downloads.context import DownloadContext
 from hive.downloads.tracker import DownloadTracker
 from hive.metrics import replica as replica_module
 from hive.metrics.replica import Replica, ReplicaFigures, replica_registry, resident_bytes
-from hive.redis_client import CommandThread, RedisClient
+from hive.redis.client import CommandThread, RedisClient
 from hive.streams import writer
 from hive.streams.fanout import Fanout
 from hive.streams.many import ManyEndpoint

@@ -8,7 +8,7 @@ import ssl
 import pytest
 
 from hive.net.redis_url import RedisUrlError, parse_redis_url
-from hive.redis_client import connect, connection_options, tls_context
+from hive.redis.client import connect, connection_options, tls_context
 from hive.settings import Settings, SettingsError
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hive.processes.embedded_redis import EmbeddedRedis
-from hive.redis_client import connect
+from hive.redis.client import connect
 from tests.proxies.guarded import Guarded
 from tests.proxies.programs import NAMES, Proxy, running
 from tests.support.downloads import download_context

@@ -17,8 +17,8 @@ from redis.exceptions import BusyLoadingError, ConnectionError, NoScriptError, T
 from hive.downloads.context import DownloadContext
 from hive.downloads.record import Claim
 from hive.processes.embedded_redis import EmbeddedRedis, find_server
-from hive.redis_client import RedisClient, connect
-from hive.redis_errors import is_redis_error
+from hive.redis.client import RedisClient, connect
+from hive.redis.errors import is_redis_error
 from hive.wire.api import PROGRESS_PATH
 from tests.support.downloads import claim, complete, create, download_context, downloading
 from tests.support.processes import Serve, Server, environment, stopping

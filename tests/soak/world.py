@@ -23,8 +23,8 @@ from typing import ParamSpec, TypeVar
 from redis.exceptions import NoScriptError
 
 from hive.processes.embedded_redis import EmbeddedRedis
-from hive.redis_client import connect
-from hive.redis_errors import is_redis_error
+from hive.redis.client import connect
+from hive.redis.errors import is_redis_error
 from tests.support.downloads import download_context
 
 P = ParamSpec("P")

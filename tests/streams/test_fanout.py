@@ -13,7 +13,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from hive.downloads.context import DownloadContext
 from hive.errors import RedisUnavailable
-from hive.redis_client import CommandThread, RedisClient, connect
+from hive.redis.client import CommandThread, RedisClient, connect
 from hive.streams import fanout as fanout_module
 from hive.streams import heartbeat
 from hive.streams.fanout import Fanout

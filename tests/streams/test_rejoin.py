@@ -11,7 +11,7 @@ import pytest
 
 from hive.downloads.context import DownloadContext
 from hive.processes.embedded_redis import EmbeddedRedis
-from hive.redis_client import connect
+from hive.redis.client import connect
 from hive.streams.pubsub import Subscription
 from hive.streams.topic import Topic
 from hive.wire import keys

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from hive.redis_client import RedisError, connect
-from hive.redis_errors import describe, is_redis_error
+from hive.redis.client import RedisError, connect
+from hive.redis.errors import describe, is_redis_error
 from hive.streams.pubsub import Subscription
 from tests.support.tls import Authority
 from tests.support.waiting import wait_for, wait_for_async

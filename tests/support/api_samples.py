@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import requests
 
-from hive.redis_client import RedisClient
+from hive.redis.client import RedisClient
 from hive.settings import Settings
 from tests.support.store import QUANTS, WHOLE, put, put_tree, put_url
 

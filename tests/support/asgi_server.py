@@ -14,7 +14,7 @@ from uvicorn.server import ServerState
 
 from hive.api.http1 import HttpProtocol
 from hive.auth.principal import ANONYMOUS, PRINCIPAL
-from hive.redis_client import CommandThread
+from hive.redis.client import CommandThread
 from hive.server import listen
 from hive.streams import sse
 from hive.streams.fanout import Fanout

@@ -9,7 +9,7 @@ import msgspec
 
 from hive.downloads.context import DownloadContext
 from hive.downloads.record import Claim, New, Record
-from hive.redis_client import RedisClient
+from hive.redis.client import RedisClient
 from hive.settings import Settings
 from hive.wire.events import ActiveStatus, Complete, Downloading, Error
 from hive.wire.jobs import Request

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hive.redis_client import RedisClient
+from hive.redis.client import RedisClient
 
 
 def secrets_in(store: RedisClient, secret: str) -> list[bytes]:

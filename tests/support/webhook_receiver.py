@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import requests
 
-from hive.redis_client import RedisClient
+from hive.redis.client import RedisClient
 from hive.wire import keys
 from tests.support.processes import Server
 from tests.support.waiting import wait_for

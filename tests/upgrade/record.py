@@ -26,7 +26,7 @@ import requests
 
 from hive.processes.children import bound_to_us
 from hive.processes.embedded_redis import EmbeddedRedis
-from hive.redis_client import RedisClient, connect
+from hive.redis.client import RedisClient, connect
 from tests.hub import SyntheticFile
 from tests.hub.server import HubServer
 from tests.support.content import MIB

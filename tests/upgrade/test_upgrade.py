@@ -16,7 +16,7 @@ import msgspec
 import pytest
 import requests
 
-from hive.redis_client import RedisClient, connect
+from hive.redis.client import RedisClient, connect
 from tests.support.processes import Server, Workers, environment, stopping
 from tests.support.sse_client import SseClient
 from tests.support.waiting import wait_for

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hive.redis_client import RedisClient
+from hive.redis.client import RedisClient
 from hive.settings import Settings
 from hive.wire import keys
 from tests.support.processes import Serve, Server, serving

@@ -17,7 +17,7 @@ import requests
 
 from hive.client import Client
 from hive.downloads.context import DownloadContext
-from hive.redis_client import RedisClient
+from hive.redis.client import RedisClient
 from hive.wire import keys
 from tests.support.downloads import claim, complete, create, downloading, failed
 from tests.support.processes import Serve, Server, environment

@@ -17,7 +17,7 @@ from hive.downloads.context import DownloadContext
 from hive.downloads.events import cancelled_event
 from hive.errors import RedisUnavailable
 from hive.net.urls import parse_url
-from hive.redis_client import CommandThread, RedisClient
+from hive.redis.client import CommandThread, RedisClient
 from hive.secrets import ensure_key
 from hive.settings import Settings
 from hive.webhooks import dispatcher as dispatcher_module

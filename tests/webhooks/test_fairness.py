@@ -14,7 +14,7 @@ import requests
 from hive.downloads.context import DownloadContext
 from hive.downloads.events import cancelled_event
 from hive.net.urls import parse_url
-from hive.redis_client import RedisClient
+from hive.redis.client import RedisClient
 from hive.settings import Settings, read_webhook_key
 from hive.webhooks.outbox import MAX_PER_HOST, MAX_PER_OWNER, WebhookMessage, WebhookOutbox
 from hive.webhooks.signature import as_secret, derived_key

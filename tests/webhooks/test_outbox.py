@@ -14,7 +14,7 @@ from hive.downloads.context import DownloadContext
 from hive.downloads.events import cancelled_event
 from hive.errors import BadRequest, RedisUnavailable, TooManyWebhooks, UnsafeUrl
 from hive.net.urls import parse_url
-from hive.redis_client import RedisClient
+from hive.redis.client import RedisClient
 from hive.secrets import SecretKeyError
 from hive.settings import Settings
 from hive.webhooks import outbox as webhooks_module

@@ -12,7 +12,7 @@ import requests
 
 from hive.downloads.context import DownloadContext
 from hive.processes.embedded_redis import EmbeddedRedis
-from hive.redis_client import RedisClient, connect
+from hive.redis.client import RedisClient, connect
 from hive.webhooks.dispatcher import MAX_UNDER_WAY
 from hive.wire import keys
 from tests.support.downloads import claim, complete, create, download_context

@@ -12,7 +12,7 @@ import redis
 
 from hive.downloads.context import DownloadContext
 from hive.downloads.record import Ack, Claim, Record
-from hive.redis_client import RedisClient
+from hive.redis.client import RedisClient
 from hive.wire import keys
 from hive.wire.events import Complete, Downloading
 from tests.support.downloads import claim, complete, create, downloading

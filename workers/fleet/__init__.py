@@ -8,7 +8,7 @@ behind it.
 
 from __future__ import annotations
 
-from hive.redis_client import connect
+from hive.redis.client import connect
 from hive.settings import Settings
 from workers.bandwidth import BandwidthLimiter
 from workers.fleet.bandwidth import FleetLimiter

@@ -18,8 +18,8 @@ import time
 from redis.exceptions import RedisError
 
 from hive.downloads.admission import read_limit
-from hive.lua import Script, load
-from hive.redis_client import RedisClient
+from hive.redis.client import RedisClient
+from hive.redis.lua import Script, load
 from hive.wire import keys
 from workers.bandwidth import SHARE_S, Gcra
 

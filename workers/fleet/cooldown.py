@@ -15,8 +15,8 @@ import time
 
 from redis.exceptions import RedisError
 
-from hive.lua import Script, load
-from hive.redis_client import RedisClient
+from hive.redis.client import RedisClient
+from hive.redis.lua import Script, load
 from hive.wire import keys
 
 log = logging.getLogger("workers.fleet.cooldown")

@@ -19,8 +19,8 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from hive.downloads import scripts
-from hive.lua import Script, load
-from hive.redis_client import RedisClient
+from hive.redis.client import RedisClient
+from hive.redis.lua import Script, load
 from hive.setting_ranges import MAX_LEASE_S
 from hive.wire import keys
 

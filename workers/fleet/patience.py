@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from redis.exceptions import RedisError
 
-from hive.redis_errors import is_redis_error
+from hive.redis.errors import is_redis_error
 from workers.transfer import Control
 
 T = TypeVar("T")

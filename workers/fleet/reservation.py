@@ -22,8 +22,8 @@ from redis.exceptions import RedisError
 
 from hive.disk_errors import disk_full
 from hive.errors import DiskFull
-from hive.lua import Script, load
-from hive.redis_client import RedisClient
+from hive.redis.client import RedisClient
+from hive.redis.lua import Script, load
 from hive.wire import keys
 from workers.transfer import STAT_BLOCK_BYTES, Control, Limits, data_path, free_bytes
 

@@ -9,8 +9,8 @@ from typing import Final
 import msgspec
 
 from hive.errors import StoreMissing
-from hive.redis_client import RedisClient
-from hive.redis_errors import is_redis_error
+from hive.redis.client import RedisClient
+from hive.redis.errors import is_redis_error
 from hive.settings import Settings
 from hive.store.store_id import StoreIdentity, difference, keep_to, read_identity
 from hive.wire import keys

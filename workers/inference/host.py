@@ -23,8 +23,8 @@ import msgspec
 
 from hive.net.backoff import NO_JITTER, Backoff
 from hive.processes.children import bound_to_us, python_module
-from hive.redis_client import RedisClient, connect
-from hive.redis_errors import is_redis_error
+from hive.redis.client import RedisClient, connect
+from hive.redis.errors import is_redis_error
 from hive.serving.memory import read_memory
 from hive.serving.orders import HOST_BEAT_S, HostInfo, Order, SpawnOrder, StopOrder, host_registry, take_order
 from hive.serving.registry import LlmRegistry

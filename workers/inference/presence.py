@@ -18,7 +18,7 @@ import msgspec
 
 from hive.errors import RedisUnavailable
 from hive.net.redis_url import RedisAddress
-from hive.redis_client import CommandThread
+from hive.redis.client import CommandThread
 from hive.serving.orders import SpawnOrder
 from hive.serving.record import LlmRecord
 from hive.serving.registry import LEASE_S, LlmRegistry, Told

@@ -29,8 +29,8 @@ from hive.downloads.reaper import take_over
 from hive.downloads.registry import WorkerInfo, worker_registry
 from hive.processes.children import die_with_parent
 from hive.processes.pulse import Pulse
-from hive.redis_client import connect
-from hive.redis_errors import describe, is_redis_error
+from hive.redis.client import connect
+from hive.redis.errors import describe, is_redis_error
 from hive.settings import Settings
 from hive.version import VERSION
 from workers.fleet.store_watch import StoreLook

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from hive.lua import load
+from hive.redis.lua import load
 
 #: Upper ends of the classes of the time that downloads wait for a worker, in seconds; prelude.lua has them too.
 QUEUE_WAIT_CLASSES_S: Final = (1, 5, 30, 120, 600, 3600)

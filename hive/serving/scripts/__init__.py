@@ -7,7 +7,7 @@ final. Time is Redis' own.
 
 from __future__ import annotations
 
-from hive.lua import load
+from hive.redis.lua import load
 
 CREATE = load("hive.serving", "create")
 TELL = load("hive.serving", "tell")

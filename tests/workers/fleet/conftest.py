@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hive.redis_client import RedisClient
+from hive.redis.client import RedisClient
 
 
 @pytest.fixture

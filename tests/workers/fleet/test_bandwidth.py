@@ -15,7 +15,7 @@ import pytest
 from hive.downloads.admission import BandwidthLimit
 from hive.errors import Cancelled
 from hive.processes.embedded_redis import EmbeddedRedis
-from hive.redis_client import RedisClient, connect
+from hive.redis.client import RedisClient, connect
 from hive.wire import keys
 from tests.hub import HubServer
 from tests.support.content import KIB, MIB

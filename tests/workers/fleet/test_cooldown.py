@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hive.net.egress import Network
-from hive.redis_client import RedisClient, connect
+from hive.redis.client import RedisClient, connect
 from hive.wire import keys
 from hive.wire.refs import parse_ref
 from tests.hub import HubServer, SyntheticFile, faults

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hive.redis_client import RedisClient
+from hive.redis.client import RedisClient
 from hive.wire import keys
 from tests.support.waiting import wait_for
 from workers.fleet.file_lease import FileLeases

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hive.errors import Cancelled, DiskFull
-from hive.redis_client import RedisClient, connect
+from hive.redis.client import RedisClient, connect
 from hive.wire import keys
 from tests.support.content import MIB
 from workers.fleet import reservation as module

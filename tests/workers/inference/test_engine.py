@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from hive.redis_client import connect
+from hive.redis.client import connect
 from hive.serving.orders import SpawnOrder
 from hive.serving.record import LlmRecord
 from hive.serving.registry import LlmRegistry

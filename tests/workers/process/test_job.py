@@ -14,7 +14,7 @@ from rq import Callback, Queue
 from rq.worker import SimpleWorker
 
 from hive.downloads.jobqueue import JobQueue
-from hive.redis_client import RedisClient
+from hive.redis.client import RedisClient
 from hive.wire import keys
 from workers.process.job import DownloadJob, RefusedJob
 

@@ -15,8 +15,8 @@ from typing import Any, Final
 
 from redis.exceptions import ResponseError
 
-from hive.redis_client import RedisClient
-from hive.redis_errors import code_of
+from hive.redis.client import RedisClient
+from hive.redis.errors import code_of
 from hive.wire import keys
 
 #: Keys that hive reads and writes, and those of RQ.

@@ -7,7 +7,7 @@ import pytest
 import redis
 from redis._parsers.base import BaseParser
 
-from hive.redis_errors import describe, is_redis_error, unavailable
+from hive.redis.errors import describe, is_redis_error, unavailable
 
 #: What servers answer -> what people read of it.
 REFUSALS = {

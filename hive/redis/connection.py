@@ -14,8 +14,8 @@ import redis
 from redis.exceptions import ResponseError
 
 from hive.net.redis_url import RedisAddress
-from hive.redis_errors import code_of
-from hive.redis_sentinel import Sentinels
+from hive.redis.errors import code_of
+from hive.redis.sentinel import Sentinels
 
 #: What a server answers that is no primary, or one that its replicas have left.
 _LEAVE: Final = frozenset({"READONLY", "UNBLOCKED", "MASTERDOWN", "NOREPLICAS"})

@@ -17,9 +17,9 @@ import ssl
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
-from hive import redis_rights
 from hive.net.redis_url import RedisAddress
-from hive.redis_client import (
+from hive.redis import rights as redis_rights
+from hive.redis.client import (
     CONNECT_TIMEOUT_S,
     RedisClient,
     RedisError,
@@ -28,11 +28,11 @@ from hive.redis_client import (
     database_of,
     tls_context,
 )
-from hive.redis_errors import ConnectError, code_of, describe
-from hive.redis_versions import holes, other_server
+from hive.redis.errors import ConnectError, code_of, describe
+from hive.redis.versions import holes, other_server
 from hive.settings import Settings, SettingsError
 
-log = logging.getLogger("hive.redis_probe")
+log = logging.getLogger("hive.redis.probe")
 
 #: The oldest Redis that hive was tried with.
 OLDEST: Final = (6, 2)

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from redis import CredentialProvider
 
-from hive.redis_errors import ConnectError
+from hive.redis.errors import ConnectError
 
 _SPEC: Final = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*", re.ASCII)
 #: Characters of the longest token; those of cloud providers have some 2,000.

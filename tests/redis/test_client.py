@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from hive import logs
-from hive.redis_client import CommandThread
+from hive.redis.client import CommandThread
 
 pytestmark = pytest.mark.anyio
 

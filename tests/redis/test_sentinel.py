@@ -12,18 +12,18 @@ from pathlib import Path
 
 import pytest
 
-from hive import redis_probe
 from hive.net.redis_url import parse_redis_url
-from hive.redis_client import RedisError, connect
-from hive.redis_errors import ConnectError
-from hive.redis_sentinel import SENTINEL_TIMEOUT_S, Sentinels
+from hive.redis import probe as redis_probe
+from hive.redis.client import RedisError, connect
+from hive.redis.errors import ConnectError
+from hive.redis.sentinel import SENTINEL_TIMEOUT_S, Sentinels
 from hive.settings import Settings, SettingsError
 from hive.streams.pubsub import Subscription
 from tests.support.redis_servers import PASSWORD, RedisServer, free_port, redis_server, speaks_tls
 from tests.support.tls import Authority
 from tests.support.waiting import wait_for, wait_for_async
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 WRITES = "return redis.call('SET', KEYS[1], 1)"
 ENCODED, OTHER = PASSWORD.replace("#", "%23"), "sentinels-pass"
 

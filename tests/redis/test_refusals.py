@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives import serialization
 
-from hive import redis_probe
+from hive.redis import probe as redis_probe
 from hive.settings import Settings, SettingsError
 from tests.support.processes import environment
 from tests.support.proxy import pump

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 from importlib import resources
 from typing import Any, Final
 
-from hive.redis_client import RedisClient
+from hive.redis.client import RedisClient
 
 _INCLUDE: Final = re.compile(r"^--! include (\w+)$", re.MULTILINE)
 _NAMES: Final = re.compile(r"^local ([\w, ]+) = unpack\((KEYS|ARGV)\)$", re.MULTILINE)

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from redis import CredentialProvider
 
-from hive import redis_probe
-from hive.redis_client import connect, connection_options
-from hive.redis_credentials import HookProvider
-from hive.redis_errors import ConnectError, describe
+from hive.redis import probe as redis_probe
+from hive.redis.client import connect, connection_options
+from hive.redis.credentials import HookProvider
+from hive.redis.errors import ConnectError, describe
 from hive.settings import Settings, SettingsError
 from tests.support.redis_servers import PASSWORD, RedisServer, redis_server
 

@@ -25,7 +25,7 @@ from redis.retry import Retry
 
 from hive.errors import RedisUnavailable
 from hive.net.redis_url import RedisAddress, parse_redis_url
-from hive.redis_errors import is_redis_error, unavailable
+from hive.redis.errors import is_redis_error, unavailable
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -87,14 +87,14 @@ def connection_options(address: RedisAddress) -> dict[str, Any]:
     """The address, as redis-py's connections name its parts."""
     place: dict[str, Any] = {"host": address.host, "port": address.port}
     if address.sentinels:
-        from hive.redis_sentinel import Sentinels
+        from hive.redis.sentinel import Sentinels
 
         place = {"sentinels": Sentinels(address)}
     elif address.path is not None:
         place = {"path": address.path}
     who: dict[str, Any] = {"username": address.username, "password": address.password}
     if address.credentials:
-        from hive.redis_credentials import HookProvider
+        from hive.redis.credentials import HookProvider
 
         who = {"credential_provider": HookProvider(address.credentials, address.username)}
     who["client_name"] = address.client_name
@@ -131,7 +131,7 @@ def _connection_class(address: RedisAddress) -> Any:
     if address.path is not None:
         return redis.UnixDomainSocketConnection
     # Here and above, not at the top: a hive with a Redis of its own starts without them.
-    from hive.redis_connection import connection_class
+    from hive.redis.connection import connection_class
 
     return connection_class(address)
 

@@ -7,7 +7,7 @@ be the primary: a Sentinel that was cut off may name the one before. It is asked
 right beyond what any connection needs (ROLE is @dangerous).
 
 A Sentinel that ends a failover cuts the connections of the old primary's clients, and a client that is told READONLY
-leaves by itself (redis_connection.py). redis-py has the same as a pool, which keeps connections to every Sentinel,
+leaves by itself (connection.py). redis-py has the same as a pool, which keeps connections to every Sentinel,
 looks at no role, and is of no use to the subscription.
 """
 
@@ -21,7 +21,7 @@ from redis.exceptions import AuthenticationError, ResponseError
 from redis.retry import Retry
 
 from hive.net.redis_url import RedisAddress
-from hive.redis_errors import ConnectError, code_of
+from hive.redis.errors import ConnectError, code_of
 
 #: Seconds for a connection to a Sentinel and for its answer: three that hang must not use up what the subscription has.
 SENTINEL_TIMEOUT_S: Final = 0.5

@@ -10,18 +10,20 @@ from pathlib import Path
 
 import pytest
 
-from hive import redis_probe, redis_rights, redis_versions
 from hive.downloads.reaper import Reaper
 from hive.processes.embedded_redis import find_server
 from hive.processes.redis_programs import find_programs
-from hive.redis_client import RedisClient, connect
+from hive.redis import probe as redis_probe
+from hive.redis import rights as redis_rights
+from hive.redis import versions as redis_versions
+from hive.redis.client import RedisClient, connect
 from hive.settings import Settings, SettingsError
 from tests.support.downloads import claim, complete, create, download_context
 from tests.support.refusing_redis import RefusingRedis
 from tests.support.waiting import wait_for
 
 NAME, PASSWORD = "limited", "a-password-of-tests"
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 #: What the documentation said before there was a list: more than is needed, and still enough.

@@ -10,7 +10,7 @@ import fakeredis
 import pytest
 
 from hive.downloads import scripts
-from hive.lua import Script, load, names_of
+from hive.redis.lua import Script, load, names_of
 from hive.wire import keys
 from hive.wire.events import State
 from hive.wire.jobs import RANK_STEP, RANKS, TURN_MS

@@ -1,0 +1,1 @@
+"""Redis: clients with bounds on everything, where the primary is, what it may do, and what to say when it cannot."""
