@@ -12,7 +12,7 @@ from hive.api.json import JsonResponse
 from hive.api.services import services_of
 from hive.auth.principal import principal_of
 from hive.downloads.live import Live, in_use_elsewhere, read_live, repo_or_url
-from hive.store.catalog import Origin
+from hive.store.catalog import IN_MEMORY, Origin
 from hive.store.layout import url_key
 from hive.wire.api import HUB_TOKEN_HEADER, Deleted, Listing, Model
 
@@ -37,8 +37,7 @@ async def delete(request: Request) -> Response:
     live = await services.commands.run(lambda: read_live(services.commands.client))
     origin = await run_in_threadpool(services.catalog.origin, model)
     if any(download.path == model.path for download in live if download.path):
-        text = "A worker has this model in memory. End it first: DELETE /v1/workers/{id}, or hive stop."
-        raise errors.ModelInUse(text, id=model.id)
+        raise errors.ModelInUse(IN_MEMORY, id=model.id)
     if any(_uses(download, origin) for download in live):
         raise errors.ModelInUse(id=model.id)
     elsewhere = await run_in_threadpool(in_use_elsewhere, services.settings)

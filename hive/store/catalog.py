@@ -20,10 +20,11 @@ from typing import Final, NamedTuple
 import msgspec
 from msgspec import UNSET
 
-from hive.errors import ModelNotOnDisk
+from hive.errors import ModelInUse, ModelNotOnDisk
 from hive.settings import Settings
 from hive.store.delete import remove_snapshot_files, remove_url_file
 from hive.store.dirfd import open_folder, size_of, subfolders
+from hive.store.file_use import is_in_use
 from hive.store.layout import (
     FILES,
     SNAPSHOTS,
@@ -53,6 +54,8 @@ class Origin(NamedTuple):
     url: str | None = None
 
 
+#: What is said of a model that is not deleted because it is in memory.
+IN_MEMORY: Final = "A worker has this model in memory. End it first: hive stop, or DELETE /v1/workers/{id}."
 #: What is said of a model whose listing nobody kept.
 UNLISTED_NOTE: Final = (
     "Answered from the disk: the Hub could not be asked, and the tool that fetched this kept no list of its files."
@@ -205,10 +208,13 @@ class ModelCatalog:
 
         Raises:
             ModelNotOnDisk: there is no such model.
+            ModelInUse: a worker has it in memory.
             OSError: the store cannot be written.
         """
         model = self.get(model_id)
         repo = self.origin(model).repo
+        if any(is_in_use(path) for path in self._paths(model)):
+            raise ModelInUse(IN_MEMORY, id=model.id)
         if repo is None or model.revision is None:
             return remove_url_file(self._hive, Path(model.path).parent.name)
         folder = repo_folder(repo)
@@ -216,6 +222,15 @@ class ModelCatalog:
         needed = {file.path for other in others for file in other.files}
         paths = {file.path for file in model.files} - needed if others else None
         return remove_snapshot_files(self._hub, self._hive, folder, model.revision, paths)
+
+    def _paths(self, model: Model) -> Iterator[Path]:
+        """Where its files are."""
+        path = Path(model.path)
+        root = path if path.is_dir() else path.parent
+        if model.revision is not None and path.is_relative_to(self._hub):
+            root = self._hub.joinpath(*path.relative_to(self._hub).parts[:3])  # the snapshot
+        for file in model.files:
+            yield root / file.path
 
     def origin(self, model: Model) -> Origin:
         """Where a model of this store is from; its path says so, which an id alone need not."""

@@ -17,6 +17,7 @@ from collections.abc import Callable
 
 from hive.settings import Settings
 from hive.store.dirfd import open_folder, remove_empty, size_of, subfolders
+from hive.store.file_use import is_in_use
 from hive.store.gc_context import GcContext, HoldLease, InUse, InUseError, OnCollectionLine, modified_s
 from hive.store.gc_partials import collect_partials
 from hive.store.gc_repo import collect_repo
@@ -91,6 +92,8 @@ def _remove_url_file(gc: GcContext, files: int, folder: int, key: str) -> None:
         return
     n_bytes = sum(size_of(folder, name) or 0 for name in names)
     with gc.reporting("url_file", f"hive/{FILES}/{key}", n_bytes):
+        if any(is_in_use(name, folder) for name in names):
+            raise InUseError
         if not gc.dry_run:
             if gc.look().urls:
                 raise InUseError

@@ -16,6 +16,7 @@ from typing import Final
 
 from hive.store.delete import remove_empty_repo
 from hive.store.dirfd import open_folder, remove_file, subfolders
+from hive.store.file_use import is_in_use
 from hive.store.gc_context import GcContext, InUse, InUseError
 from hive.store.layout import BLOBS, SNAPSHOTS, TREES, repo_of
 from hive.store.orphans import Orphan, broken_snapshots, dangling_links, orphans_of
@@ -81,7 +82,7 @@ class _Repo:
         if self._gc.dry_run:
             for orphan in blobs:
                 with self._gc.reporting("blob", self._shown(orphan), orphan.n_bytes):
-                    pass
+                    self._check_use(orphan)
             return
         with contextlib.ExitStack() as stack:
             above = stack.enter_context(open_folder(self._cache.fd, BLOBS))
@@ -100,10 +101,16 @@ class _Repo:
         try:
             if not stack.enter_context(hub_lock(self._gc.hub, self._folder, orphan.name)):
                 raise InUseError
+            self._check_use(orphan)
             return trash.put(above, orphan.name)
         except OSError as error:
             self._gc.keep(orphan.kind, self._shown(orphan), error)
             return False
+
+    def _check_use(self, orphan: Orphan) -> None:
+        """Raises InUseError where a worker has it in memory."""
+        if is_in_use(f"{BLOBS}/{orphan.name}", self._cache.fd):
+            raise InUseError
 
     def _snapshot(self, orphan: Orphan) -> None:
         """Its links one by one, then its folders as far as they are empty: what came meanwhile stays."""

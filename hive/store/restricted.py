@@ -24,12 +24,12 @@ import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
 from hive.store.dirfd import open_folder, read_file, subfolders, write_file
-from hive.store.layout import RESTRICTED, is_commit, repo_folder, repo_of, url_key
+from hive.store.layout import FILES, RESTRICTED, SNAPSHOTS, is_commit, repo_folder, repo_of, url_key
 
 #: Seconds for which the Hub's yes to an owner counts; and while the Hub cannot be asked.
 YES_TTL_S: Final = 600.0
@@ -50,6 +50,18 @@ class Place(msgspec.Struct, frozen=True, order=True):
     repo: str
     commit: str
     path: str
+
+
+class Known(NamedTuple):
+    """What is known of a commit on the disk: what the Hub is to be asked, and whether the owner was let in lately."""
+
+    places: tuple[Place, ...] = ()
+    let_in: bool = True
+    let_in_before: bool = True
+
+
+#: Of what everybody may see.
+PUBLIC: Final = Known()
 
 
 class AccessNotes:
@@ -102,6 +114,30 @@ class AccessNotes:
         """Whether it has, within so many seconds."""
         with open_folder(self._hive, RESTRICTED, repo_folder(repo), commit, missing_ok=True) as notes:
             return notes is not None and _was_written(notes, owner, within_s)
+
+    def known(self, repo: str, commit: str, owner: str) -> Known:
+        """What is known of a commit, and of this owner."""
+        places = self.places(repo, commit)
+        if not places:
+            return PUBLIC
+        let_in_before = self.was_let_in(repo, commit, owner, UNASKED_TTL_S)
+        return Known(places, self.was_let_in(repo, commit, owner), let_in_before)
+
+    def known_of_file(self, hub: Path, path: Path, owner: str) -> Known | None:
+        """The same of the commit that a file of the store is of; None for one that only others may see. What lies in a
+        repository and in none of its snapshots is of all its commits.
+        """
+        if path.is_relative_to(self._hive / FILES):
+            key = path.relative_to(self._hive / FILES).parts[0]
+            return PUBLIC if self.may_see_url(key, owner) else None
+        folder, kind, commit, *_ = (*path.relative_to(hub).parts, "", "", "") if path.is_relative_to(hub) else ("",) * 3
+        repo = repo_of(folder)
+        if repo is None:
+            return PUBLIC
+        if kind == SNAPSHOTS and is_commit(commit):
+            return self.known(repo, commit, owner)
+        places = self.places_of_repo(repo)
+        return Known(places, False, False) if places else PUBLIC
 
     def note_url(self, url: str, owner: str) -> None:
         """Note that this owner knows a URL with a query, which may be a permission; "" for nobody in particular."""

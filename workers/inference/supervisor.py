@@ -24,6 +24,7 @@ from typing import Final
 
 import msgspec
 
+from hive.auth.principal import Principal
 from hive.downloads.tracker import DownloadTracker
 from hive.error_codes import from_code
 from hive.errors import BackendUnavailable, HiveError, InternalError, ModelNotServable, RedisUnavailable, WorkerLost
@@ -35,6 +36,8 @@ from hive.serving.registry import LEASE_S
 from hive.serving.upstream import Target
 from hive.serving_errors import EngineFailed
 from hive.settings import Settings
+from hive.store.file_use import FileUse
+from hive.store.restricted import AccessNotes
 from hive.wire import events
 from hive.wire.llm import Fetching, LlmState, LoadingError, LoadingToVram, Ready
 from workers.inference.address import Address
@@ -76,6 +79,7 @@ class Supervisor:
         self._order = order
         self._path = order.path
         self._engine: Engine | None = None
+        self._use = FileUse()
         self._life: LlmState = "loading"
         self._failed_checks = 0
         self._activity_s = time.time()
@@ -95,6 +99,15 @@ class Supervisor:
     def engine(self) -> Target | None:
         """Where the engine is, once the model is loaded."""
         return self._engine.target if self._engine is not None and self._life == "idle" else None
+
+    async def may_be_used_by(self, principal: Principal) -> bool:
+        """Whether the Hub has let them in to the model lately, or everybody is. The Hub is not asked here."""
+        if principal.sees_everything or not self._path:
+            return True
+        notes = AccessNotes(self.settings.hive_dir)
+        path = Path(self._path)
+        known = await asyncio.to_thread(notes.known_of_file, self.settings.hub_dir, path, principal.owner)
+        return known is not None and known.let_in
 
     def used(self, inference: Inference | None) -> None:
         """A request has ended."""
@@ -124,7 +137,8 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.shut_down)
-        listener = Listener(Address(self, Guard(self.settings, self._order.worker_id, self.settings.llm_host)))
+        address = Address(self, Guard(self.settings, self._order.worker_id, self.settings.llm_host))
+        listener = Listener(address)
         try:
             sock = bind_first(self.settings.llm_host, self.settings.llm_port_range)
         except HiveError as error:
@@ -136,6 +150,7 @@ class Supervisor:
         presence = asyncio.create_task(self._presence.run())
         life = asyncio.create_task(self._live())
         told = asyncio.create_task(self._told_to_end.wait())
+        keys = asyncio.create_task(address.watch_keys())
         try:
             await asyncio.wait([life, told], return_when=asyncio.FIRST_COMPLETED)
             if life.done():
@@ -144,15 +159,16 @@ class Supervisor:
                     await self._presence.rest(self._order)
             return await self._end()
         finally:
-            for task in (presence, life, told):
+            for task in (presence, life, told, keys):
                 task.cancel()
-            await asyncio.gather(presence, life, told, return_exceptions=True)
+            await asyncio.gather(presence, life, told, keys, return_exceptions=True)
             server.close()
             if self._engine is not None:
                 await self._engine.stop()
             await asyncio.sleep(0 if not listener.connections else FLUSH_S)
             listener.close()
             self._presence.close()
+            self._use.close()
 
     async def _live(self) -> None:
         """Load the model, then look after it; returns when it has been idle for too long.
@@ -183,7 +199,7 @@ class Supervisor:
 
     async def _load(self) -> None:
         order, settings = self._order, self.settings
-        info, size = await asyncio.to_thread(_look_at, Path(self._path))
+        info, size = await asyncio.to_thread(_look_at, Path(self._path), self._use)
         context = info.context_of(order.context)
         needed = bytes_needed(size, info.kv_bytes_per_token, context, order.slots)
         if order.backend == "cpu":
@@ -329,11 +345,14 @@ class Supervisor:
         )
 
 
-def _look_at(path: Path) -> tuple[GgufInfo, int]:
-    """The head of the model's file, and the bytes of all its shards. Raises ModelNotServable."""
+def _look_at(path: Path, use: FileUse) -> tuple[GgufInfo, int]:
+    """The head of the model's file, and the bytes of all its shards, which are in use from now on. Raises
+    ModelNotServable.
+    """
     if path.is_dir() or path.suffix.lower() != ".gguf":
         raise ModelNotServable(f"The engine loads GGUF files, and the model is {path.name!r}. Name a GGUF variant.")
     try:
+        use.hold(shards(path))
         info = read_gguf(path)
         return info, sum(shard.stat().st_size for shard in shards(path))
     except OSError as error:
