@@ -10,6 +10,7 @@ from typing import Any, Final
 from urllib.parse import parse_qs
 
 import msgspec
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -22,11 +23,13 @@ from hive.auth.principal import PRINCIPAL, Principal, principal_of
 from hive.net.server_address import is_loopback
 from hive.settings import Settings
 from hive.streams import sse
-from hive.wire.api import MAX_ID_CHARS, OPENAI_PATHS, PlanRequest
+from hive.wire.api import HUB_TOKEN_HEADER, MAX_ID_CHARS, OPENAI_PATHS, PlanRequest
 from hive.wire.spec import DownloadSpec
 
 _ID = re.compile(rf"[A-Za-z0-9._:-]{{1,{MAX_ID_CHARS}}}", re.ASCII)
 _URL = re.compile(r"http://(?P<host>\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):(?P<port>\d{1,5})/?", re.ASCII)
+
+_NO_FILE: Final = "'model_path' is no file of this store. Name the model with 'model_ref'."
 
 
 class _Asked(msgspec.Struct):
@@ -47,6 +50,8 @@ async def spawn(request: Request) -> Response:
         raise errors.BadRequest("Say which model: 'model_ref' (or 'model'), or 'model_path'.")
     services.rates.admit_ask(request)
     path = _path_in_store(body.model_path, settings) if body.model_path is not None else ""
+    if path and not await services.access.may_use(path, principal, _hub_token(request.scope)):
+        raise errors.BadRequest(_NO_FILE)
     ref = body.model_ref or body.model or ""
     spec = None if path else _spec(ref, settings, principal)
     if spec is not None and not principal.may("pull") and await services.downloads.on_disk(spec) is None:
@@ -243,22 +248,31 @@ async def _serving(services: Services, scope: Scope, model: str | None) -> list[
     """The workers to ask; with HIVE_AUTOLOAD a model that is not in memory is loaded first."""
     from hive.serving.service import Wanted
 
-    service, settings = services.serving.service, services.settings
+    service, settings, principal = services.serving.service, services.settings, principal_of(scope)
+    token = _hub_token(scope)
+
+    async def may_use(path: str) -> bool:
+        return await services.access.may_use(path, principal, token)
+
     try:
-        return await service.serving(model)
+        return await service.serving(model, may_use)
     except serving_errors.ModelNotLoaded:
-        principal = principal_of(scope)
         if model is None or not settings.autoload or not principal.may("pull"):
             raise
     spec = _spec(model, settings, principal)
     wanted = Wanted(model, "cpu", 0, settings.llm_context, settings.llm_slots, settings.llm_idle_s)
     await service.spawn(wanted, spec)
-    return await service.serving(model)
+    return await service.serving(model, may_use)
 
 
 def _spec(ref: str, settings: Settings, principal: Principal) -> DownloadSpec:
     """What a download of this model asks for. Raises InvalidModelRef."""
     return read_spec(PlanRequest(model_ref=ref), settings, principal)
+
+
+def _hub_token(scope: Scope) -> str | None:
+    """The caller's token of the Hub, by which they are let in to restricted models."""
+    return Headers(scope=scope).get(HUB_TOKEN_HEADER) or None
 
 
 def _model_in(body: bytes) -> str | None:
@@ -278,5 +292,5 @@ def _path_in_store(text: str, settings: Settings) -> str:
     folders = [os.path.realpath(folder) for folder in (settings.hub_dir, settings.hive_dir)]
     inside = any(Path(real).is_relative_to(folder) for folder in folders)
     if not (os.path.isabs(text) and inside and os.path.isfile(real)):
-        raise errors.BadRequest("'model_path' is no file of this store. Name the model with 'model_ref'.")
+        raise errors.BadRequest(_NO_FILE)
     return path

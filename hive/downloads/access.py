@@ -12,6 +12,7 @@ Who runs the service is not asked for anything: who may administer it can read i
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hmac
 import os
@@ -20,7 +21,7 @@ import uuid
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 
@@ -34,7 +35,7 @@ from hive.redis.client import CommandThread
 from hive.secrets import Credentials, seal, token_purpose
 from hive.settings import Settings
 from hive.store.catalog import ModelCatalog, OnDisk
-from hive.store.restricted import UNASKED_TTL_S, YES_TTL_S, AccessNotes, Place
+from hive.store.restricted import PUBLIC, YES_TTL_S, AccessNotes, Known, Place
 from hive.wire.api import Model
 from hive.wire.refs import RefError, parse_ref
 from hive.wire.spec import DownloadSpec
@@ -42,6 +43,8 @@ from hive.wire.spec import DownloadSpec
 #: Seconds that a no of the Hub is remembered, and that nothing is asked again after it said neither yes nor no.
 NO_TTL_S: Final = 60.0
 UNKNOWN_TTL_S: Final = 10.0
+#: Seconds for which it is remembered that somebody may use a model in memory.
+USED_TTL_S: Final = 60.0
 #: Answers that a process remembers; the oldest are forgotten.
 MAX_REMEMBERED: Final = 10_000
 #: Files of one question, which a resolver asks for one by one; and of one request, the rest comes with the next.
@@ -58,14 +61,6 @@ _ANY_FILE: Final = "config.json"
 _TTL_S: Final[dict[Access, float]] = {"yes": YES_TTL_S, "no": NO_TTL_S, "unknown": UNKNOWN_TTL_S}
 
 
-class _Restricted(NamedTuple):
-    """What is known of one commit on the disk: what the Hub is to be asked, and whether the owner was let in."""
-
-    places: tuple[Place, ...]
-    let_in: bool
-    let_in_before: bool
-
-
 class ModelAccess:
     """Who may see which model. Its methods belong to the event loop, but for `is_let_in`, which reads the disk."""
 
@@ -80,6 +75,9 @@ class ModelAccess:
         self._key = os.urandom(32)
         self._remembered: OrderedDict[tuple[bytes, Place], tuple[Access, float]] = OrderedDict()
         self._waiting: Counter[str] = Counter()
+        #: Who may use which file, until when; and who is looked up at the moment.
+        self._used: OrderedDict[tuple[bytes, str, str], float] = OrderedDict()
+        self._looking: dict[tuple[bytes, str, str], asyncio.Task[bool]] = {}
 
     def close(self) -> None:
         """Let go of the thread."""
@@ -99,7 +97,7 @@ class ModelAccess:
             return True
         if not found.commit:
             return True
-        known = self._restricted(spec.ref.repo, found.commit, spec.owner)
+        known = self._notes.known(spec.ref.repo, found.commit, spec.owner)
         if not known.places or known.let_in:
             return True
         if self._settings.hf_hub_offline:
@@ -132,31 +130,51 @@ class ModelAccess:
         if ref.repo:
             await self._ask([Place(ref.repo, ref.rev, ref.path or _ANY_FILE)], token, principal.owner)
 
+    async def may_use(self, path: str, principal: Principal, token: str | None) -> bool:
+        """Whether the principal may have what a worker makes of this file of the store. A yes is remembered for a
+        while, because it is asked with each request to a model, and those that ask at once share one look.
+
+        Raises:
+            ServerBusy: too many wait for the disk.
+        """
+        if principal.sees_everything or not path:
+            return True
+        key = (self._hash(token), principal.owner, path)
+        if time.monotonic() < self._used.get(key, 0.0):
+            return True
+        looking = self._looking.get(key)
+        if looking is None:
+            looking = self._looking[key] = asyncio.create_task(self._look(path, principal.owner, token))
+            looking.add_done_callback(lambda _: self._looking.pop(key, None))
+        if not await asyncio.shield(looking):
+            return False
+        self._used[key] = time.monotonic() + USED_TTL_S
+        self._used.move_to_end(key)
+        while len(self._used) > MAX_REMEMBERED:
+            self._used.popitem(last=False)
+        return True
+
+    async def _look(self, path: str, owner: str, token: str | None) -> bool:
+        known = await self._disk.run(self._notes.known_of_file, self._settings.hub_dir, Path(path), owner)
+        if known is None or known.let_in:
+            return known is not None
+        return _is_open(known, await self._ask(known.places[:MAX_PLACES_A_REQUEST], token, owner))
+
     # -- the disk ----------------------------------------------------------------------------------------------------
 
-    def _known(self, models: Sequence[Model], owner: str) -> list[_Restricted | None]:
+    def _known(self, models: Sequence[Model], owner: str) -> list[Known | None]:
         """Of each model what is known; None for one that only others may see, whatever the Hub says."""
         restricted = self._notes.restricted()
         return [self._known_of(model, owner, restricted) for model in models]
 
-    def _known_of(self, model: Model, owner: str, restricted: frozenset[tuple[str, str]]) -> _Restricted | None:
+    def _known_of(self, model: Model, owner: str, restricted: frozenset[tuple[str, str]]) -> Known | None:
         repo = self._catalog.origin(model).repo
         if repo is None or model.revision is None:
             may_see = self._notes.may_see_url(Path(model.path).parent.name, owner)
-            return _Restricted((), True, True) if may_see else None
+            return PUBLIC if may_see else None
         if (repo, model.revision) not in restricted:
-            return _Restricted((), True, True)
-        return self._restricted(repo, model.revision, owner)
-
-    def _restricted(self, repo: str, commit: str, owner: str) -> _Restricted:
-        places = self._notes.places(repo, commit)
-        if not places:
-            return _Restricted((), True, True)
-        return _Restricted(
-            places,
-            self._notes.was_let_in(repo, commit, owner),
-            self._notes.was_let_in(repo, commit, owner, UNASKED_TTL_S),
-        )
+            return PUBLIC
+        return self._notes.known(repo, model.revision, owner)
 
     # -- the Hub -----------------------------------------------------------------------------------------------------
 
@@ -222,7 +240,7 @@ class ModelAccess:
         return hmac.digest(self._key, token.encode(), "sha256") if token else b""
 
 
-def _is_open(known: _Restricted, answers: dict[Place, Access]) -> bool:
+def _is_open(known: Known, answers: dict[Place, Access]) -> bool:
     if known.let_in:
         return True
     said = {answers.get(place, "unknown") for place in known.places}

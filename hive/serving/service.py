@@ -17,7 +17,7 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -65,8 +65,14 @@ MAX_REPLY_BYTES: Final = 65_536
 #: Seconds that a list of workers may be old, at any time; and when Redis does not answer.
 RECENT_S: Final = 0.5
 REMEMBERED_S: Final = 60.0
+#: Workers whose tokens are remembered.
+MAX_TOKENS: Final = 1_024
 #: Requests that wait for models at a time.
 MAX_WAITING: Final = 256
+
+
+#: Whether whoever asks may have what a worker makes of this file of the store.
+MayUse = Callable[[str], Awaitable[bool]]
 
 
 class Wanted(NamedTuple):
@@ -96,6 +102,8 @@ class ServingService:
         self._hosts = host_registry(commands.client)
         self._remembered: tuple[float, list[LlmRecord]] = (0.0, [])
         self._waiting = 0
+        #: By the id of a worker, which has read the key at its start: the file is not read for each request.
+        self._tokens: dict[str, str] = {}
 
     # -- looking -----------------------------------------------------------------------------------------------------
 
@@ -116,15 +124,16 @@ class ServingService:
                 return record
         raise LlmWorkerNotFound(worker_id=worker_id[:128])
 
-    async def serving(self, model: str | None) -> list[LlmRecord]:
+    async def serving(self, model: str | None, may_use: MayUse) -> list[LlmRecord]:
         """The workers that can be asked for this model, the least busy first; for None the only model that there is.
+        What may not be used is as if it were not there.
 
         One that ended because nobody asked is started again, and waited for.
 
         Raises:
             ModelNotLoaded, ModelLoading: there is none, or not yet.
         """
-        records = await self._recent_records()
+        records = await _usable(await self._recent_records(), may_use)
         if model is None:
             models = {record.model_id or record.model_ref for record in records if record.is_serving}
             if len(models) != 1:
@@ -132,21 +141,22 @@ class ServingService:
             return _least_busy([record for record in records if record.is_serving])
         mine = [record for record in records if record.is_of(model)]
         if not any(record.is_serving for record in mine):
-            records = await self._records()
+            records = await _usable(await self._records(), may_use)
             mine = [record for record in records if record.is_of(model)]
         if ready := [record for record in mine if record.is_serving]:
             return _least_busy(ready)
-        if not mine and (order := await self._resting(model)) is not None:
+        if not mine and (order := await self._resting(model)) is not None and await may_use(order.path):
             place = (order.backend, order.device, order.context, order.slots, order.idle_s)
             wanted = Wanted(order.model_ref, *place, path=order.path, flight=order.flight)
             mine = [await self._read((await self.spawn(wanted, None)).worker_id)]
-        if not mine:
+        ready = await _usable([await self._wait_until_ready(mine[0].id)], may_use) if mine else []
+        if not ready:
             raise ModelNotLoaded(
                 f"No worker has {model[:200]!r} in memory. Load it: POST /v1/workers/spawn, or set HIVE_AUTOLOAD=1.",
                 model=model[:200],
                 loaded=sorted({record.model_id or record.model_ref for record in records if record.is_serving}),
             )
-        return [await self._wait_until_ready(mine[0].id)]
+        return ready
 
     async def _recent_records(self) -> list[LlmRecord]:
         """The workers as they were a moment ago, if that is all that a request needs: a question to Redis for each
@@ -394,7 +404,11 @@ class ServingService:
 
     def headers(self, record: LlmRecord) -> tuple[tuple[bytes, bytes], ...]:
         """How a worker knows that it is hive that asks."""
-        token = worker_token(self._settings.secret_key_path, record.id)
+        token = self._tokens.get(record.id)
+        if token is None and (token := worker_token(self._settings.secret_key_path, record.id)):
+            if len(self._tokens) >= MAX_TOKENS:
+                self._tokens.clear()
+            self._tokens[record.id] = token
         return ((TOKEN_HEADER, token.encode()),) if token else ()
 
 
@@ -445,6 +459,10 @@ def _loading(record: LlmRecord, waited_s: float) -> ModelLoading:
         details["eta_seconds"] = round(passed_s * (1 / details["progress"] - 1))
         details["retry_after_s"] = max(1, min(details["eta_seconds"], 60))
     return ModelLoading(**details)
+
+
+async def _usable(records: Sequence[LlmRecord], may_use: MayUse) -> list[LlmRecord]:
+    return [record for record in records if await may_use(record.path)]
 
 
 def _least_busy(records: list[LlmRecord]) -> list[LlmRecord]:

@@ -12,12 +12,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import requests
 
 from hive.settings import Settings
+from hive.wire.api import INFERENCE_PATH, OPENAI_PATHS
 from tests.hub import Repo, SyntheticFile, faults
 from tests.hub.server import HubServer
 from tests.support.content import MIB, file_sha256
-from tests.support.keyed import Person, keys_for
+from tests.support.gguf_models import write_reciting
+from tests.support.keyed import Person, keys_for, new_key
+from tests.support.llm import ENGINE, PIECES
 from tests.support.processes import Server, Workers
 from tests.support.waiting import wait_for
 
@@ -272,3 +276,43 @@ def _files(world: World) -> list[Path]:
         if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == SECRET.sha256():
             found.append(path)
     return found
+
+
+def test_a_restricted_model_in_memory_answers_to_those_who_may_see_it(
+    world: World, hub_with_secrets: HubServer, tmp_path: Path
+) -> None:
+    """The Hub's yes opens it through the server; at the worker's own address a key of whom the Hub has let in."""
+    hub_with_secrets.repos["org/gated"].commit({"say-Q8_0.gguf": write_reciting(tmp_path / "say.gguf", PIECES)})
+    world.workers.stop()
+    world.workers = Workers({**world.env, **ENGINE}, 2)
+    ref = "hf:org/gated:Q8_0"
+    brought = world.alice.bring(ref)
+    body = {"model_ref": ref, "model_path": brought["local_path"]}
+    wait_for(lambda: world.ops.call("GET", "/v1/devices").json()["devices"], "a machine runs models")
+    people = {
+        name: Person(world.server.url, new_key(world.settings, name, "read", "pull", "run"), TOKENS.get(name))
+        for name in ("alice", "bob", "carol", "mallory")
+    }
+    alice, bob, carol = people["alice"], people["bob"], people["carol"]
+    wait_for(lambda: bob.call("GET", "/v1/devices").status_code == 200, "the server knows their new keys")
+    assert bob.call("POST", "/v1/workers/spawn", body).status_code == 400
+    spawned = alice.call("POST", "/v1/workers/spawn", body).json()
+    wait_for(lambda: alice.call("GET", "/v1/workers/list").json()["workers"][0]["state"] == "idle")
+
+    def ask(person: Person, *, token: str | None = None, path: str = INFERENCE_PATH) -> requests.Response:
+        asked = {"prompt": "?", "model": ref, "max_tokens": 4, "messages": [{"role": "user", "content": "?"}]}
+        return person.call("POST", path, asked, **({"x-hf-token": token} if token else {}))
+
+    for path in (INFERENCE_PATH, *OPENAI_PATHS[:2]):
+        assert ask(alice, path=path).status_code == ask(world.ops, path=path).status_code == 200
+        for person, token in ((bob, TOKENS["bob"]), (carol, None), (people["mallory"], TOKENS["mallory"])):
+            refused = ask(person, token=token, path=path)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "MODEL_NOT_LOADED")
+            assert refused.json()["error"]["details"]["loaded"] == []
+    unnamed = bob.call("POST", INFERENCE_PATH, {"prompt": "?", "max_tokens": 4})
+    assert unnamed.status_code == 503, "the only model in memory is none of bob's"
+    assert ask(carol, token=TOKENS["dave"]).status_code == 200, "whoever has a token that opens it"
+    own = {person: Person(spawned["url"], person.key) for person in (alice, bob, world.ops)}
+    assert ask(own[alice]).status_code == ask(own[world.ops]).status_code == 200
+    denied = ask(own[bob])
+    assert (denied.status_code, denied.json()["error"]["code"]) == (403, "MODEL_ACCESS_DENIED")

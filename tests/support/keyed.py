@@ -21,7 +21,7 @@ class Person:
     """Somebody who asks a server with a key."""
 
     def __init__(self, url: str, key: str, hub_token: str | None = None) -> None:
-        self.url = url
+        self.url, self.key = url, key
         #: The id of a request is the caller's: what two answers differ in is what they say.
         self.headers = {"authorization": f"Bearer {key}", "x-request-id": "a-request"}
         self.hub_token = hub_token

@@ -11,6 +11,7 @@ POST /v1/admin/shutdown         end in order
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 import uuid
@@ -18,7 +19,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 from typing import Final, Protocol
 
-from hive.errors import BadRequest, MethodNotAllowed, NotFound, RequestTimeout
+from hive.auth.principal import Principal
+from hive.errors import BadRequest, MethodNotAllowed, ModelAccessDenied, NotFound, RequestTimeout
 from hive.serving.inference_request import read_inference
 from hive.serving.relay import Relay
 from hive.serving.upstream import Target
@@ -26,7 +28,7 @@ from hive.serving_errors import InferenceFailed, ModelLoading, WorkerDraining
 from hive.settings import Settings
 from hive.wire.api import INFERENCE_PATH, LOADING_PATH, MAX_ID_CHARS, OPENAI_PATHS
 from hive.wire.llm import SERVING, LlmState
-from workers.inference.guard import Guard
+from workers.inference.guard import LOOK_INTERVAL_S, Guard
 from workers.inference.http1 import Request, Response
 from workers.inference.inference import Inference
 from workers.inference.loading import Loading
@@ -35,6 +37,11 @@ from workers.inference.slots import Slots
 #: Milliseconds of the latest deadline that is taken for one: the year 5138, and a number that no float rounds.
 MAX_DEADLINE_MS: Final = 10**14
 _JSON: Final = (b"content-type", b"application/json")
+#: What gives away something of the model.
+ASKED: Final = frozenset({INFERENCE_PATH, *OPENAI_PATHS})
+_NOT_LET_IN: Final = (
+    "The model is restricted, and the Hub has not let this key's owner in lately. Ask hive's server: it asks the Hub."
+)
 
 
 class Worker(Protocol):
@@ -50,6 +57,9 @@ class Worker(Protocol):
     @property
     def state(self) -> LlmState:
         """What it does."""
+
+    async def may_be_used_by(self, principal: Principal) -> bool:
+        """Whether the model is for them."""
 
     @property
     def engine(self) -> Target | None:
@@ -68,6 +78,8 @@ class Address:
     def __init__(self, worker: Worker, guard: Guard) -> None:
         self._worker = worker
         self._guard = guard
+        #: What is on its way to somebody with a key.
+        self._keyed: dict[Response, Principal] = {}
         self._routes: dict[tuple[str, str], Callable[[Request, Response], Awaitable[None]]] = {
             ("GET", "/health"): self._health,
             ("GET", "/v1/ready"): self._ready,
@@ -80,7 +92,30 @@ class Address:
 
     async def __call__(self, request: Request, response: Response) -> None:
         """Answer one request. Raises HiveError."""
-        await self._guard.check(request)
+        principal = await self._guard.check(request)
+        if principal is None:
+            await self._answer(request, response)
+            return
+        if request.path in ASKED and not await self._worker.may_be_used_by(principal):
+            raise ModelAccessDenied(_NOT_LET_IN)
+        self._keyed[response] = principal
+        try:
+            await self._answer(request, response)
+        finally:
+            del self._keyed[response]
+
+    async def watch_keys(self) -> None:
+        """Break off what is on its way to somebody whose key does not count any more; until cancelled."""
+        while True:
+            await asyncio.sleep(LOOK_INTERVAL_S)
+            if not self._keyed:
+                continue
+            await self._guard.refresh()
+            for response, principal in list(self._keyed.items()):
+                if not self._guard.is_alive(principal):
+                    response.abort()
+
+    async def _answer(self, request: Request, response: Response) -> None:
         route = self._routes.get((request.method, request.path))
         if route is not None:
             await route(request, response)

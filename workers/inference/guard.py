@@ -18,6 +18,7 @@ from typing import Final
 
 from hive.auth.key_ring import KeyRing
 from hive.auth.keys import KeyFile
+from hive.auth.principal import Principal
 from hive.auth.scopes import Scope
 from hive.errors import (
     BadRequest,
@@ -53,26 +54,34 @@ class Guard:
         self._is_local = is_loopback(host)
         self._looked_s = time.monotonic()
 
-    async def check(self, request: Request) -> None:
-        """Let this request through.
+    async def check(self, request: Request) -> Principal | None:
+        """Let this request through: the principal of its key, or None where it needs none or is hive's own.
 
         Raises:
             HiveError: why it may not pass.
         """
         self._check_browser(request)
         if request.path in OPEN:
-            return
+            return None
+        await self.refresh()
+        if self._is_local and not self._keys.on:
+            return None
+        given = request.headers.get(TOKEN_HEADER, b"").decode("latin-1")
+        if self._token and hmac.compare_digest(given.encode(), self._token.encode()):
+            return None
+        return self._check_key(request)
+
+    async def refresh(self) -> None:
+        """Look whether the key file has changed, if nobody did a moment ago."""
         if time.monotonic() - self._looked_s >= LOOK_INTERVAL_S:
             self._looked_s = time.monotonic()
             await asyncio.to_thread(self._keys.refresh)
-        if self._is_local and not self._keys.on:
-            return
-        given = request.headers.get(TOKEN_HEADER, b"").decode("latin-1")
-        if self._token and hmac.compare_digest(given.encode(), self._token.encode()):
-            return
-        self._check_key(request)
 
-    def _check_key(self, request: Request) -> None:
+    def is_alive(self, principal: Principal) -> bool:
+        """Whether the key of an answer that is on its way still counts."""
+        return self._keys.is_alive(principal)
+
+    def _check_key(self, request: Request) -> Principal:
         scheme, _, key = request.headers.get(b"authorization", b"").decode("latin-1").partition(" ")
         if scheme.lower() != "bearer":
             raise MissingApiKey
@@ -82,6 +91,7 @@ class Guard:
         principal = self._keys.principal(key.strip())
         if not principal.may(needs):
             raise InsufficientScope(needs=needs, scopes=sorted(principal.scopes))
+        return principal
 
     def _check_browser(self, request: Request) -> None:
         headers = request.headers

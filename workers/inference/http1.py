@@ -108,6 +108,10 @@ class Response:
         if not self.ended:
             self._finish()
 
+    def abort(self) -> None:
+        """Break off, and close the connection at once."""
+        self._connection.abort()
+
     def whole(self, status: int, body: bytes, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
         """All of an answer at once."""
         alive = b"keep-alive" if self._keep_alive else b"close"
