@@ -15,7 +15,7 @@ from typing import Final
 from starlette.types import Receive, Scope, Send
 
 from hive import errors, serving_errors
-from hive.api.json import body_too_large, max_body_bytes
+from hive.api.json import body_too_large, error_response, max_body_bytes
 from hive.auth.principal import principal_of
 from hive.serving.relay import Relay
 from hive.serving.upstream import Headers, Target
@@ -23,8 +23,8 @@ from hive.streams import sse
 from hive.streams.revocation import Opened
 from hive.streams.writer import EXTENSION, HandOver, SocketWriter
 
-#: Bytes of an answer that is no stream, or of one whose connection could not be had.
-MAX_WHOLE_BYTES: Final = 64 << 20
+#: Bytes of an answer that is no stream, or of one whose connection could not be had: some thousand vectors.
+MAX_WHOLE_BYTES: Final = 16 << 20
 #: What of a request goes on to the worker.
 PASSED_ON: Final = frozenset({b"content-type", b"accept", b"x-request-deadline", b"x-deadline"})
 
@@ -82,6 +82,11 @@ async def pass_on(
         watching.cancel()
         with contextlib.suppress(asyncio.CancelledError, Exception):
             await watching
+    if answer.is_too_long:
+        text = f"The answer is over {MAX_WHOLE_BYTES >> 20} MiB. Ask for a stream, or for less at once."
+        error = serving_errors.InferenceFailed(text, limit_bytes=MAX_WHOLE_BYTES)
+        await error_response(error)(scope, receive, send)
+        return True
     if relay.failure and not watching.done():
         raise serving_errors.InferenceFailed(f"The worker does not answer: {relay.failure}.")
     if answer.is_handed_over or relay.outcome == "gone":
@@ -109,6 +114,8 @@ class PassedAnswer:
         self._begun = asyncio.Event()
         self.principal = principal_of(scope)
         self.status = 0
+        #: Whether it was given up because it does not end.
+        self.is_too_long = False
         self.stop: Callable[[], None] = lambda: None
         self.on_gone: Callable[[], None] | None = None
         self.on_writable: Callable[[], None] | None = None
@@ -156,9 +163,12 @@ class PassedAnswer:
         if self._writer is not None:
             self._writer.write(sse.chunk(data) if self._writer.chunked else data)
             return
-        self._body += data
-        if len(self._body) > MAX_WHOLE_BYTES:
+        if len(self._body) + len(data) > MAX_WHOLE_BYTES:
+            self.is_too_long = True
+            self._body.clear()
             self.stop()
+            return
+        self._body += data
 
     def end(self) -> None:
         """All of it."""

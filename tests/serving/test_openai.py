@@ -50,4 +50,5 @@ def test_a_stream_that_is_closed_frees_the_slot(client: openai.OpenAI, fleet: Fl
         stream = client.chat.completions.create(model=MODEL, messages=asked, max_tokens=100, stream=True)
         next(iter(stream))
         stream.close()
-        client.with_options(max_retries=5).chat.completions.create(model=MODEL, messages=asked, max_tokens=2)
+        again = client.with_options(max_retries=5).chat.completions.create(model=MODEL, messages=asked, max_tokens=2)
+        assert again.choices[0].message.content == "Once upon"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.cli import COMMAND_TIMEOUT_S
+from tests.support.cli import COMMAND_TIMEOUT_S, command
 from tests.support.engine_standin import write_standin
 from tests.support.llm import RECITED, Fleet
+from tests.support.pty import Terminal
 from tests.support.waiting import wait_for
 
 MODEL = "org/model:Q4_K_M"
@@ -104,3 +106,28 @@ def test_what_a_dying_worker_has_said_is_kept(slow_fleet: Fleet) -> None:
     assert "broke off" in err
     assert "Traceback" not in err
     assert out.endswith("\n")
+
+
+def test_at_a_terminal_the_layers_are_drawn_and_questions_are_asked_until_the_end(
+    env: dict[str, str], tmp_path: Path
+) -> None:
+    standin = write_standin(tmp_path / "engine", state_pause_s=0.3, tokens=3)
+    fleet = Fleet({**env, "HIVE_LLAMA_SERVER": str(standin)})
+    try:
+        with Terminal(command("run", MODEL), environment_of(fleet)) as terminal:
+            terminal.wait_for_text("is loaded. /bye or Ctrl-D ends.")
+            drawn = re.findall(r"loading \S+ \[([#.]+)\] (\d)/3 layers", terminal.text)
+            assert {len(bar) for bar, _ in drawn} == {24}
+            counts = [int(count) for _, count in drawn]
+            assert counts == sorted(counts)
+            assert {1, 2} & set(counts), "it was drawn on the way"
+            for number in (1, 2):
+                terminal.wait_for_text(">>> ", number)
+                terminal.write(b"say it\n")
+                terminal.wait_for_text("w0 w1 w2", number)
+            terminal.write(b"/bye\n")
+            assert terminal.wait(COMMAND_TIMEOUT_S) == 0
+        wait_for(lambda: fleet.workers() == [], "what it started has ended")
+    finally:
+        fleet.stop()
+    fleet.check()

@@ -30,6 +30,7 @@ DEFAULTS: dict[str, Any] = {
     "tokens": None,  # how many it makes; as many as asked where None
     "dies_after_tokens": None,
     "silent_after_tokens": None,
+    "vector_bytes": 64,  # of its answer to a request for vectors
     "ignores_end": False,  # of its input, and SIGTERM
 }
 
@@ -108,6 +109,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
         orders = self._state.orders
+        if self.path.endswith("/embeddings"):
+            self._whole(200, b'{"data":[{"embedding":[0.5%s]}]}' % (b",0" * (orders["vector_bytes"] // 2)))
+            return
         count = orders["tokens"] or asked.get("n_predict") or asked.get("max_tokens") or 16
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
@@ -123,6 +127,8 @@ class _Handler(BaseHTTPRequestHandler):
                 time.sleep(max(began_s + number / orders["tokens_per_s"] - time.monotonic(), 0))
             self._event({"index": 0, "content": f"w{number} ", "stop": False, "tokens_predicted": number + 1}, asked)
         self._event({"content": "", "stop": True, "tokens_predicted": count, "stop_type": "limit"}, asked)
+        if "messages" in asked:
+            self.wfile.write(b"e\r\ndata: [DONE]\n\n\r\n")
         self.wfile.write(b"0\r\n\r\n")
 
     def _event(self, event: dict[str, Any], asked: dict[str, Any]) -> None:
@@ -134,6 +140,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _whole(self, status: int, body: bytes) -> None:
         self.send_response(status)
+        self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)

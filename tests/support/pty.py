@@ -72,10 +72,10 @@ class Terminal:
             assert time.monotonic() < deadline, self.text
         return self._process.wait(max(0.1, deadline - time.monotonic()))
 
-    def wait_for_text(self, text: str) -> None:
-        """Read until this was shown."""
+    def wait_for_text(self, text: str, times: int = 1) -> None:
+        """Read until this was shown, so often."""
         deadline = time.monotonic() + DEADLINE_S
-        while text not in self.text:
+        while self.text.count(text) < times:
             assert self._read(), f"ended without {text!r}: {self.text}"
             assert time.monotonic() < deadline, f"no {text!r} in: {self.text}"
 
