@@ -65,8 +65,8 @@ def test_nothing_survives_a_killed_up(env: dict[str, str], tmp_path: Path) -> No
         children = up.children()
         up.process.kill()
         wait_for(lambda: not any(map(is_alive, children.values())), "a child is left")
-    with running_up(env, tmp_path / "log2", "--workers", "1"):
-        pass
+    with running_up(env, tmp_path / "log2", "--workers", "1") as again:
+        assert not set(again.children().values()) & set(children.values())
 
 
 @linux_only

@@ -60,7 +60,8 @@ def test_nothing_that_an_event_holds_makes_two_frames_of_it(one: str, other: str
             bytes_downloaded=1, bytes_total=2, speed_mbps=0.5, name=one, message=other, files=(FileProgress(one, 1, 2),)
         ),
     ):
-        data_of(form(Message(Version(1, 2), False, encode(event))))
+        found = data_of(form(Message(Version(1, 2), False, encode(event))))
+        assert found["stage"] == event.__struct_config__.tag
 
 
 @settings(max_examples=200, derandomize=True)

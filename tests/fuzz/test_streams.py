@@ -53,8 +53,8 @@ def world() -> Iterator[World]:
             yield made
 
 
-def ask(world: World, method: str, address: str, headers: dict[str, str]) -> None:
-    """Ask, read the beginning, and compare it with the document."""
+def ask(world: World, method: str, address: str, headers: dict[str, str]) -> int:
+    """Ask, read the beginning, and compare it with the document. The status."""
     operation = operation_at("GET", address.partition("?")[0])
     connection = http.client.HTTPConnection("127.0.0.1", world.server.port, timeout=10)
     try:
@@ -73,6 +73,7 @@ def ask(world: World, method: str, address: str, headers: dict[str, str]) -> Non
             frame = operation["responses"]["200"]["content"]["text/event-stream"]["x-item-schema"]
             socket.settimeout(SILENCE_S)
             check_frames(frame, beginning(answer))
+        return answer.status
     finally:
         connection.close()
 
@@ -115,7 +116,7 @@ def test_the_stream_of_one_answers_as_the_document_says(
     world: World, method: str, ids: list[str], more: dict[str, str], headers: dict[str, str]
 ) -> None:
     query = urlencode([*(("id", download_id) for download_id in ids), *more.items()])
-    ask(world, method, f"{PROGRESS_PATH}?{query}", headers)
+    assert ask(world, method, f"{PROGRESS_PATH}?{query}", headers) < 500
 
 
 @settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
@@ -129,7 +130,7 @@ def test_the_stream_of_many_answers_as_the_document_says(
     world: World, method: str, ids: list[str], more: dict[str, str], headers: dict[str, str]
 ) -> None:
     query = urlencode([*(("id", download_id) for download_id in ids), *more.items()])
-    ask(world, method, f"{MANY_PATH}?{query}", headers)
+    assert ask(world, method, f"{MANY_PATH}?{query}", headers) < 500
 
 
 @settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))

@@ -31,5 +31,6 @@ def test_a_link_is_neither_read_nor_written_through(tmp_path: Path, target: str)
 
 def test_a_pipe_keeps_nobody_waiting(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / NOTE)
-    find_programs(tmp_path)
+    assert sys.executable not in find_programs(tmp_path)
     note_program(tmp_path, sys.executable)
+    assert (tmp_path / NOTE).is_fifo()

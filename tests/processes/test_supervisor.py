@@ -150,9 +150,10 @@ async def test_a_grandchild_that_holds_the_output_does_not_hold_the_child() -> N
     one.start()
     await wait_for_async(lambda: one.restarts >= 1, "waits for the grandchild")
     await one.stop(5)
-    for name, line in log.lines:
-        if name == "one":
-            os.kill(int(line), signal.SIGKILL)
+    grandchildren = [int(line) for name, line in log.lines if name == "one"]
+    assert is_alive(grandchildren[0]), "it still holds the output"
+    for pid in grandchildren:
+        os.kill(pid, signal.SIGKILL)
 
 
 async def test_children_have_groups_of_their_own() -> None:
