@@ -10,7 +10,7 @@ import pytest
 
 from hive.api.passing import MAX_WHOLE_BYTES
 from hive.downloads.service import DownloadService
-from hive.redis_client import CommandThread
+from hive.redis.client import CommandThread
 from hive.serving import service as service_module
 from hive.serving.record import LlmRecord
 from hive.serving.service import ServingService
