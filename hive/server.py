@@ -18,6 +18,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import os
 import resource
 import socket
 import sys
@@ -27,6 +28,7 @@ from typing import cast
 
 import uvicorn
 
+from hive import logs
 from hive.api import audit
 from hive.api.acceptor import Acceptor
 from hive.api.app import Api
@@ -56,6 +58,8 @@ BACKLOG = 4096
 SHUTDOWN_GRACE_S = 2
 #: Seconds that connections without a request have for one that is on its way.
 LAST_REQUESTS_S = 0.5
+#: Seconds that a process may take beyond its drain before its parent kills it.
+STOP_MARGIN_S = 8.0
 #: Seconds for which a thread keeps the interpreter while others wait for it; 5 ms are usual.
 SWITCH_INTERVAL_S = 0.001
 #: Seconds that an idle keep-alive connection stays open.
@@ -84,7 +88,9 @@ def run(settings: Settings, host: str, port: int, processes: int = 1, *, keys_re
     if processes == 1:
         serve(settings, listener, host, keys_on)
     else:
-        Prefork([lambda: serve(settings, listener, host, keys_on)] * processes).run()
+        # Connections of the API and those to models in memory drain one after the other.
+        stop_s = 2 * settings.drain_s + SHUTDOWN_GRACE_S + STOP_MARGIN_S
+        Prefork([lambda: serve(settings, listener, host, keys_on)] * processes, stop_s=stop_s).run()
 
 
 def serve(settings: Settings, listener: socket.socket, host: str, keys_on: Latch) -> None:
@@ -111,7 +117,14 @@ def serve(settings: Settings, listener: socket.socket, host: str, keys_on: Latch
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     # What was imported stays for good: a full collection of garbage, which stops every stream, need not look at it.
     gc.freeze()
-    DrainingServer(config, services.drain, settings.drain_s).run(sockets=[listener])
+    server = DrainingServer(config, services.drain, settings.drain_s)
+    with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+        runner.run(server.serve(sockets=[listener]))
+        if server.started:
+            # All is closed. Python would wait for each thread now, and one that a silent filesystem holds never ends.
+            logs.flush()
+            sys.stdout.flush()
+            os._exit(0)
 
 
 def _protocol(settings: Settings) -> type[HttpProtocol]:

@@ -19,13 +19,15 @@ import time
 from rq import Queue
 
 from hive import logs
-from hive.processes.prefork import Prefork
+from hive.errors import StoreMissing
+from hive.processes.prefork import STOP_S, Prefork
 from hive.redis import probe as redis_probe
-from hive.redis.client import connect
+from hive.redis.client import RedisClient, connect
 from hive.redis.errors import describe, is_redis_error
 from hive.settings import Settings, SettingsError
 from hive.store import probe
 from hive.wire import keys
+from workers.fleet.same_store import PATIENCE_S as OBJECTION_PATIENCE_S
 from workers.fleet.same_store import lasting_objection
 from workers.process.job import DownloadJob
 from workers.process.worker import DEQUEUE_TIMEOUT_S, DownloadWorker
@@ -72,6 +74,18 @@ def run_models(settings: Settings) -> None:
     host.run(settings)
 
 
+def _lasting_objection(settings: Settings, client: RedisClient) -> str | None:
+    """Why these workers may not use this store. One that does not answer objects to nothing: no worker takes a download
+    before it does, and each download begins with the same question.
+    """
+    try:
+        seconds = probe.START_TIMEOUT_S + OBJECTION_PATIENCE_S
+        return probe.answer_within(seconds, settings.hive_dir, lambda: lasting_objection(settings, client))
+    except StoreMissing as error:
+        log.error("waiting for the store", extra={"fields": {"reason": error.message}})
+        return None
+
+
 def main(argv: list[str] | None = None) -> int:
     """The command; its exit code."""
     parser = argparse.ArgumentParser(prog="python -m workers", description="Download workers of hive.")
@@ -95,7 +109,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(str(error))
     assert settings.redis_address is not None
     with connect(settings.redis_address) as client:
-        if (problem := lasting_objection(settings, client)) is not None:
+        if (problem := _lasting_objection(settings, client)) is not None:
             log.error("refused: another store", extra={"fields": {"reason": problem}})
             return WRONG_STORE
     probe.report(settings)
@@ -105,9 +119,11 @@ def main(argv: list[str] | None = None) -> int:
 
     resolver.announce(settings)
     works = [lambda: work(settings)] * concurrency + [lambda: resolver.run(settings)]
+    stop_s = STOP_S
     if runs_models(settings):
         works.append(lambda: run_models(settings))
-    Prefork(works, lambda: log.info("%d workers are ready", concurrency)).run()
+        stop_s += settings.llm_drain_s
+    Prefork(works, lambda: log.info("%d workers are ready", concurrency), stop_s).run()
     return 0
 
 

@@ -15,7 +15,6 @@ from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Final, TypeVar
 
 import msgspec
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -55,7 +54,7 @@ async def verify(request: Request) -> Response:
     """`POST /v1/models/verify`: reads what is on the disk and says, line by line, what is wrong with it."""
     services = services_of(request)
     body = await read_body(request, VerifyRequest, VerifyRequest())
-    targets = await run_in_threadpool(_targets, services, body.models)
+    targets = await services.store_calls.run(_targets, services, body.models)
     operation = services.operations.begin(_VERIFICATION)
     context = OperationContext(services, operation.stop, principal_of(request))
     repair = Repairer(services.settings, context.is_used, context.request).repair if body.fetch else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -20,7 +19,7 @@ from hive.wire.api import HUB_TOKEN_HEADER, Deleted, Listing, Model
 async def index(request: Request) -> Response:
     """`GET /v1/models`: OpenAI's list shape, with size, files, path and revision added."""
     services = services_of(request)
-    models = await run_in_threadpool(services.catalog.list)
+    models = await services.store_calls.run(services.catalog.list)
     seen = await while_connected(request, services.access.visible(models, principal_of(request), _hub_token(request)))
     return JsonResponse(Listing[Model](data=tuple(seen)))
 
@@ -35,16 +34,16 @@ async def delete(request: Request) -> Response:
     services = services_of(request)
     model = await _find(request)
     live = await services.commands.run(lambda: read_live(services.commands.client))
-    origin = await run_in_threadpool(services.catalog.origin, model)
+    origin = await services.store_calls.run(services.catalog.origin, model)
     if any(download.path == model.path for download in live if download.path):
         raise errors.ModelInUse(IN_MEMORY, id=model.id)
     if any(_uses(download, origin) for download in live):
         raise errors.ModelInUse(id=model.id)
-    elsewhere = await run_in_threadpool(in_use_elsewhere, services.settings)
+    elsewhere = await services.store_calls.run(in_use_elsewhere, services.settings)
     if origin.repo in elsewhere.repos or (origin.url and url_key(origin.url) in elsewhere.urls):
         text = "Another hive on this store is downloading this model. Cancel it there, or wait for its end."
         raise errors.ModelInUse(text, id=model.id)
-    freed = await run_in_threadpool(services.catalog.delete, model.id)
+    freed = await services.store_calls.run(services.catalog.delete, model.id)
     return JsonResponse(Deleted(id=model.id, freed_bytes=freed))
 
 
@@ -53,7 +52,7 @@ async def _find(request: Request) -> Model:
     services, model_id = services_of(request), request.path_params["id"]
     principal, token = principal_of(request), _hub_token(request)
     try:
-        model = await run_in_threadpool(services.catalog.get, model_id)
+        model = await services.store_calls.run(services.catalog.get, model_id)
     except errors.ModelNotOnDisk:
         await while_connected(request, services.access.ask_in_vain(model_id, principal, token))
         raise

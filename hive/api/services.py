@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Final
 
 from starlette.requests import HTTPConnection
 
@@ -25,6 +26,7 @@ from hive.downloads.registry import HeartbeatRegistry, WorkerInfo, worker_regist
 from hive.downloads.resolutions import Resolutions
 from hive.downloads.restore import Restore
 from hive.downloads.service import MAX_WAITING_PLANS_OF_ONE, DownloadService
+from hive.downloads.threads import Threads
 from hive.downloads.tracker import DownloadTracker
 from hive.metrics.replica import Replica
 from hive.net.redis_url import RedisAddress
@@ -41,6 +43,12 @@ from hive.streams.stream import StreamEndpoint
 from hive.webhooks.outbox import WebhookOutbox
 
 log = logging.getLogger("hive.api")
+
+#: Threads that read the whole catalog, delete from it and look through it; requests that wait for one; and seconds that
+#: such a call may take: thousands of models on a share are read for a while.
+STORE_THREADS: Final = 8
+MAX_WAITING_FOR_STORE: Final = 256
+STORE_PATIENCE_S: Final = 60.0
 
 
 @dataclass(frozen=True)
@@ -63,6 +71,7 @@ class Services:
     disk: Disk
     store_health: StoreHealth
     readiness: Readiness
+    store_calls: Threads
     webhooks: WebhookOutbox
     polls: LongPolls
     keys: KeyRing
@@ -137,6 +146,7 @@ def make_services(settings: Settings, redis: RedisAddress | str, keys_on: Latch 
         disk=Disk(settings.hub_dir),
         store_health=store_health,
         readiness=Readiness(commands, fanout, store_health),
+        store_calls=Threads("store", STORE_THREADS, MAX_WAITING_FOR_STORE, STORE_PATIENCE_S),
         webhooks=webhooks,
         polls=LongPolls(fanout),
         keys=key_ring,

@@ -304,7 +304,7 @@ class DownloadService:
             RedisError, OSError: Redis or the store does not answer.
         """
         if self._restore.is_due(mark):
-            await self._notes.run(self._restore.look, mark)
+            await self._notes.run_long(self._restore.look, mark)
 
     def close(self) -> None:
         """Let go of the threads and the connection to Redis."""

@@ -2,11 +2,13 @@
 
 For the workers, and for an HTTP server that uses all cores. What every child needs is imported before the fork and
 shared; the parent does nothing but wait, so that there is little in it to fail. A child dies in order when its parent
-is gone.
+is gone. One that does not end when it is told to is killed; one that cannot even be killed, because a filesystem holds
+it, is left behind.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import os
@@ -25,6 +27,9 @@ log = logging.getLogger("hive.processes.prefork")
 RESPAWN_FIRST_S, RESPAWN_LAST_S = 0.2, 10.0
 #: Seconds that a child must have lived for its death not to count as one in a row.
 STEADY_S = 10.0
+#: Seconds that a child may take to end when it is told to, and one that was killed.
+STOP_S = 20.0
+KILLED_S = 2.0
 #: What the parent hands on to its children.
 _HANDLED = (signal.SIGTERM, signal.SIGINT)
 
@@ -32,23 +37,40 @@ _HANDLED = (signal.SIGTERM, signal.SIGINT)
 class Prefork:
     """Keeps a child alive for each of `works`, until SIGTERM or SIGINT."""
 
-    def __init__(self, works: Sequence[Callable[[], None]], on_ready: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        works: Sequence[Callable[[], None]],
+        on_ready: Callable[[], None] = lambda: None,
+        stop_s: float = STOP_S,
+    ) -> None:
         self._works = works
+        self._stop_s = stop_s
         self._on_ready = on_ready
         #: By pid: when the child was started, and its work.
         self._started: dict[int, tuple[float, Callable[[], None]]] = {}
         self._signals = 0
+        self._killed = False
 
     def run(self) -> None:
         """Until asked to stop, and all children have ended. Every further signal is handed on to them."""
         for sig in _HANDLED:
             signal.signal(sig, self._on_signal)
+        signal.signal(signal.SIGALRM, self._on_patience_over)
         # What is loaded stays for good. A full collection in a child would look at it all the same, and looking writes:
         # the child would have a copy of its own from then on (a worker of 2 MB had 21 MB after one).
         gc.freeze()
         for work in self._works:
             self._spawn(work)
         self._on_ready()
+        try:
+            self._keep_alive()
+        except _LeftBehindError:
+            log.error("what cannot be killed is left behind", extra={"fields": {"pids": list(self._started)}})
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def _keep_alive(self) -> None:
+        """Until no child is left. Raises _LeftBehindError where one does not die."""
         backoff = Backoff(RESPAWN_FIRST_S, RESPAWN_LAST_S, jitter=NO_JITTER)
         while self._started:
             try:
@@ -82,6 +104,7 @@ class Prefork:
             return
         try:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
             # Ctrl-C reaches every process of the terminal; the parent is the one that acts on it.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
@@ -97,5 +120,23 @@ class Prefork:
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
         self._signals += 1
+        if self._signals == 1:
+            signal.setitimer(signal.ITIMER_REAL, self._stop_s)
         for pid in self._started:
             os.kill(pid, signal.SIGTERM)
+
+    def _on_patience_over(self, signum: int, frame: FrameType | None) -> None:
+        """Raises _LeftBehindError where even killing them was of no use."""
+        pids = list(self._started)
+        if self._killed:
+            raise _LeftBehindError
+        self._killed = True
+        log.warning("killing what does not end", extra={"fields": {"pids": pids, "seconds": self._stop_s}})
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        signal.setitimer(signal.ITIMER_REAL, KILLED_S)
+
+
+class _LeftBehindError(Exception):
+    """A child has been killed and does not end."""

@@ -24,6 +24,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from hive.downloads.service import DownloadService
+from hive.downloads.threads import Threads
 from hive.error_codes import from_code
 from hive.errors import (
     BackendUnavailable,
@@ -69,6 +70,9 @@ REMEMBERED_S: Final = 60.0
 MAX_TOKENS: Final = 1_024
 #: Requests that wait for models at a time.
 MAX_WAITING: Final = 256
+#: Threads that read the heads of models' files, and requests that wait for one.
+HEADER_THREADS: Final = 2
+MAX_WAITING_FOR_HEADERS: Final = 64
 
 
 #: Whether whoever asks may have what a worker makes of this file of the store.
@@ -104,6 +108,7 @@ class ServingService:
         self._waiting = 0
         #: By the id of a worker, which has read the key at its start: the file is not read for each request.
         self._tokens: dict[str, str] = {}
+        self._disk = Threads("gguf", HEADER_THREADS, MAX_WAITING_FOR_HEADERS)
 
     # -- looking -----------------------------------------------------------------------------------------------------
 
@@ -239,7 +244,7 @@ class ServingService:
         order = await self._order_for(wanted, spec)
         host = hosts[0]
         if order.path:
-            info = await asyncio.to_thread(read_gguf, Path(order.path))
+            info = await self._disk.run(read_gguf, Path(order.path))
             needed = bytes_needed(order.size, info.kv_bytes_per_token, info.context_of(wanted.context), wanted.slots)
             host = self._roomy(hosts, wanted, needed)
         order = msgspec.structs.replace(order, host=host.name)
@@ -262,7 +267,7 @@ class ServingService:
         path_or_ref = wanted.path or wanted.model_ref
         if path:
             try:
-                size = (await asyncio.to_thread(os.stat, path)).st_size
+                size = (await self._disk.run(os.stat, path)).st_size
             except OSError:
                 raise ModelNotOnDisk(path=path) from None
         elif spec is not None:

@@ -17,12 +17,15 @@ import fcntl
 import logging
 import os
 import secrets
+import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Final
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Final, TypeVar
 
 from hive.disk_errors import disk_error
-from hive.errors import HiveError, StoreMissing, StoreNotWritable
+from hive.errors import HiveError, StoreMissing
 from hive.settings import Settings
 from hive.store.dirfd import naming, open_folder, remove_file
 from hive.store.filesystem import Place, StoreLimits, partial_place
@@ -30,9 +33,13 @@ from hive.store.store_id import missing
 
 log = logging.getLogger("hive.store.probe")
 
+T = TypeVar("T")
+
 #: Seconds to wait for a filesystem, and for which an answer counts.
 ANSWER_TIMEOUT_S: Final = 2.0
 FRESH_S: Final = 5.0
+#: Seconds for which a process that starts waits for it, and then goes on: it looks again before it does anything.
+START_TIMEOUT_S: Final = 10.0
 
 _FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 #: A name that a filesystem without case, or one that rewrites Unicode, shows in another form.
@@ -56,12 +63,39 @@ def report(settings: Settings) -> None:
     """Probe the store when a process starts, and say what came of it: what cannot be written, or what is different."""
     fields: dict[str, object] = {"hub": str(settings.hub_dir)}
     try:
-        limits = probe(settings)
+        limits = answer_within(START_TIMEOUT_S, settings.hub_dir, lambda: probe(settings))
     except HiveError as error:
         log.error("the store cannot be used", extra={"fields": {**fields, "code": error.code, "reason": error.message}})
         return
     if different := limits.sentences():
         log.warning("the store's filesystem has limits", extra={"fields": {**fields, "limits": " ".join(different)}})
+
+
+def answer_within(seconds: float, path: Path, look: Callable[[], T]) -> T:
+    """What the look at `path` gives. It is left behind in its thread where the filesystem does not answer.
+
+    Raises:
+        StoreMissing: there is no answer in this time.
+    """
+    answer: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            answer.set_result(look())
+        except BaseException as error:
+            answer.set_exception(error)
+
+    # Waited for is the thread, not its answer: whoever forks afterwards forks without it.
+    thread = threading.Thread(target=run, name="store-look", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if not answer.done():
+        raise _silent(path)
+    return answer.result()
+
+
+def _silent(path: Path) -> StoreMissing:
+    return StoreMissing(f"The filesystem of the store does not answer: {path}.", path=str(path))
 
 
 @contextlib.contextmanager
@@ -153,8 +187,7 @@ class StoreHealth:
         done, _ = await asyncio.wait([self._asking], timeout=ANSWER_TIMEOUT_S)
         if done:
             return self._asking.result()
-        path = str(self._settings.hub_dir)
-        return StoreNotWritable(f"The filesystem of the store does not answer: {path}.", path=path)
+        return _silent(self._settings.hub_dir)
 
     def _ask(self) -> HiveError | None:
         if self.objection is not None:

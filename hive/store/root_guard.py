@@ -56,13 +56,14 @@ class RootGuard:
 
         `cache_mark`: a folder that is in the cache where that is another filesystem; it need not be there.
         """
+        numbers = {}
+        for root in (home, cache):
+            with contextlib.suppress(OSError):
+                numbers[root] = _number(root)
+        apart = home in numbers and cache in numbers and numbers[home][0] != numbers[cache][0]
+        mark = cache_mark if apart and (cache / cache_mark).is_dir() else ""
+        # Not around the above: a filesystem that does not answer would hold the lock, in forked processes too.
         with self._lock:
-            numbers = {}
-            for root in (home, cache):
-                with contextlib.suppress(OSError):
-                    numbers[root] = _number(root)
-            apart = home in numbers and cache in numbers and numbers[home][0] != numbers[cache][0]
-            mark = cache_mark if apart and (cache / cache_mark).is_dir() else ""
             self._store = _Store(home, id_name, store_id.encode(), cache, mark)
             self._numbers = numbers
 

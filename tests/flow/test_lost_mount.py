@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import pytest
 import requests
 
 from tests.hub.server import HubServer
-from tests.support.mounts import ELSEWHERE, mounted, on_machine_of, seen_by
+from tests.support.mounts import ELSEWHERE, mounted, on_machine_of, program_of, seen_by
 from tests.support.processes import HiveProcess, Server, Workers, stopping
 from tests.support.service import CONTENT, check_right_end, slow
 from tests.support.sse_client import SseClient
@@ -161,7 +162,7 @@ def test_a_filesystem_whose_program_died_fails_no_download(env: dict[str, str], 
             server.wait_until_ready()
             client = ask(server, model)
             wait_for(lambda: client.events and client.last.get("bytes_downloaded", 0) >= 1 << 20)
-            kill_program_of(disk)
+            os.kill(program_of(disk), signal.SIGKILL)
             wait_for(lambda: "waiting for the store" in workers.output)
             assert client.last["stage"] == "downloading"
             wait_for(lambda: requests.get(f"{server.url}/readyz", timeout=30).status_code == 503)
@@ -170,12 +171,3 @@ def test_a_filesystem_whose_program_died_fails_no_download(env: dict[str, str], 
             assert requests.get(f"{server.url}/v1/models", timeout=30).status_code == 503
             for process in (server, workers):
                 assert "Traceback" not in process.output, process.output
-
-
-def kill_program_of(disk: Path) -> None:
-    mark = b"mount.exfat-fuse\0"
-    for folder in Path("/proc").iterdir():
-        with contextlib.suppress(OSError, ValueError):
-            line = (folder / "cmdline").read_bytes()
-            if mark in line and str(disk).encode() in line:
-                os.kill(int(folder.name), 9)

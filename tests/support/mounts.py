@@ -74,6 +74,16 @@ def _exfat(at: Path, stack: contextlib.ExitStack) -> bool:
     return _run("mount.exfat-fuse", device, str(at))
 
 
+def program_of(at: Path) -> int:
+    """The process that is the filesystem of an `exfat` mount: stopped, it answers nothing; killed, nothing is there."""
+    for folder in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            words = (folder / "cmdline").read_bytes().split(b"\0")
+            if any(word.endswith(b"mount.exfat-fuse") for word in words) and str(at).encode() in words:
+                return int(folder.name)
+    raise AssertionError(f"no program has {at} mounted")
+
+
 #: Runs the rest of its line on a machine of its own, as far as mounts go: they are those of now, and change apart.
 ELSEWHERE = ("/usr/bin/env", "unshare", "--mount", "--propagation", "private")
 

@@ -1,0 +1,60 @@
+"""Processes of one kind end when their parent is told to, whatever holds them."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from hive.processes.prefork import KILLED_S
+from tests.support.waiting import AT_ONCE_S
+
+#: Seconds that they may take.
+STOP_S = 1.0
+
+#: A parent of one that ends when it is told to, and of one that does not hear.
+PROGRAM = r"""
+import os, signal, sys, time
+from hive.processes.prefork import Prefork
+
+def deaf():
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    os.write(1, b"deaf\n")
+    time.sleep(600)
+
+def well():
+    os.write(1, b"well\n")
+    time.sleep(600)
+
+works = {"deaf": deaf, "well": well}
+Prefork([works[name] for name in sys.argv[2:]], stop_s=float(sys.argv[1])).run()
+print("over", flush=True)
+"""
+
+
+def parent(stop_s: float, *works: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", PROGRAM, str(stop_s), *works]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert sorted(process.stdout.readline().strip() for _ in works) == sorted(works)
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_one_that_does_not_end_is_killed(number: signal.Signals) -> None:
+    with parent(STOP_S, "deaf", "well") as process:
+        began_s = time.monotonic()
+        process.send_signal(number)
+        out, _ = process.communicate(timeout=60)
+    assert STOP_S <= time.monotonic() - began_s < STOP_S + KILLED_S + AT_ONCE_S
+    assert (out, process.returncode) == ("over\n", 0)
+
+
+def test_those_that_end_are_not_waited_for_longer() -> None:
+    with parent(600.0, "well", "well") as process:
+        process.send_signal(signal.SIGTERM)
+        out, _ = process.communicate(timeout=AT_ONCE_S)
+    assert (out, process.returncode) == ("over\n", 0)
