@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import requests
+from redis.exceptions import AuthenticationError, ResponseError
 
 from hive.redis import rights as redis_rights
 from tests.hub.server import HubServer
@@ -74,6 +75,32 @@ def test_nothing_is_refused_and_no_right_is_for_nothing(
         used = {f"+{name.removeprefix('cmdstat_')}" for name in admin.info("commandstats")}
     rights = {rule for rule in redis_rights.rules() if rule.startswith("+")}
     assert rights - used <= NOT_SEEN.keys()
+
+
+def test_nobody_gets_in_without_a_password(redis: RedisServer) -> None:
+    for given in ({}, {"username": "default", "password": ""}, {"username": "default", "password": PASSWORD}):
+        with redis.client(**given) as client, pytest.raises((AuthenticationError, ResponseError)):
+            client.ping()
+
+
+def test_a_restart_of_redis_keeps_what_scripts_have_written(
+    redis: RedisServer, service: Service, hub: HubServer
+) -> None:
+    """Servers before late 2026 read transactions of their append-only file with the rights of the default user, and a
+    script's writes are one: where that user had none, nothing of them came back.
+    """
+    hub.create("org/name", {"config.json": b"{}"})
+    end = service.bring("hf:org/name")
+    assert end["stage"] == "complete", end
+    (listed,) = requests.get(f"{service.server.url}/v1/downloads", timeout=30).json()["data"]
+    service.workers.stop()
+    redis.kill()
+    redis.start()
+    service.workers = Workers(service.env, 2)
+    wait_for(lambda: requests.get(f"{service.server.url}/readyz", timeout=30).ok, "the server does not come back")
+    found = requests.get(f"{service.server.url}/v1/downloads", timeout=30).json()["data"]
+    assert [download["id"] for download in found] == [listed["id"]]
+    assert "NOPERM" not in (redis.folder / "log").read_text()
 
 
 def run_everything(service: Service, hub: HubServer, receiver: Receiver) -> None:

@@ -129,7 +129,7 @@ def test_in_another_database_other_channels_are_needed(user: Callable[..., str])
 def test_the_acl_file_is_the_table_and_fits_only_with_a_password() -> None:
     text = (ROOT / "deploy" / "redis" / "users.acl").read_text()
     rules = " ".join(redis_rights.rules())
-    assert text == f"user default off\nuser hive on #HIVE_PASSWORD_SHA256 {rules}\n"
+    assert text == f"user default off ~* &* +@all\nuser hive on #HIVE_PASSWORD_SHA256 {rules}\n"
 
 
 def test_each_right_is_documented_with_what_it_is_for() -> None:
