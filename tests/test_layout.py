@@ -28,6 +28,8 @@ OTHERS = {
     "support": "helpers",
     "upgrade": "what a release left behind",
 }
+#: Names of classes that stand twice in the code, and why.
+TWICE = {"Digest"}  # the transfer engine can be lifted out, so it has its own
 #: Packages whose modules any test may import.
 SHARED = ("tests.support", "tests.hub")
 
@@ -107,3 +109,11 @@ def test_every_package_is_in_the_readme() -> None:
     text = (TESTS / "README.md").read_text()
     for package in sorted({path.parent for path in FILES if path.parent != TESTS and path.parent.parent == TESTS}):
         assert f"`{package.name}/`" in text, package.name
+
+
+def test_no_two_classes_have_one_name() -> None:
+    """Who greps for a name finds what it is."""
+    paths = [path for package in ("hive", "workers") for path in (ROOT / package).rglob("*.py")]
+    nodes = [node for path in paths for node in ast.parse(path.read_text()).body]
+    counts = Counter(node.name for node in nodes if isinstance(node, ast.ClassDef) and node.name[0] != "_")
+    assert {name for name, count in counts.items() if count > 1} == TWICE

@@ -46,7 +46,7 @@ from hive.redis.errors import is_redis_error
 from hive.secrets import Credentials, Purpose, SecretKeyError, purpose_of, token_purpose, unseal
 from hive.settings import Settings
 from hive.store.catalog import ModelCatalog
-from hive.store.restricted import Place
+from hive.store.restricted import ProbeFile
 from hive.wire.api import ErrorBody, ErrorReply
 from hive.wire.encoding import encode_json
 from hive.wire.jobs import Request
@@ -245,7 +245,7 @@ class Resolver:
 
     # -- who may have a file ----------------------------------------------------------------------------------------
 
-    def _access(self, asked: AccessQuestion, place: Place) -> Access:
+    def _access(self, asked: AccessQuestion, place: ProbeFile) -> Access:
         host = hub_host(self._settings)
         if self._settings.hf_hub_offline or self._stop.is_set() or self._cooldown.remaining_s(host) > 0:
             return "unknown"

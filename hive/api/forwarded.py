@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from starlette.types import Scope
 
-from hive.net.forwarded import Origin, TrustedProxies
+from hive.net.forwarded import ClientOrigin, TrustedProxies
 
 #: Where in the scope stands what trusted proxies have told; it is not there where they have told nothing.
 FORWARDED: Final = "hive.forwarded"
@@ -32,7 +32,7 @@ def apply_forwarded(scope: Scope, trusted: TrustedProxies) -> None:
     scope["scheme"] = origin.scheme or scope["scheme"]
 
 
-def forwarded_of(scope: Mapping[str, Any]) -> Origin | None:
+def forwarded_of(scope: Mapping[str, Any]) -> ClientOrigin | None:
     """What trusted proxies have told of a request, or None."""
-    found: Origin | None = scope.get(FORWARDED)
+    found: ClientOrigin | None = scope.get(FORWARDED)
     return found

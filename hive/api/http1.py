@@ -45,7 +45,7 @@ from hive.auth.holder import LOOPBACK, holder_of_address
 from hive.errors import BadRequest, HeadersTooLarge, HiveError, RequestTimeout
 from hive.net.forwarded import TrustedProxies
 from hive.streams import sse
-from hive.streams.writer import EXTENSION, Listener, SocketWriter, reset
+from hive.streams.writer import EXTENSION, SocketWriter, WriterOwner, reset
 from hive.wire.api import ErrorBody, ErrorReply
 
 log = logging.getLogger("hive.api.http1")
@@ -443,7 +443,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._admitted = False
             self.counted.release(self._address)
 
-    def _hand_over(self, scope: Scope, listener: Listener) -> SocketWriter | None:
+    def _hand_over(self, scope: Scope, listener: WriterOwner) -> SocketWriter | None:
         """The connection of this request, from which everything of HTTP is taken away, as for a WebSocket.
 
         None where the client has gone, has sent a second request behind this one, or has yet to take the answer

@@ -40,7 +40,7 @@ class _Asked(msgspec.Struct):
 
 async def spawn(request: Request) -> Response:
     """`POST /v1/workers/spawn`: load a model; the worker's address at once."""
-    from hive.serving.service import Wanted
+    from hive.serving.service import LoadRequest
     from hive.wire.llm import SpawnRequest
 
     body = await read_body(request, SpawnRequest)
@@ -57,7 +57,7 @@ async def spawn(request: Request) -> Response:
     if spec is not None and not principal.may("pull") and await services.downloads.on_disk(spec) is None:
         text = "The model is not on disk, and this API key may not download: it does not have the scope 'pull'."
         raise errors.InsufficientScope(text, needs="pull", scopes=sorted(principal.scopes))
-    wanted = Wanted(
+    wanted = LoadRequest(
         ref or path,
         body.backend,
         body.device,
@@ -246,7 +246,7 @@ async def _try_each(
 
 async def _serving(services: Services, scope: Scope, model: str | None) -> list[Any]:
     """The workers to ask; with HIVE_AUTOLOAD a model that is not in memory is loaded first."""
-    from hive.serving.service import Wanted
+    from hive.serving.service import LoadRequest
 
     service, settings, principal = services.serving.service, services.settings, principal_of(scope)
     token = _hub_token(scope)
@@ -260,7 +260,7 @@ async def _serving(services: Services, scope: Scope, model: str | None) -> list[
         if model is None or not settings.autoload or not principal.may("pull"):
             raise
     spec = _spec(model, settings, principal)
-    wanted = Wanted(model, "cpu", 0, settings.llm_context, settings.llm_slots, settings.llm_idle_s)
+    wanted = LoadRequest(model, "cpu", 0, settings.llm_context, settings.llm_slots, settings.llm_idle_s)
     await service.spawn(wanted, spec)
     return await service.serving(model, may_use)
 

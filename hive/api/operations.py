@@ -45,11 +45,11 @@ class Operations:
     """The long operations of one HTTP process: one of each kind at a time, so that they leave the disk to others."""
 
     def __init__(self) -> None:
-        self._running: dict[str, Operation] = {}
+        self._running: dict[str, LongOperation] = {}
         self._lock = threading.Lock()
         self._closed = False
 
-    def begin(self, kind: str) -> Operation:
+    def begin(self, kind: str) -> LongOperation:
         """Take the place of this kind, until the operation is closed and its thread has ended.
 
         Raises:
@@ -58,7 +58,7 @@ class Operations:
         with self._lock:
             if kind in self._running or self._closed:
                 raise Conflict(f"A {kind} is under way in this server already. Ask again when it has ended.")
-            operation = self._running[kind] = Operation(kind, lambda: self._end(kind))
+            operation = self._running[kind] = LongOperation(kind, lambda: self._end(kind))
         return operation
 
     def stop(self) -> None:
@@ -73,7 +73,7 @@ class Operations:
             self._running.pop(kind, None)
 
 
-class Operation:
+class LongOperation:
     """One operation: `lines` does it and gives what it says; `close` ends it."""
 
     def __init__(self, kind: str, on_end: Callable[[], None]) -> None:
@@ -136,7 +136,7 @@ class Operation:
 class LinesResponse(StreamingResponse):
     """The answer that an operation's lines are. The operation ends with it, however it ends."""
 
-    def __init__(self, operation: Operation, work: Work, keepalive_s: float) -> None:
+    def __init__(self, operation: LongOperation, work: Work, keepalive_s: float) -> None:
         super().__init__(operation.lines(work, keepalive_s), media_type=MEDIA_TYPE, headers=_HEADERS)
         self._operation = operation
 

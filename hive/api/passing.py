@@ -18,7 +18,7 @@ from hive import errors, serving_errors
 from hive.api.json import body_too_large, error_response, max_body_bytes
 from hive.auth.principal import principal_of
 from hive.serving.relay import Relay
-from hive.serving.upstream import Headers, Target
+from hive.serving.upstream import Endpoint, Headers
 from hive.streams import sse
 from hive.streams.revocation import Opened
 from hive.streams.writer import EXTENSION, HandOver, SocketWriter
@@ -49,7 +49,7 @@ async def read_whole(scope: Scope, receive: Receive) -> bytes:
 
 
 async def pass_on(
-    target: Target,
+    target: Endpoint,
     headers: Headers,
     body: bytes,
     scope: Scope,

@@ -26,7 +26,7 @@ MAX_BYTES: Final = 1 << 20
 Made = Literal["document", "page"]
 
 
-class Answer(NamedTuple):
+class FixedAnswer(NamedTuple):
     """A body that does not change, its media type, and what its answers have beside that."""
 
     body: bytes
@@ -39,28 +39,28 @@ class Reference:
 
     def __init__(self, routes: Sequence[ApiRoute | StreamRoute]) -> None:
         self._routes = routes
-        self._made: dict[Made, Answer] = {}
+        self._made: dict[Made, FixedAnswer] = {}
         self._lock = threading.Lock()
 
-    async def get(self, what: Made) -> Answer:
+    async def get(self, what: Made) -> FixedAnswer:
         """The answer, made in a thread where it is the first one."""
         found = self._made.get(what)
         return found if found is not None else await run_in_threadpool(self._make, what)
 
-    def _make(self, what: Made) -> Answer:
+    def _make(self, what: Made) -> FixedAnswer:
         with self._lock:
             if what not in self._made:
                 self._made[what] = _document(self._routes) if what == "document" else _page(self._routes)
             return self._made[what]
 
 
-def _document(routes: Sequence[ApiRoute | StreamRoute]) -> Answer:
+def _document(routes: Sequence[ApiRoute | StreamRoute]) -> FixedAnswer:
     from hive.api.openapi.document import openapi
 
     return _answer(msgspec.json.encode(openapi(routes)), "application/json")
 
 
-def _page(routes: Sequence[ApiRoute | StreamRoute]) -> Answer:
+def _page(routes: Sequence[ApiRoute | StreamRoute]) -> FixedAnswer:
     from hive.api.openapi.document import openapi
     from hive.api.openapi.reference_page import render
 
@@ -78,11 +78,11 @@ async def docs_page(request: Request) -> Response:
     return await _respond(request, "page")
 
 
-def _answer(body: bytes, media_type: str, headers: dict[str, str] | None = None) -> Answer:
+def _answer(body: bytes, media_type: str, headers: dict[str, str] | None = None) -> FixedAnswer:
     tag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
     # Kept, and asked for again each time: a server of another version has another.
     both = {"etag": tag, "cache-control": "no-cache", "x-content-type-options": "nosniff"}
-    return Answer(body, media_type, {**both, **(headers or {})})
+    return FixedAnswer(body, media_type, {**both, **(headers or {})})
 
 
 async def _respond(request: Request, what: Made) -> Response:

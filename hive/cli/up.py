@@ -32,7 +32,7 @@ _WORKERS = "workers.__main__"
 _NEED_REDIS = ("hive up  # brings a Redis of its own", "export REDIS_URL=redis://host:6379")
 
 
-class Address(NamedTuple):
+class ListenAddress(NamedTuple):
     """Where to listen."""
 
     host: str
@@ -176,14 +176,14 @@ def _look_at_workers() -> None:
     echo_lines("1 worker" if len(found.pids) == 1 else f"{len(found.pids)} workers")
 
 
-def listen_address(settings: Settings, host: str | None, port: int | None) -> Address:
+def listen_address(settings: Settings, host: str | None, port: int | None) -> ListenAddress:
     """Where to listen: the options, else HIVE_HOST, else the default.
 
     Raises:
         CliError: when HIVE_HOST names nothing that can be listened on.
     """
     if host is not None and port is not None:
-        return Address(host, port)
+        return ListenAddress(host, port)
     try:
         named = parse_server_address(settings.host)
     except ValueError as error:
@@ -194,10 +194,10 @@ def listen_address(settings: Settings, host: str | None, port: int | None) -> Ad
             "hive up --host 127.0.0.1 --port 8080",
             exit_code=USAGE,
         )
-    return Address(host or named.host, named.port if port is None else port)
+    return ListenAddress(host or named.host, named.port if port is None else port)
 
 
-def _check_reach(address: Address, *, keys_on: bool, allow_unauthenticated: bool) -> None:
+def _check_reach(address: ListenAddress, *, keys_on: bool, allow_unauthenticated: bool) -> None:
     """Raises CliError where others could reach the address, and neither keys nor anybody's word keep them out."""
     if not (keys_on or allow_unauthenticated or is_loopback(address.host)):
         raise CliError(
@@ -208,7 +208,9 @@ def _check_reach(address: Address, *, keys_on: bool, allow_unauthenticated: bool
         )
 
 
-def _check_publication(settings: Settings, address: Address, *, keys_on: bool, allow_unauthenticated: bool) -> None:
+def _check_publication(
+    settings: Settings, address: ListenAddress, *, keys_on: bool, allow_unauthenticated: bool
+) -> None:
     """The same for a server in a container, which listens on all addresses: where it is said at which address of the
     host it is published, that one counts. Raises CliError.
     """

@@ -35,7 +35,7 @@ from hive.redis.client import CommandThread
 from hive.secrets import Credentials, seal, token_purpose
 from hive.settings import Settings
 from hive.store.catalog import ModelCatalog, OnDisk
-from hive.store.restricted import PUBLIC, YES_TTL_S, AccessNotes, Known, Place
+from hive.store.restricted import PUBLIC, YES_TTL_S, AccessNotes, Known, ProbeFile
 from hive.wire.api import Model
 from hive.wire.refs import RefError, parse_ref
 from hive.wire.spec import DownloadSpec
@@ -73,7 +73,7 @@ class ModelAccess:
         self._notes = AccessNotes(settings.hive_dir)
         self._disk = Threads("access", 1, MAX_WAITING)
         self._key = os.urandom(32)
-        self._remembered: OrderedDict[tuple[bytes, Place], tuple[Access, float]] = OrderedDict()
+        self._remembered: OrderedDict[tuple[bytes, ProbeFile], tuple[Access, float]] = OrderedDict()
         self._waiting: Counter[str] = Counter()
         #: Who may use which file, until when; and who is looked up at the moment.
         self._used: OrderedDict[tuple[bytes, str, str], float] = OrderedDict()
@@ -128,7 +128,7 @@ class ModelAccess:
         except RefError:
             return
         if ref.repo:
-            await self._ask([Place(ref.repo, ref.rev, ref.path or _ANY_FILE)], token, principal.owner)
+            await self._ask([ProbeFile(ref.repo, ref.rev, ref.path or _ANY_FILE)], token, principal.owner)
 
     async def may_use(self, path: str, principal: Principal, token: str | None) -> bool:
         """Whether the principal may have what a worker makes of this file of the store. A yes is remembered for a
@@ -178,9 +178,9 @@ class ModelAccess:
 
     # -- the Hub -----------------------------------------------------------------------------------------------------
 
-    async def _ask(self, places: Sequence[Place], token: str | None, owner: str) -> dict[Place, Access]:
+    async def _ask(self, places: Sequence[ProbeFile], token: str | None, owner: str) -> dict[ProbeFile, Access]:
         """What the Hub says of these files to this token."""
-        answers: dict[Place, Access] = {}
+        answers: dict[ProbeFile, Access] = {}
         for place in places:
             if (known := self._recall(token, place)) is not None:
                 answers[place] = known
@@ -197,7 +197,7 @@ class ModelAccess:
                 break  # nobody answers now: one time-out a request is enough
         return answers
 
-    async def _ask_resolver(self, places: Sequence[Place], token: str | None, owner: str) -> list[Access] | None:
+    async def _ask_resolver(self, places: Sequence[ProbeFile], token: str | None, owner: str) -> list[Access] | None:
         """Its answers; None where too many wait for some."""
         unknown: list[Access] = ["unknown"] * len(places)
         if self._waiting.total() >= MAX_WAITING or self._waiting[owner] >= MAX_WAITING_OF_ONE:
@@ -214,7 +214,7 @@ class ModelAccess:
             self._waiting[owner] -= 1
             self._waiting += Counter()  # forgets those who have none
 
-    def _question(self, places: tuple[Place, ...], token: str | None) -> AccessQuestion:
+    def _question(self, places: tuple[ProbeFile, ...], token: str | None) -> AccessQuestion:
         question_id, sealed = str(uuid.uuid4()), b""
         if token:
             purpose = token_purpose("access", question_id, self._settings.hf_endpoint)
@@ -224,11 +224,11 @@ class ModelAccess:
 
     # -- what is remembered ------------------------------------------------------------------------------------------
 
-    def _recall(self, token: str | None, place: Place) -> Access | None:
+    def _recall(self, token: str | None, place: ProbeFile) -> Access | None:
         found = self._remembered.get((self._hash(token), place))
         return found[0] if found is not None and time.monotonic() < found[1] else None
 
-    def _remember(self, token: str | None, place: Place, answer: Access) -> None:
+    def _remember(self, token: str | None, place: ProbeFile, answer: Access) -> None:
         key = (self._hash(token), place)
         self._remembered[key] = answer, time.monotonic() + _TTL_S[answer]
         self._remembered.move_to_end(key)
@@ -240,7 +240,7 @@ class ModelAccess:
         return hmac.digest(self._key, token.encode(), "sha256") if token else b""
 
 
-def _is_open(known: Known, answers: dict[Place, Access]) -> bool:
+def _is_open(known: Known, answers: dict[ProbeFile, Access]) -> bool:
     if known.let_in:
         return True
     said = {answers.get(place, "unknown") for place in known.places}

@@ -24,7 +24,7 @@ from hive.downloads import scripts
 from hive.downloads.record import Record
 from hive.redis.client import RedisClient, database_of
 from hive.redis.lua import Script
-from hive.store.restricted import Place
+from hive.store.restricted import ProbeFile
 from hive.wire import events, keys
 from hive.wire.jobs import Request
 
@@ -55,7 +55,7 @@ class AccessQuestion(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     """Whether the Hub lets somebody have these files: by the token in `sealed`, or anybody."""
 
     id: str
-    places: tuple[Place, ...]
+    places: tuple[ProbeFile, ...]
     sealed: bytes = b""
     request_id: str = ""
 

@@ -44,7 +44,7 @@ class TrustedProxiesError(ValueError):
     """The setting cannot be used; the text says why, and names the entry."""
 
 
-class Origin(NamedTuple):
+class ClientOrigin(NamedTuple):
     """Where a request began, as far as trusted proxies have told it."""
 
     #: The client's address, in its usual form.
@@ -88,7 +88,7 @@ class TrustedProxies:
         """Whether the forwarded headers of a connection from this address are believed."""
         return bool(self.networks) and (address := _address(peer)) is not None and _is_in(address, self.networks)
 
-    def origin(self, peer: str, headers: Headers) -> Origin | None:
+    def origin(self, peer: str, headers: Headers) -> ClientOrigin | None:
         """Where a request began that came from `peer`; None where that is no proxy of ours, or has said nothing.
 
         `headers`: names in lower case.
@@ -109,7 +109,7 @@ class TrustedProxies:
                 break
         if not (known or at.scheme or at.host):
             return None
-        return Origin(seen, at.scheme if at.scheme in ("http", "https") else None, at.host or None)
+        return ClientOrigin(seen, at.scheme if at.scheme in ("http", "https") else None, at.host or None)
 
 
 def _network(entry: str) -> IPv4Network | IPv6Network:

@@ -83,10 +83,11 @@ class GuardedBackend(httpcore2.NetworkBackend):
             if isinstance(error, TimeoutError):
                 raise httpcore2.ConnectTimeout(error) from error
             raise httpcore2.ConnectError(error) from error
-        return Stream(sock, self._deadline_s, proxy_first=self._proxy is not None and self._proxy.scheme == "https")
+        proxy_first = self._proxy is not None and self._proxy.scheme == "https"
+        return DeadlineStream(sock, self._deadline_s, proxy_first=proxy_first)
 
 
-class Stream(httpcore2.NetworkStream):
+class DeadlineStream(httpcore2.NetworkStream):
     """A connection all of whose waits end at the deadline."""
 
     def __init__(self, sock: Any, deadline_s: Deadline, *, proxy_first: bool = False) -> None:
@@ -146,8 +147,8 @@ class Stream(httpcore2.NetworkStream):
                 self._sock.settimeout(_left_s(self._deadline_s, timeout))
                 name = server_hostname.strip("[]") if server_hostname else None
                 if isinstance(self._sock, ssl.SSLSocket):
-                    return Stream(SSLTransport(self._sock, ssl_context, name), self._deadline_s)
-                return Stream(ssl_context.wrap_socket(self._sock, server_hostname=name), self._deadline_s)
+                    return DeadlineStream(SSLTransport(self._sock, ssl_context, name), self._deadline_s)
+                return DeadlineStream(ssl_context.wrap_socket(self._sock, server_hostname=name), self._deadline_s)
         except BaseException:
             self.close()
             raise

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
-from hive.serving.upstream import Headers, Target, Upstream, send
+from hive.serving.upstream import Endpoint, Headers, Upstream, send
 
 #: The headers of an answer that go on; the others are about the connection, or about who answered.
 PASSED_ON: Final = (b"content-type", b"retry-after", b"x-accel-buffering", b"cache-control")
@@ -55,7 +55,7 @@ class Relay:
         #: Why there is no answer, where nothing was sent to the client yet.
         self.failure = ""
 
-    async def run(self, target: Target, method: str, path: str, headers: Headers, body: bytes) -> None:
+    async def run(self, target: Endpoint, method: str, path: str, headers: Headers, body: bytes) -> None:
         """Ask, and pass the answer on; returns when it is over. Where nothing was sent, `failure` says why."""
         self._down.on_gone = self._on_gone
         self._down.on_writable = self._on_writable

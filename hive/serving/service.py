@@ -42,7 +42,7 @@ from hive.serving.memory import bytes_needed, shortage
 from hive.serving.orders import HostInfo, SpawnOrder, StopOrder, give_order, host_registry, read_order
 from hive.serving.record import LlmRecord, canonical, flight_key
 from hive.serving.registry import HTTP_LEASE_S, LlmRegistry
-from hive.serving.upstream import Target, fetch
+from hive.serving.upstream import Endpoint, fetch
 from hive.serving.worker_access import TOKEN_HEADER, worker_token
 from hive.serving_errors import InsufficientRam, ModelLoading, ModelNotLoaded, VramExhausted
 from hive.settings import Settings
@@ -79,7 +79,7 @@ MAX_WAITING_FOR_HEADERS: Final = 64
 MayUse = Callable[[str], Awaitable[bool]]
 
 
-class Wanted(NamedTuple):
+class LoadRequest(NamedTuple):
     """What is to be loaded."""
 
     model_ref: str
@@ -152,7 +152,7 @@ class ServingService:
             return _least_busy(ready)
         if not mine and (order := await self._resting(model)) is not None and await may_use(order.path):
             place = (order.backend, order.device, order.context, order.slots, order.idle_s)
-            wanted = Wanted(order.model_ref, *place, path=order.path, flight=order.flight)
+            wanted = LoadRequest(order.model_ref, *place, path=order.path, flight=order.flight)
             mine = [await self._read((await self.spawn(wanted, None)).worker_id)]
         ready = await _usable([await self._wait_until_ready(mine[0].id)], may_use) if mine else []
         if not ready:
@@ -230,7 +230,7 @@ class ServingService:
 
     # -- loading -----------------------------------------------------------------------------------------------------
 
-    async def spawn(self, wanted: Wanted, spec: DownloadSpec | None) -> Spawned:
+    async def spawn(self, wanted: LoadRequest, spec: DownloadSpec | None) -> Spawned:
         """Load a model, or join the worker that has it: its address, at once. `spec` is how to get it; without one it
         must be at `wanted.path`.
 
@@ -262,7 +262,7 @@ class ServingService:
             joined=True if joined else msgspec.UNSET,
         )
 
-    async def _order_for(self, wanted: Wanted, spec: DownloadSpec | None) -> SpawnOrder:
+    async def _order_for(self, wanted: LoadRequest, spec: DownloadSpec | None) -> SpawnOrder:
         path, model_id, size, download_id = wanted.path, "", 0, ""
         path_or_ref = wanted.path or wanted.model_ref
         if path:
@@ -295,7 +295,7 @@ class ServingService:
             request_id=wanted.request_id,
         )
 
-    def _able(self, hosts: Sequence[HostInfo], wanted: Wanted) -> list[HostInfo]:
+    def _able(self, hosts: Sequence[HostInfo], wanted: LoadRequest) -> list[HostInfo]:
         """The machines that have this device, those with the most memory first."""
         able = [host for host in hosts if host.device(wanted.backend, wanted.device) is not None]
         if not able:
@@ -307,7 +307,7 @@ class ServingService:
             )
         return sorted(able, key=lambda host: -host.ram_available)
 
-    def _roomy(self, hosts: Sequence[HostInfo], wanted: Wanted, needed: int) -> HostInfo:
+    def _roomy(self, hosts: Sequence[HostInfo], wanted: LoadRequest, needed: int) -> HostInfo:
         """The first of them that has room."""
         keep_free = self._settings.llm_keep_free_bytes
         most = 0
@@ -417,10 +417,10 @@ class ServingService:
         return ((TOKEN_HEADER, token.encode()),) if token else ()
 
 
-def target_of(record: LlmRecord) -> Target:
+def target_of(record: LlmRecord) -> Endpoint:
     """Where a worker listens."""
     host, _, port = record.url.removeprefix("http://").rpartition(":")
-    return Target(host.strip("[]"), int(port))
+    return Endpoint(host.strip("[]"), int(port))
 
 
 def _queued(order: SpawnOrder) -> LlmRecord:

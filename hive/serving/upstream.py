@@ -28,7 +28,7 @@ MAX_WHOLE_BYTES: Final = 64 << 20
 Headers = Iterable[tuple[bytes, bytes]]
 
 
-class Target(NamedTuple):
+class Endpoint(NamedTuple):
     """Where to connect: a socket's path, or a host and a port."""
 
     host: str = ""
@@ -160,7 +160,7 @@ class Upstream(asyncio.Protocol):
 
 
 async def send(
-    target: Target,
+    target: Endpoint,
     method: str,
     path: str,
     headers: Headers,
@@ -180,7 +180,7 @@ async def send(
     return upstream
 
 
-async def _connect(target: Target, upstream: Upstream) -> asyncio.WriteTransport:
+async def _connect(target: Endpoint, upstream: Upstream) -> asyncio.WriteTransport:
     loop = asyncio.get_running_loop()
     if not target.path:
         transport, _ = await loop.create_connection(lambda: upstream, target.host, target.port)
@@ -194,14 +194,14 @@ async def _connect(target: Target, upstream: Upstream) -> asyncio.WriteTransport
             await asyncio.sleep(CROWDED_PAUSE_S)
 
 
-def request_head(target: Target, method: str, path: str, headers: Headers, body_bytes: int) -> bytes:
+def request_head(target: Endpoint, method: str, path: str, headers: Headers, body_bytes: int) -> bytes:
     """The head of a request, after whose answer the connection closes."""
     own = ((b"host", target.name.encode()), (b"content-length", b"%d" % body_bytes), (b"connection", b"close"))
     lines = b"".join(b"%b: %b\r\n" % header for header in (*own, *headers))
     return b"%b %b HTTP/1.1\r\n%b\r\n" % (method.encode(), path.encode(), lines)
 
 
-class Answer(NamedTuple):
+class FetchedAnswer(NamedTuple):
     """A whole answer."""
 
     status: int
@@ -217,7 +217,7 @@ class WholeAnswer:
         self._status = 0
         self._headers: Mapping[bytes, bytes] = {}
         self._body = bytearray()
-        self.done: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self.done: asyncio.Future[FetchedAnswer] = asyncio.get_running_loop().create_future()
 
     def on_head(self, status: int, headers: Mapping[bytes, bytes]) -> None:
         """The answer begins."""
@@ -232,7 +232,7 @@ class WholeAnswer:
     def on_end(self) -> None:
         """All of it."""
         if not self.done.done():
-            self.done.set_result(Answer(self._status, self._headers, bytes(self._body)))
+            self.done.set_result(FetchedAnswer(self._status, self._headers, bytes(self._body)))
 
     def on_failed(self, reason: str) -> None:
         """No more of it."""
@@ -241,7 +241,7 @@ class WholeAnswer:
 
 
 async def fetch(
-    target: Target,
+    target: Endpoint,
     method: str,
     path: str,
     *,
@@ -249,7 +249,7 @@ async def fetch(
     body: bytes = b"",
     timeout_s: float,
     max_bytes: int = MAX_WHOLE_BYTES,
-) -> Answer:
+) -> FetchedAnswer:
     """A whole answer within this time.
 
     Raises:

@@ -44,7 +44,7 @@ _PLACE, _OWNER = ".place", ".owner"
 _URLS: Final = "url"
 
 
-class Place(msgspec.Struct, frozen=True, order=True):
+class ProbeFile(msgspec.Struct, frozen=True, order=True):
     """A file of the Hub, by which it is seen whether somebody may have a commit: its largest, the weights."""
 
     repo: str
@@ -55,7 +55,7 @@ class Place(msgspec.Struct, frozen=True, order=True):
 class Known(NamedTuple):
     """What is known of a commit on the disk: what the Hub is to be asked, and whether the owner was let in lately."""
 
-    places: tuple[Place, ...] = ()
+    places: tuple[ProbeFile, ...] = ()
     let_in: bool = True
     let_in_before: bool = True
 
@@ -70,14 +70,14 @@ class AccessNotes:
     def __init__(self, hive: Path) -> None:
         self._hive = hive
 
-    def places(self, repo: str, commit: str) -> tuple[Place, ...]:
+    def places(self, repo: str, commit: str) -> tuple[ProbeFile, ...]:
         """What the Hub has to be asked of this commit; nothing where it is public. A note that cannot be read is one
         of which nobody can be let in.
         """
         with open_folder(self._hive, RESTRICTED, repo_folder(repo), commit, missing_ok=True) as notes:
             return _places_in(notes, repo, commit) if notes is not None else ()
 
-    def places_of_repo(self, repo: str) -> tuple[Place, ...]:
+    def places_of_repo(self, repo: str) -> tuple[ProbeFile, ...]:
         """The same of every commit of a repository, which share their files."""
         folder = repo_folder(repo)
         with open_folder(self._hive, RESTRICTED, folder, missing_ok=True) as commits:
@@ -96,7 +96,7 @@ class AccessNotes:
                     found.update((repo, commit) for commit in subfolders(commits))
         return frozenset(found)
 
-    def note(self, repo: str, commit: str, places: Iterable[Place]) -> None:
+    def note(self, repo: str, commit: str, places: Iterable[ProbeFile]) -> None:
         """Note that a commit is restricted."""
         with open_folder(self._hive, RESTRICTED, repo_folder(repo), commit, create=True) as notes:
             for place in places:
@@ -151,15 +151,15 @@ class AccessNotes:
             return notes is None or _was_written(notes, owner, float("inf"))
 
 
-def _places_in(notes: int, repo: str, commit: str) -> tuple[Place, ...]:
-    found: list[Place] = []
+def _places_in(notes: int, repo: str, commit: str) -> tuple[ProbeFile, ...]:
+    found: list[ProbeFile] = []
     names = sorted(name for name in os.listdir(notes) if name.endswith(_PLACE))[:MAX_NOTES]
     for name in names:
         try:
-            found.append(msgspec.json.decode(read_file(notes, name, MAX_NOTE_BYTES) or b"", type=Place))
+            found.append(msgspec.json.decode(read_file(notes, name, MAX_NOTE_BYTES) or b"", type=ProbeFile))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            found.append(Place(repo, commit, ""))
-    return tuple(found) or (Place(repo, commit, ""),)
+            found.append(ProbeFile(repo, commit, ""))
+    return tuple(found) or (ProbeFile(repo, commit, ""),)
 
 
 def _write_owner(notes: int, owner: str) -> None:

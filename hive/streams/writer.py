@@ -34,7 +34,7 @@ MAX_IGNORED_BYTES = 65_536
 _LINGER_NONE: Final = struct.pack("ii", 1, 0)
 
 
-class Listener(Protocol):
+class WriterOwner(Protocol):
     """The stream that writes."""
 
     def on_writable(self) -> None:
@@ -66,11 +66,11 @@ class Writer(Protocol):
 
 
 #: Takes a request's scope and the listener; gives the writer, or None where the connection cannot be had.
-HandOver = Callable[[Scope, Listener], "SocketWriter | None"]
+HandOver = Callable[[Scope, WriterOwner], "SocketWriter | None"]
 
 
 async def respond(
-    scope: Scope, receive: Receive, send: Send, listener: Listener, start: Callable[[Writer], None]
+    scope: Scope, receive: Receive, send: Send, listener: WriterOwner, start: Callable[[Writer], None]
 ) -> None:
     """Begin a response with `start`: on the connection itself where the server hands it over, else through `send`.
 
@@ -102,11 +102,11 @@ class SocketWriter(asyncio.Protocol):
     )
 
     def __init__(
-        self, transport: asyncio.Transport, siblings: set[Any], listener: Listener, *, head: bytes, chunked: bool
+        self, transport: asyncio.Transport, siblings: set[Any], listener: WriterOwner, *, head: bytes, chunked: bool
     ) -> None:
         self._transport = transport
         self._siblings = siblings
-        self._listener: Listener | None = listener
+        self._listener: WriterOwner | None = listener
         self._stall: asyncio.TimerHandle | None = None
         self._ignored_bytes = 0
         self.chunked = chunked
@@ -183,7 +183,7 @@ class AsgiWriter:
 
     __slots__ = ("_data", "_ended", "_gone", "_listener", "_send", "_wake", "chunked", "head", "paused")
 
-    def __init__(self, send: Send, listener: Listener) -> None:
+    def __init__(self, send: Send, listener: WriterOwner) -> None:
         self._send = send
         self._listener = listener
         self._data = b""

@@ -36,7 +36,7 @@ _FAILURES = (
 )
 
 
-class Answer(NamedTuple):
+class DeliveryReply(NamedTuple):
     """What a server said: the status, and the seconds that it asks to wait (None where it does not)."""
 
     status: int
@@ -47,7 +47,7 @@ class Unanswered(OSError):
     """No answer came. The text is for people and holds neither the URL's path nor a password."""
 
 
-def post(url: Url, body: bytes, headers: Mapping[str, str], network: Network, timeout_s: float) -> Answer:
+def post(url: Url, body: bytes, headers: Mapping[str, str], network: Network, timeout_s: float) -> DeliveryReply:
     """Send the body; gives the answer, whatever its status. Blocks for `timeout_s` at most, but for the resolver.
 
     Raises:
@@ -66,7 +66,7 @@ def post(url: Url, body: bytes, headers: Mapping[str, str], network: Network, ti
         ):
             _throw_away(answer)
             said = {name.lower(): value for name, value in answer.headers}.get(b"retry-after", b"")
-            return Answer(answer.status, parse_retry_after(said.decode("latin-1")))
+            return DeliveryReply(answer.status, parse_retry_after(said.decode("latin-1")))
     except _FAILURES as error:
         trouble = proxy_trouble(error, url.host, network.proxy_for(url))
         raise Unanswered(trouble or _reason(error, timeout_s)) from None

@@ -35,7 +35,7 @@ from hive.webhooks.signature import sign
 from hive.wire.encoding import encode_json
 
 if TYPE_CHECKING:
-    from hive.webhooks.delivery import Answer
+    from hive.webhooks.delivery import DeliveryReply
 
 T = TypeVar("T")
 
@@ -147,7 +147,7 @@ class WebhookDispatcher:
         else:
             await self._judge(message, host, answer, body)
 
-    async def _judge(self, message: WebhookMessage, host: str, answer: Answer, body: bytes) -> None:
+    async def _judge(self, message: WebhookMessage, host: str, answer: DeliveryReply, body: bytes) -> None:
         if 200 <= answer.status < 300:
             log.info("webhook sent", extra={"fields": _fields(message, host) | {"status": answer.status}})
             await self._settle(self._webhooks.done, message)
@@ -184,7 +184,7 @@ class WebhookDispatcher:
         record = await self._commands.run(self._tracker.read, download_id)
         return body_of(record) if record is not None and record.is_terminal else None
 
-    def _post(self, message: WebhookMessage, target: WebhookTarget, body: bytes) -> Answer:
+    def _post(self, message: WebhookMessage, target: WebhookTarget, body: bytes) -> DeliveryReply:
         """In a thread. Raises UnsafeUrl, and OSError where no answer came."""
         # Here and not above: it takes as long to load as half of the server, and few servers have webhooks.
         from hive.net.egress import Network

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from hive.cli.errors import CliError
-from hive.cli.up import Address, _check_publication, _check_reach, listen_address, serve
+from hive.cli.up import ListenAddress, _check_publication, _check_reach, listen_address, serve
 from hive.cli.up import up as up_command
 from hive.client import Client
 from hive.processes.instance_lock import holder_of
@@ -172,7 +172,7 @@ def test_neither_up_nor_serve_listens_where_strangers_can_reach_it(
 
 
 def test_keys_lift_the_refusal_and_so_does_a_word_old_or_new() -> None:
-    beyond = Address("192.0.2.1", 8080)
+    beyond = ListenAddress("192.0.2.1", 8080)
     _check_reach(beyond, keys_on=True, allow_unauthenticated=False)
     _check_reach(beyond, keys_on=False, allow_unauthenticated=True)
     with pytest.raises(CliError):
@@ -189,7 +189,7 @@ def test_in_a_container_it_counts_where_the_port_is_published(hive: Hive, monkey
     assert result.code == 2
     assert "does not serve at 0.0.0.0" in result.err
     assert "docker compose run --rm api key new" in result.err
-    everywhere = Address("0.0.0.0", 8080)
+    everywhere = ListenAddress("0.0.0.0", 8080)
     for address, keys_on, word in (("127.0.0.1", False, False), ("0.0.0.0", True, False), ("0.0.0.0", False, True)):
         _check_publication(Settings(published_at=address), everywhere, keys_on=keys_on, allow_unauthenticated=word)
     with pytest.raises(CliError):

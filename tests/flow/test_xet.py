@@ -107,7 +107,7 @@ def test_a_store_that_refuses_its_blocks_is_made_good_by_http_without_showing_th
     assert end["stage"] == "complete", end
     assert file_sha256(end["local_path"]) == LARGE.sha256()
     assert hub.bytes_sent("*model.safetensors", origin="cdn") >= LARGE.size
-    assert "this transport does not bring the file" in service.workers.output
+    wait_for(lambda: "this transport does not bring the file" in service.workers.output, "it says so")
     assert "Signature=" not in service.workers.output
 
 
@@ -130,7 +130,7 @@ def test_a_store_that_is_gone_is_made_good_by_http(
     end = service.bring("hf:org/xet/model.safetensors")
     assert end["stage"] == "complete", end
     assert file_sha256(end["local_path"]) == LARGE.sha256()
-    assert "this transport does not bring the file" in service.workers.output
+    wait_for(lambda: "this transport does not bring the file" in service.workers.output, "it says so")
     assert hub.bytes_sent("*model.safetensors", origin="cdn") >= LARGE.size
 
 

@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hive.net.forwarded import MAX_HOPS, MAX_TRUSTED, Origin, TrustedProxies, TrustedProxiesError
+from hive.net.forwarded import MAX_HOPS, MAX_TRUSTED, ClientOrigin, TrustedProxies, TrustedProxiesError
 
 TRUSTED = TrustedProxies.parse("10.0.0.0/8, 2001:db8:1::/48 ,127.0.0.1")
 PEER = "10.0.0.1"
 CLIENT = "203.0.113.7"
 
 
-def origin(*lines: tuple[str, str], peer: str = PEER) -> Origin | None:
+def origin(*lines: tuple[str, str], peer: str = PEER) -> ClientOrigin | None:
     return TRUSTED.origin(peer, [(name.lower().encode(), value.encode("latin-1")) for name, value in lines])
 
 

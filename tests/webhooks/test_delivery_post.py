@@ -25,7 +25,7 @@ from hive.net.egress import Network
 from hive.net.proxies import Proxies
 from hive.net.tls import Trust
 from hive.net.urls import parse_url
-from hive.webhooks.delivery import MAX_ANSWER_BYTES, Answer, Unanswered, post
+from hive.webhooks.delivery import MAX_ANSWER_BYTES, DeliveryReply, Unanswered, post
 from tests.support.addresses import PRIVATE, SPELLINGS
 from tests.support.waiting import AT_ONCE_S, DEADLINE_S
 from tests.support.webhook_receiver import Receiver, Reply, receiving
@@ -38,13 +38,13 @@ GUARDED = Network(address_check=address_check(ports=range(1, 65_536)))
 FREE = Network()
 
 
-def send(url: str, network: Network = FREE, timeout_s: float = 5.0, body: bytes = b"{}") -> Answer:
+def send(url: str, network: Network = FREE, timeout_s: float = 5.0, body: bytes = b"{}") -> DeliveryReply:
     return post(parse_url(url), body, {"content-type": "application/json", "webhook-id": "1"}, network, timeout_s)
 
 
 def test_the_body_and_the_headers_arrive_and_the_answer_comes_back(receiver: Receiver) -> None:
     receiver.default = Reply(status=202, body=b"thank you")
-    assert send(receiver.url + "/a%2Fb?c=d", body=b'{"a":1}') == Answer(202, None)
+    assert send(receiver.url + "/a%2Fb?c=d", body=b'{"a":1}') == DeliveryReply(202, None)
     (hit,) = receiver.hits
     assert (hit.method, hit.path, hit.body) == ("POST", "/hook/a%2Fb?c=d", b'{"a":1}')
     assert hit.headers["host"] == receiver.host
@@ -65,7 +65,7 @@ def test_retry_after_is_read_as_seconds_and_as_a_date(receiver: Receiver) -> Non
         Reply(status=429, headers={"retry-after": format_datetime(at, usegmt=True)}),
         Reply(status=503, headers={"retry-after": "soon"}),
     ]
-    assert send(receiver.url) == Answer(503, 120.0)
+    assert send(receiver.url) == DeliveryReply(503, 120.0)
     assert 90 < (send(receiver.url).retry_after_s or 0) <= 100
     assert send(receiver.url).retry_after_s is None
 

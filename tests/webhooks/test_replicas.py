@@ -65,7 +65,7 @@ def test_a_server_that_is_killed_while_it_sends_is_stood_in_for(
     hits(receiver, 2)
     assert [hit.id for hit in receiver.hits] == [download_id] * 2
     wait_for(lambda: nothing_due(store))
-    assert other.output.count("webhook sent") == 1
+    wait_for(lambda: other.output.count("webhook sent") == 1, "the other says that it sent it")
 
 
 def test_a_server_that_is_stopped_does_not_wait_for_a_receiver(

@@ -23,13 +23,13 @@ from hive.auth.principal import Principal
 from hive.errors import BadRequest, MethodNotAllowed, ModelAccessDenied, NotFound, RequestTimeout
 from hive.serving.inference_request import read_inference
 from hive.serving.relay import Relay
-from hive.serving.upstream import Target
+from hive.serving.upstream import Endpoint
 from hive.serving_errors import InferenceFailed, ModelLoading, WorkerDraining
 from hive.settings import Settings
 from hive.wire.api import INFERENCE_PATH, LOADING_PATH, MAX_ID_CHARS, OPENAI_PATHS
 from hive.wire.llm import SERVING, LlmState
 from workers.inference.guard import LOOK_INTERVAL_S, Guard
-from workers.inference.http1 import Request, Response
+from workers.inference.http1 import HttpRequest, Response
 from workers.inference.inference import Inference
 from workers.inference.loading import Loading
 from workers.inference.slots import Slots
@@ -44,7 +44,7 @@ _NOT_LET_IN: Final = (
 )
 
 
-class Worker(Protocol):
+class SupervisedWorker(Protocol):
     """What the routes ask of the supervisor."""
 
     settings: Settings
@@ -62,7 +62,7 @@ class Worker(Protocol):
         """Whether the model is for them."""
 
     @property
-    def engine(self) -> Target | None:
+    def engine(self) -> Endpoint | None:
         """Where the engine is, once the model is loaded."""
 
     def used(self, inference: Inference | None) -> None:
@@ -72,15 +72,15 @@ class Worker(Protocol):
         """End in order, soon."""
 
 
-class Address:
+class WorkerRoutes:
     """The routes of one worker."""
 
-    def __init__(self, worker: Worker, guard: Guard) -> None:
+    def __init__(self, worker: SupervisedWorker, guard: Guard) -> None:
         self._worker = worker
         self._guard = guard
         #: What is on its way to somebody with a key.
         self._keyed: dict[Response, Principal] = {}
-        self._routes: dict[tuple[str, str], Callable[[Request, Response], Awaitable[None]]] = {
+        self._routes: dict[tuple[str, str], Callable[[HttpRequest, Response], Awaitable[None]]] = {
             ("GET", "/health"): self._health,
             ("GET", "/v1/ready"): self._ready,
             ("GET", LOADING_PATH): self._loading,
@@ -90,7 +90,7 @@ class Address:
             **{("POST", path): self._relay for path in OPENAI_PATHS},
         }
 
-    async def __call__(self, request: Request, response: Response) -> None:
+    async def __call__(self, request: HttpRequest, response: Response) -> None:
         """Answer one request. Raises HiveError."""
         principal = await self._guard.check(request)
         if principal is None:
@@ -115,7 +115,7 @@ class Address:
                 if not self._guard.is_alive(principal):
                     response.abort()
 
-    async def _answer(self, request: Request, response: Response) -> None:
+    async def _answer(self, request: HttpRequest, response: Response) -> None:
         route = self._routes.get((request.method, request.path))
         if route is not None:
             await route(request, response)
@@ -132,10 +132,10 @@ class Address:
             raise MethodNotAllowed(allow=", ".join(allowed))
         raise NotFound(f"There is nothing at {request.path[:200]!r}.")
 
-    async def _health(self, request: Request, response: Response) -> None:
+    async def _health(self, request: HttpRequest, response: Response) -> None:
         response.json(200, {"status": "healthy", "vram_bytes": self._worker.vram_bytes})
 
-    async def _ready(self, request: Request, response: Response) -> None:
+    async def _ready(self, request: HttpRequest, response: Response) -> None:
         worker = self._worker
         if worker.state in SERVING:
             response.json(200, {"ready": True, "state": worker.state, "model_loaded": True})
@@ -143,10 +143,10 @@ class Address:
         answer = {"ready": False, "state": worker.state, "progress_url": f"{worker.url}{LOADING_PATH}"}
         response.json(200, answer)
 
-    async def _loading(self, request: Request, response: Response) -> None:
+    async def _loading(self, request: HttpRequest, response: Response) -> None:
         await self._worker.loading.stream(response)
 
-    async def _infer(self, request: Request, response: Response) -> None:
+    async def _infer(self, request: HttpRequest, response: Response) -> None:
         worker = self._worker
         asked = read_inference(request.body)
         deadline_s = read_deadline(request.headers)
@@ -157,7 +157,7 @@ class Address:
         finally:
             worker.used(job)
 
-    async def _relay(self, request: Request, response: Response) -> None:
+    async def _relay(self, request: HttpRequest, response: Response) -> None:
         worker = self._worker
         engine = self._engine()
         job = _RelayJob(response)
@@ -170,7 +170,7 @@ class Address:
         if job.relay.failure and not response.is_gone:
             raise InferenceFailed(f"The engine does not answer: {job.relay.failure}.")
 
-    async def _cancel(self, request: Request, response: Response) -> None:
+    async def _cancel(self, request: HttpRequest, response: Response) -> None:
         try:
             job_id = json.loads(request.body)["job_id"]
         except (ValueError, KeyError, TypeError, RecursionError):
@@ -180,11 +180,11 @@ class Address:
         self._worker.slots.cancel(job_id)
         response.json(202, {"message": "Cancelled"})
 
-    async def _shut_down(self, request: Request, response: Response) -> None:
+    async def _shut_down(self, request: HttpRequest, response: Response) -> None:
         response.json(200, {"message": "Shutting down", "state": "draining"})
         self._worker.shut_down()
 
-    def _engine(self) -> Target:
+    def _engine(self) -> Endpoint:
         """Where the engine is. Raises what is to be said where it is not ready."""
         worker = self._worker
         if worker.state == "draining":

@@ -30,7 +30,7 @@ from typing import Final, NamedTuple
 from hive.errors import BackendUnavailable
 from hive.processes.children import bound_to_us, python_module
 from hive.processes.log_file import MAX_LOG_BYTES, RotatedFile
-from hive.serving.upstream import Target, fetch
+from hive.serving.upstream import Endpoint, fetch
 from hive.serving_errors import EngineFailed, LoadingTimeout
 from hive.wire.llm import Backend
 
@@ -175,7 +175,7 @@ class Engine:
         #: Set when the process has ended.
         self.ended = asyncio.Event()
         self.socket_path = Path(self._folder) / "engine.sock"
-        self.target = Target(path=str(self.socket_path))
+        self.target = Endpoint(path=str(self.socket_path))
 
     @property
     def pid(self) -> int | None:

@@ -32,7 +32,7 @@ from hive.errors import (
 from hive.net.server_address import is_loopback
 from hive.serving.worker_access import TOKEN_HEADER, worker_token
 from hive.settings import Settings
-from workers.inference.http1 import Request
+from workers.inference.http1 import HttpRequest
 
 #: Seconds between two looks whether the key file has changed.
 LOOK_INTERVAL_S: Final = 1.0
@@ -54,7 +54,7 @@ class Guard:
         self._is_local = is_loopback(host)
         self._looked_s = time.monotonic()
 
-    async def check(self, request: Request) -> Principal | None:
+    async def check(self, request: HttpRequest) -> Principal | None:
         """Let this request through: the principal of its key, or None where it needs none or is hive's own.
 
         Raises:
@@ -81,7 +81,7 @@ class Guard:
         """Whether the key of an answer that is on its way still counts."""
         return self._keys.is_alive(principal)
 
-    def _check_key(self, request: Request) -> Principal:
+    def _check_key(self, request: HttpRequest) -> Principal:
         scheme, _, key = request.headers.get(b"authorization", b"").decode("latin-1").partition(" ")
         if scheme.lower() != "bearer":
             raise MissingApiKey
@@ -93,7 +93,7 @@ class Guard:
             raise InsufficientScope(needs=needs, scopes=sorted(principal.scopes))
         return principal
 
-    def _check_browser(self, request: Request) -> None:
+    def _check_browser(self, request: HttpRequest) -> None:
         headers = request.headers
         match = _AUTHORITY.fullmatch(headers.get(b"host", b""))
         if match is None:

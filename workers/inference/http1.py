@@ -46,7 +46,7 @@ _LINGER_NONE: Final = struct.pack("ii", 1, 0)
 _PHRASES: Final = {200: b"OK", 202: b"Accepted", 204: b"No Content"}
 
 
-class Request(NamedTuple):
+class HttpRequest(NamedTuple):
     """A whole request. Names of headers are in lower case; of those that came twice the last."""
 
     method: str
@@ -57,7 +57,7 @@ class Request(NamedTuple):
 
 
 #: Answers a request, at once or by and by.
-App = Callable[[Request, "Response"], Awaitable[None]]
+App = Callable[[HttpRequest, "Response"], Awaitable[None]]
 
 
 class Response:
@@ -164,7 +164,7 @@ class Listener:
         """Accept on this socket, which is bound."""
         return await asyncio.get_running_loop().create_server(lambda: HttpConnection(self), sock=sock, backlog=1024)
 
-    async def answer(self, request: Request, response: Response) -> None:
+    async def answer(self, request: HttpRequest, response: Response) -> None:
         """Answer one request; whatever goes wrong is an error in JSON."""
         try:
             await self._app(request, response)
@@ -354,7 +354,7 @@ class HttpConnection(asyncio.Protocol):
         method = self._parser.get_method().decode()
         response._head_only = method == "HEAD"
         path, _, query = self._url.decode("latin-1").partition("?")
-        request = Request(
+        request = HttpRequest(
             "GET" if method == "HEAD" else method,
             unquote(path),
             parse_qs(query, keep_blank_values=True, max_num_fields=32),

@@ -23,7 +23,7 @@ from msgspec import UNSET, UnsetType
 from hive.errors import HiveError, RequestTimeout
 from hive.serving.inference_request import InferenceRequest
 from hive.serving.record import iso
-from hive.serving.upstream import Target, Upstream, send
+from hive.serving.upstream import Endpoint, Upstream, send
 from hive.serving_errors import InferenceFailed
 from hive.wire.encoding import encode_json
 from hive.wire.llm import (
@@ -124,7 +124,7 @@ class Inference:
         """Seconds from the first token to the latest."""
         return max(self._moved_s - self._first_s, 0.0) if self._first_s else 0.0
 
-    async def run(self, engine: Target, token_timeout_s: float, deadline_s: float | None) -> None:
+    async def run(self, engine: Endpoint, token_timeout_s: float, deadline_s: float | None) -> None:
         """Answer; returns when it is over. `deadline_s`: seconds from now.
 
         Raises:

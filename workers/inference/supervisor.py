@@ -33,14 +33,14 @@ from hive.serving.memory import bytes_needed, check_ram
 from hive.serving.orders import SpawnOrder
 from hive.serving.record import LlmRecord
 from hive.serving.registry import LEASE_S
-from hive.serving.upstream import Target
+from hive.serving.upstream import Endpoint
 from hive.serving_errors import EngineFailed
 from hive.settings import Settings
 from hive.store.file_use import FileUse
 from hive.store.restricted import AccessNotes
 from hive.wire import events
 from hive.wire.llm import Fetching, LlmState, LoadingError, LoadingToVram, Ready
-from workers.inference.address import Address
+from workers.inference.address import WorkerRoutes
 from workers.inference.engine import Engine, EngineSpec, command_for, environment_for, forget_old_logs
 from workers.inference.guard import Guard
 from workers.inference.http1 import Listener
@@ -96,7 +96,7 @@ class Supervisor:
         return "busy" if self._life == "idle" and self.slots.busy else self._life
 
     @property
-    def engine(self) -> Target | None:
+    def engine(self) -> Endpoint | None:
         """Where the engine is, once the model is loaded."""
         return self._engine.target if self._engine is not None and self._life == "idle" else None
 
@@ -137,7 +137,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.shut_down)
-        address = Address(self, Guard(self.settings, self._order.worker_id, self.settings.llm_host))
+        address = WorkerRoutes(self, Guard(self.settings, self._order.worker_id, self.settings.llm_host))
         listener = Listener(address)
         try:
             sock = bind_first(self.settings.llm_host, self.settings.llm_port_range)

@@ -7,7 +7,7 @@ from typing import Literal
 
 from hive.net.egress import Network
 from hive.settings import Settings
-from hive.store.restricted import Place
+from hive.store.restricted import ProbeFile
 from hive.wire.refs import ModelRef
 from workers.sources import huggingface, local_file, url
 from workers.sources.hub_client import HubClient
@@ -46,7 +46,7 @@ def resolve(
     )
 
 
-def access(place: Place, *, settings: Settings, network: Network, token: str | None) -> Literal["yes"]:
+def access(place: ProbeFile, *, settings: Settings, network: Network, token: str | None) -> Literal["yes"]:
     """Yes, where the Hub lets this token have a file.
 
     Raises:

@@ -17,7 +17,7 @@ from hive.errors import HiveError, HubRefused, InvalidModelRef, ModelAccessDenie
 from hive.net.egress import Network
 from hive.settings import Settings
 from hive.store.layout import is_commit
-from hive.store.restricted import Place
+from hive.store.restricted import ProbeFile
 from hive.wire.selection import RepoFile
 from workers.sources import hub_transport
 from workers.sources.hub_refusals import HubRequest, refused
@@ -161,7 +161,7 @@ class HubClient:
                 return _metadata(response, url)
             raise self._refused_here(repo, commit, path, said)
 
-    def check_readable(self, place: Place) -> None:
+    def check_readable(self, place: ProbeFile) -> None:
         """Return where the Hub lets this token have a file. What says neither yes nor no is a no: a company's Hub sends
         whoever it does not know to a page to log in, at its own origin or another, and some mirrors on to the Hub.
 
@@ -184,7 +184,7 @@ class HubClient:
                 refusal = _refusal(response) if response.is_error else Refusal(HTTPStatus.FORBIDDEN, "", "")
                 raise self.refused(place.repo, place.commit, place.path, refusal)
 
-    def lets_in(self, place: Place) -> bool:
+    def lets_in(self, place: ProbeFile) -> bool:
         """Whether the Hub lets this token have a file; False also where it does not say."""
         try:
             self.check_readable(place)

@@ -345,7 +345,7 @@ def _check(response: httpx2.Response, proxy: Proxy | None, url: httpx2.URL) -> N
 def _distrust(response: httpx2.Response) -> None:
     """Another address of the name comes first from now on."""
     stream = response.extensions.get("network_stream")
-    if isinstance(stream, httpcore.Stream):
+    if isinstance(stream, httpcore.DeadlineStream):
         stream.distrust()
 
 

@@ -26,7 +26,7 @@ from hive.errors import (
 from hive.net.egress import Network
 from hive.settings import Settings
 from hive.store.catalog import ModelCatalog
-from hive.store.restricted import AccessNotes, Place
+from hive.store.restricted import AccessNotes, ProbeFile
 from hive.wire.refs import ModelRef, path_problem
 from hive.wire.selection import NoSuchFile, NoSuchVariant, Pickles, RepoFile, Selection, SelectionError, select
 from workers.sources.hub_client import HubClient, Visibility
@@ -78,13 +78,14 @@ def resolve(
     if access == "gated":
         hub.metadata(ref.repo, commit, largest)
     if withheld:
-        hub.check_readable(Place(ref.repo, commit, largest))
+        hub.check_readable(ProbeFile(ref.repo, commit, largest))
         for place in noted:
             if place.repo != ref.repo:
                 hub.check_readable(place)
     places = noted
-    if token is not None and not noted and not _is_public(settings, network, access, Place(ref.repo, commit, largest)):
-        places = (Place(ref.repo, commit, max(tree, key=lambda file: file.size).path),)
+    probe = ProbeFile(ref.repo, commit, largest)
+    if token is not None and not noted and not _is_public(settings, network, access, probe):
+        places = (ProbeFile(ref.repo, commit, max(tree, key=lambda file: file.size).path),)
     return Plan(
         ref=ref,
         kind="hf",
@@ -101,7 +102,7 @@ def resolve(
     )
 
 
-def _is_public(settings: Settings, network: Network, access: Visibility, largest: Place) -> bool:
+def _is_public(settings: Settings, network: Network, access: Visibility, largest: ProbeFile) -> bool:
     """Whether a model that is fetched with a token could be had without: what the Hub says of it, or does when it is
     asked without. While it does not answer that, the model counts as restricted.
     """

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import urlsplit
 
-from hive.store.restricted import Place
+from hive.store.restricted import ProbeFile
 from hive.wire.refs import ModelRef
 from hive.wire.selection import RepoFile
 from workers.transfer import Digest, Location, Source
@@ -36,7 +36,7 @@ class PlannedFile:
     xet_hash: str | None = None
 
 
-def everywhere(place: Place) -> bool:
+def everywhere(place: ProbeFile) -> bool:
     """Yes: whoever runs the service is let in."""
     return True
 
@@ -63,9 +63,9 @@ class Plan:
     #: Where tokens for the Xet store are handed out; None where there is none.
     xet_token: Location | None = None
     #: By which files the Hub is asked whether somebody may have this; nothing where it is public.
-    places: tuple[Place, ...] = ()
+    places: tuple[ProbeFile, ...] = ()
     #: Whether the Hub lets this download have a restricted file of another repository; may take a moment.
-    lets_in: Callable[[Place], bool] = everywhere
+    lets_in: Callable[[ProbeFile], bool] = everywhere
 
     @property
     def own_content(self) -> str:

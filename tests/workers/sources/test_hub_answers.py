@@ -28,7 +28,7 @@ from hive.errors import (
     RevisionNotFound,
 )
 from hive.settings import Settings
-from hive.store.restricted import Place
+from hive.store.restricted import ProbeFile
 from tests.hub import DEFAULT_TOKEN, HubServer, SyntheticFile, faults
 from tests.hub.content import Bytes
 from tests.hub.messages import Reply, Request, whole
@@ -502,7 +502,7 @@ def test_a_name_that_is_no_files_is_refused_by_name_and_the_rest_can_be_had(
 def test_a_page_to_log_in_and_another_hub_are_no_permission(
     hub: HubServer, settings: Settings, fault: faults.Fault
 ) -> None:
-    place = Place("org/name", plan_for(settings, "org/name").commit or "", WEIGHTS)
+    place = ProbeFile("org/name", plan_for(settings, "org/name").commit or "", WEIGHTS)
     client = HubClient(settings, None, network_for(settings, guarded=False))
     assert client.lets_in(place)
     hub.faults.add(fault, "/org/name/resolve/*")
