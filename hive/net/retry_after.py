@@ -6,7 +6,10 @@ import re
 import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
+from typing import Final
 
+#: Seconds to wait at least where a server asks for a rest, whatever it says.
+LEAST_S: Final = 1.0
 #: The draft's header as the Hub sends it: `"resolvers";r=0;t=55`, t being the seconds until the window ends.
 _RATE_LIMIT_RESET = re.compile(r"\bt\s*=\s*(\d{1,6})")
 #: The standard has whole seconds; some write parts of one. Ten digits are more than anybody waits.
@@ -30,14 +33,14 @@ def parse_retry_after(value: str | None) -> float | None:
 
 def asked_wait_s(headers: Mapping[str, str], most_s: float) -> float | None:
     """The seconds that an answer asks to wait (Retry-After as seconds or date, or the RateLimit reset), at most
-    `most_s`.
+    `most_s`; at least `LEAST_S`, since what costs no attempt would storm a server that says 0 or a date of last year.
 
     None without.
     """
     seconds = parse_retry_after(headers.get("retry-after"))
     if seconds is None:
         seconds = _rate_limit_reset(headers)
-    return None if seconds is None else min(max(seconds, 0.0), most_s)
+    return None if seconds is None else min(max(seconds, LEAST_S), most_s)
 
 
 def _rate_limit_reset(headers: Mapping[str, str]) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,14 @@ def test_what_cannot_change_is_not_waited_for(
         resolved(settings, said)
     assert said.statuses == []
     assert len(hub.hits(API)) <= 2, "once, and once more without `expand`"
+
+
+@pytest.mark.parametrize("asked", ["0", "Wed, 21 Oct 2015 07:28:00 GMT"])
+def test_a_hub_that_asks_for_a_rest_of_no_time_is_not_stormed(hub: HubServer, settings: Settings, asked: str) -> None:
+    hub.faults.add(faults.status(429, {"Retry-After": asked}), API, count=2)
+    began_s = time.monotonic()
+    assert resolved(settings, Said()).files
+    assert time.monotonic() - began_s >= 2 * 0.9
 
 
 def test_a_server_without_tls_is_asked_once(tmp_path: Path, hub: HubServer, settings: Settings) -> None:

@@ -107,6 +107,58 @@ def test_headers_that_trickle_are_no_answer(tmp_path: Path) -> None:
     assert time.monotonic() - began < AT_ONCE_S
 
 
+INTERIM = b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload\r\n\r\n"
+
+
+@pytest.mark.parametrize("interim", [INTERIM, 3 * INTERIM, b"HTTP/1.1 102 Processing\r\n\r\n" + INTERIM])
+def test_what_a_server_says_before_its_answer_is_passed_over(tmp_path: Path, interim: bytes) -> None:
+    def script(sock: socket.socket, asked: str) -> None:
+        sock.sendall(interim)
+        ranged(b"abc", sock, asked)
+
+    with server(script) as port:
+        get(source(f"http://127.0.0.1:{port}/f", Bytes(b"abc")), tmp_path / "f")
+    assert holds(tmp_path / "f", Bytes(b"abc"))
+
+
+def test_a_server_that_says_nothing_else_is_left(tmp_path: Path) -> None:
+    def script(sock: socket.socket, asked: str) -> None:
+        sock.sendall(1000 * INTERIM)
+
+    with server(script) as port, pytest.raises(DownloadError, match="no answer behind them"):
+        get(source(f"http://127.0.0.1:{port}/f", Bytes(b"abc")), tmp_path / "f", replace(QUICK, attempts_max=2))
+
+
+@pytest.mark.parametrize("pinned", [True, False])
+def test_a_length_that_stands_there_twice_is_one(tmp_path: Path, pinned: bool) -> None:
+    def script(sock: socket.socket, asked: str) -> None:
+        sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\nabc")
+
+    with server(script) as port:
+        get(source(f"http://127.0.0.1:{port}/f", Bytes(b"abc"), pinned=pinned), tmp_path / "f")
+    assert holds(tmp_path / "f", Bytes(b"abc"))
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "does not speak HTTP"),
+        (b"220 mail.example ESMTP\r\n", "does not speak HTTP"),
+        (b"-ERR unknown command\r\n", "does not speak HTTP"),
+        (b"\x15\x03\x01\x00\x02\x02\x46", "does not speak HTTP"),
+        (b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 200 + b"\r\n", "headers"),
+        (b"HTTP/1.1 200 OK\r\nX: " + b"y" * 100_000 + b"\r\n\r\n", "headers"),
+    ],
+)
+def test_what_is_no_answer_is_named(tmp_path: Path, answer: bytes, said: str) -> None:
+    def script(sock: socket.socket, asked: str) -> None:
+        sock.sendall(answer)
+        sock.shutdown(socket.SHUT_WR)
+
+    with server(script) as port, pytest.raises(DownloadError, match=said):
+        get(source(f"http://127.0.0.1:{port}/f", Bytes(b"abc")), tmp_path / "f", replace(QUICK, attempts_max=2))
+
+
 def test_a_redirect_whose_body_never_ends_is_left(tmp_path: Path, hub: HubServer) -> None:
     content = Bytes(b"abc")
     target = hub.plain("f", content)

@@ -16,6 +16,7 @@ from urllib3.exceptions import (
     HTTPError,
     NameResolutionError,
     NewConnectionError,
+    ProtocolError,
     ProxyError,
     ReadTimeoutError,
     SSLError,
@@ -26,7 +27,7 @@ from hive.net.urls import Url
 from workers.transfer.control import Control
 from workers.transfer.http import status as http_status
 from workers.transfer.http.pool import HostPool
-from workers.transfer.http.sockets import Body, SocketAborter, request_scope
+from workers.transfer.http.sockets import Body, NoAnswer, SocketAborter, request_scope
 from workers.transfer.limits import Limits
 from workers.transfer.source import Served
 from workers.transfer.transport import NameUnknown, Silent, Transient
@@ -235,9 +236,22 @@ def describe_error(error: BaseException) -> str:
     for kind, words in _WORDS:
         if isinstance(error, kind):
             return words
+    if isinstance(error, ProtocolError) and (said := _nonsense(error.args[-1])):
+        return said
     cause = error.__cause__ or error.__context__ or error
     number = getattr(cause, "errno", None) or getattr(error, "errno", None)
     return os.strerror(number).lower() if isinstance(number, int) and number > 0 else "the connection broke"
+
+
+def _nonsense(error: object) -> str | None:
+    """What is wrong with an answer that is none; None where there was no answer."""
+    if isinstance(error, http.client.BadStatusLine) and not isinstance(error, http.client.RemoteDisconnected):
+        return "what listens there does not speak HTTP"
+    if isinstance(error, http.client.LineTooLong) or (error.__class__ is http.client.HTTPException):
+        return "the headers of the answer are too long or too many"
+    if isinstance(error, NoAnswer):
+        return "the server announces an answer again and again, and no answer behind them comes"
+    return None
 
 
 _WORDS: tuple[tuple[type[BaseException], str], ...] = (

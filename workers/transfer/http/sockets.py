@@ -19,7 +19,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Final
 
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -32,6 +32,8 @@ from hive.net.egress import Network, resolve
 from hive.net.happy_eyeballs import MEMORY, connect
 from hive.net.proxies import Proxy
 
+#: Interim answers (100 to 199) before one answer.
+MAX_INTERIM: Final = 16
 #: Origins whose idle connections are kept. A signed URL's host is the same for thousands of files.
 KEPT_ORIGINS = 16
 
@@ -117,6 +119,10 @@ class _DeadlineReader(io.RawIOBase):
         super().close()
 
 
+class NoAnswer(http.client.HTTPException):
+    """The server announces an answer again and again, and gives none."""
+
+
 class Body(http.client.HTTPResponse):
     """An answer whose body can be read into a buffer of one's own, as much as is there and no more.
 
@@ -138,8 +144,19 @@ class Body(http.client.HTTPResponse):
         self._sock.settimeout(seconds)
 
     def _read_status(self) -> tuple[str, int, str]:
-        """The status line; what a proxy offers with a 407 is noted, as urllib3 drops that of a tunnel."""
+        """The status line of the answer; what a proxy offers with a 407 is noted, as urllib3 drops that of a tunnel.
+
+        What comes before it (100 to 199: early hints, a sign of life; RFC 9110, 15.2) is read past. http.client does
+        that for 100 alone, and takes another one for the answer.
+        """
         found: tuple[str, int, str] = super()._read_status()  # type: ignore[misc]
+        for _ in range(MAX_INTERIM):
+            if not 100 <= found[1] < 200 or found[1] == http.HTTPStatus.SWITCHING_PROTOCOLS:
+                break
+            http.client.parse_headers(self.fp)
+            found = super()._read_status()  # type: ignore[misc]
+        else:
+            raise NoAnswer
         if found[1] == http.HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
             challenges.note(b"HTTP/1.1 407\r\n" + self.fp.peek(challenges.MAX_HEAD_BYTES))
         return found

@@ -71,7 +71,9 @@ def content_range(headers: Mapping[str, str]) -> ContentRange | None:
 
 def content_length(headers: Mapping[str, str]) -> int | None:
     """Bytes of the body, or None when the server does not say."""
-    value = headers.get("content-length", "").strip()
+    # Twice the same, as some proxies make it, is one length (RFC 9110, 8.6).
+    values = {value.strip() for value in headers.get("content-length", "").split(",")}
+    value = values.pop() if len(values) == 1 else ""
     return int(value) if value.isdecimal() and len(value) <= 18 else None
 
 
