@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 
 import click
 
-from hive.cli.output import echo_lines
+from hive.cli.output import drop_unwritten, echo_lines, open_streams
 from hive.version import VERSION
 
 
@@ -169,6 +169,7 @@ def run(args: Sequence[str] | None = None) -> int:
 
     Errors go to stderr.
     """
+    open_streams()
     _never_fail_to_write(sys.stdout)
     try:
         result = cli.main(args, prog_name="hive", standalone_mode=False, terminal_width=help_width())
@@ -199,4 +200,6 @@ def _as_utf8(error: UnicodeError) -> tuple[bytes, int]:
 
 def main() -> None:
     """The program `hive`."""
-    sys.exit(run())
+    code = run()
+    drop_unwritten()
+    sys.exit(code)

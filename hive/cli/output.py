@@ -6,12 +6,78 @@ module of the command line writes; a test looks. What is drawn with `rich` is ma
 
 from __future__ import annotations
 
+import contextlib
+import io
+import os
 import sys
-from typing import Any
+from typing import Any, Final
 
 import click
 
 from hive.terminal import plain, plain_json, plain_lines
+
+#: The numbers of standard input, output and error.
+_STREAMS: Final = (0, 1, 2)
+_STDERR: Final = 2
+
+
+class _Unheard(io.RawIOBase):
+    """A file whose writes never fail: what cannot be written is lost."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def fileno(self) -> int:
+        """Its number."""
+        return self._descriptor
+
+    def isatty(self) -> bool:
+        """Whether it is a terminal."""
+        return os.isatty(self._descriptor)
+
+    def writable(self) -> bool:
+        """Yes."""
+        return True
+
+    def write(self, data: Any) -> int:
+        """Bytes that were taken: all of them, where the system takes none."""
+        with contextlib.suppress(OSError):
+            return os.write(self._descriptor, data)
+        return memoryview(data).nbytes
+
+
+def open_streams() -> None:
+    """Make the standard streams what commands rely on, however they were left.
+
+    A closed one (`2>&-`, some daemons) leads to the null device: the next file that is opened would take its number,
+    and a message end in a model. And standard error never fails: how far a download is, and what its log says, is no
+    reason to end it where the disk of the log is full or the reader has gone.
+    """
+    for descriptor in _STREAMS:
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != descriptor:
+                os.dup2(opened, descriptor)
+                os.close(opened)
+            os.set_inheritable(descriptor, True)
+    sys.stdin = sys.stdin or io.TextIOWrapper(io.FileIO(0, closefd=False))
+    sys.stdout = sys.stdout or io.TextIOWrapper(io.FileIO(1, "w", closefd=False), encoding="utf-8")
+    with contextlib.suppress(AttributeError, OSError):
+        if sys.stderr is not None and sys.stderr.fileno() != _STDERR:
+            return
+    encoding = sys.stderr.encoding if sys.stderr is not None else "utf-8"
+    raw = io.BufferedWriter(_Unheard(_STDERR))
+    sys.stderr = io.TextIOWrapper(raw, encoding=encoding, errors="backslashreplace", line_buffering=True)
+
+
+def drop_unwritten() -> None:
+    """Forget what standard output would not take: it has been told, and Python would end with another exit code."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def echo(line: str = "", *, err: bool = False, nl: bool = True) -> None:

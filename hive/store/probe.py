@@ -124,7 +124,7 @@ def _tried(partials: Place, settings: Settings) -> Iterator[tuple[int, str]]:
 
 
 def _limits(hub: int, name: str) -> StoreLimits:
-    spelled = f".{_SPELLED}{name}"
+    spelled = f".{_spelled()}{name}"
     with contextlib.suppress(OSError):
         os.close(os.open(spelled, _FLAGS, 0o600, dir_fd=hub))
     try:
@@ -160,6 +160,15 @@ def _has_locks(hub: int, name: str) -> bool:
     finally:
         os.close(file)
     return True
+
+
+def _spelled() -> str:
+    """A name with capitals, and a letter that some disks spell anew, where the locale's encoding has it."""
+    try:
+        os.fsencode(_SPELLED)
+    except UnicodeEncodeError:
+        return ascii(_SPELLED).strip("'").replace("\\", "")
+    return _SPELLED
 
 
 def _is_there(hub: int, name: str) -> bool:
