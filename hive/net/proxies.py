@@ -28,6 +28,7 @@ ANY_SCHEME: Final = "ALL_PROXY"
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 #: A name or an address in a proxy's URL or in NO_PROXY.
 _HOST: Final = re.compile(r"[a-z0-9._-]{1,253}|[0-9a-f:.]{2,45}", re.IGNORECASE)
+_TORN: Final = re.compile(r"https?[:/]", re.IGNORECASE)
 #: An entry of NO_PROXY: a bracketed or bare host, a port.
 _ENTRY: Final = re.compile(r"(?:\[(?P<v6>[^\]]+)\]|(?P<host>[^:\s]+))(?::(?P<port>[0-9]{1,5}))?")
 
@@ -122,17 +123,23 @@ def _parse(text: str, variable: str) -> Proxy:
         parts = urlsplit(text if "://" in text else f"http://{text}")
         host, port = parts.hostname or "", parts.port
     except ValueError:
-        host, port = "", None
+        raise _no_proxy(variable) from None
     else:
         if parts.scheme.lower() not in _DEFAULT_PORTS:
             raise ValueError(
                 f"{variable} names a proxy of a kind that hive does not speak. Use one with http:// or https://."
             )
-    if not _HOST.fullmatch(host) or port == 0 or any(char <= " " for char in text):
-        raise ValueError(f"{variable} is not the URL of a proxy. Write it as http://user:password@host:port.")
+    # A scheme with a slash too few is no host.
+    is_torn = "://" not in text and (parts.path not in ("", "/") or _TORN.match(text) is not None)
+    if is_torn or not _HOST.fullmatch(host) or port == 0 or any(char <= " " for char in text):
+        raise _no_proxy(variable)
     scheme = parts.scheme.lower()
     username = unquote(parts.username) if parts.username is not None else None
     return Proxy(scheme, host, port or _DEFAULT_PORTS[scheme], variable, username, unquote(parts.password or ""))
+
+
+def _no_proxy(variable: str) -> ValueError:
+    return ValueError(f"{variable} is not the URL of a proxy. Write it as http://user:password@host:port.")
 
 
 def _covers(entry: str, host: str, address: IPv4Address | IPv6Address | None, port: int) -> bool:

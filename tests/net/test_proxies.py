@@ -69,6 +69,12 @@ def test_credentials_are_decoded(credentials: str, decoded: str) -> None:
         f"http://user:{CANARY}@p p:1",
         f"http://user:{CANARY}@[::1",
         "http://",
+        f"http:/user:{CANARY}@p:1",
+        f"http//user:{CANARY}@p:1",
+        f"//user:{CANARY}@p:1",
+        f"https:user:{CANARY}@p:1",
+        f'"http://user:{CANARY}@p:1"',
+        f"p:1/{CANARY}",
     ],
 )
 @pytest.mark.parametrize("variable", ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"])
