@@ -17,8 +17,12 @@ from hive.errors import DiskFull, HiveError, InternalError, StoreNotWritable
 
 #: What a full disk, or a full quota, says.
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
-#: What the system says where this process, and not a disk, is at a limit.
-_OWN_LIMITS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+#: What the system says where this process or machine, and not a disk, is at a limit; and the way out.
+_OWN_LIMITS: Final = {
+    errno.EMFILE: "Raise it (ulimit -n).",
+    errno.ENFILE: "Raise it (sysctl fs.file-max).",
+    errno.ENOMEM: "Give it more memory.",
+}
 #: What only a network says.
 _NETWORK: Final = frozenset(
     {
@@ -56,7 +60,8 @@ def disk_error(error: OSError, path: Path | None = None, *, needed: int | None =
         text = f"There is not enough free space in the store ({reason}{place}). Free some and start it again to resume."
         return DiskFull(text, **details, **({} if needed is None else {"needed": needed}))
     if error.errno in _OWN_LIMITS:
-        return InternalError(f"hive is at a limit of its own process, not of the disk: {reason}. Raise it (ulimit -n).")
+        way_out = _OWN_LIMITS[error.errno]
+        return InternalError(f"hive is at a limit of its process or machine, not of the disk: {reason}. {way_out}")
     return StoreNotWritable(f"The disk of the store refuses: {reason}{place}.", **details)
 
 
