@@ -45,7 +45,7 @@ from hive.auth.holder import LOOPBACK, holder_of_address
 from hive.errors import BadRequest, HeadersTooLarge, HiveError, RequestTimeout
 from hive.net.forwarded import TrustedProxies
 from hive.streams import sse
-from hive.streams.writer import EXTENSION, SocketWriter, WriterOwner, reset
+from hive.streams.writer import EXTENSION, SocketWriter, StallTimer, WriterOwner, reset
 from hive.wire.api import ErrorBody, ErrorReply
 
 log = logging.getLogger("hive.api.http1")
@@ -59,8 +59,6 @@ MAX_HEADERS: Final = 100
 HEAD_TIMEOUT_S: Final = 10.0
 BODY_TIMEOUT_S: Final = 30.0
 SILENCE_S: Final = 30.0
-#: Seconds in which a client must take something of what was written for it.
-STALL_S: Final = 30.0
 #: Bytes of a body as it comes: with the sizes of chunks, what stands behind them, and trailers. A client that sends
 #: chunks of some bytes is strange; an endless extension or trailer, of which no callback tells, is an attack.
 MAX_FRAMED_BODY_BYTES: Final = 8 * MAX_BODY_BYTES
@@ -162,7 +160,7 @@ class HttpProtocol(HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._timer: asyncio.TimerHandle | None = None
-        self._stall: asyncio.TimerHandle | None = None
+        self._stall: StallTimer | None = None
         self._unfed = b""
         self._admitted = self._in_head = self._in_body = self._feeding = self._lingering = False
         self._waits_for: Literal["", "request", "head", "body"] = "request"
@@ -387,18 +385,13 @@ class HttpProtocol(HttpToolsProtocol):
         self._watch_taking()
 
     def _watch_taking(self) -> None:
-        """Give the client up that takes nothing of what waits for it, now that no more is written: neither the loop nor
-        the kernel does, as long as it is there and has no room.
-        """
+        """Give the client up that takes nothing of what waits for it, now that no more is written."""
         self._stop_watching()
-        if waiting_bytes := self.transport.get_write_buffer_size():
-            self._stall = self.loop.call_later(STALL_S, self._check_taking, waiting_bytes)
+        if self.transport.get_write_buffer_size():
+            self._stall = StallTimer(self.transport, self._on_stalled)
 
-    def _check_taking(self, waited_bytes: int) -> None:
-        if self.transport.get_write_buffer_size() < waited_bytes:
-            self._watch_taking()
-        else:
-            reset(self.transport)
+    def _on_stalled(self) -> None:
+        reset(self.transport)
 
     def _stop_watching(self) -> None:
         if self._stall is not None:

@@ -15,8 +15,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import socket
 import struct
+import sys
+import termios
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
@@ -26,7 +29,7 @@ from hive.streams import sse
 
 #: The scope's extension with which a server offers the connection: a `HandOver`.
 EXTENSION: Final = "hive.hand_over"
-#: Seconds that a client may leave untaken what it was sent before it is given up.
+#: Seconds in which a client must take something of what it was sent, or it is given up.
 STALL_TIMEOUT_S = 30.0
 #: Bytes that a client may send after its request, where nothing is expected, before it is given up.
 MAX_IGNORED_BYTES = 65_536
@@ -107,7 +110,7 @@ class SocketWriter(asyncio.Protocol):
         self._transport = transport
         self._siblings = siblings
         self._listener: WriterOwner | None = listener
-        self._stall: asyncio.TimerHandle | None = None
+        self._stall: StallTimer | None = None
         self._ignored_bytes = 0
         self.chunked = chunked
         self.head = head
@@ -134,7 +137,7 @@ class SocketWriter(asyncio.Protocol):
     def pause_writing(self) -> None:
         """The kernel's buffer for this client is full."""
         self.paused = True
-        self._stall = asyncio.get_running_loop().call_later(STALL_TIMEOUT_S, self._stalled)
+        self._stall = StallTimer(self._transport, self._stalled)
 
     def resume_writing(self) -> None:
         """Everything has left for the kernel."""
@@ -169,6 +172,39 @@ class SocketWriter(asyncio.Protocol):
 
     def _give_up(self) -> None:
         reset(self._transport)
+
+
+class StallTimer:
+    """Calls `on_stalled` where a client has taken nothing, within a time-out, of what waits for it, here and in the
+    kernel. To be started when no more is written; neither the loop nor the kernel gives up a client that is there and
+    has no room. One that is slow keeps its connection: what waits for it is bounded.
+    """
+
+    __slots__ = ("_handle", "_on_stalled", "_transport")
+
+    def __init__(self, transport: asyncio.Transport, on_stalled: Callable[[], None]) -> None:
+        self._transport = transport
+        self._on_stalled = on_stalled
+        self._start()
+
+    def cancel(self) -> None:
+        """It has taken all."""
+        self._handle.cancel()
+
+    def _start(self) -> None:
+        self._handle = asyncio.get_running_loop().call_later(STALL_TIMEOUT_S, self._check, self._waiting_bytes())
+
+    def _check(self, waited_bytes: int) -> None:
+        if self._waiting_bytes() < waited_bytes:
+            self._start()
+        else:
+            self._on_stalled()
+
+    def _waiting_bytes(self) -> int:
+        in_kernel = bytes(4)
+        with contextlib.suppress(OSError):  # not every system tells, and a socket may have been closed
+            in_kernel = fcntl.ioctl(self._transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, in_kernel)
+        return self._transport.get_write_buffer_size() + int.from_bytes(in_kernel, sys.byteorder)
 
 
 def reset(transport: asyncio.Transport) -> None:

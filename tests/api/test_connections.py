@@ -19,6 +19,7 @@ from hive.api import http1
 from hive.api.http1 import Connections, HttpProtocol
 from hive.auth.holder import LOOPBACK
 from hive.downloads.context import DownloadContext
+from hive.streams import writer
 from tests.support.asgi_server import SMALL_BUFFER, Serving, read_to_end, read_until, running
 from tests.support.downloads import create
 from tests.support.processes import Server
@@ -248,7 +249,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http1, "SILENCE_S", 0.3)
     monkeypatch.setattr(http1, "CROWDED_SILENCE_S", 0.1)
     monkeypatch.setattr(http1, "LINGER_S", 0.1)
-    monkeypatch.setattr(http1, "STALL_S", 0.5, raising=False)
+    monkeypatch.setattr(writer, "STALL_TIMEOUT_S", 0.5)
 
 
 @pytest.fixture
@@ -288,7 +289,8 @@ async def test_a_body_that_does_not_come_ends_the_connection(serving: Serving) -
     client, loop = connect(serving), asyncio.get_running_loop()
     await loop.sock_sendall(client, b"POST /big HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabc")
     async with asyncio.timeout(60):
-        await read_to_end(client)
+        answer = await read_to_end(client)
+    assert answer.count(b"b") > 200_000, "it was answered without its body"
     await wait_for_async(lambda: not serving.state.connections, "the connection to be forgotten")
     client.close()
 
@@ -316,12 +318,14 @@ async def test_empty_lines_are_silence(serving: Serving, asks_first: bool) -> No
             await asyncio.sleep(0.05)
 
     task = asyncio.create_task(drip())
+    said = b""
     async with asyncio.timeout(60):
         with contextlib.suppress(ConnectionResetError):
-            await read_to_end(client)
+            said = await read_to_end(client)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     await wait_for_async(lambda: not serving.state.connections, "the connection to be forgotten")
+    assert said == b"", "they are no request"
     client.close()
 
 
@@ -345,7 +349,7 @@ async def test_who_takes_an_answer_slowly_gets_all_of_it(serving: Serving) -> No
     taken = 0
     while part := await loop.sock_recv(client, 4096):
         taken += len(part)
-        await asyncio.sleep(http1.STALL_S / 20)
+        await asyncio.sleep(writer.STALL_TIMEOUT_S / 20)
     assert taken > 200_000
 
 

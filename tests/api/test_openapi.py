@@ -66,8 +66,12 @@ def test_a_route_that_nobody_described_is_in_the_document_all_the_same() -> None
     validate_document(made)
 
 
-def test_it_is_valid_openapi() -> None:
-    validate_document(document())
+def test_it_is_valid_openapi_and_what_is_not_would_be_found() -> None:
+    found = document()
+    validate_document(found)
+    assert found["openapi"].startswith("3.1.")
+    with pytest.raises(ValidationError):
+        validate_document({**found, "paths": {"/v1/new": {"get": {"responses": "all"}}}})
 
 
 def test_every_route_has_its_scope_in_it() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import select
 import socket
 import struct
 from collections.abc import Callable, Iterator
@@ -89,7 +90,10 @@ def test_a_long_poll_whose_client_has_gone_is_over(
     for connection in waiting:
         leave(connection)
     wait_for(lambda: not _is_refused(server.url, keys["alice"], *poll), "a place is free", SOON_S)
-    for connection in waiting:
+    again = [_send(server.url, keys["alice"], *poll) for _ in range(LONG_POLLS)]
+    wait_for(lambda: _is_refused(server.url, keys["alice"], *poll), "all places are taken again")
+    assert not any(select.select(again, [], [], 0)[0]), "each of them has a place, and waits"
+    for connection in (*waiting, *again):
         connection.close()
 
 

@@ -217,7 +217,9 @@ def test_certificates_that_are_not_there_stop_the_start_by_their_variable(
 
 def test_some_folders_of_several_may_be_missing(world: World) -> None:
     folders = f"/nowhere:{bundle(world, 'folder')}"
+    before = world.front.connections
     use_api(world, world.settings("https", SSL_CERT_DIR=folders))
+    assert world.front.connections > before, "its certificate was trusted"
 
 
 # The table of addresses, also where a Hub leads.

@@ -137,6 +137,38 @@ async def test_a_client_that_never_reads_holds_little_and_is_given_up(
         await read_to_end(client)
 
 
+async def test_a_client_that_takes_a_frame_slowly_is_kept(
+    handed_over: Serving, downloads: DownloadContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes a little of what waits, each time that it is looked whether it does."""
+    # The kernel offers so small a window only now and then.
+    monkeypatch.setattr(writer_module, "STALL_TIMEOUT_S", 2.0)
+    download_id = create(downloads)
+    held = claim(downloads, download_id)
+    client = handed_over.connect(download_id, receive_buffer=SMALL_BUFFER)
+    await handed_over.watched()
+    (stream,) = handed_over.endpoint._open
+    writer = stream._writer
+    assert isinstance(writer, SocketWriter)
+    seq = 0
+    while not writer.paused:
+        seq += 1
+        downloads.claims.publish(held, seq + 1, downloading(seq, message="m" * MAX_MESSAGE_CHARS))
+        await asyncio.sleep(0.01)
+    loop, looks = asyncio.get_running_loop(), 0
+    while writer.paused and looks < 3:
+        assert writer._stall is not None
+        handle, taken = writer._stall._handle, 0
+        while taken < 2 * SMALL_BUFFER:
+            taken += len(await loop.sock_recv(client, SMALL_BUFFER))
+        while writer._stall is not None and writer._stall._handle is handle and handed_over.endpoint.open_streams:
+            await asyncio.sleep(0.01)
+        looks += 1
+        assert handed_over.endpoint.stalled_total == 0
+    assert looks > 1, "it was not slow"
+    assert handed_over.endpoint.open_streams == 1
+
+
 @pytest.mark.parametrize("abruptly", [False, True])
 async def test_a_client_that_goes_is_forgotten(serving: Serving, downloads: DownloadContext, abruptly: bool) -> None:
     client = serving.connect(create(downloads))

@@ -10,9 +10,9 @@ from typing import Protocol
 import uvicorn
 
 from hive.api.app import Api
-from hive.api.http1 import HttpProtocol
+from hive.api.http1 import Connections, HttpProtocol
 from hive.api.services import make_services
-from hive.server import listen
+from hive.server import DrainingServer, listen
 from hive.settings import Settings
 from tests.support.processes import Server, environment
 from tests.support.waiting import wait_for_async
@@ -36,7 +36,10 @@ class Replica(Protocol):
 
 
 class LocalReplica:
-    """All of `hive serve` but the process: its routes, fan-out, reaper and protocol on a real socket, in this loop."""
+    """All of `hive serve` but the process: its routes, fan-out, reaper, acceptor and protocol on a real socket, in this
+    loop. In the acceptor's place, uvloop's own server takes one connection in a turn of the loop; all clients are in
+    the same one here, and on a busy machine some of them waited for longer than they do.
+    """
 
     def __init__(self, redis_url: str, folder: Path) -> None:
         settings = Settings.from_env(environment(redis_url, folder, HIVE_KEEPALIVE_S="0.5"))
@@ -45,7 +48,7 @@ class LocalReplica:
         self.services = make_services(settings, redis_url)
         config = uvicorn.Config(
             Api(self.services),
-            http=HttpProtocol,
+            http=type("LocalProtocol", (HttpProtocol,), {"counted": Connections()}),
             ws="none",
             lifespan="on",
             log_config=None,
@@ -53,7 +56,7 @@ class LocalReplica:
             timeout_graceful_shutdown=1,
         )
         config.load()
-        self._server = uvicorn.Server(config)
+        self._server = DrainingServer(config, self.services.drain, 0.0)
         self._server.lifespan = config.lifespan_class(config)
         self._ticks: asyncio.Task[None] | None = None
 
