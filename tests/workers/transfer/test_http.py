@@ -139,6 +139,33 @@ def test_a_length_that_stands_there_twice_is_one(tmp_path: Path, pinned: bool) -
     assert holds(tmp_path / "f", Bytes(b"abc"))
 
 
+@pytest.mark.parametrize("pinned", [True, False])
+def test_a_length_beside_chunks_does_not_count(tmp_path: Path, pinned: bool) -> None:
+    """RFC 9112, 6.3: the chunks do. Two bytes of three would be a whole file else."""
+
+    def script(sock: socket.socket, asked: str) -> None:
+        sock.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 2\r\n\r\n3\r\nabc\r\n0\r\n\r\n")
+
+    with server(script) as port:
+        get(source(f"http://127.0.0.1:{port}/f", Bytes(b"abc"), pinned=pinned), tmp_path / "f")
+    assert holds(tmp_path / "f", Bytes(b"abc"))
+
+
+@pytest.mark.parametrize("coding", ["gzip, chunked", "identity, chunked", "gzip", "x-own"])
+@pytest.mark.parametrize("pinned", [True, False])
+def test_a_transfer_coding_that_nobody_asked_for_ends_it_at_once(tmp_path: Path, coding: str, pinned: bool) -> None:
+    asked: list[str] = []
+
+    def script(sock: socket.socket, range_: str) -> None:
+        asked.append(range_)
+        sock.sendall(f"HTTP/1.1 200 OK\r\nTransfer-Encoding: {coding}\r\n\r\n".encode())
+        hang(sock)
+
+    with server(script) as port, pytest.raises(DownloadError, match=coding):
+        get(source(f"http://127.0.0.1:{port}/f", Bytes(b"abc"), pinned=pinned), tmp_path / "f")
+    assert len(asked) == 1
+
+
 @pytest.mark.parametrize(
     ("answer", "said"),
     [

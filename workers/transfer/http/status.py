@@ -70,11 +70,21 @@ def content_range(headers: Mapping[str, str]) -> ContentRange | None:
 
 
 def content_length(headers: Mapping[str, str]) -> int | None:
-    """Bytes of the body, or None when the server does not say."""
+    """Bytes of the body, or None when the server does not say: a length beside chunks says nothing of them."""
+    if headers.get("transfer-encoding", "").strip():
+        return None
     # Twice the same, as some proxies make it, is one length (RFC 9110, 8.6).
     values = {value.strip() for value in headers.get("content-length", "").split(",")}
     value = values.pop() if len(values) == 1 else ""
     return int(value) if value.isdecimal() and len(value) <= 18 else None
+
+
+def transfer_coding(headers: Mapping[str, str]) -> str | None:
+    """How the bytes are framed or packed on their way, where that is another way than chunks; None else. Nobody asks
+    for one (TE), so there is no need to read any.
+    """
+    coding = headers.get("transfer-encoding", "").strip().lower()
+    return None if coding in ("", "chunked", "identity") else coding[:40]
 
 
 def encoding(headers: Mapping[str, str]) -> str | None:

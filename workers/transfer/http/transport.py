@@ -209,6 +209,8 @@ class _ResponseCheck:
     def verdict(self, start: int, end: int | None, known: ExpectedContent) -> HttpStream:
         """The stream; raises what Transport.open raises, and _OtherBytes."""
         status = self._response.status
+        if status < HTTPStatus.MULTIPLE_CHOICES and (coding := http_status.transfer_coding(self._headers)):
+            raise DownloadError(f"The server sends the file in a transfer coding ({coding}) that nobody asked for.")
         if end is not None and (status == 206 or (status == 200 and self._is_part())):
             return self._range(start, end, known)
         if status in _WHOLE:
