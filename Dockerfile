@@ -2,14 +2,17 @@
 #
 # The base is pinned by its exact version. To pin it by digest, ask your registry for it (docker buildx imagetools inspect
 # python:3.13.14-slim) and build with --build-arg PYTHON_IMAGE=python:3.13.14-slim@sha256:...
+#
+# With --build-arg EXTRAS=serve it has an engine for models in memory too (docs/serving.md), which is 106 MB more.
 ARG PYTHON_IMAGE=python:3.13.14-slim
 
 FROM ${PYTHON_IMAGE} AS build
+ARG EXTRAS
 # What builds hive, and what it needs, are compared with the digests of requirements/; no other package is fetched or built.
 WORKDIR /build
-COPY requirements/run.txt requirements/build.txt ./requirements/
+COPY requirements/run.txt requirements/serve.txt requirements/build.txt ./requirements/
 RUN python -m venv --without-pip /app \
-    && pip --python /app/bin/python install --no-cache-dir --require-hashes --only-binary :all: -r requirements/run.txt \
+    && pip --python /app/bin/python install --no-cache-dir --require-hashes --only-binary :all: -r "requirements/${EXTRAS:-run}.txt" \
     && pip install --no-cache-dir --require-hashes --only-binary :all: -r requirements/build.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY hive ./hive
@@ -19,6 +22,7 @@ RUN pip wheel --no-index --no-deps --no-build-isolation --wheel-dir dist . \
     && find /app -type d -name tests -prune -exec rm -r {} +
 
 FROM ${PYTHON_IMAGE}
+ARG EXTRAS
 LABEL org.opencontainers.image.title="hive" \
       org.opencontainers.image.description="A self-hosted model download service" \
       org.opencontainers.image.version="0.2.0" \
@@ -26,6 +30,10 @@ LABEL org.opencontainers.image.title="hive" \
 # Some platforms give each container a uid of its own, in group 0: what hive writes is that group's too.
 RUN useradd --uid 1000 --gid 0 --no-create-home --home-dir /var/lib/hive hive \
     && install -d -o hive -g root -m 0775 /store /var/lib/hive
+# What the engine is linked with, and slim bases lack.
+RUN if [ -n "${EXTRAS}" ] && ! ldconfig -p | grep -q libgomp.so.1; then \
+        apt-get update && apt-get install -y --no-install-recommends libgomp1 && rm -rf /var/lib/apt/lists/*; \
+    fi
 COPY --from=build /app /app
 
 USER 1000:0

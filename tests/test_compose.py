@@ -19,7 +19,7 @@ from hive.version import VERSION
 
 ROOT = Path(__file__).parent.parent
 #: What runs as long as the stack does.
-LASTING = ("balancer", "api", "worker", "redis", "prometheus", "grafana")
+LASTING = ("balancer", "api", "worker", "inference", "redis", "prometheus", "grafana")
 #: Settings that the compose file decides, and why nobody has to.
 DECIDED = {
     "REDIS_URL": "a file: HIVE_REDIS_URL_FILE",
@@ -34,18 +34,12 @@ DECIDED = {
     "HIVE_REDIS_CA_FILE": "a file",
     "HIVE_REDIS_CERT_FILE": "a file",
     "HIVE_REDIS_KEY_FILE": "a file",
+    "HIVE_LLM_HOST": "all addresses of the container",
 }
 #: Settings that mean nothing to servers and workers in containers.
 MEANINGLESS = {
     *("HF_HOME", "HF_HUB_CACHE", "XDG_CACHE_HOME", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_DIR"),
     *("NO_COLOR", "TERM", "HIVE_API_KEY", "HIVE_API_KEY_FILE"),
-    # The image has no engine for models in memory.
-    *(
-        name
-        for field in msgspec.structs.fields(Settings)
-        if (name := field.encode_name).startswith(("HIVE_LLM_", "HIVE_LLAMA_"))
-    ),
-    "HIVE_AUTOLOAD",
 }
 
 
@@ -109,7 +103,7 @@ def test_every_container_is_bounded_and_guarded(stack: dict[str, Any], name: str
 
 
 def test_nothing_is_scaled_into_a_name_or_a_port_of_its_own(stack: dict[str, Any]) -> None:
-    for name in ("api", "worker"):
+    for name in ("api", "worker", "inference"):
         service = stack["services"][name]
         assert not {"ports", "container_name", "hostname"} & set(service)
         assert service["healthcheck"]["test"]
@@ -124,7 +118,7 @@ def test_redis_keeps_what_it_was_told_and_is_reachable_by_hive_alone(stack: dict
     assert list(redis["networks"]) == ["backplane"]
     assert stack["networks"]["backplane"]["internal"] is True
     inside = [name for name, service in stack["services"].items() if "backplane" in (service.get("networks") or {})]
-    assert sorted(inside) == ["api", "redis", "worker"]
+    assert sorted(inside) == ["api", "inference", "redis", "worker"]
 
 
 def test_nothing_but_the_balancer_is_published_and_on_the_loopback_only(stack: dict[str, Any]) -> None:
@@ -157,7 +151,8 @@ def test_every_setting_reaches_those_whom_it_concerns() -> None:
     names = {field.encode_name for field in msgspec.structs.fields(Settings)} - MEANINGLESS - set(DECIDED)
     value = "4097"
     services = configured(**dict.fromkeys(names, value))["services"]
-    reached = {name for name in names if any(value in given(services[to]).get(name, "") for to in ("api", "worker"))}
+    told = [given(services[to]) for to in ("api", "worker", "inference")]
+    reached = {name for name in names if any(value in service.get(name, "") for service in told)}
     assert names - reached == set(), "settings that docker-compose.yml does not pass on"
 
 

@@ -29,7 +29,8 @@ ROOT = Path(__file__).parent.parent
 LOCKS = ROOT / "requirements"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 #: What each lock is made from.
-ASKED = {"run": PROJECT["project"]["dependencies"]} | {
+RUN = PROJECT["project"]["dependencies"]
+ASKED = {"run": RUN, "serve": RUN + PROJECT["project"]["optional-dependencies"]["serve"]} | {
     name: PROJECT["dependency-groups"][name] for name in ("build", "dev", "model", "lock", "pip")
 }
 SYSTEMS = [

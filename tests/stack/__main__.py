@@ -1,4 +1,9 @@
-"""`scripts/stack-test`: the compose file on a Docker engine."""
+"""`scripts/stack-test`: the compose file on a Docker engine.
+
+scripts/stack-test                    all of it; further arguments go to pytest
+scripts/stack-test --budget 600       what can be over after so many seconds; the rest is left out, aloud
+HIVE_STACK_CACHE=DIR scripts/stack-test --prepare      only makes what the images are made of, which needs no engine
+"""
 
 from __future__ import annotations
 
@@ -11,17 +16,26 @@ from contextlib import suppress
 from typing import Final
 
 from tests.stack import images
-from tests.stack.engine import NoEngine, running_engine
+from tests.stack.budget import ENDS_AT, remaining_s
+from tests.stack.engine import NoEngine, running_engine, see_that_it_runs_containers
 
 #: The exit code that says: nothing was tested, for there is no engine and there can be none.
 NO_ENGINE: Final = 77
 #: Seconds for the tests to take their containers away when they are stopped.
 CLEAN_UP_S: Final = 60.0
+#: Seconds that are left when the image is built, below which the stack is not even started.
+WORTH_S: Final = 180.0
 
 
 def main(arguments: list[str]) -> int:
-    """Run the tests with an engine; pytest takes the arguments."""
+    """Run the tests with an engine; pytest takes the arguments that are not ours."""
     try:
+        if arguments == ["--prepare"]:
+            print(images.prepare())
+            return 0
+        if arguments[:1] == ["--budget"]:
+            os.environ[ENDS_AT] = str(time.monotonic() + float(arguments[1]))
+            arguments = arguments[2:]
         with running_engine() as address:
             os.environ["DOCKER_HOST"] = os.environ["HIVE_TEST_ENGINE"] = address
             _prepare()
@@ -49,11 +63,14 @@ def _prepare() -> None:
     start_s = time.monotonic()
     for name, what in images.provide().items():
         print(f"{name}: {what}", flush=True)
+    see_that_it_runs_containers(images.wanted()[0])
     print(f"base images after {time.monotonic() - start_s:.0f} s", flush=True)
     start_s = time.monotonic()
     image = os.environ.setdefault("HIVE_TEST_IMAGE", "hive-stack-test")
     subprocess.run(["docker", "build", "--quiet", "--tag", image, str(images.ROOT)], check=True)
     print(f"the image is built after {time.monotonic() - start_s:.0f} s", flush=True)
+    if remaining_s() < WORTH_S:
+        raise NoEngine(f"the images took so long that {remaining_s():.0f} s of the budget are left")
 
 
 def _end(signum: int, frame: object) -> None:

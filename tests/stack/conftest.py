@@ -7,13 +7,20 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 import pytest
 
+from tests.stack.budget import remaining_s
 from tests.stack.compose import Project
 from tests.stack.world import World
 
 _WORLDS: list[World] = []
+#: Tests that were left out for want of time.
+_LEFT_OUT: list[str] = []
+#: Seconds that a test takes on a busy machine (`@pytest.mark.takes(seconds)` where it is more), and the stack's end.
+TEST_S: Final = 60.0
+DOWN_S: Final = 45.0
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -22,6 +29,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if Path(__file__).parent in item.path.parents:
                 item.add_marker(pytest.mark.skip(reason="scripts/stack-test runs it"))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Nothing is begun that cannot be over in time."""
+    mark = item.get_closest_marker("takes")
+    needs_s = (mark.args[0] if mark is not None else TEST_S) + DOWN_S
+    if remaining_s() < needs_s:
+        _LEFT_OUT.append(item.name)
+        pytest.skip(f"left out: {remaining_s():.0f} s of the budget are left, and it may take {needs_s:.0f}")
 
 
 @pytest.fixture(scope="session")
@@ -65,3 +81,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("measured")
         for line in world.figures:
             terminalreporter.line(line)
+    if _LEFT_OUT:
+        terminalreporter.section("LEFT OUT for want of time")
+        for name in _LEFT_OUT:
+            terminalreporter.line(name)

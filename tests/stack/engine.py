@@ -78,6 +78,27 @@ def _own_engine(folder: Path) -> Iterator[str]:
             daemon.wait()
 
 
+def see_that_it_runs_containers(image: str) -> None:
+    """An engine may answer and still be able to run nothing: no cgroups, no networks.
+
+    Raises:
+        NoEngine: so it is.
+    """
+    name = "hive-stack-test-try"
+    try:
+        for command in (
+            ["docker", "network", "create", name],
+            ["docker", "run", "--rm", "--network", name, "--memory", "64m", "--entrypoint", "true", image],
+        ):
+            done = subprocess.run(command, capture_output=True, text=True, timeout=START_S, check=False)
+            if done.returncode:
+                raise NoEngine(f"the Docker engine can run no container here: {done.stderr.strip()[-500:]}")
+    except subprocess.TimeoutExpired:
+        raise NoEngine("the Docker engine runs no container within a minute") from None
+    finally:
+        subprocess.run(["docker", "network", "rm", name], capture_output=True, check=False)
+
+
 def _answers(address: str) -> bool:
     with suppress(OSError, subprocess.TimeoutExpired):
         command = ["docker", "--host", address, "version", "--format", "{{.Server.Version}}"]

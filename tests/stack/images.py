@@ -8,13 +8,18 @@ far as the two files rely on it.
 What makes it a stand-in, and stands nowhere else: Debian's Python, older than the real one; Redis under Valkey's name;
 Caddy older, with the same right on its file as the real image gives it; and a folder with the locked wheels, where pip
 looks instead of at an index, so that a build needs no network.
+
+To make it takes minutes, of which nothing needs an engine. With HIVE_STACK_CACHE, a folder, it is made there once and
+kept as long as what it is made of stays the same; `--prepare` makes it and does no more.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -24,18 +29,34 @@ from typing import Final
 
 from packaging.requirements import Requirement
 
+from tests.stack.engine import NoEngine
 from tests.support.apt_sources import debian_mirror
 
 ROOT: Final = Path(__file__).parents[2]
 #: The Debian of the stand-in, and its packages.
 SUITE: Final = "bookworm"
-PACKAGES: Final = ("python3", "python3-venv", "python3-pip", "redis-server", "caddy", "wget", "ca-certificates")
+PACKAGES: Final = (
+    "python3",
+    "python3-venv",
+    "python3-pip",
+    "redis-server",
+    "caddy",
+    "wget",
+    "ca-certificates",
+    "libgomp1",
+)
+#: The locks whose wheels are in it; `serve` has those of `run` too.
+LOCKS: Final = ("serve.txt", "build.txt")
 #: The label by which a stand-in is known.
 LABEL: Final = "hive.stand-in"
 #: Seconds for a registry to answer and send an image; and for Debian to send and unpack its packages.
 PULL_S: Final = 120.0
 DEBOOTSTRAP_S: Final = 900.0
 PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+class NoImages(NoEngine):
+    """The images can neither be pulled nor made here; the text says why."""
 
 
 def wanted() -> tuple[str, ...]:
@@ -49,7 +70,7 @@ def wanted() -> tuple[str, ...]:
 
 
 def provide() -> dict[str, str]:
-    """Every wanted image, as it is here, pulled, or made; what each is."""
+    """Every wanted image, as it is here, pulled, or made; what each is. Raises NoImages."""
     found = {name: "here" for name in wanted() if _is_here(name)}
     missing = [name for name in wanted() if name not in found]
     for name in missing:
@@ -58,7 +79,8 @@ def provide() -> dict[str, str]:
         found[name] = "pulled"
     missing = [name for name in missing if name not in found]
     if missing:
-        _make(missing)
+        with tempfile.TemporaryDirectory(prefix="hive-stand-in-", dir="/var/tmp") as folder:
+            _import(_made(_cache() or Path(folder)), missing)
     return found | dict.fromkeys(missing, "a stand-in")
 
 
@@ -80,21 +102,51 @@ def _pull(name: str) -> bool:
 
 def _locks() -> str:
     """What of the repository goes into the stand-in, as one word."""
-    texts = b"".join((ROOT / "requirements" / name).read_bytes() for name in ("run.txt", "build.txt"))
+    texts = b"".join((ROOT / "requirements" / name).read_bytes() for name in LOCKS)
     return hashlib.sha256(texts + Path(__file__).read_bytes()).hexdigest()[:16]
 
 
-def _make(names: Iterable[str]) -> None:
-    mirror = debian_mirror(SUITE)
-    with tempfile.TemporaryDirectory(prefix="hive-stand-in-", dir="/var/tmp") as folder:
-        root = Path(folder, "root")
-        command = ["debootstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", SUITE, str(root), mirror]
-        with Path(folder, "log").open("wb") as log:
-            made = subprocess.run(command, stdout=log, stderr=log, timeout=DEBOOTSTRAP_S, check=False)
-        if made.returncode:
-            raise RuntimeError("debootstrap: " + Path(folder, "log").read_text(errors="replace")[-2_000:])
+def prepare() -> Path:
+    """The stand-in, made in the cache unless it is there. Raises NoImages."""
+    folder = _cache()
+    assert folder is not None, "HIVE_STACK_CACHE names no folder"
+    return _made(folder)
+
+
+def _cache() -> Path | None:
+    named = os.environ.get("HIVE_STACK_CACHE")
+    return Path(named) if named else None
+
+
+def _made(folder: Path) -> Path:
+    """The stand-in in this folder, as an archive: the one that is there, or made. Raises NoImages."""
+    made = folder / f"stand-in-{_locks()}.tar"
+    if made.is_file():
+        return made
+    if os.geteuid() != 0 or not all(shutil.which(tool) for tool in ("debootstrap", "setcap", "chroot")):
+        raise NoImages("no image can be pulled, and only root with debootstrap and setcap can make one")
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="making-", dir=folder) as here:
+        root = Path(here, "root")
+        _bootstrap(root)
         _lay_out(root)
-        _import(root, names)
+        packed = Path(here, "packed")
+        # With what files may do beyond their mode, or a balancer would start here that does not start elsewhere.
+        command = ["tar", "-C", str(root), "--xattrs", "--xattrs-include=security.*", "-cf", str(packed), "."]
+        subprocess.run(command, check=True)
+        packed.rename(made)
+    return made
+
+
+def _bootstrap(root: Path) -> None:
+    try:
+        mirror = debian_mirror(SUITE)
+        command = ["debootstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", SUITE, str(root), mirror]
+        made = subprocess.run(command, capture_output=True, text=True, timeout=DEBOOTSTRAP_S, check=False)
+    except (OSError, RuntimeError, subprocess.TimeoutExpired) as error:
+        raise NoImages(f"no image can be pulled, and none can be made of Debian's packages: {error}") from None
+    if made.returncode:
+        raise NoImages(f"no image can be pulled, and debootstrap makes none: {(made.stdout + made.stderr)[-2_000:]}")
 
 
 def _lay_out(root: Path) -> None:
@@ -120,7 +172,7 @@ def _fetch_wheels(folder: Path, python: str) -> None:
     """The locked wheels for that Python on this system, compared with their digests, from where pip takes them here."""
     marks = {"python_full_version": python, "python_version": python.rpartition(".")[0]}
     lines = []
-    for name in ("run.txt", "build.txt"):
+    for name in LOCKS:
         text = (ROOT / "requirements" / name).read_text().replace("\\\n", " ")
         for line in text.splitlines():
             if not line.strip() or line.startswith("#"):
@@ -138,14 +190,11 @@ def _fetch_wheels(folder: Path, python: str) -> None:
     command += ["--only-binary", ":all:", "--python-version", python, "--dest", str(folder), "-r", str(listed)]
     fetched = subprocess.run(command, capture_output=True, text=True, check=False)
     if fetched.returncode:
-        raise RuntimeError(f"pip download: {fetched.stderr[-2_000:]}")
+        raise NoImages(f"no image can be pulled, and pip has no wheels for one: {fetched.stderr[-2_000:]}")
 
 
-def _import(root: Path, names: Iterable[str]) -> None:
-    # With what files may do beyond their mode: without it a balancer would start here that does not start elsewhere.
-    pack = ["tar", "-C", str(root), "--xattrs", "--xattrs-include=security.*", "-c", "."]
-    with subprocess.Popen(pack, stdout=subprocess.PIPE) as packed:
-        take = ["docker", "import", "--change", f"ENV PATH={PATH}", "--change", f"LABEL {LABEL}={_locks()}", "-"]
-        image = subprocess.run(take, stdin=packed.stdout, capture_output=True, text=True, check=True).stdout.strip()
+def _import(archive: Path, names: Iterable[str]) -> None:
+    take = ["docker", "import", "--change", f"ENV PATH={PATH}", "--change", f"LABEL {LABEL}={_locks()}", str(archive)]
+    image = subprocess.run(take, capture_output=True, text=True, check=True).stdout.strip()
     for name in names:
         subprocess.run(["docker", "tag", image, name], check=True)

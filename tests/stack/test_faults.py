@@ -41,7 +41,9 @@ def test_a_server_is_killed(world: World) -> None:
 
 def test_redis_is_restarted(world: World) -> None:
     (redis,) = world.project.containers("redis")
+    before = list(world.ended)
     audience = world.trial("restarted-redis", lambda audience: world.restart(redis))
+    assert world.forgotten(before) == [], "what had ended before is not in its file"
     assert audience.reconnections == 0, "streams stay open while Redis is away"
 
 
@@ -52,10 +54,13 @@ def test_redis_is_killed(world: World) -> None:
         _kill(redis)
         run("docker", "start", redis)
 
+    before = list(world.ended)
     audience = world.trial("killed-redis", strike)
+    assert world.forgotten(before) == [], "what had ended before is not in its file"
     assert audience.reconnections == 0, "streams stay open while Redis is away"
 
 
+@pytest.mark.takes(150)
 def test_everything_is_restarted_one_after_the_other(world: World) -> None:
     world.limit(SLOW_RATE)
 

@@ -111,6 +111,7 @@ def beyond(world: World, project: Project) -> str:
     return address
 
 
+@pytest.mark.takes(150)
 def test_beyond_the_loopback_it_takes_a_key_and_tls_has_a_name(world: World, project: Project, beyond: str) -> None:
     url = f"http://{beyond}:{project.env['HIVE_PORT']}"
     project("up", "-d", "balancer")

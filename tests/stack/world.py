@@ -6,7 +6,7 @@ import hashlib
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,6 +16,7 @@ from hive.wire.events import Complete
 from tests.hub.content import SyntheticFile
 from tests.stack.audience import Audience
 from tests.stack.compose import LOOK_S, Project, run
+from tests.support.gguf_models import write_reciting
 from tests.support.waiting import wait_for
 
 ROOT: Final = Path(__file__).parents[2]
@@ -32,6 +33,11 @@ TRIALS: Final = (
     *("killed-worker", "killed-server", "restarted-redis", "killed-redis"),
     *("rolling-restart", "cut-from-redis", "cut-from-cdn"),
 )
+#: A model for an engine, which says this for ever.
+ENGINE_MODEL: Final = "hf:stack/endless/model.gguf"
+RECITED: Final = (b"on", b" and")
+#: Repositories of the Hub before those below, which are made up by their number.
+OTHER_REPOSITORIES: Final = 1
 MODELS: Final = [f"{trial}-{number}" for trial in TRIALS for number in range(DOWNLOADS)]
 #: Seconds for one request.
 REQUEST_S: Final = 30.0
@@ -53,11 +59,17 @@ class World:
         self.url = f"http://127.0.0.1:{self.port}"
         #: What was measured, for the end of the session.
         self.figures: list[str] = []
+        #: Downloads that have ended, by their ids.
+        self.ended: list[str] = []
         self.project = Project("hive-stack-test", self.settings(self.port), "tests/stack/hub.yml")
         hub = " ".join(f"--synthetic stack/{name}/model.gguf={MODEL_BYTES}" for name in MODELS)
+        repositories = folder / "repositories"
+        (repositories / "endless").mkdir(parents=True)
+        write_reciting(repositories / "endless" / "model.gguf", RECITED, endless=True)
         self.project.env |= {
             "STACK_ROOT": str(ROOT),
-            "STACK_HUB_ARGUMENTS": hub,
+            "STACK_REPOSITORIES": str(repositories),
+            "STACK_HUB_ARGUMENTS": f"{hub} --repo stack/endless=/repositories/endless",
             "HF_ENDPOINT": "http://hub:8000",
             "HIVE_ALLOW_HOSTS": "hub:8000,hub:8001",
             "HIVE_MAX_BYTES_PER_SECOND": str(RATE),
@@ -105,6 +117,13 @@ class World:
         assert answer.status_code in (200, 202), found
         return found
 
+    def get(self, path: str) -> dict[str, Any]:
+        """The answer of one of the servers."""
+        answer = requests.get(f"{self.url}{path}", timeout=REQUEST_S)
+        found: dict[str, Any] = answer.json()
+        assert answer.status_code == 200, found
+        return found
+
     def limit(self, bytes_per_second: int) -> None:
         """What all workers together may take from now on."""
         body = {"bytes_per_second": bytes_per_second}
@@ -124,7 +143,13 @@ class World:
         self.note(f"{name}: all {DOWNLOADS} downloads at their end after", whole_s)
         self.figures.append(f"{name}: clients came back {audience.reconnections} times")
         self._check(audience, asked)
+        self.ended += asked
         return audience
+
+    def forgotten(self, ids: Iterable[str]) -> list[str]:
+        """Those of these downloads that Redis does not know any more."""
+        known = {download["id"] for download in self.get("/v1/downloads?limit=200")["data"]}
+        return [download_id for download_id in ids if download_id not in known]
 
     def _check(self, audience: Audience, asked: dict[str, str]) -> None:
         """One end for each client, and each file is what the Hub has, where the answer says, and its owner's."""
@@ -149,4 +174,4 @@ class World:
 
 def expected_sha256(name: str) -> str:
     """The digest of a model, as the Hub's stand-in makes it up."""
-    return SyntheticFile(MODEL_BYTES, seed=MODELS.index(name)).sha256()
+    return SyntheticFile(MODEL_BYTES, seed=OTHER_REPOSITORIES + MODELS.index(name)).sha256()

@@ -2,8 +2,9 @@
 
 On the loopback without API keys everybody on this machine, as with hive itself. Where there are keys, or the address is
 reached from elsewhere: hive, by the token of its HIVE_HOME, or a key with the scope `run` (`read` for what only
-watches). A page of a browser never: the Host must be a number, a name of this machine or the address that was bound,
-which ends DNS rebinding, and a foreign Origin may change nothing.
+watches). A page of a browser never: the Host must be a number, a name of this machine (where all addresses are bound
+its host name, by which hive calls it then) or the address that was bound, which ends DNS rebinding, and a foreign
+Origin may change nothing.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import re
+import socket
 import time
 from collections.abc import Mapping
 from ipaddress import ip_address
@@ -49,7 +51,7 @@ class Guard:
         self._keys = KeyRing(KeyFile(settings.api_keys_path))
         self._keys.load()
         self._token = worker_token(settings.secret_key_path, worker_id)
-        self._host = host.lower()
+        self._hosts = {host.lower(), "localhost", *({socket.gethostname().lower()} if _is_any(host) else ())}
         self._names = {name.partition(":")[0] for name in settings.public_host_names}
         self._is_local = is_loopback(host)
         self._looked_s = time.monotonic()
@@ -99,7 +101,7 @@ class Guard:
         if match is None:
             raise BadRequest("A request needs one Host header.")
         name = (match[1] or match[2]).decode().lower().rstrip(".")
-        if not (_is_number(name) or name in (self._host, "localhost", *self._names) or name.endswith(".localhost")):
+        if not (_is_number(name) or name in (*self._hosts, *self._names) or name.endswith(".localhost")):
             raise MisdirectedRequest(host=name)
         if request.method == "GET":
             return
@@ -114,6 +116,11 @@ class Guard:
 def _is_foreign(headers: Mapping[bytes, bytes]) -> bool:
     origin = headers.get(b"origin")
     return origin is not None and origin.partition(b"://")[2] != headers.get(b"host")
+
+
+def _is_any(host: str) -> bool:
+    """Whether this is the address that stands for all of them."""
+    return _is_number(host) and ip_address(host).is_unspecified
 
 
 def _is_number(name: str) -> bool:

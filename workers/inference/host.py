@@ -21,10 +21,13 @@ from typing import Any, Final
 
 import msgspec
 
+from hive.errors import HiveError
 from hive.net.backoff import NO_JITTER, Backoff
+from hive.net.server_address import is_loopback
 from hive.processes.children import bound_to_us, python_module
 from hive.redis.client import RedisClient, connect
 from hive.redis.errors import is_redis_error
+from hive.secrets import ensure_key
 from hive.serving.memory import read_memory
 from hive.serving.orders import HOST_BEAT_S, HostInfo, Order, SpawnOrder, StopOrder, host_registry, take_order
 from hive.serving.registry import LlmRegistry
@@ -76,6 +79,10 @@ class ModelHost:
         self._silent: dict[str, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._told_to_end = asyncio.Event()
+        if not is_loopback(settings.llm_host):
+            # Servers show themselves to workers by it, and nothing else may have needed it yet.
+            with contextlib.suppress(HiveError):  # the servers say what is wrong with it
+                ensure_key(settings.secret_key_path)
 
     async def run(self) -> None:
         """Until told to end; then all workers end, side by side."""
