@@ -1,4 +1,4 @@
-"""A browser without a screen and without a past."""
+"""A browser for each test."""
 
 from __future__ import annotations
 
@@ -6,28 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import BrowserContext, sync_playwright
+from playwright.sync_api import BrowserContext
 
-from tests.support.programs import program
-
-#: Milliseconds after which a step in the browser has failed.
-STEP_MS = 30_000
+from tests.support.browser import chromium
 
 
 @pytest.fixture
 def browser(tmp_path: Path) -> Iterator[BrowserContext]:
-    """Debian's Chromium with an empty profile."""
-    chromium = program("chromium")
-    with sync_playwright() as playwright:
-        context = playwright.chromium.launch_persistent_context(
-            str(tmp_path / "profile"),
-            executable_path=chromium,
-            headless=True,
-            chromium_sandbox=False,
-            args=["--disable-gpu", "--disable-background-networking"],
-        )
-        context.set_default_timeout(STEP_MS)
-        try:
-            yield context
-        finally:
-            context.close()
+    with chromium(tmp_path) as context:
+        yield context

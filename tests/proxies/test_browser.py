@@ -7,20 +7,18 @@ from pathlib import Path
 
 import pytest
 import requests
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 
 from hive.wire.api import PROGRESS_PATH
 from tests.proxies.guarded import Guarded
 from tests.proxies.programs import Proxy
+from tests.support.browser import chromium
 from tests.support.downloads import create
-from tests.support.programs import program
 
 pytestmark = pytest.mark.slow
 
 #: Streams of one page; a browser has six connections to a name over HTTP/1.1.
 SOURCES = 10
-#: Milliseconds after which a step in the browser has failed.
-STEP_MS = 30_000
 OPEN = """([address, count]) => {
   window.seen = new Set();
   window.sources = Array.from({length: count}, (_, each) => {
@@ -33,22 +31,9 @@ OPEN = """([address, count]) => {
 
 @pytest.fixture
 def page(tmp_path: Path) -> Iterator[Page]:
-    """A page of Debian's Chromium that takes the test's certificate."""
-    chromium = program("chromium")
-    with sync_playwright() as playwright:
-        context = playwright.chromium.launch_persistent_context(
-            str(tmp_path / "profile"),
-            executable_path=chromium,
-            headless=True,
-            chromium_sandbox=False,
-            ignore_https_errors=True,
-            args=["--disable-gpu", "--disable-background-networking"],
-        )
-        context.set_default_timeout(STEP_MS)
-        try:
-            yield context.new_page()
-        finally:
-            context.close()
+    """A page of a browser that takes the test's certificate."""
+    with chromium(tmp_path, any_certificate=True) as context:
+        yield context.new_page()
 
 
 def test_a_page_watches_more_than_six(guarded_proxy: Proxy, guarded: Guarded, page: Page) -> None:
