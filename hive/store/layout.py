@@ -181,9 +181,9 @@ def url_key(url: str) -> str:
     return hashlib.sha256(url.encode()).hexdigest()[:URL_KEY_CHARS]
 
 
-#: Names that Windows takes for devices, with any ending.
+#: Names that Windows takes for devices, with any ending; superscripts are digits to it.
 _DEVICES: Final = frozenset(
-    {"CON", "PRN", "AUX", "NUL", *(f"{port}{number}" for port in ("COM", "LPT") for number in range(1, 10))}
+    {"CON", "PRN", "AUX", "NUL", *(f"{port}{number}" for port in ("COM", "LPT") for number in "0123456789\xb9\xb2\xb3")}
 )
 
 
@@ -197,7 +197,8 @@ def safe_name(name: str) -> str:
     kept = "".join(char if _is_writable(char) else "\0" for char in last)
     cleaned = _cut(re.sub("\0+", "_", kept).strip(" ."))
     is_device = cleaned.split(".")[0].rstrip(" ").upper() in _DEVICES
-    return FALLBACK_NAME if is_device or path_problem(cleaned) or cleaned.lower() == MANIFEST else cleaned
+    is_manifest = cleaned.casefold() == MANIFEST  # as filesystems fold names: a long s is an s to some
+    return FALLBACK_NAME if is_device or path_problem(cleaned) or is_manifest else cleaned
 
 
 def _is_writable(char: str) -> bool:

@@ -86,6 +86,18 @@ def test_without_it_the_last_address_names_the_file(last: str, asked: str, name:
     assert name_of(Served(last), asked) == name
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("CON", "nul.gguf", "Aux .gguf", "com1.tar.gz", "LPT9", "COM0.gguf", "COM\xb9.gguf", "com\xb2", "lpt\xb3.bin"),
+        *("manifest.json", "MANIFEST.JSON", "manife\u017ft.j\u017fon", "Manifest.json.", " manifest.json"),
+    ],
+)
+def test_a_name_that_some_system_takes_for_another_thing_is_not_kept(name: str) -> None:
+    """Windows' devices, and hive's own file beside the model, as filesystems compare names."""
+    assert safe_name(name) == "download"
+
+
 @given(st.text(max_size=600))
 def test_no_name_leads_elsewhere(text: str) -> None:
     for name in (safe_name(text), name_of(Served(URL, disposition=f'attachment; filename="{text}"'), "asked.gguf")):
