@@ -111,6 +111,8 @@ class PassedAnswer:
         self._writer: SocketWriter | None = None
         self._headers: list[tuple[bytes, bytes]] = []
         self._body = bytearray()
+        #: The head of a stream, which leaves with the first piece of its body, or when nothing follows at once.
+        self._head = b""
         self._begun = asyncio.Event()
         self.principal = principal_of(scope)
         self.status = 0
@@ -155,13 +157,15 @@ class PassedAnswer:
         if status == 200 and is_stream and hand_over is not None:
             self._writer = hand_over(self._scope, _Client(self))
             if self._writer is not None:
-                self._writer.write(self._writer.head)
+                self._head = self._writer.head
+                asyncio.get_running_loop().call_soon(self._flush)
         self._begun.set()
 
     def write(self, data: bytes) -> None:
         """A piece of the body."""
         if self._writer is not None:
-            self._writer.write(sse.chunk(data) if self._writer.chunked else data)
+            head, self._head = self._head, b""
+            self._writer.write(head + (sse.chunk(data) if self._writer.chunked else data))
             return
         if len(self._body) + len(data) > MAX_WHOLE_BYTES:
             self.is_too_long = True
@@ -173,12 +177,19 @@ class PassedAnswer:
     def end(self) -> None:
         """All of it."""
         if self._writer is not None:
+            self._flush()
             self._writer.end(sse.chunk(b"", last=True) if self._writer.chunked else b"")
 
     def cut(self) -> None:
         """The worker went away in the middle: the client must see that something is missing."""
+        self._head = b""
         if self._writer is not None:
             self._writer.shutdown()
+
+    def _flush(self) -> None:
+        if self._head and self._writer is not None:
+            head, self._head = self._head, b""
+            self._writer.write(head)
 
     async def send_whole(self, complete: bool) -> None:
         """Send what was kept."""

@@ -105,6 +105,7 @@ class ServingService:
         self.registry = LlmRegistry(commands.client)
         self._hosts = host_registry(commands.client)
         self._remembered: tuple[float, list[LlmRecord]] = (0.0, [])
+        self._looking: asyncio.Task[list[LlmRecord]] | None = None
         self._waiting = 0
         #: By the id of a worker, which has read the key at its start: the file is not read for each request.
         self._tokens: dict[str, str] = {}
@@ -165,12 +166,14 @@ class ServingService:
 
     async def _recent_records(self) -> list[LlmRecord]:
         """The workers as they were a moment ago, if that is all that a request needs: a question to Redis for each
-        request would be most of what hive adds to the first token.
+        request would be most of what hive adds to the first token. Those that come at once share one look.
         """
         at_s, found = self._remembered
         if time.monotonic() - at_s <= RECENT_S and any(record.is_serving for record in found):
             return found
-        return await self._records()
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(self._records())
+        return await asyncio.shield(self._looking)
 
     def forget(self) -> None:
         """What is remembered of the workers is not so any more."""

@@ -21,9 +21,8 @@ import httptools
 CONNECT_TIMEOUT_S: Final = 5.0
 #: Seconds before another try where too many connect at once.
 CROWDED_PAUSE_S: Final = 0.005
-#: Bytes of the headers of an answer, and of an answer that is read as a whole.
+#: Bytes of the headers of an answer.
 MAX_HEAD_BYTES: Final = 65_536
-MAX_WHOLE_BYTES: Final = 64 << 20
 
 Headers = Iterable[tuple[bytes, bytes]]
 
@@ -212,7 +211,7 @@ class FetchedAnswer(NamedTuple):
 class WholeAnswer:
     """A sink that keeps the answer, within a bound."""
 
-    def __init__(self, max_bytes: int = MAX_WHOLE_BYTES) -> None:
+    def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._status = 0
         self._headers: Mapping[bytes, bytes] = {}
@@ -248,9 +247,9 @@ async def fetch(
     headers: Headers = (),
     body: bytes = b"",
     timeout_s: float,
-    max_bytes: int = MAX_WHOLE_BYTES,
+    max_bytes: int,
 ) -> FetchedAnswer:
-    """A whole answer within this time.
+    """A whole answer of so many bytes at most, within this time.
 
     Raises:
         OSError: there was none; TimeoutError is one of them.

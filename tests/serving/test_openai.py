@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import openai
 import pytest
 
-from tests.support.llm import RECITED, Fleet
+from tests.support.engine_standin import write_standin
+from tests.support.llm import RECITED, Fleet, RawStream
 
 MODEL = "hf:org/model:Q4_K_M"
 
@@ -52,3 +54,18 @@ def test_a_stream_that_is_closed_frees_the_slot(client: openai.OpenAI, fleet: Fl
         stream.close()
         again = client.with_options(max_retries=5).chat.completions.create(model=MODEL, messages=asked, max_tokens=2)
         assert again.choices[0].message.content == "Once upon"
+
+
+def test_the_head_of_a_stream_does_not_wait_for_its_first_token(env: dict[str, str], tmp_path: Path) -> None:
+    standin = write_standin(tmp_path / "engine", silent_after_tokens=0)
+    fleet = Fleet({**env, "HIVE_LLAMA_SERVER": str(standin), "HIVE_LLM_SLOTS": "2"})
+    try:
+        spawned = fleet.load(MODEL)
+        for url in (spawned["url"], fleet.url):
+            asked = {"model": MODEL, "messages": [{"role": "user", "content": "?"}], "stream": True}
+            stream = RawStream(url, "/v1/chat/completions", asked)
+            assert stream.status == 200
+            stream.close()
+    finally:
+        fleet.stop()
+    fleet.check()

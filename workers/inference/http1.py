@@ -68,6 +68,8 @@ class Response:
         self._keep_alive = keep_alive
         self._chunks = chunks
         self._head_only = False
+        #: The head of a stream, which leaves with the first piece of its body, or when nothing follows at once.
+        self._head = b""
         self.started = self.ended = False
         self.on_gone: Callable[[], None] | None = None
         self.on_writable: Callable[[], None] | None = None
@@ -86,8 +88,9 @@ class Response:
         """Begin a body of unknown length, after which the connection closes."""
         self._keep_alive = False
         more = [(b"transfer-encoding", b"chunked")] if self._chunks else []
-        self._write(_head(status, [*headers, *more, (b"connection", b"close")]))
+        self._head = _head(status, [*headers, *more, (b"connection", b"close")])
         self.started = True
+        asyncio.get_running_loop().call_soon(self._flush)
 
     def write(self, data: bytes) -> None:
         """A piece of the body."""
@@ -97,15 +100,15 @@ class Response:
         """The last piece, perhaps none."""
         if self.ended:
             return
-        if data:
-            self.write(data)
         if self._chunks:
-            self._write(b"0\r\n\r\n")
+            data = b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data) if data else b"0\r\n\r\n"
+        self._write(data)
         self._finish()
 
     def cut(self) -> None:
         """End without an end: the client sees that something is missing."""
         if not self.ended:
+            self._flush()
             self._finish()
 
     def abort(self) -> None:
@@ -131,7 +134,12 @@ class Response:
 
     def _write(self, data: bytes) -> None:
         if not self.ended:
-            self._connection.send(data)
+            head, self._head = self._head, b""
+            self._connection.send(head + data)
+
+    def _flush(self) -> None:
+        if self._head:
+            self._write(b"")
 
     def _finish(self) -> None:
         self.ended = True
