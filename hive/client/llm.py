@@ -86,7 +86,10 @@ class ModelsInMemory:
                         for frame in source:
                             if not frame.data or frame.data == _DONE:
                                 continue
-                            event = _events.decode(frame.data)
+                            try:
+                                event = _events.decode(frame.data)
+                            except msgspec.MsgspecError:
+                                continue  # a stage of a newer server: the next event, or the last, says all again
                             yield event
                             if is_final(event):
                                 return
@@ -121,7 +124,10 @@ class ModelsInMemory:
 
 
 def _pieces(data: str) -> Generator[str, None, None]:
-    chunk = msgspec.json.decode(data, type=_Chunk)
+    try:
+        chunk = msgspec.json.decode(data, type=_Chunk)
+    except msgspec.MsgspecError as error:
+        raise InferenceFailed(f"The answer cannot be read: {error}.") from None
     if chunk.error is not None:
         raise InferenceFailed(chunk.error.message or None)
     for choice in chunk.choices:

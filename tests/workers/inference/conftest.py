@@ -33,7 +33,7 @@ def module_worker(
 ) -> Iterator[LlmProcess]:
     """One worker with two slots, its model loaded, for all tests of a module that only ask."""
     env = environment(redis_server.url, tmp_path_factory.mktemp("worker"))
-    with stopping(LlmProcess(env, reciting, slots=2)) as worker:
+    with stopping(LlmProcess(env, reciting, slots=2, idle_s=0)) as worker:  # however long the tests between take
         assert isinstance(worker, LlmProcess)
         worker.wait_until_ready()
         yield worker
