@@ -137,6 +137,25 @@ async def test_a_client_that_never_reads_holds_little_and_is_given_up(
         await read_to_end(client)
 
 
+async def test_one_that_never_reads_is_given_up_however_its_stream_is_written(
+    serving: Serving, downloads: DownloadContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer_module, "STALL_TIMEOUT_S", 0.3)
+    download_id = create(downloads)
+    held = claim(downloads, download_id)
+    client = serving.connect(download_id, receive_buffer=SMALL_BUFFER)
+    await serving.watched()
+    seq = 0
+    async with asyncio.timeout(DEADLINE_S):
+        while serving.endpoint.open_streams:
+            seq += 1
+            downloads.claims.publish(held, seq + 1, downloading(seq, message="m" * MAX_MESSAGE_CHARS))
+            await asyncio.sleep(0.001)
+    await wait_for_async(lambda: not serving.state.connections, "the connection to be forgotten")
+    with pytest.raises(ConnectionResetError):
+        await read_to_end(client)
+
+
 async def test_a_client_that_takes_a_frame_slowly_is_kept(
     handed_over: Serving, downloads: DownloadContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
