@@ -95,8 +95,8 @@ PATIENT = replace(
 def test_a_host_that_leaves_the_other_connections_hanging_costs_a_moment(
     hub: HubServer, tmp_path: Path, silence: faults.Fault, pinned: bool, most: int
 ) -> None:
-    # Some seconds for those that bring bytes: patience is four times the slowest answer, which on a busy machine takes a
-    # while, and counts only as long as another one brings any.
+    # Some seconds for those that bring bytes: patience is four times the slowest answer, which a busy machine makes
+    # long, and counts only as long as another one brings any.
     content = big(12 * MIB)
     hub.limit_rate_bytes_per_s = RATE
     rule = hub.faults.add(silence, "/f", when=beyond_first(most))
