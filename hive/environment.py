@@ -47,7 +47,8 @@ _OPTIONAL_FILES: Final = (
 #: Bytes of the longest of them.
 MAX_SECRET_FILE_BYTES: Final = 16_384
 
-#: Settings that other tools read in lower case.
+#: Settings that other tools read in lower case too, and rather: curl and Python take that one where both are set, and
+#: where it is empty no proxy.
 _LOWER_CASE: Final = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY")
 
 #: Words for on and off that other tools take.
@@ -62,7 +63,7 @@ def read_environment(
     environment: Mapping[str, str], names: Collection[str], switches: Collection[str]
 ) -> dict[str, str]:
     """The value of each variable in `names` that is set, whichever way; `switches` are those that are on or off. An
-    empty variable counts as not set.
+    empty variable counts as not set; an empty proxy in lower case unsets the one in upper case.
 
     Raises:
         EnvironmentFileError: a file that is named in the place of one cannot be used.
@@ -78,8 +79,10 @@ def read_environment(
         if (said := values.get(name, "").lower()) in _SWITCHES:
             values[name] = _SWITCHES[said]
     for name in _LOWER_CASE:
-        if name not in values and given.get(name.lower()):
+        if given.get(name.lower()):
             values[name] = given[name.lower()]
+        elif name.lower() in given:
+            values.pop(name, None)
     for name in _PATHS:
         if name in values:
             values[name] = _expanded(values[name], given)

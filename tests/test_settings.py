@@ -135,8 +135,15 @@ def test_proxies_are_read_in_either_case_and_passed_by_scheme() -> None:
         "http": "http://q:2",
     }
     assert settings.proxies.without.entries == ("a", "b")
-    assert Settings.from_env({"HTTPS_PROXY": "http://big", "https_proxy": "http://small"}).https_proxy == "http://big"
     assert not Settings.from_env({}).proxies.by_scheme
+
+
+@pytest.mark.parametrize("name", ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"])
+def test_a_proxy_in_lower_case_is_taken_rather_as_other_tools_do(name: str) -> None:
+    both = Settings.from_env({name: "http://big:1", name.lower(): "http://small:1"})
+    assert {proxy.host for proxy in both.proxies.by_scheme.values()} == {"small"}
+    assert not Settings.from_env({name: "http://big:1", name.lower(): ""}).proxies.by_scheme
+    assert Settings.from_env({name: "http://big:1"}).proxies.by_scheme
 
 
 def test_hosts_that_may_be_private_are_a_list() -> None:
