@@ -350,7 +350,8 @@ def _look_at(path: Path, use: FileUse) -> tuple[GgufInfo, int]:
     ModelNotServable.
     """
     if path.is_dir() or path.suffix.lower() != ".gguf":
-        raise ModelNotServable(f"The engine loads GGUF files, and the model is {path.name!r}. Name a GGUF variant.")
+        found = "a folder of other files" if path.is_dir() else repr(path.name)
+        raise ModelNotServable(f"The engine loads GGUF files, and the model is {found}. Name a GGUF variant.")
     try:
         use.hold(shards(path))
         info = read_gguf(path)
