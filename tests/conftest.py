@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import tempfile
 import threading
@@ -21,6 +22,11 @@ from tests.support.processes import none_left_behind
 from tests.support.settings import settings_for
 
 pytest_plugins = ["tests.hub.fixtures"]
+
+# What a shell starts in the background, or nohup, ignores these, and so would all that the tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+for _number in (signal.SIGHUP, signal.SIGQUIT):
+    signal.signal(_number, signal.SIG_DFL)
 
 #: A lease that runs out while a test waits, yet is renewed in time on a busy machine.
 LEASE_S = 6.0

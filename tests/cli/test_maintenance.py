@@ -15,6 +15,7 @@ from hive.cli.gc import seconds
 from hive.processes.instance_lock import holder_of
 from hive.settings import Settings
 from tests.hub import HubServer
+from tests.support.child import Child
 from tests.support.cli import COMMAND_TIMEOUT_S, Hive, Result
 from tests.support.gc import DIGEST, partial, stray_blob
 from tests.support.private_pull import ALONE, EXPECTED, digest, pull
@@ -129,7 +130,7 @@ def test_ctrl_c_stops_a_verification(alone: dict[str, str]) -> None:
     with (snapshot / "model.safetensors").resolve().open("r+b") as file:
         file.truncate(1 << 36)
     command = [*ALONE, "catalog", "verify", "--json"]
-    with subprocess.Popen(command, env=alone, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with Child(command, env=alone, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert json.loads(process.stdout.readline())["event"] == "progress"
         process.send_signal(signal.SIGINT)

@@ -14,6 +14,7 @@ from hive.client import Client
 from hive.settings import Settings
 from hive.wire.events import Downloading, Event, FileProgress, decode
 from hive.wire.proof import is_proof, proof
+from tests.support.child import Child
 from tests.support.cli import COMMAND_TIMEOUT_S, Hive, command
 from tests.support.pty import Terminal
 from tests.support.standin_server import (
@@ -256,8 +257,8 @@ def test_watch_shows_events_as_json(server: StandIn, hive: Hive) -> None:
 # Interrupting
 
 
-def start(env: dict[str, str], *args: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(command(*args), env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def start(env: dict[str, str], *args: str) -> Child[str]:
+    return Child(command(*args), env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 @pytest.mark.parametrize("args", [("pull", "org/name"), ("watch", ID)])

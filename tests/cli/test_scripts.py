@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.child import Child
 from tests.support.waiting import wait_for
 
 ROOT = Path(__file__).parent.parent.parent
@@ -42,8 +43,8 @@ def project(tmp_path: Path) -> Path:
     return project
 
 
-def start(script: Path, *args: str, **env: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+def start(script: Path, *args: str, **env: str) -> Child[str]:
+    return Child(
         [str(script), *args],
         env=os.environ | env,
         cwd="/",
@@ -92,7 +93,7 @@ def test_two_that_start_at_once_install_once(project: Path) -> None:
 
 
 def test_a_lock_that_a_dead_process_left_does_not_hold(project: Path) -> None:
-    with subprocess.Popen(["true"]) as dead:
+    with Child(["true"]) as dead:
         dead.wait()
     (project / ".venv.lock").symlink_to(str(dead.pid))
     assert run(project / "scripts" / "hive", "ls")[:2] == (0, "hive ls\n")

@@ -20,6 +20,7 @@ from hive.cli.up import up as up_command
 from hive.client import Client
 from hive.processes.instance_lock import holder_of
 from hive.settings import Settings
+from tests.support.child import Child
 from tests.support.cli import COMMAND_TIMEOUT_S, Hive, command
 from tests.support.processes import is_alive
 from tests.support.up import running_up
@@ -109,7 +110,7 @@ def test_a_part_is_forked_at_first_and_a_program_when_it_starts_again(env: dict[
 @pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_during_the_start_ends_it_in_order(env: dict[str, str], tmp_path: Path, sig: signal.Signals) -> None:
     with (tmp_path / "log").open("w") as err:
-        process = subprocess.Popen(command("up", "--port", "0"), env=env, stdout=subprocess.PIPE, stderr=err)
+        process = Child(command("up", "--port", "0"), env=env, stdout=subprocess.PIPE, stderr=err)
     with process:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
         wait_for(children.read_text, "nothing is started")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.hub import HubServer, SyntheticFile
+from tests.support.child import Child
 from tests.support.cli import COMMAND_TIMEOUT_S, Hive
 from tests.support.private_pull import ALONE, CONTENT, pull
 
@@ -43,7 +44,7 @@ def test_a_model_that_is_there_is_answered_at_once(alone: dict[str, str], hive: 
 
 
 def test_a_model_that_comes_meanwhile_ends_the_waiting(alone: dict[str, str]) -> None:
-    with subprocess.Popen(
+    with Child(
         [*ALONE, "wait", "--timeout", "60", "org/name:Q8_0"],
         env=alone,
         stdout=subprocess.PIPE,

@@ -7,7 +7,6 @@ import os
 import pty
 import re
 import signal
-import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,6 +16,7 @@ import requests
 
 from tests.hub import SyntheticFile
 from tests.hub.server import HubServer
+from tests.support.child import Child
 from tests.support.content import MIB
 from tests.support.processes import HiveProcess, Server, Workers, children, environment
 from tests.support.service import SLOW_BYTES_PER_S, Service
@@ -274,7 +274,7 @@ def test_lines_are_for_people_on_a_terminal(redis_url: str, tmp_path: Path) -> N
     settings = environment(redis_url, tmp_path)
     del settings["HIVE_LOG_FORMAT"]
     ours, theirs = pty.openpty()
-    process = subprocess.Popen(
+    process = Child(
         [sys.executable, "-m", "hive.cli", "serve", "--port", "0"],
         env={"PATH": os.environ["PATH"], **settings},
         stderr=theirs,

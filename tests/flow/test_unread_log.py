@@ -17,6 +17,7 @@ import requests
 from hive.processes.children import bound_to_us
 from tests.hub import SyntheticFile
 from tests.hub.server import HubServer
+from tests.support.child import Child
 from tests.support.content import MIB
 from tests.support.waiting import wait_for
 
@@ -63,7 +64,7 @@ def test_a_log_that_nobody_reads_stops_nothing(full_pipe: int, hub: HubServer, t
     }
     command = [sys.executable, "-m", "hive.cli", "up", "--port", str(port), "--workers", "2"]
     url = f"http://127.0.0.1:{port}"
-    with subprocess.Popen(bound_to_us(command), env=env, stdout=subprocess.DEVNULL, stderr=full_pipe) as process:
+    with Child(bound_to_us(command), env=env, stdout=subprocess.DEVNULL, stderr=full_pipe) as process:
         try:
             wait_for(lambda: is_ready(url), "the server is ready")
             body = {"model_ref": "hf:org/model"}

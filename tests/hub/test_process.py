@@ -11,6 +11,7 @@ from pathlib import Path
 from tests.hub import SyntheticFile
 from tests.hub.content import read_all
 from tests.hub.probe import probe
+from tests.support.child import Child
 
 #: Seconds in which the process must end after a signal.
 EXIT_TIMEOUT_S = 20
@@ -22,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 def running(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, str]]]:
     """The process, and what its first line says."""
     command = [sys.executable, "-m", "tests.hub", *arguments]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+    with Child(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
             yield process, json.loads(process.stdout.readline())

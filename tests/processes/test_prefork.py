@@ -10,6 +10,7 @@ import time
 import pytest
 
 from hive.processes.prefork import KILLED_S
+from tests.support.child import Child
 from tests.support.waiting import AT_ONCE_S
 
 #: Seconds that they may take.
@@ -35,9 +36,9 @@ print("over", flush=True)
 """
 
 
-def parent(stop_s: float, *works: str) -> subprocess.Popen[str]:
+def parent(stop_s: float, *works: str) -> Child[str]:
     command = [sys.executable, "-c", PROGRAM, str(stop_s), *works]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = Child(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert sorted(process.stdout.readline().strip() for _ in works) == sorted(works)
     return process

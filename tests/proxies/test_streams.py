@@ -17,6 +17,7 @@ from hive.downloads.context import DownloadContext
 from hive.processes.embedded_redis import EmbeddedRedis
 from hive.wire.api import PROGRESS_PATH
 from tests.proxies.programs import Proxy
+from tests.support.child import Child
 from tests.support.cli import COMMAND_TIMEOUT_S, command
 from tests.support.downloads import claim, complete, create, downloading
 from tests.support.processes import Server
@@ -59,7 +60,7 @@ class Watcher:
         return sum(stream.done for stream in self.streams)
 
 
-def hive_watch(proxy: Proxy, download_id: str, folder: Path) -> subprocess.Popen[str]:
+def hive_watch(proxy: Proxy, download_id: str, folder: Path) -> Child[str]:
     """The command line's own client."""
     env = {
         "PATH": os.environ["PATH"],
@@ -68,7 +69,7 @@ def hive_watch(proxy: Proxy, download_id: str, folder: Path) -> subprocess.Popen
         "HIVE_HOST": proxy.url,
         "SSL_CERT_FILE": proxy.ca,
     }
-    return subprocess.Popen(
+    return Child(
         command("watch", "--json", download_id), env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 

@@ -18,6 +18,7 @@ from hive.redis import rights as redis_rights
 from hive.redis import versions as redis_versions
 from hive.redis.client import RedisClient, connect
 from hive.settings import Settings, SettingsError
+from tests.support.child import Child
 from tests.support.downloads import claim, complete, create, download_context
 from tests.support.refusing_redis import RefusingRedis
 from tests.support.waiting import wait_for
@@ -336,7 +337,7 @@ def cluster() -> Iterator[str]:
             "--dir",
             folder,
         ]
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        with Child(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
             try:
                 wait_for(Path(socket).exists)
                 yield f"unix://{socket}"

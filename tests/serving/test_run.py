@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.child import Child
 from tests.support.cli import COMMAND_TIMEOUT_S, command
 from tests.support.engine_standin import write_standin
 from tests.support.llm import RECITED, Fleet
@@ -74,8 +75,8 @@ def slow_fleet(env: dict[str, str], tmp_path: Path) -> Iterator[Fleet]:
     made.stop()
 
 
-def begin(fleet: Fleet) -> subprocess.Popen[str]:
-    process = subprocess.Popen(
+def begin(fleet: Fleet) -> Child[str]:
+    process = Child(
         [sys.executable, "-u", "-m", "hive.cli", "run", MODEL, "say it"],
         env=environment_of(fleet),
         stdout=subprocess.PIPE,

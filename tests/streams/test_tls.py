@@ -16,6 +16,7 @@ import pytest
 from hive.redis.client import RedisError, connect
 from hive.redis.errors import describe, is_redis_error
 from hive.streams.pubsub import Subscription
+from tests.support.child import Child
 from tests.support.tls import Authority
 from tests.support.waiting import wait_for, wait_for_async
 
@@ -67,7 +68,7 @@ def tls_server(folder: Path, name: str, auth_clients: str) -> Iterator[int]:
         "save": "",
     }
     command = [SERVER, *(part for name, value in options.items() for part in (f"--{name}", value))]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+    with Child(command, stdout=subprocess.DEVNULL) as process:
         try:
             wait_for(lambda: answers(port))
             yield port

@@ -11,6 +11,7 @@ import pytest
 
 from tests.hub import SyntheticFile
 from tests.hub.content import read_all
+from tests.support.child import Child
 from tests.support.cli import COMMAND_TIMEOUT_S, Result
 
 #: Runs hive as if nothing ever listened at the default address, whatever else this machine runs.
@@ -33,8 +34,8 @@ def pull(env: dict[str, str], *args: str) -> Result:
     return Result(done.returncode, done.stdout, done.stderr)
 
 
-def start_pull(env: dict[str, str], *args: str) -> subprocess.Popen[str]:
-    return subprocess.Popen([*ALONE, "pull", *args], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def start_pull(env: dict[str, str], *args: str) -> Child[str]:
+    return Child([*ALONE, "pull", *args], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def digest(path: str) -> str:

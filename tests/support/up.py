@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.support.child import Child
 from tests.support.cli import COMMAND_TIMEOUT_S, command
 
 
@@ -35,9 +36,7 @@ class Up(NamedTuple):
 def running_up(env: dict[str, str], log: Path, *args: str) -> Iterator[Up]:
     """`hive up` on a free port, ready."""
     with log.open("w") as err:
-        process = subprocess.Popen(
-            command("up", "--port", "0", *args), env=env, stdout=subprocess.PIPE, stderr=err, text=True
-        )
+        process = Child(command("up", "--port", "0", *args), env=env, stdout=subprocess.PIPE, stderr=err, text=True)
     with process:
         assert process.stdout is not None
         line = process.stdout.readline().strip()

@@ -29,6 +29,7 @@ from hive.processes.embedded_redis import EmbeddedRedis
 from hive.redis.client import RedisClient, connect
 from tests.hub import SyntheticFile
 from tests.hub.server import HubServer
+from tests.support.child import Child
 from tests.support.content import MIB
 from tests.support.waiting import wait_for
 from tests.upgrade.models import CONTENTS, TOKEN, hub_with_models
@@ -110,7 +111,7 @@ def _until(url: str, download_id: str, holds: Callable[[dict[str, Any]], bool]) 
 def _running(checkout: Path, env: dict[str, str], *arguments: str) -> Iterator[subprocess.Popen[str]]:
     """A process of that release, killed at the end with everything it started."""
     command = [str(checkout / ".venv/bin/python"), "-m", "hive.cli", *arguments]
-    process = subprocess.Popen(
+    process = Child(
         bound_to_us(command), env=env, cwd=checkout, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         start_new_session=True,
     )  # fmt: skip

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 
 from hive.errors import ChecksumMismatch
 from tests.hub import HubServer, faults
+from tests.support.child import Child
 from tests.support.content import KIB, MIB
 from tests.support.transfer import ONE, QUICK, Heard, big, get, holds, partly, source
 from workers.transfer import bad_path, data_path, journal_path
@@ -112,7 +112,7 @@ def test_a_killed_mend_goes_on(hub: HubServer, tmp_path: Path) -> None:
     hub.reset_log()
     hub.faults.add(faults.stall(16 * KIB), "/f", count=1)
     arguments = [hub.plain("f", content), str(content.size), content.sha256(), str(tmp_path / "f")]
-    with subprocess.Popen([sys.executable, "-m", "tests.support.transfer_child", *arguments]) as child:
+    with Child([sys.executable, "-m", "tests.support.transfer_child", *arguments]) as child:
         hub.log.wait_for("/f", sent_bytes=KIB)
         child.kill()
     get(what, tmp_path / "f")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import random
-import subprocess
 import sys
 from pathlib import Path
 
 from tests.hub import HubServer, SyntheticFile
+from tests.support.child import Child
 from tests.support.content import MIB
 from workers.transfer import Digest, Limits, Location, Source, data_path, fetch
 
@@ -36,7 +36,7 @@ def test_twenty_kills_cost_at_most_64_mib_each(hub: HubServer, tmp_path: Path) -
     sent_bytes = deaths = 0
     for _ in range(KILLS):
         hub.reset_log()
-        with subprocess.Popen([sys.executable, "-c", _CHILD, *arguments]) as child:
+        with Child([sys.executable, "-c", _CHILD, *arguments]) as child:
             hub.log.wait_for("/f", sent_bytes=chance.randrange(MIB, 160 * MIB), timeout_s=30)
             child.kill()
             child.wait()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.hub import HubServer
+from tests.support.child import Child
 from tests.support.content import KIB, MIB
 from tests.support.transfer import QUICK, big, digest_of, get, holds, partly, source
 from workers.transfer import Digest, Location, Source, data_path, journal_path
@@ -39,7 +39,7 @@ def test_a_fetch_resumes_after_kill_9_at_any_moment(hub: HubServer, tmp_path: Pa
     deaths = 0
     for _ in range(4):
         hub.reset_log()
-        with subprocess.Popen([sys.executable, "-m", "tests.support.transfer_child", *arguments]) as child:
+        with Child([sys.executable, "-m", "tests.support.transfer_child", *arguments]) as child:
             hub.log.wait_for("/f", sent_bytes=chance.randrange(1, MIB))
             child.kill()
             child.wait()
@@ -58,7 +58,7 @@ def test_a_kill_costs_no_more_than_one_record(hub: HubServer, tmp_path: Path) ->
     url = hub.plain("f", content)
     hub.limit_rate_bytes_per_s = 2 * MIB
     arguments = [url, str(content.size), content.sha256(), str(tmp_path / "f")]
-    with subprocess.Popen([sys.executable, "-m", "tests.support.transfer_child", *arguments]) as child:
+    with Child([sys.executable, "-m", "tests.support.transfer_child", *arguments]) as child:
         hub.log.wait_for("/f", sent_bytes=4 * MIB)
         child.kill()
     before = hub.bytes_sent("/f")

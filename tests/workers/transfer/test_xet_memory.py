@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.hub import HubServer, PathFile
+from tests.support.child import Child
 from tests.support.content import MIB
 from tests.support.xet_server import XetServer
 from tests.support.xet_store import XetFile, need_hf_xet, xet_file
@@ -70,7 +70,7 @@ def peak_bytes(file: XetFile, partial: Path) -> int:
     arguments = [file.source.locate().url, file.token_url, file.hash, str(content.size), content.sha256(), str(partial)]
     peak = 0
     deadline_s = time.monotonic() + DEADLINE_S
-    with subprocess.Popen([sys.executable, "-c", _CHILD, *arguments]) as child:
+    with Child([sys.executable, "-c", _CHILD, *arguments]) as child:
         while child.poll() is None:
             peak = max(peak, held_bytes(child.pid))
             if time.monotonic() > deadline_s:
