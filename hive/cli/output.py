@@ -10,7 +10,7 @@ import contextlib
 import io
 import os
 import sys
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 import click
 
@@ -64,12 +64,19 @@ def open_streams() -> None:
             os.set_inheritable(descriptor, True)
     sys.stdin = sys.stdin or io.TextIOWrapper(io.FileIO(0, closefd=False))
     sys.stdout = sys.stdout or io.TextIOWrapper(io.FileIO(1, "w", closefd=False), encoding="utf-8")
-    with contextlib.suppress(AttributeError, OSError):
-        if sys.stderr is not None and sys.stderr.fileno() != _STDERR:
-            return
+    if sys.stderr is not None and _number_of(sys.stderr) != _STDERR:
+        return
     encoding = sys.stderr.encoding if sys.stderr is not None else "utf-8"
     raw = io.BufferedWriter(_Unheard(_STDERR))
     sys.stderr = io.TextIOWrapper(raw, encoding=encoding, errors="backslashreplace", line_buffering=True)
+
+
+def _number_of(stream: TextIO) -> int | None:
+    """Its file's number; None for one that somebody put in its place and that has no file."""
+    try:
+        return stream.fileno()
+    except (AttributeError, OSError):
+        return None
 
 
 def drop_unwritten() -> None:

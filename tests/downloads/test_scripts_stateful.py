@@ -23,7 +23,7 @@ from hive.wire import keys
 from hive.wire.events import State, Version, parse_message
 from hive.wire.jobs import RANK_STEP, RANKS
 from tests.support.downloads import complete, download_context, downloading, failed, new
-from tests.support.stateful import EXAMPLES, break_script, play
+from tests.support.stateful import EXAMPLES, MISTAKE_SEED, break_script, play
 
 REAL_EXAMPLES, STEPS = EXAMPLES // 3, 25
 #: A mutant is looked for until it is caught, so this costs time only when one escapes.
@@ -301,4 +301,4 @@ MUTANTS = {
 def test_a_mistake_in_a_script_is_caught(mistake: str, monkeypatch: pytest.MonkeyPatch) -> None:
     break_script(monkeypatch, *MUTANTS[mistake])
     with pytest.raises((AssertionError, ExceptionGroup)):
-        play(Downloads, MUTANT_EXAMPLES, STEPS)
+        play(Downloads, MUTANT_EXAMPLES, STEPS, first=MISTAKE_SEED)

@@ -21,7 +21,7 @@ from hive.redis.client import RedisClient
 from hive.wire import keys
 from hive.wire.jobs import RANK_STEP, RANKS, Priority
 from tests.support.downloads import claim, download_context, downloading, failed, new, next_millisecond, read
-from tests.support.stateful import EXAMPLES, break_script, play
+from tests.support.stateful import EXAMPLES, MISTAKE_SEED, break_script, play
 
 STEPS, MUTANT_EXAMPLES = 40, 2000
 OWNERS = ("alice", "bob", "carol")
@@ -181,4 +181,4 @@ def test_a_mistake_in_the_turns_is_caught(mistake: str, store: RedisClient, monk
     break_script(monkeypatch, *MUTANTS[mistake])
     # Ids and moments are of the run, so hypothesis may not find again what it has found.
     with pytest.raises((AssertionError, ExceptionGroup, Flaky)):
-        play(turns_in(store), MUTANT_EXAMPLES, STEPS)
+        play(turns_in(store), MUTANT_EXAMPLES, STEPS, first=MISTAKE_SEED)

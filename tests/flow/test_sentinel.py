@@ -59,6 +59,7 @@ def test_a_failover_in_mid_download_loses_no_end(
         download_id, client = under_way(service, slow(hub))
         watchers = [client, service.watch(download_id)]
         watchers += [SseClient(f"{other.url}/v1/models/download/progress?id={download_id}") for _ in range(2)]
+        wait_for(lambda: all(each.events for each in watchers), "all watch")
         former = fleet.primary()
         began_s = time.monotonic()
         if how == "killed":
