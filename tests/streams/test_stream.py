@@ -7,11 +7,12 @@ import contextlib
 import socket
 import threading
 import uuid
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
 from hive.downloads.context import DownloadContext
+from hive.downloads.record import Claim
 from hive.streams import writer as writer_module
 from hive.streams.writer import SocketWriter
 from hive.wire.events import MAX_MESSAGE_CHARS
@@ -112,6 +113,19 @@ async def test_a_slow_client_skips_frames_and_gets_the_end(serving: Serving, dow
     assert body.endswith(b"data: [DONE]\n\n")
 
 
+async def publish_until_given_up(
+    serving: Serving, downloads: DownloadContext, held: Claim, look: Callable[[], None] = lambda: None
+) -> None:
+    """Long events, one after the other, and a look after each, until the server has no stream open any more."""
+    seq = 0
+    async with asyncio.timeout(DEADLINE_S):
+        while serving.endpoint.open_streams:
+            seq += 1
+            downloads.claims.publish(held, seq + 1, downloading(seq, message="m" * MAX_MESSAGE_CHARS))
+            look()
+            await asyncio.sleep(0.001)
+
+
 async def test_a_client_that_never_reads_holds_little_and_is_given_up(
     handed_over: Serving, downloads: DownloadContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,13 +137,11 @@ async def test_a_client_that_never_reads_holds_little_and_is_given_up(
     (stream,) = handed_over.endpoint._open
     writer = stream._writer
     assert isinstance(writer, SocketWriter)
-    most = seq = 0
-    async with asyncio.timeout(DEADLINE_S):
-        while handed_over.endpoint.open_streams:
-            seq += 1
-            downloads.claims.publish(held, seq + 1, downloading(seq, message="m" * MAX_MESSAGE_CHARS))
-            most = max(most, writer._transport.get_write_buffer_size())
-            await asyncio.sleep(0.001)
+    sizes: list[int] = []
+    await publish_until_given_up(
+        handed_over, downloads, held, lambda: sizes.append(writer._transport.get_write_buffer_size())
+    )
+    most = max(sizes)
     assert 0 < most < 2 * MAX_MESSAGE_CHARS, "no more than the frame that the kernel did not take"
     assert handed_over.fanout.subscribers == set()
     assert not handed_over.state.connections
@@ -145,12 +157,7 @@ async def test_one_that_never_reads_is_given_up_however_its_stream_is_written(
     held = claim(downloads, download_id)
     client = serving.connect(download_id, receive_buffer=SMALL_BUFFER)
     await serving.watched()
-    seq = 0
-    async with asyncio.timeout(DEADLINE_S):
-        while serving.endpoint.open_streams:
-            seq += 1
-            downloads.claims.publish(held, seq + 1, downloading(seq, message="m" * MAX_MESSAGE_CHARS))
-            await asyncio.sleep(0.001)
+    await publish_until_given_up(serving, downloads, held)
     await wait_for_async(lambda: not serving.state.connections, "the connection to be forgotten")
     with pytest.raises(ConnectionResetError):
         await read_to_end(client)
