@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from hive.wire.api import DownloadPlan, PlanFile
+import msgspec
+
+from hive.wire.api import DownloadPlan, PlanFile, PlanVariant
+from hive.wire.selection import quantisations
 from workers import sources
 from workers.publish import Store
 
@@ -30,6 +33,7 @@ def described(found: sources.Plan, store: Store) -> DownloadPlan:
         files=files,
         bytes_total=found.total_bytes,
         bytes_missing=wanted if found.total_bytes is not None or not missing else None,
+        variants=msgspec.convert(quantisations(found.tree), tuple[PlanVariant, ...]),
     )
 
 

@@ -25,7 +25,7 @@ from hive.store.layout import safe_name
 from hive.streams.longpoll import read_wait
 from hive.wire.api import Download, DownloadRequest, Page, PlanRequest, Started
 from hive.wire.events import ACTIVE, TERMINAL
-from hive.wire.refs import ModelRef
+from hive.wire.refs import MAX_REF_CHARS, ModelRef
 from hive.wire.spec import DownloadSpec
 
 #: How many downloads a page of the list has, when not told, and at most.
@@ -115,6 +115,7 @@ async def index(request: Request) -> Response:
         cursor=cursor,
         keep=_FILTERS[status] if status else None,
         principal=principal,
+        text=_read_text(query.get("model", "")),
     )
     waiting = [record.id for record in page.records if record.state == "queued"]
     places = await services.commands.run(services.records.admission.places, waiting)
@@ -170,6 +171,12 @@ def _read_limit(text: str | None) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) < 6 and 1 <= int(text) <= MAX_LIMIT):
         raise errors.BadRequest(f"'limit' must be a number from 1 to {MAX_LIMIT}.")
     return int(text)
+
+
+def _read_text(text: str) -> str:
+    if len(text) > MAX_REF_CHARS:
+        raise errors.BadRequest(f"'model' has more than {MAX_REF_CHARS} characters.")
+    return text
 
 
 def _write_cursor(cursor: tuple[int, str] | None) -> str | None:

@@ -68,6 +68,11 @@ class Record(msgspec.Struct, kw_only=True, frozen=True):
         """Who asked for it first; "" for somebody without a key."""
         return self.owner_lines.partition("\n")[0]
 
+    def is_called(self, text: str) -> bool:
+        """Whether its reference or its name has this text in it, in any case."""
+        sought = text.casefold()
+        return sought in self.ref.casefold() or sought in self.name.casefold()
+
     @property
     def is_shared(self) -> bool:
         """Whether several have asked for it."""

@@ -186,15 +186,17 @@ class DownloadTracker:
         cursor: tuple[int, str] | None = None,
         keep: frozenset[str] | None = None,
         principal: Principal = ANONYMOUS,
+        text: str = "",
     ) -> RecordPage:
         """Downloads, newest first, from behind `cursor`; only those that `principal` may see, and whose status
-        is in `keep`, where given.
+        is in `keep`, where given, and that are called something with `text` in it, in any case.
         """
         found: list[Record] = []
         last: tuple[int, str] | None = None
         seen: set[str] = set()
         for scanned, (created, record) in enumerate(self._newest_first(self._lists_of(keep, principal), cursor), 1):
-            if principal.sees(record.owners) and record.id not in seen and (keep is None or record.status in keep):
+            wanted = (keep is None or record.status in keep) and record.is_called(text)
+            if wanted and principal.sees(record.owners) and record.id not in seen:
                 if len(found) == limit:
                     return RecordPage(found, last)
                 seen.add(record.id)

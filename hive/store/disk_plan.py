@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from hive.store.catalog import ModelCatalog, OnDisk
-from hive.wire.api import DownloadPlan, PlanFile
-from hive.wire.selection import RepoFile
+from hive.wire.api import DownloadPlan, PlanFile, PlanVariant
+from hive.wire.selection import RepoFile, quantisations
 from hive.wire.spec import DownloadSpec
 
 
@@ -26,6 +28,7 @@ def plan_on_disk(catalog: ModelCatalog, spec: DownloadSpec, found: OnDisk) -> Do
         files=files,
         bytes_total=found.size,
         bytes_missing=0,
+        variants=msgspec.convert(quantisations(tree or ()), tuple[PlanVariant, ...]),
     )
 
 

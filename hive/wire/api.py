@@ -155,10 +155,19 @@ class Room(msgspec.Struct, frozen=True, kw_only=True):
     enough: bool
 
 
+class PlanVariant(msgspec.Struct, frozen=True, kw_only=True):
+    """One quantisation of a repository: what `:NAME` behind its reference brings, without a projector; bytes."""
+
+    name: str
+    size: int
+    files: tuple[str, ...] = ()
+
+
 class DownloadPlan(msgspec.Struct, frozen=True, kw_only=True):
     """What a download would bring, and how much of it is not on the disk; None where only a server knows the size.
 
-    `local_path` is there where nothing is missing. `room` is None where the disk does not say.
+    `local_path` is there where nothing is missing. `room` is None where the disk does not say. `variants` are the
+    quantisations that could be had in place of this one; nothing for what has none.
     """
 
     object: str = "plan"
@@ -172,6 +181,7 @@ class DownloadPlan(msgspec.Struct, frozen=True, kw_only=True):
     bytes_total: int | None = None
     bytes_missing: int | None = None
     room: Room | None = None
+    variants: tuple[PlanVariant, ...] = ()
 
 
 class Download(msgspec.Struct, frozen=True, kw_only=True):

@@ -332,6 +332,11 @@ def _some(chosen: list[RepoFile], include: Sequence[str], exclude: Sequence[str]
     return chosen
 
 
+def quantisations(files: Iterable[RepoFile]) -> list[dict[str, Any]]:
+    """What of a repository can be asked for by `:NAME`, as errors list it: name, bytes, files."""
+    return _table(main_models(variants(files)))
+
+
 def _is_gguf(path: str) -> bool:
     return path[-5:].lower() == ".gguf"
 

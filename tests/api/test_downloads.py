@@ -183,6 +183,20 @@ def test_the_list_pages_with_a_cursor_and_filters_by_status(api: str, downloads:
     assert len(requests.get(f"{api}/v1/downloads?status=active", timeout=30).json()["data"]) == 6
 
 
+def test_the_list_is_filtered_by_what_a_download_is_called(api: str, downloads: DownloadContext) -> None:
+    ids = {name: create(downloads, name) for name in ("Gemma-3", "llama", "gemma-2")}
+
+    def named(text: str) -> set[str]:
+        answer = requests.get(f"{api}/v1/downloads", params={"model": text}, timeout=30)
+        return {download["id"] for download in answer.json()["data"]}
+
+    assert named("gEMMA") == {ids["Gemma-3"], ids["gemma-2"]}
+    assert named("hf:org/llama") == {ids["llama"]}
+    assert named("nothing") == set()
+    assert named("") == set(ids.values())
+    assert requests.get(f"{api}/v1/downloads", params={"model": "x" * 5000}, timeout=30).status_code == 400
+
+
 @pytest.mark.parametrize("query", ["limit=0", "limit=x", "limit=201", "status=running", "cursor=abc", "cursor=%F0"])
 def test_a_bad_query_is_told(api: str, query: str) -> None:
     answer = requests.get(f"{api}/v1/downloads?{query}", timeout=30)

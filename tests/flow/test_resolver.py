@@ -165,6 +165,21 @@ def test_a_plan_says_what_would_come_and_downloads_nothing(service: Service, hub
         assert len(hub.hits()) == asked, "what is on the disk needs no Hub"
 
 
+def test_a_plan_lists_the_quantisations_that_could_be_had_instead(service: Service, hub: HubServer) -> None:
+    hub.create("org/quants", {"m-Q4_K_M.gguf": b"four", "m-Q8_0.gguf": b"eight...", "mmproj-f16.gguf": b"eyes"})
+    hub.create("org/plain", {"config.json": b"{}"})
+    expected = [("Q4_K_M", 4, ("m-Q4_K_M.gguf",)), ("Q8_0", 8, ("m-Q8_0.gguf",))]
+    with Client(service.server.url) as client:
+        found = client.plan("hf:org/quants")
+        assert (found.variant, found.bytes_total) == ("Q4_K_M", 8)
+        assert [(one.name, one.size, one.files) for one in found.variants] == expected
+        assert service.bring("hf:org/quants")["stage"] == "complete"
+        on_disk = client.plan("hf:org/quants")
+        assert on_disk.local_path
+        assert [(one.name, one.size, one.files) for one in on_disk.variants] == expected
+        assert client.plan("hf:org/plain").variants == ()
+
+
 def test_a_plan_is_refused_as_the_download_would_be(service: Service, hub: HubServer) -> None:
     hub.create("org/quants", {"m-Q4_K_M.gguf": b"four", "m-Q8_0.gguf": b"eight..."})
     with Client(service.server.url) as client:

@@ -23,6 +23,7 @@ from hive.streams.many import MAX_IDS
 from hive.wire import api, llm, maintenance
 from hive.wire.events import ActiveStatus, TerminalStatus
 from hive.wire.proof import NONCE
+from hive.wire.refs import MAX_REF_CHARS
 
 Schema = dict[str, Any]
 
@@ -247,6 +248,12 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
                 "query",
                 {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT},
                 "How many a page has.",
+            ),
+            Parameter(
+                "model",
+                "query",
+                {"type": "string", "maxLength": MAX_REF_CHARS},
+                "Only those whose reference or name has this text in it, in any case.",
             ),
             Parameter("cursor", "query", {"type": "string"}, "The `next_cursor` of the page before."),
         ),
