@@ -17,6 +17,7 @@ from hive.downloads.context import DownloadContext
 from hive.processes.embedded_redis import EmbeddedRedis
 from hive.redis.client import RedisClient, connect
 from hive.settings import Settings
+from hive.store.root_guard import GUARD
 from tests.support.downloads import download_context
 from tests.support.processes import none_left_behind
 from tests.support.settings import settings_for
@@ -42,6 +43,13 @@ def no_process_left_behind() -> Iterator[None]:
     """The first fixture of a module to begin, and so the last to end."""
     with none_left_behind():
         yield
+
+
+@pytest.fixture(autouse=True)
+def no_store_guarded() -> Iterator[None]:
+    """A process keeps to the store that it has begun with; that of a test is another one than that of the next."""
+    yield
+    GUARD.forget()
 
 
 @pytest.fixture(scope="session")

@@ -64,8 +64,8 @@ class Coordination(Protocol):
     def bytes_missing(self) -> int:
         """Bytes that are still to be written, as far as is known."""
 
-    def next_piece(self) -> Piece | None:
-        """The next piece, or None: then the connection leaves."""
+    def next_piece(self, connection: PartFetcher) -> Piece | None:
+        """The next piece for this connection, or None: then it leaves."""
 
     def open(self, piece: Piece, connection: PartFetcher) -> ByteStream:
         """Ask for the rest of a piece, on behalf of this connection."""
@@ -122,7 +122,7 @@ class PartFetcher:
     def run(self) -> None:
         """Until no piece is left, or the coordinator stops. Raises what ends the download."""
         coordinator = self._coordinator
-        while not self.leaving and (piece := coordinator.next_piece()) is not None:
+        while not self.leaving and (piece := coordinator.next_piece(self)) is not None:
             try:
                 while not (piece.done or coordinator.stopping or self.leaving):
                     self._try(piece)

@@ -249,10 +249,15 @@ class Coordinator:
         """Bytes that are still to be written, as far as is known."""
         return (self.parts.size or 0) - self.parts.written
 
-    def next_piece(self) -> Piece | None:
-        """The next piece for a connection, or None: then it leaves."""
+    def next_piece(self, connection: PartFetcher) -> Piece | None:
+        """The next piece for this connection, or None: then it leaves."""
         with self._lock:
-            if self.stopping or (not self._inline and len(self._connections) > self._connections_wanted):
+            # Those that are on their way out, or have brought nothing, take no place from one that reads: of a server
+            # that leaves some of them hanging, those that it serves would be given up.
+            others = [other for other in self._connections if other is not connection]
+            readers = sum(other.brings and not other.leaving for other in others)
+            if self.stopping or (not self._inline and readers >= self._connections_wanted):
+                connection.leaving = True
                 return None
         limits = self._transports.limits(self.limits)
         part_bytes = UNKNOWN_END if self._solo or self._inline else limits.part_bytes(self.parts.size)
