@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple
 import click
 
 from hive.cli.output import drop_unwritten, echo_lines, open_streams
+from hive.imports import uncollected
 from hive.version import VERSION
 
 
@@ -107,7 +108,8 @@ class LazyGroup(click.Group):
         cmd_name = ALIASES.get(cmd_name, cmd_name)
         for section in COMMANDS.values():
             if cmd_name in section:
-                found = getattr(importlib.import_module(section[cmd_name].module), cmd_name)
+                with uncollected():
+                    found = getattr(importlib.import_module(section[cmd_name].module), cmd_name)
                 assert isinstance(found, click.Command)
                 for command in (found, *getattr(found, "commands", {}).values()):
                     command.context_class = CommandContext

@@ -12,6 +12,7 @@ import click
 from hive import cli
 from hive.cli.errors import USAGE, CliError, say_hints, style
 from hive.cli.output import echo_lines
+from hive.imports import uncollected
 from hive.net.server_address import is_loopback, parse_server_address
 from hive.processes.children import python_module
 from hive.settings import Settings
@@ -28,7 +29,7 @@ MAX_WORKERS = 64
 #: The colour of each one's name in the log.
 _COLOURS = {"server": "cyan", "workers": "green", "hive": "yellow"}
 #: The program of the workers, which hive knows by name only.
-_WORKERS = "workers.__main__"
+_WORKERS = "workers.pool"
 _NEED_REDIS = ("hive up  # brings a Redis of its own", "export REDIS_URL=redis://host:6379")
 
 
@@ -117,7 +118,8 @@ def serve(host: str | None, port: int | None, processes: int, allow_unauthentica
     address = listen_address(settings, host, port)
     keys_on = require_keys or _are_keys_on(settings)
     _check_publication(settings, address, keys_on=keys_on, allow_unauthenticated=allow_unauthenticated)
-    from hive import logs, server
+    with uncollected():
+        from hive import logs, server
 
     logs.setup(settings.log_level, settings.log_format)
     server.run(settings, *address, processes=processes, keys_required=keys_on)

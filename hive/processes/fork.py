@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Final, NamedTuple, TextIO
 
 from hive import logs
+from hive.imports import uncollected
 from hive.processes.children import die_with_parent
 
 log = logging.getLogger("hive.processes.fork")
@@ -88,12 +89,10 @@ def _import(load: Callable[[], object]) -> None:
     first = sys.path[0]
     if not sys.flags.safe_path:
         del sys.path[0]
-    # A collection looks in vain at what is being imported: none of it goes.
-    gc.disable()
     try:
-        load()
+        with uncollected():
+            load()
     finally:
-        gc.enable()
         if not sys.flags.safe_path:
             sys.path.insert(0, first)
 

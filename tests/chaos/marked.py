@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from hive.downloads.claims import Claims
-from workers.__main__ import main
+from workers.pool import main
 from workers.process.worker import DownloadWorker
 from workers.publish import Store
 
