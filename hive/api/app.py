@@ -17,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from hive.api import (
     background,
+    blobs,
     controls,
     downloads,
     json,
@@ -57,6 +58,7 @@ ROUTES: Final[list[ApiRoute | StreamRoute]] = [
     ApiRoute("POST", "/v1/gc", maintenance.collect, "admin"),
     ApiRoute("GET", "/v1/models/{id:path}", models.show, "read"),
     ApiRoute("DELETE", "/v1/models/{id:path}", models.delete, "admin"),
+    ApiRoute("GET", "/v1/blobs/{digest}", blobs.content, "read"),
     ApiRoute("GET", "/v1/workers", system.workers, "admin"),
     ApiRoute("POST", "/v1/workers/spawn", llm.spawn, "run"),
     ApiRoute("POST", "/v1/workers/ready", llm.ready, "run"),

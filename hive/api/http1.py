@@ -45,7 +45,7 @@ from hive.auth.holder import LOOPBACK, holder_of_address
 from hive.errors import BadRequest, HeadersTooLarge, HiveError, RequestTimeout
 from hive.net.forwarded import TrustedProxies
 from hive.streams import sse
-from hive.streams.writer import EXTENSION, SocketWriter, StallTimer, WriterOwner, reset
+from hive.streams.writer import EXTENSION, TAKE_OVER, SocketWriter, StallTimer, TakenConnection, WriterOwner, reset
 from hive.wire.api import ErrorBody, ErrorReply
 
 log = logging.getLogger("hive.api.http1")
@@ -215,7 +215,7 @@ class HttpProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A head begins; the connection is offered to its request."""
         super().on_message_begin()
-        self.scope["extensions"] = {EXTENSION: self._hand_over}  # type: ignore[dict-item]
+        self.scope["extensions"] = {EXTENSION: self._hand_over, TAKE_OVER: self._give_away}  # type: ignore[dict-item]
         self._in_head = True
         self._in_body = False
         self._disarm()
@@ -442,9 +442,23 @@ class HttpProtocol(HttpToolsProtocol):
         None where the client has gone, has sent a second request behind this one, or has yet to take the answer
         before: that client gets its stream through `send`.
         """
+        if not self._let_go(scope):
+            return None
+        chunked = scope["http_version"] == "1.1"
+        head = _stream_head(self._added_headers(scope), chunked)
+        return SocketWriter(self.transport, self.connections, listener, head=head, chunked=chunked)
+
+    def _give_away(self, scope: Scope) -> TakenConnection | None:
+        """The same for who writes to the socket itself: nothing may wait to be written before."""
+        if self.transport.get_write_buffer_size() or not self._let_go(scope):
+            return None
+        return TakenConnection(self.transport, self.connections, self._added_headers(scope))
+
+    def _let_go(self, scope: Scope) -> bool:
+        """Whether the connection is this request's alone, and is nothing of HTTP any more."""
         cycle = self.cycle
         if cycle.scope is not scope or cycle.disconnected or self.flow.write_paused or self.transport.is_closing():
-            return None
+            return False
         del scope["extensions"]
         self._forget()
         self.connections.discard(self)
@@ -452,10 +466,12 @@ class HttpProtocol(HttpToolsProtocol):
         # What belongs to a connection that is not the request's any more is silent: its task ends without a word.
         cycle.disconnected = True
         self.parser = None  # type: ignore[assignment]
-        chunked = scope["http_version"] == "1.1"
-        added: list[tuple[bytes, bytes]] = scope.get(ANSWER_HEADERS, [])  # type: ignore[assignment]
-        head = _stream_head([*self.server_state.default_headers, *added], chunked)
-        return SocketWriter(self.transport, self.connections, listener, head=head, chunked=chunked)
+        return True
+
+    def _added_headers(self, scope: Scope) -> list[tuple[bytes, bytes]]:
+        """What every answer has."""
+        added: list[tuple[bytes, bytes]] = scope.get(ANSWER_HEADERS, [])
+        return [*self.server_state.default_headers, *added]
 
 
 def _stream_head(added: list[tuple[bytes, bytes]], chunked: bool) -> bytes:

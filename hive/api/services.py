@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from hive.auth.key_ring import KeyRing, Latch
 from hive.auth.keys import KeyFile
 from hive.auth.principal import Principal
 from hive.auth.tickets import Sessions, Tickets
+from hive.doors.sendfile import FileSender
 from hive.downloads.access import ModelAccess
 from hive.downloads.context import DownloadContext
 from hive.downloads.intents import IntentLog
@@ -82,6 +84,7 @@ class Services:
     serving: LazyServing
     plans: Shares
     operations: Operations = field(default_factory=Operations)
+    files: FileSender = field(default_factory=FileSender)
 
     @property
     def tracker(self) -> DownloadTracker:
@@ -92,6 +95,7 @@ class Services:
         """End what was opened by principals that are not alive any more."""
         ended = [await kind.end_dead(is_alive) for kind in (self.streams, self.many_streams, self.polls)]
         ended.append(await self.serving.end_dead(is_alive))
+        ended.append(await self.files.end_dead(is_alive))
         if any(ended):
             log.info("streams were ended with their keys", extra={"fields": {"streams": sum(ended)}})
 
@@ -100,8 +104,10 @@ class Services:
         self.operations.stop()
         self.polls.drain()
         self.many_streams.drain()
+        files = asyncio.ensure_future(self.files.drain(window_s))
         await self.serving.drain(window_s)
         await self.streams.drain(window_s)
+        await files
 
 
 def make_services(settings: Settings, redis: RedisAddress | str, keys_on: Latch | None = None) -> Services:

@@ -21,7 +21,7 @@ import struct
 import sys
 import termios
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from starlette.types import Receive, Scope, Send
 
@@ -29,6 +29,8 @@ from hive.streams import sse
 
 #: The scope's extension with which a server offers the connection: a `HandOver`.
 EXTENSION: Final = "hive.hand_over"
+#: The one with which it is offered to who writes to the socket by itself: a `TakeOver`.
+TAKE_OVER: Final = "hive.take_over"
 #: Seconds in which a client must take something of what it was sent, or it is given up.
 STALL_TIMEOUT_S = 30.0
 #: Bytes that a client may send after its request, where nothing is expected, before it is given up.
@@ -70,6 +72,20 @@ class Writer(Protocol):
 
 #: Takes a request's scope and the listener; gives the writer, or None where the connection cannot be had.
 HandOver = Callable[[Scope, WriterOwner], "SocketWriter | None"]
+
+
+class TakenConnection(NamedTuple):
+    """A connection of which nothing waits to be written: its transport, the set of those that are open, and the headers
+    that every answer has.
+    """
+
+    transport: asyncio.Transport
+    siblings: set[Any]
+    headers: list[tuple[bytes, bytes]]
+
+
+#: Takes a request's scope; gives its connection, or None where it cannot be had.
+TakeOver = Callable[[Scope], TakenConnection | None]
 
 
 async def respond(

@@ -90,6 +90,19 @@ def start(runs: int, ups: int, requests: int, pulls: int, megabytes: int) -> Non
         it.request_times(Path(folder), requests)
 
 
+@cli.command("serve-files")
+@click.option("--gib", default=1.0, help="Size of the file.")
+@click.option("--clients", default=64, help="Clients at once, after one alone.")
+@click.option("--runs", default=3, help="Runs of hive and of nginx, in turns.")
+@click.option("--subscribers", default=1000, help="Streams beside the clients; 0 for none.")
+def serve_files(gib: float, clients: int, runs: int, subscribers: int) -> None:
+    """Files of the store to clients, against nginx with sendfile, and how late events are meanwhile."""
+    from benchmarks import files as it
+
+    with tempfile.TemporaryDirectory(prefix="hive-bench-") as folder:
+        it.measure(Path(folder), gib, clients, runs, subscribers)
+
+
 #: The forms of `transfer`.
 FORMS = ("one", "limited", "unlimited", "distant", "small")
 

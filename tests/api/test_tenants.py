@@ -15,11 +15,12 @@ from hive.downloads.context import DownloadContext
 from hive.processes.embedded_redis import EmbeddedRedis
 from hive.redis.client import RedisClient, connect
 from hive.settings import Settings
+from hive.store.restricted import AccessNotes, ProbeFile
 from hive.wire import keys
 from tests.support.downloads import claim, complete, downloading, new, read
 from tests.support.keyed import Person, keys_for
 from tests.support.processes import Server, environment
-from tests.support.store import QUANTS, empty_store, put, put_tree
+from tests.support.store import COMMIT, QUANTS, empty_store, put, put_tree, sha256
 from tests.support.waiting import wait_for
 
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
@@ -299,3 +300,18 @@ def test_models_that_nobody_fetched_with_a_token_are_everybodys(
     assert first["download_id"] == second["download_id"]
     assert read(downloads, first["download_id"]).owners == ("alice", "bob")
     assert bob.show(first["download_id"])["reason"] == "ON_DISK"
+
+
+def test_a_restricted_content_is_nobodys_by_its_digest_whom_the_hub_does_not_let_in(
+    alice: Person, ops: Person, keyed_env: dict[str, str]
+) -> None:
+    settings = Settings.from_env(keyed_env)
+    put(settings, "org/gated", {"model.gguf": b"weights"})
+    notes = AccessNotes(settings.hive_dir)
+    notes.note("org/gated", COMMIT, [ProbeFile("org/gated", COMMIT, "model.gguf")])
+    url = f"{alice.url}/v1/blobs/sha256:{sha256(b'weights')}"
+    assert requests.get(url, headers=alice.headers, timeout=30).status_code == 404
+    assert requests.get(url, headers=ops.headers, timeout=30).content == b"weights"
+    assert requests.get(url, timeout=30).status_code == 401
+    put(settings, "org/open", {"copy.gguf": b"weights"})
+    assert requests.get(url, headers=alice.headers, timeout=30).content == b"weights"

@@ -325,6 +325,27 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         parameters=(_MODEL,),
         may_end_with=(errors.ModelNotOnDisk, errors.ModelInUse, *_REDIS, *_DISK),
     ),
+    "GET /v1/blobs/{digest}": Operation(
+        "A content by its digest",
+        {
+            200: Text(("application/octet-stream",), "All of it. Several ranges at once are answered so, too."),
+            206: Text(("application/octet-stream",), "The range that was asked for."),
+            304: Nothing("As the `If-None-Match` says."),
+            412: Nothing("As the `If-Match` says."),
+            416: Nothing("The range lies behind the end."),
+        },
+        parameters=(
+            Parameter(
+                "digest",
+                "path",
+                {"type": "string", "pattern": "^sha256:[0-9a-f]{64}$"},
+                "As files list it.",
+                required=True,
+            ),
+            Parameter("Range", "header", {"type": "string"}, "One range of bytes, such as `bytes=1000-`."),
+        ),
+        may_end_with=(errors.NotFound, *_BUSY, *_DISK),
+    ),
     "POST /v1/models/verify": Operation(
         "Compare what is on disk with its digests",
         {200: Lines(maintenance.VerificationLine, _LINES)},
