@@ -20,7 +20,7 @@ from hive.api.services import Services
 from hive.auth.holder import holder_of, is_unlimited
 from hive.auth.principal import principal_of
 from hive.doors.ranges import Span
-from hive.doors.sendfile import FileConnection, FileSource, OpenFile, FileTransfer
+from hive.doors.sendfile import FileConnection, FileSource, FileTransfer, OpenFile
 from hive.errors import ServerBusy
 from hive.streams.writer import TAKE_OVER, TakeOver
 

@@ -11,7 +11,7 @@ import pytest
 
 from hive.auth.principal import ANONYMOUS, NOBODY
 from hive.doors import sendfile
-from hive.doors.sendfile import FileConnection, FileSender, OpenFile, FileTransfer
+from hive.doors.sendfile import FileConnection, FileSender, FileTransfer, OpenFile
 from hive.errors import TooManyRequests
 from tests.support.waiting import DEADLINE_S, wait_for_async
 
