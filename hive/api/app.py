@@ -25,6 +25,7 @@ from hive.api import (
     maintenance,
     metrics,
     models,
+    page,
     plans,
     progress,
     reference,
@@ -38,6 +39,7 @@ from hive.api.gate import Gate
 from hive.api.routes import POST, ApiRoute, StreamRoute, check
 from hive.api.services import Services
 from hive.errors import HiveError
+from hive.page.assets import Assets
 from hive.wire.api import INFERENCE_PATH, LOADING_PATH, MANY_PATH, PROGRESS_PATH
 
 #: Every address, and the scope that a key needs for it (docs/auth.md explains them); None is open to all.
@@ -86,6 +88,9 @@ ROUTES: Final[list[ApiRoute | StreamRoute]] = [
     ApiRoute("GET", "/readyz", system.readyz, None),
     ApiRoute("GET", "/openapi.json", reference.openapi_json, None),
     ApiRoute("GET", "/docs", reference.docs_page, None),
+    ApiRoute("GET", "/", page.index, None),
+    ApiRoute("GET", page.FILES_PATH, page.file, None),
+    ApiRoute("GET", "/list", page.plain_list, "read"),
 ]
 _STREAMS: Final = {route.path: route for route in ROUTES if isinstance(route, StreamRoute)}
 
@@ -114,6 +119,7 @@ class Api:
         self._starlette.router.redirect_slashes = False
         self._starlette.state.services = services
         self._starlette.state.reference = reference.Reference(routes)
+        self._starlette.state.page = Assets()
         names = {*settings.public_host_names, host.lower()} - {""}
         open_routes = [
             (method, route.path) for route in routes if route.needs is None for method in route.methods or ()

@@ -45,11 +45,16 @@ class Authenticator:
         open_routes: Collection[tuple[str, str]],
         streams: Collection[str],
     ) -> None:
-        """`open_routes`: method and path of what needs no key; `streams`: paths where a ticket counts."""
+        """`open_routes`: method and path of what needs no key, or of all in one folder, `/folder/{name}`; `streams`:
+        paths where a ticket counts.
+        """
         self.keys = keys
         self._tickets = tickets
         self._sessions = sessions
         self._open_routes = frozenset(open_routes)
+        self._open_folders = tuple(
+            (method, path.partition("{")[0]) for method, path in open_routes if path.endswith("/{name}")
+        )
         self._streams = frozenset(streams)
         self._failures = Failures()
 
@@ -61,7 +66,7 @@ class Authenticator:
             ForeignOrigin: a cookie would change something, and the page is not of this origin.
             KeyFileUnusable: nothing is known of any key.
         """
-        if (scope["method"], scope["path"]) in self._open_routes:
+        if self._is_open(scope["method"], scope["path"]):
             return NOBODY
         try:
             return self._found(scope, headers, from_here=from_here)
@@ -69,6 +74,14 @@ class Authenticator:
             if error.is_guess:
                 self._count_failure(scope.get("client"))
             raise
+
+    def _is_open(self, method: str, path: str) -> bool:
+        if (method, path) in self._open_routes:
+            return True
+        return any(
+            method == known and path.startswith(folder) and "/" not in path[len(folder) :]
+            for known, folder in self._open_folders
+        )
 
     def _found(self, scope: Mapping[str, Any], headers: Headers, *, from_here: bool) -> Principal:
         if (key := bearer(scope, headers)) is not None:

@@ -19,7 +19,18 @@ pytestmark = pytest.mark.anyio
 #: What may be asked by everybody: said here once more, so that a slip in the table is noticed. A session is ended by
 #: its cookie, a dead one too.
 OPEN = {
-    *(("GET", path) for path in ("/v1/health", "/healthz", "/readyz", "/openapi.json", "/docs")),
+    *(
+        ("GET", path)
+        for path in (
+            "/v1/health",
+            "/healthz",
+            "/readyz",
+            "/openapi.json",
+            "/docs",
+            "/",
+            "/page/{name}",
+        )
+    ),
     ("DELETE", "/v1/session"),
 }
 #: What only hands on to a stream or a page what its key may do.

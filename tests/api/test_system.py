@@ -64,7 +64,7 @@ def test_workers_that_fall_silent_disappear(api: str, store: RedisClient) -> Non
 @pytest.mark.parametrize(
     ("method", "path", "status", "code"),
     [
-        ("GET", "/", 404, "NOT_FOUND"),
+        ("GET", "/nothing", 404, "NOT_FOUND"),
         ("GET", "/v1/nothing", 404, "NOT_FOUND"),
         ("GET", "/v1/../../etc/passwd", 404, "NOT_FOUND"),
         ("PUT", "/v1/models/download", 405, "METHOD_NOT_ALLOWED"),

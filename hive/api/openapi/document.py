@@ -59,6 +59,7 @@ _TAGS: Final = {
     "system": "Server",
     "metrics": "Server",
     "reference": "Server",
+    "page": "Page",
 }
 _SECURITY: Final[Object] = {
     "bearer": {

@@ -503,6 +503,23 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     "GET /openapi.json": Operation(
         "This document", {200: Json(None, "OpenAPI 3.1."), 304: Nothing("As the `If-None-Match` says.")}
     ),
+    "GET /": Operation(
+        "The page", {200: Text(("text/html",), "HTML, the same for all."), 304: Nothing("As the `If-None-Match` says.")}
+    ),
+    "GET /page/{name}": Operation(
+        "A file of the page",
+        {
+            200: Text(("text/javascript", "text/css", "image/svg+xml", "text/html"), "The file."),
+            304: Nothing("As the `If-None-Match` says."),
+        },
+        parameters=(Parameter("name", "path", {"type": "string"}, "As the page names it.", required=True),),
+        may_end_with=(errors.NotFound,),
+    ),
+    "GET /list": Operation(
+        "Downloads and models for a browser without scripts",
+        {200: Text(("text/html",), "HTML that asks for itself again.")},
+        may_end_with=(*_REDIS, *_DISK),
+    ),
     "GET /docs": Operation(
         "This document as a page",
         {200: Text(("text/html",), "HTML."), 304: Nothing("As the `If-None-Match` says.")},

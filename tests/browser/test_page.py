@@ -1,0 +1,266 @@
+"""The page in a real browser: what it shows, what can be done with it, by mouse, by keyboard, in two tabs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import requests
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import BrowserContext, Locator, Page, expect
+
+from hive.settings import Settings
+from tests.support.browser import chromium
+from tests.support.page import GB, HOSTILE, Stage, put_models, staged
+from tests.support.waiting import wait_for
+
+pytestmark = pytest.mark.slow
+
+#: Milliseconds that a step may take on a machine that has other things to do.
+expect.set_options(timeout=60_000)
+#: The rules of axe-core by which it judges: WCAG 2.2 A and AA, and what its authors know to be good.
+AXE = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}
+#: Counts what is put in and taken out below the table of downloads.
+COUNT_MOVES = """() => {
+  window.moves = 0;
+  new MutationObserver((seen) => {
+    for (const one of seen) {
+      if ([...one.addedNodes, ...one.removedNodes].some((node) => node.nodeType === Node.ELEMENT_NODE)) moves += 1;
+    }
+  }).observe(document.querySelector("hive-downloads tbody"), { childList: true, subtree: true });
+}"""
+
+
+@pytest.fixture(scope="module")
+def stage() -> Iterator[Stage]:
+    with staged() as made:
+        put_models(Settings.from_env(made.env))
+        yield made
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrowserContext]:
+    with chromium(tmp_path_factory.mktemp("page")) as context:
+        yield context
+
+
+@pytest.fixture
+def complaints() -> list[str]:
+    """What the browser complained of: the policy, a script that failed."""
+    return []
+
+
+@pytest.fixture
+def page(shared: BrowserContext, stage: Stage, complaints: list[str]) -> Iterator[Page]:
+    opened = shared.new_page()
+    opened.on("pageerror", lambda error: complaints.append(str(error)))
+    opened.on("console", lambda said: complaints.append(said.text) if said.type in ("error", "warning") else None)
+    opened.goto(stage.server.url)
+    opened.wait_for_function("() => document.documentElement.dataset.link === 'open'")
+    yield opened
+    opened.close()
+    assert [text for text in complaints if "Failed to load resource" not in text and "ERR_" not in text] == []
+
+
+def row(page: Page, download_id: str) -> Locator:
+    return page.locator(f'tr[data-id="{download_id}"]')
+
+
+def record(stage: Stage, download_id: str) -> dict[str, Any]:
+    found: dict[str, Any] = requests.get(f"{stage.server.url}/v1/downloads/{download_id}", timeout=30).json()
+    return found
+
+
+def test_it_is_drawn_before_the_api_answers_and_is_light(shared: BrowserContext, stage: Stage) -> None:
+    page = shared.new_page()
+    weights: list[int] = []
+    page.on("requestfinished", lambda request: weights.append(request.sizes()["responseBodySize"]))
+    page.route("**/v1/**", lambda route: None)  # never answered
+    page.goto(stage.server.url)
+    expect(page.get_by_label("Which model?")).to_be_visible()
+    expect(page.get_by_role("heading", name="On disk")).to_be_visible()
+    page.wait_for_function("() => performance.getEntriesByName('first-contentful-paint').length === 1")
+    assert len(weights) > 15
+    assert sum(weights) < 80 * 1024
+    page.unroute_all(behavior="ignoreErrors")
+    page.close()
+
+
+def test_a_row_moves_with_its_download_in_two_tabs_and_after_a_reload(
+    page: Page, shared: BrowserContext, stage: Stage
+) -> None:
+    download_id = stage.drawn.running("org/moving", 0.25, 4 * GB)
+    other = shared.new_page()
+    other.goto(stage.server.url)
+    for tab in (page, other):
+        expect(row(tab, download_id)).to_contain_text("25 % · 1.0 GB of 4.0 GB")
+    stage.drawn.progress(download_id, 2 * GB, 4 * GB, 100_000_000)
+    for tab in (page, other):
+        expect(row(tab, download_id)).to_contain_text("50 % · 2.0 GB of 4.0 GB")
+        expect(row(tab, download_id)).to_contain_text("100.0 MB/s")
+        expect(row(tab, download_id)).to_contain_text("20 s left")
+    page.reload()
+    expect(row(page, download_id)).to_contain_text("50 %")
+    expect(page).to_have_title(re.compile(r"^\d+ % · hive$"))
+    stage.drawn.complete(download_id, 4 * GB)
+    for tab in (page, other):
+        expect(row(tab, download_id)).to_contain_text("Done")
+        expect(tab.get_by_role("status")).to_have_text("org/moving is there.")
+    other.close()
+
+
+def test_what_goes_quickly_is_shown_too(page: Page, stage: Stage) -> None:
+    download_id = stage.drawn.failed("org/quick", "DOWNLOAD_FAILED", "It broke.")
+    expect(row(page, download_id)).to_contain_text("Failed · It broke.")
+    page.reload()
+    expect(row(page, download_id)).to_contain_text("Failed · It broke.")
+    row(page, download_id).get_by_role("button", name="Dismiss").click()
+    expect(row(page, download_id)).to_have_count(0)
+    page.reload()
+    page.wait_for_function("() => document.querySelector('hive-downloads table').hidden !== undefined")
+    expect(row(page, download_id)).to_have_count(0)
+
+
+def test_every_control_does_what_it_says(page: Page, stage: Stage) -> None:
+    waiting, running = stage.drawn.queued("org/waiting"), stage.drawn.running("org/running")
+    row(page, waiting).get_by_label("Priority of org/waiting").select_option("high")
+    wait_for(lambda: record(stage, waiting)["priority"] == "high")
+    row(page, waiting).get_by_role("button", name="Pause").click()
+    expect(row(page, waiting)).to_contain_text("Paused")
+    row(page, waiting).get_by_role("button", name="Resume").click()
+    expect(row(page, waiting).get_by_role("button", name="Pause")).to_be_visible()
+    cancel = row(page, waiting).get_by_role("button", name="Cancel")
+    cancel.click()
+    assert record(stage, waiting)["status"] == "queued", "it asks again first"
+    cancel.click()
+    expect(row(page, waiting)).to_contain_text("Cancelled")
+    row(page, waiting).get_by_role("button", name="Retry").click()
+    expect(row(page, waiting)).to_have_count(0)
+    expect(page.locator("tr.download", has_text="org/waiting")).to_contain_text("Waits")
+    row(page, running).get_by_role("button", name="Pause").click()
+    wait_for(lambda: requests.get(f"{stage.server.url}/v1/downloads/{running}", timeout=30).ok)
+    slider = page.get_by_label("Bandwidth of all workers")
+    slider.focus()
+    slider.press("ArrowLeft")
+    bandwidth = f"{stage.server.url}/v1/settings/bandwidth"
+    wait_for(lambda: requests.get(bandwidth, timeout=30).json()["bytes_per_second"] == 5 * GB)
+    slider.press("End")
+    wait_for(lambda: requests.get(bandwidth, timeout=30).json()["bytes_per_second"] is None)
+    page.get_by_label("Downloads at once").fill("7")
+    page.get_by_label("Downloads at once").press("Enter")
+    limit = f"{stage.server.url}/v1/settings/downloads"
+    wait_for(lambda: requests.get(limit, timeout=30).json()["max_running"] == 7)
+    page.get_by_label("Downloads at once").fill("")
+    page.get_by_label("Downloads at once").press("Enter")
+    wait_for(lambda: requests.get(limit, timeout=30).json()["max_running"] is None)
+
+
+def test_models_can_be_used_and_deleted_and_history_is_found(page: Page, stage: Stage) -> None:
+    model = page.locator("hive-models tr", has_text="openai/whisper")
+    model.get_by_text("Use it").click()
+    expect(model).to_contain_text("vllm serve openai/whisper-large-v3-turbo")
+    delete = model.get_by_role("button", name="Delete")
+    delete.click()
+    delete.click()
+    expect(model).to_have_count(0)
+    stage.drawn.failed("org/for-history", "DOWNLOAD_FAILED", "It broke here.")
+    stage.drawn.complete(stage.drawn.running("org/history-done"))
+    page.locator("hive-history summary").click()
+    page.get_by_label("Find in the history").fill("HISTORY")
+    expect(page.locator("hive-history tbody tr")).to_have_count(2)
+    page.get_by_label("How it ended").select_option("failed")
+    expect(page.locator("hive-history tbody tr")).to_have_count(1)
+    expect(page.locator("hive-history tbody tr")).to_contain_text("It broke here.")
+
+
+def test_hostile_names_are_texts(page: Page, stage: Stage) -> None:
+    ids = [stage.drawn.running(name) for name in HOSTILE]
+    ids.append(stage.drawn.failed("org/hostile", "DOWNLOAD_FAILED", "<script>document.title='x'</script>"))
+    ids.append(stage.drawn.failed("org/link", "MODEL_ACCESS_DENIED", "No.", page="javascript:document.body.remove()"))
+    for download_id in ids:
+        expect(row(page, download_id)).to_be_visible()
+    assert page.locator("hive-downloads img, hive-downloads script").count() == 0
+    assert page.locator("a[href^=javascript]").count() == 0
+    shown = row(page, ids[2]).locator("bdi").inner_text()
+    assert not set("\u202a\u202b\u202c\u202d\u202e") & set(shown)
+    assert row(page, ids[0]).locator("bdi").inner_text() == HOSTILE[0]
+    page.set_viewport_size({"width": 320, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 320
+    page.set_viewport_size({"width": 1280, "height": 720})
+
+
+def test_fifty_rows_are_changed_in_place(page: Page, stage: Stage) -> None:
+    """That no task is long is measured by scripts/bench page; here is what makes it so: no element comes or goes."""
+    ids = [stage.drawn.running(f"crowd/model-{n}", 0.1) for n in range(50)]
+    for download_id in ids:
+        expect(row(page, download_id)).to_have_count(1)
+    page.wait_for_function("() => !document.querySelector('tr[data-status=resolving]')")
+    page.evaluate(COUNT_MOVES)
+    for step in range(5):
+        for download_id in ids:
+            stage.drawn.progress(download_id, GB + step * 10**8, 5 * GB)
+    for download_id in ids:
+        expect(row(page, download_id)).to_contain_text("28 %")
+    assert page.evaluate("moves") == 0
+    for download_id in ids:
+        stage.drawn.complete(download_id)
+    expect(page.locator("tr[data-status=complete]", has_text="crowd/")).to_have_count(50)
+    page.get_by_role("button", name="Clear ended").click()
+    expect(page.locator("tr.download", has_text="crowd/")).to_have_count(0)
+
+
+def test_it_can_be_used_by_keyboard_alone(page: Page, stage: Stage) -> None:
+    download_id = stage.drawn.queued("org/by-keyboard")
+    expect(row(page, download_id)).to_be_visible()
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    page.keyboard.press("Enter")
+    reached = set()
+    for _ in range(400):
+        page.keyboard.press("Tab")
+        focused = page.evaluate(
+            "[document.activeElement.ariaLabel || document.activeElement.textContent,"
+            " getComputedStyle(document.activeElement).outlineStyle, document.activeElement.tagName]"
+        )
+        if focused[2] not in ("BODY", "HTML", "INPUT"):
+            assert focused[1] == "solid", focused
+        reached.add(focused[0])
+        if focused[0] == "Pause org/by-keyboard":
+            break
+    assert "Pause org/by-keyboard" in reached
+    page.keyboard.press("Enter")
+    expect(row(page, download_id)).to_contain_text("Paused")
+    page.wait_for_function("() => document.activeElement.ariaLabel === 'Resume org/by-keyboard'")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing(page: Page, stage: Stage, scheme: str) -> None:
+    if page.get_by_role("button", name="Clear ended").is_visible():
+        page.get_by_role("button", name="Clear ended").click()
+    stage.drawn.running(f"org/axe-{scheme}")
+    variants = [{"name": "Q8_0", "size": GB, "files": ["m-Q8_0.gguf"]}]
+    stage.drawn.failed(f"org/gated-{scheme}", "MODEL_ACCESS_DENIED", "No.", page="https://huggingface.co/org/x")
+    stage.drawn.failed(f"org/variant-{scheme}", "VARIANT_NOT_FOUND", "No.", variants=variants)
+    expect(page.locator("tr.download", has_text=f"org/variant-{scheme}")).to_be_visible()
+    page.emulate_media(color_scheme="dark" if scheme == "dark" else "light", reduced_motion="reduce")
+    page.locator("hive-models summary").first.click()
+    page.locator("hive-history summary").click()
+    page.get_by_text("More choices").click()
+    # What is dark is only coloured differently.
+    options = AXE if scheme == "light" else {"runOnly": ["color-contrast"]}
+    found = Axe().run(page, options=options).response["violations"]
+    assert [(one["id"], [node["html"] for node in one["nodes"]][:3]) for one in found] == []
+    page.emulate_media(color_scheme="light", reduced_motion="no-preference")
+
+
+def test_offline_is_said_and_all_is_current_when_it_is_back(page: Page, shared: BrowserContext, stage: Stage) -> None:
+    download_id = stage.drawn.running("org/through-the-dark", 0.25, 4 * GB)
+    expect(row(page, download_id)).to_contain_text("25 %")
+    shared.set_offline(True)
+    expect(page.locator("#lost")).to_be_visible()
+    stage.drawn.complete(download_id, 4 * GB)
+    shared.set_offline(False)
+    expect(page.locator("#lost")).to_be_hidden()
+    expect(row(page, download_id)).to_contain_text("Done")
