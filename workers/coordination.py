@@ -70,5 +70,19 @@ class Peers(Protocol):
     def give_room(self, partial: Path) -> None:
         """This file is published: it needs no more room."""
 
+    def take_quota(self, files: Iterable[tuple[Path, int | None]]) -> None:
+        """Take what is missing of these partial files from the bytes that the download's owner may receive on a day;
+        their sizes, None where their server does not say. They are not gone through where nobody counts.
+
+        Raises:
+            QuotaExceeded: that is more than is left.
+            HiveError: the download was cancelled meanwhile.
+        """
+
+    def grow_quota(self, done: int, total: int | None) -> None:
+        """How far a file is whose size was not known, and the size where it is known now. Where more comes than is left
+        the download is cancelled, as QuotaExceeded.
+        """
+
     def update_room(self) -> None:
         """Say how much room is still outstanding, every few seconds at most."""

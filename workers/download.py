@@ -47,6 +47,7 @@ from workers.fleet import FleetLimits
 from workers.fleet.file_lease import FileLeases
 from workers.fleet.patience import until_redis_answers
 from workers.fleet.peers import FleetPeers
+from workers.fleet.quota import QuotaShare
 from workers.fleet.reservation import Reservation
 from workers.fleet.same_store import objection
 from workers.fleet.store_watch import StoreLook, StoreWatch
@@ -124,6 +125,13 @@ class DownloadRun:
         partials = partial_place(settings, for_url=is_plain_url(record.request.ref))
         self._locks = PartialLocks(partials, realm_of(settings))
         self._reservation = Reservation(client, claim.id, nearest(partials.path), limits_of(settings), self._control)
+        self._quota = QuotaShare(
+            taken.downloads.claims,
+            claim,
+            settings.max_bytes_per_key_and_day,
+            self._control,
+            lambda: self._fleet.bandwidth.received,
+        )
         #: Why the store is away for this worker; "" while it is there.
         self._store_problem = ""
         self._watch = StoreWatch(settings, self._lose_store, self._leave_stuck)
@@ -205,6 +213,7 @@ class DownloadRun:
 
     def _bring(self) -> Plan:
         """Everything from the reference to the published model."""
+        self._quota.check()
         credentials = self._credentials()
         try:
             return self._bring_with(credentials)
@@ -232,7 +241,9 @@ class DownloadRun:
 
     def _transfer(self, plan: Plan, network: Network) -> Transfer:
         tracker = self._downloads.tracker
-        peers = FleetPeers(self._fleet, self._leases, self._reservation, tracker, self._control, self._locks)
+        peers = FleetPeers(
+            self._fleet, self._leases, self._reservation, tracker, self._control, self._locks, self._quota
+        )
         return Transfer(
             self._settings,
             plan,

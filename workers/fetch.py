@@ -37,6 +37,7 @@ from workers.transfer import (
     Xet,
     available,
     fetch_many,
+    probe,
 )
 
 # The line that it writes is one of a download's life (docs/logs.md), which are all this logger's.
@@ -232,7 +233,20 @@ class Transfer:
         return True
 
     def _reserve(self, files: Sequence[PlannedFile]) -> None:
+        # One by one as they are asked for: without a quota no server is asked for a size.
+        self._peers.take_quota((self._partial(file), self._size_of(file)) for file in files)
         self._peers.take_room((self._partial(file), file.size or 0) for file in files)
+
+    def _size_of(self, file: PlannedFile) -> int | None:
+        """The size, which of a URL's file only its server knows; None where that does not say.
+
+        Raises:
+            HiveError: what the download would end with.
+        """
+        if file.size is not None:
+            return file.size
+        found = probe(file.source, self._network, self._limits)
+        return found.size if found is not None else None
 
     def _patient(self, source: Source) -> Source:
         """The source with a `locate` that keeps to the Hub's rests, and tells the others of new ones."""
@@ -279,6 +293,8 @@ class Transfer:
 
     def _tell(self, file: PlannedFile, snapshot: Snapshot) -> None:
         self._peers.update_room()
+        if file.size is None:
+            self._peers.grow_quota(snapshot.bytes_done, snapshot.bytes_total)
         self._reporter.file(file.path, snapshot.bytes_done, snapshot.bytes_total or file.size or 0)
         self._statuses[file.path] = snapshot.status
         self._reporter.status(_together(list(self._statuses.values())), snapshot.message)

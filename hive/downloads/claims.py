@@ -42,6 +42,7 @@ class Claims:
         self._lease_ms = int(lease_s * 1000)
         self._max_running = max_running
         self._claim, self._publish = Script(client, scripts.CLAIM), Script(client, scripts.PUBLISH)
+        self._quota = Script(client, scripts.QUOTA)
         self._renew, self._release = Script(client, scripts.RENEW), Script(client, scripts.RELEASE)
         self._finish, self._expired = Script(client, scripts.FINISH), Script(client, scripts.EXPIRED)
 
@@ -113,6 +114,22 @@ class Claims:
             lease_ms=self._lease_ms,
         )
         return Ack(bool(held), control.decode())
+
+    def take_quota(self, claim: Claim, expected: int, least: int, most_bytes: int) -> tuple[bool, int]:
+        """Whether the first owner's bytes of the day have room for what this attempt receives, and for how much of it,
+        which is kept for it; or how many are left. `expected`: bytes of the attempt in all, 0 where nothing is known
+        yet; `least`: as many will do; `most_bytes`: of a day.
+        """
+        fits, n_bytes = self._quota(
+            record=keys.record(claim.id),
+            leases=keys.LEASES,
+            id=claim.id,
+            fence=claim.fence,
+            expected=expected,
+            least=least,
+            most_bytes=most_bytes,
+        )
+        return bool(fits), int(n_bytes)
 
     def release(
         self,

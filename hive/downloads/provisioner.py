@@ -17,10 +17,11 @@ import msgspec
 from hive.downloads.events import first_event, on_disk_event
 from hive.downloads.intents import Intent
 from hive.downloads.jobqueue import JobQueue
+from hive.downloads.quota import quota_exceeded
 from hive.downloads.record import New
 from hive.downloads.resolutions import Question, Resolutions
 from hive.downloads.tracker import DownloadTracker, Outcome
-from hive.errors import InvalidModelRef, QuotaExceeded, TooManyDownloads
+from hive.errors import InvalidModelRef, TooManyDownloads
 from hive.secrets import SECRET_TTL_S, Credentials, fingerprint, purpose_of, seal
 from hive.settings import Settings
 from hive.store.catalog import ModelCatalog, OnDisk
@@ -37,9 +38,6 @@ TOO_MANY_RECORDS = (
     "server may raise HIVE_MAX_RECORDS."
 )
 
-
-#: Seconds of a day, over which bytes are counted.
-DAY_S: Final = 86_400
 _REFUSALS: Final[dict[Outcome, str | None]] = {
     "full": None,
     "crowded": TOO_MANY_RECORDS,
@@ -117,7 +115,7 @@ class ModelProvisioner:
         if outcome in _REFUSALS:
             raise TooManyDownloads(_REFUSALS[outcome])
         if outcome == "spent":
-            raise QuotaExceeded(retry_after_s=DAY_S - int(time.time()) % DAY_S)
+            raise quota_exceeded()
         _say(download_id, "on disk" if on_disk else "joined" if outcome == "joined" else "asked for", spec, retry_of)
         if outcome == "created" and on_disk is None:
             log.info("queued", extra={"fields": {"download_id": download_id, "attempt": 1}})

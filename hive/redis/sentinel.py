@@ -69,7 +69,8 @@ class Sentinels:
         """
         words = [word.decode() if isinstance(word, bytes) else word for word in hello]
         if dict(zip(words[::2], words[1::2], strict=False)).get("role") not in _PRIMARY_ROLES:
-            self._order = (*self._order[1:], self._order[0])
+            order = self._order  # read once: between two reads another thread may have put another one first
+            self._order = (*order[1:], order[0])
             raise ConnectError("SENTINEL_STALE")
 
     def _prefer(self, sentinel: tuple[str, int]) -> None:

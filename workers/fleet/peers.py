@@ -12,6 +12,7 @@ from hive.wire.events import Event
 from workers.fleet import FleetLimits
 from workers.fleet.file_lease import FileLeases
 from workers.fleet.patience import until_redis_answers
+from workers.fleet.quota import QuotaShare
 from workers.fleet.reservation import Reservation
 from workers.transfer import Control, Cooldown
 
@@ -27,7 +28,9 @@ class FleetPeers:
         tracker: DownloadTracker,
         control: Control,
         locks: PartialLocks,
+        quota: QuotaShare,
     ) -> None:
+        self._quota = quota
         self._locks = locks
         self._limits = limits
         self._leases = leases
@@ -76,6 +79,14 @@ class FleetPeers:
     def give_room(self, partial: Path) -> None:
         """This file needs no more room."""
         self._reservation.done(partial)
+
+    def take_quota(self, files: Iterable[tuple[Path, int | None]]) -> None:
+        """Take what is missing of these files from the owner's bytes of the day. Raises QuotaExceeded."""
+        self._quota.take(files)
+
+    def grow_quota(self, done: int, total: int | None) -> None:
+        """The same of a file whose size was not known."""
+        self._quota.grow(done, total)
 
     def update_room(self) -> None:
         """Say how much is outstanding."""

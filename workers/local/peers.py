@@ -66,6 +66,12 @@ class MachinePeers:
         """This file needs no more room."""
         self._sizes.pop(partial, None)
 
+    def take_quota(self, files: Iterable[tuple[Path, int | None]]) -> None:
+        """Nobody's: it is a command of this machine."""
+
+    def grow_quota(self, done: int, total: int | None) -> None:
+        """Nobody's."""
+
     def update_room(self) -> None:
         """Nothing is to be told."""
 

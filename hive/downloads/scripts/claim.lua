@@ -19,6 +19,7 @@ local now = now_ms()
 redis.call('HSET', record, 'state', 'running', 'status', 'resolving', 'owner', owner, 'worker', worker,
   'lease_ms', lease_ms)
 redis.call('HSET', record, 'bytes_at_claim', r[5] or '0', 'claimed_ms', int(now), 'received', '0', 'refetched', '0')
+redis.call('HDEL', record, 'expected')
 redis.call('HSETNX', record, 'started_ms', int(now))
 local waited_ms = math.max(now - tonumber(r[6] or now), 0)
 count('claims')

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from workers.transfer.state.disk import sync_folder, translated
+from workers.transfer.state.journal import boot_id, recover
 
 
 def data_path(partial: Path) -> Path:
@@ -17,6 +18,17 @@ def data_path(partial: Path) -> Path:
 def journal_path(partial: Path) -> Path:
     """What of them is real."""
     return partial.with_name(partial.name + ".journal")
+
+
+def kept_bytes(partial: Path) -> int:
+    """Bytes that are on the disk already, as the journal says: what a fetch would not receive again. 0 where it cannot
+    be read.
+    """
+    try:
+        found = recover(journal_path(partial), data_path(partial).stat().st_size, boot_id())
+    except OSError:
+        return 0
+    return sum(extent.end - extent.start for extent in found.extents) if found is not None else 0
 
 
 def bad_path(partial: Path) -> Path:
