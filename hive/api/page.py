@@ -17,7 +17,6 @@ from hive.api.disconnect import while_connected
 from hive.api.services import services_of
 from hive.auth.principal import principal_of
 from hive.downloads.view import view
-from hive.page import listing
 from hive.page.assets import HEADERS, INDEX, Assets
 from hive.wire.api import HUB_TOKEN_HEADER
 
@@ -40,6 +39,8 @@ async def file(request: Request) -> Response:
 
 async def plain_list(request: Request) -> Response:
     """`GET /list`: downloads and models for a browser without scripts."""
+    from hive.page import listing
+
     services, principal = services_of(request), principal_of(request)
     page = await services.commands.run(services.tracker.page, limit=MAX_LISTED, principal=principal)
     found = await services.store_calls.run(services.catalog.list)

@@ -10,11 +10,9 @@ file system, so no path leads out.
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import threading
-from importlib import resources
-from importlib.resources.abc import Traversable
+from pathlib import Path
 from typing import Final, NamedTuple
 
 #: The file that `GET /` is.
@@ -78,11 +76,13 @@ class Assets:
         """The file of this name; None where there is none. May read the disk."""
         with self._lock:
             if not self._found:
-                self._found = _read(resources.files("hive.page") / "static")
+                self._found = _read(Path(__file__).with_name("static"))
         return self._found.get(name)
 
 
-def _read(folder: Traversable) -> dict[str, Asset]:
+def _read(folder: Path) -> dict[str, Asset]:
+    import gzip  # a server that nobody asks for its page has no use for it
+
     found = {}
     for file in folder.iterdir():
         kind = MEDIA_TYPES.get(file.name.rpartition(".")[2])

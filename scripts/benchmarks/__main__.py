@@ -177,5 +177,16 @@ def serve(streams: int, tokens: int, rate: float, runs: int) -> None:
         it.measure(Path(folder), streams, tokens, rate, runs)
 
 
+@cli.command()
+@click.option("--rows", default=50, help="Downloads under way.")
+@click.option("--rate", default=5.0, help="Events a second of each.")
+@click.option("--seconds", default=60.0, help="For how long.")
+def page(rows: int, rate: float, seconds: float) -> None:
+    """The page in a Chromium while downloads move: tasks over 50 ms, memory."""
+    from benchmarks import page as it
+
+    it.measure(rows, rate, seconds)
+
+
 if __name__ == "__main__":
     cli(prog_name="scripts/bench")

@@ -188,6 +188,7 @@ def test_a_plan_is_refused_as_the_download_would_be(service: Service, hub: HubSe
         with pytest.raises(VariantNotFound) as refused:
             client.plan("hf:org/quants:Q2_K")
         assert len(refused.value.details["variants"]) == 2
+        assert (refused.value.details["repo"], refused.value.details["revision"]) == ("org/quants", None)
     answer = requests.post(f"{service.server.url}/v1/models/plan", json={"model_ref": "hf:org/none"}, timeout=20)
     assert (answer.status_code, answer.json()["error"]["request_id"]) == (404, answer.headers["x-request-id"])
     bad = requests.post(f"{service.server.url}/v1/models/plan", json={"model_ref": "x", "priority": "low"}, timeout=30)

@@ -135,7 +135,7 @@ def _select(
     except NoSuchFile as error:
         raise FileNotFound(str(error), **error.details) from None
     except NoSuchVariant as error:
-        raise VariantNotFound(str(error), **error.details) from None
+        raise VariantNotFound(str(error), **error.details, repo=ref.repo, revision=ref.revision) from None
     except SelectionError as error:
         raise BadRequest(str(error), **error.details) from None
     _check_names(selection)

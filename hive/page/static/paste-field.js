@@ -5,6 +5,12 @@ import { button, el, say } from "./dom.js";
 import { mending, withVariant } from "./failure.js";
 import { planView } from "./plan-view.js";
 
+/** The repository that an error is about: what was pasted may be a command. @param {ApiError} error @param {string} pasted */
+function refOf(error, pasted) {
+  const { repo, revision } = error.details;
+  return repo ? `hf:${repo}${revision ? `@${revision}` : ""}` : pasted;
+}
+
 export class PasteField extends HTMLElement {
   /** @param {import("./downloads.js").Downloads} downloads */
   show(downloads) {
@@ -66,7 +72,7 @@ export class PasteField extends HTMLElement {
       el("p", { class: "wrong" }, el("bdi", { text: error.message })),
       mending(error.code, error.details, {
         again: (body) => this.plan({ ...wish, ...body }),
-        variant: (name) => this.plan({ ...wish, model_ref: withVariant(wish.model_ref, name) }),
+        variant: (name) => this.plan({ ...wish, model_ref: withVariant(refOf(error, wish.model_ref), name) }),
       }),
       el("div", { class: "buttons" }, wait && button("Queue it all the same", () => this.start(wish)), button("Close", () => this.close())),
     ];
