@@ -9,6 +9,7 @@ of any other's.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -176,9 +177,76 @@ MUTANTS: dict[str, tuple[str, str, str]] = {
 }
 
 
-@pytest.mark.parametrize("mistake", MUTANTS)
+class Chosen:
+    """What stands in for hypothesis where the test knows which download it means."""
+
+    def __init__(self, record: Record) -> None:
+        self.record = record
+
+    def draw(self, _: object) -> Record:
+        return self.record
+
+
+class Story:
+    """A life of which the test knows the order; the rules of the machine are looked at after each step."""
+
+    def __init__(self, client: RedisClient) -> None:
+        self.machine = turns_in(client)()
+        self.machine.begin()
+
+    def do(self, rule: str, *, of: int | None = None, **arguments: Any) -> None:
+        """Follow a rule, for the download that was made as the `of`-th."""
+        if of is not None:
+            record = read(self.machine.downloads, self.machine.ids[of])
+            arguments["data"] = Chosen(record)
+        getattr(self.machine, rule)(**arguments)
+        self.machine.what_waits_is_in_the_queue_with_its_priority_and_in_one_line()
+        self.machine.an_owners_are_in_order_and_nobody_waits_for_more_than_a_turn_a_round()
+
+
+def first_ones_end(story: Story) -> None:
+    story.do("ask", owner="alice", priority="normal", count=5)
+    story.do("ask", owner="bob", priority="normal", count=5)
+    for number in range(4):
+        story.do("end", of=number)
+
+
+def paused_ones_come_back(story: Story) -> None:
+    story.do("ask", owner="alice", priority="normal", count=5)
+    story.do("ask", owner="bob", priority="normal", count=5)
+    for number in range(4):
+        story.do("pause", of=number)
+    for number in range(4):
+        story.do("resume", of=number)
+
+
+def who_asked_first_leaves(story: Story) -> None:
+    story.do("ask", owner="alice", priority="normal", count=1)
+    story.do("join", of=0, owner="bob", priority="normal")
+    story.do("leave", of=0, owner="alice")
+
+
+#: Mistakes that random orders meet after minutes only.
+STORIES: dict[str, Callable[[Story], None]] = {
+    "a gap that stays": first_ones_end,
+    "what is resumed is pushed in without a turn": paused_ones_come_back,
+    "a share that counts for who has left": who_asked_first_leaves,
+}
+
+
+@pytest.mark.parametrize("mistake", [name for name in MUTANTS if name not in STORIES])
 def test_a_mistake_in_the_turns_is_caught(mistake: str, store: RedisClient, monkeypatch: pytest.MonkeyPatch) -> None:
     break_script(monkeypatch, *MUTANTS[mistake])
     # Ids and moments are of the run, so hypothesis may not find again what it has found.
     with pytest.raises((AssertionError, ExceptionGroup, Flaky)):
         play(turns_in(store), MUTANT_EXAMPLES, STEPS, first=MISTAKE_SEED)
+
+
+@pytest.mark.parametrize("mistake", STORIES)
+def test_a_rare_mistake_in_the_turns_is_caught(
+    mistake: str, store: RedisClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    STORIES[mistake](Story(store))
+    break_script(monkeypatch, *MUTANTS[mistake])
+    with pytest.raises(AssertionError):
+        STORIES[mistake](Story(store))

@@ -140,6 +140,7 @@ def test_pause_resume_and_cancel_are_said_by_who_was_asked_and_by_who_did_it(ser
     download_id = under_way(service, hub)
     act(service, download_id, "POST", "/pause", "the-pause")
     ends(service, download_id, "paused")
+    wait_for(lambda: service.workers.logged("paused"))  # said when it is done
     act(service, download_id, "POST", "/resume", "the-resume")
     arrives(service, download_id)
     act(service, download_id, "DELETE", "", "the-cancel")

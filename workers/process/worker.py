@@ -97,7 +97,8 @@ class DownloadWorker(Worker):
         self._stop_requested = True
         if self.horse_pid:
             _signal(self.horse_pid, signal.SIGTERM if self._signals == 1 else signal.SIGKILL)
-        elif self.get_state() != WorkerStatus.BUSY:
+        elif self._signals == 1 and self.get_state() != WorkerStatus.BUSY:
+            # Once: the next signal may find it on its way out, saying good-bye to Redis.
             raise StopRequested
 
     def fork_work_horse(self, job: Job, queue: Queue) -> None:

@@ -1,4 +1,4 @@
-"""A file of 2 GiB with the engine's real numbers, killed twenty times on its way."""
+"""A file of 1 GiB with the engine's real numbers, killed twenty times on its way."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.content import MIB
 from workers.transfer import Digest, Limits, Location, Source, data_path, fetch
 
 KILLS = 20
-CONTENT = SyntheticFile(2048 * MIB, seed=77)
+CONTENT = SyntheticFile(1024 * MIB, seed=77)
 #: Bytes a kill may cost: what the design allows, 64 MiB or a second.
 KILL_COSTS_BYTES = 64 * MIB
 
@@ -37,7 +37,7 @@ def test_twenty_kills_cost_at_most_64_mib_each(hub: HubServer, tmp_path: Path) -
     for _ in range(KILLS):
         hub.reset_log()
         with Child([sys.executable, "-c", _CHILD, *arguments]) as child:
-            hub.log.wait_for("/f", sent_bytes=chance.randrange(MIB, 160 * MIB), timeout_s=30)
+            hub.log.wait_for("/f", sent_bytes=chance.randrange(MIB, 80 * MIB), timeout_s=30)
             child.kill()
             child.wait()
             deaths += child.returncode == -9

@@ -19,7 +19,7 @@ from tests.support.xet_store import XetFile, need_hf_xet, xet_file
 from workers.transfer import data_path
 
 #: More than hf_xet would fetch ahead, left alone or with room for one block of each stream only.
-CONTENT_BYTES = 512 * MIB
+CONTENT_BYTES = 320 * MIB
 #: What a process may hold, whatever the file's size. Some 25 MiB of it are there before the first byte.
 MOST_BYTES = 140 * MIB
 #: Seconds that the fetch may take on a busy machine.
