@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
 
@@ -15,6 +15,10 @@ from hive.wire.jobs import Priority, Request
 MAX_OWNERS: Final = 64
 
 
+#: A whole number of a record: what Lua, readers of JSON and clocks have room for. One outside is no number of ours.
+Number = Annotated[int, msgspec.Meta(ge=-(2**53), le=2**53)]
+
+
 class Record(msgspec.Struct, kw_only=True, frozen=True):
     """A download as it stands in Redis. Times are unix milliseconds, 0 where they have not come."""
 
@@ -24,13 +28,13 @@ class Record(msgspec.Struct, kw_only=True, frozen=True):
     ref: str
     dedup_key: str = msgspec.field(name="identity")
     request: Request
-    fence: int
-    seq: int
+    fence: Number
+    seq: Number
     event: bytes
-    attempt: int = 1
-    stalls: int = 0
-    bytes_done: int = 0
-    bytes_at_claim: int = 0
+    attempt: Number = 1
+    stalls: Number = 0
+    bytes_done: Number = 0
+    bytes_at_claim: Number = 0
     worker: str = ""
     control: str = ""
     priority: Priority = "normal"
@@ -42,16 +46,16 @@ class Record(msgspec.Struct, kw_only=True, frozen=True):
     #: What it is called, once it was resolved.
     name: str = ""
     #: Bytes that came over the network in all attempts, and how many of them had come before.
-    bytes_received: int = 0
-    bytes_refetched: int = 0
+    bytes_received: Number = 0
+    bytes_refetched: Number = 0
     #: Milliseconds that workers spent on it.
-    active_ms: int = 0
-    queued_ms: int = 0
-    claimed_ms: int = 0
-    created_ms: int = 0
-    started_ms: int = 0
-    updated_ms: int = 0
-    ended_ms: int = 0
+    active_ms: Number = 0
+    queued_ms: Number = 0
+    claimed_ms: Number = 0
+    created_ms: Number = 0
+    started_ms: Number = 0
+    updated_ms: Number = 0
+    ended_ms: Number = 0
 
     @property
     def is_terminal(self) -> bool:

@@ -17,6 +17,8 @@ from workers.claim import take_next
 BREAKS: dict[str, Callable[[RedisClient, str], object]] = {
     "a state of no version": lambda redis, key: redis.hset(key, "state", "frozen"),
     "a number that is none": lambda redis, key: redis.hset(key, "fence", "many"),
+    "a number of hundreds of digits": lambda redis, key: redis.hset(key, "active_ms", "9" * 400),
+    "a time that no clock has": lambda redis, key: redis.hset(key, "created_ms", str(2**60)),
     "bytes that are no text": lambda redis, key: redis.hset(key, b"ref", b"\xff\xfe"),
     "a request that is no JSON": lambda redis, key: redis.hset(key, "request", "{"),
     "a request without a reference": lambda redis, key: redis.hset(key, "request", "{}"),

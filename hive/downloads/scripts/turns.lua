@@ -194,10 +194,11 @@ local function take_turn(record, id, owner)
 end
 -- Puts back what a worker held: where it was, if it has had its turn with this priority, and else by its age.
 local function come_back(id, owner, turn, priority, created_ms)
-  if owner == '' or not turn or math.floor(tonumber(turn) / RANK_STEP) ~= (RANKS[priority] or 1) then
+  local score = tonumber(turn or '')
+  if owner == '' or not score or math.floor(score / RANK_STEP) ~= (RANKS[priority] or 1) then
     return enter(id, owner, priority, created_ms)
   end
-  put(id, turn)
+  put(id, score)
   redis.call('ZADD', line_of(owner), place(priority, created_ms), id)
 end
 -- One who joins what waits: it counts for them from now on if their turn comes earlier.
