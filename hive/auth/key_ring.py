@@ -18,7 +18,7 @@ import os
 import time
 from typing import Final
 
-from hive.auth.keys import KEY, ApiKey, KeyFile, KeyList, digest_of
+from hive.auth.keys import KEY, MAX_ENDED_SESSIONS, ApiKey, KeyFile, KeyList, digest_of, remembered
 from hive.auth.principal import Principal
 from hive.errors import InvalidApiKey, KeyFileUnusable
 
@@ -148,6 +148,8 @@ class KeyRing:
         """
         if self.on:
             self._ended[session_id] = expires_s
+            if len(self._ended) > MAX_ENDED_SESSIONS:  # where the file cannot be written nothing else bounds them
+                self._ended = remembered(self._ended, time.time())
             self._file.end_session(session_id, expires_s)
 
     def note_uses(self) -> None:
@@ -180,9 +182,7 @@ class KeyRing:
             log.info("keys are on: requests need one from now on", extra={"fields": {"keys": len(keys)}})
         elif self._trouble is not None:
             log.info("the key file can be used again", extra={"fields": {"keys": len(keys)}})
-        now_s = time.time()
-        ended = {**self._ended, **found.ended_sessions}
-        self._ended = {session_id: until_s for session_id, until_s in ended.items() if until_s > now_s}
+        self._ended = remembered({**self._ended, **found.ended_sessions}, time.time())
         self._keys, self._trouble = keys, None
         if keys:
             self._turn_on()

@@ -56,7 +56,9 @@ MAX_NAME_CHARS: Final = 64
 MAX_LIFE_S: Final = 10 * 366 * 86_400
 #: Seconds that a key which is revoked or has expired stays in the file, for `hive key ls` to show.
 DEAD_KEPT_S: Final = 30 * 86_400
-#: Ended sessions that are remembered until they would have expired anyway.
+#: Ended sessions of one key, and of all, that are remembered until they would have expired anyway. Beyond it the oldest
+#: of the key that has the most is forgotten: nobody who ends many brings another key's back to life.
+MAX_ENDED_OF_KEY: Final = 100
 MAX_ENDED_SESSIONS: Final = 10_000
 #: Seconds that a writer waits for its turn, and between two tries.
 LOCK_TIMEOUT_S: Final = 10.0
@@ -213,10 +215,8 @@ class KeyFile:
 
         def change(found: KeyList) -> tuple[KeyList, None]:
             now_s = time.time()
-            ended = {id_: until_s for id_, until_s in found.ended_sessions.items() if until_s > now_s}
-            ended[session_id] = expires_s
-            kept = dict(list(ended.items())[-MAX_ENDED_SESSIONS:])
-            return msgspec.structs.replace(found, ended_sessions=kept), None
+            ended = remembered({**found.ended_sessions, session_id: expires_s}, now_s)
+            return msgspec.structs.replace(found, ended_sessions=ended), None
 
         self._change(change)
 
@@ -306,6 +306,24 @@ class KeyFile:
 def digest_of(text: str) -> str:
     """What is kept of a key: its SHA-256 in hexadecimal."""
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def new_session_id(key_id: str) -> str:
+    """An id for a session of this key, which tells whose it is."""
+    return f"{key_id}-{secrets.token_hex(16)}"
+
+
+def remembered(ended: Mapping[str, float], now_s: float) -> dict[str, float]:
+    """Of these ended sessions those that are kept, in their order: none that has expired, and so many of a key."""
+    by_key: dict[str, list[str]] = {}
+    for session_id, until_s in ended.items():
+        if until_s > now_s:
+            by_key.setdefault(session_id.rpartition("-")[0], []).append(session_id)
+    kept = {key_id: ids[-MAX_ENDED_OF_KEY:] if key_id else ids for key_id, ids in by_key.items()}
+    for _ in range(sum(map(len, kept.values())) - MAX_ENDED_SESSIONS):
+        max(kept.values(), key=len).pop(0)
+    left = {session_id for ids in kept.values() for session_id in ids}
+    return {session_id: until_s for session_id, until_s in ended.items() if session_id in left}
 
 
 def _new_id(taken: set[str]) -> str:

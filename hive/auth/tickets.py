@@ -20,7 +20,6 @@ import binascii
 import contextlib
 import hashlib
 import hmac
-import secrets
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -30,6 +29,7 @@ from typing import Final, NamedTuple, TypeVar
 import msgspec
 
 from hive.auth.key_ring import KeyRing
+from hive.auth.keys import new_session_id
 from hive.auth.principal import Principal
 from hive.errors import InvalidApiKey
 from hive.secrets import check_key
@@ -132,7 +132,9 @@ class Sessions:
             StoreNotWritable: the secret key cannot be read.
         """
         expires_s = _earliest(time.time() + SESSION_TTL_S, principal.expires_s)
-        return Made(self._signer.sign(Session(principal.key_id, expires_s, secrets.token_hex(16))), expires_s)
+        return Made(
+            self._signer.sign(Session(principal.key_id, expires_s, new_session_id(principal.key_id))), expires_s
+        )
 
     def principal(self, text: str) -> Principal:
         """Who asks with this session.

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from typing import Generic, Protocol, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 import msgspec
 
 from hive.downloads import scripts
 from hive.downloads.names import text_names
 from hive.redis.client import RedisClient
+from hive.redis.errors import is_of_another_type
 from hive.redis.lua import Script
 from hive.wire import keys
 
@@ -24,6 +25,8 @@ log = logging.getLogger("hive.downloads.registry")
 
 #: Seconds that a silent worker stays listed. Workers speak every 5 s.
 WORKER_TTL_S = 20
+#: What is read in place of a key that is no hash: nothing that a member says.
+_NO_MEMBER: Final[Mapping[bytes, bytes]] = {b"": b""}
 
 
 class Member(Protocol):
@@ -83,17 +86,20 @@ class HeartbeatRegistry(Generic[M]):
             for name in names:
                 self.add_read(pipeline, name)
                 pipeline.pttl(self._key(name))
-            rows = pipeline.execute()
+            rows = pipeline.execute(raise_on_error=False)
+        for row in rows:
+            if isinstance(row, Exception) and not is_of_another_type(row):
+                raise row
         for name, left_ms in zip(names, rows[1::2], strict=True):
             if left_ms > self._ttl_s * 1000:  # longer than any heartbeat: Redis' clock was set back
                 self._redis.expire(self._key(name), self._ttl_s)
-        return self.members(names, rows[::2])
+        return self.members(names, [_NO_MEMBER if isinstance(row, Exception) else row for row in rows[::2]])
 
     def add_read(self, pipeline: RedisClient, name: str) -> None:
         """Read a member's hash, in a pipeline that has other work too: one command."""
         pipeline.hgetall(self._key(name))
 
-    def members(self, names: Iterable[str], hashes: Iterable[dict[bytes, bytes]]) -> list[M]:
+    def members(self, names: Iterable[str], hashes: Iterable[Mapping[bytes, bytes]]) -> list[M]:
         """The members in these hashes, which were read in the order of the names; forgets those that fell silent."""
         found = dict(zip(names, hashes, strict=True))
         gone = [name for name, fields in found.items() if not fields]

@@ -13,7 +13,15 @@ from pathlib import Path
 import pytest
 
 from hive.auth import keys
-from hive.auth.keys import KEY, KeyFile, digest_of
+from hive.auth.keys import (
+    KEY,
+    MAX_ENDED_OF_KEY,
+    MAX_ENDED_SESSIONS,
+    KeyFile,
+    digest_of,
+    new_session_id,
+    remembered,
+)
 from hive.auth.scopes import Scope
 from hive.errors import BadRequest, KeyFileUnusable, NotFound
 from hive.processes.children import bound_to_us
@@ -184,6 +192,17 @@ def test_a_session_that_was_ended_is_remembered_until_it_would_have_expired(file
     file.end_session("one", time.time() + 60)
     file.end_session("two", time.time() + 60)
     assert set(file.read().ended_sessions) == {"one", "two"}
+
+
+def test_who_ends_many_sessions_brings_no_other_keys_back_to_life() -> None:
+    theirs = {new_session_id("victim00"): 9.0, new_session_id("old-form").rpartition("-")[2]: 9.0}
+    floods = {new_session_id(f"flood{n:03}"): 9.0 for n in range(150) for _ in range(MAX_ENDED_OF_KEY + 20)}
+    kept = remembered({**theirs, **floods, new_session_id("expired0"): 1.0}, 2.0)
+    assert theirs.items() <= kept.items()
+    assert len(kept) == MAX_ENDED_SESSIONS
+    assert "expired0" not in "".join(kept)
+    newest = list(floods)[-1]
+    assert newest in kept
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="gives a file to another user")

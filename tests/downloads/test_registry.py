@@ -51,3 +51,12 @@ def test_one_broken_entry_hides_nobody_and_goes_some_day(redis_client: RedisClie
     redis_client.hset(keys.worker("b"), mapping=broken)
     assert registry.alive() == [info("a")]
     assert 0 < redis_client.ttl(keys.worker("b")) <= WORKER_TTL_S
+
+
+def test_a_key_that_is_no_hash_hides_nobody_and_goes_some_day(redis_client: RedisClient) -> None:
+    registry = worker_registry(redis_client)
+    registry.beat(info("a"))
+    redis_client.sadd(keys.WORKERS, "b")
+    redis_client.set(keys.worker("b"), "x")
+    assert registry.alive() == [info("a")]
+    assert 0 < redis_client.ttl(keys.worker("b")) <= WORKER_TTL_S
