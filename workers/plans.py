@@ -33,6 +33,7 @@ def described(found: sources.Plan, store: Store) -> DownloadPlan:
         files=files,
         bytes_total=found.total_bytes,
         bytes_missing=wanted if found.total_bytes is not None or not missing else None,
+        license=found.license,
         variants=msgspec.convert(quantisations(found.tree), tuple[PlanVariant, ...]),
     )
 

@@ -167,7 +167,8 @@ class DownloadPlan(msgspec.Struct, frozen=True, kw_only=True):
     """What a download would bring, and how much of it is not on the disk; None where only a server knows the size.
 
     `local_path` is there where nothing is missing. `room` is None where the disk does not say. `variants` are the
-    quantisations that could be had in place of this one; nothing for what has none.
+    quantisations that could be had in place of this one; nothing for what has none. `license` is what its authors call
+    it at the Hub, None where that was not asked or does not say.
     """
 
     object: str = "plan"
@@ -182,6 +183,7 @@ class DownloadPlan(msgspec.Struct, frozen=True, kw_only=True):
     bytes_missing: int | None = None
     room: Room | None = None
     variants: tuple[PlanVariant, ...] = ()
+    license: str | None = None
 
 
 class Download(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,6 +15,7 @@ from playwright.sync_api import BrowserContext, Page
 
 from hive.auth.keys import KeyFile
 from hive.settings import Settings
+from tests.browser import terminal_picture
 from tests.hub import SyntheticFile
 from tests.hub.server import HubServer
 from tests.support.browser import chromium
@@ -66,6 +67,14 @@ class Camera:
         """Wide and narrow, light and dark."""
         for width, scheme in ((WIDE, "light"), (WIDE, "dark"), (NARROW, "light"), (NARROW, "dark")):
             self.take(page, state, width, scheme)
+
+    def of_terminal(self) -> None:
+        """A picture of no page."""
+        path = self._folder / "terminal.png"
+        terminal_picture.take(self._browser, path)
+        click.echo(path)
+        if self._keep is not None:
+            shutil.copy(path, self._keep / path.name)
 
     def open(self, stage: Stage, state: str = "open") -> Page:
         page = self._browser.new_page()
@@ -184,9 +193,10 @@ def keyed(camera: Camera) -> None:
 def planned(camera: Camera) -> None:
     """With workers: what would come, a gated model, and one in memory that answers."""
     with HubServer() as hub, tempfile.TemporaryDirectory() as folder:
-        hub.create(
+        made = hub.create(
             "google/gemma-3-27b-it-GGUF", {name: SyntheticFile(size * 10**7, seed=1) for name, size in VARIANTS.items()}
         )
+        made.license = "gemma"
         hub.create("meta-llama/Llama-4-Scout", {"model.safetensors": b"weights"}, gated="manual")
         hub.create("org/small-GGUF", {"m-Q4_K_M.gguf": write_reciting(Path(folder) / "m-Q4_K_M.gguf", PIECES)})
         with staged(HF_ENDPOINT=hub.endpoint, **ENGINE) as stage:
@@ -224,6 +234,11 @@ def _planned(camera: Camera, stage: Stage) -> None:
     page.close()
 
 
+def terminal(camera: Camera) -> None:
+    """`hive pull` and `hive ps` on a terminal."""
+    camera.of_terminal()
+
+
 STATES: dict[str, Callable[[Camera], None]] = {
     "empty": empty,
     "working": working,
@@ -231,6 +246,7 @@ STATES: dict[str, Callable[[Camera], None]] = {
     "crowded": crowded,
     "keyed": keyed,
     "planned": planned,
+    "terminal": terminal,
 }
 
 

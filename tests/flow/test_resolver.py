@@ -167,7 +167,7 @@ def test_a_plan_says_what_would_come_and_downloads_nothing(service: Service, hub
 
 def test_a_plan_lists_the_quantisations_that_could_be_had_instead(service: Service, hub: HubServer) -> None:
     hub.create("org/quants", {"m-Q4_K_M.gguf": b"four", "m-Q8_0.gguf": b"eight...", "mmproj-f16.gguf": b"eyes"})
-    hub.create("org/plain", {"config.json": b"{}"})
+    hub.create("org/plain", {"config.json": b"{}"}).license = "apache-2.0"
     expected = [("Q4_K_M", 4, ("m-Q4_K_M.gguf",)), ("Q8_0", 8, ("m-Q8_0.gguf",))]
     with Client(service.server.url) as client:
         found = client.plan("hf:org/quants")
@@ -177,7 +177,8 @@ def test_a_plan_lists_the_quantisations_that_could_be_had_instead(service: Servi
         on_disk = client.plan("hf:org/quants")
         assert on_disk.local_path
         assert [(one.name, one.size, one.files) for one in on_disk.variants] == expected
-        assert client.plan("hf:org/plain").variants == ()
+        plain = client.plan("hf:org/plain")
+        assert (plain.variants, plain.license, found.license) == ((), "apache-2.0", None)
 
 
 def test_a_plan_is_refused_as_the_download_would_be(service: Service, hub: HubServer) -> None:

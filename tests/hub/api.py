@@ -167,7 +167,7 @@ def _info(request: Request, repo: Repo, commit: Commit) -> Json:
         "disabled": False,
         "downloads": 0,
         "likes": 0,
-        "tags": ["region:us"],
+        "tags": [*([f"license:{repo.license}"] if repo.license else []), "region:us"],
         "spaces": [],
         "usedStorage": sum(entry.size for entry in commit.files.values()),
         "siblings": [_sibling(entry, blobs=blobs) for _, entry in sorted(commit.files.items())],

@@ -91,6 +91,8 @@ class Repo:
         self.gated: Gated = gated
         self.private = private
         self.xet = xet
+        #: What its authors call its licence; None: they do not say.
+        self.license: str | None = None
         self.commits: dict[str, Commit] = {}
         #: Full ref names ("refs/heads/main") to commit ids.
         self.refs: dict[str, str] = {}

@@ -37,6 +37,19 @@ _SHA1 = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
+#: By which a repository's tags name its licence, and characters of that tag.
+_LICENSE_TAG: Final = "license:"
+MAX_LICENSE_CHARS: Final = 80
+
+
+class Head(NamedTuple):
+    """What a revision stands for now, who may have the repository, and what its authors call the licence."""
+
+    commit: str
+    access: Visibility
+    license: str | None
+
+
 class FileMetadata(NamedTuple):
     """Where a file is now: its URL (signed, for LFS), when that ends in unix seconds; the size and the digest, where it
     is the Hub that says them.
@@ -79,14 +92,14 @@ class HubClient:
         """Where the Hub hands out tokens for its Xet store, to those who may read the repository."""
         return Location(f"{self._endpoint}/api/models/{repo}/xet-read-token/{commit}", self.credentials)
 
-    def commit(self, repo: str, revision: str) -> tuple[str, Visibility]:
-        """The commit that a revision stands for now, and who may have the repository."""
+    def commit(self, repo: str, revision: str) -> Head:
+        """The commit that a revision stands for now, who may have the repository, and under which licence."""
         with self._in_our_words(repo, revision):
             info = self._info(repo, revision)
             sha = info.get("sha")
             if not isinstance(sha, str) or not is_commit(sha.lower()):
                 raise HubRefused("What answers at HF_ENDPOINT is not a Hub: its answer names no commit.")
-            return sha.lower(), _visibility(info)
+            return Head(sha.lower(), _visibility(info), _license(info))
 
     def _info(self, repo: str, revision: str) -> dict[str, Any]:
         """What the Hub says of a revision: little, where it can; a mirror may not know how to say little.
@@ -94,7 +107,7 @@ class HubClient:
         Not by huggingface_hub's `model_info`, which reads every field that comes, and fails on a date in another form.
         """
         url = f"{self._endpoint}/api/models/{repo}/revision/{quote(revision, safe='')}"
-        for expand in (["sha", "gated", "private"], []):
+        for expand in (["sha", "gated", "private", "tags"], []):
             response = get_session().get(url, params={"expand": expand}, headers=self.credentials)
             refusal = _refusal(response)
             if not expand or refusal.code or refusal.status not in MAYBE_EXPAND:
@@ -217,6 +230,20 @@ class HubClient:
             raise HubRefused(f"The Hub leads to an address that is none ({type(error).__name__}).") from None
         except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError):
             raise HubRefused("What answers at HF_ENDPOINT is not a Hub: its reply has another form.") from None
+
+
+def _license(info: dict[str, Any]) -> str | None:
+    """The licence in a repository's tags: what its authors call it, such as `apache-2.0`; None where they do not."""
+    tags = info.get("tags")
+    for tag in tags if isinstance(tags, list) else ():
+        if (
+            isinstance(tag, str)
+            and tag.startswith(_LICENSE_TAG)
+            and len(tag) <= MAX_LICENSE_CHARS
+            and tag.isprintable()
+        ):
+            return tag.removeprefix(_LICENSE_TAG)
+    return None
 
 
 def _visibility(info: dict[str, Any]) -> Visibility:

@@ -29,7 +29,7 @@ from hive.store.catalog import ModelCatalog
 from hive.store.restricted import AccessNotes, ProbeFile
 from hive.wire.refs import ModelRef, path_problem
 from hive.wire.selection import NoSuchFile, NoSuchVariant, Pickles, RepoFile, Selection, SelectionError, select
-from workers.sources.hub_client import HubClient, Visibility
+from workers.sources.hub_client import Head, HubClient, Visibility
 from workers.sources.plan import Plan, PlannedFile, RetryLater, everywhere
 from workers.transfer import Digest, Limits, Location, Refusal, Source
 
@@ -65,9 +65,10 @@ def resolve(
         raise HubUnavailable("HF_HUB_OFFLINE is set, so the Hub is not asked, and this model is not on the disk.")
     hub = HubClient(settings, token, network)
     access: Visibility = "unknown"
+    license_name: str | None = None
     commit = ref.rev
     if not ref.is_pinned:
-        commit, access = _commit(hub, ref)
+        commit, access, license_name = _commit(hub, ref)
     noted = AccessNotes(settings.hive_dir).places(ref.repo, commit)
     withheld = bool(noted) and not as_operator
     # A listing that is on the disk was perhaps another's to read.
@@ -93,6 +94,7 @@ def resolve(
         revision=ref.rev,
         commit=commit,
         variant=selection.variant,
+        license=license_name,
         files=tuple(_planned(hub, ref.repo, commit, file) for file in selection.files),
         tree=tree,
         primary=selection.primary,
@@ -115,8 +117,8 @@ def _is_public(settings: Settings, network: Network, access: Visibility, largest
     return True
 
 
-def _commit(hub: HubClient, ref: ModelRef) -> tuple[str, Visibility]:
-    """The commit of the reference's revision, and who may have the model."""
+def _commit(hub: HubClient, ref: ModelRef) -> Head:
+    """The commit of the reference's revision, and what the Hub says of the model beside it."""
     try:
         return hub.commit(ref.repo, ref.rev)
     except RevisionNotFound as error:

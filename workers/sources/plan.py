@@ -57,6 +57,8 @@ class Plan:
     revision: str | None = None
     commit: str | None = None
     variant: str | None = None
+    #: What its authors call the licence, where the Hub was asked and said so.
+    license: str | None = None
     tree: tuple[RepoFile, ...] = ()
     #: What the file of a plain URL is to be called, where somebody said so.
     name: str | None = None

@@ -29,6 +29,7 @@ function sums(plan) {
   const parts = [counted(plan.files.length, "file"), size(plan.bytes_total)];
   if (plan.bytes_missing === 0) parts.push("all on disk");
   else if (plan.bytes_missing !== null && plan.bytes_missing !== plan.bytes_total) parts.push(`${size(plan.bytes_missing)} to download`);
+  if (plan.license) parts.push(`licence ${plan.license}`);
   return parts.join(" · ");
 }
 

@@ -32,7 +32,7 @@ interface Plan {
   model_ref: string; name: string; repo: string | null; commit: string | null; variant: string | null;
   local_path: string | null; files: { path: string; size: number | null; on_disk: boolean }[];
   bytes_total: number | null; bytes_missing: number | null; room: { available: number; enough: boolean } | null;
-  variants?: Variant[];
+  variants?: Variant[]; license?: string | null;
 }
 
 interface Model {
