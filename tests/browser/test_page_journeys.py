@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,9 @@ from tests.hub.server import HubServer
 from tests.support.balancer import Balancer
 from tests.support.browser import chromium
 from tests.support.content import MIB
+from tests.support.gguf_models import write_reciting
 from tests.support.keys import make
+from tests.support.llm import ENGINE, PIECES, RECITED
 from tests.support.page import GB, Stage, staged
 from tests.support.processes import Server, Workers, stopping
 
@@ -33,17 +36,19 @@ KEPT = "JSON.stringify([document.cookie, {...localStorage}, {...sessionStorage},
 
 
 @pytest.fixture(scope="module")
-def hub() -> Iterator[HubServer]:
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]:
+    reciting = write_reciting(tmp_path_factory.mktemp("model") / "m-Q4_K_M.gguf", PIECES)
     with HubServer() as running:
         quants = {f"m-{name}.gguf": SyntheticFile(n * MIB, seed=n) for n, name in enumerate(("Q2_K", "Q8_0"), 1)}
         running.create("org/quants", quants)
         running.create("org/closed", {"model.safetensors": b"weights"}, gated="manual")
+        running.create("org/reciting", {"m-Q4_K_M.gguf": reciting})
         yield running
 
 
 @pytest.fixture(scope="module")
 def stage(hub: HubServer) -> Iterator[Stage]:
-    with staged(HF_ENDPOINT=hub.endpoint) as made, stopping(Workers(made.env)):
+    with staged(HF_ENDPOINT=hub.endpoint, **ENGINE) as made, stopping(Workers(made.env)):
         yield made
 
 
@@ -109,6 +114,22 @@ def test_a_gated_download_that_failed_goes_on_with_a_token(page: Page, stage: St
     row.get_by_label("A token of somebody").fill(DEFAULT_TOKEN)
     row.get_by_label("A token of somebody").press("Enter")
     expect(row).to_contain_text("Done")
+
+
+def test_a_model_is_loaded_tried_and_ended(page: Page, stage: Stage) -> None:
+    page.goto(stage.server.url)
+    ask(page, "org/reciting")
+    page.get_by_role("button", name="Download").click()
+    page.get_by_role("button", name="Load into memory org/reciting").click()
+    loaded = page.locator("li.loaded", has_text="org/reciting")
+    expect(loaded).to_contain_text("Ready · on the CPU")
+    loaded.get_by_label("Prompt for").fill("?")
+    loaded.get_by_label("Prompt for").press("Control+Enter")
+    expect(loaded.get_by_label("Answer of")).to_have_text(RECITED)
+    expect(loaded).to_contain_text("tokens")
+    loaded.get_by_role("button", name=re.compile("^(End|Really end)")).click()
+    loaded.get_by_role("button", name=re.compile("^(End|Really end)")).click()
+    expect(loaded).to_have_count(0)
 
 
 def test_a_key_is_asked_for_once_and_not_kept(page: Page, tmp_path: Path) -> None:

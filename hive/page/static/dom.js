@@ -70,20 +70,29 @@ export function button(text, act, props = {}) {
   return made;
 }
 
+/** Milliseconds within which it is to be pressed again. */
+const SURE_MS = 5000;
+
 /** A button that asks again before it acts.
  * @param {string} text @param {string} sure @param {() => Promise<unknown>} act @param {Record<string, any>} [props] */
 export function careful(text, sure, act, props = {}) {
   let asked = 0;
   /** @type {HTMLButtonElement} */
   const made = button(text, async () => {
-    if (Date.now() - asked < 5000) {
+    if (Date.now() - asked < SURE_MS) {
       await act();
       return;
     }
     asked = Date.now();
-    made.textContent = sure;
-    setTimeout(() => { made.textContent = text; }, 5000);
+    show(sure);
+    say(`${sure} Press again.`);
+    setTimeout(() => show(text), SURE_MS);
   }, props);
+  /** @param {string} shown */
+  const show = (shown) => {
+    made.textContent = shown;
+    if (props["aria-label"]) made.setAttribute("aria-label", props["aria-label"].replace(text, shown));
+  };
   return made;
 }
 
