@@ -74,13 +74,23 @@ ANY_PRIVATE: Final = "127.0.0.1"
 #: Last labels of names that no public server has: reserved ones, and those that networks have of their own.
 _INTERNAL: Final = frozenset(
     {
-        *("alt", "corp", "domain", "home", "host", "internal", "intra", "intranet", "lan", "local", "localdomain"),
-        *("localhost", "mail", "onion", "private"),
+        *("alt", "arpa", "corp", "domain", "home", "host", "internal", "intra", "intranet", "lan", "local"),
+        *("localdomain", "localhost", "localnet", "mail", "onion", "private", "test", "workgroup"),
+        *("cluster", "consul", "docker", "incus", "kube", "lxd", "node", "nomad", "pod", "podman", "svc"),
     }
 )
-_INTERNAL_ENDINGS: Final = (".home.arpa", ".in-addr.arpa", ".ip6.arpa")
-#: An IPv4 address inside a name: `127.0.0.1.nip.io`, `app-10-0-0-1.sslip.io`, and in hexadecimal, `7f000001.nip.io`.
-_ADDRESS_IN_NAME = re.compile(r"(?:^|[.-])(?:\d{1,3}[.-]){3}\d{1,3}(?=[.-]|$)|(?:^|[.-])[0-9a-f]{8}\.(?=nip|sslip|xip)")
+#: Where every name is an address of the asker's choice (also in hexadecimal and of IPv6), or always this machine.
+_INTERNAL_ENDINGS: Final = tuple(
+    f".{name}"
+    for name in (
+        *("nip.io", "sslip.io", "xip.io", "traefik.me", "rbndr.us", "1u.ms", "backname.io", "local.gd"),
+        *("localtest.me", "lvh.me", "vcap.me", "lacolhost.com", "fuf.me", "ts.net"),
+    )
+)
+#: The last label of a public name: letters, or an encoded one of another script.
+_PUBLIC_LABEL = re.compile(r"[a-z]{2,63}|xn--[a-z0-9-]{1,59}")
+#: An IPv4 address inside a name: `127.0.0.1.nip.io`, `app-10-0-0-1.example.com`.
+_ADDRESS_IN_NAME = re.compile(r"(?:^|[.-])(?:\d{1,3}[.-]){3}\d{1,3}(?=[.-]|$)")
 #: Labels of a name that are numbers alone, decimal, octal or hexadecimal: an address in one of its spellings.
 _NUMBERS = re.compile(r"(?:0x[0-9a-f]*|\d+)(?:\.(?:0x[0-9a-f]*|\d+))*")
 
@@ -90,9 +100,10 @@ def is_internal_name(host: str) -> bool:
     being resolved here. A name of somebody's own that leads into a network cannot be told from others.
     """
     name = _bare(host)
-    if ":" in name or "." not in name or name.endswith(_INTERNAL_ENDINGS):
+    if ":" in name or "." not in name or ".." in name or f".{name}".endswith(_INTERNAL_ENDINGS):
         return True
-    if name.rpartition(".")[2] in _INTERNAL or _NUMBERS.fullmatch(name) is not None:
+    last = name.rpartition(".")[2]
+    if last in _INTERNAL or _PUBLIC_LABEL.fullmatch(last) is None or _NUMBERS.fullmatch(name) is not None:
         return True
     return _ADDRESS_IN_NAME.search(name) is not None
 

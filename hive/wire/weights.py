@@ -45,10 +45,17 @@ _NAMES: Final = tuple(
         ("tflite", r".+\.tflite"),
     )
 )
-#: What PyTorch, joblib and their like write. Of `.bin` only the names that they give: others are no pickles.
-_PICKLE_ENDINGS: Final = (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".dill")
+#: What PyTorch, Paddle, joblib and their like write, and archives that hold such files. Of `.bin` only the names that
+#: they give: others are no pickles.
+_PICKLE_ENDINGS: Final = (
+    *(".pt", ".pt2", ".pth", ".pyth", ".th", ".t7", ".ptl", ".ckpt", ".distcp", ".mar", ".nemo"),
+    *(".pkl", ".pickle", ".pk", ".p", ".cloudpickle", ".dill", ".joblib", ".jbl", ".sav", ".pdparams", ".pdopt"),
+)
+#: What such a file may be packed in.
+_PACKED: Final = re.compile(r"(?:\.(?:gz|bz2|xz|lzma|zst|lz4|zip|tar|tgz))+$")
 _PICKLED_BIN: Final = re.compile(
-    r"(?:[^/]*pytorch_model|adapter_model|training_args|optimizer|scheduler|random_states)[^/]*\.bin", re.IGNORECASE
+    r"(?:[^/]*pytorch_|adapter_model|training_args|optimizer|scheduler|random_states|learned_embeds|mm_projector"
+    r"|non_lora_trainables|ip[-_]adapter)[^/]*\.bin"
 )
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})")
 _INDEX = re.compile(r"\.index[^/]*\.json$")
@@ -71,8 +78,8 @@ def without_duplicates(paths: Iterable[str]) -> list[str]:
 
 def is_pickle(path: str) -> bool:
     """Whether this file is a pickle by its name: reading it may run what somebody has put into it."""
-    name = posixpath.basename(path)
-    return name.lower().endswith(_PICKLE_ENDINGS) or _PICKLED_BIN.fullmatch(name) is not None
+    name = _PACKED.sub("", posixpath.basename(path).lower())
+    return name.endswith(_PICKLE_ENDINGS) or _PICKLED_BIN.fullmatch(name) is not None
 
 
 def without_pickles(paths: Iterable[str]) -> list[str]:

@@ -207,7 +207,16 @@ def unresolved(monkeypatch: pytest.MonkeyPatch) -> None:
             "7f000001.nip.io",
         ),
         *("2130706433", "0x7f.1", "0177.0.0.1", "127.1", "0x7f000001", "::1", "fd00::1"),
-        "1.0.0.127.in-addr.arpa",
+        *("1.0.0.127.in-addr.arpa", "ipv4only.arpa", "redis.prod.svc", "vault.service.consul", "db.dc1", "x.y.0x7f"),
+        *(
+            "--1.sslip.io",
+            "fe80--1.sslip.io",
+            "7f000001.c0a80001.rbndr.us",
+            "localtest.me",
+            "a.lvh.me",
+            "nas.tail.ts.net",
+        ),
+        "a..example.org",
     ],
 )
 def test_a_name_that_nobody_here_resolves_goes_to_no_proxy_where_it_is_a_private_ones(
@@ -220,7 +229,7 @@ def test_a_name_that_nobody_here_resolves_goes_to_no_proxy_where_it_is_a_private
 
 
 @pytest.mark.parametrize(
-    "name", ["huggingface.co", "cas-bridge.xethub.hf.co", "models.example.org", "a1b2c3d4.cloudfront.net"]
+    "name", ["huggingface.co", "cas-bridge.xethub.hf.co", "models.example.org", "a1b2c3d4.cloudfront.net", "x.xn--p1ai"]
 )
 def test_a_name_of_the_internet_that_only_a_proxy_resolves_goes_there_if_its_port_may(
     name: str, monkeypatch: pytest.MonkeyPatch

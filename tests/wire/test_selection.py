@@ -226,6 +226,19 @@ class TestPickles:
         with pytest.raises(PicklesOnly, match=r"pytorch_model\.bin.*HIVE_ALLOW_PICKLES"):
             select(listed(*OLD), pickles="never")
 
+    @pytest.mark.parametrize(
+        "name",
+        [
+            *("a.PT", "a.pt2", "a.pth.tar", "a.pkl.gz", "a.p", "a.pk", "a.cloudpickle", "a.pyth", "a.th", "a.mar"),
+            *("a.sav", "a.pdparams", "a.distcp", "a.nemo", "a.pickle.tar.bz2", "pytorch_lora_weights.bin"),
+            *("learned_embeds.bin", "ip-adapter_sd15.bin", "mm_projector.bin", "Optimizer_0.bin"),
+        ],
+    )
+    def test_they_are_known_by_the_names_that_programs_give_them(self, name: str) -> None:
+        assert paths(select(listed("model.safetensors", name))) == ["model.safetensors"]
+        others = ["model.safetensors", "vocab.gz", "model.bin", "a.tar"]
+        assert sorted(paths(select(listed(*others)))) == sorted(others)
+
     @pytest.mark.parametrize("pickles", ["auto", "never"])
     def test_what_is_named_comes(self, pickles: Any) -> None:
         assert paths(select(listed(*OLD), path="pytorch_model.bin", pickles=pickles)) == ["pytorch_model.bin"]
