@@ -36,6 +36,8 @@ from hive.wire.jobs import MIN_BYTES_PER_SECOND
 #: Where the HTTP process listens, and where clients look for it.
 DEFAULT_ADDRESS = "127.0.0.1:8080"
 
+#: What HIVE_DOORS may list.
+DOORS = frozenset({"hub"})
 #: Records of downloads, live and ended, that are kept at most unless somebody says otherwise.
 MAX_RECORDS = 50_000
 #: The most webhooks that may be set, and the most and longest waits between their tries.
@@ -94,6 +96,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     allow_pickles: Literal["auto", "always", "never"] = field(default="auto", name="HIVE_ALLOW_PICKLES")
     public_hosts: str = field(default="", name="HIVE_PUBLIC_HOSTS")
     allow_origins: str = field(default="", name="HIVE_ALLOW_ORIGINS")
+    doors: str = field(default="hub", name="HIVE_DOORS")
     trusted_proxies: str = field(default="", name="HIVE_TRUSTED_PROXIES")
     log_level: Literal["debug", "info", "warning", "error"] = field(default="info", name="HIVE_LOG_LEVEL")
     log_format: Literal["auto", "console", "json"] = field(default="auto", name="HIVE_LOG_FORMAT")
@@ -199,7 +202,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             raise SettingsError(str(error)) from None
         assert self.redis_address is not None or not self.redis_url
         self._check_endpoint()
-        _ = self.allowed_origins, self.trusted
+        _ = self.allowed_origins, self.trusted, self.open_doors
         key = self.webhook_key
         if self.webhooks and key is None:
             raise SettingsError("HIVE_WEBHOOK_URLS needs HIVE_WEBHOOK_SECRET, which webhooks are signed with.")
@@ -349,6 +352,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 raise SettingsError(
                     f"HIVE_ALLOW_ORIGINS lists origins such as https://ui.example.org, and {origin[:80]!r} is none."
                 )
+        return found
+
+    @property
+    def open_doors(self) -> frozenset[str]:
+        """The other systems whose clients are answered. Raises SettingsError where one is not known."""
+        found = frozenset(entry.strip().lower() for entry in self.doors.split(",") if entry.strip()) - {"none"}
+        if unknown := found - DOORS:
+            known = ", ".join(sorted(DOORS))
+            raise SettingsError(f"HIVE_DOORS lists {known}, or says none; {min(unknown)[:40]!r} is no door.")
         return found
 
     @property

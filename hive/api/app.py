@@ -20,6 +20,7 @@ from hive.api import (
     blobs,
     controls,
     downloads,
+    hub_mirror,
     json,
     llm,
     maintenance,
@@ -41,6 +42,17 @@ from hive.api.services import Services
 from hive.errors import HiveError
 from hive.page.assets import Assets
 from hive.wire.api import INFERENCE_PATH, LOADING_PATH, MANY_PATH, PROGRESS_PATH
+
+#: The addresses of the Hub's clients, last of all: any two or three words may be a model. HIVE_DOORS says whether they
+#: are there.
+HUB_ROUTES: Final[list[ApiRoute]] = [
+    ApiRoute("GET", "/api/whoami-v2", hub_mirror.whoami, "pull"),
+    ApiRoute("GET", "/api/models/{id:path}", hub_mirror.info, "pull"),
+    ApiRoute("POST", "/api/models/{id:path}", hub_mirror.paths_info, "pull"),
+    ApiRoute("GET", "/api/{id:path}", hub_mirror.elsewhere, "pull"),
+    ApiRoute("GET", "/{org}/{name}/resolve/{id:path}", hub_mirror.file, "pull"),
+    ApiRoute("GET", "/{name}/resolve/{id:path}", hub_mirror.file_of_one_name, "pull"),
+]
 
 #: Every address, and the scope that a key needs for it (docs/auth.md explains them); None is open to all.
 ROUTES: Final[list[ApiRoute | StreamRoute]] = [
@@ -91,6 +103,7 @@ ROUTES: Final[list[ApiRoute | StreamRoute]] = [
     ApiRoute("GET", "/", page.index, None),
     ApiRoute("GET", page.FILES_PATH, page.file, None),
     ApiRoute("GET", "/list", page.plain_list, "read"),
+    *HUB_ROUTES,
 ]
 _STREAMS: Final = {route.path: route for route in ROUTES if isinstance(route, StreamRoute)}
 
@@ -102,7 +115,8 @@ class Api:
         """`host`: the name or number that the server was told to listen on."""
         self.services = services
         settings = services.settings
-        routes = [_opened(route) if settings.metrics_public else route for route in ROUTES]
+        shown = ROUTES if "hub" in settings.open_doors else [route for route in ROUTES if route not in HUB_ROUTES]
+        routes = [_opened(route) if settings.metrics_public else route for route in shown]
         self._starlette = Starlette(
             routes=[route for route in routes if isinstance(route, ApiRoute)],
             exception_handlers={
@@ -174,5 +188,6 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     finally:
         await services.serving.close()
         await services.replica.leave()
+        services.mirror.close()
         services.downloads.close()
         services.commands.close()

@@ -32,7 +32,7 @@ PIECE_BYTES: Final = 262_144
 Headers = list[tuple[bytes, bytes]]
 
 
-class GrowingFile(Protocol):
+class FollowedFile(Protocol):
     """A file that is still being fetched."""
 
     def source(self) -> FileSource:
@@ -69,7 +69,7 @@ class FileResponse(Response):
         headers: Headers,
         *,
         fd: int | None = None,
-        growing: GrowingFile | None = None,
+        growing: FollowedFile | None = None,
         on_end: Callable[[], None] = lambda: None,
     ) -> None:
         """`fd` is closed at the end, whatever comes; `on_end` is called then."""

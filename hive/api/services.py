@@ -18,6 +18,7 @@ from hive.auth.key_ring import KeyRing, Latch
 from hive.auth.keys import KeyFile
 from hive.auth.principal import Principal
 from hive.auth.tickets import Sessions, Tickets
+from hive.doors.hub_mirror import HubMirror
 from hive.doors.sendfile import FileSender
 from hive.downloads.access import ModelAccess
 from hive.downloads.context import DownloadContext
@@ -82,6 +83,7 @@ class Services:
     rates: RateLimits
     long_polls: Shares
     serving: LazyServing
+    mirror: HubMirror
     plans: Shares
     operations: Operations = field(default_factory=Operations)
     files: FileSender = field(default_factory=FileSender)
@@ -141,6 +143,7 @@ def make_services(settings: Settings, redis: RedisAddress | str, keys_on: Latch 
         catalog=catalog,
         downloads=downloads,
         serving=LazyServing(settings, redis, commands, downloads),
+        mirror=HubMirror(settings, catalog),
         resolutions=resolutions,
         access=access,
         registry=worker_registry(commands.client),

@@ -350,7 +350,7 @@ class FileConnection(asyncio.Protocol):
             self.ended.set_result(outcome)
         if outcome == "sent":
             self._transport.close()  # the kernel sends what it has
-        else:
+        elif not self._transport.is_closing():
             reset(self._transport)
 
 

@@ -40,6 +40,7 @@ def view(record: Record, principal: Principal = ANONYMOUS, place: QueuePlace | N
         name=record.name or UNSET,
         ahead=place.ahead if place else UNSET,
         waiting_for=place.waiting_for if place else UNSET,
+        origin=record.request.origin if record.request.origin != "api" else UNSET,
         # Not decoded: fields of a newer worker's event, which this process does not know, go along.
         progress=cast(events.Event, msgspec.Raw(record.event)),
     )

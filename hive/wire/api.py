@@ -213,6 +213,8 @@ class Download(msgspec.Struct, frozen=True, kw_only=True):
     #: While it waits: how many are before it, and what it waits for.
     ahead: int | UnsetType = UNSET
     waiting_for: str | UnsetType = UNSET
+    #: By which door it came, where that was not this API.
+    origin: str | UnsetType = UNSET
     progress: Event | None = None
 
 

@@ -25,6 +25,8 @@ MIN_CONTEXT, MAX_CONTEXT, MAX_SLOTS = 128, 1 << 20, 256
 
 #: How soon a download gets a worker. `high` takes the place of a running `low` one.
 Priority = Literal["low", "normal", "high"]
+#: The door by which a request came: hive's own API, or a client of the Hub.
+Origin = Literal["api", "mirror"]
 #: The place of each in the queue.
 RANKS: Final[dict[Priority, int]] = {"high": 0, "normal": 1, "low": 2}
 #: A place in the queue is this, times the rank, plus the milliseconds at which the download was made: more than any
@@ -47,6 +49,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     #: Whether whoever runs the service asks (who may administer it, or anybody where there are no keys): only then is
     #: the token of the workers' own settings used, and a restricted model taken from the disk without asking the Hub.
     as_operator: bool = True
+    #: By which door it came.
+    origin: Origin = "api"
 
 
 def job_id(download_id: str, attempt: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from hive.wire.jobs import Priority, Request
+from hive.wire.jobs import Origin, Priority, Request
 from hive.wire.refs import ModelRef, without_query
 
 
@@ -13,8 +13,8 @@ class DownloadSpec(NamedTuple):
 
     `sha256` is the digest of a plain URL's file and `name` what it is to be called, `hf_token` the caller's own,
     `max_bytes_per_second` for this download alone, `request_id` that of the HTTP request,
-    `owner` whose it is ("" without a key), and `as_operator`
-    whether whoever runs the service asks (see `Request`).
+    `owner` whose it is ("" without a key), `as_operator`
+    whether whoever runs the service asks (see `Request`), `origin` by which door.
     """
 
     ref: ModelRef
@@ -29,6 +29,7 @@ class DownloadSpec(NamedTuple):
     name: str | None = None
     owner: str = ""
     as_operator: bool = True
+    origin: Origin = "api"
 
 
 def request_of(spec: DownloadSpec) -> Request:
@@ -42,4 +43,5 @@ def request_of(spec: DownloadSpec) -> Request:
         max_bytes_per_second=spec.max_bytes_per_second,
         name=spec.name,
         as_operator=spec.as_operator,
+        origin=spec.origin,
     )

@@ -154,6 +154,13 @@ _VERSION: Final[Schema] = {"type": "string", "maxLength": 40}
 _DOWNLOAD: Final = Parameter(
     "id", "path", _UUID, "The `download_id` that `POST /v1/models/download` answered.", required=True
 )
+_HUB_REST: Final = Parameter(
+    "id",
+    "path",
+    {"type": "string"},
+    "As the Hub's clients write it; a revision has its slashes encoded.",
+    required=True,
+)
 _WORKER_ID: Final = Parameter("id", "path", {"type": "string"}, "As `GET /v1/workers/list` has it.", required=True)
 _MODEL: Final = Parameter(
     "id",
@@ -500,6 +507,47 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         {200: Json(api.Alive, "For load balancers.")},
         may_end_with=(*_REDIS, *_DISK),
     ),
+    "GET /api/whoami-v2": Operation(
+        "Who the Hub says that a token is",
+        {200: Json(None, "As the Hub answers.")},
+        may_end_with=(errors.HubUnavailable, *_BUSY),
+    ),
+    **{
+        f"{method} /api/models/{{id}}": Operation(
+            f"{what}, as the Hub tells its clients",
+            {200: Json(None, "As the Hub answers, or as the disk knows it. Refusals stand in `X-Error-Code`.")},
+            parameters=(
+                _HUB_REST,
+                Parameter("recursive", "query", {"type": "boolean"}, "Of a listing: files of all folders."),
+                Parameter("cursor", "query", {"type": "string"}, "Of a listing: as its `Link` has it."),
+            ),
+            may_end_with=_BUSY,
+        )
+        for method, what in (("GET", "A model, a revision, a listing, refs"), ("POST", "What is at some paths"))
+    },
+    "GET /api/{id}": Operation(
+        "What the mirror does not have", {404: Json(None, "`X-Error-Code` says so.")}, parameters=(_HUB_REST,)
+    ),
+    **{
+        f"GET /{place}/resolve/{{id}}": Operation(
+            "A file of a model, as the Hub hands it out",
+            {
+                200: Text(("application/octet-stream",), "All of it, while it is fetched where it is not on the disk."),
+                206: Text(("application/octet-stream",), "The range that was asked for."),
+                304: Nothing("As the `If-None-Match` says."),
+                307: Nothing("The model has another name now."),
+                412: Nothing("As the `If-Match` says."),
+                416: Nothing("The range lies behind the end."),
+            },
+            parameters=(
+                *(Parameter(name, "path", {"type": "string"}, "Of the model.", required=True) for name in names),
+                _HUB_REST,
+                Parameter("Range", "header", {"type": "string"}, "One range of bytes, such as `bytes=1000-`."),
+            ),
+            may_end_with=(*_REDIS, *_BUSY, *_DISK, errors.TooManyDownloads, errors.QuotaExceeded),
+        )
+        for place, names in (("{org}/{name}", ("org", "name")), ("{name}", ("name",)))
+    },
     "GET /openapi.json": Operation(
         "This document", {200: Json(None, "OpenAPI 3.1."), 304: Nothing("As the `If-None-Match` says.")}
     ),

@@ -1,0 +1,376 @@
+"""The Hub's own addresses, for clients whose HF_ENDPOINT is this server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import time
+from typing import Any, Final
+from urllib.parse import parse_qs, quote, urlsplit
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from hive import errors, logs
+from hive.api.authentication import bearer
+from hive.api.disconnect import while_connected
+from hive.api.file_response import FileResponse, Headers
+from hive.api.json import MAX_BODY_BYTES, JsonResponse
+from hive.api.services import Services, services_of
+from hive.auth.principal import principal_of
+from hive.doors.growing import GrowingFile
+from hive.doors.hub_mirror import HubFile, HubMirror, HubRefusal, refusal_of
+from hive.doors.hub_paths import HubPath, read_info_path, read_resolve_path
+from hive.doors.ranges import Span, read_span
+from hive.store.blobs import find_repo_blob, open_blob
+from hive.store.layout import is_commit, repo_folder
+from hive.wire.api import HUB_TOKEN_HEADER
+from hive.wire.refs import DEFAULT_REVISION, ModelRef, RefError, parse_ref
+from hive.wire.selection import RepoFile
+from hive.wire.spec import DownloadSpec
+
+#: Seconds to wait for the first bytes before the head is sent: clients wait ten for it, and ten more for what follows.
+FIRST_BYTES_S: Final = 7.0
+#: What hive's own keys begin with: such a bearer is none of the Hub.
+_KEY_MARK: Final = "hive_"
+#: What can stand in a header as a token.
+_TOKEN: Final = re.compile(r"[!-~]{1,4096}")
+_NEXT: Final = re.compile(r'<([^<>]{1,4096})>\s*;\s*rel="?next\b')
+#: Entries of a page that is made from the disk.
+PAGE_ENTRIES: Final = 1_000
+#: Longest query that is passed on.
+MAX_QUERY_CHARS: Final = 4_096
+
+
+async def info(request: Request) -> Response:
+    """`/api/models/...`: what the Hub says of a model, a revision, a listing; from the disk while it is away."""
+    asked = read_info_path(_raw_path(request))
+    services, token = services_of(request), _token(request)
+    if asked is None or (request.method == "POST") != (asked.verb == "paths-info"):
+        return nothing_here(request)
+    body = await _read_form(request) if request.method == "POST" else b""
+    query = request.scope["query_string"].decode("latin-1")[:MAX_QUERY_CHARS]
+    target = f"/api/models/{asked.repo}{_rest(asked)}{'?' + query if query else ''}"
+    content_type = request.headers.get("content-type", "")[:128] if body else ""
+    try:
+        asking = services.mirror.upstream.ask("POST" if body else "GET", target, token, body, content_type)
+        answer = await while_connected(request, asking)
+    except errors.HubUnavailable:
+        return await _info_on_disk(request, services.mirror, asked, token, body)
+    if 300 <= answer.status < 400 and answer.headers.get("location", "").startswith("/api/"):
+        return Response(status_code=307, headers={"location": answer.headers["location"][:4096]})
+    if answer.status != 200:
+        return refused(refusal_of(answer))
+    if asked.verb in ("", "revision"):
+        await _note_revision(services.mirror, asked, answer.body)
+    headers = {"x-repo-commit": answer.headers["x-repo-commit"]} if "x-repo-commit" in answer.headers else {}
+    if (found := _NEXT.search(answer.headers.get("link", ""))) is not None:
+        following = urlsplit(found[1])
+        headers["link"] = f'<{str(request.base_url).rstrip("/")}{following.path}?{following.query}>; rel="next"'
+    return Response(_without_xet(answer.body, asked), media_type="application/json", headers=headers)
+
+
+async def paths_info(request: Request) -> Response:
+    """`POST /api/models/.../paths-info/...`: what is at some paths of a revision."""
+    asked = read_info_path(_raw_path(request))
+    if asked is None or asked.verb != "paths-info":
+        raise errors.NotFound
+    return await info(request)
+
+
+async def file_of_one_name(request: Request) -> Response:
+    """`/<name>/resolve/...`: the same as `file`, of a model whose name has one part."""
+    return await file(request)
+
+
+async def _note_revision(mirror: HubMirror, asked: HubPath, body: bytes) -> None:
+    """Keep what the Hub says that a revision stands for."""
+    with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        commit = msgspec.json.decode(body, type=_Commit).sha.lower()
+        mirror.note_revision(asked.repo, asked.revision or DEFAULT_REVISION, commit)
+        if is_commit(commit):
+            await mirror.write_refs(asked.repo, commit)
+
+
+class _Commit(msgspec.Struct):
+    sha: str
+
+
+async def whoami(request: Request) -> Response:
+    """`/api/whoami-v2`: who the Hub says that the token is."""
+    answer = await services_of(request).mirror.upstream.ask("GET", "/api/whoami-v2", _token(request))
+    if answer.status != 200:
+        return refused(refusal_of(answer)._replace(status=401))
+    return Response(answer.body, media_type="application/json")
+
+
+async def elsewhere(request: Request) -> Response:
+    """What else the Hub has below `/api`: nothing here."""
+    return nothing_here(request)
+
+
+async def file(request: Request) -> Response:
+    """`/<org>/<name>/resolve/<revision>/<path>`, GET and HEAD: a file, fetched if it is not here."""
+    asked = read_resolve_path(_raw_path(request))
+    if asked is None or not asked.revision:
+        return nothing_here(request)
+    services, token, principal = services_of(request), _token(request), principal_of(request)
+    sees = principal.sees_everything and bool(principal.key_id)
+    try:
+        found = await while_connected(request, services.mirror.file(asked, token, sees_everything=sees))
+    except errors.HubUnavailable:
+        text = "The Hub cannot be asked, and this file is not on the disk."
+        return refused(HubRefusal(503, "", text, retry_after="5"))
+    if isinstance(found, HubRefusal):
+        return refused(found)
+    span = _span(request, services, found)
+    headers = file_headers(asked, found)
+    if request.method == "HEAD" or span.status not in (200, 206):
+        return FileResponse(services, span, found.size, headers)
+    opened = await _open(services, asked, found)
+    if opened is None:
+        return await _fetched(request, services, asked, found, token, span)
+    return FileResponse(services, span, found.size, headers, fd=opened)
+
+
+async def _open(services: Services, asked: HubPath, found: HubFile) -> int | None:
+    """A descriptor of the file where it is on the disk, whole; None where it is not."""
+    place = await services.store_calls.run(
+        find_repo_blob, services.settings.hub_dir, repo_folder(asked.repo), found.etag
+    )
+    if place is None or place.size != found.size:
+        return None
+    await services.mirror.write_refs(asked.repo, found.commit)
+    return (await services.store_calls.run(open_blob, place))[0]
+
+
+async def _fetched(
+    request: Request, services: Services, asked: HubPath, found: HubFile, token: str | None, span: Span
+) -> Response:
+    """The file while it is fetched: by a download like any other, joined by all who ask for it."""
+    try:
+        ref = parse_ref(str(ModelRef(repo=asked.repo, revision=found.commit, path=asked.path)))
+    except RefError as error:
+        return refused(HubRefusal(404, "EntryNotFound", str(error), found.commit))
+    spec = DownloadSpec(
+        ref,
+        hf_token=token,
+        priority="high",
+        request_id=logs.bound_field("request_id"),
+        owner=principal_of(request).owner,
+        as_operator=False,
+        origin="mirror",
+    )
+    made = await services.downloads.request(spec)
+
+    async def standing() -> bool | None:
+        record = await services.commands.run(services.tracker.read, made.download_id)
+        return None if record is not None and not record.is_terminal else record is not None and bool(record.local_path)
+
+    headers = file_headers(asked, found)
+    growing = services.mirror.growing.follow(
+        repo_folder(asked.repo),
+        found.etag,
+        found.size,
+        made.download_id,
+        standing,
+        lambda: services.mirror.write_refs(asked.repo, found.commit),
+    )
+    growing.source()  # held until the answer has its own: it may be over before
+    try:
+        until_s = time.monotonic() + FIRST_BYTES_S
+        while not growing.is_over and growing.limit <= span.start and (left_s := until_s - time.monotonic()) > 0:
+            await while_connected(request, _until_changed(growing, left_s))
+    except BaseException:
+        growing.close()
+        raise
+    if growing.is_wrong or growing.failed:
+        growing.close()
+        return await _failed(services, made.download_id)
+    return FileResponse(services, span, found.size, headers, growing=growing, on_end=growing.close)
+
+
+async def _until_changed(growing: GrowingFile, within_s: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(growing.changed.wait(), within_s)
+
+
+async def _failed(services: Services, download_id: str) -> Response:
+    """What a download that has ended without the file is told as."""
+    record = await services.commands.run(services.tracker.read, download_id)
+    event: Any = record.last_event if record is not None else None
+    message = getattr(event, "message", None) or "The file could not be fetched."
+    code = getattr(event, "code", "")
+    if code == "MODEL_ACCESS_DENIED":
+        return refused(HubRefusal(403, "GatedRepo", message))
+    return refused(HubRefusal(503, "", f"{message} (download {download_id})", retry_after="5"))
+
+
+def _span(request: Request, services: Services, found: HubFile) -> Span:
+    """What of the file is sent: all of it where what came before under this digest was wrong."""
+    headers = dict(request.scope["headers"])
+    if services.mirror.growing.was_wrong(found.etag):
+        headers.pop(b"range", None)
+    return read_span(headers, found.size, f'"{found.etag}"')
+
+
+def file_headers(asked: HubPath, found: HubFile) -> Headers:
+    """What the Hub's clients look for."""
+    name = asked.path.rpartition("/")[2]
+    own: Headers = [
+        (b"content-type", b"application/octet-stream"),
+        (b"etag", f'"{found.etag}"'.encode()),
+        (b"x-repo-commit", found.commit.encode()),
+        (b"content-disposition", f"inline; filename*=UTF-8''{quote(name)}; filename=\"{quote(name)}\";".encode()),
+        (b"x-content-type-options", b"nosniff"),
+        (b"content-security-policy", b"sandbox"),
+    ]
+    if found.is_lfs:
+        own += [(b"x-linked-etag", f'"{found.etag}"'.encode()), (b"x-linked-size", b"%d" % found.size)]
+    return own
+
+
+def refused(what: HubRefusal) -> Response:
+    """A refusal as the Hub's clients read it: by headers."""
+    headers = {name: value for name, value in _refusal_headers(what).items() if value}
+    return JsonResponse({"error": what.message or "Not found."}, status_code=what.status, headers=headers)
+
+
+def _refusal_headers(what: HubRefusal) -> dict[str, str]:
+    message = "".join(char if " " <= char <= "~" else "?" for char in what.message)
+    return {
+        "x-error-code": what.code,
+        "x-error-message": message,
+        "x-repo-commit": what.commit,
+        "location": what.location,
+        "retry-after": what.retry_after or ("5" if what.status in (429, 503) else ""),
+        "www-authenticate": 'Bearer realm="hive"' if what.status == 401 else "",
+    }
+
+
+def nothing_here(request: Request) -> Response:
+    """What is no address of the mirror."""
+    return refused(HubRefusal(404, "EntryNotFound", "There is nothing at this address of the mirror."))
+
+
+async def _info_on_disk(
+    request: Request, mirror: HubMirror, asked: HubPath, token: str | None, body: bytes
+) -> Response:
+    principal = principal_of(request)
+    sees = principal.sees_everything and bool(principal.key_id)
+    found = await mirror.tree_on_disk(asked, token, sees_everything=sees)
+    if found is None:
+        text = "The Hub cannot be asked, and this model's listing is not on the disk."
+        return refused(HubRefusal(503, "", text, retry_after="5"))
+    if isinstance(found, HubRefusal):
+        return refused(found)
+    commit, tree = found
+    headers = {"x-repo-commit": commit}
+    if asked.verb == "refs":
+        main = {"name": "main", "ref": "refs/heads/main", "targetCommit": commit}
+        return JsonResponse({"branches": [main], "converts": [], "tags": []}, headers=headers)
+    if asked.verb == "paths-info":
+        wanted = _paths_of(body)
+        return JsonResponse([_entry(each) for each in tree if each.path in wanted], headers=headers)
+    if asked.verb == "tree":
+        return _tree_page(request, asked, commit, tree)
+    answer = {
+        "id": asked.repo,
+        "modelId": asked.repo,
+        "sha": commit,
+        "private": False,
+        "gated": False,
+        "disabled": False,
+        "tags": [],
+        "downloads": 0,
+        "likes": 0,
+        "siblings": [{"rfilename": each.path} for each in tree],
+    }
+    return JsonResponse(answer, headers=headers)
+
+
+def _tree_page(request: Request, asked: HubPath, commit: str, tree: tuple[RepoFile, ...]) -> Response:
+    """A page of a listing, files of all folders where it is to be recursive, else those of one and its folders."""
+    prefix = f"{asked.path}/" if asked.path else ""
+    files = [each for each in tree if each.path.startswith(prefix)]
+    if prefix and not files:
+        return refused(HubRefusal(404, "EntryNotFound", "This commit has no such folder.", commit))
+    entries: list[dict[str, Any]]
+    if request.query_params.get("recursive", "").lower() in ("true", "1"):
+        entries = [_entry(each) for each in files]
+    else:
+        here = [each for each in files if "/" not in each.path[len(prefix) :]]
+        below = (each.path[len(prefix) :].partition("/") for each in files)
+        folders = dict.fromkeys(prefix + folder for folder, slash, _ in below if slash)
+        entries = [
+            *({"type": "directory", "oid": "0" * 40, "size": 0, "path": folder} for folder in folders),
+            *(_entry(each) for each in here),
+        ]
+    text = request.query_params.get("cursor", "0")
+    start = int(text) if text.isascii() and text.isdecimal() and len(text) < 9 else 0
+    headers = {"x-repo-commit": commit}
+    if start + PAGE_ENTRIES < len(entries):
+        path = request.scope["raw_path"].decode("latin-1")
+        flags = f"recursive={request.query_params.get('recursive', 'false')[:5]}&cursor={start + PAGE_ENTRIES}"
+        headers["link"] = f'<{str(request.base_url).rstrip("/")}{path}?{quote(flags, safe="=&")}>; rel="next"'
+    return JsonResponse(entries[start : start + PAGE_ENTRIES], headers=headers)
+
+
+def _entry(each: RepoFile) -> dict[str, Any]:
+    found: dict[str, Any] = {"type": "file", "oid": each.blob_id, "size": each.size, "path": each.path}
+    if each.sha256:
+        found["lfs"] = {"oid": each.sha256, "size": each.size, "pointerSize": 134}
+    return found
+
+
+def _paths_of(body: bytes) -> set[str]:
+    try:
+        found = msgspec.json.decode(body)
+        return {str(path) for path in found.get("paths", ())} if isinstance(found, dict) else set()
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return set(parse_qs(body.decode("utf-8", "replace"), max_num_fields=10_000).get("paths", ()))
+
+
+def _without_xet(body: bytes, asked: HubPath) -> bytes:
+    """A listing without what sends clients to another store than this one."""
+    if asked.verb not in ("tree", "paths-info"):
+        return body
+    try:
+        entries = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise errors.HubUnavailable("What answers at HF_ENDPOINT is not a Hub.") from None
+    for entry in entries if isinstance(entries, list) else ():
+        if isinstance(entry, dict):
+            entry.pop("xetHash", None)
+    return msgspec.json.encode(entries)
+
+
+def _rest(asked: HubPath) -> str:
+    parts = [asked.verb, asked.rev, quote(asked.path)] if asked.verb else []
+    return "".join(f"/{part}" for part in parts if part)
+
+
+async def _read_form(request: Request) -> bytes:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY_BYTES:
+            raise errors.BodyTooLarge(limit_bytes=MAX_BODY_BYTES)
+    return bytes(body)
+
+
+def _raw_path(request: Request) -> bytes:
+    raw: bytes = request.scope.get("raw_path") or request.scope["path"].encode()
+    return raw.partition(b"?")[0]
+
+
+def _token(request: Request) -> str | None:
+    """The Hub's token of this client: in a header of its own, or the bearer that is no key of hive."""
+    given = request.headers.get(HUB_TOKEN_HEADER) or bearer(request.scope, dict(request.scope["headers"])) or ""
+    if not given or given.startswith(_KEY_MARK):
+        return None
+    if not _TOKEN.fullmatch(given):
+        raise errors.BadRequest("The token holds blanks or special characters.")
+    return given

@@ -1,0 +1,229 @@
+"""huggingface_hub's own clients, unmodified, with HF_ENDPOINT at hive."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import hashlib
+import http.client
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+import requests
+
+from tests.hub import DEFAULT_TOKEN, SyntheticFile, faults
+from tests.support.content import MIB, file_sha256
+from tests.support.hub_mirror import CLIENT_S, Mirror
+from tests.support.waiting import wait_for
+
+
+def ended(process: subprocess.Popen[str]) -> str:
+    """What a client said; it must have ended well."""
+    output, _ = process.communicate(timeout=CLIENT_S)
+    assert process.returncode == 0, output
+    return output
+
+
+def snapshot_of(home: Path, repo: str) -> Path:
+    (found,) = (home / "hub" / f"models--{repo.replace('/', '--')}" / "snapshots").iterdir()
+    return found
+
+
+def test_a_repository_twice_at_once_by_two_replicas_is_one_transfer(mirror: Mirror, tmp_path: Path) -> None:
+    model = SyntheticFile(20 * MIB)
+    mirror.hub.create("org/both", {"config.json": b'{"a":1}', "model.safetensors": model, "sub/notes.md": b"# Notes"})
+    homes = [tmp_path / "one", tmp_path / "two"]
+    running = [
+        mirror.client(url, home, "hf", "download", "org/both")
+        for url, home in zip((mirror.url, mirror.other_url), homes, strict=True)
+    ]
+    for process in running:
+        ended(process)
+    for home in homes:
+        snapshot = snapshot_of(home, "org/both")
+        assert (snapshot / "config.json").read_bytes() == b'{"a":1}'
+        assert (snapshot / "sub/notes.md").read_bytes() == b"# Notes"
+        assert file_sha256(str(snapshot / "model.safetensors")) == model.sha256()
+    # One transfer, and what of a piece was on its way when another connection took its end over; two have 40 MiB.
+    assert mirror.hub.bytes_sent("*model.safetensors*", origin="cdn") < 30 * MIB
+    listed = mirror.downloads("org/both")
+    assert {each["origin"] for each in listed} == {"mirror"}
+    assert {each["priority"] for each in listed} == {"high"}
+    assert len([each for each in listed if "model.safetensors" in each["model_ref"]]) == 1
+
+
+def test_what_is_on_the_disk_is_served_without_the_hub(mirror: Mirror, tmp_path: Path) -> None:
+    mirror.hub.create("org/kept", {"config.json": b"{}", "m.safetensors": SyntheticFile(3 * MIB)})
+    ended(mirror.client(mirror.url, tmp_path / "first", "hf", "download", "org/kept"))
+    # Once more, by who has it: from then on what `main` stands for is on the disk.
+    ended(mirror.client(mirror.url, tmp_path / "second", "hf", "download", "org/kept"))
+    ended(mirror.client(mirror.url_without_hub, tmp_path / "third", "hf", "download", "org/kept"))
+    assert (snapshot_of(tmp_path / "third", "org/kept") / "m.safetensors").stat().st_size == 3 * MIB
+    answer = requests.get(f"{mirror.url_without_hub}/api/models/org/kept/refs", timeout=30)
+    assert answer.json()["branches"][0]["name"] == "main"
+    missing = requests.head(f"{mirror.url_without_hub}/org/kept/resolve/main/nothing.bin", timeout=30)
+    assert (missing.status_code, missing.headers["x-error-code"]) == (404, "EntryNotFound")
+    unknown = requests.head(f"{mirror.url_without_hub}/org/other/resolve/main/config.json", timeout=30)
+    assert (unknown.status_code, unknown.headers["retry-after"]) == (503, "5")
+
+
+def test_a_gated_model_is_for_those_whose_token_the_hub_takes(mirror: Mirror, tmp_path: Path) -> None:
+    mirror.hub.create("org/gated", {"config.json": b"{}", "m.safetensors": SyntheticFile(2 * MIB)}, gated="manual")
+    ended(mirror.client(mirror.url, tmp_path / "let-in", "hf", "download", "org/gated", token=DEFAULT_TOKEN))
+    url = f"{mirror.url}/org/gated/resolve/main/m.safetensors"
+    refused = requests.get(url, timeout=30)
+    assert refused.status_code in (401, 403)
+    assert refused.headers["x-error-code"] == "GatedRepo"
+    wrong = requests.get(url, headers={"authorization": "Bearer hf_wrong"}, timeout=30)
+    assert wrong.status_code in (401, 403)
+    let_in = requests.get(url, headers={"authorization": f"Bearer {DEFAULT_TOKEN}"}, timeout=30)
+    assert let_in.status_code == 200
+    output, _ = mirror.client(mirror.url, tmp_path / "out", "hf", "download", "org/gated").communicate(timeout=CLIENT_S)
+    assert "gated" in output.lower() or "access" in output.lower()
+    assert not list((tmp_path / "out").rglob("m.safetensors"))
+    away = requests.get(f"{mirror.url_without_hub}/org/gated/resolve/main/m.safetensors", timeout=30)
+    assert away.status_code in (403, 503)
+    assert DEFAULT_TOKEN not in mirror.servers[0].output
+
+
+def test_bytes_flow_while_they_are_fetched_and_a_client_that_was_killed_goes_on(mirror: Mirror) -> None:
+    model = SyntheticFile(24 * MIB)
+    mirror.hub.create("org/slow", {"m.gguf": model})
+    mirror.hub.faults.add(faults.trickle(4 * MIB), "*m.gguf*", origin="cdn")
+    url = f"{mirror.url}/org/slow/resolve/main/m.gguf"
+    data = hashlib.sha256()
+    with requests.get(url, stream=True, timeout=60) as answer:
+        first = answer.raw.read(MIB)
+        assert mirror.downloads("org/slow")[0]["status"] in ("downloading", "resolving", "queued")
+        data.update(first)
+    resumed = requests.get(url, headers={"range": f"bytes={len(first)}-"}, timeout=120)
+    assert resumed.status_code == 206
+    data.update(resumed.content)
+    assert data.hexdigest() == model.sha256()
+    mirror.hub.faults.clear()
+    assert len(mirror.downloads("org/slow")) == 1
+
+
+def test_no_client_ends_with_a_wrong_byte(mirror: Mirror, tmp_path: Path) -> None:
+    model = SyntheticFile(18 * MIB)
+    mirror.hub.create("org/wrong", {"m.gguf": model})
+    mirror.hub.faults.add(faults.wrong_byte(5 * MIB), "*m.gguf*", origin="cdn")
+    url = f"{mirror.url}/org/wrong/resolve/main/m.gguf"
+    received = bytearray()
+    try:
+        with requests.get(url, stream=True, timeout=120) as answer:
+            for piece in answer.iter_content(65_536) if answer.status_code == 200 else ():
+                received += piece
+    except requests.RequestException:
+        pass
+    assert len(received) < 18 * MIB
+    mirror.hub.faults.clear()
+
+    def whole() -> bool:
+        # As a client that goes on where it was cut off: what it has is not added to.
+        answer = requests.get(url, headers={"range": f"bytes={len(received)}-"}, timeout=120)
+        assert answer.status_code != 206 or not received
+        return answer.status_code in (200, 206) and hashlib.sha256(answer.content).hexdigest() == model.sha256()
+
+    def tried() -> bool:
+        try:
+            return whole()
+        except requests.RequestException:
+            return False  # cut off again: the worker has not noticed yet
+
+    wait_for(tried, "the right bytes", 90)
+
+
+def test_llama_cpp_and_transformers_ask_for_what_is_not_there_and_are_told_by_headers(mirror: Mirror) -> None:
+    repo = mirror.hub.create("org/asked", {"config.json": b"{}"})
+    for path in ("tokenizer.model", "chat_template.jinja"):
+        answer = requests.head(f"{mirror.url}/org/asked/resolve/main/{path}", timeout=30)
+        assert answer.status_code == 404
+        assert answer.headers["x-error-code"] == "EntryNotFound"
+        assert answer.headers["x-repo-commit"] == repo.at("main").sha
+    head = requests.head(f"{mirror.url}/org/asked/resolve/main/config.json", timeout=30)
+    assert (head.status_code, head.headers["content-length"]) == (200, "2")
+    assert head.headers["accept-ranges"] == "bytes"
+    missing = requests.get(f"{mirror.url}/api/models/org/asked/revision/none", timeout=30)
+    assert (missing.status_code, missing.headers["x-error-code"]) == (404, "RevisionNotFound")
+    nobody = requests.get(f"{mirror.url}/api/models/org/nobody", timeout=30)
+    assert nobody.headers["x-error-code"] == "RepoNotFound"
+    other = requests.get(f"{mirror.url}/api/agent-harnesses", timeout=30)
+    assert (other.status_code, other.headers["x-error-code"]) == (404, "EntryNotFound")
+    assert requests.get(f"{mirror.url}/api/whoami-v2", timeout=30).status_code == 401
+    mine = requests.get(f"{mirror.url}/api/whoami-v2", headers={"authorization": f"Bearer {DEFAULT_TOKEN}"}, timeout=30)
+    assert mine.json()["name"] == "stand-in"
+
+
+def test_a_listing_of_thousands_comes_in_pages_of_this_server_and_leads_to_no_other_store(mirror: Mirror) -> None:
+    files = {f"f{number:04d}.bin": b"%d" % number for number in range(2_300)}
+    mirror.hub.create("org/many", {**files, "big.safetensors": SyntheticFile(MIB)}, xet=True)
+    url, seen = f"{mirror.url}/api/models/org/many/tree/main?recursive=true", []
+    for _ in range(3):
+        answer = requests.get(url, timeout=30)
+        seen += answer.json()
+        url = answer.links.get("next", {}).get("url", "")
+        assert not url or url.startswith(mirror.url)
+    assert not url
+    assert len(seen) == 2_301
+    assert not any("xetHash" in entry for entry in seen)
+    head = requests.head(f"{mirror.url}/org/many/resolve/main/big.safetensors", timeout=30)
+    assert not [name for name in head.headers if name.lower().startswith("x-xet")]
+    assert "link" not in head.headers
+    form = requests.post(f"{mirror.url}/api/models/org/many/paths-info/main", data={"paths": ["f0001.bin"]}, timeout=30)
+    assert [entry["path"] for entry in form.json()] == ["f0001.bin"]
+
+
+def test_a_revision_with_slashes_is_one(mirror: Mirror, tmp_path: Path) -> None:
+    repo = mirror.hub.create("org/branches", {"config.json": b"{}"})
+    repo.commit({"config.json": b'{"pr": 1}'}, branch="refs/pr/1")
+    home = tmp_path / "pr"
+    ended(mirror.client(mirror.url, home, "hf", "download", "org/branches", "--revision", "refs/pr/1"))
+    assert (snapshot_of(home, "org/branches") / "config.json").read_bytes() == b'{"pr": 1}'
+
+
+def test_a_mirror_of_the_mirror_serves_the_same(mirror: Mirror, tmp_path: Path) -> None:
+    assert os.environ.get("HF_TOKEN", "") == ""
+    mirror.hub.create("org/twice", {"config.json": b"{}", "m.safetensors": SyntheticFile(MIB)})
+    for path, length in (("config.json", "2"), ("m.safetensors", str(MIB))):
+        direct = requests.head(f"{mirror.hub.endpoint}/org/twice/resolve/main/{path}", timeout=30)
+        through = requests.head(f"{mirror.url}/org/twice/resolve/main/{path}", timeout=30)
+        assert through.headers["content-length"] == length
+        assert through.headers["x-repo-commit"] == direct.headers["x-repo-commit"]
+        assert through.headers.get("x-linked-etag") == direct.headers.get("x-linked-etag")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/org/odd/resolve/main/%2e%2e/%2e%2e/%2e%2e/etc/passwd",
+        "/org/odd/resolve/main/a%00b",
+        "/org/odd/resolve/main/%ff",
+        "/org/odd/resolve/main/" + "a" * 5_000,
+        "/org/odd/resolve/main/%2fetc%2fpasswd",
+        "/datasets/org/odd/resolve/main/a",
+        "/v2/odd/resolve/main/a",
+        "/api/models/org/odd/tree/main/%2e%2e%2f",
+        "/api/models/%2e%2e/%2e%2e",
+    ],
+)
+def test_what_is_no_address_goes_neither_to_the_disk_nor_to_the_hub(mirror: Mirror, path: str) -> None:
+    before = len(mirror.hub.log.hits())
+    connection = http.client.HTTPConnection(mirror.url.removeprefix("http://"), timeout=30)
+    connection.request("GET", path)
+    answer = connection.getresponse()
+    assert answer.status == 404, answer.read()
+    assert answer.headers["x-error-code"] == (None if path.startswith("/datasets") else "EntryNotFound")
+    answer.read()
+    connection.close()
+    assert len(mirror.hub.log.hits()) == before
+
+
+def test_a_storm_for_one_missing_file_is_one_question_to_the_hub(mirror: Mirror) -> None:
+    mirror.hub.create("org/storm", {"config.json": b"{}"})
+    url = f"{mirror.url}/org/storm/resolve/main/absent.json"
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        found = list(pool.map(lambda _: requests.head(url, timeout=60).headers.get("x-error-code"), range(200)))
+    assert set(found) == {"EntryNotFound"}
+    assert len(mirror.hub.log.hits("org/storm/absent.json")) <= 3  # a slow machine takes longer than a no counts
