@@ -71,6 +71,14 @@ def test_content_of_the_store_is_changed_by_nobody_else(no_umask: None, tmp_path
     assert {stat.S_IMODE((tmp_path / name).stat().st_mode) for name in "ab"} == {0o664}
 
 
+def test_folders_of_the_store_let_nobody_else_put_another_file_in_place_of_one(no_umask: None, tmp_path: Path) -> None:
+    with open_folder(tmp_path / "data" / "store", "hub", "models--a--b", create=True):
+        pass
+    made = [tmp_path / "data", *(tmp_path / "data").rglob("*")]
+    assert len(made) == 4
+    assert {stat.S_IMODE(path.stat().st_mode) for path in made} == {0o775}
+
+
 @pytest.mark.parametrize("mode", [0o666, 0o644, 0o604, 0o602, 0o660, 0o620, 0o777, 0o601])
 def test_a_secret_key_that_others_can_touch_is_refused_with_what_to_do(tmp_path: Path, mode: int) -> None:
     key = tmp_path / "secret.key"

@@ -26,6 +26,7 @@ from hive.disk_errors import disk_error
 from hive.errors import DownloadError, InternalError, StoreNotWritable
 from hive.settings import Settings
 from hive.store.dirfd import (
+    FOLDER_MODE,
     copy_file,
     open_folder,
     read_file,
@@ -169,7 +170,7 @@ class Store:
                 return
             with open_folder(self._hub, _folder(plan), create=True) as repo:
                 with contextlib.suppress(FileExistsError):
-                    os.mkdir(SNAPSHOTS, dir_fd=repo)
+                    os.mkdir(SNAPSHOTS, FOLDER_MODE, dir_fd=repo)
                 with open_folder(repo, BLOBS, create=True) as blobs:
                     if fetched.size >= SYNCED_ALONE_FROM_BYTES:
                         finish(partial, self._hub / _folder(plan) / BLOBS / _etag(file))

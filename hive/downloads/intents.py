@@ -134,7 +134,7 @@ class IntentLog:
                 for name in os.listdir(folder) if folder is not None else ():
                     if _FILE.fullmatch(name) and folder is not None:
                         self._sign_left(folder, name)
-            mark.parent.mkdir(parents=True, exist_ok=True)
+            mark.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             mark.touch(mode=0o600)
         self._all_signed = True
 

@@ -26,6 +26,8 @@ MAX_DEPTH = 512
 #: The mode of a file with content, of which the umask takes more. A store is shared as its folders say and may be read
 #: like the Hub's own cache; its files are written by who made them and their group, also where the umask is 0.
 CONTENT_MODE = 0o664
+#: Of a folder, less what the umask takes: whoever writes in a folder can put another file in place of one.
+FOLDER_MODE = 0o775
 #: Bytes copied at a time.
 COPY_BLOCK_BYTES = 4 << 20
 
@@ -244,7 +246,9 @@ def _open_root(root: Path, create: bool) -> int:
         GUARD.check(root, None)
         if not create:
             raise
-        root.mkdir(parents=True, exist_ok=True)
+        for missing in reversed([place for place in (root, *root.parents) if not place.exists()]):
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(missing, FOLDER_MODE)
         folder = os.open(root, flags)
     except OSError as error:
         GUARD.translate(root, error)
@@ -264,7 +268,7 @@ def _step(parent: int, name: str, create: bool) -> int:
         if not create:
             raise
     with contextlib.suppress(FileExistsError):
-        os.mkdir(name, dir_fd=parent)
+        os.mkdir(name, FOLDER_MODE, dir_fd=parent)
     return os.open(name, _FOLDER_FLAGS, dir_fd=parent)
 
 
