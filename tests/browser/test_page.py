@@ -118,8 +118,9 @@ def test_what_goes_quickly_is_shown_too(page: Page, stage: Stage) -> None:
     expect(row(page, download_id)).to_contain_text("Failed · It broke.")
     row(page, download_id).get_by_role("button", name="Dismiss").click()
     expect(row(page, download_id)).to_have_count(0)
+    later = stage.drawn.failed("org/shown-later", "DOWNLOAD_FAILED", "It broke too.")
     page.reload()
-    page.wait_for_function("() => document.querySelector('hive-downloads table').hidden !== undefined")
+    expect(row(page, later)).to_be_visible()
     expect(row(page, download_id)).to_have_count(0)
 
 
@@ -139,8 +140,9 @@ def test_every_control_does_what_it_says(page: Page, stage: Stage) -> None:
     row(page, waiting).get_by_role("button", name="Retry").click()
     expect(row(page, waiting)).to_have_count(0)
     expect(page.locator("tr.download", has_text="org/waiting")).to_contain_text("Waits")
-    row(page, running).get_by_role("button", name="Pause").click()
-    wait_for(lambda: requests.get(f"{stage.server.url}/v1/downloads/{running}", timeout=30).ok)
+    with page.expect_response(lambda answer: answer.url.endswith(f"/{running}/pause")) as paused:
+        row(page, running).get_by_role("button", name="Pause").click()
+    assert paused.value.status == 202
     slider = page.get_by_label("Bandwidth of all workers")
     slider.focus()
     slider.press("ArrowLeft")

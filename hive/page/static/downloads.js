@@ -86,8 +86,8 @@ export class Downloads extends EventTarget {
     for (const record of records) this.merge(record);
     // What has ended while nobody listened.
     const gone = [...this.rows.values()].filter((row) => !listed.has(row.id) && !ENDED.has(row.status));
-    for (const id of [...gone.map((row) => row.id), ...[...this.named].filter((id) => !listed.has(id))]) await this.ended(id);
-    this.named.clear();
+    for (const id of listed) this.named.delete(id); // and below one by one: those that are named meanwhile stay
+    for (const id of [...gone.map((row) => row.id), ...this.named]) await this.ended(id).then(() => this.named.delete(id));
     this.known = true;
     this.dispatchEvent(new CustomEvent("change", { detail: [...this.rows.values()] }));
     if ([...this.rows.values()].some((row) => !ENDED.has(row.status))) this.refreshSoon(document.hidden ? HIDDEN_MS : AGAIN_MS);
