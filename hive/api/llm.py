@@ -6,7 +6,7 @@ import dataclasses
 import os
 import re
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qs
 
 import msgspec
@@ -25,6 +25,9 @@ from hive.settings import Settings
 from hive.streams import sse
 from hive.wire.api import HUB_TOKEN_HEADER, MAX_ID_CHARS, OPENAI_PATHS, PlanRequest
 from hive.wire.spec import DownloadSpec
+
+if TYPE_CHECKING:
+    from hive.serving.record import LlmRecord
 
 _ID = re.compile(rf"[A-Za-z0-9._:-]{{1,{MAX_ID_CHARS}}}", re.ASCII)
 _URL = re.compile(r"http://(?P<host>\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):(?P<port>\d{1,5})/?", re.ASCII)
@@ -99,15 +102,37 @@ async def index(request: Request) -> Response:
     """`GET /v1/workers/list`: the workers that have a model in memory, or are about to."""
     from hive.wire.llm import LlmWorkers
 
-    records = await services_of(request).serving.service.workers()
+    records = await _seen(request)
     return JsonResponse(LlmWorkers(workers=tuple(record.shown() for record in records)))
+
+
+async def _seen(request: Request) -> list[LlmRecord]:
+    """The workers whose models the caller may see; one whose model is still on its way, by its download."""
+    services, principal = services_of(request), principal_of(request)
+    token = _hub_token(request.scope)
+
+    async def is_seen(record: LlmRecord) -> bool:
+        if principal.sees_everything:
+            return True
+        if record.path or not record.download_id:
+            return await services.access.may_use(record.path, principal, token)
+        try:
+            await services.downloads.find(record.download_id, principal)
+        except errors.DownloadNotFound:
+            return False
+        return True
+
+    return [record for record in await services.serving.service.workers() if await is_seen(record)]
 
 
 async def stop(request: Request) -> Response:
     """`DELETE /v1/workers/{id}`: what it answers may end within 30 s, then its memory goes back."""
     from hive.wire.llm import Said
 
-    await services_of(request).serving.service.stop(request.path_params["id"])
+    worker_id = request.path_params["id"]
+    if all(record.id != worker_id for record in await _seen(request)):
+        raise errors.LlmWorkerNotFound(worker_id=worker_id[:MAX_ID_CHARS])
+    await services_of(request).serving.service.stop(worker_id)
     return JsonResponse(Said(message="Worker is ending"))
 
 
@@ -233,14 +258,15 @@ async def _try_each(
         InferenceFailed: a worker did not answer, and the client was sent nothing.
     """
     from hive.api.passing import pass_on
-    from hive.serving.service import target_of
 
     records = await _serving(services, scope, model)
-    opened = services.serving.answers
+    service, opened = services.serving.service, services.serving.answers
     for number, record in enumerate(records):
-        headers = services.serving.service.headers(record)
+        target, headers = service.target(record), service.headers(record)
         is_last = number == len(records) - 1
-        if await pass_on(target_of(record), headers, body, scope, receive, send, is_last=is_last, opened=opened):
+        if await pass_on(
+            target, headers, body, scope, receive, send, is_last=is_last, opened=opened, kept=service.kept
+        ):
             return
 
 

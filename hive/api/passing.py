@@ -17,8 +17,10 @@ from starlette.types import Receive, Scope, Send
 from hive import errors, serving_errors
 from hive.api.json import body_too_large, error_response, max_body_bytes
 from hive.auth.principal import principal_of
+from hive.serving.endpoint import Endpoint
+from hive.serving.kept_connections import KeptConnections
 from hive.serving.relay import Relay
-from hive.serving.upstream import Endpoint, Headers
+from hive.serving.upstream import Headers
 from hive.streams import sse
 from hive.streams.revocation import Opened
 from hive.streams.writer import EXTENSION, HandOver, SocketWriter
@@ -58,6 +60,7 @@ async def pass_on(
     *,
     is_last: bool,
     opened: set[Opened],
+    kept: KeptConnections,
 ) -> bool:
     """Ask the worker, and answer the client. False, with nothing sent, where the worker has no free slot and it is not
     the last that could be asked. `opened` has the answer for as long as it is on its way.
@@ -66,7 +69,7 @@ async def pass_on(
         InferenceFailed: the worker does not answer.
     """
     answer = PassedAnswer(scope, send)
-    relay = Relay(answer)
+    relay = Relay(answer, kept)
     answer.stop = relay.stop
     own = [(name, value) for name, value in scope["headers"] if name in PASSED_ON]
     asking = asyncio.create_task(relay.run(target, scope["method"], scope["path"], (*own, *headers), body))
@@ -82,6 +85,9 @@ async def pass_on(
         watching.cancel()
         with contextlib.suppress(asyncio.CancelledError, Exception):
             await watching
+    if answer.is_revoked and not answer.is_handed_over:
+        await error_response(errors.InvalidApiKey())(scope, receive, send)
+        return True
     if answer.is_too_long:
         text = f"The answer is over {MAX_WHOLE_BYTES >> 20} MiB. Ask for a stream, or for less at once."
         error = serving_errors.InferenceFailed(text, limit_bytes=MAX_WHOLE_BYTES)
@@ -118,6 +124,8 @@ class PassedAnswer:
         self.status = 0
         #: Whether it was given up because it does not end.
         self.is_too_long = False
+        #: Whether its key ended before it did.
+        self.is_revoked = False
         self.stop: Callable[[], None] = lambda: None
         self.on_gone: Callable[[], None] | None = None
         self.on_writable: Callable[[], None] | None = None
@@ -128,9 +136,9 @@ class PassedAnswer:
         return self._writer is not None
 
     def close(self, retry_ms: int) -> None:
-        """Its key counts no more: a stream is cut, and an answer that is whole soon is let be."""
-        if self.is_handed_over:
-            self.stop()
+        """Its key counts no more: a stream is cut, and in place of a whole answer stands an error."""
+        self.is_revoked = True
+        self.stop()
 
     async def settled(self, asking: asyncio.Task[None], watching: asyncio.Task[None]) -> None:
         """Return when the answer is over, has its own connection, or the client has gone."""

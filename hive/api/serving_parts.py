@@ -90,6 +90,8 @@ class LazyServing:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._service is not None:
+            self._service.kept.close()
 
     async def _reap_for_ever(self, service: ServingService) -> None:
         loop = asyncio.get_running_loop()

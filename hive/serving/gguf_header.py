@@ -22,6 +22,22 @@ MAX_FIELDS: Final = 65_536
 MAX_NAME_BYTES: Final = 65_535
 MAX_TEXT_BYTES: Final = 16 << 20
 MAX_ELEMENTS: Final = 1 << 24
+#: Architectures that make vectors of texts; and the ways (mean, the first token, the last) in which a model of another
+#: one that says so makes them of its tokens'.
+ENCODERS: Final = frozenset(
+    {
+        "bert",
+        "nomic-bert",
+        "nomic-bert-moe",
+        "jina-bert-v2",
+        "jina-bert-v3",
+        "neo-bert",
+        "modern-bert",
+        "eurobert",
+        "gemma-embedding",
+    }
+)
+POOLED: Final = frozenset({1, 2, 3})
 #: Elements of an array of numbers that are kept: one for each layer.
 MAX_KEPT: Final = 4096
 
@@ -39,6 +55,8 @@ class GgufInfo(NamedTuple):
     block_count: int
     context_length: int
     kv_bytes_per_token: int
+    #: Whether it makes vectors of texts, and no text.
+    makes_vectors: bool = False
 
     @property
     def layers(self) -> int:
@@ -150,4 +168,5 @@ def _info(fields: dict[str, Value]) -> GgufInfo:
     width = number("embedding_length") // heads if heads else 0
     key = number("attention.key_length") or width
     value = number("attention.value_length") or width
-    return GgufInfo(architecture, blocks, number("context_length"), 2 * sum(per_layer) * (key + value))
+    vectors = architecture in ENCODERS or number("pooling_type") in POOLED
+    return GgufInfo(architecture, blocks, number("context_length"), 2 * sum(per_layer) * (key + value), vectors)

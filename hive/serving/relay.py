@@ -11,7 +11,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
-from hive.serving.upstream import Endpoint, Headers, Upstream, send
+from hive.serving.endpoint import Endpoint
+from hive.serving.kept_connections import KeptConnections
+from hive.serving.upstream import Headers, Upstream, send
 
 #: The headers of an answer that go on; the others are about the connection, or about who answered.
 PASSED_ON: Final = (b"content-type", b"retry-after", b"x-accel-buffering", b"cache-control")
@@ -43,8 +45,11 @@ class Downstream(Protocol):
 class Relay:
     """One answer on its way. `over` is set when it has ended, however; then `outcome` says how."""
 
-    def __init__(self, downstream: Downstream) -> None:
+    def __init__(self, downstream: Downstream, kept: KeptConnections | None = None) -> None:
         self._down = downstream
+        self._kept = kept
+        #: Whether a kept connection was closed before anything of an answer came: it is asked once more.
+        self._is_stale = False
         self._upstream: Upstream | None = None
         self._began_s = time.monotonic()
         self.over = asyncio.Event()
@@ -60,19 +65,29 @@ class Relay:
         self._down.on_gone = self._on_gone
         self._down.on_writable = self._on_writable
         try:
-            self._upstream = await send(target, method, path, headers, body, self)
+            await self._ask(target, method, path, headers, body, self._kept)
+            if self._is_stale:
+                self._is_stale = False
+                self._upstream = None
+                self.over.clear()
+                await self._ask(target, method, path, headers, body, None)
+        finally:
+            self._end("gone")
+
+    async def _ask(
+        self, target: Endpoint, method: str, path: str, headers: Headers, body: bytes, kept: KeptConnections | None
+    ) -> None:
+        try:
+            self._upstream = await send(target, method, path, headers, body, self, kept=kept)
         except OSError as error:
             self.on_failed(str(error) or "not in time")
         if self.over.is_set() and self._upstream is not None:
             self._upstream.close()
-        try:
-            await self.over.wait()
-        finally:
-            self._end("gone")
+        await self.over.wait()
 
     def stop(self) -> None:
         """End it in the middle."""
-        if not self.over.is_set():
+        if self._is_stale or not self.over.is_set():
             if self.status:
                 self._down.cut()
             else:
@@ -99,6 +114,10 @@ class Relay:
 
     def on_failed(self, reason: str) -> None:
         """The other side has gone."""
+        if self._upstream is not None and self._upstream.may_be_stale:
+            self._is_stale = True
+            self.over.set()
+            return
         if self.status:
             self._down.cut()
         else:
@@ -113,6 +132,7 @@ class Relay:
             self._upstream.resume()
 
     def _end(self, outcome: str) -> None:
+        self._is_stale = False
         if self._upstream is not None:
             self._upstream.close()
         self.outcome = self.outcome or outcome

@@ -37,12 +37,14 @@ from hive.errors import (
     WorkersSilent,
 )
 from hive.redis.client import CommandThread
+from hive.serving.endpoint import Endpoint, worker_socket
 from hive.serving.gguf_header import read_gguf
+from hive.serving.kept_connections import KeptConnections
 from hive.serving.memory import bytes_needed, shortage
 from hive.serving.orders import HostInfo, SpawnOrder, StopOrder, give_order, host_registry, read_order
 from hive.serving.record import LlmRecord, canonical, flight_key
 from hive.serving.registry import HTTP_LEASE_S, LlmRegistry
-from hive.serving.upstream import Endpoint, fetch
+from hive.serving.upstream import fetch
 from hive.serving.worker_access import TOKEN_HEADER, worker_token
 from hive.serving_errors import InsufficientRam, ModelLoading, ModelNotLoaded, VramExhausted
 from hive.settings import Settings
@@ -107,6 +109,8 @@ class ServingService:
         self._remembered: tuple[float, list[LlmRecord]] = (0.0, [])
         self._looking: asyncio.Task[list[LlmRecord]] | None = None
         self._waiting = 0
+        #: Connections to workers that wait for another request.
+        self.kept = KeptConnections()
         #: By the id of a worker, which has read the key at its start: the file is not read for each request.
         self._tokens: dict[str, str] = {}
         self._disk = Threads("gguf", HEADER_THREADS, MAX_WAITING_FOR_HEADERS)
@@ -402,13 +406,19 @@ class ServingService:
     async def ask(self, record: LlmRecord, method: str, path: str) -> None:
         """A short question to a worker. Raises OSError."""
         await fetch(
-            target_of(record),
+            self.target(record),
             method,
             path,
             headers=self.headers(record),
             timeout_s=ASK_TIMEOUT_S,
             max_bytes=MAX_REPLY_BYTES,
         )
+
+    def target(self, record: LlmRecord) -> Endpoint:
+        """Where a worker listens; one that hive has started has a socket too, which is there on its machine."""
+        host, _, port = record.url.removeprefix("http://").rpartition(":")
+        path = str(worker_socket(self._settings.llm_dir, record.id)) if record.host else ""
+        return Endpoint(host.strip("[]"), int(port), path)
 
     def headers(self, record: LlmRecord) -> tuple[tuple[bytes, bytes], ...]:
         """How a worker knows that it is hive that asks."""
@@ -418,12 +428,6 @@ class ServingService:
                 self._tokens.clear()
             self._tokens[record.id] = token
         return ((TOKEN_HEADER, token.encode()),) if token else ()
-
-
-def target_of(record: LlmRecord) -> Endpoint:
-    """Where a worker listens."""
-    host, _, port = record.url.removeprefix("http://").rpartition(":")
-    return Endpoint(host.strip("[]"), int(port))
 
 
 def _queued(order: SpawnOrder) -> LlmRecord:

@@ -5,17 +5,21 @@ reader. A client library reads into buffers and wakes a task for each piece: 100
 loop with a parser under it: what a read brought goes to the sink in one call, in the loop's own turn; and a sink whose
 reader is slow pauses the reading, which the other side feels in its turn. Nothing is stored here.
 
-A connection is for one request: it ends with the answer, and whoever closes it has cancelled the request.
+Whoever closes the connection has cancelled the request; one whose answer is whole may be kept for the next.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterable, Mapping
+import functools
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final, NamedTuple, Protocol
 
 import httptools
+
+from hive.serving.endpoint import Endpoint
+from hive.serving.kept_connections import KeptConnections
 
 #: Seconds to connect to something on this machine, or in the next room.
 CONNECT_TIMEOUT_S: Final = 5.0
@@ -25,25 +29,6 @@ CROWDED_PAUSE_S: Final = 0.005
 MAX_HEAD_BYTES: Final = 65_536
 
 Headers = Iterable[tuple[bytes, bytes]]
-
-
-class Endpoint(NamedTuple):
-    """Where to connect: a socket's path, or a host and a port."""
-
-    host: str = ""
-    port: int = 0
-    path: str = ""
-
-    @property
-    def name(self) -> str:
-        """What stands in the Host header."""
-        return (
-            "localhost"
-            if self.path
-            else f"[{self.host}]:{self.port}"
-            if ":" in self.host
-            else f"{self.host}:{self.port}"
-        )
 
 
 class Sink(Protocol):
@@ -67,14 +52,20 @@ class Sink(Protocol):
 class Upstream(asyncio.Protocol):
     """One request and its answer."""
 
-    def __init__(self, sink: Sink) -> None:
+    def __init__(self, sink: Sink, on_whole: Callable[[asyncio.Transport], None] | None = None) -> None:
+        """`on_whole` gets the connection when the answer is whole, where another request may follow on it."""
         self._sink: Sink | None = sink
+        self._on_whole = on_whole
+        #: Whether the connection has had another request before, and nothing of an answer to this one has come.
+        self.may_be_stale = False
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpResponseParser(self)
         self._headers: dict[bytes, bytes] = {}
         self._head_bytes = 0
         self._parts: list[bytes] = []
         self._whole = False
+        #: Whether nothing came behind the answer, and the connection stays open.
+        self._is_alone = False
 
     # -- for whoever asks --------------------------------------------------------------------------------------------
 
@@ -102,6 +93,7 @@ class Upstream(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """A piece of the answer."""
+        self.may_be_stale = False
         if self._sink is None:
             return
         try:
@@ -116,6 +108,11 @@ class Upstream(asyncio.Protocol):
         self._fail("the connection was closed before the answer was whole")
 
     # -- called by the parser ----------------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        """An answer begins, or something that nobody asked for."""
+        if self._whole:
+            self._is_alone = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header of the answer."""
@@ -139,7 +136,8 @@ class Upstream(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         """The answer is whole."""
-        self._whole = self._parser.get_status_code() >= 200
+        self._is_alone = not self._whole and self._parser.should_keep_alive()
+        self._whole = self._whole or self._parser.get_status_code() >= 200
 
     def _hand_on(self) -> None:
         if self._parts and self._sink is not None:
@@ -148,8 +146,18 @@ class Upstream(asyncio.Protocol):
             self._sink.on_data(data)
         if self._whole and self._sink is not None:
             sink = self._sink
-            self.close()
+            self._let_go()
             sink.on_end()
+
+    def _let_go(self) -> None:
+        """Leave the connection to the next request, or close it."""
+        transport = self._transport
+        if transport is None or self._on_whole is None or transport.is_closing() or not self._is_alone:
+            self.close()
+            return
+        self.resume()
+        self._sink = self._transport = None
+        self._on_whole(transport)
 
     def _fail(self, reason: str) -> None:
         sink = self._sink
@@ -166,36 +174,50 @@ async def send(
     body: bytes,
     sink: Sink,
     timeout_s: float = CONNECT_TIMEOUT_S,
+    kept: KeptConnections | None = None,
 ) -> Upstream:
-    """Ask; the answer goes to the sink.
+    """Ask; the answer goes to the sink. With `kept` on one of those connections, if there is one, which may be stale;
+    and a new one is kept after the answer.
 
     Raises:
         OSError: nobody listens there, or not in time.
     """
-    upstream = Upstream(sink)
-    async with asyncio.timeout(timeout_s):
-        transport = await _connect(target, upstream)
-    transport.write(request_head(target, method, path, headers, len(body)) + body)
+    upstream = Upstream(sink, functools.partial(kept.keep, target) if kept is not None else None)
+    transport: asyncio.WriteTransport | None = kept.take(target) if kept is not None else None
+    if transport is not None:
+        transport.set_protocol(upstream)
+        upstream.connection_made(transport)
+        upstream.may_be_stale = True
+    else:
+        async with asyncio.timeout(timeout_s):
+            transport = await _connect(target, upstream)
+    transport.write(request_head(target, method, path, headers, len(body), keep=kept is not None) + body)
     return upstream
 
 
 async def _connect(target: Endpoint, upstream: Upstream) -> asyncio.WriteTransport:
     loop = asyncio.get_running_loop()
-    if not target.path:
-        transport, _ = await loop.create_connection(lambda: upstream, target.host, target.port)
-        return transport
-    while True:
+    while target.path:
         try:
             transport, _ = await loop.create_unix_connection(lambda: upstream, target.path)
             return transport
         except BlockingIOError:
             # As many wait to be accepted as may: such a socket says so at once, where one of TCP would let us wait.
             await asyncio.sleep(CROWDED_PAUSE_S)
+        except OSError:
+            if not target.port:
+                raise
+            break  # it is on another machine, or no socket could be made
+    transport, _ = await loop.create_connection(lambda: upstream, target.host, target.port)
+    return transport
 
 
-def request_head(target: Endpoint, method: str, path: str, headers: Headers, body_bytes: int) -> bytes:
-    """The head of a request, after whose answer the connection closes."""
-    own = ((b"host", target.name.encode()), (b"content-length", b"%d" % body_bytes), (b"connection", b"close"))
+def request_head(
+    target: Endpoint, method: str, path: str, headers: Headers, body_bytes: int, *, keep: bool = False
+) -> bytes:
+    """The head of a request, after whose answer the connection closes, or is kept."""
+    connection = b"keep-alive" if keep else b"close"
+    own = ((b"host", target.name.encode()), (b"content-length", b"%d" % body_bytes), (b"connection", connection))
     lines = b"".join(b"%b: %b\r\n" % header for header in (*own, *headers))
     return b"%b %b HTTP/1.1\r\n%b\r\n" % (method.encode(), path.encode(), lines)
 

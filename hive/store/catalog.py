@@ -200,6 +200,13 @@ class ModelCatalog:
                 return model
         raise ModelNotOnDisk(model_id=model_id)
 
+    def at(self, path: Path) -> Model | None:
+        """The model that lies here; None where none does, or it lies elsewhere than in this store."""
+        models: Iterable[Model] = (model for model, _ in self._url_model(path.parent.name))
+        if path.is_relative_to(self._hub):
+            models = self._models_in(path.relative_to(self._hub).parts[0])
+        return next((model for model in models if model.path == str(path)), None)
+
     def delete(self, model_id: str) -> int:
         """Remove a model: its files, then what nothing else on the disk needs. Gives the bytes that were freed.
 

@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ import requests
 
 from hive.auth.keys import KeyFile
 from hive.processes.embedded_redis import EmbeddedRedis
+from hive.settings import Settings
+from hive.store.restricted import AccessNotes, ProbeFile
 from tests.hub import HubServer
 from tests.support.engine_standin import write_standin
 from tests.support.keys import make
-from tests.support.llm import RECITED, Fleet, LlmProcess, RawStream, events_of, text_of
+from tests.support.llm import RECITED, TIMEOUT_S, Fleet, LlmProcess, RawStream, events_of, text_of
 from tests.support.processes import Workers, children, environment
 from tests.support.waiting import wait_for
 
@@ -135,12 +138,15 @@ def test_a_worker_wants_the_keys_of_a_file_that_is_named_and_webhooks_do_not_kee
         assert requests.post(own, json=asked, headers={"Authorization": f"Bearer {key}"}, timeout=30).status_code == 200
 
 
-def test_a_stream_of_tokens_ends_soon_after_its_key_at_both_addresses(
+def test_an_answer_ends_soon_after_its_key_at_both_addresses_whether_it_is_a_stream_or_not(
     env: dict[str, str], key_file: KeyFile, tmp_path: Path
 ) -> None:
     standin = write_standin(tmp_path / "engine", tokens_per_s=20)
     kept, revoked = make(key_file, "read", "pull", "run"), make(key_file, "read", "run")
-    with loaded({**env, "HIVE_LLAMA_SERVER": str(standin), "HIVE_LLM_SLOTS": "4"}, kept) as (fleet, spawned):
+    with (
+        ThreadPoolExecutor(2) as pool,
+        loaded({**env, "HIVE_LLAMA_SERVER": str(standin), "HIVE_LLM_SLOTS": "6"}, kept) as (fleet, spawned),
+    ):
         body = {"prompt": "?", "model": MODEL, "max_tokens": 2_048}
 
         def begin(key: str) -> list[RawStream]:
@@ -149,6 +155,14 @@ def test_a_stream_of_tokens_ends_soon_after_its_key_at_both_addresses(
 
         go_on, end = begin(kept), begin(revoked)
         assert {(stream.event() or {})["type"] for stream in (*go_on, *end)} == {"started"}
+        headers = {"Authorization": f"Bearer {revoked}"}
+        whole = {**body, "stream": False}
+
+        def ask(url: str) -> requests.Response:
+            return requests.post(f"{url}/v1/inference", json=whole, headers=headers, timeout=TIMEOUT_S)
+
+        asking = [pool.submit(ask, url) for url in (fleet.url, spawned["url"])]
+        wait_for(lambda: _slots_free(fleet, kept) == 0, "all are being answered")
         key_file.revoke(revoked[5:13])
         began_s = time.monotonic()
         for stream in end:
@@ -156,9 +170,48 @@ def test_a_stream_of_tokens_ends_soon_after_its_key_at_both_addresses(
                 list(stream.events())
             stream.close()
         assert time.monotonic() - began_s < KEY_END_S * BUSY_FACTOR
+        answer = asking[0].result(TIMEOUT_S)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (401, "INVALID_API_KEY")
+        with pytest.raises(requests.ConnectionError):
+            asking[1].result(TIMEOUT_S)
         for stream in go_on:
             assert (stream.event() or {})["type"] == "token"
             stream.close()
+
+
+def _slots_free(fleet: Fleet, key: str) -> int:
+    (worker,) = fleet.get("/v1/workers/list", headers={"Authorization": f"Bearer {key}"}).json()["workers"]
+    found: int = worker["slots_available"]
+    return found
+
+
+def test_a_restricted_model_in_memory_is_listed_and_ended_by_those_alone_who_may_see_it(
+    env: dict[str, str], key_file: KeyFile
+) -> None:
+    key, admin = (
+        make(key_file, "read", "pull", "run", owner="ann"),
+        make(key_file, "read", "run", "admin", owner="root"),
+    )
+    with loaded(env, key) as (fleet, spawned):
+        settings = Settings.from_env(env)
+        notes = AccessNotes(settings.hive_dir)
+        (snapshot,) = (settings.hub_dir / "models--org--model" / "snapshots").iterdir()
+        notes.note("org/model", snapshot.name, [ProbeFile("org/nobody-has-it", snapshot.name, "m.gguf")])
+
+        def listed(by: str) -> list[str]:
+            headers = {"Authorization": f"Bearer {by}"}
+            return [w["id"] for w in fleet.get("/v1/workers/list", headers=headers).json()["workers"]]
+
+        def end(by: str) -> int:
+            url = f"{fleet.url}/v1/workers/{spawned['worker_id']}"
+            return requests.delete(url, headers={"Authorization": f"Bearer {by}"}, timeout=TIMEOUT_S).status_code
+
+        wait_for(lambda: listed(key) == [], "a yes is not remembered for long")
+        assert end(key) == 404
+        assert listed(admin) == [spawned["worker_id"]]
+        notes.let_in("org/model", snapshot.name, "ann")
+        assert listed(key) == [spawned["worker_id"]]
+        assert end(key) == 200
 
 
 def test_a_page_of_another_origin_changes_nothing_at_a_workers_address(

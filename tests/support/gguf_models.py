@@ -48,8 +48,8 @@ class _Tensor(NamedTuple):
 SMALL: Final = Shape(64, 4)
 
 
-def write_random(path: Path, shape: Shape = SMALL, seed: int = 7) -> Path:
-    """A model with random weights and a token for each byte."""
+def write_random(path: Path, shape: Shape = SMALL, seed: int = 7, *, pooling: int | None = None) -> Path:
+    """A model with random weights and a token for each byte; with a `pooling` (1: the mean) it is one for vectors."""
     pieces: list[bytes] = []
     tensors = [
         _Tensor("token_embd.weight", shape.width, SPECIAL + BYTES, "noise"),
@@ -57,7 +57,7 @@ def write_random(path: Path, shape: Shape = SMALL, seed: int = 7) -> Path:
         _Tensor("output.weight", shape.width, SPECIAL + BYTES, "noise"),
         *_blocks(shape, "noise"),
     ]
-    return _write(path, shape, pieces, tensors, {}, seed)
+    return _write(path, shape, pieces, tensors, {}, seed, pooling)
 
 
 def write_reciting(path: Path, pieces: Sequence[bytes], *, endless: bool = False, blocks: int = 2) -> Path:
@@ -98,7 +98,13 @@ def _blocks(shape: Shape, fill: str) -> Iterator[_Tensor]:
 
 
 def _write(
-    path: Path, shape: Shape, pieces: Sequence[bytes], tensors: list[_Tensor], leads: dict[int, int], seed: int
+    path: Path,
+    shape: Shape,
+    pieces: Sequence[bytes],
+    tensors: list[_Tensor],
+    leads: dict[int, int],
+    seed: int,
+    pooling: int | None = None,
 ) -> Path:
     count = tensors[0].rows
     tokens = [b"<unk>", b"<s>", b"</s>", *(b"<0x%02X>" % byte for byte in range(BYTES)), *pieces]
@@ -126,6 +132,7 @@ def _write(
         _number("tokenizer.ggml.eos_token_id", EOS),
         _number("tokenizer.ggml.unknown_token_id", 0),
     ]
+    fields += [_number("llama.pooling_type", pooling)] if pooling is not None else []
     infos, offset = [], 0
     for tensor in tensors:
         sizes = [tensor.columns, tensor.rows] if tensor.rows else [tensor.columns]

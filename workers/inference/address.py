@@ -17,13 +17,13 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 from hive.auth.principal import Principal
-from hive.errors import BadRequest, MethodNotAllowed, ModelAccessDenied, NotFound, RequestTimeout
+from hive.errors import BadRequest, MethodNotAllowed, ModelAccessDenied, ModelNotServable, NotFound, RequestTimeout
+from hive.serving.endpoint import Endpoint
 from hive.serving.inference_request import read_inference
 from hive.serving.relay import Relay
-from hive.serving.upstream import Endpoint
 from hive.serving_errors import InferenceFailed, ModelLoading, WorkerDraining
 from hive.settings import Settings
 from hive.wire.api import INFERENCE_PATH, LOADING_PATH, MAX_ID_CHARS, OPENAI_PATHS
@@ -44,6 +44,15 @@ _NOT_LET_IN: Final = (
 )
 
 
+#: What a model makes of a text.
+Makes = Literal["text", "vectors"]
+_EMBEDDINGS: Final = "/v1/embeddings"
+_WRONG_MODEL: Final[dict[Makes, str]] = {
+    "text": "The model makes text, and no vectors. Load one for embeddings, whose GGUF names its pooling.",
+    "vectors": "The model makes vectors, and no text: POST /v1/embeddings. Load another one for text.",
+}
+
+
 class SupervisedWorker(Protocol):
     """What the routes ask of the supervisor."""
 
@@ -53,6 +62,7 @@ class SupervisedWorker(Protocol):
     url: str
     model: str
     vram_bytes: int
+    makes: Makes
 
     @property
     def state(self) -> LlmState:
@@ -151,6 +161,7 @@ class WorkerRoutes:
         asked = read_inference(request.body)
         deadline_s = read_deadline(request.headers)
         engine = self._engine()
+        self._check_makes(request)
         job = Inference(asked, response, worker.slots, worker.model, worker.vram_bytes)
         try:
             await job.run(engine, worker.settings.llm_token_timeout_s, deadline_s)
@@ -160,6 +171,7 @@ class WorkerRoutes:
     async def _relay(self, request: HttpRequest, response: Response) -> None:
         worker = self._worker
         engine = self._engine()
+        self._check_makes(request)
         job = _RelayJob(response)
         worker.slots.take(job)
         try:
@@ -183,6 +195,12 @@ class WorkerRoutes:
     async def _shut_down(self, request: HttpRequest, response: Response) -> None:
         response.json(200, {"message": "Shutting down", "state": "draining"})
         self._worker.shut_down()
+
+    def _check_makes(self, request: HttpRequest) -> None:
+        """Raises ModelNotServable where the model does not make what is asked for."""
+        makes = self._worker.makes
+        if (request.path == _EMBEDDINGS) != (makes == "vectors"):
+            raise ModelNotServable(_WRONG_MODEL[makes])
 
     def _engine(self) -> Endpoint:
         """Where the engine is. Raises what is to be said where it is not ready."""

@@ -30,7 +30,8 @@ from typing import Final, NamedTuple
 from hive.errors import BackendUnavailable
 from hive.processes.children import bound_to_us, python_module
 from hive.processes.log_file import MAX_LOG_BYTES, RotatedFile
-from hive.serving.upstream import Endpoint, fetch
+from hive.serving.endpoint import Endpoint
+from hive.serving.upstream import fetch
 from hive.serving_errors import EngineFailed, LoadingTimeout
 from hive.wire.llm import Backend
 
@@ -47,6 +48,8 @@ FOLDER_PREFIX: Final = "hive-llm-"
 MAX_LOGS: Final = 50
 #: Bytes of a line after which it is cut.
 MAX_LINE_BYTES: Final = 65_536
+#: Tokens of a text that a model makes one vector of, at most: the engine's buffers grow with them.
+MAX_TEXT_TOKENS: Final = 8192
 #: Seconds between two looks at `/health` while it loads, and for an answer.
 HEALTH_POLL_S: Final = 0.5
 HEALTH_TIMEOUT_S: Final = 5.0
@@ -99,6 +102,8 @@ class EngineSpec(NamedTuple):
     load_mode: str
     threads: int
     name: str
+    #: Whether the model makes vectors, and no text.
+    embeddings: bool = False
 
 
 def llama_server(named: str | None) -> str | None:
@@ -119,6 +124,7 @@ def command_for(spec: EngineSpec, socket_path: Path, named: str | None) -> list[
         raise BackendUnavailable(f"HIVE_LLAMA_SERVER names no program that can be run: {named}")
     if not named and spec.backend == "cpu" and importlib.util.find_spec("xllamacpp") is not None:
         options = {**spec._asdict(), "path": str(spec.path), "socket": str(socket_path)}
+        options["max_text_tokens"] = MAX_TEXT_TOKENS
         return python_module("workers.inference.xllamacpp_server", json.dumps(options))
     if binary is None:
         raise BackendUnavailable(_NO_ENGINE)
@@ -150,6 +156,10 @@ def environment_for(spec: EngineSpec) -> dict[str, str]:
     told = {"LLAMA_ARG_UI": "0", "LLAMA_ARG_WEBUI": "0", "LLAMA_ARG_OFFLINE": "1"}
     if spec.load_mode != "auto":
         told["LLAMA_ARG_LOAD_MODE"] = spec.load_mode
+    if spec.embeddings:
+        # A text is one batch: what each token means goes by all the others.
+        batch = str(min(spec.context, MAX_TEXT_TOKENS))
+        told |= {"LLAMA_ARG_EMBEDDINGS": "1", "LLAMA_ARG_BATCH": batch, "LLAMA_ARG_UBATCH": batch}
     # Before there was a load mode.
     if spec.load_mode == "none":
         told["LLAMA_ARG_MMAP"] = "0"

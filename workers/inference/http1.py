@@ -19,6 +19,7 @@ import asyncio
 import logging
 import socket
 import struct
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qs, unquote
@@ -27,6 +28,7 @@ import httptools
 
 from hive.errors import BadRequest, BodyTooLarge, HeadersTooLarge, HiveError, InternalError, InvalidFields
 from hive.wire.encoding import encode_json
+from workers.inference.ports import SEND_BUFFER_BYTES
 
 log = logging.getLogger("workers.inference.http1")
 
@@ -42,6 +44,8 @@ STALL_TIMEOUT_S: Final = 30.0
 #: Bytes that may come behind a request that is being answered.
 MAX_BEHIND_BYTES: Final = 65_536
 MAX_CONNECTIONS: Final = 512
+#: Seconds between two looks whether answers have left, at the end.
+FLUSH_LOOK_S: Final = 0.02
 _LINGER_NONE: Final = struct.pack("ii", 1, 0)
 _PHRASES: Final = {200: b"OK", 202: b"Accepted", 204: b"No Content"}
 
@@ -85,10 +89,11 @@ class Response:
         return self._connection.is_gone
 
     def start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
-        """Begin a body of unknown length, after which the connection closes."""
-        self._keep_alive = False
+        """Begin a body of unknown length; without chunks the connection closes behind it."""
+        self._keep_alive = self._keep_alive and self._chunks
+        alive = b"keep-alive" if self._keep_alive else b"close"
         more = [(b"transfer-encoding", b"chunked")] if self._chunks else []
-        self._head = _head(status, [*headers, *more, (b"connection", b"close")])
+        self._head = _head(status, [*headers, *more, (b"connection", alive)])
         self.started = True
         asyncio.get_running_loop().call_soon(self._flush)
 
@@ -108,6 +113,7 @@ class Response:
     def cut(self) -> None:
         """End without an end: the client sees that something is missing."""
         if not self.ended:
+            self._keep_alive = False
             self._flush()
             self._finish()
 
@@ -172,6 +178,12 @@ class Listener:
         """Accept on this socket, which is bound."""
         return await asyncio.get_running_loop().create_server(lambda: HttpConnection(self), sock=sock, backlog=1024)
 
+    async def listen_local(self, sock: socket.socket) -> asyncio.Server:
+        """The same on a Unix socket."""
+        return await asyncio.get_running_loop().create_unix_server(
+            lambda: HttpConnection(self), sock=sock, backlog=1024
+        )
+
     async def answer(self, request: HttpRequest, response: Response) -> None:
         """Answer one request; whatever goes wrong is an error in JSON."""
         try:
@@ -188,8 +200,11 @@ class Listener:
             else:
                 response.error(InternalError())
 
-    def close(self) -> None:
-        """Close what is open."""
+    async def close(self, flush_s: float) -> None:
+        """Close what is open, answers that are still on their way after this time at the latest."""
+        until_s = time.monotonic() + flush_s
+        while time.monotonic() < until_s and any(each.is_answering for each in self.connections):  # noqa: ASYNC110
+            await asyncio.sleep(FLUSH_LOOK_S)
         for connection in list(self.connections):
             connection.abort()
 
@@ -224,6 +239,13 @@ class HttpConnection(asyncio.Protocol):
     def is_gone(self) -> bool:
         """Whether nobody is there any more."""
         return self._transport is None or self._transport.is_closing()
+
+    @property
+    def is_answering(self) -> bool:
+        """Whether it has something to send, or will have."""
+        if self._transport is None:
+            return False
+        return self._response is not None or self._transport.get_write_buffer_size() > 0
 
     def send(self, data: bytes) -> None:
         """Send to the client."""
@@ -263,7 +285,10 @@ class HttpConnection(asyncio.Protocol):
             return
         self._listener.connections.add(self)
         raw = self._transport.get_extra_info("socket")
-        if raw is not None:
+        if raw is not None and raw.family == socket.AF_UNIX:
+            # What a port's connections have of their listener.
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+        elif raw is not None:
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._transport.set_write_buffer_limits(high=0)
         self._wait("request", SILENCE_S)

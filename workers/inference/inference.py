@@ -21,9 +21,10 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from hive.errors import HiveError, RequestTimeout
+from hive.serving.endpoint import Endpoint
 from hive.serving.inference_request import InferenceRequest
 from hive.serving.record import iso
-from hive.serving.upstream import Endpoint, Upstream, send
+from hive.serving.upstream import Upstream, send
 from hive.serving_errors import InferenceFailed
 from hive.wire.encoding import encode_json
 from hive.wire.llm import (

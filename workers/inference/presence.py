@@ -125,7 +125,7 @@ class Presence:
     async def rest(self, order: SpawnOrder) -> None:
         """Say how to start this worker again when somebody asks: it ends because nobody does."""
         record = self._record()
-        again = msgspec.structs.replace(order, path=record.path, download_id="")
+        again = msgspec.structs.replace(order, path=record.path, model_id=record.model_id, download_id="")
         with contextlib.suppress(RedisUnavailable):
             key = order.flight or order.worker_id
             await self._commands.run(self._commands.client.hset, keys.LLM_RESTING, key, msgspec.json.encode(again))

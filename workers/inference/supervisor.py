@@ -28,25 +28,26 @@ from hive.auth.principal import Principal
 from hive.downloads.tracker import DownloadTracker
 from hive.error_codes import from_code
 from hive.errors import BackendUnavailable, HiveError, InternalError, ModelNotServable, RedisUnavailable, WorkerLost
+from hive.serving.endpoint import Endpoint, worker_socket
 from hive.serving.gguf_header import GgufInfo, read_gguf
 from hive.serving.memory import bytes_needed, check_ram
 from hive.serving.orders import SpawnOrder
 from hive.serving.record import LlmRecord
 from hive.serving.registry import LEASE_S
-from hive.serving.upstream import Endpoint
 from hive.serving_errors import EngineFailed
 from hive.settings import Settings
+from hive.store.catalog import ModelCatalog
 from hive.store.file_use import FileUse
 from hive.store.restricted import AccessNotes
 from hive.wire import events
 from hive.wire.llm import Fetching, LlmState, LoadingError, LoadingToVram, Ready
-from workers.inference.address import WorkerRoutes
+from workers.inference.address import Makes, WorkerRoutes
 from workers.inference.engine import Engine, EngineSpec, command_for, environment_for, forget_old_logs
 from workers.inference.guard import Guard
 from workers.inference.http1 import Listener
 from workers.inference.inference import Inference
 from workers.inference.loading import Loading
-from workers.inference.ports import bind_first
+from workers.inference.ports import bind_first, bind_path
 from workers.inference.presence import Presence
 from workers.inference.slots import Slots
 
@@ -76,8 +77,10 @@ class Supervisor:
         self.url = ""
         self.model = order.model_id or order.model_ref
         self.vram_bytes = 0
+        self.makes: Makes = "text"
         self._order = order
         self._path = order.path
+        self._model_id = order.model_id
         self._engine: Engine | None = None
         self._use = FileUse()
         self._life: LlmState = "loading"
@@ -144,7 +147,10 @@ class Supervisor:
         except HiveError as error:
             await self._presence.end("failed", _told(error))
             raise
-        server = await listener.listen(sock)
+        servers = [await listener.listen(sock)]
+        path = worker_socket(self.settings.llm_dir, self._order.worker_id)
+        if (local := await asyncio.to_thread(bind_path, path)) is not None:
+            servers.append(await listener.listen_local(local))
         self.url = _url_of(sock)
         log.info("listening", extra={"fields": {"address": self.url, "model": self.model}})
         presence = asyncio.create_task(self._presence.run())
@@ -162,11 +168,13 @@ class Supervisor:
             for task in (presence, life, told, keys):
                 task.cancel()
             await asyncio.gather(presence, life, told, keys, return_exceptions=True)
-            server.close()
+            for server in servers:
+                server.close()
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
             if self._engine is not None:
                 await self._engine.stop()
-            await asyncio.sleep(0 if not listener.connections else FLUSH_S)
-            listener.close()
+            await listener.close(FLUSH_S)
             self._presence.close()
             self._use.close()
 
@@ -200,6 +208,8 @@ class Supervisor:
     async def _load(self) -> None:
         order, settings = self._order, self.settings
         info, size = await asyncio.to_thread(_look_at, Path(self._path), self._use)
+        await self._find_id()
+        self.makes = "vectors" if info.makes_vectors else "text"
         context = info.context_of(order.context)
         needed = bytes_needed(size, info.kv_bytes_per_token, context, order.slots)
         if order.backend == "cpu":
@@ -219,6 +229,7 @@ class Supervisor:
             settings.llm_load_mode,
             settings.llm_threads,
             self.model.replace(",", "_"),
+            info.makes_vectors,
         )
         command = command_for(spec, self._engine.socket_path, settings.llama_server)
         try:
@@ -227,6 +238,15 @@ class Supervisor:
             raise BackendUnavailable(f"The engine cannot be started: {error.strerror or error}.") from None
         await self._engine.wait_until_ready(settings.llm_stall_s, settings.llm_loading_timeout_s, self._describe)
         self.vram_bytes = needed
+
+    async def _find_id(self) -> None:
+        """How the list of models has it, which nobody knew before it was on the disk."""
+        if self._model_id:
+            return
+        with contextlib.suppress(OSError):
+            found = await asyncio.to_thread(ModelCatalog(self.settings).at, Path(self._path))
+            if found is not None:
+                self._model_id = self.model = found.id
 
     async def _check_health(self) -> None:
         """Raises EngineFailed after three failures in a row."""
@@ -337,6 +357,7 @@ class Supervisor:
             url=self.url,
             state=self.state,
             path=self._path,
+            model_id=self._model_id,
             slots_busy=self.slots.busy,
             pid=os.getpid(),
             failed_health_checks=self._failed_checks,

@@ -29,6 +29,9 @@ def parameters(options: dict[str, Any]) -> Any:
     found.ui = False
     found.offline = True
     found.model_alias = {options["name"]}
+    if options["embeddings"]:
+        found.embedding = True
+        found.n_batch = found.n_ubatch = min(options["context"], options["max_text_tokens"])
     return found
 
 

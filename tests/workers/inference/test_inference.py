@@ -17,6 +17,7 @@ import requests
 from tests.support.engine_standin import write_standin
 from tests.support.gguf_models import write_random
 from tests.support.llm import RECITED, LlmProcess, RawStream, StartWorker, events_of, text_of
+from tests.support.vectors import assert_makes_vectors
 from tests.support.waiting import AT_ONCE_S, wait_for
 
 #: Seconds within which a slot is free whose client has gone, and the same on a machine that is busy.
@@ -434,3 +435,18 @@ def test_no_prompt_and_no_text_is_in_the_logs(start_worker: StartWorker, recitin
     logs = [path.read_text() for path in (tmp_path / "home" / "llm").iterdir()]
     assert logs
     assert all("canary" not in text and "upon a" not in text for text in [*logs, worker.output])
+
+
+# -- vectors -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_model_for_vectors_is_started_so_that_it_makes_them(start_worker: StartWorker, tmp_path: Path) -> None:
+    worker = start_worker(write_random(tmp_path / "v.gguf", pooling=1))
+    worker.wait_until_ready()
+    assert_makes_vectors(worker)
+
+
+def test_a_model_that_makes_text_says_that_it_makes_no_vectors(worker: LlmProcess) -> None:
+    refused = worker.post("/v1/embeddings", {"input": "?"})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "MODEL_NOT_SERVABLE")
+    assert "Load one for embeddings" in refused.json()["error"]["message"]

@@ -12,6 +12,7 @@ import pytest
 from tests.support.gguf_models import Shape, write_random
 from tests.support.llm import RECITED, RawStream, StartWorker, text_of
 from tests.support.processes import is_alive
+from tests.support.vectors import assert_makes_vectors
 from tests.support.waiting import DEADLINE_S, wait_for
 
 pytestmark = pytest.mark.model
@@ -108,3 +109,11 @@ def test_the_loading_of_a_large_model_shows_its_steps(
     assert len(layers) >= 4
     assert layers == sorted(layers)
     assert events[-1] == {"stage": "ready"}
+
+
+def test_a_model_for_vectors_makes_them(
+    start_worker: StartWorker, tmp_path: Path, llama_server: dict[str, str]
+) -> None:
+    worker = start_worker(write_random(tmp_path / "v.gguf", pooling=1), llama_server)
+    worker.wait_until_ready()
+    assert_makes_vectors(worker)
