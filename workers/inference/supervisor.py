@@ -279,6 +279,10 @@ class Supervisor:
             async with asyncio.timeout(self.settings.llm_drain_s):
                 await self.slots.all_free()
         self.slots.stop_all("CANCELLED", "The worker is ending.")
+        # Whoever reads that it has ended may delete the model at once.
+        if self._engine is not None:
+            await self._engine.stop()
+        self._use.close()
         await self._presence.end("stopped", stopped)
         return 0
 
