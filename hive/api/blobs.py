@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 
 from starlette.requests import Request
@@ -14,7 +15,7 @@ from hive.api.file_response import FileResponse, Headers
 from hive.api.services import Services, services_of
 from hive.auth.principal import principal_of
 from hive.doors.ranges import read_span
-from hive.store.blobs import SHA256, BlobPlace, find_blob, open_blob
+from hive.store.blobs import SHA256, find_blob, open_blob
 from hive.wire.api import HUB_TOKEN_HEADER
 
 #: What is before the digest in an address.
@@ -27,8 +28,7 @@ async def content(request: Request) -> Response:
     digest = name.removeprefix(PREFIX)
     if not (name.startswith(PREFIX) and SHA256.fullmatch(digest)):
         raise errors.NotFound("A content is named sha256: and 64 hex digits in lower case.")
-    place = await _find(request, services, digest)
-    fd, size = await services.store_calls.run(open_blob, place)
+    fd, size = await _open(request, services, digest)
     span = read_span(dict(request.scope["headers"]), size, f'"{digest}"')
     if request.method == "HEAD":
         os.close(fd)
@@ -50,11 +50,14 @@ def blob_headers(digest: str) -> Headers:
     ]
 
 
-async def _find(request: Request, services: Services, digest: str) -> BlobPlace:
-    """Where it lies, in a place that this caller may see. Raises NotFound, also where others alone may."""
+async def _open(request: Request, services: Services, digest: str) -> tuple[int, int]:
+    """A descriptor of it and its size in bytes, from a place that this caller may see. Raises NotFound, also where
+    others alone may.
+    """
     principal, token = principal_of(request), request.headers.get(HUB_TOKEN_HEADER) or None
     places = await services.store_calls.run(find_blob, services.settings.hub_dir, services.settings.hive_dir, digest)
     for place in places:
         if await while_connected(request, services.access.may_use(place.path, principal, token)):
-            return place
+            with contextlib.suppress(FileNotFoundError):  # removed since
+                return await services.store_calls.run(open_blob, place)
     raise errors.NotFound("There is no content of this digest in the store.", digest=f"{PREFIX}{digest}")

@@ -64,6 +64,12 @@ def test_what_is_on_the_disk_is_served_without_the_hub(mirror: Mirror, tmp_path:
     assert (snapshot_of(tmp_path / "third", "org/kept") / "m.safetensors").stat().st_size == 3 * MIB
     answer = requests.get(f"{mirror.url_without_hub}/api/models/org/kept/refs", timeout=30)
     assert answer.json()["branches"][0]["name"] == "main"
+    infos = f"{mirror.url_without_hub}/api/models/org/kept/paths-info/main"
+    found = requests.post(infos, json={"paths": ["config.json", "nothing"]}, timeout=30)
+    assert [entry["path"] for entry in found.json()] == ["config.json"]
+    for odd in (b'{"paths": 1}', b'{"paths": [1]}', b"[", b"paths", b"\xff=\xff"):
+        assert requests.post(infos, data=odd, timeout=30).json() == [], odd
+    assert requests.post(infos, data=b"&a=" * 10_001, timeout=30).status_code == 400
     missing = requests.head(f"{mirror.url_without_hub}/org/kept/resolve/main/nothing.bin", timeout=30)
     assert (missing.status_code, missing.headers["x-error-code"]) == (404, "EntryNotFound")
     unknown = requests.head(f"{mirror.url_without_hub}/org/other/resolve/main/config.json", timeout=30)

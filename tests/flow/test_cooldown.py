@@ -39,7 +39,8 @@ def test_a_rest_at_the_hubs_api_is_kept_by_all_workers(service: Service, hub: Hu
 
 @pytest.mark.slow
 def test_a_rest_in_the_middle_of_two_transfers_is_kept_by_both(service: Service, hub: HubServer) -> None:
-    contents = [SyntheticFile(48 * MIB, seed=80 + number) for number in range(2)]
+    # More parts than connections: each of them has something to ask for after the rest.
+    contents = [SyntheticFile(160 * MIB, seed=80 + number) for number in range(2)]
     for number, content in enumerate(contents):
         hub.create(f"org/m{number}", {"model.safetensors": content})
     hub.limit_rate_bytes_per_s = 4 * MIB
