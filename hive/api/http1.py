@@ -253,8 +253,6 @@ class HttpProtocol(HttpToolsProtocol):
         if self._refusal is not None:
             return
         self._body_bytes += len(body)
-        if self._body_bytes > MAX_BODY_BYTES and self.cycle.response_complete:
-            self._linger()  # answered without it, and there is no end of it
         super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -356,11 +354,14 @@ class HttpProtocol(HttpToolsProtocol):
                 self._refusal = self._refusal or HeadersTooLarge()
         elif self._in_body:
             self._raw_body_bytes += fed
-            if self._raw_body_bytes > MAX_FRAMED_BODY_BYTES:
-                if self.cycle.response_complete:
-                    self._linger()  # answered without it
-                else:
-                    self._refusal = self._refusal or body_too_large(self.scope["path"])
+            is_too_much = self._raw_body_bytes > MAX_FRAMED_BODY_BYTES
+            if self.cycle.response_complete:
+                # Answered without it, and there is no end of it. Looked at here and not in the parser's midst, which
+                # would go on to the next request of a connection that sends no more.
+                if is_too_much or self._body_bytes > MAX_BODY_BYTES:
+                    self._linger()
+            elif is_too_much:
+                self._refusal = self._refusal or body_too_large(self.scope["path"])
         if self._refusal is not None and not self._lingering:
             self._refuse(self._refusal)
 

@@ -172,6 +172,19 @@ def test_what_frames_a_body_is_bounded_as_the_body_is(api: str, server: Server, 
     assert rss(server) - before < 8 * MIB
 
 
+def test_who_ends_a_body_that_was_answered_without_it_may_ask_again(api: str, server: Server) -> None:
+    too_much = http1.MAX_BODY_BYTES + 1
+    with Wire(api) as wire:
+        wire.send(f"GET /v1/none HTTP/1.1\r\n{wire.host}Content-Length: {too_much}\r\n\r\n")
+        assert wire.socket.recv(65536).startswith(b"HTTP/1.1 413 ")
+        wire.send(b"x" * (too_much - 100))
+        last = "GET /v1/health HTTP/1.1\r\nConnection: close\r\n"
+        wire.send(f"{'x' * 100}{last}{wire.host}\r\n")
+        answer = b"".join(iter(lambda: wire.socket.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 200 "), answer
+    assert "Traceback" not in server.output
+
+
 def test_a_body_in_single_bytes_is_read(api: str) -> None:
     answer = requests.post(f"{api}/v1/gc", data=(b" " for _ in range(60_000)), timeout=30)
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "INVALID_REQUEST")

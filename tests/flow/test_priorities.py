@@ -51,6 +51,7 @@ def test_an_urgent_download_takes_the_place_of_a_low_one_which_loses_no_byte(alo
     hub.reset_log()
     asked_s = time.monotonic()
     urgent = alone.watch(ask(alone, hub, "urgent", priority="high"))
+    wait_for(lambda: any(event.get("attempt") == 2 for event in client.events), what="it gives its place")
     hub.limit_rate_bytes_per_s = 4 * MIB
     urgent.wait(3 * AT_ONCE_S)
     assert urgent.last["stage"] == "complete"
