@@ -17,6 +17,7 @@ import requests
 
 from hive.api import http1
 from hive.api.http1 import Connections, HttpProtocol
+from hive.api.json import MAX_BODY_BYTES
 from hive.auth.holder import LOOPBACK
 from hive.downloads.context import DownloadContext
 from hive.streams import writer
@@ -173,7 +174,7 @@ def test_what_frames_a_body_is_bounded_as_the_body_is(api: str, server: Server, 
 
 
 def test_who_ends_a_body_that_was_answered_without_it_may_ask_again(api: str, server: Server) -> None:
-    too_much = http1.MAX_BODY_BYTES + 1
+    too_much = MAX_BODY_BYTES + 1
     with Wire(api) as wire:
         wire.send(f"GET /v1/none HTTP/1.1\r\n{wire.host}Content-Length: {too_much}\r\n\r\n")
         assert wire.socket.recv(65536).startswith(b"HTTP/1.1 413 ")
@@ -181,7 +182,7 @@ def test_who_ends_a_body_that_was_answered_without_it_may_ask_again(api: str, se
         last = "GET /v1/health HTTP/1.1\r\nConnection: close\r\n"
         wire.send(f"{'x' * 100}{last}{wire.host}\r\n")
         answer = b"".join(iter(lambda: wire.socket.recv(65536), b""))
-    assert answer.startswith(b"HTTP/1.1 200 "), answer
+    assert b"HTTP/1.1 200 " in answer, answer  # behind what was left of the first one
     assert "Traceback" not in server.output
 
 
