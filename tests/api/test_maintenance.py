@@ -225,6 +225,7 @@ def test_a_slow_client_does_not_fill_the_servers_memory(api: str, settings: Sett
         client.connect((host, int(port)))
         headers = b"Host: localhost\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
         client.sendall(b"POST /v1/models/verify HTTP/1.1\r\n" + headers)
+        assert client.recv(13) == b"HTTP/1.1 200 ", "it has begun, and finds the place free"
         # While it is blocked, the place is taken: the thread waits and has not run through.
         for _ in range(3):
             wait_for(lambda: requests.post(f"{api}/v1/models/verify", timeout=30).status_code == 409)
