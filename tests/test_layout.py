@@ -30,6 +30,8 @@ OTHERS = {
 }
 #: Names of classes that stand twice in the code, and why.
 TWICE = {"Digest"}  # the transfer engine can be lifted out, so it has its own
+#: Lines of a module of the code, at most.
+MAX_LINES = 500
 #: Packages whose modules any test may import.
 SHARED = ("tests.support", "tests.hub")
 
@@ -117,3 +119,10 @@ def test_no_two_classes_have_one_name() -> None:
     nodes = [node for path in paths for node in ast.parse(path.read_text()).body]
     counts = Counter(node.name for node in nodes if isinstance(node, ast.ClassDef) and node.name[0] != "_")
     assert {name for name, count in counts.items() if count > 1} == TWICE
+
+
+def test_no_module_is_longer_than_a_concept_needs() -> None:
+    found = {
+        path: len(path.read_text().splitlines()) for top in ("hive", "workers") for path in (ROOT / top).rglob("*.py")
+    }
+    assert {str(path.relative_to(ROOT)): lines for path, lines in found.items() if lines > MAX_LINES} == {}

@@ -11,7 +11,7 @@ import httpcore2
 from hive import errors
 from hive.net.addresses import hub_check
 from hive.net.egress import Network
-from hive.net.httpcore import pool
+from hive.net.httpcore import FAILURES, pool
 from hive.net.urls import DEFAULT_PORTS, Url, parse_url
 from hive.settings import Settings
 
@@ -20,16 +20,6 @@ CALL_TIMEOUT_S: Final = 7.0
 CONNECT_TIMEOUT_S: Final = 4.0
 #: Bytes of an answer: a page of a thousand files has some 300 kB, a model with many files more.
 MAX_ANSWER_BYTES: Final = 16 << 20
-
-_FAILURES: Final = (
-    httpcore2.TimeoutException,
-    httpcore2.NetworkError,
-    httpcore2.ProtocolError,
-    httpcore2.ProxyError,
-    OSError,
-    UnicodeError,
-    errors.UnsafeUrl,
-)
 
 
 def ask(
@@ -55,7 +45,7 @@ def ask(
         ):
             found = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in said.headers}
             return said.status, found, b"" if method == "HEAD" else _read(said)
-    except _FAILURES:
+    except (*FAILURES, errors.UnsafeUrl):
         raise errors.HubUnavailable from None
 
 

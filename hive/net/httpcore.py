@@ -26,6 +26,16 @@ from hive.net.proxies import Proxy
 #: The moment (time.monotonic) at which all waits of the present request are over, in seconds; infinity for none.
 Deadline = Callable[[], float]
 
+#: What a request ends with that got no answer, or one that is none.
+FAILURES: Final = (
+    httpcore2.TimeoutException,
+    httpcore2.NetworkError,
+    httpcore2.ProtocolError,
+    httpcore2.ProxyError,
+    OSError,
+    UnicodeError,
+)
+
 #: Seconds that a wait has at least: 0 would mean "do not block" to a socket.
 _LEAST_S: Final = 0.001
 

@@ -19,21 +19,12 @@ import httpcore2
 
 from hive.net.egress import Network
 from hive.net.failures import proxy_trouble
-from hive.net.httpcore import pool
+from hive.net.httpcore import FAILURES, pool
 from hive.net.retry_after import parse_retry_after
 from hive.net.urls import DEFAULT_PORTS, Url
 
 #: Bytes of an answer's body that are taken before the connection is closed.
 MAX_ANSWER_BYTES = 65_536
-
-_FAILURES = (
-    httpcore2.TimeoutException,
-    httpcore2.NetworkError,
-    httpcore2.ProtocolError,
-    httpcore2.ProxyError,
-    OSError,
-    UnicodeError,
-)
 
 
 class DeliveryReply(NamedTuple):
@@ -67,7 +58,7 @@ def post(url: Url, body: bytes, headers: Mapping[str, str], network: Network, ti
             _throw_away(answer)
             said = {name.lower(): value for name, value in answer.headers}.get(b"retry-after", b"")
             return DeliveryReply(answer.status, parse_retry_after(said.decode("latin-1")))
-    except _FAILURES as error:
+    except FAILURES as error:
         trouble = proxy_trouble(error, url.host, network.proxy_for(url))
         raise Unanswered(trouble or _reason(error, timeout_s)) from None
 
@@ -83,7 +74,7 @@ def _pool(url: Url, network: Network, end_s: float) -> httpcore2.ConnectionPool:
 def _throw_away(answer: httpcore2.Response) -> None:
     """Take a body of reasonable length, so that an honest server is not cut off; its status is known already."""
     received = 0
-    with contextlib.suppress(*_FAILURES):
+    with contextlib.suppress(*FAILURES):
         for chunk in answer.iter_stream():
             received += len(chunk)
             if received > MAX_ANSWER_BYTES:

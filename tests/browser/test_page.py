@@ -12,7 +12,6 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import BrowserContext, Locator, Page, expect
 
 from hive.settings import Settings
-from tests.support.browser import chromium
 from tests.support.page import GB, HOSTILE, Stage, put_models, staged
 from tests.support.waiting import wait_for
 
@@ -38,12 +37,6 @@ def stage() -> Iterator[Stage]:
     with staged() as made:
         put_models(Settings.from_env(made.env))
         yield made
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrowserContext]:
-    with chromium(tmp_path_factory.mktemp("page")) as context:
-        yield context
 
 
 @pytest.fixture

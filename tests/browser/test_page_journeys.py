@@ -17,7 +17,6 @@ from tests.hub import SyntheticFile
 from tests.hub.access import DEFAULT_TOKEN
 from tests.hub.server import HubServer
 from tests.support.balancer import Balancer
-from tests.support.browser import chromium
 from tests.support.content import MIB
 from tests.support.gguf_models import write_reciting
 from tests.support.keys import make
@@ -50,12 +49,6 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]:
 def stage(hub: HubServer) -> Iterator[Stage]:
     with staged(HF_ENDPOINT=hub.endpoint, **ENGINE) as made, stopping(Workers(made.env)):
         yield made
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrowserContext]:
-    with chromium(tmp_path_factory.mktemp("page")) as context:
-        yield context
 
 
 @pytest.fixture

@@ -16,11 +16,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 from hive.api.authentication import COOKIE, LOOPBACK_COOKIE
-from hive.api.openapi.operation_table import (
+from hive.api.openapi.operation import (
     ANY,
     CHANGES,
     KEYED,
-    OPERATIONS,
     Answer,
     EventStream,
     Json,
@@ -29,6 +28,7 @@ from hive.api.openapi.operation_table import (
     Parameter,
     Text,
 )
+from hive.api.openapi.operation_table import OPERATIONS
 from hive.api.openapi.schemas import Schemas
 from hive.api.routes import ApiRoute, StreamRoute
 from hive.auth.scopes import Scope
