@@ -21,6 +21,7 @@ from hive.store.root_guard import GUARD
 from tests.support.downloads import download_context
 from tests.support.processes import none_left_behind
 from tests.support.settings import settings_for
+from tests.support.waiting import DEADLINE_S
 
 pytest_plugins = ["tests.hub.fixtures"]
 
@@ -79,13 +80,16 @@ def no_store_guarded() -> Iterator[None]:
 def redis_server() -> Iterator[EmbeddedRedis]:
     """A real server for the whole run, on a socket whose path is short enough."""
     with tempfile.TemporaryDirectory(prefix="hive-") as home, EmbeddedRedis(Path(home)) as server:
+        with connect(server.url) as client:
+            # A disk that is slow to sync would hold up all that it is asked; what a machine loses is no test's matter.
+            client.config_set("appendfsync", "no")
         yield server
 
 
 @pytest.fixture
 def redis_url(redis_server: EmbeddedRedis) -> str:
     """The address of an empty Redis."""
-    with connect(redis_server.url) as client:
+    with connect(redis_server.url, reply_timeout_s=DEADLINE_S) as client:
         client.flushall()
     return redis_server.url
 
@@ -93,7 +97,7 @@ def redis_url(redis_server: EmbeddedRedis) -> str:
 @pytest.fixture
 def store(redis_url: str) -> Iterator[RedisClient]:
     """A client of an empty Redis."""
-    with connect(redis_url) as client:
+    with connect(redis_url, reply_timeout_s=DEADLINE_S) as client:
         yield client
 
 

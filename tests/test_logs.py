@@ -50,7 +50,7 @@ def test_nobody_waits_for_a_reader_and_what_is_lost_is_counted(pipe: tuple[int, 
     began = time.monotonic()
     for n in range(3 * MAX_LINES):
         writer.write(f"line {n} " + "x" * 100)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
     assert not writer.flush(0.05), "the pipe is full"
     assert writer.lost >= MAX_LINES
     with ThreadPoolExecutor(1) as pool:
@@ -104,7 +104,7 @@ log.info("the last words")
 
 
 def test_a_process_that_ends_and_a_forked_child_say_all_they_have_to_say_once() -> None:
-    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=30, check=True)
+    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=60, check=True)
     said = [json.loads(line)["message"] for line in done.stderr.splitlines()]
     assert sorted(said) == ["before the fork", "in the child", "the last words"]
 
@@ -114,7 +114,7 @@ def test_a_process_whose_log_nobody_reads_still_ends(pipe: tuple[int, int]) -> N
         "for n in range(5000): logging.getLogger('x').info('x' * 100)\nprint('done', flush=True)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=pipe[1], text=True, timeout=30, check=False
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=pipe[1], text=True, timeout=60, check=False
     )
     assert (done.returncode, done.stdout) == (0, "done\n")
 

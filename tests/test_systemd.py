@@ -106,7 +106,7 @@ def test_the_commands_of_server_and_workers_run_and_stop_in_time(redis_url: str,
     try:
         url = server.wait_for_log("listening")["address"]
         workers.wait_for_log("1 workers are ready")
-        wait_for(lambda: len(requests.get(f"{url}/v1/workers", timeout=30).json()["data"]) == 1, "they find each other")
+        wait_for(lambda: len(requests.get(f"{url}/v1/workers", timeout=60).json()["data"]) == 1, "they find each other")
     finally:
         for process, unit in ((server, "hive-api@8080.service"), (workers, "hive-worker@1.service")):
             begun = time.monotonic()

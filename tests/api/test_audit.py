@@ -55,7 +55,7 @@ class Audited(NamedTuple):
         before = len(self.lines())
         address = next(_addresses)
         headers = {"x-forwarded-for": address, **({"authorization": f"Bearer {key}"} if key else {})}
-        answer = requests.request(method, self.server.url + path, headers=headers, timeout=10, **more)
+        answer = requests.request(method, self.server.url + path, headers=headers, timeout=60, **more)
         wait_for(lambda: len(self.lines()) > before, "a line of the audit log")
         (line,) = self.lines()[before:]
         assert line["address"] == address
@@ -95,7 +95,7 @@ def test_reading_leaves_no_line(audited: Audited) -> None:
         ("GET", "/v1/nothing"),
         ("OPTIONS", "/v1/gc"),
     ]:
-        requests.request(method, audited.server.url + path, timeout=10)
+        requests.request(method, audited.server.url + path, timeout=60)
     audited.ask("POST", "/v1/gc", audited.reader[0])
     assert len(audited.lines()) == before + 1
 
@@ -113,7 +113,7 @@ def test_without_a_file_the_lines_stand_in_the_log_whatever_its_level(
     server = Server(env)
     with stopping(server):
         server.wait_until_ready()
-        requests.post(f"{server.url}/v1/nothing", timeout=5)
+        requests.post(f"{server.url}/v1/nothing", timeout=60)
         line = server.wait_for_log("refused")
     assert (line["logger"], line["code"], "route" in line) == ("hive.audit", "NOT_FOUND", False)
 
@@ -145,7 +145,7 @@ def test_a_flood_of_refusals_does_not_fill_the_file(audited: Audited) -> None:
     before = len(audited.lines())
     with requests.Session() as session:
         for _ in range(100):
-            session.post(f"{audited.server.url}/v1/nothing", timeout=5)
+            session.post(f"{audited.server.url}/v1/nothing", timeout=60)
     _, line = audited.ask("POST", "/v1/models/download", audited.admin[0], json=body_of("download"))
     assert len(audited.lines()) - before <= audit.REFUSED_PER_ADDRESS + 1
     assert line["message"] == "allowed"

@@ -17,13 +17,13 @@ from hive.redis.client import RedisClient
 
 def test_it_is_none_until_it_is_set_and_none_again_when_it_is_off(api: str) -> None:
     url = f"{api}/v1/settings/bandwidth"
-    assert requests.get(url, timeout=30).json() == {"bytes_per_second": None}
-    assert requests.put(url, json={"bytes_per_second": 40_000_000}, timeout=30).json() == {
+    assert requests.get(url, timeout=60).json() == {"bytes_per_second": None}
+    assert requests.put(url, json={"bytes_per_second": 40_000_000}, timeout=60).json() == {
         "bytes_per_second": 40_000_000
     }
-    assert requests.get(url, timeout=30).json() == {"bytes_per_second": 40_000_000}
-    assert requests.put(url, json={"bytes_per_second": None}, timeout=30).json() == {"bytes_per_second": None}
-    assert requests.get(url, timeout=30).json() == {"bytes_per_second": None}
+    assert requests.get(url, timeout=60).json() == {"bytes_per_second": 40_000_000}
+    assert requests.put(url, json={"bytes_per_second": None}, timeout=60).json() == {"bytes_per_second": None}
+    assert requests.get(url, timeout=60).json() == {"bytes_per_second": None}
 
 
 @pytest.mark.parametrize(
@@ -31,10 +31,10 @@ def test_it_is_none_until_it_is_set_and_none_again_when_it_is_off(api: str) -> N
 )
 def test_a_body_of_another_form_changes_nothing(api: str, body: Any) -> None:
     url = f"{api}/v1/settings/bandwidth"
-    requests.put(url, json={"bytes_per_second": 1_000_000}, timeout=30)
-    answer = requests.put(url, json=body, timeout=30)
+    requests.put(url, json={"bytes_per_second": 1_000_000}, timeout=60)
+    answer = requests.put(url, json=body, timeout=60)
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "INVALID_REQUEST")
-    assert requests.get(url, timeout=30).json() == {"bytes_per_second": 1_000_000}
+    assert requests.get(url, timeout=60).json() == {"bytes_per_second": 1_000_000}
 
 
 @pytest.mark.anyio

@@ -32,7 +32,7 @@ def filled(api: str, settings: Settings) -> str:
 
 def test_a_content_comes_whole_with_its_digest(filled: str) -> None:
     for content in (SMALL, LARGE):
-        answer = requests.get(blob(filled, content), timeout=30)
+        answer = requests.get(blob(filled, content), timeout=60)
         assert answer.status_code == 200
         assert answer.content == content
         assert answer.headers["etag"] == f'"{sha256(content)}"'
@@ -44,16 +44,16 @@ def test_a_content_comes_whole_with_its_digest(filled: str) -> None:
 
 
 def test_head_says_the_same_without_the_bytes(filled: str) -> None:
-    answer = requests.head(blob(filled, LARGE), timeout=30)
+    answer = requests.head(blob(filled, LARGE), timeout=60)
     assert (answer.status_code, answer.headers["content-length"], answer.content) == (200, str(len(LARGE)), b"")
-    ranged = requests.head(blob(filled, LARGE), headers={"range": "bytes=10-19"}, timeout=30)
+    ranged = requests.head(blob(filled, LARGE), headers={"range": "bytes=10-19"}, timeout=60)
     assert (ranged.status_code, ranged.headers["content-length"]) == (206, "10")
 
 
 @pytest.mark.parametrize("start", [0, 1, 70_000, len(LARGE) - 5, len(LARGE) - 1])
 def test_a_download_that_broke_off_goes_on(filled: str, start: int) -> None:
     headers = {"range": f"bytes={start}-", "if-range": f'"{sha256(LARGE)}"'}
-    answer = requests.get(blob(filled, LARGE), headers=headers, timeout=30)
+    answer = requests.get(blob(filled, LARGE), headers=headers, timeout=60)
     assert answer.status_code == 206
     assert answer.content == LARGE[start:]
     assert answer.headers["content-range"] == f"bytes {start}-{len(LARGE) - 1}/{len(LARGE)}"
@@ -62,11 +62,11 @@ def test_a_download_that_broke_off_goes_on(filled: str, start: int) -> None:
 def test_conditions_and_ranges_that_cannot_be_are_answered_without_bytes(filled: str) -> None:
     url, etag = blob(filled, LARGE), f'"{sha256(LARGE)}"'
     with requests.Session() as session:  # one connection: each answer ends where it says
-        assert session.get(url, headers={"if-none-match": etag}, timeout=30).status_code == 304
-        behind = session.get(url, headers={"range": f"bytes={len(LARGE)}-"}, timeout=30)
+        assert session.get(url, headers={"if-none-match": etag}, timeout=60).status_code == 304
+        behind = session.get(url, headers={"range": f"bytes={len(LARGE)}-"}, timeout=60)
         assert (behind.status_code, behind.headers["content-range"]) == (416, f"bytes */{len(LARGE)}")
-        assert session.get(url, headers={"if-match": '"other"'}, timeout=30).status_code == 412
-        several = session.get(url, headers={"range": "bytes=0-1,3-4"}, timeout=30)
+        assert session.get(url, headers={"if-match": '"other"'}, timeout=60).status_code == 412
+        several = session.get(url, headers={"range": "bytes=0-1,3-4"}, timeout=60)
         assert (several.status_code, several.content) == (200, LARGE)
 
 
@@ -86,7 +86,7 @@ def test_conditions_and_ranges_that_cannot_be_are_answered_without_bytes(filled:
     ],
 )
 def test_what_is_no_digest_of_the_store_is_not_found(filled: str, name: str) -> None:
-    answer = requests.get(f"{filled}/v1/blobs/{name}", timeout=30)
+    answer = requests.get(f"{filled}/v1/blobs/{name}", timeout=60)
     assert answer.status_code == 404
     assert answer.json()["error"]["code"] == "NOT_FOUND"
 
@@ -94,12 +94,12 @@ def test_what_is_no_digest_of_the_store_is_not_found(filled: str, name: str) -> 
 def test_a_link_out_of_the_store_is_no_content(filled: str, settings: Settings) -> None:
     name = "e" * 64
     (settings.hub_dir / "models--org--name" / "blobs" / name).symlink_to("/etc/passwd")
-    assert requests.get(f"{filled}/v1/blobs/sha256:{name}", timeout=30).status_code == 404
+    assert requests.get(f"{filled}/v1/blobs/sha256:{name}", timeout=60).status_code == 404
 
 
 def test_a_file_from_a_url_is_there_by_its_digest(filled: str, settings: Settings) -> None:
     put_url(settings, "https://example.org/m.gguf", b"from afar")
-    assert requests.get(blob(filled, b"from afar"), timeout=30).content == b"from afar"
+    assert requests.get(blob(filled, b"from afar"), timeout=60).content == b"from afar"
 
 
 def test_two_requests_at_once_on_one_connection_are_both_answered(filled: str, server: Server) -> None:

@@ -36,8 +36,8 @@ def break_off(server: Server, head: str, body: bytes) -> None:
 def said_by_then(server: Server, api: str, before: int) -> str:
     """What the log has gained when a request that comes afterwards has been answered and logged."""
     mark = uuid.uuid4().hex
-    requests.post(f"{api}/v1/models/download", json={"model_ref": mark}, headers={"X-Request-ID": mark}, timeout=10)
-    requests.get(f"{api}/v1/health", timeout=10)
+    requests.post(f"{api}/v1/models/download", json={"model_ref": mark}, headers={"X-Request-ID": mark}, timeout=60)
+    requests.get(f"{api}/v1/health", timeout=60)
     return server.output[before:]
 
 
@@ -95,7 +95,7 @@ def test_a_body_that_is_nonsense_is_answered_and_not_logged(server: Server, api:
     for method, path in WITH_BODY:
         if path.endswith(("gc", "verify", "retry")) and not body:
             continue
-        answer = requests.request(method, f"{api}{path}", data=body, timeout=10)
+        answer = requests.request(method, f"{api}{path}", data=body, timeout=60)
         assert answer.status_code in (400, 404), (path, answer.text)
         assert answer.json()["error"]["code"]
     said = said_by_then(server, api, before)

@@ -36,7 +36,7 @@ def refused(answer: requests.Response) -> tuple[int, str]:
 )
 def test_names_of_this_machine_are_taken(api: str, name: str) -> None:
     for value in (name, host(api, name)):
-        assert requests.get(f"{api}/v1/health", headers={"Host": value}, timeout=30).status_code == 200
+        assert requests.get(f"{api}/v1/health", headers={"Host": value}, timeout=60).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -57,13 +57,13 @@ def test_names_of_this_machine_are_taken(api: str, name: str) -> None:
 )
 @pytest.mark.parametrize("path", ["/v1/health", "/v1/models", "/metrics", PROGRESS_PATH, MANY_PATH, "/nothing"])
 def test_a_name_that_is_not_this_machines_is_misdirected(api: str, path: str, name: str) -> None:
-    answer = requests.get(api + path, headers={"Host": host(api, name)}, timeout=30)
+    answer = requests.get(api + path, headers={"Host": host(api, name)}, timeout=60)
     assert refused(answer) == (421, "MISDIRECTED_REQUEST")
 
 
 def test_probes_are_answered_under_any_name(api: str) -> None:
     for path in ("/healthz", "/readyz"):
-        assert requests.get(api + path, headers={"Host": "10.1.2.3:8080"}, timeout=30).status_code == 200
+        assert requests.get(api + path, headers={"Host": "10.1.2.3:8080"}, timeout=60).status_code == 200
 
 
 def test_a_request_without_host_or_with_two_is_refused_unless_it_is_too_old_to_have_one(api: str) -> None:
@@ -108,7 +108,7 @@ def test_a_foreign_page_changes_nothing(
     api: str, store: RedisClient, method: str, path: str, marks: dict[str, str]
 ) -> None:
     for kind in (JSON, {"Content-Type": "text/plain"}):
-        answer = requests.request(method, api + path, data=BODY, headers=kind | marks, timeout=30)
+        answer = requests.request(method, api + path, data=BODY, headers=kind | marks, timeout=60)
         assert refused(answer) == (403, "FOREIGN_ORIGIN")
         assert "access-control-allow-origin" not in answer.headers
     assert store.zcard("hive:downloads") == 0
@@ -131,7 +131,7 @@ def test_a_mark_that_comes_twice_is_no_pages_of_this_server(api: str, mark: str,
 @pytest.mark.parametrize("path", ["/v1/models", "/v1/downloads", MANY_PATH, f"{PROGRESS_PATH}?id=7"])
 def test_a_foreign_page_can_read_nothing(api: str, path: str) -> None:
     headers = {"Origin": "http://evil.example", "Sec-Fetch-Site": "cross-site"}
-    with requests.get(api + path, headers=headers, timeout=30, stream=True) as answer:
+    with requests.get(api + path, headers=headers, timeout=60, stream=True) as answer:
         assert not [name for name in answer.headers if name.lower().startswith("access-control")]
 
 
@@ -141,16 +141,16 @@ def test_a_foreign_page_can_read_nothing(api: str, path: str) -> None:
 def test_a_browsers_body_must_be_json_and_curls_need_not(api: str, kind: dict[str, str]) -> None:
     marks = {"Origin": api, "Sec-Fetch-Site": "same-origin"}
     for browser in (marks, {"Sec-Fetch-Site": "none"}, {"Sec-Fetch-Dest": "empty"}):
-        answer = requests.post(f"{api}/v1/models/download", data=BODY, headers=kind | browser, timeout=30)
+        answer = requests.post(f"{api}/v1/models/download", data=BODY, headers=kind | browser, timeout=60)
         assert refused(answer) == (415, "UNSUPPORTED_MEDIA_TYPE")
-    assert requests.post(f"{api}/v1/models/download", data=BODY, headers=kind, timeout=30).status_code == 202
+    assert requests.post(f"{api}/v1/models/download", data=BODY, headers=kind, timeout=60).status_code == 202
 
 
 def test_a_page_of_the_server_itself_may_do_everything(api: str) -> None:
     for origin, kind in ((api, "application/json"), (api, "application/json; charset=utf-8")):
         headers = {"Origin": origin, "Sec-Fetch-Site": "same-origin", "Content-Type": kind}
-        assert requests.post(f"{api}/v1/models/download", data=BODY, headers=headers, timeout=30).status_code == 202
-    empty = requests.post(f"{api}/v1/gc", headers={"Origin": api}, timeout=30)
+        assert requests.post(f"{api}/v1/models/download", data=BODY, headers=headers, timeout=60).status_code == 202
+    empty = requests.post(f"{api}/v1/gc", headers={"Origin": api}, timeout=60)
     assert empty.status_code == 200, "without a body there is nothing that a form could have sent"
 
 
@@ -163,14 +163,14 @@ def open_server(redis_server: object, tmp_path_factory: pytest.TempPathFactory) 
     process = Server(
         environment(url, folder, HIVE_PUBLIC_HOSTS=names, HIVE_ALLOW_ORIGINS=f"{UI},http://localhost:3000")
     )
-    wait_for(lambda: requests.get(f"{process.url}/readyz", timeout=30).status_code == 200)
+    wait_for(lambda: requests.get(f"{process.url}/readyz", timeout=60).status_code == 200)
     yield process
     assert process.stop() == 0
 
 
 def test_public_names_are_taken(open_server: Server) -> None:
     def status(name: str) -> int:
-        return requests.get(f"{open_server.url}/v1/health", headers={"Host": name}, timeout=30).status_code
+        return requests.get(f"{open_server.url}/v1/health", headers={"Host": name}, timeout=60).status_code
 
     assert status("hive.example.org") == status("HIVE.example.org:9999") == status("other.example.org:8443") == 200
     assert status("other.example.org") == status("x.hive.example.org") == 421
@@ -178,10 +178,10 @@ def test_public_names_are_taken(open_server: Server) -> None:
 
 def test_a_page_behind_a_proxy_that_ends_tls_is_of_the_same_origin(open_server: Server) -> None:
     headers = {"Host": "hive.example.org", "Origin": "https://hive.example.org", **JSON}
-    asked = requests.post(f"{open_server.url}/v1/models/download", data=BODY, headers=headers, timeout=30)
+    asked = requests.post(f"{open_server.url}/v1/models/download", data=BODY, headers=headers, timeout=60)
     assert asked.status_code == 202
     headers["Origin"] = "https://hive.example.org:444"
-    assert requests.post(f"{open_server.url}/v1/gc", headers=headers, timeout=30).status_code == 403
+    assert requests.post(f"{open_server.url}/v1/gc", headers=headers, timeout=60).status_code == 403
 
 
 def test_an_origin_that_is_named_may_ask_and_read(open_server: Server) -> None:
@@ -189,17 +189,17 @@ def test_an_origin_that_is_named_may_ask_and_read(open_server: Server) -> None:
     asked = requests.options(
         f"{api}/v1/models/download",
         headers={**marks, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type"},
-        timeout=30,
+        timeout=60,
     )
     assert (asked.status_code, asked.headers["access-control-allow-origin"]) == (204, UI)
     assert "POST" in asked.headers["access-control-allow-methods"]
     assert "content-type" in asked.headers["access-control-allow-headers"]
-    made = requests.post(f"{api}/v1/models/download", data=BODY, headers={**marks, **JSON}, timeout=30)
+    made = requests.post(f"{api}/v1/models/download", data=BODY, headers={**marks, **JSON}, timeout=60)
     assert (made.status_code, made.headers["access-control-allow-origin"]) == (202, UI)
     stream = f"{api}{PROGRESS_PATH}?id={made.json()['download_id']}"
-    with requests.get(stream, headers={**marks, "Accept": "text/event-stream"}, timeout=30, stream=True) as answer:
+    with requests.get(stream, headers={**marks, "Accept": "text/event-stream"}, timeout=60, stream=True) as answer:
         assert answer.headers["access-control-allow-origin"] == UI
         assert "origin" in answer.headers["vary"].lower()
         assert answer.headers["x-request-id"]
-    unnamed = requests.get(f"{api}/v1/models", headers={"Origin": "https://evil.example"}, timeout=30)
+    unnamed = requests.get(f"{api}/v1/models", headers={"Origin": "https://evil.example"}, timeout=60)
     assert "access-control-allow-origin" not in unnamed.headers

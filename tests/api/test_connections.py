@@ -94,7 +94,7 @@ def test_a_head_that_is_too_large_is_431(api: str, head: str) -> None:
 
 def test_a_head_below_the_limits_passes(api: str) -> None:
     headers = {f"X-{n}": "a" * 300 for n in range(90)}
-    assert requests.get(f"{api}/v1/health", headers=headers, timeout=30).status_code == 200
+    assert requests.get(f"{api}/v1/health", headers=headers, timeout=60).status_code == 200
 
 
 def test_an_endless_header_costs_nothing_and_keeps_nobody_waiting(api: str, server: Server) -> None:
@@ -105,7 +105,7 @@ def test_an_endless_header_costs_nothing_and_keeps_nobody_waiting(api: str, serv
         while sent < 64 * MIB and wire.send(b"a" * MIB):
             sent += MIB
         began_s = time.monotonic()
-        assert requests.get(f"{api}/v1/health", timeout=30).status_code == 200
+        assert requests.get(f"{api}/v1/health", timeout=60).status_code == 200
         assert time.monotonic() - began_s < AT_ONCE_S
     assert sent < 16 * MIB
     assert rss(server) - before < 8 * MIB
@@ -142,14 +142,14 @@ def test_no_route_takes_a_body_of_any_size(api: str, server: Server, route: str,
             sent += MIB
     assert sent < 32 * MIB, "it goes on reading"
     assert rss(server) - before < 8 * MIB
-    assert requests.get(f"{api}/v1/health", timeout=30).status_code == 200
+    assert requests.get(f"{api}/v1/health", timeout=60).status_code == 200
 
 
 @pytest.mark.parametrize("path", ["gc", "models/verify"])
 def test_a_body_in_chunks_is_413_also_where_it_may_be_left_out(api: str, path: str) -> None:
-    answer = requests.post(f"{api}/v1/{path}", data=(b"a" * 1000 for _ in range(70)), timeout=30)
+    answer = requests.post(f"{api}/v1/{path}", data=(b"a" * 1000 for _ in range(70)), timeout=60)
     assert (answer.status_code, answer.json()["error"]["code"]) == (413, "BODY_TOO_LARGE")
-    assert requests.post(f"{api}/v1/{path}", timeout=20).status_code == 200
+    assert requests.post(f"{api}/v1/{path}", timeout=60).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_what_frames_a_body_is_bounded_as_the_body_is(api: str, server: Server, 
         while sent < 32 * MIB and wire.send(b"a" * MIB):
             sent += MIB
         began_s = time.monotonic()
-        assert requests.get(f"{api}/v1/health", timeout=30).status_code == 200
+        assert requests.get(f"{api}/v1/health", timeout=60).status_code == 200
         assert time.monotonic() - began_s < AT_ONCE_S
     assert sent < 16 * MIB, "it goes on reading"
     assert rss(server) - before < 8 * MIB
@@ -187,7 +187,7 @@ def test_who_ends_a_body_that_was_answered_without_it_may_ask_again(api: str, se
 
 
 def test_a_body_in_single_bytes_is_read(api: str) -> None:
-    answer = requests.post(f"{api}/v1/gc", data=(b" " for _ in range(60_000)), timeout=30)
+    answer = requests.post(f"{api}/v1/gc", data=(b" " for _ in range(60_000)), timeout=60)
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "INVALID_REQUEST")
 
 
@@ -240,7 +240,7 @@ def test_pipelined_requests_are_answered_in_order_and_cost_nothing_while_nobody_
             pass
         assert sent < 32 * MIB, "it goes on reading"
         assert rss(server) - before < 12 * MIB
-        assert requests.get(f"{api}/v1/health", timeout=30).status_code == 200
+        assert requests.get(f"{api}/v1/health", timeout=60).status_code == 200
     with Wire(api) as wire:
         paths = [f"/v1/downloads/{n:08x}-0000-4000-8000-000000000000" for n in range(300)]
         wire.send("".join(f"GET {path} HTTP/1.1\r\n{wire.host}\r\n" for path in paths))

@@ -13,11 +13,11 @@ from hive.settings import Settings
 
 
 def post(api: str, model_ref: str, **body: object) -> requests.Response:
-    return requests.post(f"{api}/v1/models/download", json={"model_ref": model_ref, **body}, timeout=30)
+    return requests.post(f"{api}/v1/models/download", json={"model_ref": model_ref, **body}, timeout=60)
 
 
 def act(api: str, download_id: str, word: str) -> None:
-    assert requests.post(f"{api}/v1/downloads/{download_id}/{word}", timeout=30).status_code == 202
+    assert requests.post(f"{api}/v1/downloads/{download_id}/{word}", timeout=60).status_code == 202
 
 
 def test_a_request_is_noted_when_it_is_answered_and_follows_what_people_do(api: str, settings: Settings) -> None:
@@ -30,11 +30,11 @@ def test_a_request_is_noted_when_it_is_answered_and_follows_what_people_do(api: 
     assert (paused := intents.read(download_id)) is not None
     assert paused.paused
     act(api, download_id, "resume")
-    requests.put(f"{api}/v1/downloads/{download_id}/priority", json={"priority": "high"}, timeout=30)
+    requests.put(f"{api}/v1/downloads/{download_id}/priority", json={"priority": "high"}, timeout=60)
     assert (resumed := intents.read(download_id)) is not None
     assert (resumed.paused, resumed.priority) == (False, "high")
     assert all(b"canary" not in path.read_bytes() for path in settings.hive_dir.rglob("*.json"))
-    assert requests.delete(f"{api}/v1/downloads/{download_id}", timeout=30).status_code == 202
+    assert requests.delete(f"{api}/v1/downloads/{download_id}", timeout=60).status_code == 202
     assert intents.ids() == []
 
 
@@ -42,12 +42,12 @@ def test_a_lost_download_is_there_for_whoever_asks(api: str, store: RedisClient)
     download_id = post(api, "hf:org/lost").json()["download_id"]
     for path in (f"/v1/downloads/{download_id}", f"/v1/downloads/{download_id}?wait=0.1s"):
         store.flushall()
-        shown = requests.get(f"{api}{path}", timeout=30)
+        shown = requests.get(f"{api}{path}", timeout=60)
         assert (shown.status_code, shown.json()["status"]) == (200, "queued")
     store.flushall()
-    assert requests.delete(f"{api}/v1/downloads/{download_id}", timeout=30).status_code == 202
+    assert requests.delete(f"{api}/v1/downloads/{download_id}", timeout=60).status_code == 202
     store.flushall()
-    assert requests.get(f"{api}/v1/downloads/{download_id}", timeout=30).status_code == 404, "it has ended"
+    assert requests.get(f"{api}/v1/downloads/{download_id}", timeout=60).status_code == 404, "it has ended"
 
 
 @pytest.mark.parametrize("purge", [True, False])
@@ -57,7 +57,7 @@ def test_a_store_that_cannot_be_written_hinders_nothing_but_a_purge(api: str, se
     made = post(api, "hf:org/unwritten")
     assert made.status_code == 202
     query = "?purge=true" if purge else ""
-    answer = requests.delete(f"{api}/v1/downloads/{made.json()['download_id']}{query}", timeout=30)
+    answer = requests.delete(f"{api}/v1/downloads/{made.json()['download_id']}{query}", timeout=60)
     assert answer.status_code == (507 if purge else 202)
     if purge:
         assert answer.json()["error"]["code"] == "STORE_NOT_WRITABLE"

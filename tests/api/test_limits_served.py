@@ -58,7 +58,7 @@ def test_a_key_has_its_share_of_everything(
     ids = {owner: downloads.tracker.create(new(owner, owner=owner))[0] for owner in ("alice", "bob", "carol")}
 
     def stream(headers: dict[str, str], path: str, accept: str = "*/*") -> requests.Response:
-        return requests.get(f"{server.url}{path}", headers=headers | {"Accept": accept}, stream=True, timeout=10)
+        return requests.get(f"{server.url}{path}", headers=headers | {"Accept": accept}, stream=True, timeout=60)
 
     def refused(answer: requests.Response, code: str) -> None:
         assert (answer.status_code, answer.json()["error"]["code"]) == (429, code)
@@ -80,24 +80,24 @@ def test_a_key_has_its_share_of_everything(
     poll = f"{server.url}/v1/downloads/{ids['carol']}?wait=20s"
 
     def hold() -> None:
-        while requests.get(poll, headers=carol, timeout=30).status_code == 429:
+        while requests.get(poll, headers=carol, timeout=60).status_code == 429:
             pass
 
     waiting = [threading.Thread(target=hold) for _ in range(2)]
     for thread in waiting:
         thread.start()
-    wait_for(lambda: requests.get(poll.replace("20s", "0.1s"), headers=carol, timeout=10).status_code == 429)
-    refused(requests.get(poll, headers=carol, timeout=10), "TOO_MANY_REQUESTS")
+    wait_for(lambda: requests.get(poll.replace("20s", "0.1s"), headers=carol, timeout=60).status_code == 429)
+    refused(requests.get(poll, headers=carol, timeout=60), "TOO_MANY_REQUESTS")
 
     posts = [
-        requests.post(f"{server.url}/v1/models/download", json={"model_ref": f"a/b{n}"}, headers=dave, timeout=10)
+        requests.post(f"{server.url}/v1/models/download", json={"model_ref": f"a/b{n}"}, headers=dave, timeout=60)
         for n in range(3)
     ]
     assert [answer.status_code for answer in posts][:2] == [202, 202]
     refused(posts[-1], "TOO_MANY_DOWNLOADS")
 
     for answer_thread in waiting:
-        requests.delete(f"{server.url}/v1/downloads/{ids['carol']}", headers=carol, timeout=10)
+        requests.delete(f"{server.url}/v1/downloads/{ids['carol']}", headers=carol, timeout=60)
         answer_thread.join(30)
 
 
@@ -133,7 +133,7 @@ def test_who_asks_too_often_is_told_and_others_go_on(keyed: tuple[Server, list[d
     server, (alice, bob, *_) = keyed
 
     def get(path: str, headers: dict[str, str]) -> requests.Response:
-        return requests.get(server.url + path, headers=headers, stream=True, timeout=10)
+        return requests.get(server.url + path, headers=headers, stream=True, timeout=60)
 
     def status(path: str, headers: dict[str, str]) -> int:
         return get(path, headers).status_code

@@ -46,7 +46,7 @@ def spoil(snapshot: Path, path: str) -> None:
 def test_a_verification_says_line_by_line_what_is_wrong(api: str, settings: Settings) -> None:
     snapshot = put(settings, "org/name", WHOLE)
     spoil(snapshot, "model.safetensors")
-    answer = requests.post(f"{api}/v1/models/verify", timeout=30)
+    answer = requests.post(f"{api}/v1/models/verify", timeout=60)
     assert (answer.status_code, answer.headers["content-type"]) == (200, "application/x-ndjson")
     assert answer.headers["x-accel-buffering"] == "no"
     lines = [json.loads(line) for line in answer.text.splitlines()]
@@ -89,7 +89,7 @@ async def test_the_asynchronous_client_reads_the_same(api: str, settings: Settin
     ],
 )
 def test_what_is_no_request_is_refused(api: str, path: str, body: Any) -> None:
-    answer = requests.post(f"{api}/v1/{path}", json=body, timeout=30)
+    answer = requests.post(f"{api}/v1/{path}", json=body, timeout=60)
     assert (answer.status_code, answer.json()["error"]["code"]) == (BadRequest.status, BadRequest.code)
 
 
@@ -165,7 +165,7 @@ def test_one_verification_at_a_time_and_a_client_that_goes_stops_it(api: str, se
         next(lines)
         with pytest.raises(Conflict):
             list(client.verify())
-        assert requests.get(f"{api}/v1/health", timeout=30).status_code == 200
+        assert requests.get(f"{api}/v1/health", timeout=60).status_code == 200
         lines.close()
 
         def is_free() -> bool:
@@ -176,7 +176,7 @@ def test_one_verification_at_a_time_and_a_client_that_goes_stops_it(api: str, se
             except ModelNotOnDisk:
                 pass
             # A model that is not there is refused before the place is looked at: take the place for a moment.
-            answer = requests.post(f"{api}/v1/models/verify", stream=True, timeout=30)
+            answer = requests.post(f"{api}/v1/models/verify", stream=True, timeout=60)
             answer.close()
             return answer.status_code == 200
 
@@ -205,7 +205,7 @@ def test_a_server_that_stops_ends_the_answer_without_an_end(
 def test_silence_is_filled_with_empty_lines(api: str, settings: Settings) -> None:
     """A named pipe among the files would block a careless reader; here the long silence is that of a huge file."""
     big(settings)
-    answer = requests.post(f"{api}/v1/models/verify", stream=True, timeout=30)
+    answer = requests.post(f"{api}/v1/models/verify", stream=True, timeout=60)
     lines = answer.iter_lines()
     assert json.loads(next(lines))["event"] == "progress"
     assert next(lines) == b""
@@ -220,7 +220,7 @@ def test_a_slow_client_does_not_fill_the_servers_memory(api: str, settings: Sett
         (snapshot / f"{number:05d}").symlink_to(f"../../blobs/{number:064x}")
     host, port = api.removeprefix("http://").split(":")
     with socket.socket() as client:
-        client.settimeout(10)
+        client.settimeout(60)
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32_768)
         client.connect((host, int(port)))
         headers = b"Host: localhost\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
@@ -228,7 +228,7 @@ def test_a_slow_client_does_not_fill_the_servers_memory(api: str, settings: Sett
         assert client.recv(13) == b"HTTP/1.1 200 ", "it has begun, and finds the place free"
         # While it is blocked, the place is taken: the thread waits and has not run through.
         for _ in range(3):
-            wait_for(lambda: requests.post(f"{api}/v1/models/verify", timeout=30).status_code == 409)
+            wait_for(lambda: requests.post(f"{api}/v1/models/verify", timeout=60).status_code == 409)
         data = b""
         while chunk := client.recv(65_536):
             data += chunk
@@ -240,7 +240,7 @@ def test_garbage_is_listed_and_then_removed(api: str, settings: Settings) -> Non
     put(settings, "org/name", WHOLE)
     blob, part = stray_blob(settings, "org/name", b"stray"), partial(settings, f"{DIGEST}.part")
     for dry_run in (True, False):
-        answer = requests.post(f"{api}/v1/gc", json={"dry_run": dry_run}, timeout=30)
+        answer = requests.post(f"{api}/v1/gc", json={"dry_run": dry_run}, timeout=60)
         lines = [json.loads(line) for line in answer.text.splitlines()]
         assert {line["kind"] for line in lines[:-1]} == {"blob", "partial"}
         assert (lines[-1]["dry_run"], lines[-1]["removed"], lines[-1]["bytes"]) == (dry_run, 2, 9)

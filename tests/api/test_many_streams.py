@@ -147,7 +147,7 @@ def test_a_thousand_downloads_arrive_on_one_stream(redis_url: str, store: RedisC
     ],
 )
 def test_bad_wishes_are_told(api: str, query: str, status: int) -> None:
-    answer = requests.get(f"{api}/v1/downloads/progress?{query}", timeout=30)
+    answer = requests.get(f"{api}/v1/downloads/progress?{query}", timeout=60)
     assert answer.status_code == status
     assert answer.json()["error"]["code"]
-    assert requests.head(f"{api}/v1/downloads/progress", timeout=30).status_code == 200
+    assert requests.head(f"{api}/v1/downloads/progress", timeout=60).status_code == 200

@@ -22,7 +22,7 @@ Series = tuple[str, tuple[tuple[str, str], ...]]
 
 
 def scrape(url: str) -> dict[Series, float]:
-    answer = requests.get(f"{url}/metrics", timeout=30)
+    answer = requests.get(f"{url}/metrics", timeout=60)
     assert answer.status_code == 200, answer.text
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
@@ -103,7 +103,7 @@ def test_two_replicas_give_the_same_figures_of_the_fleet_and_those_of_each_other
 def test_streams_stand_under_the_replica_that_serves_them(api: str, second: Server, downloads: DownloadContext) -> None:
     download_id = create(downloads)
     url = f"{second.url}/v1/models/download/progress?id={download_id}"
-    with requests.get(url, stream=True, timeout=30) as stream:
+    with requests.get(url, stream=True, timeout=60) as stream:
         lines = stream.iter_lines()  # held: to drop it would close the connection
         assert next(lines).startswith(b"data: ")
         fresh = scrape(second.url)
@@ -134,9 +134,9 @@ def test_processes_behind_one_port_are_all_shown_by_whoever_answers(redis_url: s
 
 
 def test_the_format_is_the_one_that_is_asked_for(api: str) -> None:
-    plain = requests.get(f"{api}/metrics", timeout=30)
+    plain = requests.get(f"{api}/metrics", timeout=60)
     assert plain.headers["content-type"].startswith("text/plain; version=0.0.4")
-    asked = requests.get(f"{api}/metrics", headers={"Accept": "application/openmetrics-text;version=1.0.0"}, timeout=30)
+    asked = requests.get(f"{api}/metrics", headers={"Accept": "application/openmetrics-text;version=1.0.0"}, timeout=60)
     assert asked.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
     assert asked.text.endswith("# EOF\n")
 

@@ -158,21 +158,21 @@ def test_what_is_not_as_the_schema_says_is_noticed(name: str, wrong: object) -> 
     ("path", "media_type"), [("/openapi.json", "application/json"), ("/docs", "text/html; charset=utf-8")]
 )
 def test_both_are_served_with_an_etag_that_spares_the_body(api: str, path: str, media_type: str) -> None:
-    whole = requests.get(api + path, timeout=10)
+    whole = requests.get(api + path, timeout=60)
     assert (whole.status_code, whole.headers["content-type"]) == (200, media_type)
     assert whole.headers["cache-control"] == "no-cache"
     assert 0 < len(whole.content) <= reference.MAX_BYTES
     for tags in (whole.headers["etag"], f'"other", W/{whole.headers["etag"]}', "*"):
-        again = requests.get(api + path, headers={"If-None-Match": tags}, timeout=10)
+        again = requests.get(api + path, headers={"If-None-Match": tags}, timeout=60)
         assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", whole.headers["etag"])
-    other = requests.get(api + path, headers={"If-None-Match": '"other"'}, timeout=10)
+    other = requests.get(api + path, headers={"If-None-Match": '"other"'}, timeout=60)
     assert (other.status_code, other.content) == (200, whole.content)
-    head = requests.head(api + path, timeout=10)
+    head = requests.head(api + path, timeout=60)
     assert (head.status_code, head.content, head.headers["etag"]) == (200, b"", whole.headers["etag"])
 
 
 def test_the_document_that_is_served_is_that_of_the_route_table(api: str) -> None:
-    assert requests.get(f"{api}/openapi.json", timeout=10).json() == document()
+    assert requests.get(f"{api}/openapi.json", timeout=60).json() == document()
 
 
 def test_nothing_of_it_is_imported_before_it_is_asked_for() -> None:
@@ -205,7 +205,7 @@ class Page(HTMLParser):
 
 
 def test_the_page_shows_every_operation_and_schema_and_leads_nowhere_else(api: str) -> None:
-    answer = requests.get(f"{api}/docs", timeout=10)
+    answer = requests.get(f"{api}/docs", timeout=60)
     page = Page(answer.text)
     operations = {
         operation["operationId"] for methods in document()["paths"].values() for operation in methods.values()
@@ -217,7 +217,7 @@ def test_the_page_shows_every_operation_and_schema_and_leads_nowhere_else(api: s
 
 
 def test_the_page_may_load_and_run_nothing(api: str) -> None:
-    answer = requests.get(f"{api}/docs", timeout=10)
+    answer = requests.get(f"{api}/docs", timeout=60)
     policy = dict(part.strip().split(" ", 1) for part in answer.headers["content-security-policy"].split(";"))
     assert policy["default-src"] == "'none'"
     assert policy["style-src"].startswith("'sha256-")

@@ -25,7 +25,7 @@ from tests.support.waiting import wait_for
 
 LONG_POLLS = 3
 #: Seconds: far less than any of these waits by itself.
-SOON_S = 8.0
+SOON_S = 30.0
 NAMES = ("alice", "bob")
 
 
@@ -89,10 +89,17 @@ def test_a_long_poll_whose_client_has_gone_is_over(
     wait_for(lambda: _is_refused(server.url, keys["alice"], *poll), "all places are taken")
     for connection in waiting:
         leave(connection)
-    wait_for(lambda: not _is_refused(server.url, keys["alice"], *poll), "a place is free", SOON_S)
-    again = [_send(server.url, keys["alice"], *poll) for _ in range(LONG_POLLS)]
-    wait_for(lambda: _is_refused(server.url, keys["alice"], *poll), "all places are taken again")
-    assert not any(select.select(again, [], [], 0)[0]), "each of them has a place, and waits"
+    again: list[socket.socket] = []
+
+    def all_wait_again() -> bool:
+        # One that was refused asks again: a place may still be that of a question which was given up just now.
+        for refused in select.select(again, [], [], 0)[0]:
+            again.remove(refused)
+            refused.close()
+        again.extend(_send(server.url, keys["alice"], *poll) for _ in range(LONG_POLLS - len(again)))
+        return _is_refused(server.url, keys["alice"], *poll) and not select.select(again, [], [], 0)[0]
+
+    wait_for(all_wait_again, "each of them has a place, and waits", SOON_S)
     for connection in (*waiting, *again):
         connection.close()
 
@@ -106,7 +113,7 @@ def test_a_plan_whose_client_has_gone_is_over(
     plan = ("POST", "/v1/models/plan", {"model_ref": "org/name"})
     waiting = [_send(server.url, keys["alice"], *plan) for _ in range(MAX_WAITING_PLANS_OF_ONE)]
     wait_for(lambda: len(downloads.client.keys("hive:plan:*")) == len(waiting), "they wait")
-    assert _is_refused(server.url, keys["alice"], *plan)
+    wait_for(lambda: _is_refused(server.url, keys["alice"], *plan), "all places are taken")
     for connection in waiting:
         leave(connection)
     wait_for(lambda: not _is_refused(server.url, keys["alice"], *plan), "a place is free", SOON_S)
@@ -127,7 +134,7 @@ def test_questions_of_who_may_see_a_model_have_places_of_each_owner_which_are_gi
     waiting = [ask("alice", number) for number in range(MAX_WAITING_OF_ONE)]
     wait_for(lambda: asked() == MAX_WAITING_OF_ONE, "they wait")
     url, headers = f"{server.url}/v1/models/org/other", {"Authorization": f"Bearer {keys['alice']}"}
-    assert requests.get(url, headers=headers, timeout=5).status_code == 404, "by what is known"
+    assert requests.get(url, headers=headers, timeout=60).status_code == 404, "by what is known"
     waiting.append(ask("bob", 100))
     wait_for(lambda: asked() == MAX_WAITING_OF_ONE + 1, "another one's is asked")
     for connection in waiting:

@@ -16,7 +16,7 @@ from tests.support.processes import Server
 WAITING = 700
 REQUEST = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 #: Seconds that an answer may take.
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 
 @pytest.fixture

@@ -64,7 +64,7 @@ def leave(folder: Path, name: bytes) -> None:
 def test_every_route_that_looks_at_the_disk_answers(
     api: str, strewn: Settings, method: str, path: str, body: object
 ) -> None:
-    answer = requests.request(method, api + path, json=body, timeout=30)
+    answer = requests.request(method, api + path, json=body, timeout=60)
     assert answer.status_code != 500, answer.text
     check_answer(operation_at(method, path), answer.status_code, answer.headers["content-type"], answer.text)
     if answer.headers["content-type"] == "application/x-ndjson":

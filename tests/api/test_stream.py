@@ -64,22 +64,22 @@ def test_a_client_that_comes_after_the_end_gets_it_and_done(
 
 
 def test_an_unknown_id_is_404_in_the_shape_of_every_error(api: str) -> None:
-    answer = requests.get(f"{api}/v1/models/download/progress?id={uuid.uuid4()}", timeout=30)
+    answer = requests.get(f"{api}/v1/models/download/progress?id={uuid.uuid4()}", timeout=60)
     assert answer.status_code == 404
     assert answer.json()["error"]["code"] == "DOWNLOAD_NOT_FOUND"
 
 
 @pytest.mark.parametrize("query", ["", "id=", "id=7", "id=../../etc/passwd", "id=%00", "id=" + "a" * 5000])
 def test_an_id_that_is_no_uuid_is_unknown(api: str, query: str) -> None:
-    answer = requests.get(f"{api}/v1/models/download/progress?{query}", timeout=30)
+    answer = requests.get(f"{api}/v1/models/download/progress?{query}", timeout=60)
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "DOWNLOAD_NOT_FOUND")
 
 
 def test_head_answers_at_once_and_post_is_refused(api: str, downloads: DownloadContext) -> None:
     url = f"{api}/v1/models/download/progress?id={create(downloads)}"
-    head = requests.head(url, timeout=30)
+    head = requests.head(url, timeout=60)
     assert (head.status_code, head.headers["content-type"]) == (200, "text/event-stream")
-    assert requests.post(url, timeout=30).status_code == 405
+    assert requests.post(url, timeout=60).status_code == 405
 
 
 def test_silence_is_broken_by_comments(api: str, downloads: DownloadContext) -> None:
@@ -97,7 +97,7 @@ def test_a_client_that_has_seen_the_end_gets_204(api: str, downloads: DownloadCo
     older = watch(api, download_id, Last_Event_ID=f"{held.fence}-1").wait()
     assert (older.status, older.last["stage"], older.done) == (200, "complete", 1)
     url = f"{api}/v1/models/download/progress?id={download_id}&last_event_id={held.fence}-2"
-    assert requests.get(url, timeout=30).status_code == 204
+    assert requests.get(url, timeout=60).status_code == 204
     assert watch(api, download_id, Last_Event_ID="nonsense").wait().done == 1
 
 
@@ -139,7 +139,7 @@ def test_a_server_that_stops_answers_those_who_wait_for_an_end(
     for poll in polls:
         poll.sendall(f"GET {path}?wait=50s HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
     # Asked behind them, and answered: they wait by now.
-    assert requests.get(process.url + path, timeout=30).json()["status"] == "queued"
+    assert requests.get(process.url + path, timeout=60).json()["status"] == "queued"
     assert process.stop() == 0
     for poll in polls:
         with poll, poll.makefile("rb") as answer:

@@ -310,8 +310,8 @@ def test_a_restricted_content_is_nobodys_by_its_digest_whom_the_hub_does_not_let
     notes = AccessNotes(settings.hive_dir)
     notes.note("org/gated", COMMIT, [ProbeFile("org/gated", COMMIT, "model.gguf")])
     url = f"{alice.url}/v1/blobs/sha256:{sha256(b'weights')}"
-    assert requests.get(url, headers=alice.headers, timeout=30).status_code == 404
-    assert requests.get(url, headers=ops.headers, timeout=30).content == b"weights"
-    assert requests.get(url, timeout=30).status_code == 401
+    assert requests.get(url, headers=alice.headers, timeout=60).status_code == 404
+    assert requests.get(url, headers=ops.headers, timeout=60).content == b"weights"
+    assert requests.get(url, timeout=60).status_code == 401
     put(settings, "org/open", {"copy.gguf": b"weights"})
-    assert requests.get(url, headers=alice.headers, timeout=30).content == b"weights"
+    assert requests.get(url, headers=alice.headers, timeout=60).content == b"weights"

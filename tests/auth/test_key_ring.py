@@ -129,7 +129,7 @@ def test_what_was_used_is_noted_once_a_minute(ring: KeyRing, file: KeyFile, monk
     assert file.read().keys[0].used_s is None
     monkeypatch.setattr(key_ring, "NOTE_INTERVAL_S", 0.0)
     ring.note_uses()
-    assert file.read().keys[0].used_s == pytest.approx(time.time(), abs=5)
+    assert file.read().keys[0].used_s == pytest.approx(time.time(), abs=60)
     before = file.path.stat()
     ring.note_uses()
     assert file.path.stat() == before

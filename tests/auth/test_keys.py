@@ -45,7 +45,7 @@ def test_a_key_is_kept_as_its_digest_in_a_file_of_this_user_alone(file: KeyFile)
     (found,) = file.read().keys
     assert found == made.key
     assert (found.sha256, found.scopes, found.owner) == (digest_of(made.text), ("read", "pull"), "team")
-    assert found.expires_s == pytest.approx(time.time() + 60, abs=5)
+    assert found.expires_s == pytest.approx(time.time() + 60, abs=30)
     assert made.text not in repr(made)
 
 

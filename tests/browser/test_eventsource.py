@@ -48,7 +48,7 @@ def replicas(redis_url: str, tmp_path: Path) -> Iterator[list[Server]]:
         assert isinstance(one, Server)
         assert isinstance(two, Server)
         for server in (one, two):
-            wait_for(lambda server=server: requests.get(f"{server.url}/readyz", timeout=30).ok)  # type: ignore[misc]
+            wait_for(lambda server=server: requests.get(f"{server.url}/readyz", timeout=60).ok)  # type: ignore[misc]
         yield [one, two]
 
 

@@ -62,7 +62,7 @@ def row(page: Page, download_id: str) -> Locator:
 
 
 def record(stage: Stage, download_id: str) -> dict[str, Any]:
-    found: dict[str, Any] = requests.get(f"{stage.server.url}/v1/downloads/{download_id}", timeout=30).json()
+    found: dict[str, Any] = requests.get(f"{stage.server.url}/v1/downloads/{download_id}", timeout=60).json()
     return found
 
 
@@ -140,16 +140,16 @@ def test_every_control_does_what_it_says(page: Page, stage: Stage) -> None:
     slider.focus()
     slider.press("ArrowLeft")
     bandwidth = f"{stage.server.url}/v1/settings/bandwidth"
-    wait_for(lambda: requests.get(bandwidth, timeout=30).json()["bytes_per_second"] == 5 * GB)
+    wait_for(lambda: requests.get(bandwidth, timeout=60).json()["bytes_per_second"] == 5 * GB)
     slider.press("End")
-    wait_for(lambda: requests.get(bandwidth, timeout=30).json()["bytes_per_second"] is None)
+    wait_for(lambda: requests.get(bandwidth, timeout=60).json()["bytes_per_second"] is None)
     page.get_by_label("Downloads at once").fill("7")
     page.get_by_label("Downloads at once").press("Enter")
     limit = f"{stage.server.url}/v1/settings/downloads"
-    wait_for(lambda: requests.get(limit, timeout=30).json()["max_running"] == 7)
+    wait_for(lambda: requests.get(limit, timeout=60).json()["max_running"] == 7)
     page.get_by_label("Downloads at once").fill("")
     page.get_by_label("Downloads at once").press("Enter")
-    wait_for(lambda: requests.get(limit, timeout=30).json()["max_running"] is None)
+    wait_for(lambda: requests.get(limit, timeout=60).json()["max_running"] is None)
 
 
 def test_models_can_be_used_and_deleted_and_history_is_found(page: Page, stage: Stage) -> None:

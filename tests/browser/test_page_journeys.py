@@ -100,7 +100,7 @@ def test_a_gated_model_comes_with_a_token_that_is_kept_nowhere(page: Page, stage
 def test_a_gated_download_that_failed_goes_on_with_a_token(page: Page, stage: Stage, hub: HubServer) -> None:
     hub.create("org/closed-too", {"model.safetensors": b"others"}, gated="manual")
     body = {"model_ref": "hf:org/closed-too"}
-    assert requests.post(f"{stage.server.url}/v1/models/download", json=body, timeout=30).status_code == 202
+    assert requests.post(f"{stage.server.url}/v1/models/download", json=body, timeout=60).status_code == 202
     page.goto(stage.server.url)
     row = page.locator("tr.download", has_text="org/closed-too")
     expect(row).to_contain_text("Failed")

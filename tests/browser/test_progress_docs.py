@@ -58,7 +58,7 @@ class Restartable:
     def _wait(self) -> None:
         def ready() -> bool:
             try:
-                return requests.get(f"{self.url}/readyz", timeout=30).ok
+                return requests.get(f"{self.url}/readyz", timeout=60).ok
             except requests.ConnectionError:
                 return False
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from tests.chaos.watched_download import QUICK_BYTES_PER_S, WatchedDownload
 from tests.chaos.world import World
 from tests.hub import faults
 from tests.support.content import MIB
+from tests.support.ports import free_port
 from tests.support.waiting import AT_ONCE_S, wait_for
 
 #: Seconds within which a download must have ended after a failover, when nothing but that holds it up.
@@ -31,9 +31,7 @@ class TcpRedis:
     """A Redis on a port, which may be another's replica."""
 
     def __init__(self, folder: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = int(free.getsockname()[1])
+        self.port = free_port()
         folder.mkdir()
         arguments = ("--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", "")
         with (folder / "log").open("wb") as log:

@@ -23,8 +23,9 @@ from hive.redis.client import connect
 from tests.chaos.history import Watch
 from tests.chaos.proxy import Address, LoopThread, Proxy
 from tests.hub.server import HubServer
-from tests.support.balancer import Balancer, free_port
+from tests.support.balancer import Balancer
 from tests.support.downloads import download_context
+from tests.support.ports import free_port
 from tests.support.processes import HiveProcess, children, is_alive
 from tests.support.release import environment_of
 from tests.support.waiting import wait_for

@@ -14,7 +14,7 @@ from tests.support.waiting import wait_for
 
 ROOT = Path(__file__).parent.parent.parent
 #: Seconds that a script may take before the test fails.
-SCRIPT_TIMEOUT_S = 30
+SCRIPT_TIMEOUT_S = 120
 
 #: Takes a moment, as an installation does, and writes down that it ran.
 INSTALL = """#!/bin/sh

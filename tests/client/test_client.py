@@ -21,6 +21,7 @@ from hive.client.connection import error_from, is_loopback, server_url
 from hive.client.watch import BACKOFF_MAX_S, BACKOFF_MIN_S, Watch
 from hive.error_codes import all_errors
 from hive.wire.events import Complete, Error
+from tests.support.ports import free_port
 from tests.support.standin_server import DONE, HOLD, ID, StandIn, complete, download, failed, frame, model, running
 from tests.support.tls import Authority, tls_front
 from tests.support.waiting import AT_ONCE_S, wait_for
@@ -45,8 +46,7 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def unused_address() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return f"127.0.0.1:{listener.getsockname()[1]}"
+    return f"127.0.0.1:{free_port()}"
 
 
 def test_a_client_that_asks_too_often_waits_and_asks_again(server: StandIn, client: Client) -> None:

@@ -62,17 +62,17 @@ def test_what_is_on_the_disk_is_served_without_the_hub(mirror: Mirror, tmp_path:
     ended(mirror.client(mirror.url, tmp_path / "second", "hf", "download", "org/kept"))
     ended(mirror.client(mirror.url_without_hub, tmp_path / "third", "hf", "download", "org/kept"))
     assert (snapshot_of(tmp_path / "third", "org/kept") / "m.safetensors").stat().st_size == 3 * MIB
-    answer = requests.get(f"{mirror.url_without_hub}/api/models/org/kept/refs", timeout=30)
+    answer = requests.get(f"{mirror.url_without_hub}/api/models/org/kept/refs", timeout=60)
     assert answer.json()["branches"][0]["name"] == "main"
     infos = f"{mirror.url_without_hub}/api/models/org/kept/paths-info/main"
-    found = requests.post(infos, json={"paths": ["config.json", "nothing"]}, timeout=30)
+    found = requests.post(infos, json={"paths": ["config.json", "nothing"]}, timeout=60)
     assert [entry["path"] for entry in found.json()] == ["config.json"]
     for odd in (b'{"paths": 1}', b'{"paths": [1]}', b"[", b"paths", b"\xff=\xff"):
-        assert requests.post(infos, data=odd, timeout=30).json() == [], odd
-    assert requests.post(infos, data=b"&a=" * 10_001, timeout=30).status_code == 400
-    missing = requests.head(f"{mirror.url_without_hub}/org/kept/resolve/main/nothing.bin", timeout=30)
+        assert requests.post(infos, data=odd, timeout=60).json() == [], odd
+    assert requests.post(infos, data=b"&a=" * 10_001, timeout=60).status_code == 400
+    missing = requests.head(f"{mirror.url_without_hub}/org/kept/resolve/main/nothing.bin", timeout=60)
     assert (missing.status_code, missing.headers["x-error-code"]) == (404, "EntryNotFound")
-    unknown = requests.head(f"{mirror.url_without_hub}/org/other/resolve/main/config.json", timeout=30)
+    unknown = requests.head(f"{mirror.url_without_hub}/org/other/resolve/main/config.json", timeout=60)
     assert (unknown.status_code, unknown.headers["retry-after"]) == (503, "5")
 
 
@@ -80,17 +80,17 @@ def test_a_gated_model_is_for_those_whose_token_the_hub_takes(mirror: Mirror, tm
     mirror.hub.create("org/gated", {"config.json": b"{}", "m.safetensors": SyntheticFile(2 * MIB)}, gated="manual")
     ended(mirror.client(mirror.url, tmp_path / "let-in", "hf", "download", "org/gated", token=DEFAULT_TOKEN))
     url = f"{mirror.url}/org/gated/resolve/main/m.safetensors"
-    refused = requests.get(url, timeout=30)
+    refused = requests.get(url, timeout=60)
     assert refused.status_code in (401, 403)
     assert refused.headers["x-error-code"] == "GatedRepo"
-    wrong = requests.get(url, headers={"authorization": "Bearer hf_wrong"}, timeout=30)
+    wrong = requests.get(url, headers={"authorization": "Bearer hf_wrong"}, timeout=60)
     assert wrong.status_code in (401, 403)
-    let_in = requests.get(url, headers={"authorization": f"Bearer {DEFAULT_TOKEN}"}, timeout=30)
+    let_in = requests.get(url, headers={"authorization": f"Bearer {DEFAULT_TOKEN}"}, timeout=60)
     assert let_in.status_code == 200
     output, _ = mirror.client(mirror.url, tmp_path / "out", "hf", "download", "org/gated").communicate(timeout=CLIENT_S)
     assert "gated" in output.lower() or "access" in output.lower()
     assert not list((tmp_path / "out").rglob("m.safetensors"))
-    away = requests.get(f"{mirror.url_without_hub}/org/gated/resolve/main/m.safetensors", timeout=30)
+    away = requests.get(f"{mirror.url_without_hub}/org/gated/resolve/main/m.safetensors", timeout=60)
     assert away.status_code in (403, 503)
     assert DEFAULT_TOKEN not in mirror.servers[0].output
 
@@ -146,21 +146,21 @@ def test_no_client_ends_with_a_wrong_byte(mirror: Mirror, tmp_path: Path) -> Non
 def test_llama_cpp_and_transformers_ask_for_what_is_not_there_and_are_told_by_headers(mirror: Mirror) -> None:
     repo = mirror.hub.create("org/asked", {"config.json": b"{}"})
     for path in ("tokenizer.model", "chat_template.jinja"):
-        answer = requests.head(f"{mirror.url}/org/asked/resolve/main/{path}", timeout=30)
+        answer = requests.head(f"{mirror.url}/org/asked/resolve/main/{path}", timeout=60)
         assert answer.status_code == 404
         assert answer.headers["x-error-code"] == "EntryNotFound"
         assert answer.headers["x-repo-commit"] == repo.at("main").sha
-    head = requests.head(f"{mirror.url}/org/asked/resolve/main/config.json", timeout=30)
+    head = requests.head(f"{mirror.url}/org/asked/resolve/main/config.json", timeout=60)
     assert (head.status_code, head.headers["content-length"]) == (200, "2")
     assert head.headers["accept-ranges"] == "bytes"
-    missing = requests.get(f"{mirror.url}/api/models/org/asked/revision/none", timeout=30)
+    missing = requests.get(f"{mirror.url}/api/models/org/asked/revision/none", timeout=60)
     assert (missing.status_code, missing.headers["x-error-code"]) == (404, "RevisionNotFound")
-    nobody = requests.get(f"{mirror.url}/api/models/org/nobody", timeout=30)
+    nobody = requests.get(f"{mirror.url}/api/models/org/nobody", timeout=60)
     assert nobody.headers["x-error-code"] == "RepoNotFound"
-    other = requests.get(f"{mirror.url}/api/agent-harnesses", timeout=30)
+    other = requests.get(f"{mirror.url}/api/agent-harnesses", timeout=60)
     assert (other.status_code, other.headers["x-error-code"]) == (404, "EntryNotFound")
-    assert requests.get(f"{mirror.url}/api/whoami-v2", timeout=30).status_code == 401
-    mine = requests.get(f"{mirror.url}/api/whoami-v2", headers={"authorization": f"Bearer {DEFAULT_TOKEN}"}, timeout=30)
+    assert requests.get(f"{mirror.url}/api/whoami-v2", timeout=60).status_code == 401
+    mine = requests.get(f"{mirror.url}/api/whoami-v2", headers={"authorization": f"Bearer {DEFAULT_TOKEN}"}, timeout=60)
     assert mine.json()["name"] == "stand-in"
 
 
@@ -169,17 +169,17 @@ def test_a_listing_of_thousands_comes_in_pages_of_this_server_and_leads_to_no_ot
     mirror.hub.create("org/many", {**files, "big.safetensors": SyntheticFile(MIB)}, xet=True)
     url, seen = f"{mirror.url}/api/models/org/many/tree/main?recursive=true", []
     for _ in range(3):
-        answer = requests.get(url, timeout=30)
+        answer = requests.get(url, timeout=60)
         seen += answer.json()
         url = answer.links.get("next", {}).get("url", "")
         assert not url or url.startswith(mirror.url)
     assert not url
     assert len(seen) == 2_301
     assert not any("xetHash" in entry for entry in seen)
-    head = requests.head(f"{mirror.url}/org/many/resolve/main/big.safetensors", timeout=30)
+    head = requests.head(f"{mirror.url}/org/many/resolve/main/big.safetensors", timeout=60)
     assert not [name for name in head.headers if name.lower().startswith("x-xet")]
     assert "link" not in head.headers
-    form = requests.post(f"{mirror.url}/api/models/org/many/paths-info/main", data={"paths": ["f0001.bin"]}, timeout=30)
+    form = requests.post(f"{mirror.url}/api/models/org/many/paths-info/main", data={"paths": ["f0001.bin"]}, timeout=60)
     assert [entry["path"] for entry in form.json()] == ["f0001.bin"]
 
 
@@ -195,8 +195,8 @@ def test_a_mirror_of_the_mirror_serves_the_same(mirror: Mirror, tmp_path: Path) 
     assert os.environ.get("HF_TOKEN", "") == ""
     mirror.hub.create("org/twice", {"config.json": b"{}", "m.safetensors": SyntheticFile(MIB)})
     for path, length in (("config.json", "2"), ("m.safetensors", str(MIB))):
-        direct = requests.head(f"{mirror.hub.endpoint}/org/twice/resolve/main/{path}", timeout=30)
-        through = requests.head(f"{mirror.url}/org/twice/resolve/main/{path}", timeout=30)
+        direct = requests.head(f"{mirror.hub.endpoint}/org/twice/resolve/main/{path}", timeout=60)
+        through = requests.head(f"{mirror.url}/org/twice/resolve/main/{path}", timeout=60)
         assert through.headers["content-length"] == length
         assert through.headers["x-repo-commit"] == direct.headers["x-repo-commit"]
         assert through.headers.get("x-linked-etag") == direct.headers.get("x-linked-etag")
@@ -218,7 +218,7 @@ def test_a_mirror_of_the_mirror_serves_the_same(mirror: Mirror, tmp_path: Path) 
 )
 def test_what_is_no_address_goes_neither_to_the_disk_nor_to_the_hub(mirror: Mirror, path: str) -> None:
     before = len(mirror.hub.log.hits())
-    connection = http.client.HTTPConnection(mirror.url.removeprefix("http://"), timeout=30)
+    connection = http.client.HTTPConnection(mirror.url.removeprefix("http://"), timeout=60)
     connection.request("GET", path)
     answer = connection.getresponse()
     assert answer.status == 404, answer.read()

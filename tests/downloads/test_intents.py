@@ -283,10 +283,10 @@ def test_fences_grow_also_where_the_clock_of_the_new_redis_is_behind(
 def test_everybody_who_listens_is_told(downloads: DownloadContext, store: RedisClient) -> None:
     with store.pubsub() as listening:
         listening.psubscribe(keys.DOWNLOAD_CHANNELS.pattern(0))
-        listening.get_message(timeout=5)
+        listening.get_message(timeout=60)
         entry = an_intent()
         restore(store, entry, None, 6.0)
-        told = parse_message(listening.get_message(timeout=5)["data"])
+        told = parse_message(listening.get_message(timeout=60)["data"])
     assert told is not None
     assert told.version == Version(read(downloads, entry.id).fence, 1)
 

@@ -20,6 +20,7 @@ from hive.settings import Settings
 from hive.webhooks.outbox import MAX_PER_DOWNLOAD, WebhookOutbox
 from hive.wire import keys
 from tests.support.downloads import claim, complete, download_context, downloading, failed, new, read
+from tests.support.pubsub import pending
 from tests.support.webhook_receiver import SECRET
 
 ALICE = Principal("k1", "alice", frozenset({"read", "pull"}))
@@ -144,7 +145,7 @@ def test_owners_come_back_when_redis_has_lost_its_data(
 def told(pubsub: Any, download_id: str) -> int:
     """How often the servers were told that the owners have changed."""
     found = 0
-    while (message := pubsub.get_message(timeout=0.1)) is not None:
+    for message in pending(pubsub):
         if message["type"] == "pmessage":
             found += keys.OWNERS_CHANNELS.id_of(message["channel"], 0) == download_id
             assert keys.DOWNLOAD_CHANNELS.id_of(message["channel"], 0) in (None, download_id)

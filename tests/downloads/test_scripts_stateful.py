@@ -23,6 +23,7 @@ from hive.wire import keys
 from hive.wire.events import State, Version, parse_message
 from hive.wire.jobs import RANK_STEP, RANKS
 from tests.support.downloads import complete, download_context, downloading, failed, new
+from tests.support.pubsub import pending
 from tests.support.stateful import EXAMPLES, MISTAKE_SEED, break_script, play
 
 REAL_EXAMPLES, STEPS = EXAMPLES // 3, 25
@@ -228,7 +229,8 @@ class Downloads(RuleBasedStateMachine):
     def what_was_told_is_in_order_and_ends_once(self) -> None:
         if not hasattr(self, "downloads"):
             return
-        while (message := self.pubsub.get_message(timeout=0.01 if type(self).client else 0)) is not None:
+        at_once = iter(lambda: self.pubsub.get_message(timeout=0), None)  # fakeredis has told when it has answered
+        for message in pending(self.pubsub) if type(self).client else at_once:
             if message["type"] == "pmessage" and keys.DOWNLOAD_CHANNELS.id_of(message["channel"], 0) == self.id:
                 parsed = parse_message(message["data"])
                 assert parsed is not None

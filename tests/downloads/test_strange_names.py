@@ -129,14 +129,14 @@ def test_a_key_of_another_type_is_an_answer_with_a_code_and_passes_with_the_key(
     for key, path in routes.items():
         redis_client.delete(key)
         redis_client.xadd(key, {"a": "b"})
-        answer = requests.get(server.url + path, timeout=10)
+        answer = requests.get(server.url + path, timeout=60)
         assert answer.status_code == 503, (key, answer.text)
         assert answer.json()["error"]["code"] == "STORE_UNAVAILABLE"
         assert "WRONGTYPE" in answer.json()["error"]["message"]
         redis_client.delete(key)
-        assert requests.get(server.url + path, timeout=10).status_code == 200, key
+        assert requests.get(server.url + path, timeout=60).status_code == 200, key
     redis_client.set(keys.METRICS, "x")
-    assert "hive_store_up 0" in requests.get(f"{server.url}/metrics", timeout=10).text
+    assert "hive_store_up 0" in requests.get(f"{server.url}/metrics", timeout=60).text
     redis_client.close()
 
 
@@ -144,5 +144,5 @@ def test_a_key_of_another_type_is_an_answer_with_a_code_and_passes_with_the_key(
 def test_a_cursor_of_no_time_is_refused(server: Server, created_ms: str) -> None:
     text = f"{created_ms}.11111111-2222-4333-8444-555555555555"
     cursor = base64.urlsafe_b64encode(text.encode()).decode()
-    answer = requests.get(f"{server.url}/v1/downloads", params={"cursor": cursor}, timeout=10)
+    answer = requests.get(f"{server.url}/v1/downloads", params={"cursor": cursor}, timeout=60)
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "INVALID_REQUEST")

@@ -138,9 +138,9 @@ def test_what_is_published_is_what_is_stored(downloads: DownloadContext, store: 
     held = claim(downloads, download_id)
     pubsub = store.pubsub()
     pubsub.subscribe(keys.events(download_id, 0))
-    assert pubsub.get_message(timeout=2)
+    assert pubsub.get_message(timeout=60)
     assert downloads.claims.publish(held, 2, downloading(40)).held
-    told = pubsub.get_message(timeout=2)
+    told = pubsub.get_message(timeout=60)
     pubsub.close()
     assert told is not None
     message = parse_message(told["data"])

@@ -115,7 +115,7 @@ def run(name: str, env: dict[str, str], redis: Redis, backup: Path) -> None:
 
 def listed(service: Service, what: str) -> list[str]:
     """Ids of a list."""
-    answer = requests.get(f"{service.server.url}/v1/{what}", timeout=30)
+    answer = requests.get(f"{service.server.url}/v1/{what}", timeout=60)
     return [each["id"] for each in answer.json()["data"]]
 
 

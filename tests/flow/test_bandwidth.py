@@ -40,7 +40,7 @@ def four_workers(env: dict[str, str]) -> Iterator[Service]:
 
 def bandwidth(service: Service, **put: Any) -> requests.Response:
     url = f"{service.server.url}/v1/settings/bandwidth"
-    return requests.put(url, json=put, timeout=30) if put else requests.get(url, timeout=30)
+    return requests.put(url, json=put, timeout=60) if put else requests.get(url, timeout=60)
 
 
 def bytes_left(hub: HubServer) -> int:
@@ -94,4 +94,4 @@ def test_a_limit_that_is_none_is_refused(service: Service, value: Any) -> None:
     assert bandwidth(service, bytes_per_second=value).status_code == 400
     url = f"{service.server.url}/v1/models/download"
     body = {"model_ref": "hf:org/own", "max_bytes_per_second": value}
-    assert requests.post(url, json=body, timeout=30).status_code == 400
+    assert requests.post(url, json=body, timeout=60).status_code == 400

@@ -55,7 +55,7 @@ def test_workers_an_hour_apart_hand_a_download_on(env: dict[str, str], hub: HubS
 
 
 def ask(server: Server, model_ref: str) -> str:
-    answer = requests.post(f"{server.url}/v1/models/download", json={"model_ref": model_ref}, timeout=30)
+    answer = requests.post(f"{server.url}/v1/models/download", json={"model_ref": model_ref}, timeout=60)
     return str(answer.json()["download_id"])
 
 

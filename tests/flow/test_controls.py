@@ -54,7 +54,7 @@ def test_a_waiting_download_can_be_paused_and_cancelled(service: Service, hub: H
     assert act(service, download_id, "pause").json()["status"] == "paused"
     client = service.watch(download_id)
     wait_for(lambda: client.events)
-    assert requests.delete(f"{service.server.url}/v1/downloads/{download_id}", timeout=30).status_code == 202
+    assert requests.delete(f"{service.server.url}/v1/downloads/{download_id}", timeout=60).status_code == 202
     assert client.wait().last["code"] == "CANCELLED"
     assert act(service, download_id, "resume").status_code == 409
     service.workers = Workers(service.env, 1)

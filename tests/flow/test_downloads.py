@@ -83,13 +83,13 @@ def test_models_on_disk_are_listed_and_deleted(service: Service, hub: HubServer)
     hub.create("org/two", {"m-Q4_K_M.gguf": SyntheticFile(MIB, seed=1), "m-Q8_0.gguf": SyntheticFile(2 * MIB, seed=2)})
     for quant in ("Q4_K_M", "Q8_0"):
         service.bring(f"hf:org/two:{quant}")
-    listed = requests.get(f"{service.server.url}/v1/models", timeout=30).json()
+    listed = requests.get(f"{service.server.url}/v1/models", timeout=60).json()
     assert [(m["id"], m["size"]) for m in listed["data"]] == [("org/two:Q4_K_M", MIB), ("org/two:Q8_0", 2 * MIB)]
-    shown = requests.get(f"{service.server.url}/v1/models/org/two:Q8_0", timeout=30).json()
+    shown = requests.get(f"{service.server.url}/v1/models/org/two:Q8_0", timeout=60).json()
     assert (shown["owned_by"], shown["files"]) == ("org", [{"path": "m-Q8_0.gguf", "size": 2 * MIB}])
-    gone = requests.delete(f"{service.server.url}/v1/models/org/two:Q8_0", timeout=30).json()
+    gone = requests.delete(f"{service.server.url}/v1/models/org/two:Q8_0", timeout=60).json()
     assert (gone["deleted"], gone["freed_bytes"]) == (True, 2 * MIB)
-    left = requests.get(f"{service.server.url}/v1/models", timeout=30).json()["data"]
+    left = requests.get(f"{service.server.url}/v1/models", timeout=60).json()["data"]
     assert [m["id"] for m in left] == ["org/two:Q4_K_M"]
     assert service.post("hf:org/two:Q8_0")["local_path"] is None
 

@@ -52,7 +52,7 @@ def test_a_disk_without_links_holds_a_model_with_two_equal_files(
         assert not list((disk / "hub").glob("models--*/blobs/*"))
         again = service.post("hf:org/name")
         assert again["local_path"] == end["local_path"]
-        freed = requests.delete(f"{service.server.url}/v1/models/org/name", timeout=30)
+        freed = requests.delete(f"{service.server.url}/v1/models/org/name", timeout=60)
         assert freed.status_code == 200, freed.text
         assert not list((disk / "hub").glob("models--*"))
 
@@ -83,16 +83,16 @@ def test_a_store_that_goes_read_only_is_named_everywhere(env: dict[str, str], hu
     with mounted("tmpfs", tmp_path / "disk") as disk, serving(env, HIVE_STORE=str(disk)) as service:
         url = service.server.url
         assert service.bring("hf:org/name")["stage"] == "complete"
-        assert requests.get(f"{url}/readyz", timeout=30).status_code == 200
+        assert requests.get(f"{url}/readyz", timeout=60).status_code == 200
         assert wait_for(lambda: read_only(disk))
 
-        gone = requests.delete(f"{url}/v1/models/org/name", timeout=30)
+        gone = requests.delete(f"{url}/v1/models/org/name", timeout=60)
         assert (gone.status_code, gone.json()["error"]["code"]) == (507, "STORE_NOT_WRITABLE")
         assert "Read-only file system" in gone.json()["error"]["message"]
         assert gone.json()["error"]["details"]["path"].startswith(str(disk))
 
         def why_not() -> str | None:
-            answer = requests.get(f"{url}/readyz", timeout=30)
+            answer = requests.get(f"{url}/readyz", timeout=60)
             return None if answer.ok else str(answer.json()["error"]["message"])
 
         assert str(disk) in wait_for(why_not, "it says that it is ready")
@@ -100,4 +100,4 @@ def test_a_store_that_goes_read_only_is_named_everywhere(env: dict[str, str], hu
         end = service.bring("hf:org/other")
         assert (end["stage"], end["code"]) == ("error", "STORE_NOT_WRITABLE")
         assert str(disk) in end["message"]
-        assert requests.get(f"{url}/v1/models", timeout=30).json()["data"][0]["id"] == "org/name"
+        assert requests.get(f"{url}/v1/models", timeout=60).json()["data"][0]["id"] == "org/name"

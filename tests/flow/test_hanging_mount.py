@@ -58,7 +58,7 @@ def silent(disk: Path) -> Iterator[None]:
 
 def under_way(server: Server, model_ref: str) -> tuple[SseClient, str]:
     """A client of a download of which something has arrived, and its id."""
-    answer = requests.post(f"{server.url}/v1/models/download", json={"model_ref": model_ref}, timeout=30)
+    answer = requests.post(f"{server.url}/v1/models/download", json={"model_ref": model_ref}, timeout=60)
     download_id = answer.json()["download_id"]
     client = SseClient(f"{server.url}/v1/models/download/progress?id={download_id}")
     wait_for(lambda: client.events and client.last.get("bytes_downloaded", 0) >= 1 << 20)
@@ -87,13 +87,13 @@ def test_a_server_says_so_and_goes_on_with_what_needs_no_disk(
             began_s = time.monotonic()
             asked = [asking.submit(ask, number) for number in range(LOOKUP_THREADS)]
             wait_for(
-                lambda: requests.get(f"{server.url}/readyz", timeout=30).status_code == 503,
+                lambda: requests.get(f"{server.url}/readyz", timeout=60).status_code == 503,
                 "it says that it is ready",
                 FRESH_S + ANSWER_TIMEOUT_S + BUSY_S,
             )
             for path in ("/healthz", "/v1/health", "/v1/downloads", "/v1/workers", "/v1/limits", "/v1/scaling"):
                 at_s = time.monotonic()
-                assert requests.get(f"{server.url}{path}", timeout=30).status_code in (200, 404)
+                assert requests.get(f"{server.url}{path}", timeout=60).status_code in (200, 404)
                 assert time.monotonic() - at_s < AT_ONCE_S, path
             assert [each.result() for each in asked] == [(503, "STORE_MISSING")] * LOOKUP_THREADS
             assert PATIENCE_S <= time.monotonic() - began_s < PATIENCE_S + BUSY_S
@@ -121,7 +121,7 @@ def test_processes_start_and_end_all_the_same(hive_env: dict[str, str], hub: Hub
             stack.enter_context(stopping(late))
             stack.enter_context(stopping(late_workers := Workers(hive_env)))
             assert time.monotonic() - began_s < 4 * START_TIMEOUT_S + BUSY_S
-            assert requests.get(f"{late.url}/readyz", timeout=30).status_code == 503
+            assert requests.get(f"{late.url}/readyz", timeout=60).status_code == 503
             # Held by the disk in the midst of a download and of a request.
             with contextlib.suppress(requests.Timeout):
                 requests.get(f"{server.url}/v1/models", timeout=1)

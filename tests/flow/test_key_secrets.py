@@ -21,6 +21,7 @@ from hive.wire.api import MANY_PATH, PROGRESS_PATH
 from tests.hub.server import HubServer
 from tests.support.keys import Answer, ask, make, wait_until_taken
 from tests.support.processes import Server, Workers, children, environment
+from tests.support.pubsub import pending
 from tests.support.sse_client import SseClient
 from tests.support.waiting import wait_for
 
@@ -116,7 +117,7 @@ def test_what_is_secret_of_a_request_is_nowhere(env: dict[str, str], own_redis: 
             assert cli.returncode == 1
 
             def read_channels() -> bool:
-                while (message := channels.get_message(timeout=0.05)) is not None:
+                for message in pending(channels):
                     heard.append(str(message["data"]).encode())
                 return any(b"complete" in data for data in heard)
 

@@ -30,7 +30,7 @@ def test_a_file_is_copied_into_the_store_where_that_is_allowed(
         model.write_bytes(b"changed later")
         assert Path(end["local_path"]).read_bytes() == CONTENT
         assert (end["bytes_total"], end["verified"]) == (len(CONTENT), False)
-        listed = requests.get(f"{service.server.url}/v1/models", timeout=30).json()["data"]
+        listed = requests.get(f"{service.server.url}/v1/models", timeout=60).json()["data"]
         assert [entry["path"] for entry in listed] == [end["local_path"]]
         assert service.post(f"file://{model}")["local_path"] == end["local_path"]
         assert service.bring(f"file://{model}.missing")["code"] == "FILE_NOT_FOUND"
@@ -43,7 +43,7 @@ def test_a_file_is_copied_into_the_store_where_that_is_allowed(
 
 def test_a_server_that_was_not_told_so_refuses(service: Service, model: Path) -> None:
     answer = requests.post(
-        f"{service.server.url}/v1/models/download", json={"model_ref": f"file://{model}"}, timeout=30
+        f"{service.server.url}/v1/models/download", json={"model_ref": f"file://{model}"}, timeout=60
     )
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "UNSAFE_URL")
     assert "HIVE_ALLOW_FILE_URLS" in answer.json()["error"]["message"]

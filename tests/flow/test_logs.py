@@ -67,7 +67,7 @@ def ask(service: Service, model_ref: str, request_id: str = REQUEST_ID, **body: 
         f"{service.server.url}/v1/models/download",
         json={"model_ref": model_ref, **body},
         headers={"X-Request-ID": request_id},
-        timeout=30,
+        timeout=60,
     )
     assert answer.headers["x-request-id"] == request_id
     return str(answer.json()["download_id"])
@@ -75,7 +75,7 @@ def ask(service: Service, model_ref: str, request_id: str = REQUEST_ID, **body: 
 
 def act(service: Service, download_id: str, method: str, word: str, request_id: str) -> None:
     url = f"{service.server.url}/v1/downloads/{download_id}{word}"
-    assert requests.request(method, url, headers={"X-Request-ID": request_id}, timeout=30).status_code == 202
+    assert requests.request(method, url, headers={"X-Request-ID": request_id}, timeout=60).status_code == 202
 
 
 def under_way(service: Service, hub: HubServer) -> str:
@@ -175,7 +175,7 @@ def test_what_waits_is_paused_resumed_and_cancelled_by_the_server(service: Servi
     act(service, download_id, "POST", "/pause", "the-pause")
     act(service, download_id, "POST", "/resume", "the-resume")
     url = f"{service.server.url}/v1/downloads/{download_id}/priority"
-    answer = requests.put(url, json={"priority": "high"}, headers={"X-Request-ID": "the-priority"}, timeout=30)
+    answer = requests.put(url, json={"priority": "high"}, headers={"X-Request-ID": "the-priority"}, timeout=60)
     assert answer.status_code == 202
     act(service, download_id, "DELETE", "", "the-cancel")
     wait_for(lambda: service.server.logged("cancelled"))
@@ -266,7 +266,7 @@ def test_lines_are_json_where_there_is_no_terminal(redis_url: str, tmp_path: Pat
     settings = environment(redis_url, tmp_path)
     del settings["HIVE_LOG_FORMAT"]
     server = Server(settings)
-    wait_for(lambda: requests.get(f"{server.url}/healthz", timeout=30).status_code == 200)
+    wait_for(lambda: requests.get(f"{server.url}/healthz", timeout=60).status_code == 200)
     assert server.stop() == 0
     assert lines_of(server)
 
@@ -285,7 +285,7 @@ def test_lines_are_for_people_on_a_terminal(redis_url: str, tmp_path: Path) -> N
         line = os.read(ours, 4096).decode()
         found = re.match(r"\d\d:\d\d:\d\d info +hive\.server +listening +address=(http://127\.0\.0\.1:\d+)", line)
         assert found, line
-        wait_for(lambda: requests.get(f"{found[1]}/healthz", timeout=30).status_code == 200)
+        wait_for(lambda: requests.get(f"{found[1]}/healthz", timeout=60).status_code == 200)
     finally:
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0

@@ -49,7 +49,7 @@ def give_back(process: HiveProcess, disk: Path) -> None:
 
 
 def ask(server: Server, model_ref: str) -> SseClient:
-    answer = requests.post(f"{server.url}/v1/models/download", json={"model_ref": model_ref}, timeout=30)
+    answer = requests.post(f"{server.url}/v1/models/download", json={"model_ref": model_ref}, timeout=60)
     assert answer.status_code in (200, 202), answer.text
     return SseClient(f"{server.url}/v1/models/download/progress?id={answer.json()['download_id']}")
 
@@ -118,7 +118,7 @@ def test_a_server_without_its_mount_says_so_and_nothing_else(
         first = ask(well, "hf:org/name").wait(60)
         assert first.last["stage"] == "complete"
         lose(lonely, disk)
-        wait_for(lambda: requests.get(f"{lonely.url}/readyz", timeout=30).status_code == 503)
+        wait_for(lambda: requests.get(f"{lonely.url}/readyz", timeout=60).status_code == 503)
         for method, path, body in (
             ("GET", "/readyz", None),
             ("GET", "/v1/models", None),
@@ -128,21 +128,21 @@ def test_a_server_without_its_mount_says_so_and_nothing_else(
             ("POST", "/v1/models/download", {"model_ref": "hf:org/other"}),
             ("POST", "/v1/models/verify", {}),
         ):
-            answer = requests.request(method, lonely.url + path, json=body, timeout=30)
+            answer = requests.request(method, lonely.url + path, json=body, timeout=60)
             assert (answer.status_code, answer.json()["error"]["code"]) == (503, "STORE_MISSING"), (path, answer.text)
-        listed = requests.get(f"{lonely.url}/v1/downloads", timeout=30).json()["data"]
+        listed = requests.get(f"{lonely.url}/v1/downloads", timeout=60).json()["data"]
         assert [download["status"] for download in listed] == ["complete"]
-        assert requests.get(f"{well.url}/v1/models", timeout=30).json()["data"]
+        assert requests.get(f"{well.url}/v1/models", timeout=60).json()["data"]
         assert ask(well, "hf:org/other").wait(60).last["stage"] == "complete"
         wrote_nothing(lonely, disk)
         stack.enter_context(stopping(late := Server(fleet_env, under=(*ELSEWHERE, *without(disk)))))
-        assert requests.get(f"{late.url}/readyz", timeout=30).status_code == 503
+        assert requests.get(f"{late.url}/readyz", timeout=60).status_code == 503
         wait_for(lambda: "Is a mount missing?" in late.output)
         files = [path for path in seen_by(late.pid, disk).rglob("*") if path.is_file()]
         assert files == [], "it made a store of an empty folder"
         give_back(lonely, disk)
         lonely.wait_until_ready()
-        assert len(requests.get(f"{lonely.url}/v1/models", timeout=30).json()["data"]) == 2
+        assert len(requests.get(f"{lonely.url}/v1/models", timeout=60).json()["data"]) == 2
         for server in (lonely, well, late):
             assert "Traceback" not in server.output, server.output
 
@@ -165,9 +165,9 @@ def test_a_filesystem_whose_program_died_fails_no_download(env: dict[str, str], 
             os.kill(program_of(disk), signal.SIGKILL)
             wait_for(lambda: "waiting for the store" in workers.output)
             assert client.last["stage"] == "downloading"
-            wait_for(lambda: requests.get(f"{server.url}/readyz", timeout=30).status_code == 503)
-            answer = requests.get(f"{server.url}/readyz", timeout=30)
+            wait_for(lambda: requests.get(f"{server.url}/readyz", timeout=60).status_code == 503)
+            answer = requests.get(f"{server.url}/readyz", timeout=60)
             assert answer.json()["error"]["code"] == "STORE_MISSING", answer.text
-            assert requests.get(f"{server.url}/v1/models", timeout=30).status_code == 503
+            assert requests.get(f"{server.url}/v1/models", timeout=60).status_code == 503
             for process in (server, workers):
                 assert "Traceback" not in process.output, process.output

@@ -64,7 +64,7 @@ def test_a_real_model_from_post_to_the_store(hub: HubServer, model_file: Path, h
     try:
         url = wait_for(lambda: re.search(r"http://127\.0\.0\.1:\d+", up.output))[0]
         body = {"model_ref": "hf:google/gemma-3-270m-gguf"}
-        started = requests.post(f"{url}/v1/models/download", json=body, timeout=30)
+        started = requests.post(f"{url}/v1/models/download", json=body, timeout=60)
         assert started.status_code == 202
         stream = f"{url}/v1/models/download/progress?id={started.json()['download_id']}"
         early = SseClient(stream)

@@ -90,7 +90,7 @@ def test_the_queue_goes_by_priority_and_then_by_age(alone: Service, hub: HubServ
     began = sorted(ids, key=lambda name: float(alone.show(ids[name])["started_at"]))
     assert began == ["seven", "three", "eleven", "one"]
     refused = requests.put(
-        f"{alone.server.url}/v1/downloads/{ids['one']}/priority", json={"priority": "high"}, timeout=30
+        f"{alone.server.url}/v1/downloads/{ids['one']}/priority", json={"priority": "high"}, timeout=60
     )
     assert (refused.status_code, refused.json()["error"]["code"]) == (409, "DOWNLOAD_ENDED")
 
@@ -121,10 +121,10 @@ def test_no_more_run_at_once_than_the_fleet_may(service: Service, hub: HubServer
     fifth = ask(service, hub, "fifth")
     assert service.show(fifth)["status"] == "queued"
     limit = f"{service.server.url}/v1/settings/downloads"
-    assert requests.put(limit, json={"max_running": None}, timeout=30).json() == {"max_running": None}
+    assert requests.put(limit, json={"max_running": None}, timeout=60).json() == {"max_running": None}
     assert service.watch(fifth).wait(30).last["stage"] == "complete"
     assert service.show(fourth)["ended_at"] is None
-    requests.delete(f"{service.server.url}/v1/downloads/{fourth}", timeout=30)
+    requests.delete(f"{service.server.url}/v1/downloads/{fourth}", timeout=60)
 
 
 def slow_again(hub: HubServer) -> str:

@@ -29,7 +29,7 @@ def partials(service: Service) -> list[str]:
 
 
 def cancel(service: Service, download_id: str, query: str = "?purge=true") -> requests.Response:
-    return requests.delete(f"{service.server.url}/v1/downloads/{download_id}{query}", timeout=30)
+    return requests.delete(f"{service.server.url}/v1/downloads/{download_id}{query}", timeout=60)
 
 
 def test_a_running_download_leaves_nothing_behind(service: Service, hub: HubServer, slow_model: str) -> None:

@@ -92,13 +92,13 @@ def test_a_restart_of_redis_keeps_what_scripts_have_written(
     hub.create("org/name", {"config.json": b"{}"})
     end = service.bring("hf:org/name")
     assert end["stage"] == "complete", end
-    (listed,) = requests.get(f"{service.server.url}/v1/downloads", timeout=30).json()["data"]
+    (listed,) = requests.get(f"{service.server.url}/v1/downloads", timeout=60).json()["data"]
     service.workers.stop()
     redis.kill()
     redis.start()
     service.workers = Workers(service.env, 2)
-    wait_for(lambda: requests.get(f"{service.server.url}/readyz", timeout=30).ok, "the server does not come back")
-    found = requests.get(f"{service.server.url}/v1/downloads", timeout=30).json()["data"]
+    wait_for(lambda: requests.get(f"{service.server.url}/readyz", timeout=60).ok, "the server does not come back")
+    found = requests.get(f"{service.server.url}/v1/downloads", timeout=60).json()["data"]
     assert [download["id"] for download in found] == [listed["id"]]
     assert "NOPERM" not in (redis.folder / "log").read_text()
 
@@ -107,13 +107,13 @@ def run_everything(service: Service, hub: HubServer, receiver: Receiver) -> None
     """A session of some people with hive, good and bad days among it."""
     url = service.server.url
     model = slow(hub)
-    plan = requests.post(f"{url}/v1/models/plan", json={"model_ref": model}, timeout=30)
+    plan = requests.post(f"{url}/v1/models/plan", json={"model_ref": model}, timeout=60)
     assert plan.status_code == 200, plan.text
     download_id, client = under_way(service, model, at_least=MIB)
     assert act(service, download_id, "pause").ok
     wait_for(lambda: service.show(download_id)["status"] == "paused")
     assert act(service, download_id, "resume").ok
-    assert requests.put(f"{url}/v1/downloads/{download_id}/priority", json={"priority": "low"}, timeout=30).ok
+    assert requests.put(f"{url}/v1/downloads/{download_id}/priority", json={"priority": "low"}, timeout=60).ok
     wait_for(lambda: service.show(download_id)["status"] == "downloading")
     look_around(url)
     # A horse and a whole worker die; the service starts anew.
@@ -131,13 +131,13 @@ def run_everything(service: Service, hub: HubServer, receiver: Receiver) -> None
     # Urgent ones, limits, an end by hand, a retry, one that fails.
     hub.limit_rate_bytes_per_s = 0.05 * MIB
     for path, body in (("downloads", {"max_running": 1}), ("bandwidth", {"bytes_per_second": 4 * MIB})):
-        answer = requests.put(f"{url}/v1/settings/{path}", json=body, timeout=30)
+        answer = requests.put(f"{url}/v1/settings/{path}", json=body, timeout=60)
         assert answer.ok, answer.text
     hub.create("org/second", {"m-Q4_K_M.gguf": b"GGUF" + b"x" * MIB})
     first = service.post("hf:org/second", priority="low")["download_id"]
     failed = service.bring("hf:org/missing")
     assert failed["stage"] == "error"
-    assert requests.delete(f"{url}/v1/downloads/{first}", timeout=30).ok
+    assert requests.delete(f"{url}/v1/downloads/{first}", timeout=60).ok
     wait_for(lambda: service.show(first)["status"] == "cancelled")
     hub.limit_rate_bytes_per_s = None
     again = act(service, first, "retry")
@@ -151,8 +151,8 @@ def run_everything(service: Service, hub: HubServer, receiver: Receiver) -> None
 
 def look_around(url: str) -> None:
     for path in ("downloads", "workers", "scaling", "models", "settings/bandwidth", "settings/downloads", "health"):
-        assert requests.get(f"{url}/v1/{path}", timeout=30).ok, path
-    assert requests.get(f"{url}/v1/downloads?status=downloading", timeout=30).ok
-    assert requests.get(f"{url}/metrics", timeout=30).ok
-    with contextlib.closing(requests.get(f"{url}/v1/downloads/progress", stream=True, timeout=30)) as many:
+        assert requests.get(f"{url}/v1/{path}", timeout=60).ok, path
+    assert requests.get(f"{url}/v1/downloads?status=downloading", timeout=60).ok
+    assert requests.get(f"{url}/metrics", timeout=60).ok
+    with contextlib.closing(requests.get(f"{url}/v1/downloads/progress", stream=True, timeout=60)) as many:
         assert many.ok

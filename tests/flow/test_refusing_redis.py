@@ -71,7 +71,7 @@ def test_a_refusal_is_a_503_with_its_reason_and_no_worker_quits(
         wait_for(lambda: redis_that_refuses.refused > 0)
         for method, path in (("POST", "/v1/models/download"), ("GET", "/v1/downloads"), ("GET", "/v1/workers")):
             body = {"model_ref": "hf:org/other"} if method == "POST" else None
-            reply = requests.request(method, service.server.url + path, json=body, timeout=30)
+            reply = requests.request(method, service.server.url + path, json=body, timeout=60)
             assert reply.status_code == 503, (answer, path, reply.text)
             assert "STORE_UNAVAILABLE" in reply.text
             assert said in reply.text, (answer, reply.text)
@@ -106,12 +106,12 @@ def test_what_starts_while_redis_refuses_waits_and_works_afterwards(
         assert isinstance(server, Server)
         redis_that_refuses.refused = 0
         wait_for(lambda: redis_that_refuses.refused > REFUSED)
-        assert requests.get(f"{server.url}/v1/health", timeout=30).status_code == 200
-        assert requests.get(f"{server.url}/readyz", timeout=30).status_code == 503
+        assert requests.get(f"{server.url}/v1/health", timeout=60).status_code == 200
+        assert requests.get(f"{server.url}/readyz", timeout=60).status_code == 503
         redis_that_refuses.serve()
         server.wait_until_ready()
         body = {"model_ref": "hf:org/model"}
-        download_id = requests.post(f"{server.url}/v1/models/download", json=body, timeout=30).json()["download_id"]
+        download_id = requests.post(f"{server.url}/v1/models/download", json=body, timeout=60).json()["download_id"]
         watch = SseClient(f"{server.url}/v1/models/download/progress?id={download_id}").wait(30)
         assert watch.last["stage"] == "complete"
         for process in (server, workers):

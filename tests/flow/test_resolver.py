@@ -115,11 +115,11 @@ def test_the_queue_shows_name_size_files_place_and_reason(busy: Service, hub: Hu
     assert (behind["name"], behind["ahead"], behind["waiting_for"]) == ("org/snap", 1, "1 ahead")
     assert behind["progress"]["files_total"] == 2
     wait_for(lambda: watcher.last.get("files_total") == 2, "the stream to say the same")
-    listed = requests.get(f"{busy.server.url}/v1/downloads?status=queued", timeout=30).json()["data"]
+    listed = requests.get(f"{busy.server.url}/v1/downloads?status=queued", timeout=60).json()["data"]
     assert {item["id"]: item["ahead"] for item in listed} == {first: 0, second: 1}
-    requests.put(f"{busy.server.url}/v1/settings/downloads", json={"max_running": 1}, timeout=30)
+    requests.put(f"{busy.server.url}/v1/settings/downloads", json={"max_running": 1}, timeout=60)
     assert busy.show(first)["waiting_for"] == "limit of 1 running"
-    paused = requests.post(f"{busy.server.url}/v1/downloads/{first}/pause", timeout=30).json()
+    paused = requests.post(f"{busy.server.url}/v1/downloads/{first}/pause", timeout=60).json()
     assert "ahead" not in paused
     watcher.close()
 
@@ -190,9 +190,9 @@ def test_a_plan_is_refused_as_the_download_would_be(service: Service, hub: HubSe
             client.plan("hf:org/quants:Q2_K")
         assert len(refused.value.details["variants"]) == 2
         assert (refused.value.details["repo"], refused.value.details["revision"]) == ("org/quants", None)
-    answer = requests.post(f"{service.server.url}/v1/models/plan", json={"model_ref": "hf:org/none"}, timeout=20)
+    answer = requests.post(f"{service.server.url}/v1/models/plan", json={"model_ref": "hf:org/none"}, timeout=60)
     assert (answer.status_code, answer.json()["error"]["request_id"]) == (404, answer.headers["x-request-id"])
-    bad = requests.post(f"{service.server.url}/v1/models/plan", json={"model_ref": "x", "priority": "low"}, timeout=30)
+    bad = requests.post(f"{service.server.url}/v1/models/plan", json={"model_ref": "x", "priority": "low"}, timeout=60)
     assert bad.status_code == 400
 
 
@@ -215,7 +215,7 @@ def test_without_a_worker_a_plan_is_refused_at_once(env: dict[str, str]) -> None
         with Client(server.url) as client, pytest.raises(WorkersSilent):
             client.plan("hf:org/name")
         assert time.monotonic() - began_s < AT_ONCE_S
-        asked = requests.post(f"{server.url}/v1/models/download", json={"model_ref": "hf:org/a"}, timeout=30).json()
+        asked = requests.post(f"{server.url}/v1/models/download", json={"model_ref": "hf:org/a"}, timeout=60).json()
         with Client(server.url) as client:
             waiting = client.get(asked["download_id"])
         assert waiting.waiting_for == "a worker: none is running"

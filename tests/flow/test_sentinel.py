@@ -81,7 +81,7 @@ def test_a_failover_in_mid_download_loses_no_end(
             check_right_end(each, attempts=attempt)
         print(f"  attempt {attempt}, end after {time.monotonic() - began_s:.1f} s")
         assert back_s < FAILOVER_S
-        assert requests.get(f"{other.url}/readyz", timeout=30).status_code == 200
+        assert requests.get(f"{other.url}/readyz", timeout=60).status_code == 200
         assert service.bring("hf:org/slow")["stage"] == "complete"
     finally:
         other.stop()
@@ -134,7 +134,7 @@ def test_a_password_that_changes_in_mid_download_is_asked_for_anew(tmp_path: Pat
             set_password("second-secret")
             admin.execute_command("CLIENT", "KILL", "USER", "hive")
             wait_for(lambda: service.server.logged("cannot subscribe"))
-            refused = requests.get(f"{service.server.url}/v1/downloads/{download_id}", timeout=30)
+            refused = requests.get(f"{service.server.url}/v1/downloads/{download_id}", timeout=60)
             assert (refused.status_code, "WRONGPASS" in refused.text) == (503, True), refused.text
             token.write_text("second-secret")
             told = bytes_told(client)

@@ -31,7 +31,7 @@ def test_the_second_goes_on_where_the_first_is_cancelled(service: Service, hub: 
     first, second = start_two(service, hub)
     watch = service.watch(second)
     wait_for(lambda: watch.events and watch.last["bytes_downloaded"] > 2 * MIB)
-    assert requests.delete(f"{service.server.url}/v1/downloads/{first}", timeout=30).status_code == 202
+    assert requests.delete(f"{service.server.url}/v1/downloads/{first}", timeout=60).status_code == 202
     hub.limit_rate_bytes_per_s = None
     end = watch.wait(60).last
     assert end["stage"] == "complete", end
@@ -53,7 +53,7 @@ def test_a_file_of_another_repository_is_linked_and_not_fetched(service: Service
     one, two = Path(first["local_path"]), Path(second["local_path"])
     two = two / "other-name.gguf" if two.is_dir() else two
     assert one.samefile(two)
-    deleted = requests.delete(f"{service.server.url}/v1/models/org/one:Q4_K_M", timeout=30)
+    deleted = requests.delete(f"{service.server.url}/v1/models/org/one:Q4_K_M", timeout=60)
     assert deleted.status_code == 200, deleted.text
     assert deleted.json()["freed_bytes"] == 0, "the bytes are still there under their other name"
     assert file_sha256(str(two)) == SHARED.sha256()

@@ -60,10 +60,10 @@ def test_what_one_is_fetching_the_other_does_not_remove(service: Service, neighb
     slow = service.watch(service.post("hf:org/name:Q4_0")["download_id"])
     wait_for(lambda: slow.events and slow.last.get("bytes_downloaded", 0) >= MIB)
 
-    refused = requests.delete(f"{neighbour.server.url}/v1/models/org/name:Q8_0", timeout=30)
+    refused = requests.delete(f"{neighbour.server.url}/v1/models/org/name:Q8_0", timeout=60)
     assert (refused.status_code, refused.json()["error"]["code"]) == (409, "MODEL_IN_USE")
     assert "another hive" in refused.json()["error"]["message"].lower()
-    requests.post(f"{neighbour.server.url}/v1/gc", json={"older_than_seconds": 0}, timeout=20)
+    requests.post(f"{neighbour.server.url}/v1/gc", json={"older_than_seconds": 0}, timeout=60)
 
     hub.limit_rate_bytes_per_s = None
     hub.close_connections()
@@ -71,6 +71,6 @@ def test_what_one_is_fetching_the_other_does_not_remove(service: Service, neighb
     assert slow.last["stage"] == "complete", slow.last
     assert file_sha256(end["local_path"])
     gone = wait_for(
-        lambda: requests.delete(f"{neighbour.server.url}/v1/models/org/name:Q8_0", timeout=30).status_code == 200
+        lambda: requests.delete(f"{neighbour.server.url}/v1/models/org/name:Q8_0", timeout=60).status_code == 200
     )
     assert gone

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from tests.hub import SyntheticFile
 from tests.hub.server import HubServer
 from tests.support.child import Child
 from tests.support.content import MIB
+from tests.support.ports import free_port
 from tests.support.waiting import wait_for
 
 #: Seconds within which it must end; hive's own grace is 5 and a little.
@@ -43,11 +43,6 @@ def full_pipe() -> Iterator[int]:
     os.close(write_end)
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("style", ["json", "console"])
 def test_a_log_that_nobody_reads_stops_nothing(full_pipe: int, hub: HubServer, tmp_path: Path, style: str) -> None:
@@ -68,14 +63,14 @@ def test_a_log_that_nobody_reads_stops_nothing(full_pipe: int, hub: HubServer, t
         try:
             wait_for(lambda: is_ready(url), "the server is ready")
             body = {"model_ref": "hf:org/model"}
-            download_id = requests.post(f"{url}/v1/models/download", json=body, timeout=30).json()["download_id"]
+            download_id = requests.post(f"{url}/v1/models/download", json=body, timeout=60).json()["download_id"]
 
             def is_complete() -> bool:
-                found = requests.get(f"{url}/v1/downloads/{download_id}", timeout=30).json()
+                found = requests.get(f"{url}/v1/downloads/{download_id}", timeout=60).json()
                 return bool(found["status"] == "complete")
 
             wait_for(is_complete, "the download is complete")
-            assert requests.get(f"{url}/v1/health", timeout=30).status_code == 200
+            assert requests.get(f"{url}/v1/health", timeout=60).status_code == 200
             process.send_signal(signal.SIGTERM)
             assert process.wait(END_S) == 0
         finally:
@@ -84,6 +79,6 @@ def test_a_log_that_nobody_reads_stops_nothing(full_pipe: int, hub: HubServer, t
 
 def is_ready(url: str) -> bool:
     try:
-        return requests.get(f"{url}/readyz", timeout=30).status_code == 200
+        return requests.get(f"{url}/readyz", timeout=60).status_code == 200
     except requests.ConnectionError:
         return False

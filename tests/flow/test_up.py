@@ -57,7 +57,7 @@ def home_env(hub: HubServer, tmp_path: Path) -> Iterator[dict[str, str]]:
 def start_slow_download(up: Up, hub: HubServer) -> str:
     hub.create("org/slow", {"m-Q4_K_M.gguf": CONTENT})
     hub.limit_rate_bytes_per_s = 0.3 * MIB
-    answer = requests.post(f"{up.url}/v1/models/download", json={"model_ref": "hf:org/slow"}, timeout=30)
+    answer = requests.post(f"{up.url}/v1/models/download", json={"model_ref": "hf:org/slow"}, timeout=60)
     download_id: str = answer.json()["download_id"]
     client = up.watch(download_id)
     wait_for(lambda: client.events and client.last["bytes_downloaded"] > 3 * MIB)
@@ -99,6 +99,6 @@ def test_a_second_one_on_the_same_home_says_that_one_is_running(home_env: dict[s
         second.stop()
         assert first.url in second.output
         assert "Traceback" not in second.output
-        assert requests.get(f"{first.url}/v1/health", timeout=30).status_code == 200
+        assert requests.get(f"{first.url}/v1/health", timeout=60).status_code == 200
     finally:
         first.stop()

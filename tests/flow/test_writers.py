@@ -95,8 +95,8 @@ def test_what_redis_holds_opens_no_door_of_the_api(
     with stopping(server):
         server.wait_until_ready()
         headers = {"authorization": f"Bearer {key.text}"}
-        assert requests.get(f"{server.url}/v1/downloads", headers=headers, timeout=5).status_code == 200
-        assert requests.get(f"{server.url}/v1/downloads", timeout=5).status_code == 401
+        assert requests.get(f"{server.url}/v1/downloads", headers=headers, timeout=60).status_code == 200
+        assert requests.get(f"{server.url}/v1/downloads", timeout=60).status_code == 401
     held = b"".join(writer.dump(name) or b"" for name in writer.scan_iter("*"))
     assert key.text.rpartition("_")[2].encode() not in held
     record = json.loads(settings.api_keys_path.read_bytes())["keys"][0]
@@ -113,7 +113,7 @@ def test_a_writer_of_hive_home_is_the_operator(env: dict[str, str], settings: Se
         headers = {"authorization": f"Bearer {planted.text}"}
 
         def opens() -> bool:
-            return requests.get(f"{server.url}/v1/workers", headers=headers, timeout=5).status_code == 200
+            return requests.get(f"{server.url}/v1/workers", headers=headers, timeout=60).status_code == 200
 
         assert wait_for(opens, "the planted key opens", 10)
 
@@ -126,5 +126,5 @@ def test_a_writer_of_the_store_can_change_a_model_until_it_is_verified(
     path.write_bytes(BYTES[:-1] + b"y")
     again = service.post("hf:org/model/m.gguf")
     assert again["local_path"]
-    answer = requests.post(f"{service.server.url}/v1/models/verify", json={}, timeout=30)
+    answer = requests.post(f"{service.server.url}/v1/models/verify", json={}, timeout=60)
     assert '"kind":"wrong_digest"' in answer.text

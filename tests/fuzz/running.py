@@ -23,7 +23,7 @@ HUB = (
     *("/{org}/{name}/resolve/{id}", "/{name}/resolve/{id}"),
 )
 #: Seconds for one answer, and beside that for a whole run.
-REQUEST_TIMEOUT_S = 30
+REQUEST_TIMEOUT_S = 60
 RUN_TIMEOUT_S = 3600
 
 #: Left out: a valid reference may mean nothing (positive_data_acceptance); a cancelled download is still there

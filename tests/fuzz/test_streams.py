@@ -56,7 +56,7 @@ def world() -> Iterator[World]:
 def ask(world: World, method: str, address: str, headers: dict[str, str]) -> int:
     """Ask, read the beginning, and compare it with the document. The status."""
     operation = operation_at("GET", address.partition("?")[0])
-    connection = http.client.HTTPConnection("127.0.0.1", world.server.port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", world.server.port, timeout=60)
     try:
         connection.request(method, address, headers=headers)
         socket = connection.sock  # an answer that closes the connection takes it away
@@ -152,7 +152,7 @@ def test_bodies_that_are_no_json_or_another_are_refused_as_the_document_says(
     world: World, path: str, body: bytes
 ) -> None:
     method = "PUT" if path.endswith(("/downloads", "/priority")) else "POST"
-    connection = http.client.HTTPConnection("127.0.0.1", world.server.port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", world.server.port, timeout=60)
     try:
         connection.request(method, path, body)
         answer = connection.getresponse()

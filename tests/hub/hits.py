@@ -14,7 +14,7 @@ from tests.hub.messages import OriginName, Request
 SETTLE_TIMEOUT_S = 2.0
 
 #: Seconds that a test waits for requests, unless it says otherwise.
-WAIT_TIMEOUT_S = 10.0
+WAIT_TIMEOUT_S = 60.0
 
 #: Seconds between looks at the bytes sent.
 POLL_S = 0.005

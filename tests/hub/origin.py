@@ -24,7 +24,7 @@ MAX_CONNECTIONS = 1_024
 BACKLOG = 512
 
 #: Seconds in which all threads must be gone at the stop: they are woken, so this is generous.
-STOP_TIMEOUT_S = 10.0
+STOP_TIMEOUT_S = 60.0
 
 #: Seconds between attempts to accept after a failure.
 ACCEPT_RETRY_S = 0.01

@@ -8,7 +8,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 #: Seconds without a byte after which a probe gives up.
-PROBE_TIMEOUT_S = 10.0
+PROBE_TIMEOUT_S = 60.0
 
 #: Most bytes read at once.
 READ_BYTES = 1 << 20

@@ -14,7 +14,7 @@ from tests.hub.probe import probe
 from tests.support.child import Child
 
 #: Seconds in which the process must end after a signal.
-EXIT_TIMEOUT_S = 20
+EXIT_TIMEOUT_S = 60
 
 ROOT = Path(__file__).parents[2]
 

@@ -22,7 +22,7 @@ def git(folder: Path, *arguments: str) -> str:
     quiet = {"GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_NOSYSTEM": "1", "PATH": os.environ["PATH"]}
     command = ["git", *arguments]
     return subprocess.run(
-        command, cwd=folder, env=people | quiet, check=True, capture_output=True, text=True, timeout=30
+        command, cwd=folder, env=people | quiet, check=True, capture_output=True, text=True, timeout=60
     ).stdout.strip()
 
 

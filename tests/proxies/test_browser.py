@@ -39,7 +39,7 @@ def page(tmp_path: Path) -> Iterator[Page]:
 def test_a_page_watches_more_than_six(guarded_proxy: Proxy, guarded: Guarded, page: Page) -> None:
     proxy, download_id = guarded_proxy, create(guarded.downloads)
     asked = {"ids": [download_id]}
-    answer = requests.post(f"{proxy.url}/v1/tickets", headers=guarded.header, json=asked, verify=proxy.ca, timeout=30)
+    answer = requests.post(f"{proxy.url}/v1/tickets", headers=guarded.header, json=asked, verify=proxy.ca, timeout=60)
     ticket = answer.json()["ticket"]
     page.goto(f"{proxy.url}/v1/health")
     page.evaluate(OPEN, [f"{PROGRESS_PATH}?id={download_id}&ticket={ticket}", SOURCES])

@@ -113,10 +113,10 @@ def test_sizes_are_bounded_and_json_alone_is_compressed(
 
 def test_plain_http_leads_to_tls(guarded_proxy: Proxy) -> None:
     proxy = guarded_proxy
-    answer = requests.get(f"{proxy.plain_url}/v1/health", allow_redirects=False, timeout=30)
+    answer = requests.get(f"{proxy.plain_url}/v1/health", allow_redirects=False, timeout=60)
     assert answer.status_code in (301, 308)
     assert answer.headers["location"].startswith("https://localhost")
-    assert requests.get(f"{proxy.url}/v1/health", verify=proxy.ca, timeout=30).status_code == 200
+    assert requests.get(f"{proxy.url}/v1/health", verify=proxy.ca, timeout=60).status_code == 200
 
 
 def documented(name: str) -> Change:
@@ -135,9 +135,9 @@ def test_a_sub_path_is_what_the_documentation_says(
     monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
     with running(name, tmp_path, guarded.ports, [documented(name)]) as proxy:
         base = f"{proxy.url}/hive"
-        health = requests.get(f"{base}/v1/health", verify=proxy.ca, timeout=30)
+        health = requests.get(f"{base}/v1/health", verify=proxy.ca, timeout=60)
         assert health.status_code == 200
-        listed = requests.get(f"{base}/v1/downloads?limit=5", headers=guarded.header, verify=proxy.ca, timeout=30)
+        listed = requests.get(f"{base}/v1/downloads?limit=5", headers=guarded.header, verify=proxy.ca, timeout=60)
         assert listed.json()["object"] == "list"
         download_id = create(guarded.downloads, dedup_key=f"sub-path-{name}")
         held = claim(guarded.downloads, download_id)
@@ -146,11 +146,11 @@ def test_a_sub_path_is_what_the_documentation_says(
         with Client(base, api_key=guarded.key) as hive:
             assert download_id in [download.id for download in hive.downloads()]
             assert list(hive.watch(download_id)) == [complete()]
-        page = requests.get(f"{base}/docs", verify=proxy.ca, timeout=30)
+        page = requests.get(f"{base}/docs", verify=proxy.ca, timeout=60)
         link = re.search(r'href="([^"]*openapi\.json)"', page.text)
         assert link is not None
         target = urljoin(page.url, link[1])
-        assert requests.get(target, verify=proxy.ca, timeout=30).json()["openapi"]
+        assert requests.get(target, verify=proxy.ca, timeout=60).json()["openapi"]
 
 
 def test_the_audit_line_has_the_client(guarded_proxy: Proxy, guarded: Guarded, client: requests.Session) -> None:

@@ -76,7 +76,7 @@ def hive_watch(proxy: Proxy, download_id: str, folder: Path) -> Child[str]:
 
 def streams_of(replica: Server) -> int:
     """How many streams this replica has open, as it counts itself."""
-    text = requests.get(f"{replica.url}/metrics", timeout=30).text
+    text = requests.get(f"{replica.url}/metrics", timeout=60).text
     counted = [line for line in text.splitlines() if line.startswith("hive_replica_streams{")]
     return sum(int(float(line.split()[-1])) for line in counted if f".{replica.pid}." in line)
 
@@ -103,7 +103,7 @@ def test_streams_outlast_a_replica_that_is_killed_and_a_reload_of_the_proxy(
         publish(seq)
     os.kill(replicas[0].pid, signal.SIGKILL)
     replicas[0].wait()
-    answers = [requests.get(f"{proxy.url}/v1/downloads/{download_id}", verify=proxy.ca, timeout=30) for _ in range(10)]
+    answers = [requests.get(f"{proxy.url}/v1/downloads/{download_id}", verify=proxy.ca, timeout=60) for _ in range(10)]
     assert {answer.status_code for answer in answers} == {200}, "who asks while a replica is gone gets the other one"
     publish(8)
     proxy.reload()
@@ -147,7 +147,7 @@ class Asking:
                     ("POST", "/v1/models/download", {"model_ref": "hf:org/name"}),
                 ):
                     try:
-                        answer = session.request(method, self._proxy.url + path, json=body, timeout=30)
+                        answer = session.request(method, self._proxy.url + path, json=body, timeout=60)
                         self.answers.append(f"{method} {answer.status_code}")
                     except requests.RequestException as error:
                         self.answers.append(f"{method} {type(error).__name__}")

@@ -93,14 +93,14 @@ def test_where_keys_are_on_both_addresses_want_one_and_hive_reaches_its_worker(
         answer = server_fleet.post("/v1/inference", asked, headers=run)
         assert text_of(events_of(answer.content)) == RECITED
         own = spawned["url"]
-        assert requests.get(f"{own}/health", timeout=30).status_code == 200
-        assert requests.get(f"{own}/v1/ready", timeout=30).status_code == 401
-        assert requests.get(f"{own}/v1/ready", headers=read, timeout=30).status_code == 200
-        assert requests.post(f"{own}/v1/inference", json=asked, timeout=30).status_code == 401
-        assert requests.post(f"{own}/v1/inference", json=asked, headers=read, timeout=30).status_code == 403
-        assert requests.post(f"{own}/v1/inference", json=asked, headers=run, timeout=30).status_code == 200
+        assert requests.get(f"{own}/health", timeout=60).status_code == 200
+        assert requests.get(f"{own}/v1/ready", timeout=60).status_code == 401
+        assert requests.get(f"{own}/v1/ready", headers=read, timeout=60).status_code == 200
+        assert requests.post(f"{own}/v1/inference", json=asked, timeout=60).status_code == 401
+        assert requests.post(f"{own}/v1/inference", json=asked, headers=read, timeout=60).status_code == 403
+        assert requests.post(f"{own}/v1/inference", json=asked, headers=run, timeout=60).status_code == 200
         wrong = {"X-Hive-Worker-Token": "0" * 64}
-        assert requests.post(f"{own}/v1/inference", json=asked, headers=wrong, timeout=30).status_code == 401
+        assert requests.post(f"{own}/v1/inference", json=asked, headers=wrong, timeout=60).status_code == 401
     finally:
         server_fleet.stop()
     server_fleet.check()
@@ -134,8 +134,8 @@ def test_a_worker_wants_the_keys_of_a_file_that_is_named_and_webhooks_do_not_kee
     with loaded({**env, **webhooks, "HIVE_API_KEYS_FILE": str(key_file.path)}, key) as (_, spawned):
         asked = {"prompt": "?", "max_tokens": 1}
         own = f"{spawned['url']}/v1/inference"
-        assert requests.post(own, json=asked, timeout=30).status_code == 401
-        assert requests.post(own, json=asked, headers={"Authorization": f"Bearer {key}"}, timeout=30).status_code == 200
+        assert requests.post(own, json=asked, timeout=60).status_code == 401
+        assert requests.post(own, json=asked, headers={"Authorization": f"Bearer {key}"}, timeout=60).status_code == 200
 
 
 def test_an_answer_ends_soon_after_its_key_at_both_addresses_whether_it_is_a_stream_or_not(
@@ -225,7 +225,7 @@ def test_a_page_of_another_origin_changes_nothing_at_a_workers_address(
         assert (foreign.status_code, foreign.json()["error"]["code"]) == (403, "FOREIGN_ORIGIN")
         cross = worker.post("/v1/admin/shutdown", {}, headers={"Sec-Fetch-Site": "cross-site"})
         assert cross.status_code == 403
-        rebound = requests.get(f"{worker.url}/v1/ready", headers={"Host": "evil.example"}, timeout=30)
+        rebound = requests.get(f"{worker.url}/v1/ready", headers={"Host": "evil.example"}, timeout=60)
         assert (rebound.status_code, rebound.json()["error"]["code"]) == (421, "MISDIRECTED_REQUEST")
     finally:
         worker.stop()

@@ -17,6 +17,7 @@ from hive.redis.client import RedisError, connect
 from hive.redis.errors import describe, is_redis_error
 from hive.streams.pubsub import Subscription
 from tests.support.child import Child
+from tests.support.ports import free_port
 from tests.support.tls import Authority
 from tests.support.waiting import wait_for, wait_for_async
 
@@ -25,15 +26,10 @@ pytestmark = pytest.mark.anyio
 SERVER = shutil.which("redis-server")
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
 def knows_tls(binary: str) -> bool:
     """Whether this server was built with TLS: only then does it ask for a certificate."""
     command = [binary, "--port", "0", "--tls-port", str(free_port())]
-    said = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False).stdout
+    said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False).stdout
     return "No tls-cert-file" in said
 
 

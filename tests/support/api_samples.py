@@ -198,7 +198,7 @@ def answers(url: str, store_dir: Path) -> list[str]:
     """What the server answers, one line each: the status, then the body without what differs from run to run."""
     found = []
     for ask in ASKED:
-        answer = requests.request(ask.method, url + ask.path, data=ask.body, timeout=30)
+        answer = requests.request(ask.method, url + ask.path, data=ask.body, timeout=60)
         body = answer.content.replace(str(store_dir).encode(), b"<store>")
         for pattern, stand_in in _VARYING:
             body = pattern.sub(stand_in, body)

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.support.ports import free_port
 from tests.support.programs import program
 from tests.support.waiting import wait_for
 
@@ -100,10 +101,3 @@ class Balancer:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
             return True
         return False
-
-
-def free_port() -> int:
-    """A port that was free a moment ago: for who cannot tell which one it was given, or must have the same again."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])

@@ -40,7 +40,7 @@ class Mirror:
                 stack.callback(server.stop)
             for server in self.servers:
                 server.wait_until_ready()
-            wait_for(lambda: len(requests.get(f"{self.url}/v1/workers", timeout=30).json()["data"]) == 3)
+            wait_for(lambda: len(requests.get(f"{self.url}/v1/workers", timeout=60).json()["data"]) == 3)
             self._open = stack.pop_all()
 
     def stop(self) -> None:
@@ -65,7 +65,7 @@ class Mirror:
 
     def downloads(self, model: str) -> list[dict[str, Any]]:
         """What was downloaded of a model."""
-        answer = requests.get(f"{self.url}/v1/downloads?limit=200&model={model}", timeout=30)
+        answer = requests.get(f"{self.url}/v1/downloads?limit=200&model={model}", timeout=60)
         found: list[dict[str, Any]] = answer.json()["data"]
         return found
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 from hive.auth.keys import KeyFile
 from hive.auth.scopes import Scope
-from tests.support.waiting import wait_for
+from tests.support.waiting import DEADLINE_S, wait_for
 
 #: Addresses of the loopback, one for each request: a limit by address is not what most tests are about.
 _SOURCES = itertools.count(1)
@@ -51,7 +51,7 @@ def ask(
     body: Any = None,
     headers: Mapping[str, str] | None = None,
     source: str | None = None,
-    timeout_s: float = 20.0,
+    timeout_s: float = DEADLINE_S,
 ) -> Answer:
     """One request, from an address of its own unless `source` says another."""
     number = next(_SOURCES)

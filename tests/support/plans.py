@@ -56,7 +56,7 @@ def content_of(file: PlannedFile) -> bytes:
     location = file.source.locate()
     with requests.Session() as session:
         session.trust_env = False
-        answer = session.get(location.url, headers=dict(location.headers), timeout=30)
+        answer = session.get(location.url, headers=dict(location.headers), timeout=60)
         answer.raise_for_status()
         return answer.content
 

@@ -11,6 +11,12 @@ from typing import Final
 PORTS: Final = range(20_000, 32_000)
 
 
+def free_port() -> int:
+    """A port of the loopback that was free a moment ago."""
+    (port,) = free_ports(1)
+    return port
+
+
 def free_ports(count: int) -> list[int]:
     """Ports of the loopback that were free a moment ago."""
     with contextlib.ExitStack() as stack:

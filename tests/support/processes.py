@@ -167,7 +167,7 @@ class Server(HiveProcess):
         """Until it is subscribed and answers `/readyz` with 200; it is killed where it does not."""
 
         def is_ready() -> bool:
-            return requests.get(f"{self.url}/readyz", timeout=30).status_code == 200
+            return requests.get(f"{self.url}/readyz", timeout=60).status_code == 200
 
         with self.killed_unless_ready():
             wait_for(is_ready, "the server is ready", deadline_s)
@@ -237,6 +237,6 @@ class ManyProcesses(HiveProcess):
 
     def ready(self) -> bool:
         try:
-            return requests.get(f"{self.url}/readyz", timeout=30).status_code == 200
+            return requests.get(f"{self.url}/readyz", timeout=60).status_code == 200
         except requests.ConnectionError:
             return False

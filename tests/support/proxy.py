@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 #: Seconds without a byte after which a connection is given up.
-IDLE_S = 20.0
+IDLE_S = 60.0
 
 
 class Asked(NamedTuple):

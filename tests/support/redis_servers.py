@@ -15,17 +15,12 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from hive.processes.children import bound_to_us
+from tests.support.ports import free_port
 from tests.support.programs import program
 from tests.support.waiting import wait_for
 
 #: What a user of an empty server gets, and nobody has outside of tests.
 PASSWORD = "pass#word"
-
-
-def free_port() -> int:
-    """A port of the loopback that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 class RedisServer:
@@ -116,7 +111,7 @@ def redis_server(folder: Path, **options: object) -> Iterator[RedisServer]:
 def speaks_tls() -> bool:
     """Whether this machine's redis-server was built with TLS: only then does it ask for a certificate."""
     command = [program("redis-server"), "--port", "0", "--tls-port", str(free_port())]
-    said = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False).stdout
+    said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False).stdout
     return "No tls-cert-file" in said
 
 

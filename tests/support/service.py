@@ -43,7 +43,7 @@ class Service:
             f"{self.server.url}/v1/models/download",
             json={"model_ref": model_ref, **body},
             headers=self.headers,
-            timeout=30,
+            timeout=60,
         )
         found: dict[str, Any] = answer.json()
         assert answer.status_code in (200, 202), found
@@ -59,12 +59,12 @@ class Service:
         return client.last
 
     def show(self, download_id: str) -> dict[str, Any]:
-        answer = requests.get(f"{self.server.url}/v1/downloads/{download_id}", headers=self.headers, timeout=30)
+        answer = requests.get(f"{self.server.url}/v1/downloads/{download_id}", headers=self.headers, timeout=60)
         found: dict[str, Any] = answer.json()
         return found
 
     def listed_workers(self) -> list[dict[str, Any]]:
-        answer = requests.get(f"{self.server.url}/v1/workers", headers=self.headers, timeout=30)
+        answer = requests.get(f"{self.server.url}/v1/workers", headers=self.headers, timeout=60)
         found: list[dict[str, Any]] = answer.json()["data"]
         return found
 
@@ -112,7 +112,7 @@ def check_right_end(client: SseClient, *, attempts: int) -> None:
 
 
 def act(service: Service, download_id: str, word: str) -> requests.Response:
-    return requests.post(f"{service.server.url}/v1/downloads/{download_id}/{word}", timeout=30)
+    return requests.post(f"{service.server.url}/v1/downloads/{download_id}/{word}", timeout=60)
 
 
 #: Bytes a second of each of up to 16 connections: CONTENT takes half a minute, which a busy machine takes as well for

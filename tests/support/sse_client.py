@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from tests.support.sse import parse_frame
+from tests.support.waiting import DEADLINE_S
 
 
 class SseClient:
@@ -20,7 +21,7 @@ class SseClient:
         self,
         url: str,
         headers: dict[str, str] | None = None,
-        timeout_s: float = 30.0,
+        timeout_s: float = DEADLINE_S,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         parts = urlsplit(url)
@@ -47,7 +48,7 @@ class SseClient:
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
-    def wait(self, timeout_s: float = 30.0) -> SseClient:
+    def wait(self, timeout_s: float = DEADLINE_S) -> SseClient:
         """Until the server ends the response."""
         if not self.closed.wait(timeout_s):
             raise TimeoutError(f"the stream did not end; events: {self.events[-3:]}")

@@ -105,7 +105,7 @@ class TlsFront:
             threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
-        client.settimeout(20)
+        client.settimeout(60)
         with client, contextlib.suppress(OSError):
             secure = self._context.wrap_socket(client, server_side=True)
             with secure, socket.create_connection(("127.0.0.1", self._to_port), 20) as upstream:

@@ -138,7 +138,7 @@ QUICK = {"HIVE_WEBHOOK_SECRET": SECRET, "HIVE_WEBHOOK_RETRY_S": "0.1,0.1,0.1,0.1
 
 
 def cancel(server: Server, download_id: str) -> None:
-    assert requests.delete(f"{server.url}/v1/downloads/{download_id}", timeout=30).status_code == 202
+    assert requests.delete(f"{server.url}/v1/downloads/{download_id}", timeout=60).status_code == 202
 
 
 def hits(receiver: Receiver, count: int = 1) -> None:

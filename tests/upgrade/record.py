@@ -88,7 +88,7 @@ def leave_downloads(url: str, hub: HubServer) -> dict[str, str]:
         ids[state] = _ask(url, state)
         _until(url, ids[state], lambda d: (d["progress"] or {}).get("bytes_downloaded", 0) >= HALF_BYTES)
         if state == "paused":
-            requests.post(f"{url}/v1/downloads/{ids[state]}/pause", timeout=30).raise_for_status()
+            requests.post(f"{url}/v1/downloads/{ids[state]}/pause", timeout=60).raise_for_status()
             _until(url, ids[state], lambda d: d["status"] == "paused")
     ids["queued"] = _ask(url, "queued", priority="low")
     ids["gated"] = _ask(url, "gated", hf_token=TOKEN)
@@ -96,14 +96,14 @@ def leave_downloads(url: str, hub: HubServer) -> dict[str, str]:
 
 
 def _ask(url: str, state: str, **more: Any) -> str:
-    answer = requests.post(f"{url}/v1/models/download", json={"model_ref": f"hf:org/{state}", **more}, timeout=30)
+    answer = requests.post(f"{url}/v1/models/download", json={"model_ref": f"hf:org/{state}", **more}, timeout=60)
     answer.raise_for_status()
     return str(answer.json()["download_id"])
 
 
 def _until(url: str, download_id: str, holds: Callable[[dict[str, Any]], bool]) -> None:
     wait_for(
-        lambda: holds(requests.get(f"{url}/v1/downloads/{download_id}", timeout=30).json()), download_id, DEADLINE_S
+        lambda: holds(requests.get(f"{url}/v1/downloads/{download_id}", timeout=60).json()), download_id, DEADLINE_S
     )
 
 

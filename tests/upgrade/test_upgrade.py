@@ -37,10 +37,10 @@ def test_what_a_release_left_behind_goes_on(release: Path, tmp_path: Path, redis
         env = environment(redis_url, tmp_path, HF_ENDPOINT=hub.endpoint, HF_TOKEN="")
         with stopping(Server(env)) as server, stopping(Workers(env)):
             assert isinstance(server, Server)
-            assert requests.get(f"{server.url}/v1/downloads", timeout=30).json()["data"]
+            assert requests.get(f"{server.url}/v1/downloads", timeout=60).json()["data"]
             paused = f"{server.url}/v1/downloads/{left.downloads['paused']}"
-            assert requests.get(paused, timeout=30).json()["status"] == "paused"
-            assert requests.post(f"{paused}/resume", timeout=30).status_code == 202
+            assert requests.get(paused, timeout=60).json()["status"] == "paused"
+            assert requests.post(f"{paused}/resume", timeout=60).status_code == 202
             ends = {state: _end(server, download_id) for state, download_id in left.downloads.items()}
             wait_for(lambda: not _intents(tmp_path), "the intent log forgets what has ended")
         for state, end in ends.items():

@@ -58,7 +58,7 @@ def test_downloads_of_one_release_go_on_under_the_other(way: str, how: str, tmp_
 def _see_them_out(server: Server, ids: dict[str, str]) -> dict[str, dict[str, object]]:
     """Each download's end at this server, told once; the paused one is resumed."""
     server.wait_until_ready()
-    answer = requests.post(f"{server.url}/v1/downloads/{ids['paused']}/resume", timeout=30)
+    answer = requests.post(f"{server.url}/v1/downloads/{ids['paused']}/resume", timeout=60)
     assert answer.status_code == 202, answer.text
     ends = {}
     for state, download_id in ids.items():

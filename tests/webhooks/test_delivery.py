@@ -41,7 +41,7 @@ CANARY = "canary0123456789"
 
 
 def post(server: Server, **body: Any) -> requests.Response:
-    return requests.post(f"{server.url}/v1/models/download", json={"model_ref": MODEL, **body}, timeout=30)
+    return requests.post(f"{server.url}/v1/models/download", json={"model_ref": MODEL, **body}, timeout=60)
 
 
 def test_every_end_is_told_signed_and_as_the_api_shows_it(
@@ -58,7 +58,7 @@ def test_every_end_is_told_signed_and_as_the_api_shows_it(
         assert hit.headers["content-type"] == "application/json"
         assert hit.headers["user-agent"].startswith("hive/")
         kind = hit.message["type"].removeprefix("download.")
-        assert hit.message["data"] == requests.get(f"{everywhere.url}/v1/downloads/{ids[kind]}", timeout=30).json()
+        assert hit.message["data"] == requests.get(f"{everywhere.url}/v1/downloads/{ids[kind]}", timeout=60).json()
         assert hit.message["timestamp"].endswith("Z")
         assert hit.id == ids[kind]
     assert Counter(hit.id for hit in receiver.hits) == Counter(ids.values())
@@ -118,7 +118,7 @@ def test_a_retry_takes_a_webhook_of_its_own(serve: Serve, receiver: Receiver) ->
     server = serve(HIVE_ALLOW_HOSTS=receiver.host)
     first = post(server).json()["download_id"]
     cancel(server, first)
-    again = requests.post(f"{server.url}/v1/downloads/{first}/retry", json={"webhook_url": receiver.url}, timeout=30)
+    again = requests.post(f"{server.url}/v1/downloads/{first}/retry", json={"webhook_url": receiver.url}, timeout=60)
     second = again.json()["download_id"]
     cancel(server, second)
     hits(receiver)
@@ -155,7 +155,7 @@ def test_without_a_secret_a_webhook_is_refused(serve: Serve) -> None:
 def test_a_server_without_the_secret_that_its_webhooks_need_does_not_start(redis_url: str, tmp_path: Path) -> None:
     env = environment(redis_url, tmp_path, HIVE_WEBHOOK_URLS=f"https://example.org/{CANARY}", PATH=os.environ["PATH"])
     command = [sys.executable, "-m", "hive.cli", "serve", "--port", "0"]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=20)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
     assert done.returncode != 0
     assert "HIVE_WEBHOOK_SECRET" in done.stderr
     assert CANARY not in done.stdout + done.stderr
@@ -233,7 +233,7 @@ def test_a_receiver_that_does_not_answer_is_tried_again_and_holds_up_nobody(
     cancel(everywhere, other)
     wait_for(lambda: any(hit.id == other for hit in receiver.hits), what="the other was told meanwhile")
     assert time.monotonic() - began_s < float(QUICK["HIVE_WEBHOOK_TIMEOUT_S"])
-    assert requests.get(f"{everywhere.url}/v1/health", timeout=30).status_code == 200
+    assert requests.get(f"{everywhere.url}/v1/health", timeout=60).status_code == 200
     hits(receiver, 3)
     gate.set()
     wait_for(lambda: "no answer within 2 s" in everywhere.output, "it says what it gave up")
@@ -276,7 +276,7 @@ def test_no_url_and_no_secret_is_shown_anywhere(
     assert CANARY not in server.output
     assert SECRET not in server.output
     assert '"host": "127.0.0.1"' in server.output
-    assert CANARY not in requests.get(f"{server.url}/v1/downloads", timeout=30).text
+    assert CANARY not in requests.get(f"{server.url}/v1/downloads", timeout=60).text
     assert all(CANARY not in hit.body.decode() for hit in receiver.hits)
 
 

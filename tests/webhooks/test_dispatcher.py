@@ -173,7 +173,7 @@ async def test_a_stop_at_the_very_moment_of_news_is_a_stop(
     await wait_for_async(lambda: dispatcher._wake._waiters)
     dispatcher._wake.set()
     task.cancel()
-    done, _ = await asyncio.wait([task], timeout=30)
+    done, _ = await asyncio.wait([task], timeout=60)
     assert done
 
 

@@ -113,7 +113,7 @@ def test_tarpits_of_a_request_do_not_delay_the_operators_webhook(serve: Serve, r
         ids = []
         for number in range(20):
             body = {"model_ref": f"hf:org/m{number}", "webhook_url": f"{tarpit.url}/{number}"}
-            ids.append(requests.post(f"{server.url}/v1/models/download", json=body, timeout=30).json()["download_id"])
+            ids.append(requests.post(f"{server.url}/v1/models/download", json=body, timeout=60).json()["download_id"])
         for download_id in ids:
             cancel(server, download_id)
         try:
@@ -132,7 +132,7 @@ def test_the_receiver_of_a_request_has_a_secret_of_its_own(serve: Serve, receive
 
         def ask(url: str | None) -> requests.Response:
             body = {"model_ref": "hf:org/name"} | ({"webhook_url": url} if url else {})
-            return requests.post(f"{server.url}/v1/models/download", json=body, timeout=30)
+            return requests.post(f"{server.url}/v1/models/download", json=body, timeout=60)
 
         answer = ask(own.url).json()
         secret = answer["webhook_secret"]

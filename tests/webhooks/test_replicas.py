@@ -102,7 +102,7 @@ def test_an_outage_of_redis_loses_no_message(
         hits(receiver)
     own_redis.kill()
     gate.set()
-    wait_for(lambda: requests.get(f"{server.url}/readyz", timeout=30).status_code == 503)
+    wait_for(lambda: requests.get(f"{server.url}/readyz", timeout=60).status_code == 503)
     receiver.default = Reply()
     own_redis.launch()
     with connect(own_redis.url) as store:

@@ -157,7 +157,7 @@ def test_all_faults_of_a_request_are_told_at_once(worker: LlmProcess) -> None:
     ids=["nothing", "half", "a list", "a text", "no UTF-8", "deep", "half a pair", "no prompt", "an empty prompt"],
 )
 def test_what_is_no_request_is_refused(worker: LlmProcess, body: bytes) -> None:
-    answer = requests.post(f"{worker.url}/v1/inference", data=body, timeout=30)
+    answer = requests.post(f"{worker.url}/v1/inference", data=body, timeout=60)
     assert answer.status_code == 400
     assert answer.json()["error"]["code"] == "INVALID_REQUEST"
 
@@ -165,7 +165,7 @@ def test_what_is_no_request_is_refused(worker: LlmProcess, body: bytes) -> None:
 @pytest.mark.parametrize("value", [0, 2_049, -1, 1.5, "10", True, [], 1e400])
 def test_a_number_of_tokens_that_is_none_is_refused(worker: LlmProcess, value: Any) -> None:
     answer = requests.post(
-        f"{worker.url}/v1/inference", data=json.dumps({"prompt": "?", "max_tokens": value}), timeout=30
+        f"{worker.url}/v1/inference", data=json.dumps({"prompt": "?", "max_tokens": value}), timeout=60
     )
     assert answer.status_code == 400
     assert [fault["field"] for fault in answer.json()["errors"]] == ["max_tokens"]
@@ -178,7 +178,7 @@ def test_a_prompt_that_is_longer_than_the_context_is_an_error_in_the_stream(work
 
 
 def test_a_body_that_is_too_large_is_refused(worker: LlmProcess) -> None:
-    answer = requests.post(f"{worker.url}/v1/inference", data=b"x" * 300_000, timeout=30)
+    answer = requests.post(f"{worker.url}/v1/inference", data=b"x" * 300_000, timeout=60)
     assert answer.status_code == 413
     assert answer.json()["error"]["code"] == "BODY_TOO_LARGE"
 
@@ -231,9 +231,9 @@ def test_a_cancelled_request_ends_at_once_and_frees_its_slot(busy_worker: LlmPro
     first = [stream.event() or {} for _ in range(2)]
     assert [event.get("type") for event in first] == ["started", "token"], first
     if how == "DELETE":
-        answer = requests.delete(f"{busy_worker.url}/v1/inference/j1", timeout=30)
+        answer = requests.delete(f"{busy_worker.url}/v1/inference/j1", timeout=60)
         assert (answer.status_code, answer.content) == (204, b"")
-        assert requests.delete(f"{busy_worker.url}/v1/inference/j1", timeout=30).status_code == 204
+        assert requests.delete(f"{busy_worker.url}/v1/inference/j1", timeout=60).status_code == 204
     else:
         assert busy_worker.post("/cancel", {"job_id": "j1"}).status_code == 202
     assert slots_free(busy_worker)

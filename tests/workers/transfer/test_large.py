@@ -37,7 +37,7 @@ def test_twenty_kills_cost_at_most_64_mib_each(hub: HubServer, tmp_path: Path) -
     for _ in range(KILLS):
         hub.reset_log()
         with Child([sys.executable, "-c", _CHILD, *arguments]) as child:
-            hub.log.wait_for("/f", sent_bytes=chance.randrange(MIB, 80 * MIB), timeout_s=30)
+            hub.log.wait_for("/f", sent_bytes=chance.randrange(MIB, 80 * MIB), timeout_s=60)
             child.kill()
             child.wait()
             deaths += child.returncode == -9
