@@ -68,7 +68,7 @@ def test_a_server_that_is_killed_while_it_sends_is_stood_in_for(
     wait_for(lambda: other.output.count("webhook sent") == 1, "the other says that it sent it")
 
 
-def test_a_server_that_is_stopped_does_not_wait_for_a_receiver(
+def test_neither_another_message_nor_a_server_that_is_stopped_waits_for_a_receiver(
     everywhere: Server, receiver: Receiver, downloads: DownloadContext, serve: Serve
 ) -> None:
     gate = threading.Event()
@@ -77,6 +77,9 @@ def test_a_server_that_is_stopped_does_not_wait_for_a_receiver(
     everywhere.stop()
     cancel(slow, create(downloads))
     hits(receiver)
+    other = create(downloads, "other")
+    cancel(slow, other)
+    wait_for(lambda: any(hit.id == other for hit in receiver.hits), "the other was told meanwhile", 3 * AT_ONCE_S)
     began_s = time.monotonic()
     assert slow.stop() == 0
     assert time.monotonic() - began_s < AT_ONCE_S

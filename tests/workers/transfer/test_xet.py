@@ -344,7 +344,7 @@ def test_hf_xet_writes_no_log_and_is_not_loaded_before_it_is_used(file: XetFile,
         "assert 'hf_xet' in sys.modules\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, *arguments, str(tmp_path / "f"), "1e12"],
+        [sys.executable, "-c", code, *arguments, str(tmp_path / "f"), "inf"],
         env={"HOME": str(home), "PYTHONDONTWRITEBYTECODE": "1"},
         timeout=60,
         capture_output=True,
