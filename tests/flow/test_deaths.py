@@ -166,7 +166,7 @@ def test_a_redis_that_is_killed_and_comes_back_costs_no_attempt_and_no_byte(
     own.redis.launch()
     back_s = time.monotonic()
     wait_for(lambda: len(client.events) > seen)
-    assert time.monotonic() - back_s < AT_ONCE_S
+    assert time.monotonic() - back_s < 3 * AT_ONCE_S
     hub.limit_rate_bytes_per_s = None
     hub.close_connections()
     check_right_end(client, attempts=1)

@@ -134,7 +134,7 @@ def documented_verify() -> Callable[..., bool]:
 
 
 #: Settings of a server that is quick to try again, and has a time-out that a busy machine keeps.
-QUICK = {"HIVE_WEBHOOK_SECRET": SECRET, "HIVE_WEBHOOK_RETRY_S": "0.1,0.1,0.1,0.1,0.1", "HIVE_WEBHOOK_TIMEOUT_S": "2"}
+QUICK = {"HIVE_WEBHOOK_SECRET": SECRET, "HIVE_WEBHOOK_RETRY_S": "0.1,0.1,0.1,0.1,0.1", "HIVE_WEBHOOK_TIMEOUT_S": "5"}
 
 
 def cancel(server: Server, download_id: str) -> None:

@@ -209,7 +209,7 @@ async def test_a_mistake_in_a_try_is_logged_and_the_others_go_on(
         return sign(*arguments)
 
     monkeypatch.setattr(dispatcher_module, "sign", faulty_sign)
-    settings = msgspec.structs.replace(webhook_settings, webhook_timeout_s=0.3)
+    settings = msgspec.structs.replace(webhook_settings, webhook_timeout_s=2.0)
     with caplog.at_level(logging.INFO):
         async with sending(settings):
             await wait_for_async(lambda: store.zcard(keys.WEBHOOKS_STANDING))

@@ -117,8 +117,8 @@ def test_what_is_not_settled_comes_back_and_an_old_ticket_changes_nothing(
     download_id = create(downloads)
     webhooks.add(download_id, OWN)
     end(downloads, download_id)
-    (first,) = webhooks.take(10)
     began_s = time.monotonic()
+    (first,) = webhooks.take(10)
     (second,) = wait_for(lambda: webhooks.take(10), "it came back")
     assert time.monotonic() - began_s > 0.25, "hidden for three times the time-out"
     assert (first.number, second.number) == (1, 2)
