@@ -32,7 +32,8 @@ from hive import logs
 from hive.api import audit
 from hive.api.acceptor import Acceptor
 from hive.api.app import Api
-from hive.api.http1 import LOOPBACK_SHARES, Connections, HttpProtocol
+from hive.api.crowd import LOOPBACK_SHARES, Connections
+from hive.api.http1 import HttpProtocol
 from hive.api.services import make_services
 from hive.auth.key_ring import Latch
 from hive.auth.keys import KeyFile

@@ -21,16 +21,14 @@ A stream needs a socket and nothing of HTTP once its head is sent, so the protoc
 
 What is refused before a request reaches the application is answered like every other error: JSON, with a request id.
 The connection then stays for a moment and ignores what comes, because a reset would take the answer away from a
-client that still sends.
+client that still sends. So it does where the application has answered before the body was there, and is to close.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import time
 import uuid
-from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final, Literal
 
@@ -39,11 +37,10 @@ from starlette.types import Scope
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from hive.api.crowd import Connections
 from hive.api.gate import ANSWER_HEADERS
 from hive.api.json import MAX_BODY_BYTES, body_too_large
-from hive.auth.holder import LOOPBACK, holder_of_address
 from hive.errors import BadRequest, HeadersTooLarge, HiveError, RequestTimeout
-from hive.net.forwarded import TrustedProxies
 from hive.streams import sse
 from hive.streams.writer import EXTENSION, TAKE_OVER, SocketWriter, StallTimer, TakenConnection, WriterOwner, reset
 from hive.wire.api import ErrorBody, ErrorReply
@@ -73,72 +70,8 @@ SMALL_SLICE_BYTES: Final = 512
 #: Seconds that a connection stays after a refusal, and bytes that it ignores meanwhile.
 LINGER_S: Final = 2.0
 MAX_LINGER_BYTES: Final = 1 << 20
-#: Seconds of silence that a connection has whose address has too many, and how many times too many are none at all.
+#: Seconds of silence that a connection has whose address has too many.
 CROWDED_SILENCE_S: Final = 5.0
-CROWD_FACTOR: Final = 256
-#: How many times the share of an address this machine has: its balancer, and one person's tools, come from there.
-LOOPBACK_SHARES: Final = 4
-#: Seconds between two lines in the log about connections that are closed because there are too many.
-SAY_EVERY_S: Final = 60.0
-
-NO_PROXIES: Final = TrustedProxies()
-
-
-class Connections:
-    """How many connections a process has: those that are no streams by address (of IPv6 by /64), and all together.
-
-    The limit of an address is a soft one, because a fleet of streams that comes back all at once, from behind one
-    proxy, is not an attack: each of them is a stream, and not counted any more, as soon as it has asked. A trusted
-    proxy has no share: it has as many as requests are under way, and those are limited by their clients' rates.
-    """
-
-    def __init__(
-        self,
-        most: int = 0,
-        most_of_one: int = 0,
-        loopback_shares: int = 1,
-        trusted: TrustedProxies = NO_PROXIES,
-    ) -> None:
-        """`most` in all, `most_of_one` for each address, streams not counted; 0 for no limit. This machine has so many
-        shares, and `trusted` proxies are counted in all only.
-        """
-        self._most = most
-        self._most_of_one = most_of_one
-        self._loopback_shares = loopback_shares
-        self._trusted = trusted
-        #: Whether the server is about to stop: each answer is then the last of its connection.
-        self.stopping = False
-        self._by_holder: Counter[str] = Counter()
-        self._said_s = -SAY_EVERY_S
-
-    def admit(self, address: str, connections: int) -> bool:
-        """Whether one more may stay, `connections` being open by now; then it counts until `release`."""
-        holder = holder_of_address(address)
-        of_one = self._by_holder[holder] if address else 0
-        most_of_one = 0 if self._trusted.trusts(address) else self._most_of_one * CROWD_FACTOR
-        if (self._most and connections > self._most) or (most_of_one and of_one >= most_of_one):
-            self._say(address)
-            return False
-        self._by_holder[holder] += 1
-        return True
-
-    def is_crowded(self, address: str) -> bool:
-        """Whether this address has more than its share."""
-        holder = holder_of_address(address)
-        shares = self._loopback_shares if holder == LOOPBACK else 1
-        return 0 < self._most_of_one * shares < self._by_holder[holder] and not self._trusted.trusts(address)
-
-    def release(self, address: str) -> None:
-        """It is gone, or has become a stream."""
-        holder = holder_of_address(address)
-        self._by_holder[holder] -= 1
-        if self._by_holder[holder] <= 0:
-            del self._by_holder[holder]
-
-    def _say(self, address: str) -> None:
-        if time.monotonic() - self._said_s >= SAY_EVERY_S:
-            self._said_s = time.monotonic()
-            log.warning("too many connections; new ones are closed", extra={"fields": {"address": address}})
 
 
 class _Flow(FlowControl):
@@ -149,6 +82,17 @@ class _Flow(FlowControl):
     def resume_reading(self) -> None:
         if not self.held:
             super().resume_reading()
+
+
+class _AnswerTransport:
+    """What uvicorn writes an answer to: the connection, which decides itself how it ends after its last answer."""
+
+    __slots__ = ("close", "is_closing", "write")
+
+    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
+        self.write = transport.write
+        self.is_closing = transport.is_closing
+        self.close = close
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -175,6 +119,7 @@ class HttpProtocol(HttpToolsProtocol):
         """A small write buffer: back-pressure is to reach a response before it holds much."""
         super().connection_made(transport)
         self.flow = _Flow(transport)
+        self._answers = _AnswerTransport(transport, self._end)
         transport.set_write_buffer_limits(high=WRITE_HIGH_WATER_BYTES)
         self._admitted = self.counted.admit(self._address, len(self.connections))
         if not self._admitted:
@@ -245,6 +190,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._refusal = BadRequest(why)
         if self._refusal is None:
             super().on_headers_complete()
+            self.cycle.transport = self._answers  # type: ignore[assignment]
             if self.counted.stopping or self.counted.is_crowded(self._address):
                 self.cycle.keep_alive = False
 
@@ -265,6 +211,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """An answer is out: what waited behind it may be parsed."""
+        if self._lingering:
+            return
         super().on_response_complete()
         if self.transport.is_closing():
             self._watch_taking()
@@ -412,10 +360,22 @@ class HttpProtocol(HttpToolsProtocol):
         self._disconnect()
         self._linger()
 
+    def _end(self) -> None:
+        """The last answer is out. What closes with bytes unread sends a reset, which may overtake that answer."""
+        if self._in_head or self._in_body or self._unfed:
+            self.pipeline.clear()
+            self._linger()
+        else:
+            self.transport.close()
+
     def _linger(self) -> None:
         """Send no more, ignore what comes, and close in a moment."""
+        if self._lingering or self.transport.is_closing():
+            return
         self._unset_keepalive_if_required()
         self._lingering, self._unfed = True, b""
+        self.flow.held = False  # type: ignore[attr-defined]
+        self.flow.resume_reading()
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self._arm(LINGER_S, self._close)

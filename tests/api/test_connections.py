@@ -15,8 +15,9 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
-from hive.api import http1
-from hive.api.http1 import Connections, HttpProtocol
+from hive.api import crowd, http1
+from hive.api.crowd import Connections
+from hive.api.http1 import HttpProtocol
 from hive.api.json import MAX_BODY_BYTES
 from hive.auth.holder import LOOPBACK
 from hive.downloads.context import DownloadContext
@@ -253,6 +254,29 @@ def test_pipelined_requests_are_answered_in_order_and_cost_nothing_while_nobody_
     assert order == [f"{n:08x}" for n in range(300)]
 
 
+@pytest.mark.parametrize(
+    "framing",
+    ["Content-Length: 200000", "Transfer-Encoding: chunked", "Expect: 100-continue\r\nContent-Length: 200000"],
+)
+def test_who_is_answered_before_its_body_is_sent_and_closes_reads_the_answer(api: str, framing: str) -> None:
+    """As a proxy that keeps no connections: it writes the body on while the answer comes, and a reset were a 502."""
+    head = ["POST /v1/models/download HTTP/1.1", "Content-Type: application/json", "Connection: close", framing]
+    with Wire(api) as wire:
+        size = "493e0\r\n" if "chunked" in framing else ""
+        assert wire.send("\r\n".join([*head, wire.host, size]) + "x" * 70_000)
+        answer = b""
+        while b"request_id" not in answer:
+            part = wire.socket.recv(65536)
+            assert part, answer
+            answer += part
+        assert all(wire.send(b"x" * 10_000) for _ in range(10))
+        while part := wire.socket.recv(65536):  # an end, and no reset
+            answer += part
+    answered, _, body = answer.partition(b"\r\n\r\n")
+    assert b"connection: close" in answered.lower()
+    assert json.loads(body)["error"]["code"] == "BODY_TOO_LARGE"
+
+
 # -- the clock, at a server in this process whose patience is short ----------------------------------------------------
 
 
@@ -418,7 +442,7 @@ def test_further_connections_than_there_may_be_are_closed_at_once() -> None:
     for _ in range(3):
         counted.release("192.0.2.1")
     assert not counted.is_crowded("192.0.2.1")
-    assert sum(counted.admit("192.0.2.1", 1) for _ in range(1000)) == 2 * http1.CROWD_FACTOR
+    assert sum(counted.admit("192.0.2.1", 1) for _ in range(1000)) == 2 * crowd.CROWD_FACTOR
     assert counted.admit("2001:db8:0:1::1", 1)
     assert [counted.admit(f"2001:db8:0:1::{n:x}", 1) for n in range(2, 4)] == [True, True]
     assert counted.is_crowded("2001:db8:0:1:ffff::1"), "a network of IPv6 is one address"

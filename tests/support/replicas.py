@@ -10,7 +10,8 @@ from typing import Protocol
 import uvicorn
 
 from hive.api.app import Api
-from hive.api.http1 import Connections, HttpProtocol
+from hive.api.crowd import Connections
+from hive.api.http1 import HttpProtocol
 from hive.api.services import make_services
 from hive.server import DrainingServer, listen
 from hive.settings import Settings

@@ -46,6 +46,13 @@ MAX_BEHIND_BYTES: Final = 65_536
 MAX_CONNECTIONS: Final = 512
 #: Seconds between two looks whether answers have left, at the end.
 FLUSH_LOOK_S: Final = 0.02
+#: Bytes of a request as it comes, with the frames of its chunks, what stands behind their sizes, and trailers: of an
+#: endless one of these no callback tells.
+MAX_FRAMED_BYTES: Final = 8 * MAX_BODY_BYTES
+#: Seconds that a connection stays after a refusal, and bytes that it ignores meanwhile: what closes with bytes unread
+#: sends a reset, which takes the answer away from a client that still sends.
+LINGER_S: Final = 2.0
+MAX_LINGER_BYTES: Final = 1 << 20
 _LINGER_NONE: Final = struct.pack("ii", 1, 0)
 _PHRASES: Final = {200: b"OK", 202: b"Accepted", 204: b"No Content"}
 
@@ -224,13 +231,15 @@ class HttpConnection(asyncio.Protocol):
         self._behind = b""
         self._refusal: HiveError | None = None
         self._waits_for = ""
+        self._lingering = False
+        self._ignored_bytes = 0
         self.paused = False
         self._reset()
 
     def _reset(self) -> None:
         self._url = b""
         self._headers: dict[bytes, bytes] = {}
-        self._count = self._head_bytes = 0
+        self._count = self._head_bytes = self._raw_bytes = 0
         self._body = bytearray()
 
     # -- for the answer ----------------------------------------------------------------------------------------------
@@ -297,6 +306,11 @@ class HttpConnection(asyncio.Protocol):
         """A piece of a request."""
         if self._transport is None:
             return
+        if self._lingering:
+            self._ignored_bytes += len(data)
+            if self._ignored_bytes > MAX_LINGER_BYTES:
+                self.abort()
+            return
         if self._response is not None:
             self._behind += data
             if len(self._behind) > MAX_BEHIND_BYTES:
@@ -304,8 +318,10 @@ class HttpConnection(asyncio.Protocol):
             return
         if self._waits_for == "request":
             self._wait("head", HEAD_TIMEOUT_S)
+        self._raw_bytes += len(data)
         try:
             self._parser.feed_data(data)
+            self._check_size()
         except httptools.HttpParserUpgrade:
             self._refuse(BadRequest("This address speaks HTTP/1.1 and nothing else."))
         except httptools.HttpParserError:
@@ -362,9 +378,7 @@ class HttpConnection(asyncio.Protocol):
         self._wait("body", BODY_TIMEOUT_S)
         length = self._headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > MAX_BODY_BYTES:
-            self._give_up(
-                BodyTooLarge(f"The request body is over {MAX_BODY_BYTES // 1024} KiB.", limit_bytes=MAX_BODY_BYTES)
-            )
+            self._give_up(_body_too_large())
         if self._headers.get(b"expect", b"").lower() == b"100-continue":
             self.send(b"HTTP/1.1 100 Continue\r\n\r\n")
 
@@ -372,9 +386,7 @@ class HttpConnection(asyncio.Protocol):
         """A piece of its body."""
         self._body += body
         if len(self._body) > MAX_BODY_BYTES:
-            self._give_up(
-                BodyTooLarge(f"The request body is over {MAX_BODY_BYTES // 1024} KiB.", limit_bytes=MAX_BODY_BYTES)
-            )
+            self._give_up(_body_too_large())
 
     def on_message_complete(self) -> None:
         """It is whole."""
@@ -404,6 +416,13 @@ class HttpConnection(asyncio.Protocol):
         if self._head_bytes > MAX_HEAD_BYTES:
             self._give_up(HeadersTooLarge())
 
+    def _check_size(self) -> None:
+        """What is still on its way, by the bytes that came of it: an endless header is none to the parser."""
+        if self._waits_for == "head" and self._raw_bytes > MAX_HEAD_BYTES:
+            self._refuse(HeadersTooLarge())
+        elif self._waits_for == "body" and self._raw_bytes > MAX_FRAMED_BYTES:
+            self._refuse(_body_too_large())
+
     def _give_up(self, error: HiveError) -> None:
         """Leave the parser, and answer with this."""
         self._refusal = error
@@ -412,10 +431,14 @@ class HttpConnection(asyncio.Protocol):
     def _refuse(self, error: HiveError) -> None:
         if self._transport is None:
             return
-        if self._response is None:
-            self.send(_head_and_body(error))
-        self._disarm()
-        self._transport.close()
+        if self._response is not None:
+            self._disarm()
+            self._transport.close()
+            return
+        self.send(_head_and_body(error))
+        self._transport.write_eof()
+        self._lingering = True
+        self._arm(LINGER_S, self._transport.close)
 
     def _wait(self, waits_for: str, seconds: float) -> None:
         if self._waits_for != waits_for:
@@ -435,6 +458,10 @@ class HttpConnection(asyncio.Protocol):
         if self._stall is not None:
             self._stall.cancel()
             self._stall = None
+
+
+def _body_too_large() -> BodyTooLarge:
+    return BodyTooLarge(f"The request body is over {MAX_BODY_BYTES // 1024} KiB.", limit_bytes=MAX_BODY_BYTES)
 
 
 def _head(status: int, headers: list[tuple[bytes, bytes]]) -> bytes:

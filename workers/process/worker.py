@@ -69,7 +69,7 @@ class DownloadWorker(Worker):
             log_job_description=False,
         )
         self._settings = settings
-        client = connect(settings.redis_address)
+        self._registry_client = client = connect(settings.redis_address)
         self._registry = worker_registry(client)
         self._downloads = DownloadContext.of(client, settings)
         self._info = WorkerInfo(
@@ -248,6 +248,9 @@ class DownloadWorker(Worker):
     def register_death(self) -> None:
         """Leave the registries; a Redis that is away forgets this worker by itself."""
         self._pulse.end()
+        # The signal may have come while one was being made, and half a connection answers to nothing.
+        for client in (self.connection, self._registry_client):
+            client.connection_pool.disconnect()
         try:
             super().register_death()  # type: ignore[no-untyped-call]
             self._registry.leave(self.name)

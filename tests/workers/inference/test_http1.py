@@ -1,0 +1,47 @@
+"""The small HTTP server of a worker, on a real socket."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+
+import pytest
+
+from workers.inference.http1 import HttpRequest, Listener, Response
+
+
+async def echo(request: HttpRequest, response: Response) -> None:
+    response.whole(200, request.body)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("head", "code"),
+    [
+        ("Content-Length: 400000\r\n\r\n", "BODY_TOO_LARGE"),
+        ("Transfer-Encoding: chunked\r\n\r\n61a80\r\n" + "x" * 270_000, "BODY_TOO_LARGE"),
+        ("X: ", "HEADERS_TOO_LARGE"),
+        ("Transfer-Encoding: chunked\r\n\r\n1;", "BODY_TOO_LARGE"),
+        ("Transfer-Encoding: chunked\r\n\r\n0\r\nX: ", "BODY_TOO_LARGE"),
+        ("no header\r\n\r\n", "INVALID_REQUEST"),
+    ],
+)
+async def test_who_is_refused_while_it_sends_reads_why(head: str, code: str) -> None:
+    sock = socket.create_server(("127.0.0.1", 0))
+    server = await Listener(echo).listen(sock)
+    reader, writer = await asyncio.open_connection(*sock.getsockname())
+    async with server, asyncio.timeout(60):
+        writer.write(f"POST / HTTP/1.1\r\nHost: x\r\n{head}".encode() + b"x" * 70_000)
+        answered = asyncio.create_task(reader.readuntil(b"\r\n\r\n"))
+        behind = 0
+        while behind < 100_000:
+            writer.write(b"x" * 10_000)
+            await writer.drain()
+            await asyncio.sleep(0)  # lets the reader read
+            behind += 10_000 * answered.done()
+        answer = await answered
+        body = await reader.read()  # an end, and no reset
+    assert b"connection: close" in answer
+    assert json.loads(body)["error"]["code"] == code
+    writer.close()
