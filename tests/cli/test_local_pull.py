@@ -16,7 +16,7 @@ from hive.processes.instance_lock import holder_of
 from hive.settings import Settings
 from hive.wire.refs import parse_ref
 from hive.wire.spec import DownloadSpec
-from tests.hub import HubServer, SyntheticFile
+from tests.hub import HubServer, SyntheticFile, faults
 from tests.support.cli import COMMAND_TIMEOUT_S, Result
 from tests.support.private_pull import (
     ALONE,
@@ -151,7 +151,7 @@ def test_a_killed_pull_leaves_what_came_for_the_next(alone: dict[str, str], hub:
 
 def test_pulls_of_different_models_run_side_by_side(alone: dict[str, str], hub: HubServer) -> None:
     hub.create("org/big", {"big-Q4_K_M.gguf": SyntheticFile(400_000_000, seed=3, head=b"GGUF")})
-    hub.limit_rate_bytes_per_s = SLOW
+    hub.faults.add(faults.trickle(100_000), "*big*")  # minutes, however long the other takes on a busy machine
     with start_pull(alone, "org/big") as first:
         wait_until_under_way(first)
         result = pull(alone, "org/other")
