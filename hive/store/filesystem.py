@@ -21,10 +21,11 @@ from hive.settings import HIVE_IN_HUB, Settings
 from hive.store.layout import PARTIAL
 
 #: Where Linux lists the mounts of this process, and the kinds of filesystems that several machines have at once. Those
-#: of FUSE have their program's name behind a dot; `fuseblk` is a disk of this machine.
+#: of FUSE have their program's name behind a dot, or tell none; `fuseblk` is a disk of this machine.
 MOUNTS: Final = Path("/proc/self/mountinfo")
 SHARED_KINDS: Final = frozenset(
     {
+        "fuse",
         "nfs",
         "nfs4",
         "cifs",

@@ -25,7 +25,7 @@ def mounts_with(folder: Path, kind: str) -> Path:
     return found
 
 
-@pytest.mark.parametrize("kind", ["nfs4", "nfs", "cifs", "ceph", "virtiofs", "fuse.sshfs", "fuse.glusterfs"])
+@pytest.mark.parametrize("kind", ["nfs4", "nfs", "cifs", "ceph", "virtiofs", "fuse", "fuse.sshfs", "fuse.glusterfs"])
 def test_a_share_is_one_that_others_may_have(tmp_path: Path, kind: str) -> None:
     assert is_shared(tmp_path / "not" / "there" / "yet", mounts_with(tmp_path, kind))
 
