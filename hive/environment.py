@@ -11,6 +11,7 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Final
 
+from hive.given_file import read_given_file
 from hive.net.tls import is_null_device
 
 #: The settings that are paths: `~` and `$VAR` in them are read as huggingface_hub and shells read them.
@@ -104,11 +105,10 @@ def _names_no_file(name: str, path: str) -> bool:
 def _secret_in(path: str, name: str) -> str:
     """The one line of a secret's file. Raises EnvironmentFileError, which shows nothing of it."""
     try:
-        with open(path, "rb") as file:
-            text = file.read(MAX_SECRET_FILE_BYTES + 1).decode().strip()
+        text = read_given_file(path, MAX_SECRET_FILE_BYTES).decode().strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise EnvironmentFileError(f"{name} cannot be read from {path}: {reason}.") from None
-    if not text or "\n" in text or len(text) > MAX_SECRET_FILE_BYTES:
+    if not text or "\n" in text:
         raise EnvironmentFileError(f"{name} names {path}, which must hold one line.")
     return text

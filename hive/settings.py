@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
+import errno
 import os
 import platform
 import re
@@ -22,12 +23,13 @@ from typing import Literal
 import msgspec
 from msgspec import field
 
-from hive.environment import EnvironmentFileError, read_environment
+from hive.environment import MAX_SECRET_FILE_BYTES, EnvironmentFileError, read_environment
 from hive.errors import UnsafeUrl
+from hive.given_file import check_given_file, read_given_file
 from hive.net.forwarded import TrustedProxies, TrustedProxiesError
 from hive.net.proxies import Proxies
 from hive.net.redis_url import RedisAddress, RedisUrlError, parse_redis_url
-from hive.net.tls import Trust
+from hive.net.tls import Trust, is_null_device
 from hive.net.urls import Url, parse_url
 from hive.setting_ranges import RANGES
 from hive.version import VERSION
@@ -201,6 +203,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         except ValueError as error:
             raise SettingsError(str(error)) from None
         assert self.redis_address is not None or not self.redis_url
+        self._check_token_path()
         self._check_endpoint()
         _ = self.allowed_origins, self.trusted, self.open_doors
         key = self.webhook_key
@@ -231,6 +234,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         if address.password:
             raise SettingsError("HIVE_REDIS_CREDENTIALS is set, and REDIS_URL has a password: only one of them counts.")
         return replace(address, credentials=self.redis_credentials)
+
+    def _check_token_path(self) -> None:
+        """Raises SettingsError where what is named can never be read; a file may still come, and be unreadable."""
+        if self.hf_token_path and not is_null_device(self.hf_token_path):
+            try:
+                check_given_file(self.hf_token_path, MAX_SECRET_FILE_BYTES)
+            except OSError as error:
+                if error.errno in (errno.EINVAL, errno.EISDIR, errno.EFBIG, errno.ENXIO):
+                    text = f"HF_TOKEN_PATH names {self.hf_token_path}, which cannot be read: {error.strerror}."
+                    raise SettingsError(text) from None
 
     def _check_endpoint(self) -> None:
         """Raises SettingsError, which does not show a password that somebody wrote into the URL."""
@@ -423,7 +436,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             return given
         with contextlib.suppress(OSError, UnicodeDecodeError, SettingsError):
             file = Path(self.hf_token_path).absolute() if self.hf_token_path else self._hf_home / "token"
-            return file.read_text().strip() or None
+            check_given_file(file, MAX_SECRET_FILE_BYTES)
+            return read_given_file(file, MAX_SECRET_FILE_BYTES).decode().strip() or None
         return None
 
     def __repr__(self) -> str:

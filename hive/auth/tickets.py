@@ -32,6 +32,7 @@ from hive.auth.key_ring import KeyRing
 from hive.auth.keys import new_session_id
 from hive.auth.principal import Principal
 from hive.errors import InvalidApiKey
+from hive.key_file import read_key_file
 from hive.secrets import check_key
 from hive.wire.api import MAX_TICKET_TTL_S
 
@@ -200,7 +201,7 @@ class Signer:
     def _mac(self, payload: str) -> bytes:
         if self._key is None:
             check_key(self._secret_file)
-            self._key = hmac.digest(self._secret_file.read_bytes().strip(), self._label, hashlib.sha256)
+            self._key = hmac.digest(read_key_file(self._secret_file), self._label, hashlib.sha256)
         return hmac.digest(self._key, payload.encode("utf-8", "replace"), hashlib.sha256)
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hive.cli.errors import USAGE, CliError, say_hints
+from hive.given_file import read_given_file
 from hive.key_file import read_key_file
 from hive.settings import DEFAULT_ADDRESS, Settings
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 #: Characters of the longest token that is read; the Hub's have 37.
 MAX_TOKEN_CHARS = 512
+#: Bytes of the longest file with one: there may be blanks around it.
+MAX_TOKEN_FILE_BYTES = 16_384
 
 
 class HubToken(NamedTuple):
@@ -119,5 +122,4 @@ def _read_key(path: Path | None) -> bytes:
 
 
 def _read_start(path: Path) -> str:
-    with path.expanduser().open() as file:
-        return file.read(MAX_TOKEN_CHARS + 2)
+    return read_given_file(path.expanduser(), MAX_TOKEN_FILE_BYTES).decode()

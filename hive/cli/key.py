@@ -6,6 +6,9 @@ within a second or two.
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
 import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, cast
@@ -60,6 +63,7 @@ def new(name: str, scopes: str, owner: str, expires: str | None) -> None:
     settings, file = Settings.from_env(), _file()
     first = not file.read().keys
     made = file.add(name, _scopes(scopes), owner=owner, expires_in_s=None if expires is None else seconds(expires))
+    _audit(settings, "key new", made.key)
     if first:
         say_hints("Keys are on now: every request needs one, in all servers of this key file.")
     _keep_up_running(settings, file)
@@ -96,7 +100,9 @@ def revoke(key_id: str) -> None:
     key_id = key_id.removeprefix("key:")
     if not KEY_ID.fullmatch(key_id):
         raise CliError("That is no id of a key.", "hive key ls", exit_code=USAGE)
+    settings = Settings.from_env()
     revoked = _file().revoke(key_id)
+    _audit(settings, "key revoke", revoked)
     say_hints(f"The key {revoked.id} ({revoked.name}) is revoked.")
 
 
@@ -104,6 +110,26 @@ def _file() -> KeyFile:
     from hive.auth.keys import KeyFile
 
     return KeyFile(Settings.from_env().api_keys_path)
+
+
+def _audit(settings: Settings, command: str, key: ApiKey) -> None:
+    """The line of the audit log for a change of this user's, who needs no key to make it: to the log's file, else to
+    standard error. The change is made; that it cannot be told does not undo it.
+    """
+    from hive.processes.log_file import RotatedFile
+
+    time_text = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    told = {"time": time_text, "level": "info", "logger": "hive.audit", "message": "allowed"}
+    what = {"user": f"uid:{os.getuid()}", "command": command, "id": key.id, "scopes": ",".join(key.scopes)}
+    line = json.dumps({**told, **what})
+    if (path := settings.audit_log_path) is not None:
+        try:
+            with contextlib.closing(RotatedFile(path)) as file:
+                os.write(file.descriptor(), f"{line}\n".encode())
+            return
+        except OSError as error:
+            say_hints(f"HIVE_AUDIT_LOG cannot be written: {error.strerror or error}: {path}.")
+    click.echo(line, err=True)
 
 
 def _keep_up_running(settings: Settings, file: KeyFile) -> None:

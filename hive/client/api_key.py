@@ -13,10 +13,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from hive.given_file import read_given_file
+from hive.key_file import is_private
 from hive.net.server_address import parse_server_address
 
 #: Characters of the longest key that is read; those of hive have 57.
 MAX_KEY_CHARS: Final = 512
+#: Bytes of the longest file with one: there may be blanks around it.
+MAX_KEY_FILE_BYTES: Final = 16_384
 
 
 def key_from_env(address: str | None, env: Mapping[str, str] | None = None) -> str | None:
@@ -57,14 +61,12 @@ def read_key(text: str | None, file: str | None) -> str | None:
 
 
 def _read(path: Path) -> str:
+    def check(status: os.stat_result) -> None:
+        if stat.S_ISREG(status.st_mode) and not is_private(status):
+            raise ValueError(f"HIVE_API_KEY_FILE: others may read {path}. What to do: chmod 600 {path}")
+
     try:
-        with path.open("rb") as file:
-            status = os.fstat(file.fileno())
-            # An orchestrator mounts secrets as root's, for the group that lets this process in.
-            forbidden = 0o077 if status.st_uid == os.geteuid() else 0o037
-            if stat.S_ISREG(status.st_mode) and status.st_mode & forbidden:
-                raise ValueError(f"HIVE_API_KEY_FILE: others may read {path}. What to do: chmod 600 {path}")
-            return file.read(MAX_KEY_CHARS + 2).decode("latin-1").strip()
+        return read_given_file(path, MAX_KEY_FILE_BYTES, check).decode("latin-1").strip()
     except OSError as error:
         raise ValueError(f"HIVE_API_KEY_FILE: {path} cannot be read: {error.strerror or error}.") from None
 

@@ -25,6 +25,7 @@ from hive import errors
 from hive.downloads.context import DownloadContext
 from hive.downloads.events import cancelled_event, lost_event, requeued_event
 from hive.downloads.record import Record
+from hive.redis.info import read_info, word
 
 log = logging.getLogger("hive.downloads.reaper")
 
@@ -87,12 +88,12 @@ class Reaper:
         remains is to hold off after errors.
         """
         try:
-            run_id = str(self._context.client.info("server").get("run_id"))
+            run_id = word(read_info(self._context.client, "server"), "run_id")
         except redis.exceptions.ResponseError as error:
             log.debug("INFO is refused; going on without", extra={"fields": {"reason": str(error)}})
             return False
-        changed = self._run_id is not None and run_id != self._run_id
-        self._run_id = run_id
+        changed = bool(self._run_id and run_id) and run_id != self._run_id
+        self._run_id = run_id or self._run_id
         return changed
 
     def _take_over(self, download_id: str) -> None:

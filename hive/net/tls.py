@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from hive.errors import TlsRefused
+from hive.given_file import check_given_file
 
 if TYPE_CHECKING:
     import ssl
@@ -184,10 +185,11 @@ def _load(take: _Take, path: str, variable: str) -> None:
         if os.path.isdir(path):
             if not _read_folder(take, path):
                 raise _NoCertificateError
-        elif not os.path.isfile(path):
-            raise ValueError(f"{variable} names {path}, which does not exist.")
         else:
+            check_given_file(path, MAX_FILE_BYTES)
             take(path)
+    except FileNotFoundError:
+        raise ValueError(f"{variable} names {path}, which does not exist.") from None
     except _NoCertificateError:
         what = "no certificate that can be read" if os.path.isdir(path) else _what_it_holds(path)
         raise ValueError(f"{variable} names {path}, which holds {what}.") from None

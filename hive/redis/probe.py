@@ -10,14 +10,17 @@ what hive needs.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
+from hive.given_file import check_given_file
 from hive.net.redis_url import RedisAddress
+from hive.net.tls import MAX_FILE_BYTES
 from hive.redis import rights as redis_rights
 from hive.redis.client import (
     CONNECT_TIMEOUT_S,
@@ -29,6 +32,7 @@ from hive.redis.client import (
     tls_context,
 )
 from hive.redis.errors import ConnectError, code_of, describe
+from hive.redis.info import is_set, read_info, word
 from hive.redis.versions import holes, other_server
 from hive.settings import Settings, SettingsError
 
@@ -80,11 +84,11 @@ def report(settings: Settings, *, tells_holes: bool = True) -> None:
     except RedisError as error:
         _tell_of_no_connection(settings, address, error)
         return
-    if info is not None and info.get("redis_mode") == "cluster":
+    if info and info.get("redis_mode") == "cluster":
         raise SettingsError(_CLUSTER)
     if missing:
         _refuse(settings, Trouble("NOPERM", f"its user lacks rights (NOPERM): {' '.join(missing)}. {_ACL_LINE}."))
-    if info is None:
+    if not info:
         log.warning("INFO is refused: hive does not see when Redis restarts", extra={"fields": {"redis": str(address)}})
         return
     for trouble in troubles(info):
@@ -125,14 +129,19 @@ def _refuse(settings: Settings, trouble: Trouble) -> None:
 
 
 def _check_tls_files(address: RedisAddress) -> None:
-    """Raises ConnectError where a file for TLS cannot be read, or is not what it should be."""
+    """Raises ConnectError where a file for TLS cannot be read, or is not what it should be; SettingsError where it is
+    none that can be read to its end.
+    """
     for option in ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"):
         file = (address.tls or {}).get(option)
         try:
             if file is not None:
-                open(file, "rb").close()
+                check_given_file(file, MAX_FILE_BYTES)
         except OSError as error:
-            raise ConnectError("TLS_FILES", f"{option} is {file}, which cannot be read: {error.strerror}") from None
+            text = f"{option} is {file}, which cannot be read: {error.strerror}"
+            if error.errno in (errno.EINVAL, errno.EFBIG):  # whoever opens it would wait, or read, without end
+                raise SettingsError(f"REDIS_URL cannot be used: {text} (TLS_FILES).") from None
+            raise ConnectError("TLS_FILES", text) from None
     try:
         tls_context(address)
     except (OSError, ValueError, RedisError) as error:
@@ -214,7 +223,7 @@ def _is_private(address: RedisAddress) -> bool:
 
 def troubles(info: dict[str, Any]) -> Iterator[Trouble]:
     """What in the answer to INFO hive does not go with."""
-    version = str(info.get("valkey_version") or info.get("redis_version") or "")
+    version = word(info, "valkey_version") or word(info, "redis_version")
     numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdecimal())
     if numbers and numbers < OLDEST:
         oldest = ".".join(map(str, OLDEST))
@@ -222,7 +231,7 @@ def troubles(info: dict[str, Any]) -> Iterator[Trouble]:
     if info.get("role") == "slave":
         text = "it is a replica and takes no writes (READONLY). Name the primary, or its Sentinels: redis+sentinel://."
         yield Trouble("READONLY", text)
-    if (policy := _policy(info)) != "noeviction" and int(info.get("maxmemory") or 0):
+    if (policy := _policy(info)) != "noeviction" and is_set(info, "maxmemory"):
         text = (
             f"maxmemory-policy is {policy} (EVICTING), which throws records away when memory is short. Set it to "
             "noeviction: CONFIG SET maxmemory-policy noeviction, and in redis.conf."
@@ -232,7 +241,7 @@ def troubles(info: dict[str, Any]) -> Iterator[Trouble]:
 
 def oddities(info: dict[str, Any]) -> Iterator[str]:
     """What in the answer to INFO may lead to trouble some day, in sentences."""
-    if (policy := _policy(info)) != "noeviction" and not int(info.get("maxmemory") or 0):
+    if (policy := _policy(info)) != "noeviction" and not is_set(info, "maxmemory"):
         yield (
             f"maxmemory-policy is {policy}, which will throw records away as soon as maxmemory is set. Set it to "
             "noeviction."
@@ -246,15 +255,14 @@ def oddities(info: dict[str, Any]) -> Iterator[str]:
         )
 
 
-def _policy(info: dict[str, Any]) -> str:
-    return str(info.get("maxmemory_policy") or "noeviction")
+def _policy(info: Mapping[str, Any]) -> str:
+    return word(info, "maxmemory_policy") or "noeviction"
 
 
 def _info(client: RedisClient) -> dict[str, Any] | None:
     try:
-        found: dict[str, Any] = client.info()
+        return read_info(client)
     except RedisError as error:
         if code_of(error) not in ("NOPERM", "REFUSED"):
             raise
         return None
-    return found

@@ -25,6 +25,8 @@ from hive.redis.errors import ConnectError, code_of
 
 #: Seconds for a connection to a Sentinel and for its answer: three that hang must not use up what the subscription has.
 SENTINEL_TIMEOUT_S: Final = 0.5
+#: Digits of a port.
+_PORT_DIGITS: Final = 5
 #: What a primary calls itself.
 _PRIMARY_ROLES: Final = frozenset({"master", "primary"})
 
@@ -67,8 +69,7 @@ class Sentinels:
         Raises:
             ConnectError: it is none.
         """
-        words = [word.decode() if isinstance(word, bytes) else word for word in hello]
-        if dict(zip(words[::2], words[1::2], strict=False)).get("role") not in _PRIMARY_ROLES:
+        if _role(hello) not in _PRIMARY_ROLES:
             order = self._order  # read once: between two reads another thread may have put another one first
             self._order = (*order[1:], order[0])
             raise ConnectError("SENTINEL_STALE")
@@ -86,9 +87,7 @@ class Sentinels:
             answer = connection.read_response()
         finally:
             connection.disconnect()
-        if not isinstance(answer, list) or len(answer) != 2:
-            return None
-        return answer[0].decode(), int(answer[1])
+        return _place(answer)
 
     def _connection(self, host: str, port: int) -> Any:
         kind: Any = redis.Connection if self._address.tls is None else redis.SSLConnection
@@ -107,3 +106,20 @@ class Sentinels:
 
     def __repr__(self) -> str:
         return f"Sentinels({self._address})"
+
+
+def _place(answer: Any) -> tuple[str, int] | None:
+    """Host and port, of what a Sentinel answers; None where that is none."""
+    match answer:
+        case [bytes() as host, bytes() as port] if host and len(port) <= _PORT_DIGITS and port.isdigit():
+            return host.decode("utf-8", "replace"), int(port)
+    return None
+
+
+def _role(hello: Any) -> str:
+    """What a server calls itself in its answer to HELLO; "" where it does not."""
+    if not isinstance(hello, list):
+        return ""
+    words = [word.decode("utf-8", "replace") if isinstance(word, bytes) else word for word in hello]
+    named = (value for name, value in zip(words[::2], words[1::2], strict=False) if name == "role")
+    return next((value for value in named if isinstance(value, str)), "")

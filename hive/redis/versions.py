@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, Literal, NamedTuple
 
+from hive.redis.info import word
+
 #: major, minor, patch
 Version = tuple[int, int, int]
 #: Other servers that call themselves a version of Redis, by what they put into INFO.
@@ -69,7 +71,7 @@ def holes(info: Mapping[str, Any], *, is_private: bool, is_tls: bool) -> str | N
     if other_server(info) is not None:
         return None
     product = "Valkey" if info.get("valkey_version") else "Redis"
-    text = str(info.get("valkey_version") or info.get("redis_version") or "")
+    text = word(info, "valkey_version") or word(info, "redis_version")
     try:
         version = _parse(text)
     except ValueError:

@@ -41,6 +41,40 @@ def test_new_prints_nothing_but_the_key_to_standard_output(hive: Hive, file: Key
     assert "Keys are on now" not in hive("key", "new", "--name", "two", "--scopes", "admin").err
 
 
+@pytest.mark.parametrize("to_file", [True, False])
+def test_a_key_that_is_made_or_revoked_leaves_a_line_of_the_audit_log(
+    hive: Hive, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, to_file: bool
+) -> None:
+    path = tmp_path / "audit.log"
+    if to_file:
+        monkeypatch.setenv("HIVE_AUDIT_LOG", str(path))
+    made = hive("key", "new", "--name", "canary-name", "--scopes", "read,pull", "--owner", "canary-owner")
+    key_id = made.out[5:13]
+    revoked = hive("key", "revoke", key_id)
+    assert hive("key", "revoke", "zzzzzzzz").code != 0
+    text = path.read_text() if to_file else made.err + revoked.err
+    lines = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+    assert [(line["logger"], line["command"], line["id"], line["scopes"]) for line in lines] == [
+        ("hive.audit", "key new", key_id, "read,pull"),
+        ("hive.audit", "key revoke", key_id, "read,pull"),
+    ]
+    assert {line["user"] for line in lines} == {f"uid:{os.getuid()}"}
+    assert "canary" not in "".join(map(str, lines))
+    assert made.out.strip() not in text
+    assert not to_file or path.stat().st_mode & 0o777 == 0o600
+
+
+def test_an_audit_log_that_cannot_be_written_is_told_and_the_key_is_made(
+    hive: Hive, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    monkeypatch.setenv("HIVE_AUDIT_LOG", str(tmp_path / "pipe"))
+    made = hive("key", "new", "--name", "ci", "--scopes", "read")
+    assert made.code == 0
+    assert "HIVE_AUDIT_LOG cannot be written" in made.err
+    assert '"command": "key new"' in made.err
+
+
 def test_ls_lists_what_there_is_and_nothing_secret(hive: Hive, file: KeyFile) -> None:
     made = file.add("ci", ["read"], expires_in_s=3600)
     dead = file.add("old", ["admin"])

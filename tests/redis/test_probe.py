@@ -17,6 +17,7 @@ from hive.redis import probe as redis_probe
 from hive.redis import rights as redis_rights
 from hive.redis import versions as redis_versions
 from hive.redis.client import RedisClient, connect
+from hive.redis.info import read_info, word
 from hive.settings import Settings, SettingsError
 from tests.support.child import Child
 from tests.support.downloads import claim, complete, create, download_context
@@ -211,11 +212,29 @@ def test_a_policy_that_throws_records_away_is_a_warning(
         ({"redis_version": "7.0.0", "maxmemory_policy": "volatile-lru", "maxmemory": 1 << 20}, ["EVICTING"]),
         ({"redis_version": "7.0.0", "maxmemory_policy": "noeviction", "maxmemory": 1 << 20}, []),
         ({"redis_version": "unstable"}, []),
+        ({"redis_version": "9" * 5000, "maxmemory": "lots"}, []),
+        ({"redis_version": ["7", "2"], "role": ["slave"]}, []),
+        ({"maxmemory_policy": "volatile-lru", "maxmemory": "lots"}, ["EVICTING"]),
+        ({"maxmemory_policy": "volatile-lru", "maxmemory": float("inf")}, ["EVICTING"]),
+        ({"maxmemory_policy": "volatile-lru", "maxmemory": {"a": 1}}, ["EVICTING"]),
+        ({"maxmemory_policy": "volatile-lru", "maxmemory": ""}, []),
+        ({"maxmemory_policy": ["volatile-lru"], "maxmemory": float("nan")}, ["EVICTING"]),
     ],
 )
 def test_what_hive_does_not_go_with_has_a_code(info: dict[str, object], codes: list[str]) -> None:
     assert [trouble.code for trouble in redis_probe.troubles(info)] == codes
     assert all(f"({trouble.code})" in trouble.text for trouble in redis_probe.troubles(info))
+
+
+@pytest.mark.parametrize("answer", [b"", b"maxmemory:1.e999\r\nrun_id:\r\nrole", [b"role"], 7, None, b"a=b,=:,=\xff"])
+def test_an_answer_to_info_that_is_none_ends_neither_a_start_nor_a_look(
+    monkeypatch: pytest.MonkeyPatch, answer: object
+) -> None:
+    client = connect("redis://127.0.0.1:1")
+    monkeypatch.setattr(client, "execute_command", lambda *_, **__: client.response_callbacks["INFO"](answer))
+    info = read_info(client, "server")
+    assert not [*redis_probe.troubles(info), *(redis_versions.holes(info, is_private=False, is_tls=True) or "")]
+    assert word(info, "run_id") == ""
 
 
 def test_a_redis_without_an_append_only_file_is_a_warning_of_the_server() -> None:

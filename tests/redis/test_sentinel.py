@@ -16,7 +16,7 @@ from hive.net.redis_url import parse_redis_url
 from hive.redis import probe as redis_probe
 from hive.redis.client import RedisError, connect
 from hive.redis.errors import ConnectError
-from hive.redis.sentinel import SENTINEL_TIMEOUT_S, Sentinels
+from hive.redis.sentinel import SENTINEL_TIMEOUT_S, Sentinels, _place, _role
 from hive.settings import Settings, SettingsError
 from hive.streams.pubsub import Subscription
 from tests.support.ports import free_port
@@ -202,3 +202,30 @@ def test_the_answer_to_hello_says_whether_it_is_a_primary() -> None:
     for answer in ([b"role", b"replica"], [b"role", b"slave"], [], [b"server"]):
         with pytest.raises(ConnectError, match="SENTINEL_STALE"):
             sentinels.check_role(answer)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        None,
+        7,
+        b"host",
+        [],
+        [b"h"],
+        [b"", b"1"],
+        [b"h", b"x"],
+        [b"h", b"9" * 5000],
+        [None, None],
+        [b"h", 1, 2],
+        [[], {}],
+    ],
+)
+def test_an_answer_of_a_sentinel_that_is_none_names_no_primary(answer: object) -> None:
+    assert _place(answer) is None
+
+
+@pytest.mark.parametrize(
+    "hello", [None, 7, b"role", [], [b"role"], [b"role", []], [[], b"role", b"role", 7], [b"\xff"]]
+)
+def test_an_answer_to_hello_that_is_none_is_no_primarys(hello: object) -> None:
+    assert _role(hello) == ""
