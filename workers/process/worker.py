@@ -78,6 +78,7 @@ class DownloadWorker(Worker):
         self._pulse = Pulse(settings.home_dir)
         self._store = StoreLook(settings)
         self._signals = 0
+        self._waits_for_job = False
         CURRENT.share()
 
     @property
@@ -97,8 +98,9 @@ class DownloadWorker(Worker):
         self._stop_requested = True
         if self.horse_pid:
             _signal(self.horse_pid, signal.SIGTERM if self._signals == 1 else signal.SIGKILL)
-        elif self._signals == 1 and self.get_state() != WorkerStatus.BUSY:
-            # Once: the next signal may find it on its way out, saying good-bye to Redis.
+        elif self._signals == 1 and self._waits_for_job:
+            # Here only: anywhere else RQ may not catch it, and the loop looks at the request before it waits again.
+            # Once: the next signal may find the worker on its way out of the wait.
             raise StopRequested
 
     def fork_work_horse(self, job: Job, queue: Queue) -> None:
@@ -184,6 +186,9 @@ class DownloadWorker(Worker):
         while True:
             self._wait_for_store()
             try:
+                self._waits_for_job = True
+                if self._stop_requested:
+                    raise StopRequested
                 return super().dequeue_job_and_maintain_ttl(timeout, max_idle_time)
             except RedisError as error:
                 if not is_redis_error(error):
@@ -191,6 +196,8 @@ class DownloadWorker(Worker):
                 self._pulse.beat()
                 log.warning("waiting for Redis", extra={"fields": {"reason": describe(error)}, "repeats": True})
                 time.sleep(REDIS_RETRY_S)
+            finally:
+                self._waits_for_job = False
 
     def _wait_for_store(self) -> None:
         """Take no ticket while the store of this machine is away: another worker can do something with it."""

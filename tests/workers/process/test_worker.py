@@ -6,10 +6,19 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
+from rq import Queue, Worker
+from rq.exceptions import StopRequested
+
 from hive.processes import pulse
 from hive.processes.embedded_redis import EmbeddedRedis
+from hive.redis.client import connect
+from hive.wire import keys
 from tests.support.processes import Workers, children, environment
+from tests.support.settings import settings_for
 from tests.support.waiting import wait_for
+from workers.process.job import DownloadJob
+from workers.process.worker import DownloadWorker
 
 
 def test_a_second_signal_on_the_way_out_is_no_failure(own_redis: EmbeddedRedis, tmp_path: Path) -> None:
@@ -31,3 +40,27 @@ def test_a_second_signal_on_the_way_out_is_no_failure(own_redis: EmbeddedRedis, 
         os.kill(own_redis.pid, signal.SIGCONT)
     assert workers.stop() == 0
     assert "Traceback" not in workers.output
+
+
+@pytest.fixture
+def worker(redis_url: str, tmp_path: Path) -> DownloadWorker:
+    settings = settings_for(tmp_path, REDIS_URL=redis_url)
+    queue = Queue(keys.QUEUE, connection=connect(redis_url), serializer="json", job_class=DownloadJob)
+    return DownloadWorker(settings, queue, "worker-1")
+
+
+def test_a_signal_breaks_into_nothing_but_the_wait_for_a_job(worker: DownloadWorker) -> None:
+    """Raised between two steps of RQ's loop, nobody would catch it: the worker would end as one that failed."""
+    worker.request_stop(signal.SIGTERM, None)
+    with pytest.raises(StopRequested):
+        worker.dequeue_job_and_maintain_ttl(5)
+    worker.request_stop(signal.SIGTERM, None)  # on its way out
+
+
+def test_a_signal_ends_the_wait_for_a_job_at_once(worker: DownloadWorker, monkeypatch: pytest.MonkeyPatch) -> None:
+    def waits(*_: object) -> None:
+        worker.request_stop(signal.SIGTERM, None)
+
+    monkeypatch.setattr(Worker, "dequeue_job_and_maintain_ttl", waits)
+    with pytest.raises(StopRequested):
+        worker.dequeue_job_and_maintain_ttl(5)
