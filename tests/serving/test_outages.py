@@ -34,9 +34,8 @@ BUSY_FACTOR = 3
 
 
 def test_tokens_go_on_while_redis_is_away_and_the_worker_is_listed_again(
-    own_redis: EmbeddedRedis, tmp_path: Path, hub: HubServer, model_file: Path
+    own_redis: EmbeddedRedis, tmp_path: Path, hub: HubServer
 ) -> None:
-    hub.create("org/model", {"m-Q4_K_M.gguf": model_file})
     standin = write_standin(tmp_path / "engine", tokens_per_s=10)
     env = environment(own_redis.url, tmp_path, HF_ENDPOINT=hub.endpoint, HIVE_LLAMA_SERVER=str(standin))
     fleet = Fleet(env)

@@ -7,10 +7,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from tests.support.child import Child
 from tests.support.cli import COMMAND_TIMEOUT_S, command
@@ -64,15 +61,6 @@ def test_a_model_that_does_not_load_is_an_error_with_its_reason(fleet: Fleet) ->
     assert done.returncode == 1
     assert "The Hub has no model org/missing" in done.stderr
     assert done.stdout == ""
-
-
-@pytest.fixture
-def slow_fleet(env: dict[str, str], tmp_path: Path) -> Iterator[Fleet]:
-    """An engine that makes ten tokens a second, and goes on for ever."""
-    standin = write_standin(tmp_path / "engine", tokens_per_s=10, tokens=10_000)
-    made = Fleet({**env, "HIVE_LLAMA_SERVER": str(standin)})
-    yield made
-    made.stop()
 
 
 def begin(fleet: Fleet) -> Child[str]:

@@ -15,7 +15,7 @@ import msgspec
 import requests
 
 from hive.serving.orders import SpawnOrder
-from tests.support.processes import HiveProcess, Server, Workers, children
+from tests.support.processes import HiveProcess, Server, Workers, children, is_alive
 from tests.support.waiting import wait_for
 
 #: What every engine of a test is told: one thread, because two that wait for each other on a busy machine take turns.
@@ -193,6 +193,14 @@ class Fleet:
     def workers(self, replica: int = 0) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = self.get("/v1/workers/list", replica).json()["workers"]
         return found
+
+    def end_workers(self) -> None:
+        """End those that there are; returns when nobody lists them, and their processes have gone."""
+        pids = [worker["pid"] for worker in self.workers() if worker["pid"]]
+        for worker in self.workers():
+            self.delete(f"/v1/workers/{worker['id']}")
+        wait_for(lambda: self.workers() == [], "the workers have ended")
+        wait_for(lambda: not any(map(is_alive, pids)), "their processes have ended")
 
     def infer(self, replica: int = 0, **body: Any) -> list[dict[str, Any]]:
         answer = self.post("/v1/inference", {"prompt": "?", **body}, replica)
