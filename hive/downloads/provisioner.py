@@ -109,6 +109,13 @@ class ModelProvisioner:
         Raises:
             TooManyDownloads: when the queue is full, or this key has as much as it may.
         """
+        made = self._create(spec, on_disk, retry_of)
+        if made.joined and self._lend(made.download_id, spec) == "ended":
+            # Between two steps of ours, perhaps for want of this token: with it there is a new one, if it is needed.
+            made = self._create(spec, on_disk, retry_of)
+        return made
+
+    def _create(self, spec: DownloadSpec, on_disk: OnDisk | None, retry_of: str) -> Provisioned:
         download_id = str(uuid.uuid4())
         new = msgspec.structs.replace(self._new(download_id, spec, on_disk), retry_of=retry_of)
         download_id, outcome = self._tracker.create(new, download_id)
@@ -123,10 +130,15 @@ class ModelProvisioner:
                 self._queue.enqueue(download_id, 1, pipeline)
                 self._resolutions.call(download_id, pipeline)
             return Provisioned(download_id, None, False, _intent(download_id, new))
-        if outcome == "joined" and new.permission:
-            sealed = self._sealed("download", download_id, spec)
-            self._tracker.lend_secret(download_id, new.permission, sealed, SECRET_TTL_S)
         return Provisioned(download_id, on_disk.local_path if on_disk else None, outcome == "joined")
+
+    def _lend(self, download_id: str, spec: DownloadSpec) -> Literal["lent", "kept", "ended"]:
+        """Give a download that was joined the credentials that it lacks."""
+        permission = self._permission(spec) if spec.as_operator else ""
+        if not permission:
+            return "kept"
+        sealed = self._sealed("download", download_id, spec)
+        return self._tracker.lend_secret(download_id, permission, sealed, SECRET_TTL_S)
 
     def _new(self, download_id: str, spec: DownloadSpec, on_disk: OnDisk | None) -> New:
         permission = self._permission(spec)

@@ -265,17 +265,20 @@ class DownloadTracker:
         )
         return said.decode()  # type: ignore[return-value]
 
-    def lend_secret(self, download_id: str, permission: str, sealed: bytes, ttl_s: int) -> bool:
-        """Give a download that was joined the credentials that it lacks; whether it took them."""
-        return bool(
-            self._lend(
-                record=keys.record(download_id),
-                secret=keys.secret(download_id),
-                permission=permission,
-                sealed=sealed,
-                sealed_ttl_s=ttl_s,
-            )
+    def lend_secret(
+        self, download_id: str, permission: str, sealed: bytes, ttl_s: int
+    ) -> Literal["lent", "kept", "ended"]:
+        """Give a download that was joined the credentials that it lacks. `kept`: it has some, or is fetched with
+        another's. `ended`: it takes none any more.
+        """
+        said: bytes = self._lend(
+            record=keys.record(download_id),
+            secret=keys.secret(download_id),
+            permission=permission,
+            sealed=sealed,
+            sealed_ttl_s=ttl_s,
         )
+        return said.decode()  # type: ignore[return-value]
 
     def read_secret(self, download_id: str) -> bytes | None:
         """The sealed credentials of a download, or None."""

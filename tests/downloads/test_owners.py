@@ -10,15 +10,20 @@ import pytest
 from hive.auth.principal import ANONYMOUS, NOBODY, Principal
 from hive.downloads.context import DownloadContext
 from hive.downloads.intents import IntentLog, intent_of
+from hive.downloads.provisioner import ModelProvisioner, read_ref
 from hive.downloads.record import MAX_OWNERS
+from hive.downloads.resolutions import Resolutions
 from hive.downloads.restore import Restore
+from hive.downloads.tracker import Outcome
 from hive.errors import TooManyWebhooks
 from hive.net.urls import parse_url
 from hive.redis.client import RedisClient
 from hive.secrets import SecretKeyError
 from hive.settings import Settings
+from hive.store.catalog import ModelCatalog
 from hive.webhooks.outbox import MAX_PER_DOWNLOAD, WebhookOutbox
 from hive.wire import keys
+from hive.wire.spec import DownloadSpec
 from tests.support.downloads import claim, complete, download_context, downloading, failed, new, read
 from tests.support.pubsub import pending
 from tests.support.webhook_receiver import SECRET
@@ -246,13 +251,37 @@ def test_a_token_joins_what_has_none_and_is_lent_to_it(downloads: DownloadContex
     download_id, _ = asked(downloads, "", event=downloading(0, 0, "queued"))
     assert asked(downloads, "", permission="token a") == (download_id, "joined")
     tracker = downloads.tracker
-    assert not tracker.lend_secret(download_id, "token b", b"sealed b", 60), "it is fetched with another's"
-    assert tracker.lend_secret(download_id, "token a", b"sealed a", 60)
-    assert not tracker.lend_secret(download_id, "token a", b"sealed again", 60)
+    assert tracker.lend_secret(download_id, "token b", b"sealed b", 60) == "kept", "it is fetched with another's"
+    assert tracker.lend_secret(download_id, "token a", b"sealed a", 60) == "lent"
+    assert tracker.lend_secret(download_id, "token a", b"sealed again", 60) == "kept"
     assert tracker.read_secret(download_id) == b"sealed a"
     downloads.claims.finish(claim(downloads, download_id), 2, "complete", complete(), "/x")
-    assert not tracker.lend_secret(download_id, "token a", b"sealed late", 60), "it has ended"
+    assert tracker.lend_secret(download_id, "token a", b"sealed late", 60) == "ended"
     assert tracker.read_secret(download_id) is None
+
+
+def test_a_token_that_comes_as_the_download_ends_for_want_of_it_gets_one_of_its_own(
+    downloads: DownloadContext, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between joining it and lending it the token it may end, with an error that is not that of who joined."""
+    tracker = downloads.tracker
+    catalog, resolutions = ModelCatalog(settings), Resolutions(downloads.client)
+    provisioner = ModelProvisioner(settings, tracker, downloads.queue, catalog, resolutions)
+    spec = DownloadSpec(read_ref("hf:org/gated"))
+    first = provisioner.start(spec, None).download_id
+    create = tracker.create
+
+    def create_and_end(*args: Any) -> tuple[str, Outcome]:
+        found, outcome = create(*args)
+        if found == first:
+            downloads.claims.finish_unclaimed(read(downloads, first), "failed", failed())
+        return found, outcome
+
+    monkeypatch.setattr(tracker, "create", create_and_end)
+    second = provisioner.start(spec._replace(hf_token="hf_ofWhoJoins"), None)
+    assert second.download_id != first
+    assert not second.joined
+    assert tracker.read_secret(second.download_id)
 
 
 def test_two_tokens_are_two_downloads_and_who_has_none_joins_either(downloads: DownloadContext) -> None:

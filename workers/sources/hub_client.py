@@ -36,6 +36,10 @@ _TOKEN = re.compile(r"[!-~]{1,4096}")
 _SHA1 = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
+#: How often each mark of JSON stands, at most, in what a Hub says of one file (2 objects and 8 fields, in 2026), and in
+#: a reply beside that.
+_MARKS_OF_A_FILE: Final = {b"{": 4, b"[": 4, b":": 16, b",": 24}
+MARKS_BESIDE_FILES: Final = 10_000
 
 #: By which a repository's tags name its licence, and characters of that tag.
 _LICENSE_TAG: Final = "license:"
@@ -114,7 +118,7 @@ class HubClient:
                 break
         if not response.is_success:
             raise self._refused_here(repo, revision, None, refusal)
-        found: dict[str, Any] = response.json()
+        found: dict[str, Any] = self._json(response)
         return found
 
     def tree(self, repo: str, commit: str) -> tuple[RepoFile, ...]:
@@ -141,7 +145,7 @@ class HubClient:
             response = get_session().get(url, headers=self.credentials)
             if not response.is_success:
                 raise self._refused_here(repo, commit, None, _refusal(response))
-            page = response.json()
+            page = self._json(response)
             if not isinstance(page, list):
                 raise ValueError("not a list")
             for entry in page:
@@ -150,6 +154,17 @@ class HubClient:
                 yield entry
             url = response.links.get("next", {}).get("url")
             url = urljoin(str(response.url), url) if url else None
+
+    def _json(self, response: httpx2.Response) -> Any:
+        """What an answer holds. Counted before it is made: 64 MiB of `[],[],` are 1.5 GiB of lists.
+
+        Raises:
+            HubRefused: more than as many files as are taken can need.
+        """
+        for mark, of_each in _MARKS_OF_A_FILE.items():
+            if response.content.count(mark) > of_each * self._max_files + MARKS_BESIDE_FILES:
+                raise HubRefused(f"The Hub's reply holds more than what is said of {self._max_files} files.")
+        return response.json()
 
     def metadata(self, repo: str, commit: str, path: str) -> FileMetadata:
         """Where a file is; also whether this token may have it.

@@ -420,6 +420,17 @@ def test_a_listing_that_is_none_is_not_an_empty_one(hub: HubServer, settings: Se
         plan_for(settings, "org/name")
 
 
+@pytest.mark.parametrize("pattern", [API, TREE])
+@pytest.mark.parametrize("value", ["{}", "[]", '{"a":1}', "7"])
+def test_a_reply_of_millions_of_small_things_is_not_made_into_objects(
+    hub: HubServer, settings: Settings, pattern: str, value: str
+) -> None:
+    settings = replace(settings, max_listing_files=1000)
+    answer_with(hub, pattern, f"[{','.join([value] * 50_000)}]")
+    with pytest.raises(HubRefused, match="more than what is said of 1000 files"):
+        plan_for(settings, "org/name")
+
+
 @pytest.mark.parametrize("folders", ["[]", '[{"type": "directory", "oid": "%s", "path": "a"}]'])
 def test_a_repository_without_files_is_empty(hub: HubServer, settings: Settings, folders: str) -> None:
     answer_with(hub, TREE, folders.replace("%s", SHA))
