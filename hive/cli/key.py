@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import sys
 import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, cast
@@ -17,7 +18,7 @@ import click
 
 from hive.cli.errors import USAGE, CliError, say_hints
 from hive.cli.format import age, duration
-from hive.cli.output import echo_json, echo_value
+from hive.cli.output import echo, echo_json, echo_value
 from hive.cli.table import Column, print_table
 from hive.settings import Settings
 
@@ -114,7 +115,7 @@ def _file() -> KeyFile:
 
 def _audit(settings: Settings, command: str, key: ApiKey) -> None:
     """The line of the audit log for a change of this user's, who needs no key to make it: to the log's file, else to
-    standard error. The change is made; that it cannot be told does not undo it.
+    standard error where that is no terminal. The change is made; that it cannot be told does not undo it.
     """
     from hive.processes.log_file import RotatedFile
 
@@ -129,7 +130,8 @@ def _audit(settings: Settings, command: str, key: ApiKey) -> None:
             return
         except OSError as error:
             say_hints(f"HIVE_AUDIT_LOG cannot be written: {error.strerror or error}: {path}.")
-    click.echo(line, err=True)
+    if not sys.stderr.isatty():  # who sits there has typed it
+        echo(line, err=True)
 
 
 def _keep_up_running(settings: Settings, file: KeyFile) -> None:
