@@ -157,7 +157,8 @@ class DeadlineStream(httpcore2.NetworkStream):
                 self._sock.settimeout(_left_s(self._deadline_s, timeout))
                 name = server_hostname.strip("[]") if server_hostname else None
                 if isinstance(self._sock, ssl.SSLSocket):
-                    return DeadlineStream(SSLTransport(self._sock, ssl_context, name), self._deadline_s)
+                    outer: Any = _OuterTls(self._sock, self._deadline_s, timeout)
+                    return DeadlineStream(SSLTransport(outer, ssl_context, name), self._deadline_s)
                 return DeadlineStream(ssl_context.wrap_socket(self._sock, server_hostname=name), self._deadline_s)
         except BaseException:
             self.close()
@@ -168,6 +169,33 @@ class DeadlineStream(httpcore2.NetworkStream):
         if info == "is_readable":
             return wait_for_read(self._sock, timeout=0)
         return None
+
+
+class _OuterTls:
+    """The connection to a proxy as a TLS connection inside it needs it: each wait of its own ends at the deadline.
+
+    A handshake, and a record, of the inner one takes as many waits as the other side makes of it, byte by byte.
+    """
+
+    def __init__(self, sock: ssl.SSLSocket, deadline_s: Deadline, timeout_s: float | None) -> None:
+        self._sock = sock
+        self._deadline_s = deadline_s
+        self._timeout_s = timeout_s
+        self.fileno, self.close = sock.fileno, sock.close
+
+    def settimeout(self, timeout_s: float | None) -> None:
+        """Seconds for each wait from now on."""
+        self._timeout_s = timeout_s
+
+    def recv(self, max_bytes: int) -> bytes:
+        """As that of a socket."""
+        self._sock.settimeout(_left_s(self._deadline_s, self._timeout_s))
+        return self._sock.recv(max_bytes)
+
+    def sendall(self, data: bytes | memoryview) -> None:
+        """As that of a socket."""
+        self._sock.settimeout(_left_s(self._deadline_s, self._timeout_s))
+        self._sock.sendall(data)
 
 
 @contextlib.contextmanager
