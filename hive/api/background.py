@@ -104,6 +104,7 @@ async def announce_store_for_ever(services: Services) -> None:
             if problem is not None and problem != services.store_health.objection:
                 log.error("another store than that of the other servers", extra={"fields": {"reason": problem}})
             services.store_health.objection = problem
+            services.store_health.compared = True
             if problem is None:
                 found = await asyncio.to_thread(ensure_identity, settings)
                 await asyncio.to_thread(keep_to, settings, found)
@@ -113,8 +114,10 @@ async def announce_store_for_ever(services: Services) -> None:
         except (OSError, StoreMissing) as error:
             if said != str(error):  # once for each reason: the readiness says it too
                 said = str(error)
+                services.store_health.compared = True  # its own look says what is wrong
                 log.warning("the store has no id", extra={"fields": {"reason": said}})
         except Exception:
+            services.store_health.compared = True
             log.exception("the store's id could not be told; it is tried again")
         await asyncio.sleep(ANNOUNCE_INTERVAL_S)
 

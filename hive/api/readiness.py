@@ -40,4 +40,7 @@ class Readiness:
             return error
         if not self._fanout.connected:
             return RedisUnavailable("The process is not subscribed to Redis yet.")
+        if not self._store_health.compared:
+            # A server that starts where a mount is missing is never ready, not even for a moment.
+            return RedisUnavailable("The store has not been compared with that of the other servers yet.")
         return await self._store_health.refusal()

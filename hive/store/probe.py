@@ -185,11 +185,15 @@ class StoreHealth:
         self._settings = settings
         #: Why this store is not that of the other servers; whoever compares them says so.
         self.objection: str | None = None
+        #: Whether it has been compared with theirs since this process began.
+        self.compared = False
         self._asking: asyncio.Future[HiveError | None] | None = None
         self._asked_s = float("-inf")
 
     async def refusal(self) -> HiveError | None:
         """Why not, or None. An answer counts for some seconds."""
+        if self.objection is not None:
+            return StoreMissing(self.objection, path=str(self._settings.hive_dir))
         now_s = time.monotonic()
         if self._asking is None or (self._asking.done() and now_s - self._asked_s > FRESH_S):
             self._asking, self._asked_s = asyncio.ensure_future(asyncio.to_thread(self._ask)), now_s
@@ -199,8 +203,6 @@ class StoreHealth:
         return _silent(self._settings.hub_dir)
 
     def _ask(self) -> HiveError | None:
-        if self.objection is not None:
-            return StoreMissing(self.objection, path=str(self._settings.hive_dir))
         if (gone := missing(self._settings)) is not None:
             return gone
         try:

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from hive.api.background import announce_store_for_ever
 from hive.api.services import Services, make_services
 from hive.errors import RedisUnavailable
 from hive.processes.embedded_redis import EmbeddedRedis
@@ -25,6 +26,7 @@ async def services(own_redis: EmbeddedRedis, settings: Settings) -> AsyncIterato
     made = make_services(settings, own_redis.url)
     task = asyncio.create_task(made.fanout.run())
     await wait_for_async(lambda: made.fanout.connected, "it is subscribed")
+    made.store_health.compared = True
     yield made
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
@@ -38,6 +40,17 @@ async def test_however_many_ask_at_once_redis_is_asked_once(services: Services) 
     assert services.commands.round_trips - before == 1
     assert await services.readiness.refusal() is None
     assert services.commands.round_trips - before == 2, "an answer is good for those who wait for it alone"
+
+
+async def test_before_the_store_was_compared_with_that_of_the_others_it_is_not_ready(services: Services) -> None:
+    """A server that starts where a mount is missing would be asked, and answer of an empty folder."""
+    services.store_health.compared = False
+    refusal = await services.readiness.refusal()
+    assert isinstance(refusal, RedisUnavailable)
+    telling = asyncio.create_task(announce_store_for_ever(services))
+    await wait_for_async(lambda: services.store_health.compared, "it is compared")
+    assert await services.readiness.refusal() is None
+    telling.cancel()
 
 
 async def test_while_redis_is_silent_those_who_ask_take_no_place_from_others(

@@ -128,6 +128,16 @@ def test_readiness_says_why_not_and_recovers(settings: Settings, monkeypatch: py
     assert second is None
 
 
+def test_that_it_is_another_store_is_told_before_an_answer_that_still_counts(settings: Settings) -> None:
+    async def look() -> list[str | None]:
+        health = StoreHealth(settings)
+        before = await _refusals(health)
+        health.objection = "Is a mount missing?"
+        return [before, await _refusals(health)]
+
+    assert asyncio.run(look()) == [None, "Is a mount missing?"]
+
+
 def test_a_filesystem_that_hangs_is_told_and_keeps_nobody_waiting(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,6 +14,7 @@ import logging
 import os
 import signal
 import socket
+import threading
 import time
 import uuid
 from collections.abc import Coroutine
@@ -79,6 +80,7 @@ class ModelHost:
         self._silent: dict[str, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._told_to_end = asyncio.Event()
+        self._telling, self._has_left = threading.Lock(), False
         if not is_loopback(settings.llm_host):
             # Servers show themselves to workers by it, and nothing else may have needed it yet.
             with contextlib.suppress(HiveError):  # the servers say what is wrong with it
@@ -97,7 +99,7 @@ class ModelHost:
         await asyncio.gather(*(self._stop(worker_id) for worker_id in list(self._workers)))
         await asyncio.gather(*self._tasks, return_exceptions=True)
         with contextlib.suppress(Exception):
-            await asyncio.to_thread(self._hosts.leave, self._name)
+            await asyncio.to_thread(self._leave)
 
     async def _beat_for_ever(self) -> None:
         while True:
@@ -111,19 +113,28 @@ class ModelHost:
 
     def _beat(self) -> None:
         memory = read_memory()
-        self._hosts.beat(
-            HostInfo(
-                name=self._name,
-                host=socket.gethostname(),
-                pid=os.getpid(),
-                version=VERSION,
-                engine=engine_name(self._settings.llama_server),
-                devices=encode_json(find_devices(self._settings.llama_server)).decode(),
-                ram_total=memory.total,
-                ram_available=memory.available,
-                seen_at=time.time(),
-            )
+        info = HostInfo(
+            name=self._name,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            version=VERSION,
+            engine=engine_name(self._settings.llama_server),
+            devices=encode_json(find_devices(self._settings.llama_server)).decode(),
+            ram_total=memory.total,
+            ram_available=memory.available,
+            seen_at=time.time(),
         )
+        with self._telling:
+            if not self._has_left:
+                self._hosts.beat(info)
+
+    def _leave(self) -> None:
+        """Nothing is said of this machine from now on: a beat that is under way in another thread would bring it back,
+        and whoever loads a model waited for a machine that is none.
+        """
+        with self._telling:
+            self._has_left = True
+            self._hosts.leave(self._name)
 
     async def _look_after(self) -> None:
         """Kill a worker that lives and has been given up for its silence: one that hangs."""

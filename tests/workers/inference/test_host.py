@@ -1,0 +1,46 @@
+"""The part of a machine that runs models, as servers see it come and go."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from pathlib import Path
+
+import pytest
+
+from hive.redis.client import connect
+from hive.serving.orders import host_registry
+from tests.support.settings import settings_for
+from workers.inference import host
+from workers.inference.host import ModelHost
+
+
+@pytest.mark.anyio
+async def test_a_machine_that_leaves_while_it_looks_at_its_devices_does_not_come_back(
+    redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A ghost for 20 s: who loads a model would wait for it."""
+    looks, may_go_on, told = threading.Event(), threading.Event(), threading.Event()
+
+    def find_devices(_: str | None) -> tuple[()]:
+        looks.set()
+        may_go_on.wait(60)
+        return ()
+
+    monkeypatch.setattr(host, "find_devices", find_devices)
+    made = ModelHost(settings_for(tmp_path, REDIS_URL=redis_url))
+    beat = made._beat
+
+    def beat_and_tell() -> None:
+        beat()
+        told.set()
+
+    monkeypatch.setattr(made, "_beat", beat_and_tell)
+    running = asyncio.create_task(made.run())
+    assert await asyncio.to_thread(looks.wait, 60)
+    made._told_to_end.set()
+    async with asyncio.timeout(60):
+        await running
+    may_go_on.set()
+    assert await asyncio.to_thread(told.wait, 60)
+    assert host_registry(connect(redis_url)).alive() == []
