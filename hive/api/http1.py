@@ -211,7 +211,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """An answer is out: what waited behind it may be parsed."""
-        if self._lingering:
+        if self._lingering:  # it was the last one, and no request waits behind it
             return
         super().on_response_complete()
         if self.transport.is_closing():

@@ -7,7 +7,7 @@ within a second or two.
 from __future__ import annotations
 
 import contextlib
-import json
+import logging
 import os
 import sys
 import time
@@ -117,12 +117,12 @@ def _audit(settings: Settings, command: str, key: ApiKey) -> None:
     """The line of the audit log for a change of this user's, who needs no key to make it: to the log's file, else to
     standard error where that is no terminal. The change is made; that it cannot be told does not undo it.
     """
+    from hive.logs import JsonFormatter
     from hive.processes.log_file import RotatedFile
 
-    time_text = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    told = {"time": time_text, "level": "info", "logger": "hive.audit", "message": "allowed"}
     what = {"user": f"uid:{os.getuid()}", "command": command, "id": key.id, "scopes": ",".join(key.scopes)}
-    line = json.dumps({**told, **what})
+    told = {"name": "hive.audit", "levelno": logging.INFO, "levelname": "INFO", "msg": "allowed", "fields": what}
+    line = JsonFormatter().format(logging.makeLogRecord(told))
     if (path := settings.audit_log_path) is not None:
         try:
             with contextlib.closing(RotatedFile(path)) as file:
