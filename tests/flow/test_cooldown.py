@@ -7,6 +7,7 @@ import time
 import pytest
 
 from tests.hub import SyntheticFile, faults
+from tests.hub.hits import Hit
 from tests.hub.server import HubServer
 from tests.support.content import MIB
 from tests.support.service import Service
@@ -19,13 +20,18 @@ RETRY_AFTER_S = 4.0
 SPREAD_S = FRESH_S + 0.25
 
 
+def the_refused(hub: HubServer) -> Hit:
+    """The request that was told to wait, once its answer is in the log."""
+    wait_for(lambda: any(hit.status == 429 for hit in hub.log), "one is refused")
+    return next(hit for hit in hub.log if hit.status == 429)
+
+
 def test_a_rest_at_the_hubs_api_is_kept_by_all_workers(service: Service, hub: HubServer) -> None:
     for number in range(4):
         hub.create(f"org/m{number}", {"model.safetensors": SyntheticFile(1000, seed=number)})
-    rule = hub.faults.add(faults.too_many_requests(RETRY_AFTER_S), "/api/models/*", count=1)
+    hub.faults.add(faults.too_many_requests(RETRY_AFTER_S), "/api/models/*", count=1)
     first = service.post("hf:org/m0")["download_id"]
-    wait_for(lambda: rule.struck)
-    refused_at = next(hit.at_s for hit in hub.log if hit.status == 429)
+    refused_at = the_refused(hub).at_s
     wait_for(lambda: time.monotonic() > refused_at + SPREAD_S)
     others = [service.post(f"hf:org/m{number}")["download_id"] for number in range(1, 4)]
 
@@ -46,9 +52,8 @@ def test_a_rest_in_the_middle_of_two_transfers_is_kept_by_both(service: Service,
     hub.limit_rate_bytes_per_s = 4 * MIB
     ids = [service.post(f"hf:org/m{number}")["download_id"] for number in range(2)]
     wait_for(lambda: len({hit.file for hit in hub.log if hit.bytes_sent > MIB}) == 2)
-    rule = hub.faults.add(faults.too_many_requests(RETRY_AFTER_S), "*model.safetensors", origin="cdn", count=1)
-    wait_for(lambda: rule.struck)
-    refused = next(hit for hit in hub.log if hit.status == 429)
+    hub.faults.add(faults.too_many_requests(RETRY_AFTER_S), "*model.safetensors", origin="cdn", count=1)
+    refused = the_refused(hub)
 
     for download_id in ids:
         end = service.watch(download_id).wait(60).last
