@@ -123,7 +123,9 @@ class Prefork:
         if self._signals == 1:
             signal.setitimer(signal.ITIMER_REAL, self._stop_s)
         for pid in self._started:
-            os.kill(pid, signal.SIGTERM)
+            # The signal may come when a child was waited for and has yet to be taken off the list.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
 
     def _on_patience_over(self, signum: int, frame: FrameType | None) -> None:
         """Raises _LeftBehindError where even killing them was of no use."""

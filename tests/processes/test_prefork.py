@@ -30,7 +30,21 @@ def well():
     os.write(1, b"well\n")
     time.sleep(600)
 
-works = {"deaf": deaf, "well": well}
+def short():
+    os.write(1, b"short\n")
+    sys.stdin.read(1)
+
+works = {"deaf": deaf, "well": well, "short": short}
+if "short" in sys.argv:
+    wait = os.wait
+
+    def wait_and_be_told():
+        found = wait()
+        os.wait = wait
+        os.kill(os.getpid(), signal.SIGTERM)  # its handler runs before this returns
+        return found
+
+    os.wait = wait_and_be_told
 Prefork([works[name] for name in sys.argv[2:]], stop_s=float(sys.argv[1])).run()
 print("over", flush=True)
 """
@@ -38,7 +52,7 @@ print("over", flush=True)
 
 def parent(stop_s: float, *works: str) -> Child[str]:
     command = [sys.executable, "-c", PROGRAM, str(stop_s), *works]
-    process = Child(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = Child(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert sorted(process.stdout.readline().strip() for _ in works) == sorted(works)
     return process
@@ -59,3 +73,14 @@ def test_those_that_end_are_not_waited_for_longer() -> None:
         process.send_signal(signal.SIGTERM)
         out, _ = process.communicate(timeout=AT_ONCE_S)
     assert (out, process.returncode) == ("over\n", 0)
+
+
+def test_a_signal_that_comes_as_a_child_has_ended_is_no_failure() -> None:
+    """The child was waited for, and still stands on the list of those who are to be told."""
+    with parent(60.0, "short", "well") as process:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.close()
+        assert process.wait(60) == 0
+        assert process.stdout is not None
+        assert process.stdout.read() == "over\n"
