@@ -42,7 +42,16 @@ from hive.api.gate import ANSWER_HEADERS
 from hive.api.json import MAX_BODY_BYTES, body_too_large
 from hive.errors import BadRequest, HeadersTooLarge, HiveError, RequestTimeout
 from hive.streams import sse
-from hive.streams.writer import EXTENSION, TAKE_OVER, SocketWriter, StallTimer, TakenConnection, WriterOwner, reset
+from hive.streams.writer import (
+    ASK_TO_WAIT,
+    EXTENSION,
+    TAKE_OVER,
+    SocketWriter,
+    StallTimer,
+    TakenConnection,
+    WriterOwner,
+    reset,
+)
 from hive.wire.api import ErrorBody, ErrorReply
 
 log = logging.getLogger("hive.api.http1")
@@ -160,7 +169,12 @@ class HttpProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A head begins; the connection is offered to its request."""
         super().on_message_begin()
-        self.scope["extensions"] = {EXTENSION: self._hand_over, TAKE_OVER: self._give_away}  # type: ignore[dict-item]
+        offers: dict[str, Any] = {
+            EXTENSION: self._hand_over,
+            TAKE_OVER: self._give_away,
+            ASK_TO_WAIT: self._ask_to_wait,
+        }
+        self.scope["extensions"] = offers
         self._in_head = True
         self._in_body = False
         self._disarm()
@@ -414,6 +428,19 @@ class HttpProtocol(HttpToolsProtocol):
         if self.transport.get_write_buffer_size() or not self._let_go(scope):
             return None
         return TakenConnection(self.transport, self.connections, self._added_headers(scope))
+
+    def _ask_to_wait(self, scope: Scope) -> bool:
+        """Send `100 Continue`, which is no answer: whoever counts seconds without a byte begins anew.
+
+        False where it could not be told from one: in HTTP/1.0, behind another answer, or after the answer began.
+        """
+        cycle = self.cycle
+        if scope["http_version"] != "1.1" or cycle.scope is not scope or cycle.response_started or cycle.disconnected:
+            return False
+        if self.transport.is_closing() or self.transport.get_write_buffer_size():
+            return False
+        self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        return True
 
     def _let_go(self, scope: Scope) -> bool:
         """Whether the connection is this request's alone, and is nothing of HTTP any more."""

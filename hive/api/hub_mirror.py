@@ -26,6 +26,7 @@ from hive.doors.hub_paths import HubPath, read_info_path, read_resolve_path
 from hive.doors.ranges import Span, read_span
 from hive.store.blobs import find_repo_blob, open_blob
 from hive.store.layout import is_commit, repo_folder
+from hive.streams.writer import ASK_TO_WAIT, AskToWait
 from hive.wire.api import HUB_TOKEN_HEADER
 from hive.wire.refs import DEFAULT_REVISION, ModelRef, RefError, parse_ref
 from hive.wire.selection import RepoFile
@@ -33,6 +34,14 @@ from hive.wire.spec import DownloadSpec
 
 #: Seconds to wait for the first bytes before the head is sent: clients wait ten for it, and ten more for what follows.
 FIRST_BYTES_S: Final = 7.0
+#: Clients that read `100 Continue` as what it is, as often as it comes, and give up after seconds without a byte; marks
+#: that something stands between, which may not; seconds between two, and for which such a client is kept waiting.
+PATIENT: Final = ("hf_hub/", "llama-cpp", "llama.cpp")
+BETWEEN: Final = frozenset({b"via", b"forwarded", b"x-forwarded-for", b"x-real-ip"})
+ASK_TO_WAIT_S: Final = 2.0
+MAX_WAIT_S: Final = 3_600.0
+#: Bytes from which huggingface_hub fetches no file by plain HTTP.
+HUB_CLIENT_MAX_BYTES: Final = 50_000_000_000
 #: What hive's own keys begin with: such a bearer is none of the Hub.
 _KEY_MARK: Final = "hive_"
 #: What can stand in a header as a token.
@@ -131,7 +140,11 @@ async def file(request: Request) -> Response:
         return refused(HubRefusal(503, "", text, retry_after="5"))
     if isinstance(found, HubRefusal):
         return refused(found)
-    span = _span(request, services, found)
+    if _is_too_large(request, found):
+        text = f"This file has {found.size} bytes, and huggingface_hub takes none over {HUB_CLIENT_MAX_BYTES} by HTTP."
+        way_out = f"Fetch it with `hive pull {asked.repo}` into the cache that your tools read, or with curl -C -."
+        return refused(HubRefusal(503, "", f"{text} {way_out}", found.commit))
+    span = await _span(request, services, found)
     headers = file_headers(asked, found)
     if request.method == "HEAD" or span.status not in (200, 206):
         return FileResponse(services, span, found.size, headers)
@@ -188,9 +201,7 @@ async def _fetched(
     )
     growing.source()  # held until the answer has its own: it may be over before
     try:
-        until_s = time.monotonic() + FIRST_BYTES_S
-        while not growing.is_over and growing.limit <= span.start and (left_s := until_s - time.monotonic()) > 0:
-            await while_connected(request, _until_changed(growing, left_s))
+        await _wait_for_bytes(request, growing, span.start)
     except BaseException:
         growing.close()
         raise
@@ -198,6 +209,40 @@ async def _fetched(
         growing.close()
         return await _failed(services, made.download_id)
     return FileResponse(services, span, found.size, headers, growing=growing, on_end=growing.close)
+
+
+async def _wait_for_bytes(request: Request, growing: GrowingFile, start: int) -> None:
+    """Return when there is something behind `start`, nothing more comes, or the client is to have the head at last. As
+    many workers as files are a luxury: a client that can be asked to wait is, until it is this file's turn.
+    """
+    ask_to_wait = _ask_to_wait(request)
+    began_s = asked_s = time.monotonic()
+    while not growing.is_over and growing.limit <= start:
+        now_s = time.monotonic()
+        if ask_to_wait is not None and now_s - asked_s >= ASK_TO_WAIT_S:
+            ask_to_wait = ask_to_wait if ask_to_wait(request.scope) else None
+            asked_s = now_s
+        if now_s - began_s >= (MAX_WAIT_S if ask_to_wait is not None else FIRST_BYTES_S):
+            return
+        await while_connected(request, _until_changed(growing, ASK_TO_WAIT_S / 2))
+
+
+def _ask_to_wait(request: Request) -> AskToWait | None:
+    """How this client is asked to wait; None where it is not one that knows, or somebody stands between."""
+    agent = request.headers.get("user-agent", "")
+    if not any(mark in agent for mark in PATIENT) or any(name in BETWEEN for name, _ in request.scope["headers"]):
+        return None
+    found: AskToWait | None = request.scope.get("extensions", {}).get(ASK_TO_WAIT)
+    return found
+
+
+def _is_too_large(request: Request, found: HubFile) -> bool:
+    """Whether this client would refuse the file, with a word that leads nowhere; it takes the rest of one."""
+    return (
+        found.size > HUB_CLIENT_MAX_BYTES
+        and "hf_hub/" in request.headers.get("user-agent", "")
+        and "range" not in request.headers
+    )
 
 
 async def _until_changed(growing: GrowingFile, within_s: float) -> None:
@@ -216,10 +261,10 @@ async def _failed(services: Services, download_id: str) -> Response:
     return refused(HubRefusal(503, "", f"{message} (download {download_id})", retry_after="5"))
 
 
-def _span(request: Request, services: Services, found: HubFile) -> Span:
+async def _span(request: Request, services: Services, found: HubFile) -> Span:
     """What of the file is sent: all of it where what came before under this digest was wrong."""
     headers = dict(request.scope["headers"])
-    if services.mirror.growing.was_wrong(found.etag):
+    if b"range" in headers and await services.mirror.growing.was_wrong(found.etag):
         headers.pop(b"range", None)
     return read_span(headers, found.size, f'"{found.etag}"')
 

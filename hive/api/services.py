@@ -31,6 +31,7 @@ from hive.downloads.restore import Restore
 from hive.downloads.service import MAX_WAITING_PLANS_OF_ONE, DownloadService
 from hive.downloads.threads import Threads
 from hive.downloads.tracker import DownloadTracker
+from hive.downloads.wrong_digests import WrongDigests
 from hive.metrics.replica import Replica
 from hive.net.redis_url import RedisAddress
 from hive.redis.client import CommandThread
@@ -143,7 +144,7 @@ def make_services(settings: Settings, redis: RedisAddress | str, keys_on: Latch 
         catalog=catalog,
         downloads=downloads,
         serving=LazyServing(settings, redis, commands, downloads),
-        mirror=HubMirror(settings, catalog),
+        mirror=HubMirror(settings, catalog, WrongDigests(commands)),
         resolutions=resolutions,
         access=access,
         registry=worker_registry(commands.client),

@@ -4,7 +4,8 @@ Problem: clients give up after ten seconds without a byte, and a file of gigabyt
 bytes on as they come, hands on wrong ones, and a client that checks sizes alone, as most do, is content with them. So
 what is on the disk without a gap is read here once more and hashed, for all readers of this process; they get what was
 hashed, but never the last 64 KiB before the digest is right. Where it is wrong their connections are closed short and
-the digest is marked: for an hour a request for the rest is answered with all of it. Nobody ends with wrong bytes.
+the digest is marked, in all servers (hive/downloads/wrong_digests.py): for an hour a request for the rest is answered
+with all of it. Nobody ends with wrong bytes.
 
 The digest is our own, of the bytes that were handed out: what a worker has found, on whatever machine, is not asked.
 """
@@ -24,6 +25,7 @@ from typing import Final
 
 from hive.doors.sendfile import FileConnection
 from hive.downloads.threads import Threads
+from hive.downloads.wrong_digests import WRONG_TTL_S, WrongDigests
 from hive.errors import HiveError, ServerBusy, StoreMissing
 from hive.store.blobs import find_repo_blob, open_blob
 from hive.store.frontier import JournalTail, open_partial
@@ -31,8 +33,7 @@ from hive.store.layout import partial_key
 
 #: Bytes at the end that wait for the digest.
 HELD_BACK_BYTES: Final = 65_536
-#: Seconds for which a digest is marked that was wrong, and how many are.
-WRONG_TTL_S: Final = 3_600.0
+#: Digests that were wrong and that this process remembers by itself.
 MAX_WRONG: Final = 1_000
 #: Files that are followed at a time.
 MAX_FOLLOWED: Final = 128
@@ -184,8 +185,8 @@ class GrowingFile:
 class GrowingFiles:
     """The files that are followed in this process, and the digests that were wrong. It belongs to the event loop."""
 
-    def __init__(self, hub: Path, hive: Path) -> None:
-        self._hub, self._hive = hub, hive
+    def __init__(self, hub: Path, hive: Path, marks: WrongDigests) -> None:
+        self._hub, self._hive, self._marks = hub, hive, marks
         self._files: dict[tuple[str, str], GrowingFile] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._wrong: OrderedDict[str, float] = OrderedDict()
@@ -197,9 +198,9 @@ class GrowingFiles:
             task.cancel()
         self._threads.close()
 
-    def was_wrong(self, etag: str) -> bool:
-        """Whether bytes under this digest were wrong lately."""
-        return time.monotonic() < self._wrong.get(etag, 0.0)
+    async def was_wrong(self, etag: str) -> bool:
+        """Whether bytes under this digest, which this server or another has handed out, were wrong lately."""
+        return time.monotonic() < self._wrong.get(etag, 0.0) or await self._marks.is_marked(etag)
 
     def follow(
         self,
@@ -235,8 +236,8 @@ class GrowingFiles:
                 del self._files[key]
             if not file.is_over:
                 file.failed = True
-            if file.is_wrong or (file.failed and file.limit):
-                self._mark(file.etag)  # what was handed out was never found right
+            if file.failed and file.limit:
+                self._remember(file.etag)  # what was handed out was never found right
             self._tell(file)
             file.done()
         if file.limit >= file.size:
@@ -250,10 +251,16 @@ class GrowingFiles:
             before = file.looked
             with contextlib.suppress(OSError, ServerBusy, StoreMissing):
                 await self._threads.run(file.look)
+            if file.is_wrong:
+                await self._mark(file.etag)
             if file.looked != before or file.is_over:
                 self._tell(file)
-            if file.is_over or (ended and file.looked == before):
-                return  # or it has ended, one way or the other, and has not brought this
+            if file.is_over:
+                return
+            if ended and file.looked == before:
+                if file.limit:
+                    await self._mark(file.etag)
+                return  # it has ended, one way or the other, and has not brought this
             if loop.time() - asked_s >= ASK_S:
                 asked_s = loop.time()
                 with contextlib.suppress(HiveError):
@@ -266,7 +273,12 @@ class GrowingFiles:
         for connection in list(file.readers):
             file.tell(connection)
 
-    def _mark(self, etag: str) -> None:
+    async def _mark(self, etag: str) -> None:
+        """Before anybody is cut off: who comes back for the rest may come at once."""
+        self._remember(etag)
+        await self._marks.mark(etag)
+
+    def _remember(self, etag: str) -> None:
         self._wrong[etag] = time.monotonic() + WRONG_TTL_S
         self._wrong.move_to_end(etag)
         while len(self._wrong) > MAX_WRONG:

@@ -29,6 +29,7 @@ from hive.doors.growing import GrowingFiles
 from hive.doors.hub_paths import HubPath, read_resolve_path
 from hive.doors.hub_upstream import HubAnswer, HubUpstream
 from hive.downloads.threads import Threads
+from hive.downloads.wrong_digests import WrongDigests
 from hive.settings import Settings
 from hive.store.catalog import ModelCatalog
 from hive.store.dirfd import open_folder, read_file, write_file
@@ -84,11 +85,11 @@ Found = HubFile | HubRefusal
 class HubMirror:
     """The mirror of one HTTP process. Its methods belong to the event loop."""
 
-    def __init__(self, settings: Settings, catalog: ModelCatalog) -> None:
+    def __init__(self, settings: Settings, catalog: ModelCatalog, marks: WrongDigests) -> None:
         self._settings = settings
         self._catalog = catalog
         self.upstream = HubUpstream(settings)
-        self.growing = GrowingFiles(settings.hub_dir, settings.hive_dir)
+        self.growing = GrowingFiles(settings.hub_dir, settings.hive_dir, marks)
         self._notes = AccessNotes(settings.hive_dir)
         self._disk = Threads("mirror", DISK_THREADS, MAX_WAITING)
         self._key = os.urandom(32)

@@ -31,6 +31,8 @@ from hive.streams import sse
 EXTENSION: Final = "hive.hand_over"
 #: The one with which it is offered to who writes to the socket by itself: a `TakeOver`.
 TAKE_OVER: Final = "hive.take_over"
+#: The one by which a request's client is told to wait on: an `AskToWait`.
+ASK_TO_WAIT: Final = "hive.ask_to_wait"
 #: Seconds in which a client must take something of what it was sent, or it is given up.
 STALL_TIMEOUT_S = 30.0
 #: Bytes that a client may send after its request, where nothing is expected, before it is given up.
@@ -86,6 +88,8 @@ class TakenConnection(NamedTuple):
 
 #: Takes a request's scope; gives its connection, or None where it cannot be had.
 TakeOver = Callable[[Scope], TakenConnection | None]
+#: Sends the client of a request `100 Continue` ahead of its answer; False where that cannot be.
+AskToWait = Callable[[Scope], bool]
 
 
 async def respond(

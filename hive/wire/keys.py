@@ -179,6 +179,11 @@ def file(name: str) -> str:
     return f"hive:file:{name}"
 
 
+def wrong_digest(digest: str) -> str:
+    """String: bytes under this digest were handed out before they were found wrong; expires."""
+    return f"hive:wrong:{digest}"
+
+
 def cooldown(host: str) -> str:
     """String: this host asked to be left alone; expires when that is over."""
     return f"hive:cooldown:{host}"

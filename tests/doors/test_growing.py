@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import os
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from hive.doors.growing import HELD_BACK_BYTES, GrowingFile, GrowingFiles
+from hive.downloads.wrong_digests import WrongDigests
+from hive.redis.client import CommandThread
 from hive.store.frontier import JournalTail
-from tests.support.waiting import wait_for_async
+from tests.support.waiting import DEADLINE_S, wait_for_async
 
 pytestmark = pytest.mark.anyio
 
@@ -63,6 +67,20 @@ def world(tmp_path: Path) -> World:
     return World(tmp_path)
 
 
+@pytest.fixture
+def marks(redis_url: str) -> Iterator[WrongDigests]:
+    commands = CommandThread(redis_url)
+    yield WrongDigests(commands)
+    commands.close()
+
+
+async def until_marked(files: GrowingFiles) -> None:
+    """Until another server knows that the digest was wrong."""
+    async with asyncio.timeout(DEADLINE_S):
+        while not await files.was_wrong(ETAG):
+            await asyncio.sleep(0.01)
+
+
 async def test_it_is_handed_out_as_far_as_there_is_no_gap_and_the_end_waits_for_the_digest(world: World) -> None:
     file = world.growing()
     file.look()
@@ -97,11 +115,13 @@ async def test_what_was_published_is_handed_out_whole_from_the_same_file(world: 
 
 
 @pytest.mark.parametrize("published", [False, True])
-async def test_a_wrong_byte_keeps_the_end_back_and_marks_the_digest(world: World, published: bool) -> None:
-    """Also where the worker has put another file in its place meanwhile, which is right."""
+async def test_a_wrong_byte_keeps_the_end_back_and_marks_the_digest(
+    world: World, marks: WrongDigests, published: bool
+) -> None:
+    """Also where the worker has put another file in its place meanwhile, which is right; and for other servers."""
     wrong = bytearray(CONTENT)
     wrong[100] ^= 1
-    files, ended = GrowingFiles(world.hub, world.hive), False
+    files, ended = GrowingFiles(world.hub, world.hive, marks), False
 
     async def standing() -> bool | None:
         return True if ended else None
@@ -113,19 +133,20 @@ async def test_a_wrong_byte_keeps_the_end_back_and_marks_the_digest(world: World
     file = files.follow(FOLDER, ETAG, len(CONTENT), "id", standing, never)
     assert files.follow(FOLDER, ETAG, len(CONTENT), "id", standing, never) is file
     await wait_for_async(lambda: file.limit == 200_000)
-    assert not files.was_wrong(ETAG)
+    assert not await files.was_wrong(ETAG)
     if published:
         world.blob.write_bytes(CONTENT)
     else:
         world.write(bytes(wrong), (200_000, len(CONTENT)))
     await wait_for_async(lambda: file.is_wrong)
-    await wait_for_async(lambda: files.was_wrong(ETAG))
+    await until_marked(GrowingFiles(world.hub, world.hive, marks))
+    assert await files.was_wrong(ETAG)
     assert file.limit <= len(CONTENT) - HELD_BACK_BYTES
     files.close()
 
 
-async def test_what_ends_without_the_file_marks_what_was_handed_out(world: World) -> None:
-    files, ended = GrowingFiles(world.hub, world.hive), False
+async def test_what_ends_without_the_file_marks_what_was_handed_out(world: World, marks: WrongDigests) -> None:
+    files, ended = GrowingFiles(world.hub, world.hive, marks), False
 
     async def standing() -> bool | None:
         return False if ended else None
@@ -138,7 +159,8 @@ async def test_what_ends_without_the_file_marks_what_was_handed_out(world: World
     await wait_for_async(lambda: file.limit == 1000)
     ended = True
     await wait_for_async(lambda: file.failed)
-    assert files.was_wrong(ETAG)
+    await until_marked(GrowingFiles(world.hub, world.hive, marks))
+    assert await files.was_wrong(ETAG)
     files.close()
 
 

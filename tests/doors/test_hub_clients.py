@@ -6,18 +6,26 @@ import concurrent.futures
 import hashlib
 import http.client
 import os
+import socket
 import subprocess
 from pathlib import Path
 
 import pytest
 import requests
 
-from tests.hub import DEFAULT_TOKEN, PathFile, SyntheticFile, faults
+from hive.auth.keys import KeyFile
+from hive.auth.scopes import Scope
+from tests.hub import DEFAULT_TOKEN, ListedFile, PathFile, SyntheticFile, faults
+from tests.hub.content import AnyContent
 from tests.support.content import MIB, file_sha256
 from tests.support.gguf_models import write_random
 from tests.support.hub_mirror import CLIENT_S, Mirror
 from tests.support.ports import free_ports
+from tests.support.processes import Server, Workers, environment, stopping
 from tests.support.waiting import wait_for
+
+#: Whoever may ask for models, and who may only look.
+KEYS: tuple[tuple[str, tuple[Scope, ...]], ...] = (("puller", ("read", "pull")), ("reader", ("read",)))
 
 
 def ended(process: subprocess.Popen[str]) -> str:
@@ -235,6 +243,108 @@ def test_a_storm_for_one_missing_file_is_one_question_to_the_hub(mirror: Mirror)
         found = list(pool.map(lambda _: requests.head(url, timeout=60).headers.get("x-error-code"), range(200)))
     assert set(found) == {"EntryNotFound"}
     assert len(mirror.hub.log.hits("org/storm/absent.json")) <= 3  # a slow machine takes longer than a no counts
+
+
+def test_a_client_waits_for_its_turn_however_few_workers_there_are(mirror: Mirror, tmp_path: Path) -> None:
+    mirror.hub.create("org/first", {"m.bin": SyntheticFile(MIB, 5)})
+    mirror.hub.create("org/waits", {"config.json": b'{"a": 1}', "m.safetensors": SyntheticFile(2 * MIB, 6)})
+    mirror.hub.faults.add(faults.stall(1_000), "*m.bin*", origin="cdn")
+    limit = f"{mirror.url}/v1/settings/downloads"
+    assert requests.put(limit, json={"max_running": 1}, timeout=60).status_code == 200
+    try:
+        first = requests.post(f"{mirror.url}/v1/models/download", json={"model_ref": "hf:org/first"}, timeout=60).json()
+        wait_for(lambda: mirror.downloads("org/first")[0]["status"] == "downloading", "the only turn is taken")
+        process = mirror.client(mirror.url, tmp_path / "hf", "hf", "download", "org/waits")
+        connection = socket.create_connection(("127.0.0.1", mirror.servers[0].port), timeout=60)
+        connection.sendall(
+            b"GET /org/waits/resolve/main/m.safetensors HTTP/1.1\r\nHost: localhost\r\n"
+            b"User-Agent: unknown/None; hf_hub/2.4.0\r\n\r\n"
+        )
+        with connection, connection.makefile("rb") as answer:
+            for _ in range(4):
+                assert answer.readline() == b"HTTP/1.1 100 Continue\r\n"
+                assert answer.readline() == b"\r\n"
+            requests.delete(f"{mirror.url}/v1/downloads/{first['download_id']}", timeout=60)
+            while (line := answer.readline()) == b"HTTP/1.1 100 Continue\r\n":
+                assert answer.readline() == b"\r\n"
+            assert line == b"HTTP/1.1 200 OK\r\n"
+            while answer.readline() != b"\r\n":
+                pass
+            assert hashlib.sha256(answer.read(2 * MIB)).hexdigest() == SyntheticFile(2 * MIB, 6).sha256()
+        output = ended(process)
+        assert "Error while downloading" not in output, output
+        assert (snapshot_of(tmp_path / "hf", "org/waits") / "config.json").read_bytes() == b'{"a": 1}'
+    finally:
+        requests.put(limit, json={"max_running": None}, timeout=60)
+        mirror.hub.faults.clear()
+
+
+def test_a_file_that_has_no_room_or_is_too_large_for_the_client_is_refused_with_a_way_out(mirror: Mirror) -> None:
+    mirror.hub.create("org/huge", {"m.gguf": ListedFile(1 << 50)})
+    url = f"{mirror.url}/org/huge/resolve/main/m.gguf"
+    head = requests.head(url, headers={"user-agent": "unknown/None; hf_hub/2.4.0"}, timeout=60)
+    assert head.status_code == 503
+    assert "hive pull org/huge" in head.headers["x-error-message"]
+    assert requests.head(url, timeout=60).headers["content-length"] == str(1 << 50)
+    full = requests.get(url, timeout=60)
+    assert full.status_code == 503
+    assert "space" in full.json()["error"]
+
+
+def test_where_keys_are_on_one_stands_in_place_of_the_token_and_does_not_leave(mirror: Mirror, tmp_path: Path) -> None:
+    mirror.hub.create("org/keyed", {"config.json": b"{}"})
+    mirror.hub.create("org/keyed-gated", {"config.json": b"{}"}, gated="manual")
+    key_file = KeyFile(tmp_path / "keys.json")
+    puller, reader = (key_file.add(name, scopes, owner=name).text for name, scopes in KEYS)
+    with stopping(Server({**mirror.env, "HIVE_API_KEYS_FILE": str(tmp_path / "keys.json")})) as server:
+        assert isinstance(server, Server)
+        server.wait_until_ready()
+        ended(mirror.client(server.url, tmp_path / "hf", "hf", "download", "org/keyed", token=puller))
+        url = f"{server.url}/org/keyed-gated/resolve/main/config.json"
+        assert requests.get(url, timeout=60).status_code == 401
+        assert requests.get(url, headers={"authorization": f"Bearer {reader}"}, timeout=60).status_code == 403
+        mine = {"authorization": f"Bearer {puller}"}
+        assert requests.get(url, headers=mine, timeout=60).headers["x-error-code"] == "GatedRepo"
+        both = requests.get(url, headers={**mine, "x-hf-token": DEFAULT_TOKEN}, timeout=60)
+        assert (both.status_code, both.content) == (200, b"{}")
+        assert {
+            each["origin"]
+            for each in requests.get(f"{server.url}/v1/downloads", headers=mine, timeout=60).json()["data"]
+        } == {"mirror"}
+    sent = " ".join(value for hit in mirror.hub.log.hits() for value in hit.headers.values())
+    assert puller not in sent
+    assert "hive_" not in sent
+
+
+def test_a_hive_behind_a_hive_brings_each_file_once(mirror: Mirror, tmp_path: Path) -> None:
+    model = SyntheticFile(9 * MIB, 8)
+    mirror.hub.create("org/behind", {"config.json": b"{}", "m.safetensors": model})
+    env = {
+        **mirror.env,
+        **environment(f"{mirror.env['REDIS_URL']}?db=1", tmp_path),
+        "HF_ENDPOINT": mirror.url,
+        "HIVE_ALLOW_HOSTS": "127.0.0.1",
+    }
+    with stopping(Server(env)) as server, stopping(Workers(env)):
+        assert isinstance(server, Server)
+        server.wait_until_ready()
+        for home in ("one", "two"):
+            ended(mirror.client(server.url, tmp_path / home, "hf", "download", "org/behind"))
+            assert file_sha256(str(snapshot_of(tmp_path / home, "org/behind") / "m.safetensors")) == model.sha256()
+    assert mirror.hub.bytes_sent("*org/behind*", origin="cdn") < 13 * MIB
+
+
+def test_snapshot_download_brings_what_its_patterns_name(mirror: Mirror, tmp_path: Path) -> None:
+    files: dict[str, AnyContent | None]
+    files = {"config.json": b"{}", "tokenizer/vocab.txt": b"a", "m.safetensors": SyntheticFile(MIB, 9), "x.onnx": b"x"}
+    mirror.hub.create("org/snapshot", files)
+    program = (
+        "import sys, huggingface_hub as hub; print(hub.snapshot_download(sys.argv[1], ignore_patterns=['*.onnx']))"
+    )
+    said = ended(mirror.client(mirror.url, tmp_path, "python", "-c", program, "org/snapshot"))
+    snapshot = Path(said.strip().splitlines()[-1])
+    found = {str(path.relative_to(snapshot)) for path in snapshot.rglob("*") if path.is_file()}
+    assert found == set(files) - {"x.onnx"}
 
 
 @pytest.mark.model
