@@ -52,7 +52,7 @@ from hive.streams.writer import (
     WriterOwner,
     reset,
 )
-from hive.wire.api import ErrorBody, ErrorReply
+from hive.wire.api import ErrorBody, ErrorReply, error_type
 
 log = logging.getLogger("hive.api.http1")
 
@@ -472,7 +472,13 @@ def _stream_head(added: list[tuple[bytes, bytes]], chunked: bool) -> bytes:
 def _whole_answer(error: HiveError) -> bytes:
     """An error as a whole answer, after which the connection closes."""
     request_id = uuid.uuid4().hex
-    details = ErrorBody(code=error.code, message=error.message, details=error.details, request_id=request_id)
+    details = ErrorBody(
+        code=error.code,
+        message=error.message,
+        details=error.details,
+        request_id=request_id,
+        type=error_type(error.status),
+    )
     body = msgspec.json.encode(ErrorReply(details))
     lines = (
         f"HTTP/1.1 {error.status} {type(error).__name__}",

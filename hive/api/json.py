@@ -13,7 +13,7 @@ from starlette.routing import Match, Route
 
 from hive import errors, logs
 from hive.disk_errors import disk_error, is_disk_error
-from hive.wire.api import INFERENCE_PATH, OPENAI_PATHS, ErrorBody, ErrorReply
+from hive.wire.api import INFERENCE_PATH, OPENAI_PATHS, ErrorBody, ErrorReply, error_type
 from hive.wire.encoding import encode_json
 
 log = logging.getLogger("hive.api")
@@ -81,7 +81,11 @@ def error_response(error: errors.HiveError) -> JsonResponse:
         headers = {"allow": error.details.get("allow", "")}
     body = ErrorReply(
         ErrorBody(
-            code=error.code, message=error.message, details=error.details, request_id=logs.bound_field("request_id")
+            code=error.code,
+            message=error.message,
+            details=error.details,
+            request_id=logs.bound_field("request_id"),
+            type=error_type(error.status),
         )
     )
     return JsonResponse(body, status_code=error.status, headers=headers)

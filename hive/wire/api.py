@@ -351,6 +351,16 @@ class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
     details: dict[str, Any] = msgspec.field(default_factory=dict)
     #: Under which the log has more.
     request_id: str = ""
+    #: For OpenAI's clients: the kind of the error by its status (`error_type`); a field that no error of hive has.
+    type: str = "invalid_request_error"
+    param: None = None
+
+
+def error_type(status: int) -> str:
+    """What OpenAI calls an error of this status."""
+    if status == 429:
+        return "rate_limit_error"
+    return "server_error" if status >= 500 else "invalid_request_error"
 
 
 class ErrorReply(msgspec.Struct, frozen=True):

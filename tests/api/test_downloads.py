@@ -32,7 +32,7 @@ def post(api: str, **body: Any) -> requests.Response:
 def error_of(answer: requests.Response) -> str:
     body = answer.json()
     assert set(body) == {"error"}
-    assert set(body["error"]) == {"code", "message", "details", "request_id"}
+    assert set(body["error"]) == {"code", "message", "details", "request_id", "type", "param"}
     code: str = body["error"]["code"]
     return code
 

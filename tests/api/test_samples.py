@@ -9,7 +9,7 @@ from hive.settings import Settings
 from tests.support.api_samples import answers, lay_out
 
 #: What the version before the schema had types answered, recorded at its server. Since then errors have got a
-#: request_id, and a queued download its place in the queue.
+#: request_id, and OpenAI's fields, and a queued download its place in the queue.
 RECORDED = Path(__file__).with_name("samples.txt")
 
 

@@ -80,7 +80,7 @@ def test_workers_that_fall_silent_disappear(api: str, store: RedisClient) -> Non
 def test_every_refusal_has_the_same_shape(api: str, method: str, path: str, status: int, code: str) -> None:
     answer = requests.request(method, api + path, timeout=60)
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
-    assert set(answer.json()["error"]) == {"code", "message", "details", "request_id"}
+    assert set(answer.json()["error"]) == {"code", "message", "details", "request_id", "type", "param"}
     assert answer.headers["x-request-id"] == answer.json()["error"]["request_id"]
 
 

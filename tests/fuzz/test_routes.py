@@ -37,6 +37,8 @@ def test_a_server_with_keys_workers_and_a_hub_answers_as_its_document_says(redis
     assert found.requests > 500
 
 
+#: What errors have for OpenAI's clients.
+OPENAI = {"type": "invalid_request_error", "param": None}
 RIGHT = b'{"status":"alive","version":"1","api_version":"v1"}'
 
 
@@ -50,7 +52,7 @@ class WrongAnswer(NamedTuple):
 
 
 def error(code: str) -> bytes:
-    return json.dumps({"error": {"code": code, "message": "", "details": {}, "request_id": ""}}).encode()
+    return json.dumps({"error": {"code": code, "message": "", "details": {}, "request_id": "", **OPENAI}}).encode()
 
 
 WRONG = [

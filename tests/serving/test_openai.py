@@ -7,11 +7,13 @@ from pathlib import Path
 
 import openai
 import pytest
+import requests
 
 from tests.support.engine_standin import write_standin
 from tests.support.llm import RECITED, Fleet, RawStream
 
 MODEL = "hf:org/model:Q4_K_M"
+INVALID = "invalid_request_error"
 
 
 @pytest.fixture
@@ -37,13 +39,23 @@ def test_chat_and_completions_are_answered_whole_and_as_streams(client: openai.O
 
 def test_the_models_on_disk_are_listed(client: openai.OpenAI) -> None:
     assert [model.id for model in client.models.list()] == ["org/model:Q4_K_M"]
+    assert client.models.retrieve("org/model:Q4_K_M").id == "org/model:Q4_K_M"  # as org%2Fmodel:Q4_K_M
+    plain = requests.get(f"{client.base_url}models/org/model:Q4_K_M", timeout=60)
+    encoded = requests.get(f"{client.base_url}models/org%2Fmodel%3AQ4_K_M", timeout=60)
+    assert plain.json() == encoded.json()
+    with pytest.raises(openai.NotFoundError) as caught:
+        client.models.retrieve("org/none")
+    assert (caught.value.code, caught.value.type, caught.value.param) == ("MODEL_NOT_ON_DISK", INVALID, None)
 
 
 def test_an_error_is_one_of_the_clients_own(client: openai.OpenAI) -> None:
     with pytest.raises(openai.APIStatusError) as caught:
         client.chat.completions.create(model="org/none", messages=[{"role": "user", "content": "?"}])
     assert caught.value.status_code == 503
-    assert caught.value.code == "MODEL_NOT_LOADED"
+    assert (caught.value.code, caught.value.type) == ("MODEL_NOT_LOADED", "server_error")
+    with pytest.raises(openai.BadRequestError) as wrong:
+        client.post("/completions", body=[1], cast_to=object)
+    assert (wrong.value.code, wrong.value.type, wrong.value.param) == ("INVALID_REQUEST", INVALID, None)
 
 
 def test_a_stream_that_is_closed_frees_the_slot(client: openai.OpenAI, fleet: Fleet) -> None:

@@ -120,6 +120,8 @@ NOTES: Final[Mapping[str, Mapping[str, str]]] = {
         "message": "What a person reads: what is wrong, and what to do.",
         "details": "The figures behind the message.",
         "request_id": "Under which the log has more.",
+        "type": "For OpenAI's clients: `invalid_request_error`, `rate_limit_error` or `server_error`, by the status.",
+        "param": "For OpenAI's clients: always null.",
     },
     "Downloading": {
         "bytes_downloaded": "Never goes back.",
