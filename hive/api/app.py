@@ -66,6 +66,7 @@ ROUTES: Final[list[ApiRoute | StreamRoute]] = [
     ApiRoute("POST", "/v1/downloads/{id}/resume", controls.resume, "pull"),
     ApiRoute("POST", "/v1/downloads/{id}/retry", controls.retry, "pull"),
     ApiRoute("PUT", "/v1/downloads/{id}/priority", controls.set_priority, "pull"),
+    ApiRoute("PUT", "/v1/downloads/{id}/place", controls.move, "pull"),
     ApiRoute("GET", "/v1/models", models.index, "read"),
     ApiRoute("POST", "/v1/models/plan", plans.create, "pull"),
     ApiRoute("POST", "/v1/models/verify", maintenance.verify, "admin"),

@@ -13,20 +13,25 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from hive import errors
-from hive.api.downloads import find, shown, started
+from hive.api.downloads import find, read_id, shown, started
 from hive.api.json import JsonResponse, read_body
 from hive.api.services import services_of
 from hive.auth.principal import principal_of
 from hive.downloads.events import cancelled_event, given_up, paused_event, requeued_event
 from hive.downloads.record import Record
+from hive.downloads.tracker import Side
 from hive.downloads.view import view
-from hive.wire.api import PriorityRequest, RetryRequest
+from hive.wire.api import PlaceRequest, PriorityRequest, RetryRequest
 from hive.wire.jobs import RANKS
 
 log = logging.getLogger("hive.api.controls")
 
 #: Why one of several owners cannot hold up the others.
 SHARED = "Others wait for this download too, so it cannot be paused. Cancel it: it goes on for the others."
+#: Nor move it: its place is the best of what its owners wish.
+SHARED_PLACE = "Others wait for this download too, so it cannot be moved. Ask for it with the priority that you want."
+#: What only one that waits has.
+NO_PLACE = "Only what waits in the queue can be moved there, to before or behind another one that waits."
 #: How often a change is tried again when the download changes hands meanwhile.
 MAX_TRIES = 5
 
@@ -100,6 +105,27 @@ async def set_priority(request: Request) -> Response:
             return True  # the most urgent wish of all counts
         changed = services.tracker.set_priority(record, body.priority)
         return changed and _say("priority changed", record, priority=body.priority)
+
+    return await _change(request, attempt)
+
+
+async def move(request: Request) -> Response:
+    """`PUT /v1/downloads/{id}/place`: a waiting download gets the place before or behind another one."""
+    services, principal = services_of(request), principal_of(request)
+    body = await read_body(request, PlaceRequest)
+    if (body.before is None) == (body.behind is None):
+        raise errors.BadRequest("One of 'before' and 'behind' names the other download.")
+    side: Side = "before" if body.behind is None else "behind"
+    await find(request)  # what the path names is answered for first
+    other = await services.downloads.find(read_id(body.before or body.behind or ""), principal)
+
+    def attempt(record: Record) -> bool:
+        if record.is_shared and not principal.may("admin"):
+            raise errors.Conflict(SHARED_PLACE)
+        moved = services.tracker.move(record, other, side)
+        if moved is None:
+            raise errors.Conflict(NO_PLACE)
+        return moved and _say("moved in the queue", record, priority=other.priority)
 
     return await _change(request, attempt)
 

@@ -152,6 +152,10 @@ class AsyncClient:
         """See Client.set_priority."""
         return await self._call(calls.set_priority(download_id, priority))
 
+    async def move(self, download_id: str, *, before: str | None = None, behind: str | None = None) -> Download:
+        """See Client.move."""
+        return await self._call(calls.move(download_id, before, behind))
+
     async def retry(self, download_id: str, *, hf_token: str | None = None, webhook_url: str | None = None) -> Started:
         """See Client.retry."""
         return await self._call(calls.retry(download_id, hf_token, webhook_url))

@@ -20,6 +20,7 @@ from hive.wire.api import (
     Listing,
     Model,
     Page,
+    PlaceRequest,
     PlanRequest,
     PriorityRequest,
     RetryRequest,
@@ -155,6 +156,12 @@ def set_priority(download_id: str, priority: Priority) -> Call[Download]:
     """Change how soon a download gets a worker."""
     path = f"/v1/downloads/{quote(download_id, safe='')}/priority"
     return Call("PUT", path, Download, body=PriorityRequest(priority=priority))
+
+
+def move(download_id: str, before: str | None, behind: str | None) -> Call[Download]:
+    """Give a waiting download another place."""
+    path = f"/v1/downloads/{quote(download_id, safe='')}/place"
+    return Call("PUT", path, Download, body=PlaceRequest(before=before, behind=behind))
 
 
 def retry(download_id: str, hf_token: str | None, webhook_url: str | None) -> Call[Started]:

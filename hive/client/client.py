@@ -188,6 +188,14 @@ class Client:
         """Change how soon a download gets a worker. Raises DownloadNotFound and DownloadEnded."""
         return self._call(calls.set_priority(download_id, priority))
 
+    def move(self, download_id: str, *, before: str | None = None, behind: str | None = None) -> Download:
+        """Move a waiting download to before or behind another one that waits (one of the two is its id); it takes its
+        priority.
+
+        Raises DownloadNotFound and DownloadEnded, and Conflict where one does not wait, or where others share it.
+        """
+        return self._call(calls.move(download_id, before, behind))
+
     def retry(self, download_id: str, *, hf_token: str | None = None, webhook_url: str | None = None) -> Started:
         """Try again what failed or was cancelled, as a new download that goes on from what arrived. The first request's
         token and webhook were not kept.

@@ -50,6 +50,8 @@ Outcome = Literal["created", "joined", "known", "full", "crowded", "own_full", "
 
 Departure = Literal["left", "last", "gone"]
 
+Side = Literal["before", "behind"]
+
 #: Records that are looked at for one page; where a filter hides most of them the page is short, and has a cursor.
 MAX_SCANNED = 1_000
 #: Downloads that are put into the index by state in one step.
@@ -97,7 +99,8 @@ class DownloadTracker:
         self._reindex = Script(client, scripts.REINDEX)
         self._create, self._control = Script(client, scripts.CREATE), Script(client, scripts.CONTROL)
         self._leave, self._lend = Script(client, scripts.LEAVE), Script(client, scripts.LEND)
-        self._priority, self._set_aside = Script(client, scripts.PRIORITY), Script(client, scripts.SET_ASIDE)
+        self._priority, self._move = Script(client, scripts.PRIORITY), Script(client, scripts.MOVE)
+        self._set_aside = Script(client, scripts.SET_ASIDE)
 
     @classmethod
     def of(cls, client: RedisClient, settings: Settings) -> DownloadTracker:
@@ -230,9 +233,6 @@ class DownloadTracker:
         """Change how soon a download gets a worker; False when it has ended, or changed hands since `record` was
         read.
         """
-        event = record.last_event
-        if isinstance(event, events.Downloading):
-            event = msgspec.structs.replace(event, priority=events.shown(priority))
         return bool(
             self._priority(
                 record=keys.record(record.id),
@@ -241,9 +241,25 @@ class DownloadTracker:
                 id=record.id,
                 fence=record.fence,
                 priority=priority,
-                event=events.encode(event),
+                event=_with_priority(record, priority),
             )
         )
+
+    def move(self, record: Record, other: Record, side: Side) -> bool | None:
+        """Move a waiting download to before or behind another that waits, among its owner's (move.lua); it takes its
+        priority. False when it has ended, or changed hands since `record` was read; None when one does not wait.
+        """
+        moved = self._move(
+            record=keys.record(record.id),
+            channel=keys.events(record.id, self._database),
+            pending=keys.PENDING,
+            id=record.id,
+            fence=record.fence,
+            other=other.id,
+            side=side,
+            event=_with_priority(record, other.priority),
+        )
+        return None if moved < 0 else bool(moved)
 
     def request_control(self, record: Record, word: str) -> bool:
         """Leave `cancel`, `pause` or `yield` for the worker. False when the download changed hands since `record` was
@@ -393,3 +409,11 @@ def _unless_away(replies: list[Any]) -> list[Any]:
         if isinstance(reply, Exception) and is_redis_error(reply) and not is_of_another_type(reply):
             raise reply
     return replies
+
+
+def _with_priority(record: Record, priority: Priority) -> bytes:
+    """The latest event, with another priority."""
+    event = record.last_event
+    if isinstance(event, events.Downloading):
+        event = msgspec.structs.replace(event, priority=events.shown(priority))
+    return events.encode(event)

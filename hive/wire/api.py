@@ -95,6 +95,13 @@ class PriorityRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     priority: Priority
 
 
+class PlaceRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The body of `PUT /v1/downloads/{id}/place`: one of the two, the id of another download that waits."""
+
+    before: Annotated[str, Meta(max_length=64)] | None = None
+    behind: Annotated[str, Meta(max_length=64)] | None = None
+
+
 class BandwidthRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The body of `PUT /v1/settings/bandwidth`; null: no limit."""
 

@@ -85,6 +85,7 @@ def told(answer: requests.Response, *away: str) -> tuple[Any, ...]:
         ("POST", "/v1/downloads/{id}/resume", None),
         ("POST", "/v1/downloads/{id}/retry", None),
         ("PUT", "/v1/downloads/{id}/priority", {"priority": "high"}),
+        ("PUT", "/v1/downloads/{id}/place", {"before": UNKNOWN}),
         ("GET", "/v1/models/download/progress?id={id}", None),
         ("GET", "/v1/downloads/progress?id={id}", None),
     ],
@@ -177,6 +178,17 @@ def test_one_of_several_neither_pauses_nor_puts_behind(alice: Person, bob: Perso
     for priority, shown in (("high", "high"), ("low", "high"), ("normal", "high")):
         answer = alice.call("PUT", f"/v1/downloads/{shared}/priority", {"priority": priority})
         assert (answer.status_code, answer.json()["priority"]) == (202, shown)
+
+
+def test_nothing_is_moved_beside_what_is_somebody_elses_nor_is_what_others_share(alice: Person, bob: Person) -> None:
+    hers, his = alice.start("hf:org/hers")["download_id"], bob.start("hf:org/his")["download_id"]
+    foreign = bob.call("PUT", f"/v1/downloads/{his}/place", {"before": hers})
+    unknown = bob.call("PUT", f"/v1/downloads/{his}/place", {"before": UNKNOWN})
+    assert foreign.status_code == 404
+    assert told(foreign, hers) == told(unknown, UNKNOWN)
+    assert bob.start("hf:org/hers")["download_id"] == hers
+    refused = bob.call("PUT", f"/v1/downloads/{hers}/place", {"behind": his})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "CONFLICT")
 
 
 def test_who_joins_does_not_see_what_the_first_one_had_before(alice: Person, bob: Person) -> None:

@@ -152,6 +152,65 @@ def test_every_control_does_what_it_says(page: Page, stage: Stage) -> None:
     wait_for(lambda: requests.get(limit, timeout=60).json()["max_running"] is None)
 
 
+def waiting(page: Page) -> list[str]:
+    """What waits, in the order of the page."""
+    return page.locator("tr[data-status=queued] .title").all_inner_texts()
+
+
+def test_what_waits_is_moved_by_dragging_and_by_the_arrow_keys(page: Page, stage: Stage) -> None:
+    ids = [stage.drawn.queued(f"queue/{name}") for name in "abcd"]
+    for download_id in ids:
+        expect(row(page, download_id).get_by_role("button", name="Move")).to_be_visible()
+
+    def places() -> list[str]:
+        return [name for name in waiting(page) if name.startswith("queue/")]
+
+    def server_says() -> list[str]:
+        found = {name: record(stage, download_id)["ahead"] for name, download_id in zip("abcd", ids, strict=True)}
+        return [f"queue/{name}" for name in sorted(found, key=found.__getitem__)]
+
+    handle, goal = row(page, ids[3]).get_by_role("button", name="Move"), row(page, ids[1])
+    handle.scroll_into_view_if_needed()
+    handle.hover()
+    page.mouse.down()
+    goal.scroll_into_view_if_needed()
+    box = goal.bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + 30, box["y"] + 4, steps=5)
+    expect(goal).to_have_attribute("data-drop", "before")
+    page.mouse.up()
+    wait_for(lambda: places() == ["queue/a", "queue/d", "queue/b", "queue/c"])
+    assert server_says() == places()
+    expect(page.locator("[data-drop], [data-dragged]")).to_have_count(0)
+
+    row(page, ids[0]).get_by_role("button", name="Move").press("ArrowDown")
+    wait_for(lambda: places() == ["queue/d", "queue/a", "queue/b", "queue/c"])
+    page.wait_for_function("() => document.activeElement.ariaLabel === 'Move queue/a'")
+    page.keyboard.press("ArrowDown")
+    wait_for(lambda: places() == ["queue/d", "queue/b", "queue/a", "queue/c"])
+    assert server_says() == places()
+
+    row(page, ids[2]).get_by_label("Priority of").select_option("high")
+    page.mouse.move(5, 5)
+    page.get_by_label("Which model?").focus()  # nothing is put in order below a hand
+    wait_for(lambda: places()[0] == "queue/c")
+    row(page, ids[1]).get_by_role("button", name="Move").press("ArrowUp")
+    wait_for(lambda: places()[:2] == ["queue/c", "queue/b"])
+    row(page, ids[1]).get_by_role("button", name="Move").press("ArrowUp")
+    wait_for(lambda: places()[:2] == ["queue/b", "queue/c"])
+    expect(row(page, ids[1]).get_by_label("Priority of")).to_have_value("high")
+
+    handle = row(page, ids[1]).get_by_role("button", name="Move")
+    handle.hover()
+    page.mouse.down()
+    page.mouse.move(10, box["y"] + 500, steps=3)
+    page.keyboard.press("Escape")
+    page.mouse.up()
+    assert places()[0] == "queue/b", "Escape lets go"
+    for download_id in ids:
+        requests.delete(f"{stage.server.url}/v1/downloads/{download_id}", timeout=60)
+
+
 def test_models_can_be_used_and_deleted_and_history_is_found(page: Page, stage: Stage) -> None:
     model = page.locator("hive-models tr", has_text="openai/whisper")
     model.get_by_text("Use it").click()

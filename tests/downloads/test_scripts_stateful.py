@@ -289,7 +289,7 @@ MUTANTS = {
     ),
     "a place by the time of the attempt": (
         "RELEASE",
-        "come_back(id, owner, r[15], r[9], r[10])",
+        "come_back(id, owner, r[15], r[9], r[16] or r[10])",
         "come_back(id, owner, r[15], r[9], now_ms())",
     ),
     "an end that leaves the index": ("FINISH", "index(id, state, r[9])", ""),

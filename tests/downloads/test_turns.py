@@ -12,6 +12,7 @@ from hive.downloads.context import DownloadContext
 from hive.downloads.intents import IntentLog, intent_of
 from hive.downloads.record import Claim
 from hive.downloads.restore import Restore
+from hive.downloads.tracker import Side
 from hive.redis.client import RedisClient
 from hive.wire import keys
 from hive.wire.jobs import RANK_STEP, RANKS, TURN_MS, Priority
@@ -62,6 +63,10 @@ class Queue:
         assert self.downloads.claims.finish(
             Claim(record.id, record.dedup_key, record.fence), record.seq + 1, "complete", complete(), "/x"
         )
+
+    def move(self, name: str, side: Side, other: str) -> bool | None:
+        one, two = (read(self.downloads, self.ids[each]) for each in (name, other))
+        return self.downloads.tracker.move(one, two, side)
 
     def cancel(self, name: str) -> None:
         record = read(self.downloads, self.ids[name])
@@ -354,3 +359,89 @@ def test_what_a_place_costs_does_not_grow_with_the_queue(queue: Queue) -> None:
     queue.ask_many("bob", 300, first=100)
     assert commands("bob901") <= few + 10
     assert commands("carol0") <= few + 10
+
+
+MOVES: list[tuple[str, Side, str, list[int]]] = [
+    ("m4", "before", "m1", [0, 4, 1, 2, 3]),
+    ("m0", "behind", "m2", [1, 2, 0, 3, 4]),
+    ("m0", "before", "m2", [1, 0, 2, 3, 4]),
+    ("m3", "behind", "m0", [0, 3, 1, 2, 4]),
+    ("m1", "behind", "m4", [0, 2, 3, 4, 1]),
+    ("m2", "behind", "m1", [0, 1, 2, 3, 4]),
+    ("m2", "before", "m3", [0, 1, 2, 3, 4]),
+]
+
+
+@pytest.mark.parametrize("owner", ["", "bob"])
+@pytest.mark.parametrize(("name", "side", "other", "expected"), MOVES)
+def test_what_waits_can_be_moved(
+    queue: Queue, owner: str, name: str, side: Side, other: str, expected: list[int]
+) -> None:
+    for number in range(5):
+        queue.ask(f"m{number}", owner=owner)
+    scores = sorted(queue.scores().values())
+    assert queue.move(name, side, other)
+    wanted = [f"m{number}" for number in expected]
+    assert queue.order == wanted
+    assert sorted(queue.scores().values()) == scores, "the places are the same ones"
+    queue.release(wanted[0], to="paused")
+    queue.release(wanted[0])
+    queue.take(1)
+    queue.release(wanted[0])
+    queue.ask("m9", owner=owner)
+    assert queue.order == [*wanted, "m9"], "it keeps its place, and who comes later is behind"
+
+
+def test_two_of_one_millisecond_can_be_moved_too(queue: Queue) -> None:
+    for number in range(4):
+        queue.ask(f"m{number}", owner="")
+    for name in queue.order:
+        queue.store.zadd(keys.PENDING, {queue.ids[name]: RANK_STEP + 7})
+    a, b, c, d = queue.order
+    assert queue.move(d, "before", b)
+    assert queue.order == [a, d, b, c]
+
+
+def test_many_moves_to_one_place_find_room(queue: Queue) -> None:
+    for number in range(20):
+        queue.ask(f"m{number}", owner="")
+    for number in range(19, 1, -1):
+        assert queue.move(f"m{number}", "behind", "m0")
+    assert queue.order == ["m0", *(f"m{number}" for number in range(2, 20)), "m1"]
+
+
+def test_what_is_moved_takes_the_priority_and_its_events_say_so(queue: Queue) -> None:
+    queue.ask_many("bob", 3)
+    queue.ask("bob9", "high")
+    queue.ask("bob8", "low")
+    assert queue.move("bob2", "before", "bob9")
+    assert queue.move("bob8", "before", "bob1")
+    assert queue.order == ["bob2", "bob9", "bob0", "bob8", "bob1"]
+    moved = read(queue.downloads, queue.ids["bob2"])
+    assert (moved.priority, moved.last_event.priority) == ("high", "high")  # type: ignore[union-attr]
+
+
+def test_a_move_changes_nobody_elses_turn(queue: Queue) -> None:
+    queue.ask_many("bob", 4)
+    queue.ask_many("alice", 3)
+    theirs = {name: score for name, score in queue.scores().items() if name.startswith("alice")}
+    assert queue.order == ["bob0", "alice0", "bob1", "alice1", "bob2", "alice2", "bob3"]
+    assert queue.move("bob3", "before", "alice0")
+    assert queue.order == ["bob0", "alice0", "bob3", "alice1", "bob1", "alice2", "bob2"]
+    assert {name: score for name, score in queue.scores().items() if name.startswith("alice")} == theirs
+
+
+def test_only_what_waits_is_moved_and_only_by_who_has_read_it(queue: Queue) -> None:
+    queue.ask_many("bob", 4)
+    queue.take(1)
+    assert queue.move("bob0", "behind", "bob2") is None
+    assert queue.move("bob2", "before", "bob0") is None
+    assert queue.move("bob2", "before", "bob2") is None
+    queue.release("bob3", to="paused")
+    assert queue.move("bob1", "behind", "bob3") is None
+    read_before = read(queue.downloads, queue.ids["bob2"])
+    assert queue.move("bob2", "before", "bob1")
+    assert queue.downloads.tracker.move(read_before, read(queue.downloads, queue.ids["bob1"]), "behind") is False
+    queue.cancel("bob2")
+    assert queue.move("bob2", "before", "bob1") is False
+    assert queue.order == ["bob1"]

@@ -18,6 +18,7 @@ from hypothesis.errors import Flaky
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from hive.downloads.record import Record
+from hive.downloads.tracker import Side
 from hive.redis.client import RedisClient
 from hive.wire import keys
 from hive.wire.jobs import RANK_STEP, RANKS, Priority
@@ -84,6 +85,12 @@ class Turns(RuleBasedStateMachine):
     def set_priority(self, data: st.DataObject, priority: Priority) -> None:
         if (record := self.record(data, "running", "queued", "paused")) is not None:
             assert self.downloads.tracker.set_priority(record, priority)
+
+    @rule(data=st.data(), side=st.sampled_from(("before", "behind")))
+    def move(self, data: st.DataObject, side: Side) -> None:
+        record, other = self.record(data, "queued"), self.record(data, "queued")
+        if record is not None and other is not None:
+            assert self.downloads.tracker.move(record, other, side) == (None if record == other else True)
 
     @rule(data=st.data(), owner=st.sampled_from(OWNERS), priority=st.sampled_from(PRIORITIES))
     def join(self, data: st.DataObject, owner: str, priority: Priority) -> None:

@@ -34,6 +34,10 @@ NOTES: Final[Mapping[str, Mapping[str, str]]] = {
         "webhook_url": "A webhook again: the first one was not kept.",
     },
     "PriorityRequest": {"priority": "How soon it gets a worker."},
+    "PlaceRequest": {
+        "before": "The id of the download that is to come right after it.",
+        "behind": "The id of the download that is to come right before it.",
+    },
     "BandwidthRequest": {"bytes_per_second": "What all workers together may take; null: no limit."},
     "RunningRequest": {"max_running": "How many downloads may run at once; null: no limit."},
     "VerifyRequest": {

@@ -176,6 +176,13 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         parameters=(DOWNLOAD,),
         may_end_with=CHANGE,
     ),
+    "PUT /v1/downloads/{id}/place": Operation(
+        "Move a waiting download to before or behind another one",
+        changed("It has its place, and the other's priority."),
+        api.PlaceRequest,
+        parameters=(DOWNLOAD,),
+        may_end_with=CHANGE,
+    ),
     "GET /v1/models": Operation(
         "Models on disk", {200: Json(api.Listing[api.Model], "All of them, by id.")}, may_end_with=DISK
     ),

@@ -27,7 +27,7 @@ local live = false
 if under_way then
   local other = 'hive:{' .. under_way .. '}'
   local r = redis.call('HMGET', other, 'terminal', 'local_path', 'priority', 'created_ms', 'owners', 'control',
-    'permission', 'line')
+    'permission', 'line', 'place_ms')
   local lines = r[5] or ''
   local theirs = r[7] or ''
   local is_own = has_owner(lines, owner)
@@ -42,7 +42,7 @@ if under_way then
       redis.call('HSET', other, 'priority', priority)
       if redis.call('ZSCORE', pending, under_way) then
         step_out(under_way, whose_turn(r[8], lines))
-        enter(under_way, whose_turn(r[8], lines), priority, r[4])
+        enter(under_way, whose_turn(r[8], lines), priority, r[9] or r[4])
       end
     end
     hurry(under_way, r[8], lines, owner, redis.call('HGET', other, 'priority'))

@@ -24,6 +24,7 @@ if whose_turn(r[3], lines) == owner then
   local waits = redis.call('ZSCORE', PENDING, id)
   if waits then step_out(id, owner) end
   redis.call('HSET', record, 'line', others[1])
+  redis.call('HDEL', record, 'place_ms')
   if waits then enter(id, others[1], r[4], r[5]) end
 end
 redis.call('ZREM', 'hive:owner:' .. owner, id)

@@ -11,11 +11,11 @@ local found = redis.call('ZSCAN', downloads, cursor, 'COUNT', step)
 for i = 1, #found[2], 2 do
   local id = found[2][i]
   if redis.call('TYPE', 'hive:{' .. id .. '}').ok == 'hash' then
-    local r = redis.call('HMGET', 'hive:{' .. id .. '}', 'state', 'line', 'owners', 'priority')
+    local r = redis.call('HMGET', 'hive:{' .. id .. '}', 'state', 'line', 'owners', 'priority', 'place_ms')
     index(id, r[1], found[2][i + 1])
     local owner = whose_turn(r[2], r[3])
     owners[owner] = owner ~= '' or nil
-    local rank = join_line(id, owner, r[4], found[2][i + 1])
+    local rank = join_line(id, owner, r[4], r[5] or found[2][i + 1])
     if rank then new_in[rank] = true end
   else
     index(id, '')

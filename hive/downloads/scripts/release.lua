@@ -9,7 +9,8 @@ local id, fence, attempt, counts, expired_only, event, to, received, refetched, 
 --! include turns
 
 local r = redis.call('HMGET', record, 'state', 'fence', 'attempt', 'bytes_done', 'bytes_at_claim', 'stalls', 'control',
-  'claimed_ms', 'priority', 'created_ms', 'received', 'refetched', 'line', 'owners', 'turn')
+  'claimed_ms', 'priority', 'created_ms', 'received', 'refetched', 'line', 'owners', 'turn',
+  'place_ms')
 if r[1] == to and r[3] == attempt then return 1 end
 if (r[1] ~= 'running' and r[1] ~= 'queued' and r[1] ~= 'paused') or r[2] ~= fence then return 0 end
 if expired_only == '1' then
@@ -38,7 +39,7 @@ if to == 'queued' then
     step_out(id, owner)
     enter(id, owner, r[9], now_ms())
   elseif not redis.call('ZSCORE', pending, id) then
-    come_back(id, owner, r[15], r[9], r[10])
+    come_back(id, owner, r[15], r[9], r[16] or r[10])
   end
   redis.call('SREM', PAUSED, id)
 else

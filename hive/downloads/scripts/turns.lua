@@ -13,6 +13,8 @@
 -- A download counts for one owner: who asked first, or who joined and whose turn comes earlier (field `line`). Its field
 -- `turn` is the score at which it was claimed: what a worker gives back has had its turn, and keeps its place.
 --
+-- Somebody may have moved it (move.lua): then `place_ms` is its age among its owner's.
+--
 -- What is here beside the queue may be lost or stale, which costs no more than the order: `hive:line:<owner>`, what
 -- waits of one owner by priority and age, and `hive:turns:<rank>`, who had a turn in the round that is on, and '', the
 -- round itself.
@@ -210,6 +212,7 @@ local function hurry(id, line, owners, owner, priority)
   if next_turn(rank, owner, round, before) >= score_of(id) then return end
   step_out(id, now_for)
   redis.call('HSET', 'hive:{' .. id .. '}', 'line', owner)
+  redis.call('HDEL', 'hive:{' .. id .. '}', 'place_ms')
   enter(id, owner, priority, now_ms())
 end
 -- What a version without turns has queued or taken enters its owner's line, or leaves it. -> the rank that it is new in.

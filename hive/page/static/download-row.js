@@ -1,10 +1,11 @@
 /** One download as a row of the table: made once, then changed in place where something changed. */
 
 import { call } from "./api.js";
-import { button, careful, copy, el, isolated, setText } from "./dom.js";
+import { button, careful, copy, el, isolated, say, setText } from "./dom.js";
 import { ENDED } from "./downloads.js";
 import { askForVariant, mending } from "./failure.js";
 import { ago, counted, percent, size, span, speed } from "./format.js";
+import { queueHandle } from "./queue-handle.js";
 
 const WORDS = /** @type {Record<string, string>} */ ({
   queued: "Waits", resolving: "Asks the Hub", downloading: "Downloading", verifying: "Verifying", paused: "Paused",
@@ -18,6 +19,8 @@ export class DownloadRow {
     this.row = row;
     this.downloads = downloads;
     this.actionsFor = "";
+    /** @type {HTMLSelectElement | null} */
+    this.list = null;
     this.title = el("span", { class: "title", id: `d-${row.id}` }, isolated(""));
     this.note = el("p", { class: "note" });
     this.more = el("div", { class: "more" });
@@ -53,6 +56,7 @@ export class DownloadRow {
     setText(this.left, moves && event.eta_seconds !== undefined ? `${span(event.eta_seconds)} left` : "");
     setText(this.note, this.noteText());
     this.setActions();
+    if (this.list && this.list.value !== row.record.priority && document.activeElement !== this.list) this.list.value = row.record.priority;
     if (this.details.open) this.showDetails();
   }
 
@@ -102,13 +106,24 @@ export class DownloadRow {
     const cancel = careful("Cancel", "Really cancel?", () => this.control("DELETE", ""), label("Cancel"));
     if (row.status === "paused") return [button("Resume", () => this.control("POST", "/resume"), { ...label("Resume"), class: "primary" }), cancel];
     const pause = button("Pause", () => this.control("POST", "/pause"), label("Pause"));
-    return row.status === "queued" ? [this.priority(), pause, cancel] : [pause, cancel];
+    return row.status === "queued" ? [this.handle(), this.priority(), pause, cancel] : [pause, cancel];
+  }
+
+  handle() {
+    return queueHandle(this.row.name, this.node, async (side, id) => {
+      await this.control("PUT", "/place", { [side]: id });
+      await this.downloads.refresh();
+      this.downloads.dispatchEvent(new CustomEvent("reordered"));
+      const { ahead } = this.row.record;
+      say(ahead ? `${this.row.name} is behind ${counted(ahead, "other")}.` : `${this.row.name} comes next.`);
+    });
   }
 
   priority() {
     const list = el("select", { "aria-label": `Priority of ${this.row.name}`, title: "How soon it gets a worker" });
     for (const name of PRIORITIES) list.append(el("option", { value: name, text: { high: "First", normal: "In turn", low: "Last" }[name] }));
     list.value = this.row.record.priority;
+    this.list = list;
     list.addEventListener("change", () => this.control("PUT", "/priority", { priority: list.value }));
     return list;
   }

@@ -40,6 +40,7 @@ export class DownloadTable extends HTMLElement {
         if (!this.held) this.order();
       });
     }
+    downloads.addEventListener("reordered", () => this.order()); // somebody has just wished it, with the pointer there
     downloads.addEventListener("change", (event) => this.update(/** @type {CustomEvent<Row[]>} */ (event).detail));
   }
 
