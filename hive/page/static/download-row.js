@@ -1,17 +1,15 @@
 /** One download as a row of the table: made once, then changed in place where something changed. */
 
-import { call } from "./api.js";
-import { button, careful, copy, el, isolated, say, setText } from "./dom.js";
+import { el, isolated, setText } from "./dom.js";
+import { DownloadActions } from "./download-actions.js";
 import { ENDED } from "./downloads.js";
 import { askForVariant, mending } from "./failure.js";
 import { ago, counted, percent, size, span, speed } from "./format.js";
-import { queueHandle } from "./queue-handle.js";
 
 const WORDS = /** @type {Record<string, string>} */ ({
   queued: "Waits", resolving: "Asks the Hub", downloading: "Downloading", verifying: "Verifying", paused: "Paused",
   retrying: "Tries again", complete: "Done", failed: "Failed", cancelled: "Cancelled",
 });
-const PRIORITIES = ["high", "normal", "low"];
 
 export class DownloadRow {
   /** @param {Row} row @param {import("./downloads.js").Downloads} downloads */
@@ -19,8 +17,7 @@ export class DownloadRow {
     this.row = row;
     this.downloads = downloads;
     this.actionsFor = "";
-    /** @type {HTMLSelectElement | null} */
-    this.list = null;
+    this.acts = new DownloadActions(this);
     this.title = el("span", { class: "title", id: `d-${row.id}` }, isolated(""));
     this.note = el("p", { class: "note" });
     this.more = el("div", { class: "more" });
@@ -56,7 +53,7 @@ export class DownloadRow {
     setText(this.left, moves && event.eta_seconds !== undefined ? `${span(event.eta_seconds)} left` : "");
     setText(this.note, this.noteText());
     this.setActions();
-    if (this.list && this.list.value !== row.record.priority && document.activeElement !== this.list) this.list.value = row.record.priority;
+    this.acts.showPriority();
     if (this.details.open) this.showDetails();
   }
 
@@ -86,62 +83,13 @@ export class DownloadRow {
     if (this.actionsFor === row.status) return;
     this.actionsFor = row.status;
     const had = this.actions.contains(document.activeElement);
-    this.actions.replaceChildren(...this.buttons());
+    this.actions.replaceChildren(...this.acts.buttons());
     if (had) /** @type {HTMLElement | null} */ (this.actions.querySelector("button"))?.focus();
     this.mending.hidden = row.status !== "failed";
     this.mending.replaceChildren(...(row.status === "failed" ? [mending(row.event.code ?? "", row.event.details ?? {}, {
-      again: (body) => this.retry(body),
+      again: (body) => this.acts.retry(body),
       variant: async (name) => { await askForVariant(row.record.model_ref, name); this.downloads.dismiss(row); this.downloads.refreshSoon(); },
     })] : []));
-  }
-
-  buttons() {
-    const { row } = this;
-    /** @param {string} text */
-    const label = (text) => ({ "aria-label": `${text} ${row.name}` });
-    const dismiss = () => button("Dismiss", () => this.downloads.dismiss(row), label("Dismiss"));
-    if (row.status === "failed") return [dismiss()];
-    if (row.status === "cancelled") return [button("Retry", () => this.retry({}), label("Retry")), dismiss()];
-    if (row.status === "complete") return [button("Copy path", () => copy(row.event.local_path ?? ""), label("Copy the path of")), dismiss()];
-    const cancel = careful("Cancel", "Really cancel?", () => this.control("DELETE", ""), label("Cancel"));
-    if (row.status === "paused") return [button("Resume", () => this.control("POST", "/resume"), { ...label("Resume"), class: "primary" }), cancel];
-    const pause = button("Pause", () => this.control("POST", "/pause"), label("Pause"));
-    return row.status === "queued" ? [this.handle(), this.priority(), pause, cancel] : [pause, cancel];
-  }
-
-  handle() {
-    return queueHandle(this.row.name, this.node, async (side, id) => {
-      await this.control("PUT", "/place", { [side]: id });
-      await this.downloads.refresh();
-      this.downloads.dispatchEvent(new CustomEvent("reordered"));
-      const { ahead } = this.row.record;
-      say(ahead ? `${this.row.name} is behind ${counted(ahead, "other")}.` : `${this.row.name} comes next.`);
-    });
-  }
-
-  priority() {
-    const list = el("select", { "aria-label": `Priority of ${this.row.name}`, title: "How soon it gets a worker" });
-    for (const name of PRIORITIES) list.append(el("option", { value: name, text: { high: "First", normal: "In turn", low: "Last" }[name] }));
-    list.value = this.row.record.priority;
-    this.list = list;
-    list.addEventListener("change", () => this.control("PUT", "/priority", { priority: list.value }));
-    return list;
-  }
-
-  /** @param {string} method @param {string} what @param {unknown} [body] */
-  async control(method, what, body) {
-    const record = await call(method, `/v1/downloads/${this.row.id}${what}`, body);
-    this.row.heard = this.row.heard && !ENDED.has(record.status);
-    this.downloads.merge(record);
-    this.downloads.refreshSoon();
-    this.update();
-  }
-
-  /** @param {Record<string, string>} body */
-  async retry(body) {
-    await call("POST", `/v1/downloads/${this.row.id}/retry`, body);
-    this.downloads.dismiss(this.row);
-    await this.downloads.refresh();
   }
 
   showDetails() {
