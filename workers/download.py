@@ -56,7 +56,7 @@ from workers.min_rate import MinimumRate
 from workers.process.shutdown import SHUTDOWN
 from workers.publish import Store
 from workers.reporter import Reported, Reporter
-from workers.resolve import HUB_ATTEMPTS, HUB_ATTEMPTS_WITH_COPY, resolve_patiently
+from workers.resolve import HUB_ATTEMPTS, HUB_ATTEMPTS_WITH_COPY, REFUSED, resolve_patiently, without_lent_token
 from workers.sources import Plan
 from workers.transfer import Control
 
@@ -217,12 +217,25 @@ class DownloadRun:
         credentials = self._credentials()
         try:
             return self._bring_with(credentials)
-        except errors.ModelAccessDenied:
-            # Somebody who joined meanwhile may have brought the token that it lacked.
-            lent = self._credentials()
-            if lent == credentials:
+        except REFUSED as error:
+            other = self._other_credentials(credentials)
+            if other is None:
                 raise
-            return self._bring_with(lent)
+            log.info("refused, and tried with another token", extra={"fields": {"code": error.code}})
+            try:
+                return self._bring_with(other)
+            except REFUSED:
+                if not credentials:
+                    raise
+                raise error from None  # of the token that somebody has sent, which they can do something about
+
+    def _other_credentials(self, refused: Credentials) -> Credentials | None:
+        """What to try after the Hub has refused these; None where there is nothing else."""
+        # Somebody who joined meanwhile may have brought the token that it lacked.
+        if (lent := self._credentials()) != refused:
+            return lent
+        record = until_redis_answers(lambda: self._downloads.tracker.read(self._claim.id), self._control)
+        return without_lent_token(refused, record)
 
     def _bring_with(self, credentials: Credentials) -> Plan:
         network = network_for(self._settings, guarded=is_plain_url(self._record.request.ref))

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Final
 from urllib.parse import urlsplit
 
-from hive.errors import HubRefused, HubUnavailable
+import msgspec
+
+from hive.downloads.record import Record
+from hive.errors import HubRefused, HubUnavailable, ModelAccessDenied, ModelNotFound
 from hive.net.backoff import Backoff
 from hive.net.egress import Network
+from hive.secrets import Credentials
 from hive.settings import Settings
 from hive.wire.jobs import Request
 from hive.wire.refs import ModelRef
@@ -21,6 +26,8 @@ HUB_WAIT_FIRST_S, HUB_WAIT_LAST_S = 1.0, 20.0
 HUB_ATTEMPTS_WITH_COPY = 2
 #: The longest wait that a rate limit may ask for, in seconds: the Hub counts per 5 minutes.
 RATE_LIMIT_WAIT_MAX_S = 900.0
+#: What the Hub says to a token, or to none, that does not open a model: of a private one that there is none.
+REFUSED: Final = (ModelAccessDenied, ModelNotFound)
 
 
 def resolve_patiently(
@@ -73,6 +80,15 @@ def resolve_patiently(
         reporter.status("retrying", message)
         control.sleep(wait_s)
         reporter.status("resolving")
+
+
+def without_lent_token(refused: Credentials, record: Record | None) -> Credentials | None:
+    """What is tried where the Hub refuses the token of a download: none of its own, which is the workers' token where
+    they have one, if somebody shares it who has asked without. Else None: who sends a token hears that it is wrong.
+    """
+    if record is None or not record.lent or not refused.hf_token:
+        return None
+    return msgspec.structs.replace(refused, hf_token=None)
 
 
 def hub_host(settings: Settings) -> str:

@@ -56,7 +56,7 @@ from workers.fetch import limits_of, network_for
 from workers.fleet.cooldown import RedisCooldown
 from workers.plans import described, name_of
 from workers.publish import Store
-from workers.resolve import RATE_LIMIT_WAIT_MAX_S, hub_host
+from workers.resolve import RATE_LIMIT_WAIT_MAX_S, REFUSED, hub_host, without_lent_token
 
 log = logging.getLogger("workers.resolver")
 
@@ -210,11 +210,16 @@ class Resolver:
         credentials = self._unsealed(sealed, self._purpose(record), record.created_ms / 1000)
         try:
             return self._resolve(record.request, credentials)
-        except ModelAccessDenied:
+        except REFUSED as error:
             # Somebody who joined meanwhile may have brought the token that it lacked.
-            if self._downloads.tracker.read_secret(record.id) == sealed:
+            if self._downloads.tracker.read_secret(record.id) != sealed:
+                return self._resolve_record(record)
+            own = without_lent_token(credentials, self._downloads.tracker.read(record.id))
+            if own is None:
                 raise
-            return self._resolve_record(record)
+            with contextlib.suppress(*REFUSED):
+                return self._resolve(record.request, own)
+            raise error from None  # of the token that somebody has sent
 
     def _tell(self, record: Record, found: sources.Plan) -> None:
         event = resolved_event(record, name_of(found), found.total_bytes or 0, len(found.files))

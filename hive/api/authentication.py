@@ -131,7 +131,9 @@ def session_cookie(headers: Headers) -> str | None:
     text = headers.get(b"cookie", b"")
     if b"hive=" not in text:
         return None
-    pairs = (pair.strip().partition("=") for pair in text.decode("latin-1").split(";"))
+    # Blanks alone: a browser takes a name for another that begins with some other white space, and no `__Host-` keeps
+    # a neighbour from planting that one.
+    pairs = (pair.strip(" \t").partition("=") for pair in text.decode("latin-1").split(";"))
     found = {name: value for name, _, value in pairs}
     # Only `__Host-` keeps a neighbour under the same domain from planting a cookie.
     planted = None if not is_loopback_host(headers) else found.get(LOOPBACK_COOKIE)

@@ -43,6 +43,8 @@ class Record(msgspec.Struct, kw_only=True, frozen=True):
     request_id: str = ""
     #: Who asked for it, one a line, whoever made it first; an empty line is somebody who had no key. See `owners`.
     owner_lines: str = msgspec.field(name="owners", default="")
+    #: "1" where some of those who share it have asked without the token that it is fetched with.
+    lent: str = ""
     #: What it is called, once it was resolved.
     name: str = ""
     #: Bytes that came over the network in all attempts, and how many of them had come before.

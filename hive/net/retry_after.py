@@ -48,5 +48,5 @@ def _rate_limit_reset(headers: Mapping[str, str]) -> float | None:
     left, reset = _RATE_LIMIT_LEFT.search(standard), _RATE_LIMIT_RESET.search(standard)
     if reset and (left is None or left[1] == "0"):
         return float(reset[1])
-    older = headers.get("ratelimit-reset") or headers.get("x-ratelimit-reset") or ""
-    return float(older[:9]) if older.strip().isdecimal() else None
+    older = _SECONDS.fullmatch((headers.get("ratelimit-reset") or headers.get("x-ratelimit-reset") or "").strip())
+    return float(older[1]) if older else None

@@ -14,6 +14,8 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from hive.plain_file import open_plain_file
+
 #: Name of the file in HIVE_HOME.
 LOCK_NAME = "hive.lock"
 #: Seconds that taking the lock waits: a reader holds it for an instant to see whether it is free.
@@ -61,7 +63,7 @@ class InstanceLock:
             OSError: when the home cannot be made or its filesystem has no locks.
         """
         self.home.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(self.home / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        descriptor = open_plain_file(self.home / LOCK_NAME, os.O_RDWR | os.O_CREAT)
         deadline = time.monotonic() + ACQUIRE_TIMEOUT_S
         while not _try_lock(descriptor, fcntl.LOCK_EX):
             if time.monotonic() > deadline:
@@ -99,7 +101,7 @@ class InstanceLock:
 def holder_of(home: Path) -> Holder | None:
     """Who runs on this home now, or None where nobody does."""
     try:
-        descriptor = os.open(home / LOCK_NAME, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        descriptor = open_plain_file(home / LOCK_NAME, os.O_RDONLY)
     except OSError:
         return None
     try:

@@ -10,13 +10,13 @@ is rotated the same way while they run.
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import logging
 import os
-import stat
 from pathlib import Path
 from typing import BinaryIO, Final
+
+from hive.plain_file import open_plain_file
 
 #: Bytes at which a log is moved aside; one old log is kept.
 MAX_LOG_BYTES: Final = 4 << 20
@@ -24,6 +24,7 @@ MAX_LOG_BYTES: Final = 4 << 20
 MAX_ROTATED_BYTES: Final = 32 << 20
 #: Bytes of a log that are read for its last lines.
 TAIL_BYTES: Final = 16_384
+_APPEND: Final = os.O_WRONLY | os.O_APPEND | os.O_CREAT
 
 log = logging.getLogger("hive.processes.log_file")
 
@@ -56,12 +57,8 @@ class RotatedFile:
         os.close(self._descriptor)
 
     def _open(self) -> int:
-        descriptor = os.open(
-            self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600
-        )
+        descriptor = open_plain_file(self._path, _APPEND)
         try:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise OSError(errno.EINVAL, "it is no regular file")
             os.fchmod(descriptor, 0o600)
         except OSError:
             os.close(descriptor)
@@ -97,13 +94,12 @@ def open_log(path: Path) -> BinaryIO:
     with contextlib.suppress(FileNotFoundError):
         if path.stat().st_size > MAX_LOG_BYTES:
             path.replace(path.with_name(f"{path.name}.1"))
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-    return os.fdopen(os.open(path, flags, 0o600), "ab")
+    return os.fdopen(open_plain_file(path, _APPEND), "ab")
 
 
 def tail(path: Path, lines: int, since: int = 0) -> list[str]:
     """The last lines of what was written from the byte `since` on; none where there is no such file."""
-    with contextlib.suppress(OSError), path.open("rb") as log:
-        log.seek(max(since, path.stat().st_size - TAIL_BYTES))
+    with contextlib.suppress(OSError), os.fdopen(open_plain_file(path, os.O_RDONLY), "rb") as log:
+        log.seek(max(since, os.fstat(log.fileno()).st_size - TAIL_BYTES))
         return log.read(TAIL_BYTES).decode(errors="replace").splitlines()[-lines:]
     return []

@@ -8,11 +8,13 @@ because the file came from anywhere.
 
 from __future__ import annotations
 
+import os
 import struct
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
 
 from hive.errors import ModelNotServable
+from hive.plain_file import open_plain_file
 
 #: What a GGUF file begins with, and the versions of it that are read.
 MAGIC: Final = b"GGUF"
@@ -76,7 +78,7 @@ def read_gguf(path: Path) -> GgufInfo:
         OSError: it cannot be read.
     """
     try:
-        with path.open("rb") as file:
+        with os.fdopen(open_plain_file(path, os.O_RDONLY, follow=True), "rb") as file:
             return _info(_fields(file))
     except (struct.error, EOFError, UnicodeDecodeError, OverflowError, MemoryError):
         raise ModelNotServable(

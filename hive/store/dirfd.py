@@ -19,6 +19,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Literal, overload
 
+from hive.plain_file import open_plain_file
 from hive.store.root_guard import GUARD
 
 #: Deepest folder that is walked below a root: a path in a repository has at most 1,024 bytes.
@@ -111,11 +112,8 @@ def read_file(folder: int, name: str, limit: int) -> bytes | None:
         OSError: where it cannot be read.
     """
     try:
-        file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+        file = open_plain_file(name, os.O_RDONLY, folder=folder)
     except OSError:
-        return None
-    if not stat.S_ISREG(os.fstat(file).st_mode):
-        os.close(file)
         return None
     with os.fdopen(file, "rb") as stream:
         data = stream.read(limit + 1)
@@ -153,7 +151,7 @@ def copy_file(source: int, source_name: str, folder: int, name: str) -> None:
     temporary = temporary_name(name)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     with (
-        os.fdopen(os.open(source_name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=source), "rb") as content,
+        os.fdopen(open_plain_file(source_name, os.O_RDONLY, folder=source), "rb") as content,
         _unlinked_on_error(folder, temporary),
         os.fdopen(os.open(temporary, flags, CONTENT_MODE, dir_fd=folder), "wb") as copy,
     ):

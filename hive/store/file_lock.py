@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from hive.errors import StoreMissing
+from hive.plain_file import open_plain_file
 from hive.store.dirfd import open_folder, remove_file
 from hive.store.layout import LOCKS
 
@@ -46,7 +47,7 @@ class FileLock:
         deadline_s = time.monotonic() + ACQUIRE_TIMEOUT_S
         with open_folder(self._store, LOCKS, create=True) as folder:
             while True:
-                file = os.open(self._name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666, dir_fd=folder)
+                file = open_plain_file(self._name, os.O_RDWR | os.O_CREAT, 0o666, folder=folder)
                 locked = _try_lock(file, fcntl.LOCK_EX)
                 if locked and _is_named(file, folder, self._name):
                     break
@@ -76,7 +77,7 @@ def holder_of(store: Path, name: str) -> str | None:
     with contextlib.suppress(OSError), open_folder(store, LOCKS, missing_ok=True) as folder:
         if folder is None:
             return None
-        file = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=folder)
+        file = open_plain_file(name, os.O_RDONLY, folder=folder)
         try:
             if _try_lock(file, fcntl.LOCK_SH):
                 return None

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
+from hive.plain_file import open_plain_file
 from hive.store.dirfd import open_folder
 from hive.store.layout import PARTIAL
 
@@ -50,7 +51,7 @@ class JournalTail:
 
     def _read(self) -> bytes:
         with contextlib.suppress(FileNotFoundError), open_folder(self._hive, PARTIAL) as folder:
-            file = os.open(f"{self._name}.journal", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+            file = open_plain_file(f"{self._name}.journal", os.O_RDONLY, folder=folder)
             try:
                 if (inode := os.fstat(file).st_ino) != self._inode:
                     self._inode, self._at, self._ends = inode, 0, {}
@@ -67,7 +68,7 @@ def open_partial(hive: Path, name: str) -> int | None:
     OSError.
     """
     with contextlib.suppress(FileNotFoundError), open_folder(hive, PARTIAL) as folder:
-        return os.open(f"{name}.part", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+        return open_plain_file(f"{name}.part", os.O_RDONLY, folder=folder)
     return None
 
 

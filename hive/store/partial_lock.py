@@ -22,6 +22,7 @@ import time
 from typing import Final
 
 from hive.errors import StoreMissing
+from hive.plain_file import open_plain_file
 from hive.store.dirfd import open_folder, remove_file, temporary_name
 from hive.store.filesystem import Place
 from hive.store.layout import LOCK_ENDING
@@ -34,7 +35,6 @@ STALE_S: Final = 60.0
 #: How often a lock file that was removed by its holder just then is opened again.
 MAX_OPENINGS: Final = 16
 
-_FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 #: What flock says where somebody else has the lock; anything else means that there are no locks.
 _TAKEN: Final = frozenset({errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES})
 
@@ -59,7 +59,7 @@ class PartialLocks:
                 return True
             with open_folder(self._place.root, *self._place.names, create=True) as folder:
                 for _ in range(MAX_OPENINGS):
-                    file = os.open(lock, _FLAGS, 0o666, dir_fd=folder)
+                    file = open_plain_file(lock, os.O_RDWR | os.O_CREAT, 0o666, folder=folder)
                     try:
                         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     except OSError as error:
@@ -115,7 +115,7 @@ class PartialLocks:
         if owner not in (b"", self._realm) and time.time() - touched_s < STALE_S:
             return False
         temporary = temporary_name(lock)
-        with os.fdopen(os.open(temporary, _FLAGS, 0o666, dir_fd=folder), "wb") as file:
+        with os.fdopen(open_plain_file(temporary, os.O_RDWR | os.O_CREAT, 0o666, folder=folder), "wb") as file:
             file.write(self._realm)
         os.replace(temporary, lock, src_dir_fd=folder, dst_dir_fd=folder)
         self._held[lock] = -1

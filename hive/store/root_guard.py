@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from hive.errors import StoreMissing
+from hive.plain_file import open_plain_file
 
 #: What the system says where this process is at a limit, and not the store.
 _OWN_LIMITS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR})
 #: Bytes of an id file that are read: an id and some blank space.
 _ID_BYTES: Final = 64
 _FOLDER_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-_FILE_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class _Store(NamedTuple):
@@ -119,7 +119,7 @@ def _has_id(store: _Store, folder: int | None) -> bool:
     with contextlib.suppress(OSError):
         own = os.open(store.home, _FOLDER_FLAGS) if folder is None else os.dup(folder)
         try:
-            file = os.open(store.id_name, _FILE_FLAGS, dir_fd=own)
+            file = open_plain_file(store.id_name, os.O_RDONLY, folder=own)
         finally:
             os.close(own)
         try:

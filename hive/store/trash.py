@@ -23,12 +23,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from hive.plain_file import open_plain_file
 from hive.store.dirfd import open_folder, temporary_name
 
 #: Where huggingface_hub keeps its locks, below the cache.
 LOCKS: Final = ".locks"
-
-_LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Trash:
@@ -86,7 +85,7 @@ def hub_lock(hub: Path, folder: str, blob: str) -> Iterator[bool]:
     """
     with contextlib.ExitStack() as stack:
         locks = stack.enter_context(open_folder(hub, LOCKS, folder, create=True))
-        file = os.open(f"{blob}.lock", _LOCK_FLAGS, 0o664, dir_fd=locks)
+        file = open_plain_file(f"{blob}.lock", os.O_RDWR | os.O_CREAT, 0o664, folder=locks)
         stack.callback(os.close, file)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -249,7 +249,9 @@ def test_a_webhook_copied_to_another_download_does_not_open(
 
 def test_a_token_joins_what_has_none_and_is_lent_to_it(downloads: DownloadContext) -> None:
     download_id, _ = asked(downloads, "", event=downloading(0, 0, "queued"))
+    assert not read(downloads, download_id).lent
     assert asked(downloads, "", permission="token a") == (download_id, "joined")
+    assert read(downloads, download_id).lent
     tracker = downloads.tracker
     assert tracker.lend_secret(download_id, "token b", b"sealed b", 60) == "kept", "it is fetched with another's"
     assert tracker.lend_secret(download_id, "token a", b"sealed a", 60) == "lent"
@@ -287,7 +289,9 @@ def test_a_token_that_comes_as_the_download_ends_for_want_of_it_gets_one_of_its_
 def test_two_tokens_are_two_downloads_and_who_has_none_joins_either(downloads: DownloadContext) -> None:
     first, _ = asked(downloads, "", permission="token a")
     assert asked(downloads, "", permission="token a") == (first, "joined")
+    assert not read(downloads, first).lent
     assert asked(downloads, "") == (first, "joined")
+    assert read(downloads, first).lent
     second, outcome = asked(downloads, "", permission="token b")
     assert (outcome, second != first) == ("created", True)
     assert asked(downloads, "", permission="token b") == (second, "joined")

@@ -12,7 +12,7 @@ from huggingface_hub import HfApi, scan_cache_dir, snapshot_download, try_to_loa
 from hive.client import Client
 from hive.redis.client import RedisClient
 from hive.wire.api import Started
-from hive.wire.events import Complete
+from hive.wire.events import Complete, Error
 from tests.hub import SyntheticFile, faults
 from tests.hub.hits import Hit
 from tests.hub.server import HubServer
@@ -154,6 +154,29 @@ def test_a_token_that_joins_a_request_without_one_opens_the_model_for_both(
             *_, end = client.watch(first.download_id)
     assert isinstance(end, Complete), end
     assert secrets_in(store, TOKEN) == []
+
+
+def test_a_token_that_joins_and_is_refused_takes_nothing_from_who_asked_without(
+    env: dict[str, str], hub: HubServer
+) -> None:
+    file = {"m-Q4_K_M.gguf": SyntheticFile(2 * MIB, seed=3, head=b"GGUF")}
+    hub.create("org/gated", file, gated="manual")
+    hub.create("org/open", file)
+    hub.access.issue(TOKEN, "org/gated")
+    with contextlib.ExitStack() as stack:
+        server = Server(env)
+        stack.callback(server.stop)
+        server.wait_until_ready()
+        with Client(server.url) as client:
+            asked = [client.download(f"hf:org/{name}").download_id for name in ("gated", "open")]
+            for name in ("gated", "open"):
+                assert client.download(f"hf:org/{name}", hf_token="hf_nobodyKnows").download_id in asked
+            alone = client.download("hf:org/open:Q4_K_M", hf_token="hf_nobodyKnows").download_id
+            stack.callback(Workers({**env, "HF_TOKEN": TOKEN}, 1).stop)
+            ends = [list(client.watch(download_id))[-1] for download_id in (*asked, alone)]
+    assert [type(end) for end in ends[:2]] == [Complete, Complete], ends
+    assert isinstance(ends[2], Error)
+    assert ends[2].code == "MODEL_ACCESS_DENIED", "who alone sends a token hears that it is wrong"
 
 
 def test_a_token_that_comes_while_the_model_is_refused_is_tried(service: Service, hub: HubServer) -> None:

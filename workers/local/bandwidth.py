@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import Final
 
+from hive.plain_file import open_plain_file
 from hive.store.dirfd import open_folder
 from hive.store.layout import LOCKS
 from workers.bandwidth import SHARE_S, Gcra
@@ -63,7 +64,7 @@ class MachineLine:
     def _book(self, n_bytes: int) -> float:
         if self._file is None:
             with open_folder(self._store, LOCKS, create=True) as folder:
-                self._file = os.open(_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666, dir_fd=folder)
+                self._file = open_plain_file(_NAME, os.O_RDWR | os.O_CREAT, 0o666, folder=folder)
         fcntl.flock(self._file, fcntl.LOCK_EX)
         try:
             now_s, free_s = time.monotonic(), 0.0

@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 from hive.disk_errors import disk_error
 from hive.errors import ChecksumMismatch, FileNotFound, InvalidModelRef, UnsafeUrl
+from hive.plain_file import open_plain_file
 from hive.settings import Settings
 from hive.store.dirfd import CONTENT_MODE
 from hive.wire.refs import ModelRef
@@ -29,7 +30,7 @@ from workers.transfer import Digest, Fetched, Location, Source, data_path
 BLOCK_BYTES: Final = 4 << 20
 
 _READ: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
-_WRITE: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+_WRITE: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
 
 
 def path_of(ref: ModelRef) -> Path:
@@ -81,7 +82,7 @@ def copy_local_file(path: Path, partial: Path, digest: Digest | None, on_bytes: 
     try:
         with (
             os.fdopen(source, "rb", buffering=0) as file,
-            os.fdopen(os.open(target, _WRITE, CONTENT_MODE), "wb") as copy,
+            os.fdopen(open_plain_file(target, _WRITE, CONTENT_MODE), "wb") as copy,
         ):
             size, found = 0, hashlib.sha256()
             while block := file.read(BLOCK_BYTES):

@@ -2,7 +2,8 @@
 -- ending is not joined.
 -- `terminal` is 0 or 1; `sealed` credentials and `local_path` may be ''; `owner` is '' without a key; `told`: what the
 -- channel of its owners begins with; `permission` names the token that it is to be fetched with, '' for none of its
--- own: who has another makes another download, and who joins with the first one brings it along (lend.lua). The rest of
+-- own: who has another makes another download, and who joins with the first one brings it along (lend.lua). Then, or
+-- where somebody without one joins, the record is `lent`: not all who share it have asked with its token. The rest of
 -- ARGV: the record's fields as name, value, ...
 -- `owner_queued`, `owner_records`, `owner_bytes`: what one owner may have, in the queue, in all, and of a day; 0 for no
 -- limit. Who joins takes as much as who makes: a record, and a place in the queue while it waits there. The bytes are the
@@ -47,6 +48,7 @@ if under_way then
     end
     hurry(under_way, r[8], lines, owner, redis.call('HGET', other, 'priority'))
     if permission ~= '' then redis.call('HSET', other, 'permission', permission) end
+    if permission ~= theirs then redis.call('HSET', other, 'lent', '1') end
     count('joined')
     return {under_way, 'joined'}
   end

@@ -61,6 +61,8 @@ def test_bytes_that_moved_make_the_count_start_over() -> None:
         ({"x-ratelimit-reset": "13"}, 13.0),
         ({"retry-after": "3", "ratelimit": '"api";r=0;t=55'}, 3.0),
         ({}, None),
+        ({"x-ratelimit-reset": "\xa0" * 9 + "7"}, 7.0),
+        ({"ratelimit-reset": "\u0667"}, None),
     ],
 )
 def test_what_a_server_asks_for_is_understood(headers: dict[str, str], seconds: float | None) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from hive.disk_errors import disk_error
 from hive.errors import DiskFull
+from hive.plain_file import open_plain_file
 from workers.transfer.limits import Limits
 
 #: Bytes. Unit of st_blocks, whatever the filesystem's own block is.
@@ -24,7 +25,7 @@ _CANNOT_ALLOCATE = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
 
 def open_data(path: Path) -> int:
     """A descriptor for reading and writing; the file is made when it is not there, and no link is followed."""
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, FILE_MODE)
+    return open_plain_file(path, os.O_RDWR | os.O_CREAT, FILE_MODE)
 
 
 def reserve(fd: int, size: int, limits: Limits) -> None:

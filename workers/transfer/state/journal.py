@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from hive.plain_file import NOT_PLAIN, open_plain_file
 from workers.transfer.state.disk import FILE_MODE, sync_data, sync_folder
 from workers.transfer.state.part_map import Extent, disjoint
 
@@ -81,10 +82,12 @@ def recover(path: Path, data_bytes: int, boot: str) -> Recovered | None:
     Raises OSError, but not when there is no journal.
     """
     try:
-        with path.open("rb") as file:
+        with os.fdopen(open_plain_file(path, os.O_RDONLY), "rb") as file:
             text = file.read(MAX_READ_BYTES + 1)
-    except FileNotFoundError:
-        return None
+    except OSError as error:
+        if error.errno == errno.ENOENT or error.errno in NOT_PLAIN:
+            return None
+        raise
     records = [] if len(text) > MAX_READ_BYTES else _records(text)
     if not records or records[0].get("v") != VERSION:
         return None
