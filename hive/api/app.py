@@ -71,6 +71,7 @@ ROUTES: Final[list[ApiRoute | StreamRoute]] = [
     ApiRoute("POST", "/v1/models/plan", plans.create, "pull"),
     ApiRoute("POST", "/v1/models/verify", maintenance.verify, "admin"),
     ApiRoute("POST", "/v1/gc", maintenance.collect, "admin"),
+    ApiRoute("GET", "/v1/partials", maintenance.partials, "admin"),
     ApiRoute("GET", "/v1/models/{id:path}", models.show, "read"),
     ApiRoute("DELETE", "/v1/models/{id:path}", models.delete, "admin"),
     ApiRoute("GET", "/v1/blobs/{digest}", blobs.content, "read"),

@@ -19,20 +19,21 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from hive import logs
-from hive.api.json import read_body
+from hive.api.json import JsonResponse, read_body
 from hive.api.operations import LinesResponse
 from hive.api.services import Services, services_of
 from hive.auth.principal import ANONYMOUS, Principal, principal_of
 from hive.downloads import scripts
-from hive.downloads.live import in_use, read_live
+from hive.downloads.live import Live, in_use, read_live, wanted_by
 from hive.errors import RedisUnavailable
 from hive.redis.lua import Script
 from hive.store.gc import GarbageCollector, InUse
 from hive.store.inventory import InventoryItem, Target, all_targets, target
+from hive.store.partial_files import list_partials
 from hive.store.repair import Repairer
 from hive.store.verify import Verification
 from hive.wire import keys
-from hive.wire.api import CollectRequest, VerifyRequest
+from hive.wire.api import CollectRequest, Listing, PartialFile, VerifyRequest
 from hive.wire.maintenance import Collected
 from hive.wire.spec import DownloadSpec
 
@@ -85,6 +86,19 @@ async def collect(request: Request) -> Response:
         _log(collector.run())
 
     return LinesResponse(operation, work, services.settings.keepalive_s)
+
+
+async def partials(request: Request) -> Response:
+    """`GET /v1/partials`: files that have not come whole, and what asked for them."""
+    services = services_of(request)
+    live = await services.commands.run(lambda: read_live(services.commands.client))
+    found = await services.store_calls.run(_partials, services, live)
+    return JsonResponse(Listing[PartialFile](data=tuple(found)))
+
+
+def _partials(services: Services, live: list[Live]) -> list[PartialFile]:
+    settings = services.settings
+    return list_partials(settings, in_use(settings, live), wanted_by(settings, live))
 
 
 async def tidy(services: Services) -> bool:

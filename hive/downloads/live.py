@@ -122,6 +122,19 @@ def in_use(settings: Settings, live: Iterable[Live]) -> InUse:
     )
 
 
+def wanted_by(settings: Settings, live: Iterable[Live]) -> dict[str, str]:
+    """What downloads asked for, by their ids and by the keys of their partial files, as far as that is known. Raises
+    OSError.
+    """
+    refs: dict[str, str] = {}
+    for entry in read_all(settings, MAX_INTENTS_AGE_S):
+        refs[entry.id] = entry.ref or refs.get(entry.id, "")
+    refs.update((download.id, download.ref) for download in live)
+    for entry in read_all(settings, MAX_INTENTS_AGE_S):
+        refs.update((partial, refs[entry.id]) for partial in entry.partials if refs.get(entry.id))
+    return refs
+
+
 def in_use_elsewhere(settings: Settings) -> InUse:
     """What the downloads of other hives on this store need, as the intent log has it. Raises OSError."""
     ours = realm_of(settings)

@@ -6,34 +6,10 @@ old, when no download that has not ended names it, and under the lease that its 
 
 from __future__ import annotations
 
-import os
-import re
-from typing import Final, NamedTuple
-
 from hive.store.dirfd import open_folder, remove_file, size_of
 from hive.store.filesystem import partial_places
 from hive.store.gc_context import GcContext, InUse, InUseError, modified_s
-from hive.wire.maintenance import GarbageKind
-
-_PARTIAL: Final = re.compile(
-    r"(?P<key>(?:git-|url-)?[0-9a-f]{40,64})"
-    r"(?:\.(?P<id>[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}))?"
-    r"(?:\.(?P<bad>(?:[0-9a-f]{8}\.)?bad)|\.(?:part|journal|journal\.new|lock))"
-)
-
-
-class _Partial(NamedTuple):
-    """The files of one partial, or one file that was set aside."""
-
-    kind: GarbageKind
-    key: str
-    download_id: str
-    names: list[str]
-
-    @property
-    def lease(self) -> str:
-        """What its worker would hold a lease on."""
-        return f"{self.key}.{self.download_id}" if self.download_id else self.key
+from hive.store.partial_files import Partial, partials_in
 
 
 def collect_partials(gc: GcContext, in_use: InUse) -> None:
@@ -47,14 +23,14 @@ def collect_partials(gc: GcContext, in_use: InUse) -> None:
 
 def _collect_in(gc: GcContext, in_use: InUse, folder: int, shown: str) -> None:
     gc.remove_temporaries(folder, shown)
-    for partial in _partials_in(folder):
+    for partial in partials_in(folder):
         gc.check_stop()
         modified = max((modified_s(folder, name) for name in partial.names), default=0.0)
-        if gc.is_old(modified) and not _is_used(in_use, partial, modified):
+        if gc.is_old(modified) and not partial.is_used(in_use, modified):
             _remove(gc, folder, partial, shown)
 
 
-def _remove(gc: GcContext, folder: int, partial: _Partial, shown: str) -> None:
+def _remove(gc: GcContext, folder: int, partial: Partial, shown: str) -> None:
     """The journal goes first: bytes without one are fetched again, a journal without bytes is no use."""
     path = f"{shown}/{partial.names[-1]}"
     n_bytes = sum(size_of(folder, name) or 0 for name in partial.names)
@@ -66,22 +42,3 @@ def _remove(gc: GcContext, folder: int, partial: _Partial, shown: str) -> None:
                 raise InUseError
             for name in partial.names:
                 remove_file(folder, name)
-
-
-def _partials_in(folder: int) -> list[_Partial]:
-    """The partials by name; within each the journal before the data."""
-    found: dict[tuple[str, str, str], _Partial] = {}
-    for name in sorted(os.listdir(folder)):
-        if match := _PARTIAL.fullmatch(name):
-            bad, key, download_id = match["bad"] or "", match["key"], match["id"] or ""
-            kind: GarbageKind = "set_aside" if bad else "partial"
-            found.setdefault((key, download_id, bad), _Partial(kind, key, download_id, [])).names.append(name)
-    return list(found.values())
-
-
-def _is_used(in_use: InUse, partial: _Partial, modified: float) -> bool:
-    if partial.kind == "set_aside":
-        return False
-    if partial.download_id:
-        return partial.download_id in in_use.ids
-    return partial.key in in_use.partials or modified >= in_use.unlisted_since_s

@@ -8,7 +8,7 @@ is mostly a word that was misspelt.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Generic, TypeVar
+from typing import Annotated, Any, Final, Generic, Literal, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -333,6 +333,17 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
     """How many downloads may run at once in the whole fleet; None: no limit."""
 
     max_running: int | None
+
+
+class PartialFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A file of the store that has not come whole, or that was wrong and set aside; `path` is relative to the store."""
+
+    path: str
+    kind: Literal["partial", "set_aside"]
+    bytes: int
+    modified_at: float
+    in_use: bool
+    model_ref: str | None = None
 
 
 class Listing(msgspec.Struct, Generic[T], frozen=True, kw_only=True):

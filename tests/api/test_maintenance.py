@@ -247,6 +247,36 @@ def test_garbage_is_listed_and_then_removed(api: str, settings: Settings) -> Non
         assert blob.exists() == part.exists() == dry_run
 
 
+def test_what_has_not_come_whole_is_listed_with_who_wants_it(
+    api: str, settings: Settings, downloads: DownloadContext
+) -> None:
+    assert requests.get(f"{api}/v1/partials", timeout=60).json() == {"object": "list", "data": []}
+    download_id = under_way(downloads, "hf:org/wanted")
+    wanted, nobodys = partial(settings, f"{DIGEST}.{download_id}.part"), partial(settings, f"{'cd' * 32}.part")
+    nobodys.write_bytes(b"x" * 100_000)
+    age(nobodys)
+    wrong, empty = partial(settings, f"{'ef' * 32}.bad"), partial(settings, f"{'0a' * 32}.lock")
+    empty.write_bytes(b"")
+    found = requests.get(f"{api}/v1/partials", timeout=60).json()["data"]
+    assert found[0]["path"] == f"hive/partial/{nobodys.name}", "what takes most comes first"
+    by_path = {one.pop("path").rpartition("/")[2]: one for one in found}
+    assert by_path.keys() == {wanted.name, nobodys.name, wrong.name}, "a lock alone takes no room"
+    assert 100_000 <= by_path[nobodys.name]["bytes"] <= 110_000
+    assert abs(by_path[nobodys.name]["modified_at"] - nobodys.stat().st_mtime) < 1
+    seen = {name: (one["kind"], one["in_use"], one["model_ref"]) for name, one in by_path.items()}
+    assert seen == {
+        wanted.name: ("partial", True, "hf:org/wanted"),
+        nobodys.name: ("partial", False, None),
+        wrong.name: ("set_aside", False, None),
+    }
+
+
+def test_what_takes_room_is_not_what_a_file_with_holes_is_to_be(api: str, settings: Settings) -> None:
+    os.truncate(partial(settings, f"{DIGEST}.part"), 1 << 30)
+    (found,) = requests.get(f"{api}/v1/partials", timeout=60).json()["data"]
+    assert found["bytes"] < 1 << 20
+
+
 @pytest.mark.parametrize("state", ["queued", "running", "paused"])
 def test_what_a_live_download_may_need_stays(
     api: str, settings: Settings, downloads: DownloadContext, state: str

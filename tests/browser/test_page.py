@@ -8,19 +8,18 @@ from typing import Any
 
 import pytest
 import requests
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import BrowserContext, Locator, Page, expect
 
 from hive.settings import Settings
-from tests.support.page import GB, HOSTILE, Stage, put_models, staged
+from tests.support.axe import violations
+from tests.support.gc import age, partial
+from tests.support.page import GB, HOSTILE, Stage, put_models, put_sparse, staged
 from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.slow
 
 #: Milliseconds that a step may take on a machine that has other things to do.
 expect.set_options(timeout=60_000)
-#: The rules of axe-core by which it judges: WCAG 2.2 A and AA, and what its authors know to be good.
-AXE = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}
 #: Counts what is put in and taken out below the table of downloads.
 COUNT_MOVES = """() => {
   window.moves = 0;
@@ -36,6 +35,7 @@ COUNT_MOVES = """() => {
 def stage() -> Iterator[Stage]:
     with staged() as made:
         put_models(Settings.from_env(made.env))
+        put_sparse(Settings.from_env(made.env), "org/zeros", {"model.safetensors": 10**6})
         yield made
 
 
@@ -229,6 +229,69 @@ def test_models_can_be_used_and_deleted_and_history_is_found(page: Page, stage: 
     expect(page.locator("hive-history tbody tr")).to_contain_text("It broke here.")
 
 
+def test_a_model_is_verified_and_what_is_wrong_with_it_said(page: Page, stage: Stage) -> None:
+    model = page.locator("hive-models tr", has_text="org/zeros")
+    model.get_by_role("button", name="Verify").click()
+    expect(model.locator(".note")).to_contain_text("model.safetensors: ")
+    model.get_by_role("button", name="Fetch what is wrong again").click()
+    expect(page.locator("tr.download", has_text="org/zeros")).to_contain_text("Waits")
+
+
+def test_what_has_not_come_whole_is_listed_and_what_nobody_needs_is_removed(page: Page, stage: Stage) -> None:
+    settings = Settings.from_env(stage.env)
+    download_id = stage.drawn.running("org/half-way")
+    partial(settings, f"{'cd' * 32}.{download_id}.part").write_bytes(b"x" * 50_000)
+    old = partial(settings, f"{'ab' * 32}.part")
+    old.write_bytes(b"x" * 200_000)
+    age(old)
+    page.get_by_text("Files that have not come whole").click()
+    listed = page.locator("hive-partials li")
+    expect(listed.filter(has_text="org/half-way")).to_contain_text("goes on")
+    expect(listed.first).to_contain_text("abababababab")
+    expect(listed.first).to_contain_text("left")
+    page.get_by_role("button", name="Free room").click()
+    remove = page.get_by_role("button", name="Remove")
+    remove.click()
+    page.get_by_role("button", name="Really remove?").click()
+    expect(page.get_by_role("status")).to_contain_text("are free again.")
+    assert not old.exists()
+
+
+#: Notes what the browser is asked to show, and lets a test say that nobody looks at the page.
+NOTED = """() => {
+  window.shown = [];
+  const Real = Notification;
+  window.Notification = class extends Real { constructor(title, more) { super(title, more); shown.push(more.body); } };
+  Object.defineProperty(document, "hidden", { get: () => window.away === true });
+}"""
+
+
+def test_who_asks_for_it_is_told_of_an_end_while_the_page_is_not_seen(shared: BrowserContext, stage: Stage) -> None:
+    shared.grant_permissions(["notifications"], origin=stage.server.url)
+    page = shared.new_page()
+    page.add_init_script(f"({NOTED})()")
+    page.goto(stage.server.url)
+    page.wait_for_function("() => document.documentElement.dataset.link === 'open'")
+    bell = page.get_by_role("button", name="Notify me")
+    expect(bell).to_have_attribute("aria-pressed", "false")
+    bell.click()
+    expect(bell).to_have_attribute("aria-pressed", "true")
+    seen, unseen = stage.drawn.running("org/seen"), stage.drawn.running("org/unseen")
+    for download_id in (seen, unseen):
+        expect(row(page, download_id)).to_contain_text("Downloading")
+    stage.drawn.complete(seen)
+    expect(row(page, seen)).to_contain_text("Done")
+    page.evaluate("window.away = true")
+    stage.drawn.complete(unseen)
+    page.wait_for_function("() => shown.length > 0")
+    assert page.evaluate("shown") == ["org/unseen is there"]
+    page.evaluate("window.away = false")
+    bell.click()
+    expect(bell).to_have_attribute("aria-pressed", "false")
+    page.close()
+    shared.clear_permissions()
+
+
 def test_hostile_names_are_texts(page: Page, stage: Stage) -> None:
     ids = [stage.drawn.running(name) for name in HOSTILE]
     ids.append(stage.drawn.failed("org/hostile", "DOWNLOAD_FAILED", "<script>document.title='x'</script>"))
@@ -298,15 +361,15 @@ def test_axe_finds_nothing(page: Page, stage: Stage, scheme: str) -> None:
     stage.drawn.failed(f"org/gated-{scheme}", "MODEL_ACCESS_DENIED", "No.", page="https://huggingface.co/org/x")
     stage.drawn.failed(f"org/variant-{scheme}", "VARIANT_NOT_FOUND", "No.", variants=variants)
     expect(page.locator("tr.download", has_text=f"org/variant-{scheme}")).to_be_visible()
-    page.emulate_media(color_scheme="dark" if scheme == "dark" else "light", reduced_motion="reduce")
+    page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
     page.locator("hive-models summary").first.click()
     page.locator("hive-history summary").click()
+    page.locator("hive-partials summary").click()
+    expect(page.locator("hive-partials .quiet").first).not_to_be_empty()
     page.get_by_text("More choices").click()
     # What is dark is only coloured differently.
-    options = AXE if scheme == "light" else {"runOnly": ["color-contrast"]}
-    found = Axe().run(page, options=options).response["violations"]
-    assert [(one["id"], [node["html"] for node in one["nodes"]][:3]) for one in found] == []
-    page.emulate_media(color_scheme="light", reduced_motion="no-preference")
+    assert violations(page, *([] if scheme == "light" else ["color-contrast"])) == []
+    page.emulate_media(color_scheme="light")
 
 
 def test_offline_is_said_and_all_is_current_when_it_is_back(page: Page, shared: BrowserContext, stage: Stage) -> None:

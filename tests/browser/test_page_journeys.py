@@ -16,6 +16,7 @@ from hive.auth.keys import KeyFile
 from tests.hub import SyntheticFile
 from tests.hub.access import DEFAULT_TOKEN
 from tests.hub.server import HubServer
+from tests.support.axe import violations
 from tests.support.balancer import Balancer
 from tests.support.content import MIB
 from tests.support.gguf_models import write_reciting
@@ -71,6 +72,7 @@ def test_a_variant_is_chosen_by_its_size_fetched_and_used(page: Page, stage: Sta
     plan.get_by_role("button", name="Q8_0").click()
     expect(plan.get_by_role("heading")).to_have_text("org/quants:Q8_0")
     expect(plan).to_contain_text("It fits")
+    assert violations(page) == []
     plan.get_by_role("radio", name="Q2_K").check()
     expect(plan.get_by_role("heading")).to_have_text("org/quants:Q2_K")
     plan.get_by_role("button", name="Download 1.0 MB").click()
@@ -120,6 +122,7 @@ def test_a_model_is_loaded_tried_and_ended(page: Page, stage: Stage) -> None:
     loaded.get_by_label("Prompt for").press("Control+Enter")
     expect(loaded.get_by_label("Answer of")).to_have_text(RECITED)
     expect(loaded).to_contain_text("tokens")
+    assert violations(page) == []
     loaded.get_by_role("button", name=re.compile("^(End|Really end)")).click()
     loaded.get_by_role("button", name=re.compile("^(End|Really end)")).click()
     expect(loaded).to_have_count(0)
@@ -134,6 +137,7 @@ def test_a_key_is_asked_for_once_and_not_kept(page: Page, tmp_path: Path) -> Non
         dialog.get_by_label("API key").fill("hive_wrong")
         dialog.get_by_role("button", name="Open").click()
         expect(dialog.get_by_role("alert")).not_to_be_empty()
+        assert violations(page) == []
         dialog.get_by_label("API key").fill(key)
         dialog.get_by_role("button", name="Open").click()
         expect(dialog).to_be_hidden()

@@ -53,6 +53,14 @@ NOTES: Final[Mapping[str, Mapping[str, str]]] = {
         "all": "All downloads that the key sees, in place of `ids`.",
         "ttl": "Seconds of its life.",
     },
+    "PartialFile": {
+        "path": "Relative to the store; its name is the digest of the content.",
+        "kind": "`set_aside`: its bytes were wrong.",
+        "bytes": "What it takes on the disk, with its journal.",
+        "modified_at": "When it was last written, unix seconds.",
+        "in_use": "Whether a download that has not ended wants it; else it goes after HIVE_PARTIAL_TTL_S.",
+        "model_ref": "What that download asked for.",
+    },
     "Started": {
         "download_id": _ID,
         "local_path": "Where the model is, if it is on disk already.",

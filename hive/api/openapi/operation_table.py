@@ -183,6 +183,11 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         parameters=(DOWNLOAD,),
         may_end_with=CHANGE,
     ),
+    "GET /v1/partials": Operation(
+        "Files that have not come whole",
+        {200: Json(api.Listing[api.PartialFile], "All of the store, those that take most first.")},
+        may_end_with=(*REDIS, *DISK),
+    ),
     "GET /v1/models": Operation(
         "Models on disk", {200: Json(api.Listing[api.Model], "All of them, by id.")}, may_end_with=DISK
     ),

@@ -9,6 +9,7 @@ import { HistoryTable } from "./history-table.js";
 import { watchForKey } from "./key-dialog.js";
 import { MemoryPanel } from "./memory-panel.js";
 import { ModelTable } from "./model-table.js";
+import { PartialList } from "./partial-list.js";
 import { PasteField } from "./paste-field.js";
 import { Stream } from "./stream.js";
 
@@ -29,6 +30,7 @@ find("hive-paste", PasteField).show(downloads);
 find("hive-downloads", DownloadTable).show(downloads);
 find("hive-history", HistoryTable).show(downloads);
 models.show();
+find("hive-partials", PartialList).show();
 memory.show();
 fleet.show();
 announce(downloads);

@@ -13,7 +13,7 @@ export function planView(plan, acts) {
   if (plan.local_path) start.hidden = true;
   const page = plan.repo ? safeLink(`https://huggingface.co/${plan.repo}`, "Its page, with licence and terms") : null;
   return [
-    el("h3", {}, isolated(plan.name)),
+    el("h2", {}, isolated(plan.name)),
     el("p", { class: "sum", text: sums(plan) }),
     ...room(plan),
     ...(plan.local_path ? [el("p", {}, el("code", {}, isolated(plan.local_path)))] : []),

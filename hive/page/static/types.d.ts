@@ -40,6 +40,8 @@ interface Model {
   files: { path: string; size: number }[]; incomplete?: boolean;
 }
 
+interface PartialFile { path: string; kind: string; bytes: number; modified_at: number; in_use: boolean; model_ref: string | null }
+
 interface LlmWorker {
   id: string; url: string; model_ref: string; backend: string; device: number; state: string;
   slots_total: number; slots_available: number; download_id: string | null; model_id: string | null;
