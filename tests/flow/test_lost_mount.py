@@ -153,11 +153,13 @@ def without(disk: Path) -> tuple[str, ...]:
 
 
 def test_a_filesystem_whose_program_died_fails_no_download(env: dict[str, str], hub: HubServer, tmp_path: Path) -> None:
-    """A FUSE mount without its process: ENOTCONN for whoever touches it."""
+    """A FUSE mount without its process: ENOTCONN for whoever touches it. The workers began before anybody had named the
+    store.
+    """
     model = slow(hub)
     with mounted("exfat", tmp_path / "stick") as disk:
         fleet_env = {**env, "HIVE_STORE": str(disk), "HIVE_KEEP_FREE_PERCENT": "0"}
-        with stopping(Server(fleet_env)) as server, stopping(Workers(fleet_env)) as workers:
+        with stopping(Workers(fleet_env)) as workers, stopping(Server(fleet_env)) as server:
             assert isinstance(server, Server)
             server.wait_until_ready()
             client = ask(server, model)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Final
 
 from hive.settings import Settings
+from hive.store.root_guard import GUARD
 from hive.store.store_id import missing
 
 #: Seconds between two looks while a download runs.
@@ -26,10 +27,15 @@ STUCK_S: Final = 10.0
 
 
 class StoreLook:
-    """Asks whether the store is there, one look at a time."""
+    """Asks whether the store is there, one look at a time.
 
-    def __init__(self, settings: Settings) -> None:
+    `learn` is called before each look for as long as this process keeps to no store: nobody may have named it when the
+    process began. It may block.
+    """
+
+    def __init__(self, settings: Settings, learn: Callable[[], object] | None = None) -> None:
         self._settings = settings
+        self._learn = learn
         self._thread: threading.Thread | None = None
         self._began_s = 0.0
         self._problem: str | None = None
@@ -51,6 +57,8 @@ class StoreLook:
         return time.monotonic() - self._began_s if self._thread is not None and self._thread.is_alive() else 0.0
 
     def _look(self) -> None:
+        if self._learn is not None and GUARD.store_id is None:
+            self._learn()
         found = missing(self._settings)
         self._problem = None if found is None else found.message
 

@@ -9,6 +9,7 @@ is put on the queue at once.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -32,7 +33,9 @@ from hive.processes.pulse import Pulse
 from hive.redis.client import connect
 from hive.redis.errors import describe, is_redis_error
 from hive.settings import Settings
+from hive.store.root_guard import GUARD
 from hive.version import VERSION
+from workers.fleet.same_store import objection
 from workers.fleet.store_watch import StoreLook
 from workers.process.current import CURRENT
 from workers.process.shutdown import SHUTDOWN
@@ -76,7 +79,7 @@ class DownloadWorker(Worker):
             name=name, host=os.uname().nodename, pid=os.getpid(), version=VERSION, started_at=time.time()
         )
         self._pulse = Pulse(settings.home_dir)
-        self._store = StoreLook(settings)
+        self._store = StoreLook(settings, self._learn_store)
         self._signals = 0
         self._waits_for_job = False
         CURRENT.share()
@@ -168,6 +171,9 @@ class DownloadWorker(Worker):
 
     def execute_job(self, job: Job, queue: Queue) -> None:
         """Run a job; a Redis that goes away meanwhile is no reason to quit."""
+        if GUARD.store_id is None:
+            # Now, while the store is there: who does not know which one it was cannot see that it has gone.
+            self._store.problem()
         try:
             super().execute_job(job, queue)
         except RedisError as error:
@@ -205,6 +211,11 @@ class DownloadWorker(Worker):
             log.error("waiting for the store", extra={"fields": {"reason": problem}, "repeats": True})
             self.heartbeat()
             time.sleep(STORE_RETRY_S)
+
+    def _learn_store(self) -> None:
+        """Keep to the server's store from now on, where it has said which one that is by now."""
+        with contextlib.suppress(RedisError):
+            objection(self._settings, self._registry_client)
 
     def heartbeat(self, timeout: int | None = None, pipeline: Any = None) -> None:
         """Say that this worker is alive: to RQ, and to hive's own registry."""
