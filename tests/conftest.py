@@ -18,6 +18,7 @@ from hive.processes.embedded_redis import EmbeddedRedis
 from hive.redis.client import RedisClient, connect
 from hive.settings import Settings
 from hive.store.root_guard import GUARD
+from tests.support import warm
 from tests.support.downloads import download_context
 from tests.support.processes import none_left_behind
 from tests.support.settings import settings_for
@@ -60,6 +61,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_fork_server_left_behind() -> Iterator[None]:
+    yield
+    warm.close()
 
 
 @pytest.fixture(scope="module", autouse=True)

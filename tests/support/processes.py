@@ -16,6 +16,7 @@ from typing import Any
 import requests
 
 from hive.processes.children import bound_to_us
+from tests.support import warm
 from tests.support.waiting import DEADLINE_S, wait_for
 
 
@@ -54,20 +55,29 @@ def none_left_behind() -> Iterator[None]:
 class HiveProcess:
     """A process of hive; its log lines are read as they come."""
 
-    def __init__(self, *arguments: str, env: Mapping[str, str], under: Sequence[str] = ()) -> None:
-        """`under`: a command that runs the rest of its line in its own place."""
+    def __init__(
+        self, *arguments: str, env: Mapping[str, str], under: Sequence[str] = (), is_warm: bool = False
+    ) -> None:
+        """`under`: a command that runs the rest of its line in its own place. `is_warm`: where it can be, it is forked
+        from a process that has imported hive (warm.py), and not executed.
+        """
         self.arguments = arguments
         #: Whether it is for the tests of several modules, and a fixture of the session ends it.
         self.is_shared = False
         self.lines: list[str] = []
-        self._process = subprocess.Popen(
-            bound_to_us([*under, sys.executable, "-m", *arguments]),  # a test run that is killed leaves nothing behind
-            env={"PATH": os.environ["PATH"], "HOME": env.get("HIVE_HOME", "/nonexistent"), **env},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+        env = {"PATH": os.environ["PATH"], "HOME": env.get("HIVE_HOME", "/nonexistent"), **env}
+        self._process: subprocess.Popen[str] | warm.WarmProcess
+        if is_warm and not under and warm.can_start(env):
+            self._process = warm.start(arguments, env)
+        else:
+            self._process = subprocess.Popen(
+                bound_to_us([*under, sys.executable, "-m", *arguments]),  # a run that is killed leaves nothing behind
+                env=env,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,
+            )
         _started.add(self)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -158,7 +168,7 @@ class Server(HiveProcess):
     """`hive serve` on a free port."""
 
     def __init__(self, env: Mapping[str, str], under: Sequence[str] = ()) -> None:
-        super().__init__("hive.cli", "serve", "--port", "0", env=env, under=under)
+        super().__init__("hive.cli", "serve", "--port", "0", env=env, under=under, is_warm=True)
         with self.killed_unless_ready():
             self.url: str = self.wait_for_log("listening")["address"]
         self.port = int(self.url.rpartition(":")[2])
@@ -177,7 +187,7 @@ class Workers(HiveProcess):
     """`hive worker --concurrency N`."""
 
     def __init__(self, env: Mapping[str, str], concurrency: int = 1, under: Sequence[str] = ()) -> None:
-        super().__init__("hive.cli", "worker", "--concurrency", str(concurrency), env=env, under=under)
+        super().__init__("hive.cli", "worker", "--concurrency", str(concurrency), env=env, under=under, is_warm=True)
         with self.killed_unless_ready():
             self.wait_for_log(f"{concurrency} workers are ready")
 
@@ -229,7 +239,7 @@ class ManyProcesses(HiveProcess):
     """A server of two processes."""
 
     def __init__(self, env: dict[str, str]) -> None:
-        super().__init__("hive.cli", "serve", "--port", "0", "--processes", "2", env=env)
+        super().__init__("hive.cli", "serve", "--port", "0", "--processes", "2", env=env, is_warm=True)
         with self.killed_unless_ready():
             self.url: str = self.wait_for_log("listening")["address"]
             wait_for(lambda: len(children(self.pid)) == 2)
