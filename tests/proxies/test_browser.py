@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import requests
-from playwright.sync_api import Page
+from playwright.sync_api import Page, expect
 
 from hive.wire.api import PROGRESS_PATH
 from tests.proxies.guarded import Guarded
@@ -17,6 +17,8 @@ from tests.support.downloads import create
 
 pytestmark = pytest.mark.slow
 
+#: Milliseconds that a step may take on a machine that has other things to do.
+expect.set_options(timeout=60_000)
 #: Streams of one page; a browser has six connections to a name over HTTP/1.1.
 SOURCES = 10
 OPEN = """([address, count]) => {
@@ -46,3 +48,24 @@ def test_a_page_watches_more_than_six(guarded_proxy: Proxy, guarded: Guarded, pa
     page.wait_for_function("count => seen.size === count", arg=SOURCES)
     protocols = page.evaluate("performance.getEntriesByType('navigation').map(entry => entry.nextHopProtocol)")
     assert protocols == ["h2"]
+
+
+def test_the_page_opens_with_a_key_watches_and_steers(guarded_proxy: Proxy, guarded: Guarded, page: Page) -> None:
+    """The session's cookie is Secure, and the two replicas behind the proxy both take it."""
+    download_id = create(guarded.downloads, f"seen-through-{guarded_proxy.name}")
+    complaints: list[str] = []
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto(guarded_proxy.url)
+    dialog = page.get_by_role("dialog", name="This hive wants a key")
+    dialog.get_by_label("API key").fill(guarded.key)
+    dialog.get_by_role("button", name="Open").click()
+    row = page.locator(f'tr[data-id="{download_id}"]')
+    expect(row).to_contain_text("Waits")
+    row.get_by_role("button", name="Pause").click()
+    expect(row).to_contain_text("Paused")
+    for _ in range(4):  # whichever replica answers
+        page.reload()
+        expect(row).to_contain_text("Paused")
+    assert [cookie["secure"] for cookie in page.context.cookies()] == [True]
+    assert guarded.key not in page.evaluate("JSON.stringify([document.cookie, {...localStorage}])")
+    assert complaints == []

@@ -72,7 +72,8 @@ export class DownloadRow {
     if (status === "queued" && record.waiting_for) parts[0] = `Waits for ${record.waiting_for}`.replace("for 1 ahead", "behind 1 other").replace(/for (\d+) ahead/, "behind $1 others");
     if (event.files_total && event.files_total > 1 && !ENDED.has(status)) parts.push(`file ${Math.min((event.files_done ?? 0) + 1, event.files_total)} of ${event.files_total}`);
     if (record.worker && !ENDED.has(status) && status !== "queued" && status !== "paused") parts.push(`on ${record.worker.split(".")[0]}`);
-    if (event.message && status !== "cancelled") parts.push(event.message);
+    if (event.message?.startsWith(`${parts[0]}.`)) parts[0] = event.message;
+    else if (event.message && status !== "cancelled") parts.push(event.message);
     if (status === "complete" && event.seconds) parts.push(`in ${span(event.seconds)}`);
     return parts.join(" · ");
   }
