@@ -39,7 +39,7 @@ from hive.wire.jobs import MIN_BYTES_PER_SECOND
 DEFAULT_ADDRESS = "127.0.0.1:8080"
 
 #: What HIVE_DOORS may list.
-DOORS = frozenset({"hub"})
+DOORS = frozenset({"hub", "ollama"})
 #: Records of downloads, live and ended, that are kept at most unless somebody says otherwise.
 MAX_RECORDS = 50_000
 #: The most webhooks that may be set, and the most and longest waits between their tries.
@@ -98,7 +98,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     allow_pickles: Literal["auto", "always", "never"] = field(default="auto", name="HIVE_ALLOW_PICKLES")
     public_hosts: str = field(default="", name="HIVE_PUBLIC_HOSTS")
     allow_origins: str = field(default="", name="HIVE_ALLOW_ORIGINS")
-    doors: str = field(default="hub", name="HIVE_DOORS")
+    doors: str = field(default="hub,ollama", name="HIVE_DOORS")
     trusted_proxies: str = field(default="", name="HIVE_TRUSTED_PROXIES")
     log_level: Literal["debug", "info", "warning", "error"] = field(default="info", name="HIVE_LOG_LEVEL")
     log_format: Literal["auto", "console", "json"] = field(default="auto", name="HIVE_LOG_FORMAT")

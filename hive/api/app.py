@@ -26,6 +26,8 @@ from hive.api import (
     maintenance,
     metrics,
     models,
+    ollama,
+    ollama_chat,
     page,
     plans,
     progress,
@@ -52,6 +54,19 @@ HUB_ROUTES: Final[list[ApiRoute]] = [
     ApiRoute("GET", "/api/{id:path}", hub_mirror.elsewhere, "pull"),
     ApiRoute("GET", "/{org}/{name}/resolve/{id:path}", hub_mirror.file, "pull"),
     ApiRoute("GET", "/{name}/resolve/{id:path}", hub_mirror.file_of_one_name, "pull"),
+]
+
+#: Those of Ollama's clients, before them: `/api` is the Hub's too.
+OLLAMA_ROUTES: Final[list[ApiRoute]] = [
+    ApiRoute("GET", "/api/version", ollama.version, "read"),
+    ApiRoute("GET", "/api/tags", ollama.tags, "read"),
+    ApiRoute("GET", "/api/ps", ollama.running, "read"),
+    ApiRoute("POST", "/api/show", ollama.show, "read"),
+    ApiRoute("POST", "/api/pull", ollama.pull, "pull"),
+    ApiRoute("DELETE", "/api/delete", ollama.delete, "admin"),
+    ApiRoute("POST", "/api/generate", ollama_chat.generate, "run"),
+    ApiRoute("POST", "/api/chat", ollama_chat.chat, "run"),
+    ApiRoute("POST", "/api/{name}", ollama.not_here, "pull"),
 ]
 
 #: Every address, and the scope that a key needs for it (docs/auth.md explains them); None is open to all.
@@ -105,6 +120,7 @@ ROUTES: Final[list[ApiRoute | StreamRoute]] = [
     ApiRoute("GET", "/", page.index, None),
     ApiRoute("GET", page.FILES_PATH, page.file, None),
     ApiRoute("GET", "/list", page.plain_list, "read"),
+    *OLLAMA_ROUTES,
     *HUB_ROUTES,
 ]
 _STREAMS: Final = {route.path: route for route in ROUTES if isinstance(route, StreamRoute)}
@@ -117,7 +133,9 @@ class Api:
         """`host`: the name or number that the server was told to listen on."""
         self.services = services
         settings = services.settings
-        shown = ROUTES if "hub" in settings.open_doors else [route for route in ROUTES if route not in HUB_ROUTES]
+        doors = {"hub": HUB_ROUTES, "ollama": OLLAMA_ROUTES}
+        closed = [route for door, of_door in doors.items() if door not in settings.open_doors for route in of_door]
+        shown = [route for route in ROUTES if route not in closed]
         routes = [_opened(route) if settings.metrics_public else route for route in shown]
         self._starlette = Starlette(
             routes=[route for route in routes if isinstance(route, ApiRoute)],

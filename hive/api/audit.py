@@ -51,7 +51,14 @@ class _Answer(msgspec.Struct):
         code: str = ""
 
     download_id: str = ""
-    error: Error | None = None
+    #: A text where Ollama's clients are answered, with the code beside it.
+    error: Error | str | None = None
+    code: str = ""
+
+    @property
+    def error_code(self) -> str:
+        """The code of the error; "" for none."""
+        return self.error.code if isinstance(self.error, _Answer.Error) else self.code
 
 
 class Refusals:
@@ -130,7 +137,7 @@ class Audit:
             # What does not exist is whatever somebody typed.
             "id": target[:MAX_ID_CHARS] if not is_refused or _DOWNLOAD_ID.fullmatch(target) else None,
             "status": status or None,
-            "code": answer.error.code if answer.error is not None and is_refused else None,
+            "code": answer.error_code if is_refused else None,
         }
         if untold := self._refusals.take_untold():
             fields["refused_untold"] = untold

@@ -13,7 +13,7 @@ from starlette.routing import Match, Route
 
 from hive import errors, logs
 from hive.disk_errors import disk_error, is_disk_error
-from hive.wire.api import INFERENCE_PATH, OPENAI_PATHS, ErrorBody, ErrorReply, error_type
+from hive.wire.api import INFERENCE_PATH, OLLAMA_PATHS, OPENAI_PATHS, ErrorBody, ErrorReply, error_type
 from hive.wire.encoding import encode_json
 
 log = logging.getLogger("hive.api")
@@ -27,7 +27,8 @@ MAX_PROMPT_BODY_BYTES = 262_144
 
 def max_body_bytes(path: str) -> int:
     """How large the body of a request to this address may be."""
-    return MAX_PROMPT_BODY_BYTES if path == INFERENCE_PATH or path in OPENAI_PATHS else MAX_BODY_BYTES
+    takes_prompt = path == INFERENCE_PATH or path in OPENAI_PATHS or path in OLLAMA_PATHS
+    return MAX_PROMPT_BODY_BYTES if takes_prompt else MAX_BODY_BYTES
 
 
 def body_too_large(path: str) -> errors.BodyTooLarge:

@@ -102,11 +102,11 @@ async def index(request: Request) -> Response:
     """`GET /v1/workers/list`: the workers that have a model in memory, or are about to."""
     from hive.wire.llm import LlmWorkers
 
-    records = await _seen(request)
+    records = await seen(request)
     return JsonResponse(LlmWorkers(workers=tuple(record.shown() for record in records)))
 
 
-async def _seen(request: Request) -> list[LlmRecord]:
+async def seen(request: Request) -> list[LlmRecord]:
     """The workers whose models the caller may see; one whose model is still on its way, by its download."""
     services, principal = services_of(request), principal_of(request)
     token = _hub_token(request.scope)
@@ -130,7 +130,7 @@ async def stop(request: Request) -> Response:
     from hive.wire.llm import Said
 
     worker_id = request.path_params["id"]
-    if all(record.id != worker_id for record in await _seen(request)):
+    if all(record.id != worker_id for record in await seen(request)):
         raise errors.LlmWorkerNotFound(worker_id=worker_id[:MAX_ID_CHARS])
     await services_of(request).serving.service.stop(worker_id)
     return JsonResponse(Said(message="Worker is ending"))

@@ -8,7 +8,7 @@ from starlette.responses import Response
 from hive import errors
 from hive.api.disconnect import while_connected
 from hive.api.json import JsonResponse
-from hive.api.services import services_of
+from hive.api.services import Services, services_of
 from hive.auth.principal import principal_of
 from hive.downloads.live import Live, in_use_elsewhere, read_live, repo_or_url
 from hive.store.catalog import IN_MEMORY, Origin
@@ -31,8 +31,16 @@ async def show(request: Request) -> Response:
 
 async def delete(request: Request) -> Response:
     """`DELETE /v1/models/{id}`: removes its files, unless a download is using it."""
-    services = services_of(request)
     model = await _find(request)
+    return JsonResponse(Deleted(id=model.id, freed_bytes=await remove(services_of(request), model)))
+
+
+async def remove(services: Services, model: Model) -> int:
+    """Remove a model's files; the bytes that were freed.
+
+    Raises:
+        ModelInUse: a download is using it, or it is in memory.
+    """
     live = await services.commands.run(lambda: read_live(services.commands.client))
     origin = await services.store_calls.run(services.catalog.origin, model)
     if any(download.path == model.path for download in live if download.path):
@@ -43,8 +51,7 @@ async def delete(request: Request) -> Response:
     if origin.repo in elsewhere.repos or (origin.url and url_key(origin.url) in elsewhere.urls):
         text = "Another hive on this store is downloading this model. Cancel it there, or wait for its end."
         raise errors.ModelInUse(text, id=model.id)
-    freed = await services.store_calls.run(services.catalog.delete, model.id)
-    return JsonResponse(Deleted(id=model.id, freed_bytes=freed))
+    return await services.store_calls.run(services.catalog.delete, model.id)
 
 
 async def _find(request: Request) -> Model:

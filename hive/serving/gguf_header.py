@@ -8,6 +8,7 @@ because the file came from anywhere.
 
 from __future__ import annotations
 
+import math
 import os
 import struct
 from pathlib import Path
@@ -40,6 +41,10 @@ ENCODERS: Final = frozenset(
     }
 )
 POOLED: Final = frozenset({1, 2, 3})
+#: What the names of the vocabulary's fields begin with; they come last.
+VOCABULARY: Final = "tokenizer."
+#: Dimensions of a tensor.
+MAX_DIMENSIONS: Final = 8
 #: Elements of an array of numbers that are kept: one for each layer.
 MAX_KEPT: Final = 4096
 
@@ -86,7 +91,44 @@ def read_gguf(path: Path) -> GgufInfo:
         ) from None
 
 
-def _fields(file: BinaryIO) -> dict[str, Value]:
+def read_head(path: Path, *, whole: bool = False) -> dict[str, Value]:
+    """The fields that stand before the vocabulary, which is most of a head; with `whole` all of them, and how many
+    parameters the tensors have as `general.parameter_count`.
+
+    Raises:
+        ModelNotServable: as `read_gguf`.
+        OSError: it cannot be read.
+    """
+    try:
+        with os.fdopen(open_plain_file(path, os.O_RDONLY, follow=True), "rb") as file:
+            found = _fields(file, "" if whole else VOCABULARY)
+            if whole:
+                end = file.tell()
+                file.seek(len(MAGIC) + 4)
+                (tensors,) = _unpack(file, "Q")
+                file.seek(end)
+                found.setdefault("general.parameter_count", _parameters(file, tensors))
+            return found
+    except (struct.error, EOFError, UnicodeDecodeError, OverflowError, MemoryError):
+        raise ModelNotServable("The file's head is broken, or ends too early: it is no whole GGUF file.") from None
+
+
+def _parameters(file: BinaryIO, tensors: int) -> int:
+    """The elements of all tensors, whose list follows the fields."""
+    if tensors > MAX_FIELDS:
+        raise EOFError
+    count = 0
+    for _ in range(tensors):
+        _text(file, MAX_NAME_BYTES)
+        (dimensions,) = _unpack(file, "I")
+        if dimensions > MAX_DIMENSIONS:
+            raise EOFError
+        count += math.prod(_unpack(file, "Q" * dimensions))
+        _unpack(file, "IQ")
+    return min(count, 1 << 53)
+
+
+def _fields(file: BinaryIO, until: str = "") -> dict[str, Value]:
     magic = file.read(4)
     if magic != MAGIC:
         raise ModelNotServable("The file is no GGUF file: it does not begin with 'GGUF'. Name a GGUF variant.")
@@ -99,6 +141,8 @@ def _fields(file: BinaryIO) -> dict[str, Value]:
     found: dict[str, Value] = {}
     for _ in range(count):
         name = _text(file, MAX_NAME_BYTES)
+        if until and name.startswith(until):
+            break
         (kind,) = _unpack(file, "I")
         value = _value(file, kind)
         if value is not None:

@@ -70,6 +70,11 @@ class LongPolls:
         if waiter.closed:
             raise InvalidApiKey
 
+    @property
+    def is_draining(self) -> bool:
+        """Whether nothing is waited for any more: the server stops."""
+        return self._draining
+
     def drain(self) -> None:
         """Let all answer now, and wait for nothing any more: their clients ask again, elsewhere."""
         self._draining = True

@@ -25,8 +25,8 @@ MIN_CONTEXT, MAX_CONTEXT, MAX_SLOTS = 128, 1 << 20, 256
 
 #: How soon a download gets a worker. `high` takes the place of a running `low` one.
 Priority = Literal["low", "normal", "high"]
-#: The door by which a request came: hive's own API, or a client of the Hub.
-Origin = Literal["api", "mirror"]
+#: The door by which a request came: hive's own API, a client of the Hub, or one of Ollama.
+Origin = Literal["api", "mirror", "ollama"]
 #: The place of each in the queue.
 RANKS: Final[dict[Priority, int]] = {"high": 0, "normal": 1, "low": 2}
 #: A place in the queue is this, times the rank, plus the milliseconds at which the download was made: more than any

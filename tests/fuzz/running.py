@@ -20,6 +20,8 @@ STREAMS = ("/v1/models/download/progress", "/v1/downloads/progress")
 #: The Hub's addresses refuse in the Hub's form, by headers, and not in the document's: tests/doors has their odd ones.
 HUB = (
     *("/api/whoami-v2", "/api/models/{id}", "/api/{id}"),
+    *(f"/api/{name}" for name in ("version", "tags", "ps", "show", "pull", "delete", "generate", "chat")),
+    "/api/{name}",
     *("/{org}/{name}/resolve/{id}", "/{name}/resolve/{id}"),
 )
 #: Seconds for one answer, and beside that for a whole run.

@@ -413,6 +413,30 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         )
         for place, names in (("{org}/{name}", ("org", "name")), ("{name}", ("name",)))
     },
+    **{
+        f"{method} /api/{name}": Operation(
+            f"Ollama's {what}",
+            {
+                200: Json(None, "As Ollama answers its clients; lines of JSON where it streams."),
+                **{status: Json(None, 'As Ollama says it: `{"error": "text"}`.') for status in failures},
+            },
+        )
+        for method, name, what, failures in (
+            ("GET", "version", "version", ()),
+            ("GET", "tags", "list of models on the disk", (503,)),
+            ("GET", "ps", "list of models in memory", (503,)),
+            ("POST", "show", "details of a model", (400, 404, 503)),
+            ("POST", "pull", "pull", (400, 404, 429, 502, 503)),
+            ("DELETE", "delete", "removal of a model", (400, 404, 409, 503)),
+            ("POST", "generate", "answer to a prompt", (400, 404, 500, 502, 503, 504, 507)),
+            ("POST", "chat", "answer in a conversation", (400, 404, 500, 502, 503, 504, 507)),
+        )
+    },
+    "POST /api/{name}": Operation(
+        "What of Ollama's API is not here",
+        {501: Json(None, '`{"error": "text"}`.')},
+        parameters=(Parameter("name", "path", {"type": "string"}, "Such as `create`.", required=True),),
+    ),
     "GET /openapi.json": Operation(
         "This document", {200: Json(None, "OpenAPI 3.1."), 304: Nothing("As the `If-None-Match` says.")}
     ),

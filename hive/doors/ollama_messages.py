@@ -1,0 +1,168 @@
+"""Ollama's requests to models as OpenAI's, which engines read, and their answers back, piece by piece.
+
+A translation of words and nothing else: which worker is asked, and how bytes come from it, is hive/serving's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import msgspec
+
+#: What the options are called by Ollama, and by the engine.
+OPTIONS: Final = {
+    **{name: name for name in ("temperature", "top_p", "top_k", "min_p", "seed", "stop", "repeat_penalty")},
+    **{name: name for name in ("presence_penalty", "frequency_penalty")},
+    "num_predict": "max_tokens",
+}
+#: The longest event that is put together, in bytes.
+MAX_EVENT_BYTES: Final = 1 << 20
+#: Calls of tools in one answer.
+MAX_TOOL_CALLS: Final = 128
+
+
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """The body of `/api/generate` and `/api/chat`, as far as it counts; what else there is is left aside."""
+
+    model: str = ""
+    name: str = ""
+    prompt: str = ""
+    system: str = ""
+    raw: bool = False
+    stream: bool | None = None
+    messages: tuple[dict[str, Any], ...] | None = None
+    tools: tuple[dict[str, Any], ...] | None = None
+    format: str | dict[str, Any] | None = None
+    options: dict[str, Any] | None = None
+    keep_alive: str | float | None = None
+    images: tuple[Any, ...] | None = None
+
+    @property
+    def unloads(self) -> bool:
+        """Whether the model is to leave the memory."""
+        return self.keep_alive is not None and str(self.keep_alive).rstrip("smh") in ("0", "0.0")
+
+
+def engine_request(asked: Asked, model_id: str, *, is_chat: bool) -> tuple[str, bytes]:
+    """The path and the body for the engine. Raises ValueError with a sentence where it cannot be said so."""
+    body: dict[str, Any] = {"model": model_id, "stream": True, "stream_options": {"include_usage": True}}
+    for name, value in (asked.options or {}).items():
+        if name in OPTIONS and value is not None and not (name == "num_predict" and value == -1):
+            body[OPTIONS[name]] = value
+    if asked.format == "json":
+        body["response_format"] = {"type": "json_object"}
+    elif isinstance(asked.format, dict):
+        body["response_format"] = {"type": "json_schema", "json_schema": {"name": "answer", "schema": asked.format}}
+    if asked.images:
+        raise ValueError("images are not taken here")
+    if not is_chat and asked.raw:
+        return "/v1/completions", msgspec.json.encode({**body, "prompt": asked.prompt})
+    if is_chat:
+        body["messages"] = [_message(message) for message in asked.messages or ()]
+    else:
+        system = [{"role": "system", "content": asked.system}] if asked.system else []
+        body["messages"] = [*system, {"role": "user", "content": asked.prompt}]
+    if asked.tools:
+        body["tools"] = asked.tools
+    return "/v1/chat/completions", msgspec.json.encode(body)
+
+
+def _message(message: Mapping[str, Any]) -> dict[str, Any]:
+    if message.get("images"):
+        raise ValueError("images are not taken here")
+    found = {"role": str(message.get("role", "user")), "content": message.get("content") or ""}
+    calls = message.get("tool_calls")
+    if isinstance(calls, list):
+        found["tool_calls"] = [_call(number, call) for number, call in enumerate(calls[:MAX_TOOL_CALLS])]
+    if found["role"] == "tool":
+        found["tool_call_id"] = str(message.get("tool_call_id") or message.get("tool_name") or "call_0")
+    return found
+
+
+def _call(number: int, call: Any) -> dict[str, Any]:
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict):
+        raise ValueError("a call of a tool has a function")
+    arguments = function.get("arguments", {})
+    text = arguments if isinstance(arguments, str) else msgspec.json.encode(arguments).decode()
+    return {"id": f"call_{number}", "type": "function", "function": {"name": function.get("name"), "arguments": text}}
+
+
+class Answer:
+    """An answer on its way: what the engine's events add to it, as Ollama's lines."""
+
+    def __init__(self, model: str, *, is_chat: bool) -> None:
+        self._model, self._is_chat = model, is_chat
+        self._rest = b""
+        self._calls: dict[int, dict[str, str]] = {}
+        self._reason, self._prompt_tokens, self._tokens = "stop", 0, 0
+        #: What went wrong in the middle, in the engine's words.
+        self.error = ""
+
+    def texts(self, data: bytes) -> list[str]:
+        """The pieces of text in more bytes of the engine's stream. Raises ValueError where they are none of one."""
+        *blocks, self._rest = (self._rest + data).split(b"\n\n")
+        if len(self._rest) > MAX_EVENT_BYTES:
+            raise ValueError("an event without end")
+        found = []
+        for block in blocks:
+            if block.startswith(b"data: ") and block != b"data: [DONE]":
+                event = msgspec.json.decode(block[len(b"data: ") :])
+                if isinstance(event, dict) and (text := self._read(event)):
+                    found.append(text)
+        return found
+
+    def _read(self, event: dict[str, Any]) -> str:
+        if isinstance(error := event.get("error"), dict):
+            self.error = str(error.get("message", "the engine failed"))
+        if isinstance(usage := event.get("usage"), dict):
+            self._prompt_tokens = int(usage.get("prompt_tokens") or 0)
+            self._tokens = int(usage.get("completion_tokens") or 0)
+        choices = event.get("choices")
+        choice = choices[0] if isinstance(choices, list) and choices else {}
+        self._reason = choice.get("finish_reason") or self._reason
+        delta = choice.get("delta") or {}
+        for call in delta.get("tool_calls") or ():
+            self._add_call(call)
+        return str(delta.get("content") or choice.get("text") or "")
+
+    def _add_call(self, call: dict[str, Any]) -> None:
+        index, function = int(call.get("index", 0)), call.get("function") or {}
+        if index in self._calls or len(self._calls) < MAX_TOOL_CALLS:
+            made = self._calls.setdefault(index, {"name": "", "arguments": ""})
+            made["name"] += function.get("name") or ""
+            made["arguments"] += function.get("arguments") or ""
+
+    def line(self, text: str) -> dict[str, Any]:
+        """A piece."""
+        content = {"message": {"role": "assistant", "content": text}} if self._is_chat else {"response": text}
+        return {"model": self._model, "created_at": now(), **content, "done": False}
+
+    def end(self, text: str, seconds: float) -> dict[str, Any]:
+        """The last line; `text` is "" after a stream, and all of the answer without one."""
+        found = {**self.line(text), "done": True, "done_reason": "length" if self._reason == "length" else "stop"}
+        if self._calls and self._is_chat:
+            found["message"]["tool_calls"] = [{"function": _function(call)} for call in self._calls.values()]
+        ns = round(seconds * 1e9)
+        figures = {"total_duration": ns, "load_duration": 0, "prompt_eval_duration": 0, "eval_duration": ns}
+        return {**found, **figures, "prompt_eval_count": self._prompt_tokens, "eval_count": self._tokens}
+
+
+def _function(call: Mapping[str, str]) -> dict[str, Any]:
+    try:
+        arguments = msgspec.json.decode(call["arguments"] or "{}")
+    except msgspec.DecodeError:
+        arguments = {}
+    return {"name": call["name"], "arguments": arguments if isinstance(arguments, dict) else {}}
+
+
+def nothing_asked(model: str, reason: str, *, is_chat: bool) -> dict[str, Any]:
+    """The answer to a request without a prompt: the model was loaded, or unloaded."""
+    return {**Answer(model, is_chat=is_chat).line(""), "done": True, "done_reason": reason}
+
+
+def now() -> str:
+    """This moment, as Ollama writes it."""
+    return datetime.now(UTC).isoformat().replace("+00:00", "Z")

@@ -1,0 +1,136 @@
+"""The unmodified client of Ollama against hive: pull, list, show, ask, unload, delete."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import ollama
+import pytest
+import requests
+
+from hive.processes.embedded_redis import EmbeddedRedis
+from tests.hub import HubServer, SyntheticFile
+from tests.support.content import MIB
+from tests.support.gguf_models import write_reciting
+from tests.support.llm import PIECES, RECITED, Fleet
+from tests.support.processes import environment
+
+NAME = "hf.co/org/model:Q4_K_M"
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]:
+    with HubServer() as made:
+        made.create("org/model", {"m-Q4_K_M.gguf": write_reciting(tmp_path_factory.mktemp("m") / "m.gguf", PIECES)})
+        made.create("org/large", {"config.json": b"{}", "model.safetensors": SyntheticFile(40 * MIB)})
+        yield made
+
+
+@pytest.fixture(scope="module")
+def fleet(hub: HubServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    with EmbeddedRedis(tmp_path_factory.mktemp("r")) as redis:
+        env = environment(
+            redis.url, tmp_path_factory.mktemp("f"), HF_ENDPOINT=hub.endpoint, HF_TOKEN="", HIVE_DRAIN_S="0.2"
+        )
+        made = Fleet(env)
+        try:
+            yield made
+        finally:
+            made.stop()
+        made.check()
+
+
+@pytest.fixture
+def client(fleet: Fleet) -> Iterator[ollama.Client]:
+    with ollama.Client(host=fleet.url, timeout=120) as made:
+        yield made
+
+
+def test_a_pull_is_told_with_a_bar_and_is_a_download_like_any_other(client: ollama.Client, fleet: Fleet) -> None:
+    said = list(client.pull("hf.co/org/large", stream=True))
+    assert said[0].status == "pulling manifest"
+    assert [each.status for each in said[-3:]] == ["verifying sha256 digest", "writing manifest", "success"]
+    bars = [each for each in said if each.digest]
+    assert all(each.total == 40 * MIB + 2 and len(each.digest or "") == 71 for each in bars)
+    done = [each.completed or 0 for each in bars]
+    assert done == sorted(done)
+    (found,) = fleet.get("/v1/downloads?model=org/large").json()["data"]
+    assert (found["origin"], found["status"]) == ("ollama", "complete")
+    assert client.pull("hf.co/org/large").status == "success"  # on the disk, and without a stream
+
+
+def test_a_model_is_listed_shown_asked_unloaded_and_deleted(client: ollama.Client, fleet: Fleet) -> None:
+    assert client.pull("HF.co/org/model:q4_k_m").status == "success"
+    listed = {model.model: model for model in client.list().models}
+    details = listed[NAME].details
+    assert details is not None
+    assert (details.format, details.quantization_level) == ("gguf", "Q4_K_M")
+    assert len(listed[NAME].digest or "") == 64
+    shown = client.show(NAME)
+    assert shown.modelinfo is not None
+    architecture = shown.modelinfo["general.architecture"]
+    assert shown.modelinfo[f"{architecture}.context_length"] > 0
+    assert shown.modelinfo["general.parameter_count"] > 0
+    assert shown.capabilities is not None
+    assert shown.capabilities[0] == "completion"
+    asked = [{"role": "user", "content": "?"}]
+    whole = client.chat(NAME, messages=asked, options={"num_predict": 100})
+    assert whole.message.content == RECITED  # loaded by this
+    assert (whole.done, whole.done_reason) == (True, "stop")
+    pieces = list(client.chat(NAME, messages=asked, stream=True, options={"num_predict": 100}))
+    assert "".join(piece.message.content or "" for piece in pieces) == RECITED
+    assert [piece.done for piece in pieces][-2:] == [False, True]
+    assert pieces[-1].eval_count
+    cut = client.generate(NAME, prompt="?", raw=True, options={"num_predict": 4})
+    assert (cut.response, cut.done_reason) == ("Once upon a time", "length")
+    assert [model.model for model in client.ps().models] == [NAME]
+    with pytest.raises(ollama.ResponseError) as used:
+        client.delete(NAME)
+    assert used.value.status_code == 409
+    assert client.generate(NAME, prompt="", keep_alive=0).done_reason == "unload"
+    fleet.end_workers()
+    assert client.delete("hf.co/ORG/Model").status == "success"
+    assert NAME not in {model.model for model in client.list().models}
+
+
+def test_what_is_not_there_is_said_in_the_words_that_clients_look_for(client: ollama.Client, fleet: Fleet) -> None:
+    for name in ("llama3.2", "hf.co/org/none"):
+        with pytest.raises(ollama.ResponseError, match="pull model manifest: file does not exist") as unknown:
+            client.pull(name)
+        assert unknown.value.status_code == 404
+    with pytest.raises(ollama.ResponseError, match="pull model manifest: file does not exist"):
+        list(client.pull("hf.co/org/none", stream=True))
+    for call in (client.show, client.delete, client.generate):
+        with pytest.raises(ollama.ResponseError, match=r"model 'llama3\.2' not found") as missing:
+            call("llama3.2")
+        assert missing.value.status_code == 404
+    with pytest.raises(ollama.ResponseError) as other:
+        client.copy("a", "b")
+    assert other.value.status_code == 501
+    assert requests.head(fleet.url, timeout=60).status_code < 400
+    assert "Ollama is running" in requests.get(fleet.url, timeout=60).text
+    assert fleet.get("/api/version").json() == {"version": "0.13.5"}
+    image = base64.b64encode(b"no picture").decode()
+    odd: list[object] = [
+        *(None, [], "x", 1, {}, {"model": 5}, {"model": "hf.co/../.."}, {"model": "x" * 5_000}),
+        {"model": "hf.co/org/large", "prompt": "?"},
+        {"model": "hf.co/org/large", "messages": [{"role": "user", "images": [image]}]},
+        {"model": "file:///etc/passwd"},
+        {"model": "http://127.0.0.1/a.gguf"},
+    ]
+    for path in ("/api/show", "/api/pull", "/api/generate", "/api/chat"):
+        for body in odd if path != "/api/pull" else odd[:-4] + odd[-2:]:
+            answer = fleet.post(path, body)
+            assert answer.status_code in (200, 400, 404), (path, body, answer.text)
+            assert answer.status_code == 200 or isinstance(json.loads(answer.text)["error"], str)
+
+
+def test_a_store_and_a_log_hold_no_token_of_a_pull(fleet: Fleet, tmp_path: Path) -> None:
+    token = "hf_" + "z" * 20
+    fleet.post("/api/pull", {"model": "hf.co/org/model:Q4_K_M", "stream": False}, headers={"x-hf-token": token})
+    for process in (*fleet.servers, fleet.pool):
+        assert process is not None
+        assert token not in process.output
