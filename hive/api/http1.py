@@ -13,6 +13,10 @@ client has. hive often has nothing in front of it. So here:
     connections          as many as there are descriptors for. One address has some; those above must ask within 5 s and
                          are closed after the answer, and many times as many are closed at once
 
+A request that asks for another protocol (Upgrade) gets its answer, and the connection ends: the parser takes what comes
+behind such a head for something else than its body. With a body it is refused: read as a request of its own it would
+be one that nobody in front of hive has seen.
+
 Trailers are read and dropped. uvicorn adds them to the headers, and often before the application looks: then whoever
 may send a body may send, behind a proxy that checks or sets a header, another one of that name.
 
@@ -205,7 +209,8 @@ class HttpProtocol(HttpToolsProtocol):
         if self._refusal is None:
             super().on_headers_complete()
             self.cycle.transport = self._answers  # type: ignore[assignment]
-            if self.counted.stopping or self.counted.is_crowded(self._address):
+            # The parser leaves off at the end of a head that asks for another protocol, and does not say where it was.
+            if self.counted.stopping or self.counted.is_crowded(self._address) or self.parser.should_upgrade():
                 self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
@@ -241,6 +246,9 @@ class HttpProtocol(HttpToolsProtocol):
         """No further request has come."""
         self._close()
 
+    def _unsupported_upgrade_warning(self) -> None:
+        """Nothing: it is answered as if it had not asked for another protocol, and no line of a log is for that."""
+
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
         super()._start_asgi_task(cycle, app)
@@ -268,7 +276,8 @@ class HttpProtocol(HttpToolsProtocol):
                 size = SMALL_SLICE_BYTES if self.pipeline else SLICE_BYTES
                 piece, self._unfed = self._unfed[:size], self._unfed[size:]
                 super().data_received(piece)
-                self._check_size(len(piece))
+                if not self._is_over():  # an address that is none is refused before there is anything to answer with
+                    self._check_size(len(piece))
         finally:
             self._feeding = False
         if not self._is_over():
@@ -306,6 +315,8 @@ class HttpProtocol(HttpToolsProtocol):
             return "Only HTTP/1.0 and HTTP/1.1 are spoken here."
         if version == "1.0" and any(name == b"transfer-encoding" for name, _ in self.headers):
             return "HTTP/1.0 has no Transfer-Encoding."
+        if self.parser.should_upgrade() and any(_announces_body(*header) for header in self.headers):
+            return "Only HTTP/1.1 is spoken here: send a request with a body without Upgrade."
         return ""
 
     def _check_size(self, fed: int) -> None:
@@ -460,6 +471,10 @@ class HttpProtocol(HttpToolsProtocol):
         """What every answer has."""
         added: list[tuple[bytes, bytes]] = scope.get(ANSWER_HEADERS, [])
         return [*self.server_state.default_headers, *added]
+
+
+def _announces_body(name: bytes, value: bytes) -> bool:
+    return name == b"transfer-encoding" or (name == b"content-length" and bool(value.strip(b"0 \t")))
 
 
 def _stream_head(added: list[tuple[bytes, bytes]], chunked: bool) -> bytes:

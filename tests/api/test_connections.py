@@ -69,6 +69,14 @@ class Wire:
         return f"Host: {self.address.netloc}\r\n"
 
 
+def read_all(wire: Wire) -> bytes:
+    """Everything until the server closes."""
+    whole = b""
+    while part := wire.socket.recv(65536):
+        whole += part
+    return whole
+
+
 def rss(process: Server) -> int:
     pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
     return pages * resource.getpagesize()
@@ -209,6 +217,30 @@ def test_a_trailer_is_no_header(api: str, trailer: str, at_once: bool) -> None:
     assert "smuggled" not in answered
 
 
+@pytest.mark.parametrize("protocol", ["websocket", "h2c", "anything"])
+def test_the_body_of_a_request_that_asks_for_another_protocol_is_no_request(api: str, protocol: str) -> None:
+    with Wire(api) as wire:
+        upgrade = f"{wire.host}Connection: Upgrade\r\nUpgrade: {protocol}\r\n"
+        inner = f"GET /v1/health HTTP/1.1\r\n{wire.host}\r\n"
+        wire.send(f"POST /v1/gc HTTP/1.1\r\n{upgrade}Content-Length: {len(inner)}\r\n\r\n")
+        status, error, head = wire.answer()  # answered before the body is there, which then finds no connection
+        assert (status, error["code"], "connection: close" in head) == (400, "INVALID_REQUEST", True)
+        assert "Upgrade" in str(error["message"])
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_request_that_asks_for_another_protocol_is_answered_and_the_last_one(api: str, at_once: bool) -> None:
+    with Wire(api) as wire:
+        first = (
+            f"GET /v1/health HTTP/1.1\r\n{wire.host}Connection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 0\r\n\r\n"
+        )
+        second = f"GET /v1/models HTTP/1.1\r\n{wire.host}\r\n"
+        wire.send(first + second if at_once else first)
+        answered = read_all(wire)
+    assert answered.count(b"HTTP/1.1 ") == answered.count(b"HTTP/1.1 200 OK") == 1
+    assert b"connection: close" in answered
+
+
 @pytest.mark.parametrize(
     "garbage",
     [
@@ -219,13 +251,21 @@ def test_a_trailer_is_no_header(api: str, trailer: str, at_once: bool) -> None:
         b"GET /healthz HTTP/0.9\r\n\r\n",
         b"GET /healthz HTTP/2.0\r\nHost: localhost\r\n\r\n",
         b"POST /v1/gc HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"CONNECT localhost:6379 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET http://localhost HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET http://[ HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"DESCRIBE rtsp://localhost RTSP/1.0\r\n\r\n",
     ],
 )
-def test_what_is_no_http_is_refused_like_everything_else(api: str, garbage: bytes) -> None:
+def test_what_is_no_http_is_refused_like_everything_else(api: str, server: Server, garbage: bytes) -> None:
     with Wire(api) as wire:
         wire.send(garbage)
         status, error, _ = wire.answer()
     assert (status, error["code"]) == (400, "INVALID_REQUEST")
+    with Wire(api) as wire:
+        wire.send(f"GET /v1/health HTTP/1.1\r\n{wire.host}Connection: close\r\n\r\n")
+        assert b" 200 " in read_all(wire)
+    assert "Traceback" not in server.output
 
 
 def test_pipelined_requests_are_answered_in_order_and_cost_nothing_while_nobody_reads(api: str, server: Server) -> None:
