@@ -8,16 +8,18 @@ What `run` has started, it ends; what ran before stays. Ctrl-C cancels an answer
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Final
 
 import click
 
+from hive.cli.bars import PLAIN, columns_of, cut
 from hive.cli.errors import CliError, each_in_turn
 from hive.cli.format import plain
 from hive.cli.output import clear_line, echo, echo_text
-from hive.cli.progress import choose_printer
+from hive.cli.progress import DUMB, choose_printer
 from hive.cli.server import need_server
 from hive.settings import Settings
 from hive.wire import events
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
 
 #: Characters of the bar that shows how many layers are loaded.
 BAR_CHARS: Final = 24
+#: Characters of the name that stand beside it at least; columns of a terminal that does not say how many it has.
+MIN_NAME_CHARS: Final = 12
+DEFAULT_COLUMNS: Final = 80
 #: The most questions and answers that a conversation remembers.
 MAX_MESSAGES: Final = 200
 #: What stands before a question, and what ends a conversation.
@@ -118,20 +123,40 @@ def _loaded(models: ModelsInMemory, model: str, context: int | None, *, quiet: b
 
 def _show_loading(models: ModelsInMemory, worker_id: str, name: str, *, quiet: bool) -> None:
     """Raises CliError where it fails."""
-    is_drawn = sys.stderr.isatty() and not quiet
+    is_drawn = sys.stderr.isatty() and not quiet and Settings.from_env().term not in DUMB
     stream = models.loading(worker_id)
     for event in _without_download(stream, name, quiet=quiet):
         if isinstance(event, LoadingToVram) and is_drawn and event.layers_total:
             clear_line()
-            filled = BAR_CHARS * event.layers_loaded // event.layers_total
-            bar = "#" * filled + "." * (BAR_CHARS - filled)
-            echo(f"loading {name} [{bar}] {event.layers_loaded}/{event.layers_total} layers", err=True, nl=False)
+            echo(layers_line(name, event.layers_loaded, event.layers_total, _columns()), err=True, nl=False)
         elif isinstance(event, LoadingError):
             if is_drawn:
                 clear_line()
             raise CliError(plain(event.message), code=event.code)
     if is_drawn:
         clear_line()
+
+
+def layers_line(name: str, loaded: int, total: int, columns: int) -> str:
+    """How far a model is loaded, in less than so many columns: a line that is wrapped cannot be drawn over. What has no
+    room is left away, the bar before the name; the name is cut in its middle.
+    """
+    facts = f"{loaded}/{total} layers"
+    filled = BAR_CHARS * loaded // total
+    bar = f"[{'#' * filled}{'.' * (BAR_CHARS - filled)}]"
+    for parts in ((bar, facts), (facts,)):
+        room = columns - 1 - sum(len(part) + 1 for part in ("loading", *parts))
+        if room >= min(columns_of(name), MIN_NAME_CHARS):
+            return " ".join(("loading", cut(name, room, PLAIN.cut), *parts))
+    return cut(facts, columns - 1, PLAIN.cut)
+
+
+def _columns() -> int:
+    """Those of the terminal that standard error is."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or DEFAULT_COLUMNS
+    except (OSError, ValueError):
+        return DEFAULT_COLUMNS
 
 
 def _without_download(
@@ -173,7 +198,7 @@ def _answer(models: ModelsInMemory, model: str, messages: list[dict[str, str]]) 
 
 
 def _converse(models: ModelsInMemory, model: str) -> None:
-    """Ask for questions until the end of input; the model sees what was said before."""
+    """Ask for questions until the end of input, or Ctrl-C; the model sees what was said before."""
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401 - the editing and the history of lines
     echo(f"{plain(model)} is loaded. /bye or Ctrl-D ends.", err=True)
@@ -181,9 +206,12 @@ def _converse(models: ModelsInMemory, model: str) -> None:
     while True:
         try:
             question = input(PROMPT).strip()
-        except (EOFError, KeyboardInterrupt):
+        except EOFError:
             echo(err=True)
             return
+        except KeyboardInterrupt:
+            echo(err=True)
+            raise
         if question in ENDINGS:
             return
         if not question:

@@ -20,11 +20,28 @@ from hive.plain_file import open_plain_file
 #: What a GGUF file begins with, and the versions of it that are read.
 MAGIC: Final = b"GGUF"
 VERSIONS: Final = (2, 3)
-#: The most fields of a head, bytes of a name and of a text, and elements of an array.
+#: The most fields of a head, bytes of a name and of a text, elements of an array, and texts in all arrays.
 MAX_FIELDS: Final = 65_536
 MAX_NAME_BYTES: Final = 65_535
 MAX_TEXT_BYTES: Final = 16 << 20
 MAX_ELEMENTS: Final = 1 << 24
+MAX_TEXTS: Final = 1 << 22
+#: The fields that are kept, behind the name of the architecture; how many of them, and bytes of a text among them.
+ARCHITECTURE: Final = "general.architecture"
+WANTED: Final = frozenset(
+    {
+        "block_count",
+        "context_length",
+        "embedding_length",
+        "pooling_type",
+        "attention.head_count",
+        "attention.head_count_kv",
+        "attention.key_length",
+        "attention.value_length",
+    }
+)
+MAX_WANTED: Final = 64
+MAX_KEPT_TEXT_BYTES: Final = 256
 #: Architectures that make vectors of texts; and the ways (mean, the first token, the last) in which a model of another
 #: one that says so makes them of its tokens'.
 ENCODERS: Final = frozenset(
@@ -85,7 +102,7 @@ def read_gguf(path: Path) -> GgufInfo:
     try:
         with os.fdopen(open_plain_file(path, os.O_RDONLY, follow=True), "rb") as file:
             return _info(_fields(file))
-    except (struct.error, EOFError, UnicodeDecodeError, OverflowError, MemoryError):
+    except (struct.error, EOFError, ValueError, OverflowError):
         raise ModelNotServable(
             "The file's head is broken, or ends too early: it is no whole GGUF file. Fetch it again: hive verify."
         ) from None
@@ -139,39 +156,63 @@ def _fields(file: BinaryIO, until: str = "") -> dict[str, Value]:
     if count > MAX_FIELDS:
         raise EOFError
     found: dict[str, Value] = {}
+    texts = 0
     for _ in range(count):
         name = _text(file, MAX_NAME_BYTES)
         if until and name.startswith(until):
             break
         (kind,) = _unpack(file, "I")
-        value = _value(file, kind)
-        if value is not None:
-            found[name] = value
+        if (name == ARCHITECTURE or name.partition(".")[2] in WANTED) and len(found) < MAX_WANTED:
+            value = _value(file, kind)
+            if value is not None:
+                found[name[:MAX_KEPT_TEXT_BYTES]] = value
+            continue
+        texts += _skip_value(file, kind)
+        if texts > MAX_TEXTS:
+            raise EOFError
     return found
 
 
 def _value(file: BinaryIO, kind: int) -> Value | None:
+    """A value that is wanted; None for one that is not what it should be."""
     if kind in _NUMBERS:
         number: int | float | bool = _unpack(file, _NUMBERS[kind])[0]
         return number
     if kind == _TEXT:
-        return _text(file, MAX_TEXT_BYTES)
+        return _text(file, MAX_KEPT_TEXT_BYTES)
+    at = file.tell()
+    if kind == _ARRAY:
+        kind, length = _unpack(file, "IQ")
+        if kind in _NUMBERS and length <= MAX_KEPT:
+            return tuple(_unpack(file, _NUMBERS[kind] * length))
+        file.seek(at)
+        kind = _ARRAY
+    _skip_value(file, kind)
+    return None
+
+
+def _skip_value(file: BinaryIO, kind: int) -> int:
+    """Pass over a value; how many texts an array of it had, each of which takes time."""
+    if kind in _NUMBERS:
+        _skip(file, struct.calcsize(f"<{_NUMBERS[kind]}"))
+        return 0
+    if kind == _TEXT:
+        _skip(file, _unpack(file, "Q")[0])
+        return 0
     if kind != _ARRAY:
         raise EOFError
     kind, length = _unpack(file, "IQ")
-    if length > MAX_ELEMENTS:
+    if length > (MAX_TEXTS if kind == _TEXT else MAX_ELEMENTS):
         raise EOFError
     if kind == _TEXT:
         for _ in range(length):
             _skip(file, _unpack(file, "Q")[0])
-        return None
+        return length
     code = _NUMBERS.get(kind)
     if code is None:
         raise EOFError  # arrays of arrays: no model has them
-    if length <= MAX_KEPT:
-        return tuple(_unpack(file, code * length))
     _skip(file, struct.calcsize(f"<{code}") * length)
-    return None
+    return 0
 
 
 def _unpack(file: BinaryIO, code: str) -> tuple[int, ...]:
@@ -197,22 +238,25 @@ def _skip(file: BinaryIO, size: int) -> None:
 
 
 def _info(fields: dict[str, Value]) -> GgufInfo:
-    architecture = fields.get("general.architecture")
+    architecture = fields.get(ARCHITECTURE)
     if not isinstance(architecture, str):
         raise ModelNotServable("The file does not say which architecture the model has.")
 
     def number(name: str) -> int:
         found = fields.get(f"{architecture}.{name}", 0)
-        return int(found) if isinstance(found, int | float) else 0
+        return max(int(found), 0) if isinstance(found, int | float) else 0
 
     blocks = number("block_count")
     if not 1 <= blocks <= MAX_KEPT:
         raise ModelNotServable(f"The file holds no language model: {architecture}, {blocks} layers.")
     heads_kv = fields.get(f"{architecture}.attention.head_count_kv", 0)
     heads = number("attention.head_count")
-    per_layer = [int(n) for n in heads_kv] if isinstance(heads_kv, tuple) else [int(heads_kv or heads)] * blocks
+    if isinstance(heads_kv, tuple):
+        all_heads_kv = sum(max(int(n), 0) for n in heads_kv)
+    else:
+        all_heads_kv = (number("attention.head_count_kv") or heads) * blocks
     width = number("embedding_length") // heads if heads else 0
     key = number("attention.key_length") or width
     value = number("attention.value_length") or width
     vectors = architecture in ENCODERS or number("pooling_type") in POOLED
-    return GgufInfo(architecture, blocks, number("context_length"), 2 * sum(per_layer) * (key + value), vectors)
+    return GgufInfo(architecture, blocks, number("context_length"), 2 * all_heads_kv * (key + value), vectors)

@@ -9,6 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from hive.cli.llm import layers_line
 from tests.support.child import Child
 from tests.support.cli import COMMAND_TIMEOUT_S, command
 from tests.support.engine_standin import write_standin
@@ -117,6 +120,24 @@ def test_at_a_terminal_the_layers_are_drawn_and_questions_are_asked_until_the_en
             terminal.write(b"/bye\n")
             assert terminal.wait(COMMAND_TIMEOUT_S) == 0
         wait_for(lambda: fleet.workers() == [], "what it started has ended")
+        with Terminal(command("run", MODEL), environment_of(fleet)) as terminal:
+            terminal.wait_for_text(">>> ")
+            assert terminal.interrupt(COMMAND_TIMEOUT_S) == 130
     finally:
         fleet.stop()
     fleet.check()
+
+
+@pytest.mark.parametrize(
+    ("columns", "line"),
+    [
+        (200, "loading hf:org/a-name-of-some-length:Q4_K_M [##################......] 24/32 layers"),
+        (80, "loading hf:org/a-n~f-some-length:Q4_K_M [##################......] 24/32 layers"),
+        (40, "loading hf:or~ength:Q4_K_M 24/32 layers"),
+        (20, "24/32 layers"),
+        (5, "2~rs"),
+    ],
+)
+def test_the_line_of_layers_fits_into_the_terminal(columns: int, line: str) -> None:
+    assert layers_line("hf:org/a-name-of-some-length:Q4_K_M", 24, 32, columns) == line
+    assert len(line) < columns

@@ -317,7 +317,8 @@ class Engine:
     def _on_state(self, text: str) -> None:
         """What it says of its loading; what is not understood is a sign of life."""
         share: float | None = None
-        with contextlib.suppress(ValueError, TypeError, AttributeError, KeyError):
+        # Whatever it is: who stops reading stops the engine, once the pipe is full.
+        with contextlib.suppress(Exception):
             found = json.loads(text)
             if found["state"] == "ready":
                 share, self._ready = 1.0, True

@@ -229,8 +229,8 @@ class Inference:
         return True
 
     def _fill(self, count: int, events: list[InferenceEvent]) -> None:
-        """Tokens that were made and have no text of their own, until there are so many."""
-        while self.tokens < count:
+        """Tokens that were made and have no text of their own, up to so many, or those asked for."""
+        while self.tokens < min(count, self._asked.max_tokens):
             self._add("", events)
 
     def _add(self, text: str, events: list[InferenceEvent]) -> None:

@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 import signal
 import socket
 import time
@@ -64,6 +65,8 @@ MAX_HEALTH_FAILURES: Final = 3
 IDLE_LOOK_S: Final = 0.25
 #: Seconds that answers may take to leave when the worker ends.
 FLUSH_S: Final = 0.5
+#: A file of a model in several, as llama.cpp names them.
+_SHARD: Final = re.compile(r"(?P<stem>.+-)\d{5}-of-(?P<count>\d{5})\.gguf", re.ASCII)
 
 
 class Supervisor:
@@ -389,11 +392,11 @@ def _look_at(path: Path, use: FileUse) -> tuple[GgufInfo, int]:
 
 def shards(path: Path) -> list[Path]:
     """The files of a model, by the first of them."""
-    stem, mark, count = path.stem.rpartition("-of-")
-    if not mark or not count.isdecimal() or stem[-6:-5] != "-":
+    match = _SHARD.fullmatch(path.name)
+    if match is None:
         return [path]
-    found = [path.with_name(f"{stem[:-5]}{number:05}-of-{count}{path.suffix}") for number in range(1, int(count) + 1)]
-    return [file for file in found if file.exists()]
+    names = (f"{match['stem']}{number:05}-of-{match['count']}.gguf" for number in range(1, int(match["count"]) + 1))
+    return [file for name in names if (file := path.with_name(name)).exists()]
 
 
 def _hive_error(error: BaseException | None) -> HiveError | None:

@@ -57,6 +57,9 @@ def test_states_that_nobody_knows_are_signs_of_life_and_no_more(
         f'{prefix}{{"state":"dancing"}}',
         f"{prefix}[1]",
         f'{prefix}{{"state":"loading"}}',
+        f'{prefix}{{"state":"loading","payload":{{"stages":"x","current":"y","value":1}}}}',
+        f'{prefix}{{"state":"loading","payload":{{"current":"text_model","value":1{"0" * 400}}}}}',
+        f"{prefix}{'[' * 20_000}",
         "hello",
     ]
     standin = write_standin(tmp_path / "engine", states=[0.5, *strange, 1.0])
