@@ -44,6 +44,8 @@ LAST_LINES: Final = 20
 MAX_LINE_CHARS: Final = 500
 #: What the name of a folder with an engine's socket begins with; the pid of its supervisor follows.
 FOLDER_PREFIX: Final = "hive-llm-"
+#: GPUs are numbered as nvidia-smi numbers them, and not by their speed.
+GPU_ORDER: Final = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 #: Logs of engines that are kept.
 MAX_LOGS: Final = 50
 #: Bytes of a line after which it is cut.
@@ -149,11 +151,22 @@ def command_for(spec: EngineSpec, socket_path: Path, named: str | None) -> list[
     return [*command, "--gpu-layers", "999", "--split-mode", "none", "--main-gpu", str(spec.device)]
 
 
+def environment() -> dict[str, str]:
+    """What an engine needs of our environment: nothing of hive's, and no secret."""
+    return {
+        n: v
+        for n, v in os.environ.items()
+        if not n.startswith(("HIVE_", "HF_", "REDIS_", "LLAMA_")) and "TOKEN" not in n
+    }
+
+
 def environment_for(spec: EngineSpec) -> dict[str, str]:
     """What a llama-server is told by its environment: options that have come, gone or changed their names between its
     versions, each of which ends at an option that it does not know and passes over a variable that it does not know.
     """
     told = {"LLAMA_ARG_UI": "0", "LLAMA_ARG_WEBUI": "0", "LLAMA_ARG_OFFLINE": "1"}
+    if spec.backend == "cuda":
+        told |= GPU_ORDER
     if spec.load_mode != "auto":
         told["LLAMA_ARG_LOAD_MODE"] = spec.load_mode
     if spec.embeddings:

@@ -43,7 +43,7 @@ from hive.store.restricted import AccessNotes
 from hive.wire import events
 from hive.wire.llm import Fetching, LlmState, LoadingError, LoadingToVram, Ready
 from workers.inference.address import Makes, WorkerRoutes
-from workers.inference.engine import Engine, EngineSpec, command_for, environment_for, forget_old_logs
+from workers.inference.engine import Engine, EngineSpec, command_for, environment, environment_for, forget_old_logs
 from workers.inference.guard import Guard
 from workers.inference.http1 import Listener
 from workers.inference.inference import Inference
@@ -236,7 +236,7 @@ class Supervisor:
         )
         command = command_for(spec, self._engine.socket_path, settings.llama_server)
         try:
-            await self._engine.start(command, {**_environment(), **environment_for(spec)})
+            await self._engine.start(command, {**environment(), **environment_for(spec)})
         except OSError as error:
             raise BackendUnavailable(f"The engine cannot be started: {error.strerror or error}.") from None
         await self._engine.wait_until_ready(settings.llm_stall_s, settings.llm_loading_timeout_s, self._describe)
@@ -415,12 +415,3 @@ def _url_of(sock: socket.socket) -> str:
     if host in ("0.0.0.0", "::"):  # noqa: S104 - compared with, not bound to
         host = socket.gethostname()
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-def _environment() -> dict[str, str]:
-    """What the engine needs of our environment: nothing of hive's, and no secret."""
-    return {
-        n: v
-        for n, v in os.environ.items()
-        if not n.startswith(("HIVE_", "HF_", "REDIS_", "LLAMA_")) and "TOKEN" not in n
-    }
