@@ -16,6 +16,7 @@ from typing import Final
 
 #: What `open_plain_file` fails with where something else than a plain file has the name.
 NOT_PLAIN: Final = frozenset({errno.ELOOP, errno.EINVAL, errno.EISDIR, errno.ENXIO})
+_NOT_PLAIN: Final = "it is no plain file"
 
 
 def open_plain_file(
@@ -29,10 +30,15 @@ def open_plain_file(
         OSError: it cannot be opened, or is no plain file (its `errno` is one of `NOT_PLAIN`).
     """
     flags |= os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
-    descriptor = os.open(path, flags, mode, dir_fd=folder)
+    try:
+        descriptor = os.open(path, flags, mode, dir_fd=folder)
+    except OSError as error:
+        if error.errno in NOT_PLAIN:
+            raise OSError(error.errno, _NOT_PLAIN, str(path)) from None
+        raise
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "it is no plain file", str(path))
+            raise OSError(errno.EINVAL, _NOT_PLAIN, str(path))
     except OSError:
         os.close(descriptor)
         raise

@@ -90,6 +90,7 @@ def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path: Path, what: str
     reason = failed.value if isinstance(failed.value, OSError) else failed.value.__cause__
     assert isinstance(reason, OSError), failed.value
     assert reason.errno in NOT_PLAIN
+    assert reason.strerror == "it is no plain file"
     if kind == "link":
         assert (tmp_path / at).with_name("elsewhere").read_bytes() == b"content of somebody else\n"
 

@@ -27,6 +27,8 @@ BREAKS: dict[str, Callable[[RedisClient, str], object]] = {
     "an event that is broken off": lambda redis, key: redis.hset(key, "event", '{"stage":"downloading"'),
     "an event and more": lambda redis, key: redis.hset(key, "event", '{"a":1}{"b":2}'),
     "an event of two lines": lambda redis, key: redis.hset(key, "event", '{"a":1}\n\ndata: [DONE]\n\n'),
+    "an event with a line end in it": lambda redis, key: redis.hset(key, "event", '{"a":\n1}'),
+    "an event with another line end": lambda redis, key: redis.hset(key, "event", '{"a":\r1}'),
     "an event that is a list": lambda redis, key: redis.hset(key, "event", "[1]"),
     "an event in no text": lambda redis, key: redis.hset(key, b"event", b'{"message":"\xff\xfe"}'),
     "an event with a deep end": lambda redis, key: redis.hset(key, "event", '{"a":' + "[" * 100_000),
