@@ -43,7 +43,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from hive.api.crowd import Connections
 from hive.api.gate import ANSWER_HEADERS
-from hive.api.json import MAX_BODY_BYTES, body_too_large
+from hive.api.json import MAX_BODY_BYTES, body_too_large, error_reply
 from hive.errors import BadRequest, HeadersTooLarge, HiveError, RequestTimeout
 from hive.streams import sse
 from hive.streams.writer import (
@@ -56,7 +56,6 @@ from hive.streams.writer import (
     WriterOwner,
     reset,
 )
-from hive.wire.api import ErrorBody, ErrorReply, error_type
 
 log = logging.getLogger("hive.api.http1")
 
@@ -487,14 +486,7 @@ def _stream_head(added: list[tuple[bytes, bytes]], chunked: bool) -> bytes:
 def _whole_answer(error: HiveError) -> bytes:
     """An error as a whole answer, after which the connection closes."""
     request_id = uuid.uuid4().hex
-    details = ErrorBody(
-        code=error.code,
-        message=error.message,
-        details=error.details,
-        request_id=request_id,
-        type=error_type(error.status),
-    )
-    body = msgspec.json.encode(ErrorReply(details))
+    body = msgspec.json.encode(error_reply(error, request_id))
     lines = (
         f"HTTP/1.1 {error.status} {type(error).__name__}",
         "content-type: application/json",

@@ -70,6 +70,19 @@ async def read_body(request: Request, kind: type[T], default: T | None = None) -
         raise errors.BadRequest(f"The request body is not valid JSON: {reason}.") from None
 
 
+def error_reply(error: errors.HiveError, request_id: str) -> ErrorReply:
+    """The body of an error."""
+    return ErrorReply(
+        ErrorBody(
+            code=error.code,
+            message=error.message,
+            details=error.details,
+            request_id=request_id,
+            type=error_type(error.status),
+        )
+    )
+
+
 def error_response(error: errors.HiveError) -> JsonResponse:
     """`{"error": {"code", "message", "details", "request_id"}}` with the error's status."""
     headers: dict[str, str] | None = None
@@ -80,15 +93,7 @@ def error_response(error: errors.HiveError) -> JsonResponse:
         headers = {"www-authenticate": 'Bearer realm="hive"'}
     elif error.status == 405:
         headers = {"allow": error.details.get("allow", "")}
-    body = ErrorReply(
-        ErrorBody(
-            code=error.code,
-            message=error.message,
-            details=error.details,
-            request_id=logs.bound_field("request_id"),
-            type=error_type(error.status),
-        )
-    )
+    body = error_reply(error, logs.bound_field("request_id"))
     return JsonResponse(body, status_code=error.status, headers=headers)
 
 
