@@ -52,6 +52,8 @@ class Relay:
         self._is_stale = False
         self._upstream: Upstream | None = None
         self._began_s = time.monotonic()
+        #: When something came last; at first, when it was asked.
+        self.moved_s = self._began_s
         self.over = asyncio.Event()
         self.status = 0
         self.outcome = ""
@@ -101,8 +103,9 @@ class Relay:
 
     def on_data(self, data: bytes) -> None:
         """A piece."""
+        self.moved_s = time.monotonic()
         if not self.first_s:
-            self.first_s = time.monotonic() - self._began_s
+            self.first_s = self.moved_s - self._began_s
         self._down.write(data)
         if self._down.paused and self._upstream is not None:
             self._upstream.pause()

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
@@ -20,7 +21,15 @@ from datetime import datetime
 from typing import Final, Literal, Protocol
 
 from hive.auth.principal import Principal
-from hive.errors import BadRequest, MethodNotAllowed, ModelAccessDenied, ModelNotServable, NotFound, RequestTimeout
+from hive.errors import (
+    BadRequest,
+    HiveError,
+    MethodNotAllowed,
+    ModelAccessDenied,
+    ModelNotServable,
+    NotFound,
+    RequestTimeout,
+)
 from hive.serving.endpoint import Endpoint
 from hive.serving.inference_request import read_inference
 from hive.serving.relay import Relay
@@ -36,6 +45,8 @@ from workers.inference.slots import Slots
 
 #: Milliseconds of the latest deadline that is taken for one: the year 5138, and a number that no float rounds.
 MAX_DEADLINE_MS: Final = 10**14
+#: Seconds between two looks whether a request that is passed on is late, at least.
+MIN_LOOK_S: Final = 0.05
 _JSON: Final = (b"content-type", b"application/json")
 #: What gives away something of the model.
 ASKED: Final = frozenset({INFERENCE_PATH, *OPENAI_PATHS})
@@ -170,17 +181,21 @@ class WorkerRoutes:
 
     async def _relay(self, request: HttpRequest, response: Response) -> None:
         worker = self._worker
+        deadline_s = read_deadline(request.headers)
         engine = self._engine()
         self._check_makes(request)
         job = _RelayJob(response)
         worker.slots.take(job)
+        watching = asyncio.create_task(job.watch(worker.settings.llm_token_timeout_s, deadline_s))
         try:
             await job.relay.run(engine, "POST", request.path, (_JSON,), request.body)
         finally:
+            watching.cancel()
             worker.slots.release(job)
             worker.used(None)
-        if job.relay.failure and not response.is_gone:
-            raise InferenceFailed(f"The engine does not answer: {job.relay.failure}.")
+        if response.is_gone or not job.relay.failure:
+            return
+        raise job.late or InferenceFailed(f"The engine does not answer: {job.relay.failure}.")
 
     async def _cancel(self, request: HttpRequest, response: Response) -> None:
         try:
@@ -219,6 +234,27 @@ class _RelayJob:
     def __init__(self, response: Response) -> None:
         self.id = f"relay-{uuid.uuid4()}"
         self.relay = Relay(response)
+        self._response = response
+        #: Why it was ended for want of time.
+        self.late: HiveError | None = None
+
+    async def watch(self, silence_s: float, deadline_s: float | None) -> None:
+        """End it at its deadline, or when the engine falls silent for so long after it has begun: an answer that is no
+        stream comes when it is whole. A client that takes nothing is no silence of the engine.
+        """
+        until_s = math.inf if deadline_s is None else time.monotonic() + deadline_s
+        while True:
+            now_s = time.monotonic()
+            has_begun = self.relay.first_s > 0 and not self._response.paused
+            silent_s = now_s - self.relay.moved_s if has_begun else 0.0
+            if now_s >= until_s:
+                self.late = RequestTimeout("The request's deadline has passed.")
+            elif silent_s >= silence_s:
+                self.late = InferenceFailed(f"The engine said nothing for {silence_s:g} s.")
+            if self.late is not None:
+                self.relay.stop()
+                return
+            await asyncio.sleep(max(min(silence_s - silent_s, until_s - now_s), MIN_LOOK_S))
 
     def stop(self, code: str, message: str) -> None:
         """End it in the middle: the form of its errors is the engine's."""

@@ -315,6 +315,10 @@ def test_an_engine_that_falls_silent_is_a_timeout(start_worker: StartWorker, ram
     assert (events[-1]["type"], events[-1]["code"]) == ("error", "TIMEOUT")
     assert events_count(events) == 2
     assert slots_free(worker)
+    passed_on = {"messages": [{"role": "user", "content": "?"}], "stream": True}
+    with pytest.raises(requests.exceptions.ChunkedEncodingError):
+        worker.post("/v1/chat/completions", passed_on)
+    assert slots_free(worker)
 
 
 # -- back-pressure -----------------------------------------------------------------------------------------------------
@@ -414,6 +418,12 @@ def test_openai_chat_is_passed_to_the_engine_and_back(worker: LlmProcess) -> Non
     chunks = [json.loads(line[6:]) for line in answer.content.decode().split("\n\n") if line.startswith("data: {")]
     assert "".join(c["choices"][0]["delta"].get("content") or "" for c in chunks if c["choices"]) == RECITED
     assert answer.text.endswith("data: [DONE]\n\n")
+
+
+def test_what_is_passed_to_the_engine_has_a_deadline_too(worker: LlmProcess) -> None:
+    body = {"messages": [{"role": "user", "content": "?"}]}
+    late = worker.post("/v1/chat/completions", body, headers={"X-Deadline": "1"})
+    assert (late.status_code, late.json()["error"]["code"]) == (408, "REQUEST_TIMEOUT")
 
 
 def test_an_error_of_the_engine_comes_as_it_is(worker: LlmProcess) -> None:
