@@ -7,22 +7,26 @@
 ARG PYTHON_IMAGE=python:3.13.14-slim
 
 FROM ${PYTHON_IMAGE} AS build
-ARG EXTRAS
 # What builds hive, and what it needs, are compared with the digests of requirements/; no other package is fetched or built.
 WORKDIR /build
 COPY requirements/run.txt requirements/serve.txt requirements/build.txt ./requirements/
 RUN python -m venv --without-pip /app \
-    && pip --python /app/bin/python install --no-cache-dir --require-hashes --only-binary :all: -r "requirements/${EXTRAS:-run}.txt" \
+    && pip --python /app/bin/python install --no-cache-dir --require-hashes --only-binary :all: -r requirements/run.txt \
     && pip install --no-cache-dir --require-hashes --only-binary :all: -r requirements/build.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY hive ./hive
 COPY workers ./workers
 RUN pip wheel --no-index --no-deps --no-build-isolation --wheel-dir dist . \
     && pip --python /app/bin/python install --no-index --no-deps dist/*.whl \
-    && find /app -type d -name tests -prune -exec rm -r {} +
+    && find /app -type d \( -name tests -o -path '*/pygments/lexers/__pycache__' -o -path '*/huggingface_hub/inference/*' \
+        -name __pycache__ -o -path '*/huggingface_hub/cli/__pycache__' \) -prune -exec rm -r {} +
+# Last, so that both images are one build up to here.
+ARG EXTRAS
+RUN if [ -n "${EXTRAS}" ]; then \
+        pip --python /app/bin/python install --no-cache-dir --require-hashes --only-binary :all: -r "requirements/${EXTRAS}.txt"; \
+    fi
 
 FROM ${PYTHON_IMAGE}
-ARG EXTRAS
 LABEL org.opencontainers.image.title="hive" \
       org.opencontainers.image.description="A self-hosted model download service" \
       org.opencontainers.image.version="0.2.0" \
@@ -31,10 +35,15 @@ LABEL org.opencontainers.image.title="hive" \
 RUN useradd --uid 1000 --gid 0 --no-create-home --home-dir /var/lib/hive hive \
     && install -d -o hive -g root -m 0775 /store /var/lib/hive
 # What the engine is linked with, and slim bases lack.
+ARG EXTRAS
 RUN if [ -n "${EXTRAS}" ] && ! ldconfig -p | grep -q libgomp.so.1; then \
         apt-get update && apt-get install -y --no-install-recommends libgomp1 && rm -rf /var/lib/apt/lists/*; \
     fi
 COPY --from=build /app /app
+# What is imported is compiled: the base has no compiled standard library, and on a root that can only be read each start, and
+# each health check, would compile it anew.
+RUN /app/bin/python -c "import hive, importlib, pkgutil, workers; [importlib.import_module(m.name) for p in (hive, workers) \
+    for m in pkgutil.walk_packages(p.__path__, p.__name__ + '.') if not m.name.endswith(('__main__', 'xllamacpp_server'))]"
 
 USER 1000:0
 ENV HIVE_STORE=/store HIVE_HOME=/var/lib/hive HOME=/var/lib/hive PYTHONUNBUFFERED=1 PATH=/app/bin:$PATH

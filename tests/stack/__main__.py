@@ -17,7 +17,9 @@ from typing import Final
 
 from tests.stack import images
 from tests.stack.budget import ENDS_AT, remaining_s
+from tests.stack.compose import sweep
 from tests.stack.engine import NoEngine, running_engine, see_that_it_runs_containers
+from tests.stack.world import PROJECT
 
 #: The exit code that says: nothing was tested, for there is no engine and there can be none.
 NO_ENGINE: Final = 77
@@ -39,8 +41,12 @@ def main(arguments: list[str]) -> int:
         with running_engine() as address:
             os.environ["DOCKER_HOST"] = os.environ["HIVE_TEST_ENGINE"] = address
             _prepare()
-            command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/stack", *arguments]
-            return _run(command)
+            # Both stacks at once: most of the time is waiting for containers.
+            command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-v", "-n", "2", "--dist", "loadfile"]
+            try:
+                return _run([*command, "tests/stack", *arguments])
+            finally:
+                sweep(PROJECT)
     except NoEngine as error:
         print(f"stack-test: NOTHING WAS TESTED: {error}", file=sys.stderr)
         return NO_ENGINE

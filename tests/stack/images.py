@@ -2,14 +2,14 @@
 
 Problem: a machine without a registry has no `python:3.13-slim`, no Caddy and no Valkey, and what the stack does is to
 be seen there all the same. The easy way, a Dockerfile of another base for tests, tests another Dockerfile. So a
-stand-in is imported under the very names that users pull: one Debian with Python, Redis and Caddy in it, laid out as
-far as the two files rely on it.
+stand-in is imported under the very names that users pull: one root of Debian packages with Python, Redis and Caddy in
+it, laid out as far as the two files rely on it (tests/stack/rootfs.py).
 
 What makes it a stand-in, and stands nowhere else: Debian's Python, older than the real one; Redis under Valkey's name;
 Caddy older, with the same right on its file as the real image gives it; and a folder with the locked wheels, where pip
 looks instead of at an index, so that a build needs no network.
 
-To make it takes minutes, of which nothing needs an engine. With HIVE_STACK_CACHE, a folder, it is made there once and
+Of what it takes nothing but the import needs an engine. With HIVE_STACK_CACHE, a folder, it is made there once and
 kept as long as what it is made of stays the same; `--prepare` makes it and does no more.
 """
 
@@ -23,35 +23,23 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
 from packaging.requirements import Requirement
 
+from tests.stack import rootfs
 from tests.stack.engine import NoEngine
-from tests.support.apt_sources import debian_mirror
 
 ROOT: Final = Path(__file__).parents[2]
-#: The Debian of the stand-in, and its packages.
-SUITE: Final = "bookworm"
-PACKAGES: Final = (
-    "python3",
-    "python3-venv",
-    "python3-pip",
-    "redis-server",
-    "caddy",
-    "wget",
-    "ca-certificates",
-    "libgomp1",
-)
 #: The locks whose wheels are in it; `serve` has those of `run` too.
-LOCKS: Final = ("serve.txt", "build.txt")
+LOCKS: Final = ("serve.txt", "build.txt", "pip.txt")
 #: The label by which a stand-in is known.
 LABEL: Final = "hive.stand-in"
-#: Seconds for a registry to answer and send an image; and for Debian to send and unpack its packages.
+#: Seconds for a registry to answer and send an image.
 PULL_S: Final = 120.0
-DEBOOTSTRAP_S: Final = 900.0
 PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -103,7 +91,8 @@ def _pull(name: str) -> bool:
 def _locks() -> str:
     """What of the repository goes into the stand-in, as one word."""
     texts = b"".join((ROOT / "requirements" / name).read_bytes() for name in LOCKS)
-    return hashlib.sha256(texts + Path(__file__).read_bytes()).hexdigest()[:16]
+    code = b"".join(Path(file).read_bytes() for file in (__file__, rootfs.__file__))
+    return hashlib.sha256(texts + code).hexdigest()[:16]
 
 
 def prepare() -> Path:
@@ -123,12 +112,15 @@ def _made(folder: Path) -> Path:
     made = folder / f"stand-in-{_locks()}.tar"
     if made.is_file():
         return made
-    if os.geteuid() != 0 or not all(shutil.which(tool) for tool in ("debootstrap", "setcap", "chroot")):
-        raise NoImages("no image can be pulled, and only root with debootstrap and setcap can make one")
+    if os.geteuid() != 0 or not all(shutil.which(tool) for tool in rootfs.TOOLS):
+        raise NoImages(f"no image can be pulled, and only root with {', '.join(rootfs.TOOLS)} can make one")
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="making-", dir=folder) as here:
         root = Path(here, "root")
-        _bootstrap(root)
+        try:
+            rootfs.make(root)
+        except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+            raise NoImages(f"no image can be pulled, and none can be made of Debian's packages: {error}") from None
         _lay_out(root)
         packed = Path(here, "packed")
         # With what files may do beyond their mode, or a balancer would start here that does not start elsewhere.
@@ -138,27 +130,17 @@ def _made(folder: Path) -> Path:
     return made
 
 
-def _bootstrap(root: Path) -> None:
-    try:
-        mirror = debian_mirror(SUITE)
-        command = ["debootstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", SUITE, str(root), mirror]
-        made = subprocess.run(command, capture_output=True, text=True, timeout=DEBOOTSTRAP_S, check=False)
-    except (OSError, RuntimeError, subprocess.TimeoutExpired) as error:
-        raise NoImages(f"no image can be pulled, and none can be made of Debian's packages: {error}") from None
-    if made.returncode:
-        raise NoImages(f"no image can be pulled, and debootstrap makes none: {(made.stdout + made.stderr)[-2_000:]}")
-
-
 def _lay_out(root: Path) -> None:
     """Debian as the two files expect their bases."""
     (root / "usr/bin/python").symlink_to("python3")
+    (root / "usr/bin/wget").symlink_to("busybox")
     for name in ("server", "cli"):
         (root / f"usr/bin/valkey-{name}").symlink_to(f"redis-{name}")
-    for path in (*root.glob("usr/lib/python3*/EXTERNALLY-MANAGED"), *root.glob("var/cache/apt/archives/*.deb")):
-        path.unlink()
+    for mark in root.glob("usr/lib/python3*/EXTERNALLY-MANAGED"):
+        mark.unlink()
     subprocess.run(["setcap", "cap_net_bind_service=+ep", str(root / "usr/bin/caddy")], check=True)
     python = subprocess.run(
-        ["chroot", str(root), "python3", "-c", "import platform; print(platform.python_version())"],
+        ["chroot", str(root), "python3", "-B", "-c", "import platform; print(platform.python_version())"],
         capture_output=True,
         text=True,
         check=True,
@@ -166,6 +148,13 @@ def _lay_out(root: Path) -> None:
     wheels = root / "opt/wheels"
     _fetch_wheels(wheels, python)
     (root / "etc/pip.conf").write_text("[global]\nno-index = true\nfind-links = /opt/wheels\n")
+    # The locked pip, not Debian's, which brings a dozen packages and is two years older than the real image's.
+    places = root / f"usr/local/lib/python{python.rpartition('.')[0]}/dist-packages"
+    zipfile.ZipFile(next(wheels.glob("pip-*.whl"))).extractall(places)
+    command = root / "usr/local/bin/pip"
+    command.parent.mkdir(exist_ok=True)
+    command.write_text('#!/bin/sh\nexec python -m pip "$@"\n')
+    command.chmod(0o755)
 
 
 def _fetch_wheels(folder: Path, python: str) -> None:
@@ -182,7 +171,7 @@ def _fetch_wheels(folder: Path, python: str) -> None:
             if requirement.marker is None or requirement.marker.evaluate(marks):
                 requirement.marker = None
                 lines.append(" --hash=".join([str(requirement), *(text.strip() for text in hashes)]))
-    folder.mkdir()
+    folder.mkdir(parents=True)
     listed = folder / "wanted.txt"
     # Each once: pip takes no package twice.
     listed.write_text("\n".join(dict.fromkeys(lines)) + "\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -65,17 +66,11 @@ def test_everything_is_restarted_one_after_the_other(world: World) -> None:
     world.limit(SLOW_RATE)
 
     def strike(audience: Audience) -> None:
-        for worker in world.project.containers("worker"):
-            world.restart(worker)
-            wait_for(
-                lambda worker=worker: _is_alive(worker),  # type: ignore[misc]
-                "the worker does not come back",
-                look_s=LOOK_S,
-            )
-        for service in ("api", "redis", "balancer"):
-            for container in world.project.containers(service):
-                world.restart(container)
-                world.project.wait_until_healthy(service)
+        # No step of one waits for one of the other.
+        with ThreadPoolExecutor() as together:
+            list(together.map(lambda restart: restart(world), (_restart_workers, _restart_servers)))
+        for service in ("redis", "balancer"):
+            _restart_until_healthy(world, service)
         assert not all(client.is_over for client in audience.clients), "the downloads ended before the restarts did"
         world.limit(RATE)
 
@@ -104,6 +99,26 @@ def test_a_worker_is_cut_off_and_comes_back(world: World, trial: str, network: s
 
     audience = world.trial(trial, strike)
     assert audience.reconnections == 0, "a stream is the server's: who watches notices nothing of a worker"
+
+
+def _restart_workers(world: World) -> None:
+    for worker in world.project.containers("worker"):
+        world.restart(worker)
+        wait_for(
+            lambda worker=worker: _is_alive(worker),  # type: ignore[misc]
+            "the worker does not come back",
+            look_s=LOOK_S,
+        )
+
+
+def _restart_servers(world: World) -> None:
+    _restart_until_healthy(world, "api")
+
+
+def _restart_until_healthy(world: World, service: str) -> None:
+    for container in world.project.containers(service):
+        world.restart(container)
+        world.project.wait_until_healthy(service)
 
 
 #: Seconds without bytes after which a download stands still: events come several times a second.

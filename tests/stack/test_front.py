@@ -24,17 +24,17 @@ SECRET = "hf_canary"
 IMAGE = os.environ.get("HIVE_TEST_IMAGE", "hive")
 
 
-def test_nothing_but_the_balancer_is_published(world: World) -> None:
+def test_nothing_but_the_balancer_is_published(quiet_world: World) -> None:
     for service in ("api", "worker", "redis", "balancer"):
-        for container in world.project.containers(service):
+        for container in quiet_world.project.containers(service):
             published = [ports for ports in inspect(container)["NetworkSettings"]["Ports"].values() if ports]
             assert bool(published) == (service == "balancer")
             assert all(port["HostIp"] == "127.0.0.1" for ports in published for port in ports)
 
 
-def test_containers_run_as_the_user_that_was_named_and_change_nothing_of_the_image(world: World) -> None:
+def test_containers_run_as_the_user_that_was_named_and_change_nothing_of_the_image(quiet_world: World) -> None:
     for service in ("api", "worker"):
-        container = world.project.containers(service)[0]
+        container = quiet_world.project.containers(service)[0]
         assert run("docker", "exec", container, "id", "-u").stdout.strip() == str(UID)
         assert run("docker", "exec", container, "id", "-g").stdout.strip() == str(GID)
         assert run("docker", "exec", container, "touch", "/app/x", check=False).returncode != 0
@@ -71,7 +71,7 @@ def test_the_image_is_small_and_has_no_tools_to_build_with() -> None:
     assert config["Labels"]["org.opencontainers.image.licenses"] == "Apache-2.0"
 
 
-def test_a_client_is_known_by_its_own_address_and_not_by_what_it_says(world: World) -> None:
+def test_a_client_is_known_by_its_own_address_and_not_by_what_it_says(quiet_world: World) -> None:
     """A neighbour in the balancer's network asks for a model, with a forged header."""
     code = (
         "import socket, urllib.request as u\n"
@@ -79,23 +79,23 @@ def test_a_client_is_known_by_its_own_address_and_not_by_what_it_says(world: Wor
         "request = u.Request('http://balancer:8080/v1/models/download', body, {'X-Forwarded-For': '203.0.113.9'})\n"
         "print(socket.gethostbyname(socket.gethostname()), u.urlopen(request, timeout=20).status)"
     )
-    network = world.project.network("edge")
+    network = quiet_world.project.network("edge")
     said = run(
         "docker", "run", "--rm", "--network", network, "--entrypoint", "python", IMAGE, "-c", code
     ).stdout.split()
     assert said[1] == "202"
-    logged = world.project("logs", "--no-color", "--tail=200", "api").stdout
+    logged = quiet_world.project("logs", "--no-color", "--tail=200", "api").stdout
     addresses = re.findall(r'"address": "([^"]+)", "method": "POST"', logged)
     assert said[0] in addresses
     assert "203.0.113.9" not in logged
 
 
-def test_the_password_of_redis_stands_in_its_files_only(world: World) -> None:
-    (redis,) = world.project.containers("redis")
+def test_the_password_of_redis_stands_in_its_files_only(quiet_world: World) -> None:
+    (redis,) = quiet_world.project.containers("redis")
     password = run("docker", "exec", redis, "cat", "/run/redis-auth/password").stdout
     assert len(password) == 64
     for service in ("api", "worker", "redis", "prepare"):
-        for container in world.project.containers(service):
+        for container in quiet_world.project.containers(service):
             assert password not in json.dumps(inspect(container))
             assert password not in run("docker", "logs", container).stdout
     refused = run("docker", "exec", redis, "valkey-cli", "ping")
@@ -103,16 +103,18 @@ def test_the_password_of_redis_stands_in_its_files_only(world: World) -> None:
 
 
 @pytest.fixture
-def beyond(world: World, project: Project) -> str:
+def beyond(quiet_world: World, project: Project) -> str:
     """An address of this machine that is none of the loopback, and that nobody outside reaches: a network's gateway."""
-    network = json.loads(run("docker", "network", "inspect", world.project.network("edge")).stdout)[0]
+    network = json.loads(run("docker", "network", "inspect", quiet_world.project.network("edge")).stdout)[0]
     address: str = network["IPAM"]["Config"][0]["Gateway"]
     project.env |= {"HIVE_BIND": address, "HIVE_PORT": str(free_port())}
     return address
 
 
 @pytest.mark.takes(150)
-def test_beyond_the_loopback_it_takes_a_key_and_tls_has_a_name(world: World, project: Project, beyond: str) -> None:
+def test_beyond_the_loopback_it_takes_a_key_and_tls_has_a_name(
+    quiet_world: World, project: Project, beyond: str
+) -> None:
     url = f"http://{beyond}:{project.env['HIVE_PORT']}"
     project("up", "-d", "balancer")
     wait_for(lambda: "does not serve at" in project("logs", "api").stdout, "the server does not refuse", look_s=LOOK_S)
@@ -139,7 +141,7 @@ def test_beyond_the_loopback_it_takes_a_key_and_tls_has_a_name(world: World, pro
     )
     port = int(project.env["HIVE_HTTPS_PORT"])
     wait_for(lambda: _status_over_tls(beyond, port, certificate, key) == 200, "no TLS by the name", look_s=LOOK_S)
-    world.note("TLS by HIVE_SITE: ready after", time.monotonic() - start_s)
+    quiet_world.note("TLS by HIVE_SITE: ready after", time.monotonic() - start_s)
     assert _status_over_tls(beyond, port, certificate, "") == 401
 
 

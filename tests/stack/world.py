@@ -20,6 +20,8 @@ from tests.support.gguf_models import write_reciting
 from tests.support.waiting import wait_for
 
 ROOT: Final = Path(__file__).parents[2]
+#: What names of projects begin with, and the one of the largest.
+PROJECT: Final = "hive-stack-test"
 #: Nobody's uid, in group 0, as some platforms give it to containers.
 UID, GID = 12345, 0
 SERVERS, WORKERS, DOWNLOADS_PER_WORKER = 2, 3, 2
@@ -53,15 +55,16 @@ def free_port() -> int:
 class World:
     """The running stack."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, name: str = PROJECT, servers: int = SERVERS, workers: int = WORKERS) -> None:
         self.models = folder / "cache" / "huggingface"
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        #: What was measured, for the end of the session.
+        #: What was measured and is not told yet.
         self.figures: list[str] = []
         #: Downloads that have ended, by their ids.
         self.ended: list[str] = []
-        self.project = Project("hive-stack-test", self.settings(self.port), "tests/stack/hub.yml")
+        self._scale = ("--scale", f"api={servers}", "--scale", f"worker={workers}")
+        self.project = Project(name, self.settings(self.port), "tests/stack/hub.yml")
         hub = " ".join(f"--synthetic stack/{name}/model.gguf={MODEL_BYTES}" for name in MODELS)
         repositories = folder / "repositories"
         (repositories / "endless").mkdir(parents=True)
@@ -90,7 +93,7 @@ class World:
     def up(self) -> None:
         """All of it, and answering."""
         start_s = time.monotonic()
-        self.project("up", "-d", "--scale", f"api={SERVERS}", "--scale", f"worker={WORKERS}")
+        self.project("up", "-d", *self._scale)
         self.wait_until_ready()
         self.note("start: ready", time.monotonic() - start_s)
 

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 APT: Final = Path("/etc/apt")
-#: Addresses that debootstrap can read from.
+#: Kinds of addresses that are read.
 SCHEMES: Final = ("http", "https", "file", "copy")
 #: What switches a source of the second form off.
 OFF: Final = ("no", "false", "off", "0")
