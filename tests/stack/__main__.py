@@ -26,7 +26,7 @@ NO_ENGINE: Final = 77
 #: Seconds for the tests to take their containers away when they are stopped.
 CLEAN_UP_S: Final = 60.0
 #: Seconds that are left when the image is built, below which the stack is not even started.
-WORTH_S: Final = 180.0
+WORTH_S: Final = 120.0
 
 
 def main(arguments: list[str]) -> int:
