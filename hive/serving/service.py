@@ -158,7 +158,11 @@ class ServingService:
         if not mine and (order := await self._resting(model)) is not None and await may_use(order.path):
             place = (order.backend, order.device, order.context, order.slots, order.idle_s)
             wanted = LoadRequest(order.model_ref, *place, path=order.path, flight=order.flight)
-            mine = [await self._read((await self.spawn(wanted, None)).worker_id)]
+            try:
+                mine = [await self._read((await self.spawn(wanted, None)).worker_id)]
+            except ModelNotOnDisk:  # deleted meanwhile: it is as if it had never been loaded
+                key = order.flight or order.worker_id
+                await self._commands.run(self._commands.client.hdel, keys.LLM_RESTING, key)
         ready = await _usable([await self._wait_until_ready(mine[0].id)], may_use) if mine else []
         if not ready:
             raise ModelNotLoaded(

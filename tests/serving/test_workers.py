@@ -233,6 +233,10 @@ def test_a_worker_that_nobody_asks_rests_and_is_started_again_by_the_next_reques
     assert text_of(fleet.infer(model=MODEL, max_tokens=100)) == RECITED
     (again,) = fleet.workers()
     assert again["id"] != worker["id"]
+    wait_for(lambda: fleet.workers() == [], "it rests again")
+    wait_for(lambda: fleet.delete("/v1/models/org/model:Q4_K_M").status_code == 200)
+    answer = fleet.post("/v1/inference", {"prompt": "?", "model": MODEL})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "MODEL_NOT_LOADED"), "what is deleted is gone"
 
 
 def test_a_model_in_memory_is_not_deleted(fleet: Fleet) -> None:
