@@ -120,6 +120,11 @@ def test_requests_for_models_and_webhooks_have_rates_of_their_own() -> None:
     limits.admit_ask(asked_by(BOB))
     for _ in range(1000):
         limits.admit_ask(asked_by(ANONYMOUS, "127.0.0.1"), webhook=True)
+    few = RateLimits(Settings.from_env({"HIVE_MAX_WEBHOOKS_PER_MINUTE": "2"}), clock)
+    for _ in range(2):
+        few.admit_ask(asked_by(BOB), webhook=True)
+    with pytest.raises(TooManyRequests, match="webhooks"):
+        few.admit_ask(asked_by(BOB), webhook=True)
 
 
 @pytest.mark.parametrize("variable", ["REQUESTS_PER_SECOND", "ANONYMOUS_REQUESTS_PER_SECOND"])

@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from hive.errors import Cancelled, DownloadError, HiveError, LengthUnknown
+from hive.settings import Settings
 from tests.hub import HubServer, faults
 from tests.support.content import KIB, MIB
 from tests.support.transfer import ONE, QUICK, background, big, get, holds, source
 from tests.support.waiting import wait_for
+from workers.fetch import limits_of
 from workers.transfer import Control, Location, Source, data_path, journal_path
 
 #: The cap of these tests.
@@ -116,3 +118,8 @@ def test_a_cancel_before_the_first_byte_leaves_nothing(tmp_path: Path) -> None:
     control.cancel()
     with fails(tmp_path, Cancelled):
         get(source("http://127.0.0.1:9/f", pinned=False), tmp_path / "f", control=control)
+
+
+def test_the_cap_is_a_setting() -> None:
+    assert limits_of(Settings.from_env({})).undeclared_max_bytes == 50 << 30
+    assert limits_of(Settings.from_env({"HIVE_MAX_UNDECLARED_BYTES": "1048576"})).undeclared_max_bytes == MIB
