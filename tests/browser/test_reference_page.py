@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import BrowserContext, Page
 
+from hive.processes.embedded_redis import EmbeddedRedis
+from hive.redis.client import connect
 from tests.support.processes import Server, environment, stopping
 
 pytestmark = pytest.mark.slow
@@ -22,16 +23,26 @@ def seen() -> list[str]:
     return []
 
 
+@pytest.fixture(scope="module")
+def server(redis_server: EmbeddedRedis, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One for all tests, which only look."""
+    folder = tmp_path_factory.mktemp("docs")
+    with connect(redis_server.url) as client:
+        client.flushall()  # the server of the module before had another store
+    with stopping(Server(environment(redis_server.url, folder, HIVE_DRAIN_S="0.1"))) as process:
+        assert isinstance(process, Server)
+        yield process
+
+
 @pytest.fixture
-def page(browser: BrowserContext, redis_url: str, tmp_path: Path, seen: list[str]) -> Iterator[Page]:
-    with stopping(Server(environment(redis_url, tmp_path, HIVE_DRAIN_S="0.1"))) as server:
-        assert isinstance(server, Server)
-        page = browser.new_page()
-        seen.clear()
-        page.on("console", lambda message: seen.append(message.text))
-        page.on("requestfinished", lambda request: seen.append(request.url))
-        page.goto(f"{server.url}/docs")
-        yield page
+def page(shared: BrowserContext, server: Server, seen: list[str]) -> Iterator[Page]:
+    """A page of its own in the module's browser."""
+    page = shared.new_page()
+    page.on("console", lambda message: seen.append(message.text))
+    page.on("requestfinished", lambda request: seen.append(request.url))
+    page.goto(f"{server.url}/docs")
+    yield page
+    page.close()
 
 
 def test_it_is_one_request_and_no_complaint_of_the_policy(page: Page, seen: list[str]) -> None:
@@ -105,9 +116,9 @@ def test_everything_can_be_read_in_light_and_dark(page: Page, scheme: str) -> No
         assert page.eval_on_selector(selector, CONTRAST) >= 4.5, selector
 
 
-def test_it_is_the_same_without_javascript(page: Page, browser: BrowserContext) -> None:
+def test_it_is_the_same_without_javascript(page: Page, shared: BrowserContext) -> None:
     with_it = page.evaluate("document.body.innerText")
-    session = browser.new_cdp_session(page)
+    session = shared.new_cdp_session(page)
     session.send("Emulation.setScriptExecutionDisabled", {"value": True})
     page.reload()
     session.send("Emulation.setScriptExecutionDisabled", {"value": False})
