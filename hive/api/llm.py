@@ -285,6 +285,7 @@ async def _serving(services: Services, scope: Scope, model: str | None) -> list[
     except serving_errors.ModelNotLoaded:
         if model is None or not settings.autoload or not principal.may("pull"):
             raise
+    services.rates.admit_ask(scope)
     spec = _spec(model, settings, principal)
     wanted = LoadRequest(model, "cpu", 0, settings.llm_context, settings.llm_slots, settings.llm_idle_s)
     await service.spawn(wanted, spec)
