@@ -140,7 +140,7 @@ class Turns(RuleBasedStateMachine):
                     continue
                 owner = self.line_of(download_id)
                 age = self.redis.zscore(keys.owner_line(owner), download_id)
-                assert age > ages.get(owner, 0)
+                assert age > ages.get(owner, 0), (owner, age, ages)
                 ages[owner] = age
                 most = passed[owner] + 2
                 assert all(count <= most for other, count in passed.items() if other != owner), (owner, passed)

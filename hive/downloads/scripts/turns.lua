@@ -132,6 +132,9 @@ local function enter(id, owner, priority, asked_ms)
   if owner == '' then return redis.call('ZADD', PENDING, age, id) end
   local _, high = span(rank)
   local line = line_of(owner)
+  -- A move may have given this age to another one.
+  redis.call('ZREM', line, id)
+  while redis.call('ZCOUNT', line, age, age) > 0 do age = int(age + 1) end
   local waiting, own = count_waiting(rank, owner)
   if waiting == 0 then open_round(rank, tonumber(age) - 1) end
   local before = score_before(rank, owner, age)
