@@ -93,6 +93,7 @@ async def _serving(request: Request, services: Services, model: Model) -> list[L
     service, settings, ref = services.serving.service, services.settings, f"hf:{model.id}"
     with contextlib.suppress(serving_errors.ModelNotLoaded):
         return await service.serving(ref, may_use)
+    services.rates.admit_ask(request)
     spec = read_spec(PlanRequest(model_ref=ref), settings, principal)
     path = "" if await services.downloads.on_disk(spec) is not None else model.path
     wanted = LoadRequest(ref, "cpu", 0, settings.llm_context, settings.llm_slots, settings.llm_idle_s, path=path)

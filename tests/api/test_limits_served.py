@@ -14,8 +14,11 @@ from hive.downloads.context import DownloadContext
 from hive.downloads.resolutions import Resolutions
 from hive.downloads.service import MAX_WAITING_PLANS_OF_ONE
 from hive.processes.embedded_redis import EmbeddedRedis
+from hive.settings import Settings
 from tests.support.downloads import new
+from tests.support.gguf_models import write_reciting
 from tests.support.processes import Server, environment
+from tests.support.store import put
 from tests.support.waiting import wait_for
 
 SMALL = {
@@ -37,7 +40,7 @@ def keyed(
     """The server with these limits, and the headers of those who have keys."""
     env = environment(redis_server.url, tmp_path, HIVE_KEEPALIVE_S="0.5", **request.param)
     file = KeyFile(Path(env["HIVE_HOME"]) / "keys.json")
-    texts = [file.add(name, ["read", "pull"], owner=name).text for name in NAMES]
+    texts = [file.add(name, ["read", "pull", "run"], owner=name).text for name in NAMES]
     server = Server(env)
     server.wait_until_ready()
     yield server, [{"Authorization": f"Bearer {text}"} for text in texts]
@@ -146,3 +149,26 @@ def test_who_asks_too_often_is_told_and_others_go_on(keyed: tuple[Server, list[d
     assert [status("/v1/health", {}) for _ in range(3)] == [200, 429, 429]
     assert {status("/readyz", {}) for _ in range(10)} == {200}
     wait_for(lambda: status("/v1/downloads", alice) == 200, "it may ask again")
+
+
+#: So small that the second request is refused, on any machine.
+ASKS = {"HIVE_MAX_DOWNLOAD_REQUESTS_PER_MINUTE": "0.001", "HIVE_AUTOLOAD": "true"}
+QUESTION = {"messages": [{"role": "user", "content": "?"}]}
+
+
+@pytest.mark.parametrize("keyed", [ASKS], indirect=True)
+@pytest.mark.parametrize(
+    ("path", "name"), [("/v1/chat/completions", "hf:org/small:Q4_K_M"), ("/api/chat", "hf.co/org/small:Q4_K_M")]
+)
+def test_a_model_that_is_loaded_because_somebody_asks_it_counts_as_a_request_for_one(
+    keyed: tuple[Server, list[dict[str, str]]], redis_server: EmbeddedRedis, tmp_path: Path, path: str, name: str
+) -> None:
+    server, (alice, *_) = keyed
+    content = write_reciting(tmp_path / "m.gguf", [b"a"]).read_bytes()
+    put(Settings.from_env(environment(redis_server.url, tmp_path)), "org/small", {"m-Q4_K_M.gguf": content})
+
+    def ask() -> requests.Response:
+        return requests.post(f"{server.url}{path}", json={"model": name, **QUESTION}, headers=alice, timeout=60)
+
+    assert "BACKEND_UNAVAILABLE" in ask().text, "no machine runs models"
+    assert ask().status_code == 429
