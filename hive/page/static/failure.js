@@ -67,7 +67,7 @@ function full(details, again) {
   if (typeof details.needed === "number") {
     parts.push(el("p", { text: `${size(details.needed)} are needed, ${size(details.available ?? 0)} may be taken.` }));
   }
-  return [...parts, freeRoom(), button("Try again", () => again({}))];
+  return [...parts, el("div", { class: "buttons" }, freeRoom(), button("Try again", () => again({})))];
 }
 
 /** A button that looks what could be removed, says how much that is, and removes it when it is pressed again. */
