@@ -127,11 +127,13 @@ def wanted_by(settings: Settings, live: Iterable[Live]) -> dict[str, str]:
     OSError.
     """
     refs: dict[str, str] = {}
-    for entry in read_all(settings, MAX_INTENTS_AGE_S):
+    entries = list(read_all(settings, MAX_INTENTS_AGE_S))
+    for entry in entries:
         refs[entry.id] = entry.ref or refs.get(entry.id, "")
     refs.update((download.id, download.ref) for download in live)
-    for entry in read_all(settings, MAX_INTENTS_AGE_S):
-        refs.update((partial, refs[entry.id]) for partial in entry.partials if refs.get(entry.id))
+    # Behind all of them: a download has its reference in one file, and its partial files in another.
+    for entry in entries:
+        refs.update((partial, refs[entry.id]) for partial in entry.partials if refs[entry.id])
     return refs
 
 

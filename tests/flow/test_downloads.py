@@ -17,7 +17,7 @@ from tests.hub import SyntheticFile, faults
 from tests.hub.hits import Hit
 from tests.hub.server import HubServer
 from tests.support.content import MIB, file_sha256
-from tests.support.processes import Server, Workers
+from tests.support.processes import Server, Workers, stopping
 from tests.support.redis import secrets_in
 from tests.support.service import TOKEN, Service
 from tests.support.waiting import wait_for
@@ -163,17 +163,16 @@ def test_a_token_that_joins_and_is_refused_takes_nothing_from_who_asked_without(
     hub.create("org/gated", file, gated="manual")
     hub.create("org/open", file)
     hub.access.issue(TOKEN, "org/gated")
-    with contextlib.ExitStack() as stack:
-        server = Server(env)
-        stack.callback(server.stop)
+    with stopping(Server(env)) as server:
+        assert isinstance(server, Server)
         server.wait_until_ready()
         with Client(server.url) as client:
             asked = [client.download(f"hf:org/{name}").download_id for name in ("gated", "open")]
             for name in ("gated", "open"):
                 assert client.download(f"hf:org/{name}", hf_token="hf_nobodyKnows").download_id in asked
             alone = client.download("hf:org/open:Q4_K_M", hf_token="hf_nobodyKnows").download_id
-            stack.callback(Workers({**env, "HF_TOKEN": TOKEN}, 1).stop)
-            ends = [list(client.watch(download_id))[-1] for download_id in (*asked, alone)]
+            with stopping(Workers({**env, "HF_TOKEN": TOKEN}, 1)):
+                ends = [list(client.watch(download_id))[-1] for download_id in (*asked, alone)]
     assert [type(end) for end in ends[:2]] == [Complete, Complete], ends
     assert isinstance(ends[2], Error)
     assert ends[2].code == "MODEL_ACCESS_DENIED", "who alone sends a token hears that it is wrong"
