@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -158,7 +159,11 @@ def waiting(page: Page) -> list[str]:
 
 
 def test_what_waits_is_moved_by_dragging_and_by_the_arrow_keys(page: Page, stage: Stage) -> None:
-    ids = [stage.drawn.queued(f"queue/{name}") for name in "abcd"]
+    ids = []
+    for name in "abcd":  # a millisecond for each: those of the same one wait in the order of their ids
+        ids.append(stage.drawn.queued(f"queue/{name}"))
+        made = record(stage, ids[-1])["created_at"]
+        wait_for(lambda made=made: time.time() >= made + 0.001)  # type: ignore[misc]
     for download_id in ids:
         expect(row(page, download_id).get_by_role("button", name="Move")).to_be_visible()
 
@@ -169,6 +174,7 @@ def test_what_waits_is_moved_by_dragging_and_by_the_arrow_keys(page: Page, stage
         found = {name: record(stage, download_id)["ahead"] for name, download_id in zip("abcd", ids, strict=True)}
         return [f"queue/{name}" for name in sorted(found, key=found.__getitem__)]
 
+    assert places() == server_says() == [f"queue/{name}" for name in "abcd"]
     handle, goal = row(page, ids[3]).get_by_role("button", name="Move"), row(page, ids[1])
     handle.scroll_into_view_if_needed()
     handle.hover()
