@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.support.processes import HiveProcess, Server, Workers, environment, is_alive, none_left_behind
+from tests.support.waiting import wait_for
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture
@@ -42,3 +49,18 @@ def test_what_a_module_leaves_behind_is_killed_and_told(redis_url: str, tmp_path
         assert not before.ended
     finally:
         before.stop()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_what_a_benchmark_has_started_ends_with_it(number: signal.Signals, tmp_path: Path) -> None:
+    program = (
+        "from pathlib import Path; from benchmarks.running import Process, end_in_order; import time; end_in_order()\n"
+        f"with Process(['sleep', '60'], None, log=Path({str(tmp_path / 'log')!r})) as child:\n"
+        "    print(child.pid, flush=True); time.sleep(60)"
+    )
+    env = {**os.environ, "PYTHONPATH": f"{ROOT / 'scripts'}:{ROOT}"}
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, env=env) as benchmark:
+        assert benchmark.stdout is not None
+        child = int(benchmark.stdout.readline())
+        benchmark.send_signal(number)
+    wait_for(lambda: not is_alive(child), "its child has ended")

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from benchmarks import machine
+from benchmarks.running import end_in_order
 
 #: The scenarios of `stream`, in their order.
 SCENARIOS = ("one", "small", "many", "saturation", "processes", "idle", "reconnect", "stalled")
@@ -18,6 +19,7 @@ SCENARIOS = ("one", "small", "many", "saturation", "processes", "idle", "reconne
 def cli() -> None:
     """Measure hive against its peers, on loopback addresses only. Every table is Markdown."""
     machine.prepare()
+    end_in_order()
 
 
 @cli.command()
@@ -166,11 +168,13 @@ def load(subscribers: int) -> None:
 
 @cli.command()
 @click.option("--streams", default=200, type=click.IntRange(1, 256), help="Streams at once.")
-@click.option("--tokens", default=200, help="Tokens of each.")
+@click.option("--tokens", default=100, help="Tokens of each.")
 @click.option("--rate", default=10.0, help="Tokens a second of each.")
 @click.option("--runs", default=3, help="Runs of each way, in turns.")
 def serve(streams: int, tokens: int, rate: float, runs: int) -> None:
-    """What hive costs a token of a model in memory, and how much later the first one comes."""
+    """What hive costs a token of a model in memory, and how much later the first one comes. It takes three times --runs
+    times --tokens / --rate, in seconds, and a few more.
+    """
     from benchmarks import serve as it
 
     with tempfile.TemporaryDirectory(prefix="hive-bench-") as folder:

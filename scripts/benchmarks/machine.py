@@ -36,6 +36,12 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
 
 
+def exact_cpu_s(pid: int) -> float:
+    """Seconds of CPU time of a process's threads that run, counted by the nanosecond and not by the clock's tick."""
+    files = Path(f"/proc/{pid}/task").glob("*/schedstat")
+    return sum(int(file.read_text().split()[0]) for file in files) / 1e9
+
+
 def family_cpu_s(pid: int) -> float:
     """Seconds of CPU time of a process, of all that it has started and that run, and of all of them that have ended."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -72,7 +78,7 @@ def pinned(core: int, command: list[str]) -> list[str]:
     """`command`, kept on one core; unchanged where the machine has only one."""
     if (os.cpu_count() or 1) < 2:
         return command
-    return ["taskset", "-c", str(core), *command]
+    return [shutil.which("taskset") or "taskset", "-c", str(core), *command]
 
 
 def prepare() -> None:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import selectors
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,10 +14,11 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import IO, Any, Self
 
 from benchmarks.machine import DRIVER_CORE, SERVER_CORE, children, pinned
+from hive.processes.children import bound_to_us
 
 #: The checkout.
 ROOT = Path(__file__).resolve().parents[2]
@@ -57,6 +59,22 @@ def listens(port: int) -> bool:
     return False
 
 
+def end_in_order() -> None:
+    """Have SIGTERM and SIGHUP end us as Ctrl-C does, so that what was started ends too, and its folder goes."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, leave)
+
+
+def _command(command: list[str], core: int | None) -> list[str]:
+    """`command` on this core, or on any; it ends with us also where we are killed."""
+    program = shutil.which(command[0]) or command[0]
+    return bound_to_us(pinned(core, [program, *command[1:]]) if core is not None else [program, *command[1:]])
+
+
 class Process:
     """A child, on one core unless that is None. A context manager that ends the child: SIGTERM first, then for good."""
 
@@ -65,7 +83,7 @@ class Process:
     ) -> None:
         self._log = log.open("ab")
         self._process = subprocess.Popen(
-            command if core is None else pinned(core, command),
+            _command(command, core),
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=self._log,
@@ -221,7 +239,7 @@ class Told:
     def __init__(self, command: list[str], core: int | None, env: Mapping[str, str] | None = None) -> None:
         self._program = command[0]
         self._process = subprocess.Popen(
-            command if core is None else pinned(core, command),
+            _command(command, core),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, **(env or {})},
