@@ -15,9 +15,13 @@ DEADLINE_S = 60.0
 #: Seconds within which something is over there that waits for nothing. What it must not wait for has to last several
 #: times as long, or the bound would tell nothing apart.
 AT_ONCE_S = 10.0
-#: Seconds between two looks, in a thread and in an event loop.
+#: Seconds between two looks, in a thread and in an event loop: at first, and at most.
 LOOK_S = 0.01
 ASYNC_LOOK_S = 0.005
+MAX_LOOK_S = 0.1
+#: A wait is longer by up to this share of itself for the looks between which nobody looks. A look is often a request,
+#: and what is waited for wants the cores that a hundred of them a second take.
+LOOK_SHARE = 0.05
 
 
 def wait_for(
@@ -27,12 +31,13 @@ def wait_for(
     look_s: float = LOOK_S,
 ) -> T:
     """The first truthy value of `condition`; the test fails with `what` when it has none in time. `look_s`: seconds
-    between two looks, for one that costs more than a moment.
+    between the first looks, for one that costs more than a moment.
     """
-    end_s = time.monotonic() + deadline_s
+    begin_s = time.monotonic()
     while not (value := condition()):
-        assert time.monotonic() < end_s, f"after {deadline_s:g} s: {what}"
-        time.sleep(look_s)
+        waited_s = time.monotonic() - begin_s
+        assert waited_s < deadline_s, f"after {deadline_s:g} s: {what}"
+        time.sleep(_pause_s(look_s, waited_s))
     return value
 
 
@@ -40,8 +45,13 @@ async def wait_for_async(
     condition: Callable[[], T | None], what: str = "the condition is not true", deadline_s: float = DEADLINE_S
 ) -> T:
     """The same in an event loop, which goes on meanwhile."""
-    end_s = time.monotonic() + deadline_s
+    begin_s = time.monotonic()
     while not (value := condition()):
-        assert time.monotonic() < end_s, f"after {deadline_s:g} s: {what}"
-        await asyncio.sleep(ASYNC_LOOK_S)
+        waited_s = time.monotonic() - begin_s
+        assert waited_s < deadline_s, f"after {deadline_s:g} s: {what}"
+        await asyncio.sleep(_pause_s(ASYNC_LOOK_S, waited_s))
     return value
+
+
+def _pause_s(look_s: float, waited_s: float) -> float:
+    return max(look_s, min(waited_s * LOOK_SHARE, MAX_LOOK_S))
