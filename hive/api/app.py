@@ -45,13 +45,20 @@ from hive.errors import HiveError
 from hive.page.assets import Assets
 from hive.wire.api import INFERENCE_PATH, LOADING_PATH, MANY_PATH, PROGRESS_PATH
 
+#: What the Hub has, as its addresses say it; the models' files have none of these words before them.
+HUB_KINDS: Final = ("models", "datasets", "spaces")
+
 #: The addresses of the Hub's clients, last of all: any two or three words may be a model. HIVE_DOORS says whether they
 #: are there.
 HUB_ROUTES: Final[list[ApiRoute]] = [
     ApiRoute("GET", "/api/whoami-v2", hub_mirror.whoami, "pull"),
-    ApiRoute("GET", "/api/models/{id:path}", hub_mirror.info, "pull"),
-    ApiRoute("POST", "/api/models/{id:path}", hub_mirror.paths_info, "pull"),
+    *[ApiRoute("GET", f"/api/{kind}/{{id:path}}", hub_mirror.info, "pull") for kind in HUB_KINDS],
+    *[ApiRoute("POST", f"/api/{kind}/{{id:path}}", hub_mirror.paths_info, "pull") for kind in HUB_KINDS],
     ApiRoute("GET", "/api/{id:path}", hub_mirror.elsewhere, "pull"),
+    *[
+        ApiRoute("GET", f"/{kind}/{{org}}/{{name}}/resolve/{{id:path}}", hub_mirror.file_of_kind, "pull")
+        for kind in HUB_KINDS[1:]
+    ],
     ApiRoute("GET", "/{org}/{name}/resolve/{id:path}", hub_mirror.file, "pull"),
     ApiRoute("GET", "/{name}/resolve/{id:path}", hub_mirror.file_of_one_name, "pull"),
 ]

@@ -28,7 +28,7 @@ from hive.store.blobs import find_repo_blob, open_blob
 from hive.store.layout import is_commit, repo_folder
 from hive.streams.writer import ASK_TO_WAIT, AskToWait
 from hive.wire.api import HUB_TOKEN_HEADER
-from hive.wire.refs import DEFAULT_REVISION, ModelRef, RefError, parse_ref
+from hive.wire.refs import DEFAULT_REVISION, REPO_KINDS, ModelRef, RefError, api_place, parse_ref
 from hive.wire.selection import RepoFile
 from hive.wire.spec import DownloadSpec
 
@@ -56,14 +56,16 @@ MAX_QUERY_CHARS: Final = 4_096
 
 
 async def info(request: Request) -> Response:
-    """`/api/models/...`: what the Hub says of a model, a revision, a listing; from the disk while it is away."""
+    """`/api/models/...`, `/api/datasets/...`, `/api/spaces/...`: what the Hub says of a repository, a revision, a
+    listing; from the disk while it is away.
+    """
     asked = read_info_path(_raw_path(request))
     services, token = services_of(request), _token(request)
     if asked is None or (request.method == "POST") != (asked.verb == "paths-info"):
         return nothing_here(request)
     body = await _read_form(request) if request.method == "POST" else b""
     query = request.scope["query_string"].decode("latin-1")[:MAX_QUERY_CHARS]
-    target = f"/api/models/{asked.repo}{_rest(asked)}{'?' + query if query else ''}"
+    target = f"/api/{api_place(asked.repo)}{_rest(asked)}{'?' + query if query else ''}"
     content_type = request.headers.get("content-type", "")[:128] if body else ""
     try:
         asking = services.mirror.upstream.ask("POST" if body else "GET", target, token, body, content_type)
@@ -93,6 +95,11 @@ async def paths_info(request: Request) -> Response:
 
 async def file_of_one_name(request: Request) -> Response:
     """`/<name>/resolve/...`: the same as `file`, of a model whose name has one part."""
+    return await file(request)
+
+
+async def file_of_kind(request: Request) -> Response:
+    """`/datasets/<org>/<name>/resolve/...`, `/spaces/...`: the same as `file`, of what is no model."""
     return await file(request)
 
 
@@ -315,7 +322,7 @@ async def _info_on_disk(
     sees = principal.sees_everything and bool(principal.key_id)
     found = await mirror.tree_on_disk(asked, token, sees_everything=sees)
     if found is None:
-        text = "The Hub cannot be asked, and this model's listing is not on the disk."
+        text = "The Hub cannot be asked, and this repository's listing is not on the disk."
         return refused(HubRefusal(503, "", text, retry_after="5"))
     if isinstance(found, HubRefusal):
         return refused(found)
@@ -329,9 +336,10 @@ async def _info_on_disk(
         return JsonResponse([_entry(each) for each in tree if each.path in wanted], headers=headers)
     if asked.verb == "tree":
         return _tree_page(request, asked, commit, tree)
+    name = "/".join(asked.repo.split("/")[-2:])
     answer = {
-        "id": asked.repo,
-        "modelId": asked.repo,
+        "id": name,
+        **({} if asked.repo.startswith(REPO_KINDS) else {"modelId": name}),
         "sha": commit,
         "private": False,
         "gated": False,

@@ -31,6 +31,7 @@ from hive.downloads.record import Record
 from hive.error_codes import from_code
 from hive.wire.api import HUB_TOKEN_HEADER, Model
 from hive.wire.events import Downloading, Error
+from hive.wire.refs import REPO_KINDS
 from hive.wire.spec import DownloadSpec
 
 #: The version of Ollama whose API this is.
@@ -260,7 +261,8 @@ async def not_here(request: Request) -> Response:
 async def visible(request: Request) -> list[Model]:
     """The models on the disk that this caller may see."""
     services = services_of(request)
-    models = await services.store_calls.run(services.catalog.list)
+    listed = await services.store_calls.run(services.catalog.list)
+    models = [model for model in listed if not model.id.startswith(REPO_KINDS)]
     token = request.headers.get(HUB_TOKEN_HEADER) or None
     return await while_connected(request, services.access.visible(models, principal_of(request), token))
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from hive.cli.errors import USAGE, CliError
 from hive.cli.format import plain
 from hive.errors import DownloadNotFound
+from hive.wire.refs import repo_in
 
 if TYPE_CHECKING:
     from hive.wire.api import Download
@@ -81,7 +82,7 @@ def _match(found: Sequence[Download], text: str) -> list[Download]:
 
 def repo_of(name: str) -> str:
     """The repository in a reference or in a model's id."""
-    return "/".join(name.removeprefix("hf:").split("/")[:2]).partition("@")[0].partition(":")[0]
+    return repo_in(name)
 
 
 def _ids(found: Sequence[Download]) -> list[str]:

@@ -36,7 +36,7 @@ from hive.store.dirfd import open_folder, read_file, write_file
 from hive.store.layout import MAX_REF_BYTES, REFS, SNAPSHOTS, is_commit, repo_folder
 from hive.store.repo_cache import open_repo
 from hive.store.restricted import AccessNotes
-from hive.wire.refs import is_revision
+from hive.wire.refs import api_place, is_revision
 from hive.wire.selection import RepoFile
 
 #: Seconds for which an answer counts: of a file at a commit, of a branch, and a no.
@@ -176,7 +176,7 @@ class HubMirror:
         size = seen.get("x-linked-size") or (seen.get("content-length", "") if status == 200 else "")
         if _DIGEST.fullmatch(etag) and size.isdecimal() and len(size) < 19:
             return HubFile(commit, etag, int(size))
-        target = f"/api/models/{asked.repo}/paths-info/{commit}"
+        target = f"/api/{api_place(asked.repo)}/paths-info/{commit}"
         form = f"paths={quote(asked.path, safe='')}&expand=false".encode()
         answer = await self.upstream.ask("POST", target, token, form, "application/x-www-form-urlencoded")
         if answer.status != 200:

@@ -20,13 +20,17 @@ MAX_PATH_BYTES: Final = 4_096
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _SPELT_OUT: Final = re.compile(r"(refs/(?:pr|heads|tags|convert)/[^/]+)(?:/(.*))?", re.DOTALL)
 _INFO: Final = re.compile(
-    r"/api/models/(?P<repo>[^/]+/[^/]+|[^/]+)(?:/(?P<verb>revision|tree|paths-info|refs)(?:/(?P<rest>.+))?)?", re.DOTALL
+    r"/api/(?P<kind>models/|datasets/|spaces/)(?P<repo>[^/]+/[^/]+|[^/]+)"
+    r"(?:/(?P<verb>revision|tree|paths-info|refs)(?:/(?P<rest>.+))?)?",
+    re.DOTALL,
 )
-_RESOLVE: Final = re.compile(r"/(?P<repo>[^/]+(?:/[^/]+)?)/resolve/(?P<rest>.+)", re.DOTALL)
+_RESOLVE: Final = re.compile(r"/(?P<kind>datasets/|spaces/)?(?P<repo>[^/]+(?:/[^/]+)?)/resolve/(?P<rest>.+)", re.DOTALL)
 
 
 class HubPath(NamedTuple):
-    """What an address of the Hub means. `verb` is "" for the model itself; `path` "" for none."""
+    """What an address of the Hub means. `repo` begins with `datasets/` or `spaces/` where it is no model; `verb` is ""
+    for the repository itself, `path` "" for none.
+    """
 
     repo: str
     verb: str
@@ -40,12 +44,12 @@ class HubPath(NamedTuple):
 
 
 def read_info_path(raw: bytes) -> HubPath | None:
-    """An address below `/api/models`, or None."""
+    """An address below `/api/models`, `/api/datasets` or `/api/spaces`, or None."""
     return _read(_INFO.fullmatch(raw.decode("latin-1")), raw)
 
 
 def read_resolve_path(raw: bytes) -> HubPath | None:
-    """An address of a file of a model, or None."""
+    """An address of a file of a repository, or None."""
     found = _read(_RESOLVE.fullmatch(raw.decode("latin-1")), raw)
     return found if found is not None and found.path else None
 
@@ -62,7 +66,8 @@ def _read(match: re.Match[str] | None, raw: bytes) -> HubPath | None:
         return None
     if (revision and not is_revision(revision)) or (path and path_problem(path) is not None):
         return None
-    return HubPath(repo, groups.get("verb") or ("" if "verb" in groups else "resolve"), revision, path)
+    kind = (groups["kind"] or "").removeprefix("models/")
+    return HubPath(kind + repo, groups.get("verb") or ("" if "verb" in groups else "resolve"), revision, path)
 
 
 def _is_repo(repo: str) -> bool:

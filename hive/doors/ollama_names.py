@@ -23,7 +23,7 @@ def read_name(text: str) -> ModelRef | None:
         ref = parse_ref(text)
     except RefError:
         return None
-    return ref if ref.kind == "hf" and ref.path is None else None
+    return ref if ref.kind == "hf" and ref.is_model and ref.path is None else None
 
 
 def name_of(model_id: str) -> str:

@@ -3,6 +3,7 @@
     org/name                       the snapshot that refs/main stands for
     org/name:Q4_K_M                one GGUF variant of it
     org/name@v1.0:Q4_K_M           the same of another branch, tag or commit
+    datasets/org/name              a data set; spaces/org/name the files of a Space
     url/<16 hex>/<file name>       a file from a plain URL
 
 Every file is looked at anew with each call: a thousand snapshots of fifty files take well under two seconds, and a
@@ -39,7 +40,7 @@ from hive.store.layout import (
 from hive.store.repo_cache import RepoCache, SnapshotEntry, open_repo, read_tree
 from hive.wire.api import Model, ModelFile
 from hive.wire.gguf import Variant, is_vocabulary, main_models, matching, projector_for, projectors, variants
-from hive.wire.refs import DEFAULT_REVISION, ModelRef, is_quant, is_revision, path_problem
+from hive.wire.refs import DEFAULT_REVISION, REPO_KINDS, ModelRef, is_quant, is_revision, path_problem, repo_in
 from hive.wire.selection import RepoFile, Selection, SelectionError, select
 from hive.wire.weights import is_weights, missing_shards
 
@@ -98,7 +99,9 @@ class _Snapshot(NamedTuple):
         return next((ref for ref in self.refs if is_revision(ref)), self.commit)
 
     def gguf(self) -> list[Variant[SnapshotEntry]]:
-        """The GGUF variants; a tokenizer beside other weights is none."""
+        """The GGUF variants; a tokenizer beside other weights is none, nor is what a data set has of that format."""
+        if self.repo.startswith(REPO_KINDS):
+            return []
         found = variants(self.entries)
         others = bool(found) and any(is_weights(entry.path) for entry in self.entries)
         return [variant for variant in found if not (others and is_vocabulary(variant.primary))]
@@ -158,8 +161,16 @@ class ModelCatalog:
         self, files: Iterable[RepoFile], ref: ModelRef, include: Sequence[str], exclude: Sequence[str]
     ) -> Selection:
         """Which of these files are meant. Raises SelectionError, which offers nothing: nobody sees it."""
-        path, quant, pickles = ref.path, ref.quant, self._pickles
-        return select(files, path=path, quant=quant, include=include, exclude=exclude, similar=False, pickles=pickles)
+        return select(
+            files,
+            path=ref.path,
+            quant=ref.quant,
+            include=include,
+            exclude=exclude,
+            similar=False,
+            pickles=self._pickles,
+            is_model=ref.is_model,
+        )
 
     def find_unlisted(self, ref: ModelRef, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> OnDisk | None:
         """What the disk has of a reference to the Hub where nobody kept the Hub's listing of it, as older tools do not.
@@ -174,7 +185,7 @@ class ModelCatalog:
             if cache is None or commit is None or cache.is_unfinished():
                 return None
             snapshot = self._snapshot(cache, ref.repo, commit, cache.refs())
-        if snapshot is None or missing_shards(entry.path for entry in snapshot.entries):
+        if snapshot is None or (ref.is_model and missing_shards(entry.path for entry in snapshot.entries)):
             return None
         files = [RepoFile(entry.path, entry.size, "") for entry in snapshot.entries]
         with contextlib.suppress(SelectionError):
@@ -183,7 +194,9 @@ class ModelCatalog:
         return None
 
     def list(self) -> list[Model]:
-        """Every model on the disk, by id. Data sets, spaces, other tools' files and broken folders are left out."""
+        """Every model on the disk, and every data set and Space, by id. Other tools' files and broken folders are left
+        out.
+        """
         found = [model for folder in self._folders() for model in self._models_in(folder)]
         return sorted([*found, *self._url_models()], key=lambda model: model.id)
 
@@ -254,7 +267,7 @@ class ModelCatalog:
 
     def _folder_of(self, model_id: str) -> str | None:
         """The folder on the disk whose repository this id begins with."""
-        repo = "/".join(model_id.split("/")[:2]).partition("@")[0].partition(":")[0]
+        repo = repo_in(model_id)
         return next((folder for folder in self._folders() if repo_of(folder) == repo), None)
 
     def _models_in(self, folder: str | None) -> Iterator[Model]:
@@ -325,7 +338,7 @@ def _models(snapshot: _Snapshot) -> Iterator[Model]:
     rest = [entry for entry in snapshot.entries if entry.path not in gguf] if found else snapshot.entries
     if not found or any(is_weights(entry.path) for entry in rest):
         primary = rest[0].path if len(rest) == 1 else None
-        complete = not missing_shards(entry.path for entry in rest)
+        complete = snapshot.repo.startswith(REPO_KINDS) or not missing_shards(entry.path for entry in rest)
         yield _model(snapshot, rest, f"{snapshot.repo}{snapshot.label}", primary, None, complete)
 
 
@@ -344,7 +357,7 @@ def _model(
         files=tuple(ModelFile(entry.path, entry.size) for entry in entries),
         created=int(max(entry.modified for entry in entries)),
         incomplete=UNSET if complete else True,
-        owned_by=snapshot.repo.split("/")[0],
+        owned_by=snapshot.repo.split("/")[-2 if "/" in snapshot.repo else 0],
         revision=snapshot.commit,
         refs=snapshot.refs,
         variant=variant,

@@ -1,6 +1,7 @@
 """Where things lie on the shared disk, which a worker writes and the HTTP process and other tools read.
 
-    hub/models--org--name/refs/main                       the commit that a branch or tag stands for
+    hub/models--org--name/refs/main                       the commit that a branch or tag stands for; a data set's
+                                                          folder is datasets--org--name, a Space's spaces--org--name
     hub/models--org--name/snapshots/<commit>/<path>       a relative link to ../../blobs/<etag>
     hub/models--org--name/blobs/<etag>                    the content, named by its digest
     hub/models--org--name/trees/<commit>.json             the Hub's listing of that commit
@@ -27,7 +28,7 @@ from typing import Final
 import msgspec
 
 from hive.store.dirfd import read_file
-from hive.wire.refs import MAX_SEGMENT_BYTES, path_problem
+from hive.wire.refs import MAX_SEGMENT_BYTES, REPO_KINDS, path_problem
 from hive.wire.selection import RepoFile
 
 REFS: Final = "refs"
@@ -65,7 +66,7 @@ INCOMPLETE: Final = ".incomplete"
 #: The names that `hive.store.dirfd` gives to what it is writing.
 TEMPORARY: Final = re.compile(r"\..{1,200}\.[0-9a-f]{16}\.tmp", re.DOTALL)
 
-_FOLDER = re.compile(r"models--([A-Za-z0-9._-]+)")
+_FOLDER = re.compile(r"(models|datasets|spaces)--([A-Za-z0-9._-]+)")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _XET_HASH = re.compile(r"[0-9a-f]{64}")
@@ -105,15 +106,17 @@ _manifest_decoder = msgspec.json.Decoder(Manifest)
 
 
 def repo_folder(repo: str) -> str:
-    """The folder of a repository below `hub/`: `models--org--name`."""
-    return f"models--{repo.replace('/', '--')}"
+    """The folder of a repository below `hub/`: `models--org--name`, `datasets--org--name` for `datasets/org/name`."""
+    kind = "" if repo.startswith(REPO_KINDS) else "models--"
+    return f"{kind}{repo.replace('/', '--')}"
 
 
 def repo_of(folder: str) -> str | None:
-    """The repository of a folder below `hub/`, or None where it is another tool's, a dataset's or a space's."""
+    """The repository of a folder below `hub/`, or None where it is another tool's."""
     match = _FOLDER.fullmatch(folder)
-    parts = match[1].split("--") if match else []
-    return "/".join(parts) if len(parts) in (1, 2) and all(parts) else None
+    kind, parts = (match[1], match[2].split("--")) if match else ("", [])
+    repo = "/".join(parts) if kind == "models" else "/".join((kind, *parts))
+    return repo if len(parts) in (1, 2) and all(parts) and repo_folder(repo) == folder else None
 
 
 def is_commit(text: str) -> bool:

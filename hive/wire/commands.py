@@ -75,7 +75,7 @@ _CALL: Final = re.compile(r"[\w.\s,=\[\]]{0,120}?[A-Za-z_]\w*\((?P<arguments>.*)
 _CALLS: Final = re.compile(
     r"\b(?:from_pretrained|snapshot_download|hf_hub_download|hf_hub_url|try_to_load_from_cache|pipeline|LLM|load"
     r"|SentenceTransformer|CrossEncoder|SparseEncoder|AutoModel\w*|AutoTokenizer|WhisperModel|Llama|InferenceClient"
-    r"|load_model|create_model)\s*\("
+    r"|load_model|load_dataset|create_model)\s*\("
 )
 _ARGUMENT: Final = re.compile(r"(?:(?P<name>\w+)\s*=\s*)?(?P<quote>[\"'])(?P<value>[^\"']*)(?P=quote)")
 _REPO_ARGUMENTS: Final = frozenset(
@@ -111,10 +111,12 @@ def of_call(text: str) -> str | None:
     if not repos:
         return None
     options = dict(given)
+    kind = "dataset" if "load_dataset" in text else options.get("repo_type", "")
     subfolder = f"{options['subfolder']}/" if options.get("subfolder") else ""
     path = f"/{subfolder}{options['filename']}" if options.get("filename") else f"/{subfolder}" if subfolder else ""
     revision = options.get("revision")
-    return f"{repos[0]}{path}@{revision}" if revision else f"{repos[0]}{path}"
+    found = f"{_of_kind(kind, repos[0])}{path}"
+    return f"{found}@{revision}" if revision else found
 
 
 def several(refs: Sequence[str]) -> RefError:
@@ -221,8 +223,7 @@ def _of_fetcher(program: str, words: list[str]) -> str | None:
         name = re.sub(r"@(?=[^@/]*$)", ":", name)  # a quantisation, for LM Studio
     if program == "hive" and others:
         raise several(plain)
-    if kind := OTHER_KINDS.get(options.get("--repo-type", options.get("--type", ""))):
-        raise RefError(kind)
+    name = _of_kind(options.get("--repo-type", options.get("--type", "")), name)
     patterns = [(option, options[option]) for option in ("--include", "--exclude") if option in options]
     if patterns:
         written = " ".join(f"{option} {shlex.quote(value)}" for option, value in patterns)
@@ -231,11 +232,17 @@ def _of_fetcher(program: str, words: list[str]) -> str | None:
     return _with_files(name, files + [options[name] for name in _FILE_OPTIONS if name in options], options)
 
 
-#: What `--repo-type` may say besides model.
+#: What a Space, where `--repo-type` or an address says that it is one, is refused with: few mean its files.
 OTHER_KINDS: Final = {
-    "dataset": "This is a data set; hive brings models. Fetch it with `hf download --repo-type dataset`.",
-    "space": "This is a Space, a program; hive brings models. Its page names those that it uses.",
+    "space": "This is a Space, a program: its page names the models it uses. Its own files are hf:spaces/org/name.",
 }
+
+
+def _of_kind(kind: str, name: str) -> str:
+    """The reference to a repository of a kind that was named beside it. Raises RefError for what few mean."""
+    if sentence := OTHER_KINDS.get(kind):
+        raise RefError(sentence)
+    return f"datasets/{name}" if kind == "dataset" else name
 
 
 def _with_files(name: str, files: list[str], options: dict[str, str]) -> str:

@@ -2,7 +2,7 @@
 
 Problem: people copy an address out of a browser, a command out of a model card, a name out of a chat, with a quote, a
 comma or a character that nobody sees. To refuse all of it costs them a search; to guess brings another model than they
-meant. So what has one meaning is read as that, and what has none here (a data set, a collection, an Ollama name) is
+meant. So what has one meaning is read as that, and what has none here (a Space, a collection, an Ollama name) is
 refused with the step that leads on. Commands and Ollama's names have modules of their own.
 
 What hive itself writes, `hf:org/name/path`, comes out as it went in: the path of a file may end in a comma.
@@ -47,7 +47,7 @@ _BARE_HOST: Final = re.compile(
 )
 #: A model in the Hub's cache: its folder, by itself or with the way to it, and what may stand behind it.
 _IN_CACHE: Final = re.compile(
-    r"(?:(?:[~.]|[A-Za-z]:)?[\\/](?:[^\\/]+[\\/])*)?models--(?P<org>[^\\/]+?)--(?P<name>[^\\/]+)"
+    r"(?:(?:[~.]|[A-Za-z]:)?[\\/](?:[^\\/]+[\\/])*)?(?P<kind>models|datasets)--(?P<org>[^\\/]+?)--(?P<name>[^\\/]+)"
     r"(?:[\\/]snapshots(?:[\\/](?P<commit>[0-9a-f]{40})(?:[\\/](?P<path>.+?))?)?)?[\\/]?"
 )
 _LOCAL_PATH: Final = re.compile(r"(?:~|\.{1,2})?[\\/].*|[A-Za-z]:[\\/].*", re.DOTALL)
@@ -110,7 +110,7 @@ _FENCE: Final = re.compile(r"(?:```|~~~)[^\n`]*\n(.*?)\n?\s*(?:```|~~~)", re.DOT
 _CONTINUED: Final = re.compile(r"\s*[\\^`][ \t]*\r?\n\s*")
 #: Pages of the Hub that are no model, and what to do instead.
 _OTHER_PAGES: Final = {
-    "datasets": OTHER_KINDS["dataset"],
+    "datasets": "A data set's name has two parts behind that word: hf:datasets/org/name.",
     "spaces": OTHER_KINDS["space"],
     "collections": "This is a collection of models: open it and give hive one of them, as hf:org/name.",
     "papers": "This is a paper: its page links to models; give hive one of them, as hf:org/name.",
@@ -215,7 +215,8 @@ def _of_git_or_cache(text: str) -> str:
     if found := _IN_CACHE.fullmatch(text):
         path = f"/{found['path']}".replace("\\", "/") if found["path"] else ""
         commit = f"@{found['commit']}" if found["commit"] else ""
-        return f"hf:{found['org']}/{found['name']}{path}{commit}"
+        kind = "" if found["kind"] == "models" else f"{found['kind']}/"
+        return f"hf:{kind}{found['org']}/{found['name']}{path}{commit}"
     for prefix in _CLONES:
         if text.startswith(prefix):
             return f"https://hf.co/{text.removeprefix(prefix)}"
@@ -309,12 +310,15 @@ def hub_address(parts: SplitResult, written: str = "") -> str:
         # The name may have come as one segment, and with what nobody sees; a path stays as it is.
         segments = [*segments[0].translate(_PLAIN).split("/"), *segments[1:]]
         segments[1:2] = [segment.translate(_PLAIN) for segment in segments[1:2]]
-    _check_segments(segments)
     if segments[:2] == ["api", "models"]:
         segments = segments[2:]
+    if segments[:2] == ["api", "datasets"]:
+        segments = segments[1:]
+    _check_segments(segments)
+    kind = f"{segments.pop(0)}/" if segments[:1] == ["datasets"] else ""
     if len(segments) < 2:
         raise RefError("This address of the Hub names no model. A model's has two parts: https://hf.co/org/name.")
-    repo = f"hf:{segments[0]}/{segments[1].removesuffix('.git')}"
+    repo = f"hf:{kind}{segments[0]}/{segments[1].removesuffix('.git')}"
     if len(segments) == 2:
         shown = parse_qs(parts.query).get("show_file_info")
         return f"{repo}/{shown[0]}@main" if shown else repo
@@ -360,6 +364,8 @@ def _at_mirror(text: str, endpoint: str) -> str | None:
         return None
     parts = theirs._replace(path=theirs.path[len(base) :])
     segments = [segment for segment in parts.path.split("/") if segment]
+    if segments[:1] == ["datasets"] and len(segments) > 2:
+        segments = segments[1:]
     is_page = len(segments) == 2 and "." not in segments[0] and not _looks_like_file(segments[1])
     if is_page or (len(segments) > 3 and segments[2] in HUB_VIEWS):
         return hub_address(parts)
@@ -382,11 +388,15 @@ def _check_hidden(text: str) -> None:
 
 def _check_page(text: str) -> str:
     """A reference without a host, unless its first part is no organisation but a part of the Hub's site."""
-    _check_segments(text.removeprefix("hf:").removeprefix("//").split("/"))
+    segments = text.removeprefix("hf:").removeprefix("//").split("/")
+    if not (text.startswith("hf:spaces/") and len(segments) > 2):
+        _check_segments(segments)
     return text
 
 
 def _check_segments(segments: list[str]) -> None:
+    if segments[0:1] == ["datasets"] and len(segments) > 2:
+        return
     if len(segments) > 1 and (sentence := _OTHER_PAGES.get(segments[0])):
         raise RefError(sentence)
     if len(segments) == 1 and segments[0] in _OTHER_PAGES:

@@ -4,6 +4,7 @@
     https://host/path/file.gguf                          any http(s) URL; file:///path where that is allowed
     https://huggingface.co/org/name/resolve/main/f.gguf  read as hf:org/name/f.gguf@main
     https://huggingface.co/org/name/tree/main/folder     read as hf:org/name/folder/@main: what lies below it
+    hf:datasets/org/name, hf:spaces/org/name             a data set, or a Space's files, with what may stand behind
 
 A reference is parsed once, here, by an allow-list, and every URL or path is rebuilt from the parts: two parsers that
 read one text differently are how a check is passed on one address and the request goes to another.
@@ -48,6 +49,9 @@ ANY_QUANT = "latest"
 #: The branch that a reference without a revision means.
 DEFAULT_REVISION = "main"
 
+#: What a repository's name begins with that is no model's, as in the Hub's addresses; the cache has it as well.
+REPO_KINDS = ("datasets/", "spaces/")
+
 #: What stays as it is in a URL: printable ASCII, the sign of an encoding included.
 _PRINTABLE = "".join(map(chr, range(33, 127)))
 
@@ -86,6 +90,11 @@ class ModelRef(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         revision = f"@{revision}" if revision else ""
         quant = f":{self.quant}" if self.quant else ""
         return f"hf:{self.repo}{path}{revision}{quant}"
+
+    @property
+    def is_model(self) -> bool:
+        """Whether this is no data set and no Space, of which nothing is chosen by what models consist of."""
+        return not self.repo.startswith(REPO_KINDS)
 
     @property
     def display(self) -> str:
@@ -156,6 +165,18 @@ def _parse(text: str, endpoint: str) -> ModelRef:
 def is_quant(name: str) -> bool:
     """Whether a variant of this name can be written behind a ':'."""
     return _QUANT.fullmatch(name) is not None and FILE_ENDING.search(name) is None
+
+
+def repo_in(text: str) -> str:
+    """The repository that a reference, or a model's id, begins with; for texts that hive wrote itself."""
+    text = text.removeprefix("hf:")
+    parts = 3 if text.startswith(REPO_KINDS) else 2
+    return "/".join(text.split("/")[:parts]).partition("@")[0].partition(":")[0]
+
+
+def api_place(repo: str) -> str:
+    """What the Hub's API calls a repository, below `/api`: `models/org/name`, `datasets/org/name`."""
+    return repo if repo.startswith(REPO_KINDS) else f"models/{repo}"
 
 
 def with_revision(ref: ModelRef, revision: str | None) -> ModelRef:
@@ -255,6 +276,8 @@ def path_problem(path: str) -> str | None:
 
 def _parse_hub(text: str) -> ModelRef:
     """`org/name[/path][@revision][:QUANT]`, where a path may itself hold '@' and ':'; see `_cut`."""
+    kind = next((kind for kind in REPO_KINDS if text.startswith(kind)), "")
+    text = text.removeprefix(kind)
     text = text.rstrip("/") if text.rstrip("/").count("/") <= 1 else text
     repo, path, revision, quant = _cut(text)
     org, _, name = repo.partition("/")
@@ -268,7 +291,7 @@ def _parse_hub(text: str) -> ModelRef:
     if revision is not None and not is_revision(revision):
         raise RefError(f"{revision[:80]!r} is not a revision. Write a branch, tag or commit behind the '@'.")
     if not (_is_name(org) and _is_name(name.removesuffix(".git"))):
-        raise RefError(_no_repository(repo.rstrip("/")))
+        raise RefError(_no_repository(kind + repo.rstrip("/")))
     if quant is not None and path is not None:
         raise RefError("Name one file of the repository or a quantisation, not both.")
     if quant is not None and FILE_ENDING.search(quant):
@@ -277,8 +300,10 @@ def _parse_hub(text: str) -> ModelRef:
         quant = None
     if quant is not None and not _QUANT.fullmatch(quant):
         raise RefError(f"{quant[:80]!r} is not a quantisation. Write one such as Q4_K_M behind the ':'.")
+    if quant is not None and kind:
+        raise RefError("A data set and a Space have no quantisations. Leave the ':' and what follows away.")
     return ModelRef(
-        repo=f"{org}/{name.removesuffix('.git')}",
+        repo=f"{kind}{org}/{name.removesuffix('.git')}",
         revision=revision,
         path=_check_ref_path(path) if path is not None else None,
         quant=quant.upper() if quant else None,

@@ -3,6 +3,7 @@
     a path                     that file, or what lies below that folder
     include / exclude globs    exactly what matches
     a repository with GGUF     one variant: all its shards, and the projector (`mmproj`) when there is one
+    a data set, a Space        all of it
     any other                  the snapshot, without formats that duplicate other weights, and without pickles that lie
                                beside weights in safetensors
 
@@ -122,11 +123,12 @@ def select(
     exclude: Sequence[str] = (),
     similar: bool = True,
     pickles: Pickles = "auto",
+    is_model: bool = True,
 ) -> Selection:
     """The files that a reference with this path or quantisation, and these patterns, means.
 
     `pickles`: whether a snapshot has them (always, never, or where a folder has no weights in safetensors); what is
-    named by its path or by `include` always comes.
+    named by its path or by `include` always comes. `is_model`: whether what models consist of counts at all.
 
     `similar`: look for names like that of a file which is not there, for the error. Whoever drops the error saves that.
 
@@ -140,7 +142,12 @@ def select(
     if include and (path or quant):
         raise ConflictingSelection("Give include patterns, or name a file or a quantisation: not both.")
     if path is not None:
+        folder = path.rstrip("/")
+        if not is_model and (below := [file for file in files if file.path.startswith(f"{folder}/")]):
+            return Selection(tuple(_some(filtered(below, (), exclude), (), exclude)), "snapshot", None, folder)
         return _at_path(files, path, exclude, similar=similar, pickles=pickles)
+    if not is_model:
+        return Selection(tuple(_some(filtered(files, include, exclude), include, exclude)), "snapshot")
     if include:
         chosen = filtered(files, include, exclude)
         return _selection(_some(chosen, include, exclude), "snapshot")

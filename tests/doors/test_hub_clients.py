@@ -15,6 +15,7 @@ import requests
 
 from hive.auth.keys import KeyFile
 from hive.auth.scopes import Scope
+from hive.store.layout import repo_folder
 from tests.hub import DEFAULT_TOKEN, ListedFile, PathFile, SyntheticFile, faults
 from tests.hub.content import AnyContent
 from tests.support.content import MIB, file_sha256
@@ -36,7 +37,7 @@ def ended(process: subprocess.Popen[str]) -> str:
 
 
 def snapshot_of(home: Path, repo: str) -> Path:
-    (found,) = (home / "hub" / f"models--{repo.replace('/', '--')}" / "snapshots").iterdir()
+    (found,) = (home / "hub" / repo_folder(repo) / "snapshots").iterdir()
     return found
 
 
@@ -101,6 +102,54 @@ def test_a_gated_model_is_for_those_whose_token_the_hub_takes(mirror: Mirror, tm
     away = requests.get(f"{mirror.url_without_hub}/org/gated/resolve/main/m.safetensors", timeout=60)
     assert away.status_code in (403, 503)
     assert DEFAULT_TOKEN not in mirror.servers[0].output
+
+
+def test_data_sets_and_spaces_come_as_models_do_and_are_no_models(mirror: Mirror, tmp_path: Path) -> None:
+    data = SyntheticFile(5 * MIB, 11)
+    mirror.hub.create("org/same", {"config.json": b"{}"})
+    mirror.hub.create("datasets/org/same", {"README.md": b"# Set", "data/a b.parquet": data, "m.bin": b"pickle"})
+    mirror.hub.create("spaces/org/same", {"app.py": b"print()"})
+    asked = ("hf", "download", "--repo-type", "dataset", "org/same")
+    homes = [tmp_path / "one", tmp_path / "two"]
+    urls = (mirror.url, mirror.other_url)
+    for process in [mirror.client(url, home, *asked) for url, home in zip(urls, homes, strict=True)]:
+        ended(process)
+    ended(mirror.client(mirror.url, tmp_path / "again", *asked))
+    ended(mirror.client(mirror.url_without_hub, tmp_path / "away", *asked))
+    for home in (*homes, tmp_path / "away"):
+        snapshot = snapshot_of(home, "datasets/org/same")
+        assert file_sha256(str(snapshot / "data/a b.parquet")) == data.sha256()
+        assert (snapshot / "m.bin").read_bytes() == b"pickle"
+    assert mirror.hub.bytes_sent("datasets/org/same/data*", origin="cdn") < 8 * MIB
+    assert {each["origin"] for each in mirror.downloads("datasets/org/same")} == {"mirror"}
+    ended(mirror.client(mirror.url, tmp_path / "space", "hf", "download", "--repo-type", "space", "org/same"))
+    assert (snapshot_of(tmp_path / "space", "spaces/org/same") / "app.py").read_bytes() == b"print()"
+
+    # hive's own address: all of it is there.
+    body = {"model_ref": "hf:datasets/org/same"}
+    answer = requests.post(f"{mirror.url}/v1/models/download", json=body, timeout=60)
+    assert answer.status_code == 200, answer.text
+    listed = {model["id"] for model in requests.get(f"{mirror.url}/v1/models", timeout=60).json()["data"]}
+    assert {each for each in listed if "org/same" in each} == {"datasets/org/same", "spaces/org/same"}
+    tags = requests.get(f"{mirror.url}/api/tags", timeout=60).json()["models"]
+    assert not any("org/same" in model["name"] for model in tags)
+    assert requests.delete(f"{mirror.url}/v1/models/datasets/org/same", timeout=60).status_code == 200
+    gone = requests.head(f"{mirror.url_without_hub}/datasets/org/same/resolve/main/m.bin", timeout=60)
+    assert gone.status_code == 503
+
+
+def test_a_gated_data_set_is_for_those_whose_token_the_hub_takes(mirror: Mirror) -> None:
+    mirror.hub.create("datasets/org/gated", {"a.parquet": SyntheticFile(MIB, 12)}, gated="manual")
+    url = f"{mirror.url}/datasets/org/gated/resolve/main/a.parquet"
+    mine = {"authorization": f"Bearer {DEFAULT_TOKEN}"}
+    assert len(requests.get(url, headers=mine, timeout=60).content) == MIB
+    for headers in ({}, {"authorization": "Bearer hf_wrong"}):
+        refused = requests.get(url, headers=headers, timeout=60)
+        assert refused.status_code in (401, 403)
+    assert requests.get(url, timeout=60).headers["x-error-code"] == "GatedRepo"
+    away = f"{mirror.url_without_hub}/datasets/org/gated/resolve"
+    commit = mirror.hub.repos["datasets/org/gated"].at("main").sha
+    assert requests.get(f"{away}/{commit}/a.parquet", headers=mine, timeout=60).status_code == 403
 
 
 def test_bytes_flow_while_they_are_fetched_and_a_client_that_was_killed_goes_on(mirror: Mirror) -> None:
@@ -218,7 +267,7 @@ def test_a_mirror_of_the_mirror_serves_the_same(mirror: Mirror, tmp_path: Path) 
         "/org/odd/resolve/main/%ff",
         "/org/odd/resolve/main/" + "a" * 5_000,
         "/org/odd/resolve/main/%2fetc%2fpasswd",
-        "/datasets/org/odd/resolve/main/a",
+        "/datasets/org/odd/resolve/main/%2e%2e/a",
         "/v2/odd/resolve/main/a",
         "/api/models/org/odd/tree/main/%2e%2e%2f",
         "/api/models/%2e%2e/%2e%2e",
@@ -230,7 +279,7 @@ def test_what_is_no_address_goes_neither_to_the_disk_nor_to_the_hub(mirror: Mirr
     connection.request("GET", path)
     answer = connection.getresponse()
     assert answer.status == 404, answer.read()
-    assert answer.headers["x-error-code"] == (None if path.startswith("/datasets") else "EntryNotFound")
+    assert answer.headers["x-error-code"] == "EntryNotFound"
     answer.read()
     connection.close()
     assert len(mirror.hub.log.hits()) == before

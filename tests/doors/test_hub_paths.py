@@ -14,6 +14,9 @@ from hive.doors.hub_paths import HubPath, read_info_path, read_resolve_path
         (b"/org/name/resolve/refs%2Fpr%2F1/sub/a.gguf", ("org/name", "refs/pr/1", "sub/a.gguf")),
         (b"/org/name/resolve/refs/pr/1/sub/a.gguf", ("org/name", "refs/pr/1", "sub/a.gguf")),
         (b"/org/name/resolve/main/sub%2Fa%20b.gguf", ("org/name", "main", "sub/a b.gguf")),
+        (b"/datasets/org/name/resolve/refs%2Fpr%2F1/a.csv", ("datasets/org/name", "refs/pr/1", "a.csv")),
+        (b"/spaces/org/name/resolve/main/app.py", ("spaces/org/name", "main", "app.py")),
+        (b"/datasets/squad/resolve/main/a", ("datasets/squad", "main", "a")),
         (b"/gpt2/resolve/main/config.json", ("gpt2", "main", "config.json")),
         (b"/org/name/resolve/main/%C3%A4.bin", ("org/name", "main", "ä.bin")),
     ],
@@ -45,9 +48,10 @@ def test_a_file_is_read_from_the_raw_path(raw: bytes, found: tuple[str, str, str
         b"/or--g/name/resolve/main/a",
         b"/v1/name/resolve/main/a",
         b"/api/name/resolve/main/a",
-        b"/datasets/name/resolve/main/a",
         b"/Spaces/name/resolve/main/a",
-        b"/datasets/org/name/resolve/main/a",
+        b"/datasets/datasets/name/resolve/main/a",
+        b"/datasets%2Forg/name/resolve/main/a",
+        b"/datasets/../name/resolve/main/a",
     ],
 )
 def test_what_is_no_file_of_a_model_goes_no_further(raw: bytes) -> None:
@@ -61,6 +65,8 @@ def test_what_is_asked_of_a_model_is_read_from_the_raw_path() -> None:
         "org/name", "revision", "refs/pr/1", ""
     )
     assert read_info_path(b"/api/models/org/name/tree/main/sub") == HubPath("org/name", "tree", "main", "sub")
+    assert read_info_path(b"/api/datasets/org/name/refs") == HubPath("datasets/org/name", "refs", "", "")
+    assert read_info_path(b"/api/models/datasets/name") is None
     assert read_info_path(b"/api/models/org/name/tree/main/%2e%2e") is None
     assert read_info_path(b"/api/models/org/name/settings") is None
     assert read_info_path(b"/api/models/org%00/name") is None

@@ -85,8 +85,9 @@ def _repositories(options: argparse.Namespace) -> Iterable[Repo]:
     for name, folder in options.repo:
         files.setdefault(name, {}).update(_files_of(folder))
     for place, size in options.synthetic:
-        org, name, path = place.split("/", 2)
-        files.setdefault(f"{org}/{name}", {})[path] = SyntheticFile(size, seed=len(files))
+        parts = 3 if place.startswith(("datasets/", "spaces/")) else 2
+        *names, path = place.split("/", parts)
+        files.setdefault("/".join(names), {})[path] = SyntheticFile(size, seed=len(files))
     for name, contents in files.items():
         repo = Repo(name, gated="manual" if name in options.gated else False, xet=name in options.xet)
         repo.commit(dict(contents))

@@ -26,7 +26,7 @@ MAX_PATHS = 10_000
 XET_TOKEN_TTL_S = 3_600
 
 _ROUTE = re.compile(
-    r"/api/models/(?P<repo>[^/]+?|[^/]+/[^/]+?)"
+    r"/api/(?P<kind>models/|datasets/|spaces/)(?P<repo>[^/]+?|[^/]+/[^/]+?)"
     r"(?:/(?P<verb>revision|tree|paths-info|refs|xet-read-token)(?:/(?P<rest>.*))?)?"
 )
 #: A revision that a client has not percent-encoded takes three segments of the path.
@@ -56,7 +56,7 @@ class Api:
         match = _ROUTE.fullmatch(request.raw_path)
         if match is None:
             raise Refusal(HTTPStatus.NOT_FOUND, "Sorry, we can't find the page you are looking for.")
-        repo = self._access.check_visible(request, self._repos.get(unquote(match["repo"])))
+        repo = self._access.check_visible(request, self._repos.get(name_in(match)))
         revision, path = split_revision(match["rest"] or "")
         match match["verb"]:
             case "tree":
@@ -119,6 +119,16 @@ class Api:
         return json_reply({"casUrl": self.xet_endpoint, "accessToken": token, "exp": expires}, headers)
 
 
+def name_in(match: re.Match[str]) -> str:
+    """The name of the repository in an address: with `datasets/` or `spaces/` before it where it is no model."""
+    return (match["kind"] or "").removeprefix("models/") + unquote(match["repo"])
+
+
+def api_place(repo: Repo) -> str:
+    """What the API calls a repository."""
+    return repo.name if repo.name.startswith(("datasets/", "spaces/")) else f"models/{repo.name}"
+
+
 def commit_of(repo: Repo, revision: str) -> Commit:
     """The commit of a revision. Raises Refusal."""
     commit = repo.find(revision)
@@ -154,10 +164,11 @@ def tree_item(repo: Repo, commit: Commit, entry: Entry | Folder, *, expand: bool
 
 def _info(request: Request, repo: Repo, commit: Commit) -> Json:
     blobs = request.flag("blobs")
-    owner = repo.name.partition("/")[0] if "/" in repo.name else None
+    name = repo.name.removeprefix("datasets/").removeprefix("spaces/")
+    owner = name.partition("/")[0] if "/" in name else None
     everything: Json = {
-        "id": repo.name,
-        "modelId": repo.name,
+        "id": name,
+        **({"modelId": name} if name == repo.name else {}),
         "author": owner,
         "sha": commit.sha,
         "lastModified": _date(commit.at),
@@ -172,7 +183,7 @@ def _info(request: Request, repo: Repo, commit: Commit) -> Json:
         "usedStorage": sum(entry.size for entry in commit.files.values()),
         "siblings": [_sibling(entry, blobs=blobs) for _, entry in sorted(commit.files.items())],
     }
-    identity: Json = {"_id": "0" * 24, "id": repo.name}
+    identity: Json = {"_id": "0" * 24, "id": name}
     wanted = request.query.get("expand") or request.query.get("expand[]")
     if not wanted:
         return identity | everything

@@ -81,7 +81,7 @@ class Commit:
 
 
 class Repo:
-    """A model repository; see the module's docstring.
+    """A model's repository, or with `datasets/` or `spaces/` before its name one of those; see the module's docstring.
 
     `xet=True` lists Xet hashes and hands out Xet tokens, as the Hub does for every new repository.
     """

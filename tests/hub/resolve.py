@@ -4,10 +4,10 @@ import hashlib
 import re
 from collections.abc import Mapping
 from http import HTTPStatus
-from urllib.parse import quote, unquote, urlencode
+from urllib.parse import quote, urlencode
 
 from tests.hub.access import Access
-from tests.hub.api import commit_of, split_revision
+from tests.hub.api import api_place, commit_of, name_in, split_revision
 from tests.hub.links import Signer, Verdict
 from tests.hub.messages import Headers, Reply, Request, redirect_reply, text_reply
 from tests.hub.refusals import Refusal, entry_not_found, storage_refusal
@@ -18,8 +18,11 @@ from tests.hub.rules import FaultBook
 #: Seconds for which a link to the CDN is good.
 LINK_TTL_S = 3_600
 
-_RESOLVE = re.compile(r"/(?P<repo>[^/]+(?:/[^/]+)?)/resolve/(?P<rest>.+)", re.DOTALL)
-_CACHED = re.compile(r"/api/resolve-cache/models/(?P<repo>[^/]+(?:/[^/]+)?)/(?P<rest>[0-9a-f]{40}/.+)", re.DOTALL)
+_RESOLVE = re.compile(r"/(?P<kind>datasets/|spaces/)?(?P<repo>[^/]+(?:/[^/]+)?)/resolve/(?P<rest>.+)", re.DOTALL)
+_CACHED = re.compile(
+    r"/api/resolve-cache/(?P<kind>models/|datasets/|spaces/)(?P<repo>[^/]+(?:/[^/]+)?)/(?P<rest>[0-9a-f]{40}/.+)",
+    re.DOTALL,
+)
 
 
 class Cdn:
@@ -67,7 +70,7 @@ class Files:
     def subject(self, request: Request) -> str:
         """The repository's file that a URL means."""
         match = _RESOLVE.fullmatch(request.raw_path) or _CACHED.fullmatch(request.raw_path)
-        return f"{unquote(match['repo'])}/{split_revision(match['rest'])[1]}" if match else ""
+        return f"{name_in(match)}/{split_revision(match['rest'])[1]}" if match else ""
 
     def answer(self, request: Request, hub_url: str, cdn_url: str) -> Reply | None:
         """The reply; None when the URL is not one of a file. Raises Refusal."""
@@ -75,7 +78,7 @@ class Files:
         match = cached or _RESOLVE.fullmatch(request.raw_path)
         if match is None:
             return None
-        repo = self._access.check_visible(request, self._repos.get(unquote(match["repo"])))
+        repo = self._access.check_visible(request, self._repos.get(name_in(match)))
         revision, path = split_revision(match["rest"])
         commit = commit_of(repo, revision)
         self._access.check_readable(request, repo)
@@ -102,7 +105,7 @@ class Files:
         ]
         xet_hash = repo.xet_hash(entry)
         if xet_hash is not None:
-            auth = f"{hub_url}/api/models/{repo.name}/xet-read-token/{commit.sha}"
+            auth = f"{hub_url}/api/{api_place(repo)}/xet-read-token/{commit.sha}"
             headers += [("X-Xet-Hash", xet_hash), ("Link", f'<{auth}>; rel="xet-auth"')]
         return redirect_reply(HTTPStatus.FOUND, location, headers)
 
@@ -129,7 +132,7 @@ def _git_resource(commit: Commit, entry: Entry) -> Resource:
 
 def _redirect_to_cache(request: Request, repo: Repo, commit: Commit, entry: Entry) -> Reply:
     query = urlencode({request.path: "", "etag": f'"{entry.oid}"'})
-    location = f"/api/resolve-cache/models/{repo.name}/{commit.sha}/{quote(entry.path)}?{query}"
+    location = f"/api/resolve-cache/{api_place(repo)}/{commit.sha}/{quote(entry.path)}?{query}"
     headers: Headers = [
         ("X-Repo-Commit", commit.sha),
         ("X-Linked-Size", str(entry.size)),

@@ -89,7 +89,8 @@ def test_a_file_that_lies_in_the_snapshot_itself_counts(settings: Settings, cata
 def test_what_is_no_model_is_left_out_of_the_list(settings: Settings, catalog: ModelCatalog) -> None:
     put(settings, "org/name", WHOLE)
     hub = settings.hub_dir
-    for name in ("datasets--org--set", "spaces--org--space", ".locks", "blobs", "models--", "models--a--b--c", "x"):
+    others = ("datasets", "datasets--a--b--c", "models--datasets--name", ".locks", "blobs", "models--")
+    for name in (*others, "models--a--b--c", "x"):
         (hub / name / "snapshots" / COMMIT).mkdir(parents=True)
         (hub / name / "snapshots" / COMMIT / "file").write_bytes(b"x")
     (hub / "models--org--empty" / "snapshots" / COMMIT).mkdir(parents=True)
@@ -101,6 +102,20 @@ def test_what_is_no_model_is_left_out_of_the_list(settings: Settings, catalog: M
     (hub / "version.txt").write_bytes(b"1")
 
     assert [(model.id, model.refs) for model in catalog.list()] == [("org/name", ("main",))]
+
+
+def test_data_sets_and_spaces_are_whole_and_have_no_variants(settings: Settings, catalog: ModelCatalog) -> None:
+    for name in ("datasets--org--set", "spaces--org--space"):
+        snapshot = settings.hub_dir / name / "snapshots" / COMMIT
+        snapshot.mkdir(parents=True)
+        for path in ("a-Q4_K_M.gguf", "a-Q8_0.gguf", "train-00001-of-00002.parquet"):
+            (snapshot / path).write_bytes(b"x")
+    assert [(model.id, model.owned_by, len(model.files)) for model in catalog.list()] == [
+        (f"datasets/org/set@{COMMIT}", "org", 3),
+        (f"spaces/org/space@{COMMIT}", "org", 3),
+    ]
+    assert catalog.delete(f"datasets/org/set@{COMMIT}") == 3
+    assert [model.id for model in catalog.list()] == [f"spaces/org/space@{COMMIT}"]
 
 
 @pytest.mark.parametrize(

@@ -279,7 +279,7 @@ def test_nothing_is_removed_through_a_link(settings: Settings, tmp_path: Path) -
 
 
 def test_other_tools_folders_in_the_cache_are_not_looked_at(settings: Settings) -> None:
-    blob = settings.hub_dir / "datasets--org--name" / "blobs" / DIGEST
+    blob = settings.hub_dir / "adapters--org--name" / "blobs" / DIGEST
     blob.parent.mkdir(parents=True)
     blob.write_bytes(b"data")
     age(settings.hub_dir)

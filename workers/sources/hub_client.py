@@ -18,6 +18,7 @@ from hive.net.egress import Network
 from hive.settings import Settings
 from hive.store.layout import is_commit
 from hive.store.restricted import ProbeFile
+from hive.wire.refs import api_place
 from hive.wire.selection import RepoFile
 from workers.sources import hub_transport
 from workers.sources.hub_refusals import HubRequest, refused
@@ -94,7 +95,7 @@ class HubClient:
 
     def xet_token_location(self, repo: str, commit: str) -> Location:
         """Where the Hub hands out tokens for its Xet store, to those who may read the repository."""
-        return Location(f"{self._endpoint}/api/models/{repo}/xet-read-token/{commit}", self.credentials)
+        return Location(f"{self._endpoint}/api/{api_place(repo)}/xet-read-token/{commit}", self.credentials)
 
     def commit(self, repo: str, revision: str) -> Head:
         """The commit that a revision stands for now, who may have the repository, and under which licence."""
@@ -110,7 +111,7 @@ class HubClient:
 
         Not by huggingface_hub's `model_info`, which reads every field that comes, and fails on a date in another form.
         """
-        url = f"{self._endpoint}/api/models/{repo}/revision/{quote(revision, safe='')}"
+        url = f"{self._endpoint}/api/{api_place(repo)}/revision/{quote(revision, safe='')}"
         for expand in (["sha", "gated", "private", "tags"], []):
             response = get_session().get(url, params={"expand": expand}, headers=self.credentials)
             refusal = _refusal(response)
@@ -139,7 +140,7 @@ class HubClient:
         folder. Raises ValueError for such.
         """
         url: str | None = (
-            f"{self._endpoint}/api/models/{repo}/tree/{quote(commit, safe='')}?recursive=true&expand=false"
+            f"{self._endpoint}/api/{api_place(repo)}/tree/{quote(commit, safe='')}?recursive=true&expand=false"
         )
         while url is not None:
             response = get_session().get(url, headers=self.credentials)

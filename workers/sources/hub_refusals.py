@@ -28,6 +28,11 @@ class HubRequest(NamedTuple):
     signed_in: bool
 
     @property
+    def kind(self) -> str:
+        """What it is: a model, a data set or a Space."""
+        return {"datasets": "data set", "spaces": "Space"}.get(self.repo.partition("/")[0], "model")
+
+    @property
     def page(self) -> str:
         """The address of the repository's page, for people."""
         return f"{self.endpoint}/{self.repo}"
@@ -49,7 +54,7 @@ def refused(refusal: Refusal, asked: HubRequest) -> HiveError:
         return FileNotFound(f"{repo} has no file {asked.path or ''}.", repo=repo, path=asked.path)
     if refusal.code == "RepoNotFound" or (refusal.status == HTTPStatus.UNAUTHORIZED and refusal.text != _BAD_TOKEN):
         why = "the token does not see it" if asked.signed_in else "no token was sent (set HF_TOKEN or send hf_token)"
-        return ModelNotFound(f"The Hub has no model {repo}, or it is private and {why}.", repo=repo)
+        return ModelNotFound(f"The Hub has no {asked.kind} {repo}, or it is private and {why}.", repo=repo)
     return _by_status(refusal, asked)
 
 
@@ -73,6 +78,5 @@ def _by_status(refusal: Refusal, asked: HubRequest) -> HiveError:
 
 
 def _how_to_get_access(asked: HubRequest) -> str:
-    if asked.signed_in:
-        return f"Access to this model is restricted. Accept its terms at {asked.page} with the account of the token."
-    return f"Access to this model is restricted. Accept its terms at {asked.page}, then set HF_TOKEN or send hf_token."
+    step = " with the account of the token" if asked.signed_in else ", then set HF_TOKEN or send hf_token"
+    return f"Access to this {asked.kind} is restricted. Accept its terms at {asked.page}{step}."

@@ -133,7 +133,15 @@ def _select(
     tree: tuple[RepoFile, ...], ref: ModelRef, include: Sequence[str], exclude: Sequence[str], pickles: Pickles
 ) -> Selection:
     try:
-        selection = select(tree, path=ref.path, quant=ref.quant, include=include, exclude=exclude, pickles=pickles)
+        selection = select(
+            tree,
+            path=ref.path,
+            quant=ref.quant,
+            include=include,
+            exclude=exclude,
+            pickles=pickles,
+            is_model=ref.is_model,
+        )
     except NoSuchFile as error:
         raise FileNotFound(str(error), **error.details) from None
     except NoSuchVariant as error:

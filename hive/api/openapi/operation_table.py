@@ -381,7 +381,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         may_end_with=(errors.HubUnavailable, *BUSY),
     ),
     **{
-        f"{method} /api/models/{{id}}": Operation(
+        f"{method} /api/{kind}/{{id}}": Operation(
             f"{what}, as the Hub tells its clients",
             {200: Json(None, "As the Hub answers, or as the disk knows it. Refusals stand in `X-Error-Code`.")},
             parameters=(
@@ -391,27 +391,36 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
             ),
             may_end_with=BUSY,
         )
-        for method, what in (("GET", "A model, a revision, a listing, refs"), ("POST", "What is at some paths"))
+        for kind, repo in (("models", "model"), ("datasets", "data set"), ("spaces", "Space"))
+        for method, what in (
+            ("GET", f"A {repo}, a revision, a listing, refs"),
+            ("POST", f"What is at some paths of a {repo}"),
+        )
     },
     "GET /api/{id}": Operation(
         "What the mirror does not have", {404: Json(None, "`X-Error-Code` says so.")}, parameters=(HUB_REST,)
     ),
     **{
         f"GET /{place}/resolve/{{id}}": Operation(
-            "A file of a model, as the Hub hands it out",
+            f"A file of a {repo}, as the Hub hands it out",
             {
                 200: Text(("application/octet-stream",), "All of it, while it is fetched where it is not on the disk."),
                 **PARTS,
-                307: Nothing("The model has another name now."),
+                307: Nothing("It has another name now."),
             },
             parameters=(
-                *(Parameter(name, "path", {"type": "string"}, "Of the model.", required=True) for name in names),
+                *(Parameter(name, "path", {"type": "string"}, f"Of the {repo}.", required=True) for name in names),
                 HUB_REST,
                 RANGE,
             ),
             may_end_with=(*REDIS, *BUSY, *DISK, errors.TooManyDownloads, errors.QuotaExceeded),
         )
-        for place, names in (("{org}/{name}", ("org", "name")), ("{name}", ("name",)))
+        for place, names, repo in (
+            ("{org}/{name}", ("org", "name"), "model"),
+            ("{name}", ("name",), "model"),
+            ("datasets/{org}/{name}", ("org", "name"), "data set"),
+            ("spaces/{org}/{name}", ("org", "name"), "Space"),
+        )
     },
     **{
         f"{method} /api/{name}": Operation(
