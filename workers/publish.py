@@ -247,7 +247,11 @@ class Store:
                 os.fsync(folder)
 
     def _write_tree(self, plan: Plan, cache: RepoCache) -> None:
-        """Beside the snapshot where it is whole, else in hive's own folder; see hive.store.layout."""
+        """Beside the snapshot where it is whole, else in hive's own folder; see hive.store.layout. Nothing where no
+        listing is known: an archive need not have one.
+        """
+        if not plan.tree:
+            return
         folder, name = _folder(plan), f"{_commit(plan)}.json"
         sizes = {entry.path: entry.size for entry in cache.entries(_commit(plan))}
         whole = all(sizes.get(file.path) == file.size for file in plan.tree)

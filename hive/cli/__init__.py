@@ -8,6 +8,7 @@ all that is imported at first; a command's module is imported when it runs.
 from __future__ import annotations
 
 import importlib
+import keyword
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
@@ -35,6 +36,8 @@ COMMANDS: Final[dict[str, dict[str, CommandEntry]]] = {
         "wait": CommandEntry("hive.cli.wait", "Wait until a model is on disk."),
         "show": CommandEntry("hive.cli.show", "Show a download or a model."),
         "rm": CommandEntry("hive.cli.models", "Delete models from disk."),
+        "export": CommandEntry("hive.cli.archive", "Write a model to an archive, for a machine without a network."),
+        "import": CommandEntry("hive.cli.archive", "Bring the model of an archive into the store."),
         "catalog": CommandEntry("hive.cli.catalog", "Check the models on disk."),
         "gc": CommandEntry("hive.cli.gc", "Remove from disk what nothing refers to."),
     },
@@ -76,6 +79,11 @@ _EPILOG: Final = (
 )
 
 
+def function_of(name: str) -> str:
+    """What the function of a command is called in its module: `import` is a word of Python's."""
+    return f"{name}_" if keyword.iskeyword(name) else name
+
+
 class HelpFormatter(click.HelpFormatter):
     """Help that can be read in a narrow terminal too: what an option is for begins below it, not beside it."""
 
@@ -109,7 +117,7 @@ class LazyGroup(click.Group):
         for section in COMMANDS.values():
             if cmd_name in section:
                 with uncollected():
-                    found = getattr(importlib.import_module(section[cmd_name].module), cmd_name)
+                    found = getattr(importlib.import_module(section[cmd_name].module), function_of(cmd_name))
                 assert isinstance(found, click.Command)
                 for command in (found, *getattr(found, "commands", {}).values()):
                     command.context_class = CommandContext

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -158,6 +159,11 @@ def each_in_turn(wanted: Sequence[T], do: Callable[[T], None]) -> None:
             codes.append(report(error))
     if codes:
         raise click.exceptions.Exit(max(codes))
+
+
+def unwind_on_sigterm() -> None:
+    """Let SIGTERM end this process as Ctrl-C does: with the terminal's cursor back and nothing half-done left."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 def say_error(message: str, *hints: str, code: str | None = None) -> None:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import shlex
-import signal
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from hive.cli.errors import USAGE, CliError, each_in_turn, hints_of, say_hints
+from hive.cli.errors import USAGE, CliError, each_in_turn, hints_of, say_hints, unwind_on_sigterm
 from hive.cli.format import plain, shown
 from hive.cli.hub_token import HubToken, read_token
 from hive.cli.limits import bytes_per_second
@@ -81,7 +79,7 @@ def pull(
 
     HF_TOKEN is sent along to a server on this machine or behind https, never over plain http.
     """
-    _unwind_on_sigterm()
+    unwind_on_sigterm()
     settings = Settings.from_env()
     selection["max_bytes_per_second"] = selection.pop("limit_rate")
     texts = (*refs, *(read_list(list_file) if list_file else ()))
@@ -120,7 +118,7 @@ def watch(download_id: str, as_json: bool, quiet: bool) -> None:
     """
     from hive.cli.download_ids import find_download
 
-    _unwind_on_sigterm()
+    unwind_on_sigterm()
     settings, output = Settings.from_env(), Output(as_json, quiet)
     server = find_server(settings)
     if server is None:
@@ -278,11 +276,6 @@ def _say_detached_start(started: Started, *, as_json: bool) -> None:
         echo(f"On disk already: {started.local_path}", err=True)
     else:
         say_hints("Under way.", f"hive watch {started.download_id[:8]}")
-
-
-def _unwind_on_sigterm() -> None:
-    """Let SIGTERM end this process as Ctrl-C does: with the terminal's cursor back and a private stack stopped."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 def _say_detached(*download_ids: str) -> None:

@@ -10,7 +10,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from hive.cli import COMMANDS, cli
+from hive.cli import COMMANDS, cli, function_of
 from hive.version import VERSION
 from tests.support.cli import Hive
 
@@ -21,7 +21,7 @@ HEAVY = {"asyncio", "cryptography", "httpx2", "msgspec", "redis", "requests", "r
 
 @pytest.mark.parametrize(("name", "entry"), NAMES)
 def test_each_line_of_the_help_is_what_the_command_says_of_itself(name: str, entry: tuple[str, str]) -> None:
-    found = getattr(importlib.import_module(entry[0]), name)
+    found = getattr(importlib.import_module(entry[0]), function_of(name))
     assert isinstance(found, click.Command)
     assert (found.name, found.short_help) == (name, entry[1])
 
