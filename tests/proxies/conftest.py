@@ -10,13 +10,10 @@ import pytest
 from hive.processes.embedded_redis import EmbeddedRedis
 from hive.redis.client import connect
 from tests.proxies.guarded import Guarded
-from tests.proxies.programs import NAMES, Proxy, running
+from tests.proxies.programs import NAMES, SETTINGS, Proxy, running
 from tests.support.downloads import download_context
 from tests.support.keyed import keys_for
 from tests.support.processes import Server, environment, serving
-
-#: What both kinds of replicas are told: streams end soon at a stop, and a proxy on this machine is believed.
-SETTINGS = {"HIVE_DRAIN_S": "0.2", "HIVE_TRUSTED_PROXIES": "127.0.0.1"}
 
 
 @pytest.fixture(scope="session")

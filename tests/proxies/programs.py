@@ -27,6 +27,8 @@ ROOT: Final = Path(__file__).parent.parent.parent
 FILES: Final = ROOT / "deploy" / "proxies"
 #: The programs that there are files for, and that can be had here.
 NAMES: Final = ("caddy", "nginx", "haproxy")
+#: What replicas are told: streams end soon at a stop, and a proxy on this machine is believed.
+SETTINGS: Final = {"HIVE_DRAIN_S": "0.2", "HIVE_TRUSTED_PROXIES": "127.0.0.1"}
 #: Seconds that a program has to end.
 STOP_S: Final = 20.0
 

@@ -165,10 +165,10 @@ class HiveProcess:
 
 
 class Server(HiveProcess):
-    """`hive serve` on a free port."""
+    """`hive serve` on a free port, or on one that an earlier one had."""
 
-    def __init__(self, env: Mapping[str, str], under: Sequence[str] = ()) -> None:
-        super().__init__("hive.cli", "serve", "--port", "0", env=env, under=under, is_warm=True)
+    def __init__(self, env: Mapping[str, str], under: Sequence[str] = (), port: int = 0) -> None:
+        super().__init__("hive.cli", "serve", "--port", str(port), env=env, under=under, is_warm=True)
         with self.killed_unless_ready():
             self.url: str = self.wait_for_log("listening")["address"]
         self.port = int(self.url.rpartition(":")[2])
