@@ -39,11 +39,12 @@ MAX_WRONG: Final = 1_000
 MAX_FOLLOWED: Final = 128
 #: Threads that read and hash, and looks that wait for one.
 HASH_THREADS: Final = 2
-#: Bytes that are read at a time, and in one look.
+#: Bytes that are read at a time, and in one look: readers get them behind it.
 BLOCK_BYTES: Final = 1 << 20
-LOOK_BYTES: Final = 64 << 20
-#: Seconds between two looks, and between two questions how the download stands.
-LOOK_S: Final = 0.1
+LOOK_BYTES: Final = 8 << 20
+#: Seconds between two looks where the last one has seen all that there was, and between two questions how the download
+#: stands.
+LOOK_S: Final = 0.05
 ASK_S: Final = 0.5
 #: Seconds that a download has from its last byte to its end.
 PUBLISH_S: Final = 60.0
@@ -70,6 +71,8 @@ class GrowingFile:
         self._inode = -1
         self._is_whole = False
         self._hashed = 0
+        #: Whether more is there than the last look has read.
+        self.has_more = False
         self.limit = 0
         self.is_wrong = False
         self.failed = False
@@ -142,6 +145,7 @@ class GrowingFile:
         """Read and hash what has come. Raises OSError."""
         end = self._find()
         until = min(end, self._hashed + LOOK_BYTES, self.size)
+        self.has_more = until < min(end, self.size)
         while self._hashed < until:
             data = os.pread(self.fd, min(BLOCK_BYTES, until - self._hashed), self._hashed)
             if not data:
@@ -261,6 +265,8 @@ class GrowingFiles:
                 if file.limit:
                     await self._mark(file.etag)
                 return  # it has ended, one way or the other, and has not brought this
+            if file.has_more and file.looked != before:
+                continue
             if loop.time() - asked_s >= ASK_S:
                 asked_s = loop.time()
                 with contextlib.suppress(HiveError):

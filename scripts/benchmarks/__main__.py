@@ -106,7 +106,7 @@ def serve_files(gib: float, clients: int, runs: int, subscribers: int) -> None:
 
 
 #: The forms of `transfer`.
-FORMS = ("one", "limited", "unlimited", "distant", "small")
+FORMS = ("one", "limited", "unlimited", "distant", "small", "mirror")
 
 
 @cli.command()
@@ -124,11 +124,12 @@ def transfer(forms: tuple[str, ...], gib: float, runs: int, folder: Path | None,
     unlimited  the same without the limit
     distant    one file from 50 ms away over connections that break now and then, against aria2c
     small      2,000 small files, against hf download
+    mirror     hf download of a model through a hive without it, against hf download directly
     """
     from benchmarks import transfer as it
 
     hive, *peers = it.TOOLS
-    names = [hive, *(name for name in peers if against in name)]
+    names = [hive, *(name for name in peers if against in name and name != it.THROUGH)]
     others = [name for name in names if name != "curl"]
     runs_of: dict[str, Callable[[Path], None]] = {
         "one": lambda place: it.big(place, gib, runs, names[:3]),
@@ -136,6 +137,7 @@ def transfer(forms: tuple[str, ...], gib: float, runs: int, folder: Path | None,
         "unlimited": lambda place: it.big(place, 2 * gib, runs, others),
         "distant": lambda place: it.distant(place, gib, runs),
         "small": lambda place: it.small(place, runs),
+        "mirror": lambda place: it.mirror(place, gib, runs),
     }
     for form in forms or FORMS:
         with tempfile.TemporaryDirectory(prefix="hive-bench-", dir=folder) as place:

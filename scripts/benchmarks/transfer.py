@@ -37,6 +37,12 @@ FAR_DELAY_MS, FAR_WINDOW_BYTES, FAR_CUT_EVERY_BYTES = 50, 2**20, 2**26
 #: Small files of the repo with many, the least and the most bytes of one: spread evenly over the orders of magnitude.
 SMALL_FILES, SMALL_LEAST_BYTES, SMALL_MOST_BYTES = 2000, 10 * 2**10, 2**20
 
+#: The small files of the model that `mirror` brings, in bytes, and hive's workers for it.
+MIRROR_SMALL_FILES: dict[str, int] = {"config": 800, "generation_config": 200, "tokenizer_config": 40_000}
+MIRROR_WORKERS = 4
+#: The tool of that form alone.
+THROUGH = "hf download through hive (cold)"
+
 _LOOP = """
 import hashlib, sys, requests
 digest = hashlib.sha256()
@@ -102,9 +108,13 @@ def requests_loop(hub: StaticHub, folder: Path) -> Cost:
 
 def hf(hub: StaticHub, folder: Path) -> Cost:
     """`hf download`, as huggingface_hub brings it, over HTTP."""
+    return _hf(hub.url, folder)
+
+
+def _hf(endpoint: str, folder: Path) -> Cost:
     env = {
         "HF_HOME": str(folder),
-        "HF_ENDPOINT": hub.url,
+        "HF_ENDPOINT": endpoint,
         "HF_HUB_DISABLE_XET": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_DISABLE_UPDATE_CHECK": "1",
@@ -112,15 +122,29 @@ def hf(hub: StaticHub, folder: Path) -> Cost:
     return run_command([str(Path(sys.executable).parent / "hf"), "download", REPO], env)
 
 
-def hive(hub: StaticHub, folder: Path) -> Cost:
-    """A running hive: from the POST to the terminal event, digest verified, file published."""
+def through_hive(hub: StaticHub, folder: Path) -> Cost:
+    """The same through a running hive whose store is empty; the CPU is that of both."""
+    with _running(hub, folder, MIRROR_WORKERS) as (server, pids):
+        cpu_s = sum(map(machine.family_cpu_s, pids))
+        cost = _hf(server.url, folder / "client")
+        return Cost(cost.seconds, cost.cpu_s + sum(map(machine.family_cpu_s, pids)) - cpu_s)
+
+
+@contextlib.contextmanager
+def _running(hub: StaticHub, folder: Path, concurrency: int) -> Iterator[tuple[Server, tuple[int, int, int]]]:
+    """A hive with its Redis and workers, and their process ids."""
     settings = {"HF_ENDPOINT": hub.url, "HIVE_KEEP_FREE_PERCENT": "0"}
     with (
         Redis(folder / "redis", None) as redis,
         Server(redis.url, folder, None, 1, **settings) as server,
-        Workers(redis.url, folder, 1, **settings) as workers,
+        Workers(redis.url, folder, concurrency, **settings) as workers,
     ):
-        pids = (redis.pid, server.pid, workers.pid)
+        yield server, (redis.pid, server.pid, workers.pid)
+
+
+def hive(hub: StaticHub, folder: Path) -> Cost:
+    """A running hive: from the POST to the terminal event, digest verified, file published."""
+    with _running(hub, folder, 1) as (server, pids):
         cpu_s, began_s = sum(map(machine.family_cpu_s, pids)), time.monotonic()
         end = _bring(server.url, f"hf:{REPO}")
         seconds = time.monotonic() - began_s
@@ -152,6 +176,7 @@ TOOLS: dict[str, tuple[str, str, Tool]] = {
     "hf download": (str(Path(sys.executable).parent / "hf"), "huggingface_hub (pip)", hf),
     "aria2c -x8 -s8": ("aria2c", "aria2", aria2c),
     "aria2c -x8 -s8 (verified)": ("aria2c", "aria2", aria2c_verified),
+    THROUGH: (str(Path(sys.executable).parent / "hf"), "huggingface_hub (pip)", through_hive),
     "requests, sha256 on the way (verified)": (sys.executable, "python3", requests_loop),
 }
 
@@ -215,6 +240,18 @@ def big(folder: Path, gib: float, runs: int, names: Sequence[str], limit: str = 
     file = write_random(folder / "files" / "model.gguf", int(gib * 2**30))
     form = f"limited to {limit} bytes a second and connection" if limit != "0" else "no limit"
     compare(f"{gib:g} GiB in one file, {form}", folder, [file], names, runs, limit)
+
+
+def mirror(folder: Path, gib: float, runs: int) -> None:
+    """A model of one large file and some small ones to `hf download`, through a hive without it, and directly: fast, and
+    with a limit of each connection.
+    """
+    files = [write_random(folder / "files" / f"{name}.json", size) for name, size in MIRROR_SMALL_FILES.items()]
+    files.append(write_random(folder / "files" / "model.safetensors", int(gib * 2**30)))
+    names = [THROUGH, "hf download"]
+    for limit in ("0", LIMIT):
+        form = f"limited to {limit} bytes a second and connection" if limit != "0" else "no limit"
+        compare(f"{gib:g} GiB and {len(files) - 1} small files, {form}", folder, files, names, runs, limit)
 
 
 def distant(folder: Path, gib: float, runs: int) -> None:
