@@ -243,8 +243,8 @@ def big(folder: Path, gib: float, runs: int, names: Sequence[str], limit: str = 
 
 
 def mirror(folder: Path, gib: float, runs: int) -> None:
-    """A model of one large file and some small ones to `hf download`, through a hive without it, and directly: fast, and
-    with a limit of each connection.
+    """A model of one large file and some small ones to `hf download`, through a hive that has none of it and directly:
+    without a limit, and with one of each connection.
     """
     files = [write_random(folder / "files" / f"{name}.json", size) for name, size in MIRROR_SMALL_FILES.items()]
     files.append(write_random(folder / "files" / "model.safetensors", int(gib * 2**30)))
