@@ -80,6 +80,8 @@ HUB_RETRY_S: Final = 1.0
 MAX_PLACES_OF_A_QUESTION: Final = 64
 #: The longest rest of the Hub, in seconds, that a thread waits for; what is asked meanwhile is left to the workers.
 MAX_REST_S: Final = 20.0
+#: Seconds between two looks whether the process was told to stop.
+SIGNAL_LOOK_S: Final = 0.2
 #: What no later try changes. All else is left to the worker that takes the download.
 FINAL: Final = (
     *(BadRequest, NotFound, ModelAccessDenied, CredentialsLost, HubRefused, TlsRefused, ProxyRefused, NotAModel),
@@ -109,7 +111,10 @@ def run(settings: Settings) -> None:
     for thread in threads:
         thread.daemon = True
         thread.start()
-    stop.wait()
+    # Not `stop.wait()`: a signal that comes just before it would be seen when it is over, and one that comes while the
+    # event takes its lock would wait for that lock in its handler.
+    while not stop.is_set():
+        time.sleep(SIGNAL_LOOK_S)
     # What is in hand is nobody's loss: the worker that takes the download resolves it.
 
 

@@ -17,6 +17,10 @@ from workers.transfer.progress import Snapshot
 from workers.transfer.source import Fetched, Source
 from workers.transfer.transport import Transport
 
+#: Seconds between two looks for signals. The handler of one that comes just before a wait without an end, or to another
+#: thread, would run when that wait is over, and a worker that was told to stop went on until it was killed.
+SIGNAL_LOOK_S = 0.5
+
 
 @dataclass(frozen=True)
 class BatchItem:
@@ -69,7 +73,7 @@ def fetch_many(
             executor: Executor = small if _is_small(item, limits) else large
             running[executor.submit(one, item)] = item
         while running:
-            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            done, _ = wait(running, SIGNAL_LOOK_S, FIRST_COMPLETED)
             for future in done:
                 yield running.pop(future), future.result()
 

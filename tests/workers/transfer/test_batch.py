@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +15,7 @@ from tests.hub import HubServer, faults
 from tests.hub.content import Bytes
 from tests.support.content import KIB, MIB
 from tests.support.transfer import QUICK, big, holds, source, transfer_threads
-from tests.support.waiting import AT_ONCE_S
+from tests.support.waiting import AT_ONCE_S, wait_for
 from workers.transfer import BatchItem, Control, Limits, Snapshot, fetch_many
 
 SMALL = replace(QUICK, small_file_bytes=64 * KIB)
@@ -88,6 +90,28 @@ def test_a_cancel_reaches_every_file(hub: HubServer, tmp_path: Path) -> None:
         list(arriving)
     assert len(hub.hits("*")) < 200
     assert transfer_threads() == []
+
+
+def test_a_signal_that_wakes_another_thread_ends_it_too(hub: HubServer, tmp_path: Path) -> None:
+    """As one does that comes in the moment before this thread waits: its handler runs here, and nothing wakes it."""
+    content = big(4 * MIB)
+    item = BatchItem(source(hub.plain("large", content), content), tmp_path / "large")
+    hub.limit_rate_bytes_per_s = 64 * KIB
+    control = Control()
+    before = signal.signal(signal.SIGUSR1, lambda *_: control.cancel("told to stop"))
+
+    def send() -> None:
+        wait_for(lambda: hub.hits("/large"), "the transfer is under way")
+        signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    try:
+        with pytest.raises(Cancelled, match="told to stop"):
+            list(fetch_many([item], limits=PATIENT, control=control))
+    finally:
+        sender.join()
+        signal.signal(signal.SIGUSR1, before)
 
 
 def test_no_job_is_no_work() -> None:
