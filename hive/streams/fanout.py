@@ -11,6 +11,7 @@ connection was away, in silence) is read again from the record, and versions mak
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 import uuid
@@ -255,8 +256,8 @@ class Fanout:
         for subscriber in subscribers:
             try:
                 tell(subscriber, topic)
-            except Exception:
-                log.exception("a stream failed; the others go on")
+            except Exception as error:
+                _cut_off(subscriber, error)
             self._told += 1
             if self._told >= CHUNK:
                 self._told = 0
@@ -329,9 +330,9 @@ class Fanout:
         topic.subscribers.update(came)
         end = _end_for_one(topic) if gone else topic
         for subscriber in gone:
-            _guarded(subscriber.withdraw, end)
+            _guarded(subscriber, subscriber.withdraw, end)
         for subscriber, _ in came:
-            _guarded(subscriber.admit, topic)
+            _guarded(subscriber, subscriber.admit, topic)
 
     def _learn(self, download_id: str, message: Message | None) -> None:
         topic = self._topics.get(download_id)
@@ -423,11 +424,20 @@ def _end_for_one(topic: Topic) -> Topic:
     return end
 
 
-def _guarded(tell: Callable[[Topic], None], topic: Topic) -> None:
+def _guarded(subscriber: Subscriber, tell: Callable[[Topic], None], topic: Topic) -> None:
     try:
         tell(topic)
-    except Exception:
-        log.exception("a stream failed; the others go on")
+    except Exception as error:
+        _cut_off(subscriber, error)
+
+
+def _cut_off(subscriber: Subscriber, error: Exception) -> None:
+    """End a stream that hive itself has broken. Left open, its client would wait for ever for what was due just now;
+    one that is cut off comes back.
+    """
+    log.error("a stream failed and is cut off; the others go on", exc_info=error)
+    with contextlib.suppress(Exception):
+        subscriber.abort()
 
 
 async def _forever(loop: Callable[[], Awaitable[None]]) -> None:

@@ -111,3 +111,7 @@ class _Waiter:
 
     def keep_alive(self) -> None:
         """There is nobody to write to."""
+
+    def abort(self) -> None:
+        """It answers with what is known, and its client asks again."""
+        self.ended.set()

@@ -121,6 +121,11 @@ class ManyStream:
     def keep_alive(self) -> None:
         """The stream keeps its own time: one topic's silence is not the stream's."""
 
+    def abort(self) -> None:
+        """Cut the connection."""
+        if self._writer is not None:
+            self._writer.abort()
+
     def close(self, retry_ms: int) -> None:
         """End the response without `[DONE]`: the client is to connect again, elsewhere or later."""
         self._closing = sse.retry(retry_ms) if self._with_ids else b""

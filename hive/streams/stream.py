@@ -28,6 +28,7 @@ The exits, each with what the client is to make of it. `[DONE]` is said after a 
     its key is revoked or has expired             `retry:` of 1 to 3 seconds          comes back, and is told 401
     the client has seen more than Redis shows     `retry:`, no event                  comes back, reads it anew
     the client takes nothing for 30 seconds       a reset                             comes back, if it lives
+    hive failed to tell it something              a reset                             comes back
     the client has gone                           nothing                             -
 
 A client that is sent bare frames (topic.py, sse.py) is sent no `retry:` either: its stream just ends.
@@ -155,6 +156,11 @@ class Stream:
         """Send a comment, unless the client has not even taken what it was sent before."""
         if self.phase == "running" and not self._writer.paused:
             self._write(_KEEPALIVE_CHUNK if self._form & CHUNKED else sse.KEEPALIVE)
+
+    def abort(self) -> None:
+        """Cut the connection."""
+        if self.started:
+            self._writer.abort()
 
     def close(self, retry_ms: int) -> None:
         """End the response without `[DONE]`: the client is to connect again, elsewhere or later."""

@@ -35,6 +35,9 @@ class Subscriber(Protocol):
     def keep_alive(self) -> None:
         """Nothing was said for a while."""
 
+    def abort(self) -> None:
+        """One of these calls has failed: nothing more can be told, and its client is to notice."""
+
 
 #: The forms in which an event is sent, to be added up: with `id:` for those who can come back with it, and as a chunk
 #: of HTTP/1.1. The place of the form in `Topic.encoded`.

@@ -71,6 +71,9 @@ class Writer(Protocol):
     def end(self, data: bytes) -> None:
         """Send these bytes, the last."""
 
+    def abort(self) -> None:
+        """Cut the connection; what waits for the client is lost."""
+
 
 #: Takes a request's scope and the listener; gives the writer, or None where the connection cannot be had.
 HandOver = Callable[[Scope, WriterOwner], "SocketWriter | None"]
@@ -148,6 +151,10 @@ class SocketWriter(asyncio.Protocol):
         self.write(data)
         self._transport.close()
 
+    def abort(self) -> None:
+        """Cut the connection with a reset."""
+        reset(self._transport)
+
     def shutdown(self) -> None:
         """The server stops: what is not on its way by now stays behind."""
         self._transport.abort()
@@ -170,7 +177,7 @@ class SocketWriter(asyncio.Protocol):
         """A client has nothing to say on a stream; the response told it that the connection closes after this."""
         self._ignored_bytes += len(data)
         if self._ignored_bytes > MAX_IGNORED_BYTES:
-            self._give_up()
+            self.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Called exactly once, whoever closed."""
@@ -188,10 +195,7 @@ class SocketWriter(asyncio.Protocol):
     def _stalled(self) -> None:
         if self._listener is not None:
             self._listener.on_stalled()
-        self._give_up()
-
-    def _give_up(self) -> None:
-        reset(self._transport)
+        self.abort()
 
 
 class StallTimer:
@@ -258,6 +262,11 @@ class AsgiWriter:
         """Fill the slot for the last time."""
         self._ended = True
         self.write(data)
+
+    def abort(self) -> None:
+        """Leave the response unfinished, for which the server closes the connection."""
+        self._gone = True
+        self._wake.set()
 
     async def run(self, receive: Receive) -> None:
         """Send what is written until the response has ended or the client has gone.

@@ -44,6 +44,9 @@ class Watcher:
     def keep_alive(self) -> None:
         self.kept_alive += 1
 
+    def abort(self) -> None:
+        raise AssertionError("hive failed to tell it something")
+
 
 @contextlib.asynccontextmanager
 async def running(url: str, keepalive_s: float = 10.0) -> AsyncIterator[Fanout]:

@@ -55,6 +55,9 @@ class Stays:
     def keep_alive(self) -> None:
         """Ignored."""
 
+    def abort(self) -> None:
+        raise AssertionError("hive failed to tell it something")
+
 
 async def seen(witness: Witness) -> None:
     await wait_for_async(lambda: witness.seen, "an event")
