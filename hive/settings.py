@@ -71,6 +71,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     hf_home: str | None = field(default=None, name="HF_HOME")
     hf_hub_cache: str | None = field(default=None, name="HF_HUB_CACHE")
     hf_endpoint: str = field(default="https://huggingface.co", name="HF_ENDPOINT")
+    ollama_registry: str = field(default="https://registry.ollama.ai", name="HIVE_OLLAMA_REGISTRY")
     hf_hub_offline: bool = field(default=False, name="HF_HUB_OFFLINE")
     xdg_cache_home: str | None = field(default=None, name="XDG_CACHE_HOME")
     https_proxy: str | None = field(default=None, name="HTTPS_PROXY")
@@ -204,7 +205,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             raise SettingsError(str(error)) from None
         assert self.redis_address is not None or not self.redis_url
         self._check_token_path()
-        self._check_endpoint()
+        self._check_endpoints()
         _ = self.allowed_origins, self.trusted, self.open_doors
         key = self.webhook_key
         if self.webhooks and key is None:
@@ -245,17 +246,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                     text = f"HF_TOKEN_PATH names {self.hf_token_path}, which cannot be read: {error.strerror}."
                     raise SettingsError(text) from None
 
-    def _check_endpoint(self) -> None:
+    def _check_endpoints(self) -> None:
         """Raises SettingsError, which does not show a password that somebody wrote into the URL."""
-        if "@" in self.hf_endpoint:
-            raise SettingsError("HF_ENDPOINT must not hold a user or a password. The Hub's token goes to HF_TOKEN.")
-        try:
-            if not self.hf_endpoint.startswith(("http://", "https://")):
-                raise UnsafeUrl("It must be an http(s) URL.")
-            if "?" in parse_url(self.hf_endpoint).target or "#" in self.hf_endpoint:
-                raise UnsafeUrl("It must be an address without a query.")
-        except UnsafeUrl as error:
-            raise SettingsError(f"HF_ENDPOINT cannot be used: {error.message}") from None
+        for name, value in (("HF_ENDPOINT", self.hf_endpoint), ("HIVE_OLLAMA_REGISTRY", self.ollama_registry)):
+            if "@" in value:
+                raise SettingsError(f"{name} must not hold a user or a password. The Hub's token goes to HF_TOKEN.")
+            try:
+                if not value.startswith(("http://", "https://")):
+                    raise UnsafeUrl("It must be an http(s) URL.")
+                if "?" in parse_url(value).target or "#" in value:
+                    raise UnsafeUrl("It must be an address without a query.")
+            except UnsafeUrl as error:
+                raise SettingsError(f"{name} cannot be used: {error.message}") from None
 
     @property
     def home_dir(self) -> Path:

@@ -42,7 +42,7 @@ from hive.store.restricted import UNASKED_TTL_S, AccessNotes
 from hive.wire import events
 from hive.wire.refs import HIDDEN_QUERY, RefError, parse_ref, with_query
 from workers.claim import ClaimedDownload, add_missing_ticket, take_next
-from workers.fetch import Transfer, limits_of, network_for
+from workers.fetch import Transfer, limits_of, network_of
 from workers.fleet import FleetLimits
 from workers.fleet.file_lease import FileLeases
 from workers.fleet.patience import until_redis_answers
@@ -238,7 +238,7 @@ class DownloadRun:
         return without_lent_token(refused, record)
 
     def _bring_with(self, credentials: Credentials) -> Plan:
-        network = network_for(self._settings, guarded=is_plain_url(self._record.request.ref))
+        network = network_of(self._settings, parse_ref(self._record.request.ref))
         plan = self._resolve(credentials, network)
         self._transfer(plan, network).bring(self._intent.plan)
         self._note_let_in(plan)

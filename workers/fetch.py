@@ -18,9 +18,10 @@ from hive.net.egress import Network
 from hive.settings import Settings
 from hive.store.filesystem import is_shared
 from hive.wire.events import ActiveStatus, Downloading
+from hive.wire.refs import ModelRef
 from workers.coordination import Peers, ProgressListener
 from workers.publish import Store
-from workers.resolve import hub_host
+from workers.resolve import hub_host, is_strangers, source_host
 from workers.sources import Plan, PlannedFile, RetryLater, named
 from workers.sources.local_file import copy_local_file, path_of
 from workers.transfer import (
@@ -47,17 +48,25 @@ log = logging.getLogger("workers.download")
 FOLLOW_INTERVAL_S = 0.5
 
 
-def network_for(settings: Settings, *, guarded: bool) -> Network:
+def network_of(settings: Settings, ref: ModelRef) -> Network:
+    """How to get to what a reference names. Its host is a stranger's word in a URL and in oci://, and the settings' in
+    any other.
+    """
+    return network_for(settings, guarded=is_strangers(ref), own_host=source_host(settings, ref))
+
+
+def network_for(settings: Settings, *, guarded: bool, own_host: str = "") -> Network:
     """How to get out. `guarded` refuses private addresses everywhere: for URLs that a stranger may have written.
 
-    The Hub's endpoint comes from the settings alone and may well be private (a mirror); where it redirects to may not.
+    The Hub's endpoint (or `own_host`) comes from the settings alone and may well be private (a mirror); where it
+    redirects to may not.
     """
-    allowed = settings.allowed_hosts
+    allowed, own_host = settings.allowed_hosts, own_host or hub_host(settings)
     return Network(
         proxies=settings.proxies,
         trust=settings.trust,
         user_agent=settings.user_agent,
-        address_check=address_check(allowed) if guarded else hub_check(hub_host(settings), allowed),
+        address_check=address_check(allowed) if guarded else hub_check(own_host, allowed),
         proxy_unresolved=settings.proxy_unresolved,
     )
 
@@ -250,11 +259,11 @@ class Transfer:
 
     def _patient(self, source: Source) -> Source:
         """The source with a `locate` that keeps to the Hub's rests, and tells the others of new ones."""
-        host, locate = hub_host(self._settings), source.locate
+        host, locate = source_host(self._settings, self._plan.ref), source.locate
 
         def locate_patiently() -> Location:
             try:
-                if self._plan.kind == "hf" and (rest_s := self._peers.cooldown.remaining_s(host)) > 0:
+                if host and (rest_s := self._peers.cooldown.remaining_s(host)) > 0:
                     raise RetryLater(rest_s)
                 return locate()
             except RetryLater as limit:

@@ -16,7 +16,7 @@ from hive.settings import Settings
 from hive.wire.jobs import Request
 from hive.wire.refs import ModelRef
 from workers.coordination import ProgressListener
-from workers.sources import Plan, RetryLater, resolve
+from workers.sources import Plan, RetryLater, base_url, resolve
 from workers.transfer import Control, Cooldown
 
 #: How often an unreachable Hub is asked, and the bounds of the waits between, in seconds (exponential, full jitter).
@@ -50,7 +50,8 @@ def resolve_patiently(
         HiveError: there is none, or the Hub stays away; what `control` was cancelled with.
     """
     backoff = Backoff(HUB_WAIT_FIRST_S, HUB_WAIT_LAST_S)
-    host = hub_host(settings) if ref.url is None else ""
+    host = source_host(settings, ref)
+    asked = "The Hub" if ref.registry is None else f"The registry {host}"
     while True:
         try:
             if host and (rest_s := cooldown.remaining_s(host)) > 0:
@@ -69,7 +70,7 @@ def resolve_patiently(
         except RetryLater as limit:
             wait_s = min(limit.seconds, RATE_LIMIT_WAIT_MAX_S)
             cooldown.set(host, wait_s)
-            message = f"The Hub asks to wait {wait_s:.0f} s (rate limit)."
+            message = f"{asked} asks to wait {wait_s:.0f} s (rate limit)."
         except HubRefused:
             raise
         except HubUnavailable as error:
@@ -89,6 +90,19 @@ def without_lent_token(refused: Credentials, record: Record | None) -> Credentia
     if record is None or not record.lent or not refused.hf_token:
         return None
     return msgspec.structs.replace(refused, hf_token=None)
+
+
+def source_host(settings: Settings, ref: ModelRef) -> str:
+    """The host that rests when it limits requests for this reference; "" for that of a URL."""
+    if ref.url is not None:
+        return ""
+    registered = ref.registry
+    return hub_host(settings) if registered is None else urlsplit(base_url(settings, registered)).hostname or ""
+
+
+def is_strangers(ref: ModelRef) -> bool:
+    """Whether a stranger may have chosen the host of what this names: by a URL, or by oci://."""
+    return ref.url is not None or bool(ref.registry and ref.registry.host)
 
 
 def hub_host(settings: Settings) -> str:

@@ -52,11 +52,11 @@ from hive.wire.encoding import encode_json
 from hive.wire.jobs import Request
 from hive.wire.refs import HIDDEN_QUERY, parse_ref, with_query
 from workers import sources
-from workers.fetch import limits_of, network_for
+from workers.fetch import limits_of, network_for, network_of
 from workers.fleet.cooldown import RedisCooldown
 from workers.plans import described, name_of
 from workers.publish import Store
-from workers.resolve import RATE_LIMIT_WAIT_MAX_S, REFUSED, hub_host, without_lent_token
+from workers.resolve import RATE_LIMIT_WAIT_MAX_S, REFUSED, hub_host, is_strangers, source_host, without_lent_token
 
 log = logging.getLogger("workers.resolver")
 
@@ -168,7 +168,7 @@ class Resolver:
     @contextlib.contextmanager
     def _turn(self, call: ResolutionCall, request: Request) -> Generator[bool]:
         """Whether this thread may ask for what the request names; else the call stands in line again."""
-        if parse_ref(request.ref).url is None:
+        if not is_strangers(parse_ref(request.ref)):
             yield True
         elif self._url_turns.acquire(timeout=URL_TURN_S):
             try:
@@ -296,7 +296,7 @@ class Resolver:
     def _resolve(self, request: Request, credentials: Credentials) -> sources.Plan:
         """What a request means. Raises HiveError; HubUnavailable also where the Hub wants a longer rest."""
         ref = with_query(parse_ref(request.ref), credentials.url_query)
-        host = hub_host(self._settings) if ref.url is None else ""
+        host = source_host(self._settings, ref)
         attempts = 0
         while True:
             rest_s = self._cooldown.remaining_s(host) if host else 0.0
@@ -307,7 +307,7 @@ class Resolver:
                 found = sources.resolve(
                     ref,
                     settings=self._settings,
-                    network=network_for(self._settings, guarded=ref.url is not None),
+                    network=network_of(self._settings, ref),
                     include=request.include,
                     exclude=request.exclude,
                     sha256=request.sha256,

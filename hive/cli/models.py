@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from typing import Final
@@ -18,6 +19,8 @@ from hive.errors import ModelNotOnDisk
 from hive.settings import Settings
 from hive.wire.api import Download, Model
 from hive.wire.events import Downloading
+from hive.wire.refs import RefError
+from hive.wire.registries import read_name
 
 _COLUMNS = (
     Column("MODEL", shrinks="middle"),
@@ -122,6 +125,10 @@ def match_models(models: Sequence[Model], name: str) -> list[Model]:
         from hive.store.layout import url_key
 
         return [model for model in models if model.id.startswith(f"url/{url_key(wanted)}/")]
+    with contextlib.suppress(RefError):
+        if (named := read_name(wanted)) is not None:
+            wanted = "@".join(named)
+            return [model for model in models if model.id == wanted or model.id.startswith(f"{wanted}:")]
     same = [model for model in models if model.id == wanted]
     return same or [model for model in models if wanted == repo_of(model.id)]
 

@@ -1,8 +1,8 @@
 """Ollama's names of models, read as references to the Hub, and the other way round.
 
 Ollama writes a model of the Hub as `hf.co/org/name:Q4_K_M`, where the tag `latest` means whatever there is, and
-capitals mean nothing. A name without a slash (`llama3.2`) is one of Ollama's own registry, which hive does not ask: it
-is answered as a model that is not there, as that registry does for a name that it does not know.
+capitals mean nothing. A name without a slash (`llama3.2`) is one of Ollama's own registry, which this door does not
+ask: it is answered as a model that is not there, as that registry does for a name that it does not know.
 """
 
 from __future__ import annotations

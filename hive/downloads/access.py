@@ -127,7 +127,7 @@ class ModelAccess:
             ref = parse_ref(model_id, self._settings.hf_endpoint)
         except RefError:
             return
-        if ref.repo:
+        if ref.repo and ref.registry is None:
             await self._ask([ProbeFile(ref.repo, ref.rev, ref.path or _ANY_FILE)], token, principal.owner)
 
     async def may_use(self, path: str, principal: Principal, token: str | None) -> bool:

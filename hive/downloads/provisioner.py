@@ -182,7 +182,7 @@ class ModelProvisioner:
         """By what the Hub lets this request in: a name for its own token, which tells nothing of it; "" for that of the
         workers, which only who runs the service may use; else "no token". The query of a plain URL is part of the URL.
         """
-        if spec.ref.url is not None:
+        if spec.ref.url is not None or spec.ref.registry is not None:
             return ""
         if spec.hf_token:
             return f"token {fingerprint(f'hub token {spec.hf_token}', self._settings.secret_key_path)}"
@@ -191,7 +191,9 @@ class ModelProvisioner:
 
 def _credentials(spec: DownloadSpec) -> Credentials:
     query = urlsplit(spec.ref.url).query if spec.ref.url else None
-    return Credentials(hf_token=spec.hf_token, url_query=query or None)
+    # A registry never sees a token of the Hub's.
+    hf_token = spec.hf_token if spec.ref.registry is None else None
+    return Credentials(hf_token=hf_token, url_query=query or None)
 
 
 def read_ref(text: str, revision: str | None = None, endpoint: str = "") -> ModelRef:

@@ -1,7 +1,7 @@
-"""Ollama's names: recognised, and refused with the name of the same model on the Hub.
+"""Ollama's names where nothing says that they are: recognised, and refused with two ways to write the model.
 
-Ollama's registry is another one than the Hub, with names of its own (`llama3.2:3b`), and hive does not ask it. A guess
-would bring another file than Ollama has, so the person gets a name to copy and decides.
+Ollama's registry is another one than the Hub, with names of its own (`llama3.2:3b`), and hive asks it where somebody
+writes `ollama:` in front. A guess would bring another file than was meant, so the person gets names to copy.
 """
 
 from __future__ import annotations
@@ -10,6 +10,9 @@ import re
 from typing import Final
 
 _NAME: Final = re.compile(r"[a-z][a-z0-9._-]*(?::[A-Za-z0-9][A-Za-z0-9._-]*)?")
+_WRITABLE: Final = re.compile(
+    r"(?:[A-Za-z0-9][A-Za-z0-9._-]*/)?[A-Za-z0-9][A-Za-z0-9._-]*(?::[A-Za-z0-9_][A-Za-z0-9._-]*)?"
+)
 _HOSTS: Final = ("ollama.com/", "www.ollama.com/", "registry.ollama.ai/", "ollama.ai/")
 _PAGE: Final = re.compile(r"https?://(?:www\.)?(?:registry\.)?ollama\.(?:com|ai)/(?:library/[^/]+|[^/]+/[^/]+)/?", re.I)
 #: Ollama's families and the Hub's repositories of the same models. `{}` is the size, with its first letter in capitals.
@@ -62,7 +65,8 @@ def hint(text: str) -> str:
         way = f"The Hub has the model as hf:{repo.format(shown)}"
     else:
         way = f"Look for it at https://huggingface.co/models?search={re.sub(r'[^A-Za-z0-9._-]+', '+', family)}+gguf"
-    return f"{name[:60]!r} is a name of Ollama's registry, which hive does not ask. {way}."
+    said = f"{name[:60]!r} is a name of Ollama's registry"
+    return f"{said}: write ollama:{name} for that. {way}." if _WRITABLE.fullmatch(name) else f"{said}. {way}."
 
 
 def _is_bare(text: str) -> bool:

@@ -12,6 +12,7 @@ read one text differently are how a check is passed on one address and the reque
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 from typing import Literal
@@ -34,6 +35,7 @@ from hive.wire.pasted import (
     is_hub_host,
     normalise,
 )
+from hive.wire.registries import LATEST, RegistryName, is_registry, read_name, registry_name, spelled
 
 __all__ = ["HIDDEN_QUERY", "RefError"]
 
@@ -81,10 +83,17 @@ class ModelRef(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         """Whether this is a file of the machine itself."""
         return self.url is not None and self.url.startswith("file:")
 
+    @property
+    def registry(self) -> RegistryName | None:
+        """What this is called in a registry; None for what is on the Hub, or a URL's."""
+        return registry_name(self.repo) if self.repo else None
+
     def __str__(self) -> str:
         """The reference as `parse_ref` reads it. A URL is given whole: see `display` for what may be shown."""
         if self.url is not None:
             return self.url
+        if is_registry(self.repo) and not (self.path or self.quant or self.is_pinned):
+            return spelled(self.repo, self.rev) or f"hf:{self.repo}"
         path = f"/{self.path}" if self.path else ""
         revision = self.revision or (DEFAULT_REVISION if path and _needs_revision(path) else "")
         revision = f"@{revision}" if revision else ""
@@ -149,6 +158,8 @@ def _parse(text: str, endpoint: str) -> ModelRef:
         raise RefError("A model reference is not empty and has no control characters.")
     if "\\" in text:
         raise backslash(text)
+    if (named := read_name(text)) is not None:
+        return ModelRef(repo=named[0], revision=named[1])
     text = normalise(text, endpoint)
     scheme, colon, rest = text.partition(":")
     if colon and scheme.lower() in ("http", "https"):
@@ -170,6 +181,9 @@ def is_quant(name: str) -> bool:
 def repo_in(text: str) -> str:
     """The repository that a reference, or a model's id, begins with; for texts that hive wrote itself."""
     text = text.removeprefix("hf:")
+    with contextlib.suppress(RefError):
+        if (named := read_name(text)) is not None:
+            return named[0]
     parts = 3 if text.startswith(REPO_KINDS) else 2
     return "/".join(text.split("/")[:parts]).partition("@")[0].partition(":")[0]
 
@@ -302,12 +316,20 @@ def _parse_hub(text: str) -> ModelRef:
         raise RefError(f"{quant[:80]!r} is not a quantisation. Write one such as Q4_K_M behind the ':'.")
     if quant is not None and kind:
         raise RefError("A data set and a Space have no quantisations. Leave the ':' and what follows away.")
+    repo = f"{kind}{org}/{name.removesuffix('.git')}"
     return ModelRef(
-        repo=f"{kind}{org}/{name.removesuffix('.git')}",
-        revision=revision,
+        repo=repo,
+        revision=_of_registry(repo, revision) if is_registry(repo) else revision,
         path=_check_ref_path(path) if path is not None else None,
         quant=quant.upper() if quant else None,
     )
+
+
+def _of_registry(repo: str, revision: str | None) -> str:
+    """The revision that is meant of a registry's repository. Raises RefError where the name is none of a registry."""
+    if registry_name(repo) is None:
+        raise RefError(_no_repository(repo))
+    return revision or LATEST
 
 
 def _no_repository(text: str) -> str:

@@ -17,7 +17,9 @@ from hive.settings import Settings
 from hive.wire.refs import parse_ref
 from hive.wire.spec import DownloadSpec
 from tests.hub import HubServer, SyntheticFile, faults
+from tests.hub.content import read_all
 from tests.support.cli import COMMAND_TIMEOUT_S, Result
+from tests.support.oci_registry import OciRegistry
 from tests.support.private_pull import (
     ALONE,
     CONTENT,
@@ -329,3 +331,26 @@ def test_a_pull_alone_brings_a_file_of_this_machine(alone: dict[str, str], tmp_p
     result = pull(alone, f"file://{file}")
     assert result.code == 0, result.err
     assert Path(result.out.strip()).read_bytes() == file.read_bytes()
+
+
+def test_a_model_of_a_registry_is_pulled_listed_verified_and_removed(alone: dict[str, str], hub: HubServer) -> None:
+    with OciRegistry(hub) as registry:
+        registry.tokens = True
+        layers = [registry.layer(read_all(CONTENT), title="m-Q4_K_M.gguf"), registry.layer(b"hello", title="README.md")]
+        registry.put("org/model", "v1", {"layers": layers})
+        hosts = f"{registry.host},{hub.endpoint.partition('://')[2]}"
+        env = alone | {"HIVE_ALLOW_HOSTS": hosts, "HF_TOKEN": "hf_secret"}
+        ref = f"oci://{registry.host}/org/model:v1"
+        refused = pull(alone, ref)
+        assert (refused.code, "[UNSAFE_URL]" in refused.err) == (1, True)
+        first = pull(env, "-q", ref)
+        assert (first.code, digest(first.out)) == (0, EXPECTED), first.err
+        assert all("hf_secret" not in (authorization or "") for _, authorization in registry.requests)
+        asked = len(registry.requests)
+        assert pull(env, "-q", ref).out == first.out
+        assert len(registry.requests) == asked
+    name = f"oci.{registry.host.replace(':', '.')}/org.model@v1:Q4_K_M"
+    assert run(alone, "ls", "-q").out.split() == [name]
+    assert run(alone, "catalog", "verify", name).code == 0
+    assert run(alone, "rm", "--yes", ref).code == 0
+    assert run(alone, "ls", "-q").out == ""

@@ -26,7 +26,7 @@ from hive.wire import events
 from hive.wire.events import Event
 from hive.wire.spec import DownloadSpec, request_of
 from workers.bandwidth import BandwidthLimiter
-from workers.fetch import Transfer, network_for
+from workers.fetch import Transfer, network_of
 from workers.local.bandwidth import MachineLine
 from workers.local.peers import MachinePeers
 from workers.local.progress import Speaker
@@ -98,7 +98,7 @@ class LocalDownload:
     def _bring(self, peers: MachinePeers) -> Plan:
         """Everything from the reference to the published model."""
         spec, speaker = self._spec, self._speaker
-        network = network_for(self._settings, guarded=spec.ref.url is not None)
+        network = network_of(self._settings, spec.ref)
         plan = resolve_patiently(
             spec.ref,
             request_of(spec),

@@ -12,7 +12,7 @@ from hive.store.filesystem import nearest, partial_place
 from hive.wire.api import DownloadPlan, Room
 from hive.wire.events import ActiveStatus
 from hive.wire.spec import DownloadSpec, request_of
-from workers.fetch import limits_of, network_for
+from workers.fetch import limits_of, network_of
 from workers.plans import described
 from workers.publish import Store
 from workers.resolve import HUB_ATTEMPTS, HUB_ATTEMPTS_WITH_COPY, resolve_patiently
@@ -22,7 +22,7 @@ from workers.transfer import Control, LocalCooldown, free_bytes
 
 def plan(settings: Settings, spec: DownloadSpec) -> DownloadPlan:
     """The plan, with the room that there is. Raises HiveError."""
-    network = network_for(settings, guarded=spec.ref.url is not None)
+    network = network_of(settings, spec.ref)
     catalog = ModelCatalog(settings)
     copy = None if spec.update else catalog.find_unlisted(spec.ref, spec.include, spec.exclude)
     try:

@@ -9,12 +9,13 @@ from hive.net.egress import Network
 from hive.settings import Settings
 from hive.store.restricted import ProbeFile
 from hive.wire.refs import ModelRef
-from workers.sources import huggingface, local_file, url
+from workers.sources import huggingface, local_file, registry, url
 from workers.sources.hub_client import HubClient
 from workers.sources.plan import Plan, PlannedFile, RetryLater
+from workers.sources.registry import base_url
 from workers.sources.url import named, probed
 
-__all__ = ["Plan", "PlannedFile", "RetryLater", "access", "named", "probed", "resolve"]
+__all__ = ["Plan", "PlannedFile", "RetryLater", "access", "base_url", "named", "probed", "resolve"]
 
 
 def resolve(
@@ -41,6 +42,8 @@ def resolve(
         return local_file.resolve(ref, sha256, name, settings)
     if ref.url is not None:
         return url.resolve(ref, sha256, name)
+    if (registered := ref.registry) is not None:
+        return registry.resolve(ref, registered, include, exclude, settings=settings, network=network)
     return huggingface.resolve(
         ref, include, exclude, settings=settings, token=token, network=network, as_operator=as_operator
     )

@@ -150,7 +150,7 @@ def install(endpoint: str, network: Network) -> None:
     global _installed
     with _lock:
         if _installed != (endpoint, network):
-            set_client_factory(lambda: _client(network))
+            set_client_factory(lambda: client(network))
             _installed = (endpoint, network)
 
 
@@ -426,6 +426,7 @@ def _deadline_s() -> float:
     return _call.request_until_s if _call.own is not None else math.inf
 
 
-def _client(network: Network) -> httpx2.Client:
+def client(network: Network) -> httpx2.Client:
+    """A client whose requests go this way inside `asking`."""
     transport = HubTransport(_Pools(network), network)
     return httpx2.Client(transport=transport, trust_env=False, follow_redirects=True, max_redirects=MAX_REDIRECTS)

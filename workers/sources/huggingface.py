@@ -73,7 +73,7 @@ def resolve(
     withheld = bool(noted) and not as_operator
     # A listing that is on the disk was perhaps another's to read.
     tree = (None if withheld else ModelCatalog(settings).tree(ref.repo, commit)) or hub.tree(ref.repo, commit)
-    selection = _select(tree, ref, include, exclude, settings.allow_pickles)
+    selection = selected(tree, ref, include, exclude, settings.allow_pickles)
     # The largest: a README may be had without the terms that the weights ask for.
     largest = max(selection.files, key=lambda file: file.size).path
     if access == "gated":
@@ -129,9 +129,10 @@ def _commit(hub: HubClient, ref: ModelRef) -> Head:
         raise RevisionNotFound(f"{error.message} {hint}", **error.details) from None
 
 
-def _select(
+def selected(
     tree: tuple[RepoFile, ...], ref: ModelRef, include: Sequence[str], exclude: Sequence[str], pickles: Pickles
 ) -> Selection:
+    """The files that a reference means, all of which can be written. Raises HiveError."""
     try:
         selection = select(
             tree,

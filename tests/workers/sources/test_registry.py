@@ -1,0 +1,174 @@
+"""Models of registries as plans, and fetched."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from hive.errors import (
+    ChecksumMismatch,
+    DownloadError,
+    HiveError,
+    HubRefused,
+    ModelAccessDenied,
+    ModelNotFound,
+    RevisionNotFound,
+    UnsafeUrl,
+)
+from hive.settings import Settings
+from hive.store.catalog import ModelCatalog
+from hive.wire.refs import parse_ref
+from tests.hub import HubServer
+from tests.support.oci_registry import INDEX, OciRegistry
+from tests.support.plans import content_of, download, plan_for
+from workers.fetch import network_of
+from workers.sources import resolve
+
+OLLAMA = "application/vnd.ollama.image."
+GGUF = b"GGUF" + bytes(1000)
+
+
+@pytest.fixture
+def registry(hub: HubServer) -> Iterator[OciRegistry]:
+    with OciRegistry(hub) as registry:
+        yield registry
+
+
+@pytest.fixture
+def settings(hub_settings: Settings, registry: OciRegistry) -> Settings:
+    values = {"HIVE_STORE": str(hub_settings.store_dir), "HIVE_HOME": str(hub_settings.home_dir)}
+    return Settings.from_env(
+        values | {"HIVE_OLLAMA_REGISTRY": f"http://{registry.host}", "HF_ENDPOINT": "http://h.test"}
+    )
+
+
+def put_ollama(registry: OciRegistry, tag: str = "1b", model: bytes = GGUF) -> str:
+    about = json.dumps({"model_format": "gguf", "file_type": "Q4_K_M"}).encode()
+    config = {"digest": registry.blob(about, direct=about), "size": len(about)}
+    layers = [
+        registry.layer(model, f"{OLLAMA}model"),
+        registry.layer(b"{{ .Prompt }}", f"{OLLAMA}template"),
+        registry.layer(b"one", f"{OLLAMA}license"),
+        registry.layer(b"two", f"{OLLAMA}license"),
+        registry.layer(b'{"stop":[]}', f"{OLLAMA}params"),
+        registry.layer(b"?", f"{OLLAMA}unheard-of"),
+    ]
+    return registry.put("library/tiny", tag, {"config": config, "layers": layers})
+
+
+@pytest.mark.parametrize("tokens", [False, True])
+def test_a_model_of_ollamas_is_a_gguf_and_what_comes_with_it(
+    registry: OciRegistry, settings: Settings, hub: HubServer, tokens: bool
+) -> None:
+    registry.tokens = tokens
+    digest = put_ollama(registry)
+    plan = plan_for(settings, "ollama:tiny:1b", token="hf_secret")
+
+    paths = ["tiny-1b-Q4_K_M.gguf", "template", "LICENSE", "LICENSE.2", "params.json"]
+    assert [file.path for file in plan.files] == paths
+    assert (plan.primary, plan.repo, plan.revision) == (paths[0], "ollama.library/tiny", "1b")
+    assert plan.commit == digest.removeprefix("sha256:")[:40]
+
+    download(settings, plan)
+    [model] = ModelCatalog(settings).list()
+    assert (model.id, model.refs) == ("ollama.library/tiny@1b:Q4_K_M", ("1b",))
+    found = ModelCatalog(settings).find(parse_ref("ollama:tiny:1b"))
+    assert found is not None
+    assert found.local_path == model.path
+    assert ModelCatalog(settings).find(parse_ref(model.id)) is not None
+    assert {authorization for _, authorization in registry.requests} <= {None, "Bearer repository:library/tiny:pull#1"}
+    assert all("authorization" not in hit.headers for hit in hub.hits())
+
+
+def test_what_is_pinned_comes_by_its_listing_when_the_tag_has_moved(registry: OciRegistry, settings: Settings) -> None:
+    registry.tokens = True
+    put_ollama(registry)
+    before = plan_for(settings, "ollama:tiny:1b")
+    download(settings, before)
+    put_ollama(registry, model=b"GGUF another")
+    again = plan_for(settings, f"{before.repo}@{before.commit}")
+    assert again.commit == before.commit
+    assert {file.path: file.digest for file in again.files} == {file.path: file.digest for file in before.files}
+    assert {file.path: content_of(file) for file in again.files}["tiny-1b-Q4_K_M.gguf"] == GGUF
+    with pytest.raises(RevisionNotFound):
+        plan_for(settings, f"{before.repo}@{'f' * 40}")
+
+
+def test_an_artifacts_files_are_called_by_their_titles_through_an_index_and_by_digest(
+    registry: OciRegistry, settings: Settings
+) -> None:
+    layers = [registry.layer(b"{}", title="config.json"), registry.layer(b"weights", title="sub/model.safetensors")]
+    digest = registry.put("org/phi3.5", "only", {"layers": layers})
+    entry = {"mediaType": "m", "digest": digest, "size": 1}
+    signed = {**entry, "digest": f"sha256:{'0' * 64}", "annotations": {"vnd.docker.reference.type": "attestation"}}
+    registry.put("org/phi3.5", "v1", {"mediaType": INDEX, "manifests": [entry, signed]})
+    for ref in (f"oci://{registry.host}/org/phi3.5:v1", f"oci://{registry.host}/org/phi3.5@{digest}"):
+        plan = plan_for(settings, ref)
+        assert plan.commit == digest[7:47]
+        assert {file.path: content_of(file) for file in plan.files} == {
+            "config.json": b"{}",
+            "sub/model.safetensors": b"weights",
+        }
+
+
+def test_an_expired_token_is_exchanged(
+    registry: OciRegistry, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.tokens = True
+    put_ollama(registry)
+    plan = plan_for(settings, "ollama:tiny:1b")
+    first = plan.files[0].source.locate()
+    assert plan.files[0].source.locate().headers == first.headers
+    monkeypatch.setattr("workers.sources.registry.TOKEN_MARGIN_S", 10_000.0)
+    assert plan.files[0].source.locate().headers == {"Authorization": "Bearer repository:library/tiny:pull#2"}
+
+
+def _manifest(registry: OciRegistry, *layers: dict[str, object]) -> None:
+    registry.put("org/x", "latest", {"layers": list(layers)})
+
+
+def test_what_cannot_be_a_model_is_refused(registry: OciRegistry, settings: Settings) -> None:
+    ref = f"oci://{registry.host}/org/x"
+    file = registry.layer(b"x", title="a.safetensors")
+
+    def refused(error: type[HiveError], text: str, *layers: dict[str, object]) -> None:
+        if layers:
+            _manifest(registry, *layers)
+        with pytest.raises(error, match=text):
+            plan_for(settings, ref)
+
+    refused(ModelNotFound, "has no 127.0.0.1:.*/org/x with latest")
+    refused(DownloadError, "name that hive does not write", registry.layer(b"x", title="../../etc/x"))
+    refused(DownloadError, "two files that are called", file, registry.layer(b"y", title="a.safetensors"))
+    refused(DownloadError, "layers have no titles", registry.layer(b"x"))
+    refused(
+        DownloadError, "does not unpack", registry.layer(b"x", "application/vnd.cncf.model.weight.v1.tar", title="d")
+    )
+    refused(DownloadError, "SHA-256 and its size", {**file, "digest": "sha512:00"})
+    refused(DownloadError, "SHA-256 and its size", {**file, "size": -1})
+    registry.put("org/x", "latest", {"mediaType": INDEX, "manifests": [file, {**file, "digest": f"sha256:{'1' * 64}"}]})
+    refused(DownloadError, "index of several manifests")
+    registry.tokens, registry.realm = True, "ftp://elsewhere.test/token"
+    refused(HubRefused, "without encryption")
+    registry.realm = f"http://{registry.host}/nowhere"
+    refused(ModelAccessDenied, "gives nobody a token")
+
+
+def test_a_wrong_manifest_or_configuration_is_noticed(registry: OciRegistry, settings: Settings) -> None:
+    config = {"digest": registry.blob(b"{}", direct=b"[]"), "size": 2}
+    registry.put("library/tiny", "1b", {"config": config, "layers": [registry.layer(GGUF, f"{OLLAMA}model")]})
+    with pytest.raises(ChecksumMismatch):
+        plan_for(settings, "ollama:tiny:1b")
+
+
+def test_a_strangers_registry_goes_by_the_table_of_urls_and_the_settings_own_does_not(
+    registry: OciRegistry, settings: Settings
+) -> None:
+    put_ollama(registry)
+    _manifest(registry, registry.layer(b"x", title="a.safetensors"))
+    ours, theirs = parse_ref("ollama:tiny:1b"), parse_ref(f"oci://{registry.host}/org/x")
+    with pytest.raises(UnsafeUrl):
+        resolve(theirs, settings=settings, network=network_of(settings, theirs))
+    assert resolve(ours, settings=settings, network=network_of(settings, ours)).files

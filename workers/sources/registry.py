@@ -1,0 +1,385 @@
+"""A model of a registry as a plan: Ollama's, and any that speaks the OCI distribution protocol (artifacts, ORAS).
+
+    GET /v2/<name>/manifests/<tag or digest>     the manifest: a layer for each file, with its size and digest
+    GET /v2/<name>/blobs/<digest>                a file; mostly a redirect to a signed URL of a store
+    401 with WWW-Authenticate: Bearer            where tokens are handed out, to anybody for what is public
+
+A manifest is content that its digest names, as a commit is, so the first 40 digits stand for the commit in the store,
+and a tag for a branch. The registry's requests go the way of the Hub's (workers.sources.hub_transport): the same
+time-outs, bounds and guards. No credentials of the Hub's are sent here.
+
+Written after the OCI Distribution and Image Specifications 1.1 and Ollama's client (server/images.go).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from http import HTTPStatus
+from typing import Final
+from urllib.parse import urlencode, urlsplit
+
+import httpx2
+import msgspec
+
+from hive.errors import (
+    ChecksumMismatch,
+    DownloadError,
+    HubRefused,
+    HubUnavailable,
+    ModelAccessDenied,
+    ModelNotFound,
+    RevisionNotFound,
+)
+from hive.net.egress import Network
+from hive.settings import Settings
+from hive.store.catalog import ModelCatalog
+from hive.wire.gguf import main_models, variants
+from hive.wire.refs import ModelRef, is_quant
+from hive.wire.registries import RegistryName, digest_of_revision
+from hive.wire.selection import RepoFile
+from hive.wire.weights import is_pickle, is_weights
+from workers.sources import hub_transport
+from workers.sources.huggingface import selected
+from workers.sources.plan import Plan, PlannedFile
+from workers.transfer import Digest, Location, Source
+
+#: Longest manifest and longest configuration in bytes: what the specification asks of registries.
+MAX_MANIFEST_BYTES: Final = 4 << 20
+#: Most files of a manifest.
+MAX_LAYERS: Final = 10_000
+#: Seconds for which a token is taken to be good where the registry does not say: what its specification says; and how
+#: long before its end it is exchanged.
+TOKEN_TTL_S: Final = 60.0
+TOKEN_MARGIN_S: Final = 10.0
+
+_INDEXES: Final = frozenset(
+    {"application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json"}
+)
+_ACCEPT: Final = ", ".join(
+    (
+        "application/vnd.oci.image.manifest.v1+json",
+        "application/vnd.docker.distribution.manifest.v2+json",
+        *sorted(_INDEXES),
+    )
+)
+#: How the name of a file is told: by ORAS, and by the CNCF's model specification.
+_TITLES: Final = ("org.opencontainers.image.title", "org.cncf.model.filepath")
+_UNPACK: Final = "io.deis.oras.content.unpack"
+_ATTESTATION: Final = "vnd.docker.reference.type"
+#: Ollama's layers that become files, and what they are called; `{}` is the model.
+_OLLAMA_PREFIX: Final = "application/vnd.ollama.image."
+_OLLAMA_FILES: Final = {
+    "model": "{}.gguf",
+    "projector": "mmproj-{}.gguf",
+    "adapter": "adapter-{}.gguf",
+    "template": "template",
+    "system": "system",
+    "params": "params.json",
+    "messages": "messages.json",
+    "license": "LICENSE",
+}
+_DOCKER_GGUF: Final = re.compile(r"application/vnd\.docker\.ai\.gguf(\.v\d+)?")
+_SHA256 = re.compile(r"sha256:([0-9a-f]{64})")
+_CHALLENGE = re.compile(r'([a-z_]{1,20})="([^"\\]{0,2000})"', re.IGNORECASE)
+
+
+class Descriptor(msgspec.Struct, rename="camel"):
+    """A content that a manifest names."""
+
+    digest: str
+    size: int
+    media_type: str = ""
+    annotations: dict[str, str] = {}
+
+
+class RegistryManifest(msgspec.Struct, rename="camel"):
+    """A manifest, or an index of manifests."""
+
+    media_type: str = ""
+    config: Descriptor | None = None
+    layers: tuple[Descriptor, ...] = ()
+    manifests: tuple[Descriptor, ...] = ()
+
+
+class _Config(msgspec.Struct):
+    file_type: str = ""
+
+
+class _Token(msgspec.Struct):
+    token: str = ""
+    access_token: str = ""
+    expires_in: float = TOKEN_TTL_S
+
+
+def resolve(
+    ref: ModelRef,
+    name: RegistryName,
+    include: Sequence[str],
+    exclude: Sequence[str],
+    *,
+    settings: Settings,
+    network: Network,
+) -> Plan:
+    """The plan for a reference to a registry, pinned to the manifest that its tag stands for now.
+
+    Raises:
+        HubUnavailable: the registry does not answer.
+        ModelNotFound, RevisionNotFound, FileNotFound, VariantNotFound: it has no such thing.
+        ModelAccessDenied: it is not public.
+        DownloadError: what it has is no model that hive can bring.
+    """
+    registry = Registry(settings, name, network)
+    if ref.is_pinned:
+        commit, tree = ref.rev, ModelCatalog(settings).tree(ref.repo, ref.rev)
+        if tree is None:
+            raise RevisionNotFound(
+                "Of a registry only what is on the disk has such a revision. Name a tag or a digest."
+            )
+    else:
+        digest, manifest = registry.manifest(digest_of_revision(ref.rev) or ref.rev)
+        commit, tree = digest[:40], _tree(registry, manifest, name, ref.rev)
+    selection = selected(tree, ref, include, exclude, settings.allow_pickles)
+    files = selection.files
+    if not (ref.path or ref.quant or include or exclude) and len(main_models(variants(tree))) <= 1:
+        # What the weights come with: a template, parameters, licences.
+        beside = {file.path for file in tree if not is_weights(file.path) and not is_pickle(file.path)}
+        files = tuple(file for file in tree if file in selection.files or file.path in beside)
+    return Plan(
+        ref=ref,
+        kind="hf",
+        repo=ref.repo,
+        revision=ref.rev,
+        commit=commit,
+        variant=selection.variant,
+        files=tuple(_planned(registry, file) for file in files),
+        tree=tree,
+        primary=selection.primary,
+    )
+
+
+def _planned(registry: Registry, file: RepoFile) -> PlannedFile:
+    sha256 = file.sha256 or ""
+    digest = Digest("sha256", sha256)
+    source = Source(locate=lambda: registry.location(sha256), size=file.size, digest=digest, name=file.path)
+    return PlannedFile(file.path, file.size, digest, file.etag, source)
+
+
+def _tree(registry: Registry, manifest: RegistryManifest, name: RegistryName, tag: str) -> tuple[RepoFile, ...]:
+    """The files of a manifest, as the Hub would list them."""
+    if len(manifest.layers) > MAX_LAYERS:
+        raise DownloadError(f"The manifest has more than {MAX_LAYERS} layers.")
+    is_ollama = any(layer.media_type.startswith(_OLLAMA_PREFIX) for layer in manifest.layers)
+    stem = _ollama_stem(registry, manifest, name, tag) if is_ollama else ""
+    files: dict[str, RepoFile] = {}
+    for layer in manifest.layers:
+        path = _ollama_path(layer, stem, files) if is_ollama else _title(layer, files)
+        if path is None:
+            continue
+        if path in files:
+            raise DownloadError(f"The manifest has two files that are called {path[:80]!a}.")
+        sha256 = _hex(layer)
+        files[path] = RepoFile(path, layer.size, sha256[:40], sha256)
+    if not files:
+        raise DownloadError("Nothing in this manifest is a model's file: its layers have no titles.")
+    return tuple(files.values())
+
+
+def _title(layer: Descriptor, files: dict[str, RepoFile]) -> str | None:
+    """The path that a layer says it has; None where it is no file."""
+    if layer.annotations.get(_UNPACK) == "true" or layer.media_type.endswith((".tar", ".tar+gzip", ".tar+zstd")):
+        named = next((layer.annotations[key] for key in _TITLES if key in layer.annotations), "a layer")
+        raise DownloadError(f"{named[:80]!a} is a folder in a tar, which hive does not unpack.")
+    for key in _TITLES:
+        if title := layer.annotations.get(key):
+            return title
+    return "model.gguf" if _DOCKER_GGUF.fullmatch(layer.media_type) and "model.gguf" not in files else None
+
+
+def _ollama_path(layer: Descriptor, stem: str, files: dict[str, RepoFile]) -> str | None:
+    kind = layer.media_type.removeprefix(_OLLAMA_PREFIX)
+    pattern = _OLLAMA_FILES.get(kind)
+    if pattern is None:
+        return None
+    path = pattern.format(stem)
+    first, dot, ending = path.rpartition(".")
+    for number in range(2, MAX_LAYERS):
+        if path not in files:
+            break
+        path = f"{first}.{number}.{ending}" if dot else f"{ending}.{number}"
+    return path
+
+
+def _ollama_stem(registry: Registry, manifest: RegistryManifest, name: RegistryName, tag: str) -> str:
+    """What a model of Ollama's is called as a file: its name, its tag, and the quantisation where the tag has none."""
+    stem = f"{name.path.rpartition('/')[2]}-{tag}"
+    config = manifest.config
+    if config is None or not 0 < config.size <= MAX_MANIFEST_BYTES:
+        return stem
+    try:
+        quant = msgspec.json.decode(registry.blob(_hex(config)), type=_Config).file_type
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return stem
+    return f"{stem}-{quant}" if is_quant(quant) and quant.casefold() not in stem.casefold() else stem
+
+
+def _hex(content: Descriptor) -> str:
+    """The digest, in hex. Raises DownloadError where it is none that hive checks, or the size none."""
+    found = _SHA256.fullmatch(content.digest)
+    if found is None or content.size < 0:
+        raise DownloadError("The manifest names a content by something else than its SHA-256 and its size.")
+    return found[1]
+
+
+class Registry:
+    """One repository of a registry. Its methods may be called from any thread."""
+
+    def __init__(self, settings: Settings, name: RegistryName, network: Network) -> None:
+        self._base = base_url(settings, name)
+        self._host = urlsplit(self._base).netloc
+        self._path = _docker_path(name)
+        self._shown = f"{name.host}/{name.path}" if name.host else name.path
+        self._bounds = hub_transport.CallBounds(
+            settings.first_byte_timeout_s, settings.hub_timeout_s, 2 * MAX_MANIFEST_BYTES
+        )
+        self._network = network
+        self._lock = threading.Lock()
+        self._heard = False
+        self._challenge: dict[str, str] | None = None
+        self._token, self._token_until_s = "", 0.0
+
+    def manifest(self, reference: str) -> tuple[str, RegistryManifest]:
+        """The manifest of a tag or digest, and its own digest in hex; of an index, the only one in it."""
+        for _ in range(2):
+            data = self._get(f"/v2/{self._path}/manifests/{reference}", reference, accept=_ACCEPT)
+            digest = hashlib.sha256(data).hexdigest()
+            if reference.startswith("sha256:") and reference != f"sha256:{digest}":
+                raise ChecksumMismatch(f"The registry {self._host} sent another manifest than that of the digest.")
+            try:
+                manifest = msgspec.json.decode(data, type=RegistryManifest)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                raise DownloadError(f"What the registry {self._host} sent is no manifest.") from None
+            if not manifest.manifests:
+                return digest, manifest
+            reference = self._only(manifest)
+        raise DownloadError("An index of the registry leads to another index.")
+
+    def _only(self, index: RegistryManifest) -> str:
+        """The digest of the one manifest that an index has, its attestations aside."""
+        found = [entry for entry in index.manifests if _ATTESTATION not in entry.annotations]
+        if len(found) != 1:
+            digests = [entry.digest[:80] for entry in found[:20]]
+            text = "This is an index of several manifests. Name one of them: oci://host/name@sha256:..."
+            raise DownloadError(text, digests=digests)
+        return f"sha256:{_hex(found[0])}"
+
+    def blob(self, sha256: str) -> bytes:
+        """A small content, verified."""
+        data = self._get(f"/v2/{self._path}/blobs/sha256:{sha256}", sha256)
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise ChecksumMismatch(f"The registry {self._host} sent another content than that of the digest.")
+        return data
+
+    def location(self, sha256: str) -> Location:
+        """Where a content is, with a token that is still good. Raises HiveError."""
+        with self._asking() as client:
+            self._greet(client)
+            headers = self._headers(client)
+        return Location(
+            url=f"{self._base}/v2/{self._path}/blobs/sha256:{sha256}",
+            headers=headers,
+            expires_at=time.time() + max(0.0, self._token_until_s - time.monotonic()) if headers else None,
+        )
+
+    def _greet(self, client: httpx2.Client) -> None:
+        """Hear whether the registry wants a token, where nothing was asked of it yet."""
+        if not self._heard:
+            answer = client.get(f"{self._base}/v2/", headers=self._headers(client))
+            self._heard = True
+            if answer.status_code == HTTPStatus.UNAUTHORIZED:
+                self._learn(answer)
+
+    def _get(self, target: str, what: str, accept: str = "*/*") -> bytes:
+        with self._asking() as client:
+            for is_last in (False, True):
+                headers = {"Accept": accept, **self._headers(client)}
+                answer = client.get(f"{self._base}{target}", headers=headers)
+                self._heard = True
+                if answer.status_code == HTTPStatus.UNAUTHORIZED and not is_last and self._learn(answer):
+                    continue
+                break
+            if answer.status_code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+                text = f"The registry {self._host} does not let everybody have {self._shown}, or has no such thing."
+                raise ModelAccessDenied(text)
+            if answer.status_code == HTTPStatus.NOT_FOUND:
+                raise ModelNotFound(f"The registry {self._host} has no {self._shown} with {what[:80]}.")
+            if not answer.is_success:
+                raise HubRefused(f"The registry {self._host} answered with status {answer.status_code}.")
+            data: bytes = answer.content
+            return data
+
+    def _headers(self, client: httpx2.Client) -> dict[str, str]:
+        """The headers for requests to the registry itself; asks for a token where there is none any more."""
+        with self._lock:
+            if self._challenge is not None and time.monotonic() >= self._token_until_s - TOKEN_MARGIN_S:
+                self._token, ttl_s = self._ask_token(client, self._challenge)
+                self._token_until_s = time.monotonic() + ttl_s
+            return {"Authorization": f"Bearer {self._token}"} if self._token else {}
+
+    def _learn(self, answer: httpx2.Response) -> bool:
+        """Whether a refusal says where tokens are to be had."""
+        scheme, _, rest = answer.headers.get("www-authenticate", "").partition(" ")
+        fields = {key.lower(): value for key, value in _CHALLENGE.findall(rest)}
+        if scheme.lower() != "bearer" or not fields.get("realm"):
+            return False
+        with self._lock:
+            self._challenge, self._token_until_s = fields, 0.0
+        return True
+
+    def _ask_token(self, client: httpx2.Client, challenge: dict[str, str]) -> tuple[str, float]:
+        scope = challenge.get("scope") or f"repository:{self._path}:pull"
+        query = urlencode({"service": challenge.get("service", ""), "scope": scope})
+        realm = challenge["realm"]
+        if urlsplit(realm).scheme not in ("https", urlsplit(self._base).scheme):
+            raise HubRefused(f"The registry {self._host} hands out tokens without encryption; hive does not ask there.")
+        answer = client.get(f"{realm}{'&' if '?' in realm else '?'}{query}")
+        try:
+            found = msgspec.json.decode(answer.content, type=_Token) if answer.is_success else _Token()
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            found = _Token()
+        token = found.token or found.access_token
+        if not token or not re.fullmatch(r"[\x21-\x7e]{1,16384}", token):
+            raise ModelAccessDenied(f"The registry {self._host} gives nobody a token for {self._shown}.")
+        return token, min(max(found.expires_in, TOKEN_TTL_S), 3600.0)
+
+    @contextlib.contextmanager
+    def _asking(self) -> Iterator[httpx2.Client]:
+        """A client whose requests go the way of the Hub's; what is said of the Hub there is said of the registry."""
+        try:
+            with hub_transport.asking(self._base, self._bounds), hub_transport.client(self._network) as client:
+                yield client
+        except HubUnavailable as error:
+            text = error.message.replace("The Hub", f"The registry {self._host}").replace("the Hub", "the registry")
+            raise type(error)(text.replace("HF_ENDPOINT", "its name"), **error.details) from None
+        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+            raise HubRefused(f"The registry {self._host} cannot be asked ({type(error).__name__}).") from None
+
+
+def base_url(settings: Settings, name: RegistryName) -> str:
+    """The registry's address: Ollama's from the settings; https for any other, but for one of this machine."""
+    if not name.host:
+        return settings.ollama_registry.rstrip("/")
+    host = name.host.partition(":")[0]
+    if host == "docker.io":
+        return "https://registry-1.docker.io"
+    is_own = host == "localhost" or re.fullmatch(r"127\.\d+\.\d+\.\d+", host) is not None
+    return f"{'http' if is_own else 'https'}://{name.host}"
+
+
+def _docker_path(name: RegistryName) -> str:
+    """The path in the registry; Docker's own images have no namespace in front."""
+    return f"library/{name.path}" if name.host == "docker.io" and "/" not in name.path else name.path
