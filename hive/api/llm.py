@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _ID = re.compile(rf"[A-Za-z0-9._:-]{{1,{MAX_ID_CHARS}}}", re.ASCII)
 _URL = re.compile(r"http://(?P<host>\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):(?P<port>\d{1,5})/?", re.ASCII)
 
+_NO_WORKER: Final = "A worker was registered with the address of a hive server. End it: DELETE /v1/workers/{id}."
 _NO_FILE: Final = "'model_path' is no file of this store. Name the model with 'model_ref'."
 
 
@@ -84,6 +85,9 @@ async def ready(request: Request) -> Response:
     services = services_of(request)
     if not services.keys.on and not is_loopback(match["host"].strip("[]")):
         raise errors.UnsafeUrl("Without API keys only workers of this machine may register: http://127.0.0.1:PORT.")
+    host, port = request.scope.get("server") or ("", 0)
+    if port == int(match["port"]) and (is_loopback(name := match["host"].strip("[]")) or name == host):
+        raise errors.BadRequest("'url' is the address of this server, and not that of a worker.")
     await services.serving.service.register(body)
     return JsonResponse(Said(message="Worker registered as ready"))
 
@@ -169,10 +173,13 @@ async def devices(request: Request) -> Response:
 
 async def resources(request: Request) -> Response:
     """`GET /v1/resources`: the memory of every machine that runs models, and how much of it models may take."""
+    from hive.serving.placement import less_promised
     from hive.wire.llm import HostMemory, Resources
 
     services = services_of(request)
     keep_free = services.settings.llm_keep_free_bytes
+    service = services.serving.service
+    hosts = less_promised(await service.hosts(), await service.workers())
     found = [
         HostMemory(
             host=host.host,
@@ -180,7 +187,7 @@ async def resources(request: Request) -> Response:
             ram_available=host.ram_available,
             ram_for_models=max(host.ram_available - keep_free, 0),
         )
-        for host in await services.serving.service.hosts()
+        for host in hosts
     ]
     return JsonResponse(Resources(hosts=tuple(found)))
 
@@ -233,10 +240,13 @@ OPENAI: Final = dict(zip(OPENAI_PATHS, (chat_completions, completions, embedding
 
 async def _ask(services: Services, scope: Scope, receive: Receive, send: Send) -> None:
     from hive.api.passing import read_whole
+    from hive.serving.endpoint import PASSED_ON_BY
 
     try:
         if scope["method"] != "POST":
             raise errors.MethodNotAllowed(allow="POST")
+        if PASSED_ON_BY in scope["headers"]:
+            raise serving_errors.InferenceFailed(_NO_WORKER)
         body = await read_whole(scope, receive)
         model = _model_in(body)
         try:

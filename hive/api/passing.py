@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 from hive import errors, serving_errors
 from hive.api.json import body_too_large, error_response, max_body_bytes
 from hive.auth.principal import principal_of
-from hive.serving.endpoint import Endpoint
+from hive.serving.endpoint import PASSED_ON_BY, Endpoint
 from hive.serving.kept_connections import KeptConnections
 from hive.serving.relay import Relay
 from hive.serving.upstream import Headers
@@ -72,7 +72,9 @@ async def pass_on(
     relay = Relay(answer, kept)
     answer.stop = relay.stop
     own = [(name, value) for name, value in scope["headers"] if name in PASSED_ON]
-    asking = asyncio.create_task(relay.run(target, scope["method"], scope["path"], (*own, *headers), body))
+    asking = asyncio.create_task(
+        relay.run(target, scope["method"], scope["path"], (*own, PASSED_ON_BY, *headers), body)
+    )
     watching = asyncio.create_task(_until_gone(receive))
     opened.add(answer)
     try:

@@ -6,6 +6,9 @@ import hashlib
 from pathlib import Path
 from typing import Final, NamedTuple
 
+#: What a request carries that hive passes on to a worker: a hive that gets one is no worker, and passing it on again
+#: could go on for ever.
+PASSED_ON_BY: Final = (b"via", b"1.1 hive-server")
 #: Characters of a socket's name: a path to one has some hundred at most.
 _NAME_CHARS: Final = 16
 

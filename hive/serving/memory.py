@@ -49,19 +49,33 @@ def bytes_needed(size: int, kv_bytes_per_token: int, context: int, slots: int) -
     return int(size * WEIGHTS_FACTOR) + kv_bytes_per_token * context * slots
 
 
-def check_ram(needed: int, keep_free: int, memory: Memory | None = None) -> None:
-    """See that the model fits, with so many bytes left for others.
+def used_bytes(pid: int) -> int:
+    """What a process, and those that it has started, hold of the memory so that it does not count as available any
+    more: a file that is mapped does, unless it is locked. 0 where nobody knows.
+    """
+    try:
+        text = Path(f"/proc/{pid}/status").read_text()
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return 0
+    own = sum(_kilobytes(text, name) for name in ("RssAnon", "RssShmem", "VmLck")) * 1024
+    return own + sum(used_bytes(int(child)) for child in children)
+
+
+def check_ram(needed: int, keep_free: int, promised: int = 0, memory: Memory | None = None) -> None:
+    """See that the model fits, with so many bytes left for others, and what other models are promised.
 
     Raises:
         InsufficientRam: with what it takes and what there is.
     """
     found = memory or read_memory()
-    if needed + keep_free > found.available:
+    available = max(found.available - promised, 0)
+    if needed + keep_free > available:
         figures = f"The model takes {needed / 1e9:.1f} GB and {keep_free / 1e9:.1f} GB stay free, but"
         raise InsufficientRam(
-            f"{figures} {found.available / 1e9:.1f} GB are available."
+            f"{figures} {available / 1e9:.1f} GB are available."
             " End other workers, choose a smaller variant or a smaller context.",
-            **shortage(needed + keep_free, found.available),
+            **shortage(needed + keep_free, available),
         )
 
 

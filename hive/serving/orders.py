@@ -97,6 +97,10 @@ class HostInfo(msgspec.Struct, frozen=True, kw_only=True):
         """This device, where the machine has it."""
         return next((d for d in self.device_list() if d.backend == backend and d.index == index), None)
 
+    def with_ram_available(self, available: int) -> HostInfo:
+        """The same with another figure."""
+        return msgspec.structs.replace(self, ram_available=available)
+
     def device_list(self) -> list[Device]:
         """All of them."""
         try:

@@ -35,6 +35,9 @@ class LlmRecord(msgspec.Struct, kw_only=True, frozen=True):
     #: The machine's process that started it; "" where it came by itself.
     host: str = ""
     download_id: str = ""
+    #: Bytes of its machine's memory that it takes by the reckoning, and those of them that count as used there already.
+    memory_bytes: int = 0
+    memory_used: int = 0
     failed_health_checks: int = 0
     restart_count: int = 0
     lease_ms: int = 0
@@ -45,6 +48,11 @@ class LlmRecord(msgspec.Struct, kw_only=True, frozen=True):
     created_ms: int = 0
     activity_ms: int = 0
     heartbeat_ms: int = 0
+
+    @property
+    def machine(self) -> str:
+        """The name of the machine that it is on; "" for one that came by itself."""
+        return self.host.rsplit(".", 2)[0]
 
     @property
     def is_serving(self) -> bool:

@@ -27,7 +27,6 @@ from hive.downloads.service import DownloadService
 from hive.downloads.threads import Threads
 from hive.error_codes import from_code
 from hive.errors import (
-    BackendUnavailable,
     Conflict,
     HiveError,
     LlmWorkerNotFound,
@@ -40,13 +39,14 @@ from hive.redis.client import CommandThread
 from hive.serving.endpoint import Endpoint, worker_socket
 from hive.serving.gguf_header import read_gguf
 from hive.serving.kept_connections import KeptConnections
-from hive.serving.memory import bytes_needed, shortage
+from hive.serving.memory import bytes_needed
 from hive.serving.orders import HostInfo, SpawnOrder, StopOrder, give_order, host_registry, read_order
+from hive.serving.placement import able, can_fetch, roomy
 from hive.serving.record import LlmRecord, canonical, flight_key
 from hive.serving.registry import HTTP_LEASE_S, LlmRegistry
 from hive.serving.upstream import fetch
 from hive.serving.worker_access import TOKEN_HEADER, worker_token
-from hive.serving_errors import InsufficientRam, ModelLoading, ModelNotLoaded, VramExhausted
+from hive.serving_errors import ModelLoading, ModelNotLoaded
 from hive.settings import Settings
 from hive.wire import keys
 from hive.wire.encoding import encode_json
@@ -248,18 +248,20 @@ class ServingService:
         Raises:
             BackendUnavailable, InsufficientRam, VramExhausted: no machine can.
             ModelNotServable: it is on disk, and no GGUF file.
+            TooManyDownloads: too many wait for their models already.
             WorkersSilent: the machine does not do what it is told.
             HiveError: as a request for a download ends; as loading ended, where that was at once.
         """
-        hosts = self._able(await self.hosts(), wanted)
-        order = await self._order_for(wanted, spec)
-        host = hosts[0]
-        if order.path:
+        records, place = await self.workers(), (wanted.backend, wanted.device)
+        hosts = able(await self.hosts(), records, *place)
+        order, hosts = await self._order_for(wanted, spec, hosts, records)
+        host, needed = hosts[0], 0
+        if order.path and not any(record.flight == order.flight for record in records):
             info = await self._disk.run(read_gguf, Path(order.path))
             needed = bytes_needed(order.size, info.kv_bytes_per_token, info.context_of(wanted.context), wanted.slots)
-            host = self._roomy(hosts, wanted, needed)
+            host = roomy(hosts, *place, needed, self._settings.llm_keep_free_bytes)
         order = msgspec.structs.replace(order, host=host.name)
-        record = _queued(order)
+        record = msgspec.structs.replace(_queued(order), memory_bytes=needed)
         worker_id, joined = await self._commands.run(self.registry.create, record)
         if not joined:
             await self._commands.run(self._commands.client.hdel, keys.LLM_RESTING, order.flight)
@@ -273,9 +275,12 @@ class ServingService:
             joined=True if joined else msgspec.UNSET,
         )
 
-    async def _order_for(self, wanted: LoadRequest, spec: DownloadSpec | None) -> SpawnOrder:
+    async def _order_for(
+        self, wanted: LoadRequest, spec: DownloadSpec | None, hosts: list[HostInfo], records: list[LlmRecord]
+    ) -> tuple[SpawnOrder, list[HostInfo]]:
+        """The order, and the machines that it may go to."""
         path, model_id, size, download_id = wanted.path, "", 0, ""
-        path_or_ref = wanted.path or wanted.model_ref
+        flight = wanted.flight or flight_key(wanted.path or wanted.model_ref, wanted.backend, wanted.device)
         if path:
             try:
                 size = (await self._disk.run(os.stat, path)).st_size
@@ -284,13 +289,14 @@ class ServingService:
         elif spec is not None:
             on_disk = await self._downloads.on_disk(spec)
             if on_disk is None:
+                hosts = can_fetch(hosts, records, flight)
                 made = await self._downloads.request(spec)
                 download_id, path = ("", made.local_path) if made.local_path else (made.download_id, "")
             else:
                 path, model_id, size = on_disk.local_path, on_disk.model_id, on_disk.size
         if path and not path.lower().endswith(".gguf"):
             raise ModelNotServable(f"The engine loads GGUF files, and {wanted.model_ref[:200]!r} is none.")
-        return SpawnOrder(
+        order = SpawnOrder(
             worker_id=f"worker-{uuid.uuid4()}",
             model_ref=wanted.model_ref,
             model_id=model_id,
@@ -302,37 +308,10 @@ class ServingService:
             context=wanted.context,
             slots=wanted.slots,
             idle_s=wanted.idle_s,
-            flight=wanted.flight or flight_key(path_or_ref, wanted.backend, wanted.device),
+            flight=flight,
             request_id=wanted.request_id,
         )
-
-    def _able(self, hosts: Sequence[HostInfo], wanted: LoadRequest) -> list[HostInfo]:
-        """The machines that have this device, those with the most memory first."""
-        able = [host for host in hosts if host.device(wanted.backend, wanted.device) is not None]
-        if not able:
-            there = [f"{d.backend}:{d.index} ({d.name})" for host in hosts for d in host.device_list()]
-            said = f"there is {', '.join(there)}" if there else "no machine runs models"
-            way_out = "pip install 'hive-models[serve]' where `hive worker` or `hive up` runs, or set HIVE_LLAMA_SERVER"
-            raise BackendUnavailable(
-                f"No machine has the device {wanted.backend}:{wanted.device}; {said}. {way_out}.", available=there
-            )
-        return sorted(able, key=lambda host: -host.ram_available)
-
-    def _roomy(self, hosts: Sequence[HostInfo], wanted: LoadRequest, needed: int) -> HostInfo:
-        """The first of them that has room."""
-        keep_free = self._settings.llm_keep_free_bytes
-        most = 0
-        for host in hosts:
-            device = host.device(wanted.backend, wanted.device)
-            assert device is not None
-            free = host.ram_available - keep_free if wanted.backend == "cpu" else device.available_bytes
-            if free >= needed or (wanted.backend != "cpu" and not free):
-                return host
-            most = max(most, free)
-        kind: type[HiveError] = InsufficientRam if wanted.backend == "cpu" else VramExhausted
-        figures = f"The model takes {needed / 1e9:.1f} GB; the most that a machine has for it is {most / 1e9:.1f} GB."
-        way_out = "End other workers, choose a smaller variant or a smaller context."
-        raise kind(f"{figures} {way_out}", **shortage(needed, most))
+        return order, hosts
 
     async def _wait_for_address(self, worker_id: str) -> LlmRecord:
         until_s = time.monotonic() + ADDRESS_TIMEOUT_S

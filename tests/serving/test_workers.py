@@ -278,6 +278,16 @@ def test_without_keys_no_worker_of_another_machine_may_register(fleet: Fleet, ur
     assert fleet.post("/v1/workers/ready", body).status_code == 400
 
 
+def test_a_server_is_no_worker_of_itself_or_of_another(fleet: Fleet) -> None:
+    body = {"worker_id": "w", "url": fleet.servers[0].url, "model_ref": "hf:o/loop", "backend": "cpu", "device": 0}
+    assert fleet.post("/v1/workers/ready", body).status_code == 400
+    assert fleet.post("/v1/workers/ready", body, 1).status_code == 200, "that replica does not know the other's address"
+    answer = fleet.post("/v1/inference", {"prompt": "?", "model": "hf:o/loop"}, 1)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (502, "INFERENCE_FAILED")
+    assert "address of a hive server" in answer.json()["error"]["message"]
+    assert fleet.delete("/v1/workers/w").status_code == 200
+
+
 # -- asking ------------------------------------------------------------------------------------------------------------
 
 

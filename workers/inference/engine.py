@@ -52,6 +52,10 @@ MAX_LOGS: Final = 50
 MAX_LINE_BYTES: Final = 65_536
 #: Tokens of a text that a model makes one vector of, at most: the engine's buffers grow with them.
 MAX_TEXT_TOKENS: Final = 8192
+#: Tokens of prompts that an engine reads in one go on a CPU, where more are no faster. Only between two such batches
+#: does it look whether a client has left, and go on with the answers of others: 2,048, its own choice, were half a
+#: minute of a busy machine.
+CPU_BATCH_TOKENS: Final = 128
 #: Seconds between two looks at `/health` while it loads, and for an answer.
 HEALTH_POLL_S: Final = 0.5
 HEALTH_TIMEOUT_S: Final = 5.0
@@ -59,8 +63,9 @@ HEALTH_TIMEOUT_S: Final = 5.0
 MAX_HEALTH_BYTES: Final = 65_536
 #: Seconds between two looks at whether loading still gets on.
 LOOK_S: Final = 0.1
-#: Seconds that an engine may take to end, that a dead one's output is still read, and that a killed one may take.
-STOP_TIMEOUT_S: Final = 5.0
+#: Seconds that an engine may take to end, which one that reads a prompt does not do before the end of a batch; that a
+#: dead one's output is still read; and that a killed one may take.
+STOP_TIMEOUT_S: Final = 1.0
 LAST_WORDS_S: Final = 0.3
 KILL_TIMEOUT_S: Final = 5.0
 #: The stage whose share is that of the layers, and those before it, which load nothing. Behind it all layers are in.
@@ -107,6 +112,13 @@ class EngineSpec(NamedTuple):
     #: Whether the model makes vectors, and no text.
     embeddings: bool = False
 
+    @property
+    def batch_tokens(self) -> int:
+        """Tokens that the engine works on at once; 0 for as many as it likes."""
+        if self.embeddings:  # a text is one batch: what each token means goes by all the others
+            return min(self.context, MAX_TEXT_TOKENS)
+        return max(CPU_BATCH_TOKENS, self.slots) if self.backend == "cpu" else 0
+
 
 def llama_server(named: str | None) -> str | None:
     """The llama-server that is named, or on PATH; None where there is none."""
@@ -126,7 +138,7 @@ def command_for(spec: EngineSpec, socket_path: Path, named: str | None) -> list[
         raise BackendUnavailable(f"HIVE_LLAMA_SERVER names no program that can be run: {named}")
     if not named and spec.backend == "cpu" and importlib.util.find_spec("xllamacpp") is not None:
         options = {**spec._asdict(), "path": str(spec.path), "socket": str(socket_path)}
-        options["max_text_tokens"] = MAX_TEXT_TOKENS
+        options["batch_tokens"] = spec.batch_tokens
         return python_module("workers.inference.xllamacpp_server", json.dumps(options))
     if binary is None:
         raise BackendUnavailable(_NO_ENGINE)
@@ -170,9 +182,9 @@ def environment_for(spec: EngineSpec) -> dict[str, str]:
     if spec.load_mode != "auto":
         told["LLAMA_ARG_LOAD_MODE"] = spec.load_mode
     if spec.embeddings:
-        # A text is one batch: what each token means goes by all the others.
-        batch = str(min(spec.context, MAX_TEXT_TOKENS))
-        told |= {"LLAMA_ARG_EMBEDDINGS": "1", "LLAMA_ARG_BATCH": batch, "LLAMA_ARG_UBATCH": batch}
+        told["LLAMA_ARG_EMBEDDINGS"] = "1"
+    if spec.batch_tokens:
+        told["LLAMA_ARG_BATCH"] = told["LLAMA_ARG_UBATCH"] = str(spec.batch_tokens)
     # Before there was a load mode.
     if spec.load_mode == "none":
         told["LLAMA_ARG_MMAP"] = "0"

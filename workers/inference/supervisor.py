@@ -31,10 +31,11 @@ from hive.error_codes import from_code
 from hive.errors import BackendUnavailable, HiveError, InternalError, ModelNotServable, RedisUnavailable, WorkerLost
 from hive.serving.endpoint import Endpoint, worker_socket
 from hive.serving.gguf_header import GgufInfo, read_gguf
-from hive.serving.memory import bytes_needed, check_ram
+from hive.serving.memory import bytes_needed, check_ram, used_bytes
 from hive.serving.orders import SpawnOrder
+from hive.serving.placement import promised_bytes
 from hive.serving.record import LlmRecord
-from hive.serving.registry import LEASE_S
+from hive.serving.registry import LEASE_S, LlmRegistry
 from hive.serving_errors import EngineFailed
 from hive.settings import Settings
 from hive.store.catalog import ModelCatalog
@@ -80,6 +81,7 @@ class Supervisor:
         self.url = ""
         self.model = order.model_id or order.model_ref
         self.vram_bytes = 0
+        self._memory_bytes = 0
         self.makes: Makes = "text"
         self._order = order
         self._path = order.path
@@ -216,7 +218,9 @@ class Supervisor:
         context = info.context_of(order.context)
         needed = bytes_needed(size, info.kv_bytes_per_token, context, order.slots)
         if order.backend == "cpu":
-            check_ram(needed, settings.llm_keep_free_bytes)
+            self._memory_bytes = needed
+            self._changed()
+            check_ram(needed, settings.llm_keep_free_bytes, await self._promised())
         self._tell_layers(0.0, info, size)
         log_path = settings.llm_dir / f"{order.worker_id}.log"
         await asyncio.to_thread(log_path.parent.mkdir, mode=0o700, parents=True, exist_ok=True)
@@ -241,6 +245,19 @@ class Supervisor:
             raise BackendUnavailable(f"The engine cannot be started: {error.strerror or error}.") from None
         await self._engine.wait_until_ready(settings.llm_stall_s, settings.llm_loading_timeout_s, self._describe)
         self.vram_bytes = needed
+
+    async def _promised(self) -> int:
+        """Bytes of this machine that other models will take, or that they hold while the kernel counts them as free: of
+        two that load at once the one that was asked for first goes first. 0 where Redis is away.
+        """
+        try:
+            records = await self._presence.read(LlmRegistry(self._presence.client).alive)
+        except RedisUnavailable:
+            return 0
+        mine = next((record.created_ms for record in records if record.id == self._order.worker_id), 0)
+        first = [r for r in records if r.is_serving or (r.created_ms, r.id) < (mine, self._order.worker_id)]
+        machine = self._record().machine
+        return promised_bytes(r for r in first if r.id != self._order.worker_id).get(machine, 0)
 
     async def _find_id(self) -> None:
         """How the list of models has it, which nobody knew before it was on the disk."""
@@ -367,6 +384,8 @@ class Supervisor:
             model_id=self._model_id,
             slots_busy=self.slots.busy,
             pid=os.getpid(),
+            memory_bytes=self._memory_bytes,
+            memory_used=used_bytes(engine) if (engine := self._engine and self._engine.pid) else 0,
             failed_health_checks=self._failed_checks,
             lease_ms=int(LEASE_S * 1000),
             activity_ms=int(self._activity_s * 1000),

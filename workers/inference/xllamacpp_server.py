@@ -31,7 +31,8 @@ def parameters(options: dict[str, Any]) -> Any:
     found.model_alias = {options["name"]}
     if options["embeddings"]:
         found.embedding = True
-        found.n_batch = found.n_ubatch = min(options["context"], options["max_text_tokens"])
+    if options["batch_tokens"]:
+        found.n_batch = found.n_ubatch = options["batch_tokens"]
     return found
 
 
