@@ -9,17 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hive.net.egress import Network
-from workers.transfer.control import Control
+from workers.transfer.control import SIGNAL_LOOK_S, Control
 from workers.transfer.engine import fetch
 from workers.transfer.http.pool import HostPool
 from workers.transfer.limits import Limits
 from workers.transfer.progress import Snapshot
 from workers.transfer.source import Fetched, Source
 from workers.transfer.transport import Transport
-
-#: Seconds between two looks for signals. The handler of one that comes just before a wait without an end, or to another
-#: thread, would run when that wait is over, and a worker that was told to stop went on until it was killed.
-SIGNAL_LOOK_S = 0.5
 
 
 @dataclass(frozen=True)

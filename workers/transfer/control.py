@@ -14,6 +14,10 @@ from contextlib import contextmanager
 
 from hive.errors import Cancelled, HiveError
 
+#: Seconds between two looks for signals. The handler of one that comes just before a wait without an end, or to another
+#: thread, would run when that wait is over, and a worker that was told to stop went on until it was killed.
+SIGNAL_LOOK_S = 0.5
+
 
 class Control:
     """Cancel, pause and hold for one fetch or for several that belong together. Every method is safe from any thread.
@@ -103,7 +107,10 @@ class Control:
             return 0.0
         began = time.monotonic()
         with self._changed:
-            self._changed.wait_for(lambda: self._error is not None or not (self._paused or self._is_held()))
+            while not self._changed.wait_for(
+                lambda: self._error is not None or not (self._paused or self._is_held()), SIGNAL_LOOK_S
+            ):
+                pass
         self.check()
         return time.monotonic() - began
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from dataclasses import replace
@@ -209,3 +210,25 @@ def test_a_fence_ends_the_wait_of_one_who_woke_too_late() -> None:
     control.cancel("the lease was lost", fenced=True)
     thread.join(5)
     assert len(errors) == 1
+
+
+def test_a_signal_that_wakes_another_thread_ends_the_wait_at_a_gate() -> None:
+    """Redis is away, and the worker is told to stop: the handler runs in the thread that waits for the lease."""
+    control = Control()
+    control.hold()
+    before = signal.signal(signal.SIGUSR1, lambda *_: control.cancel("told to stop"))
+    sender = threading.Timer(0.1, lambda: signal.pthread_kill(threading.get_ident(), signal.SIGUSR1))
+    limit = threading.Timer(AT_ONCE_S, control.cancel, ("too late",))
+    limit.start()
+    try:
+        with pytest.raises(Cancelled, match="told to stop"):
+            _send_and_wait(sender, control)
+    finally:
+        limit.cancel()
+        sender.join()
+        signal.signal(signal.SIGUSR1, before)
+
+
+def _send_and_wait(sender: threading.Thread, control: Control) -> None:
+    sender.start()
+    control.gate()
