@@ -90,6 +90,12 @@ def read_environment(
     return values
 
 
+def variable_of(name: str, environment: Mapping[str, str]) -> str:
+    """Which variable the value of this one comes from: that of hive alone, itself, or the one that names a file."""
+    others = (OWN_NAMES.get(name), name, SECRET_FILES.get(name))
+    return next((other for other in others if other and environment.get(other)), name)
+
+
 def _expanded(text: str, env: Mapping[str, str]) -> str:
     """A path with its leading `~` and its `$VAR`s read, as far as `env` knows them."""
     if text == "~" or text.startswith("~/"):

@@ -23,7 +23,7 @@ from typing import Literal
 import msgspec
 from msgspec import field
 
-from hive.environment import MAX_SECRET_FILE_BYTES, EnvironmentFileError, read_environment
+from hive.environment import MAX_SECRET_FILE_BYTES, EnvironmentFileError, read_environment, variable_of
 from hive.errors import UnsafeUrl
 from hive.given_file import check_given_file, read_given_file
 from hive.net.forwarded import TrustedProxies, TrustedProxiesError
@@ -229,12 +229,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 ca=self.redis_ca_file, cert=self.redis_cert_file, key=self.redis_key_file
             )
         except RedisUrlError as error:
-            raise SettingsError(f"REDIS_URL cannot be used: {error}") from None
+            raise SettingsError(self.redis_refusal(str(error))) from None
         if self.redis_credentials is None:
             return address
         if address.password:
             raise SettingsError("HIVE_REDIS_CREDENTIALS is set, and REDIS_URL has a password: only one of them counts.")
         return replace(address, credentials=self.redis_credentials)
+
+    @staticmethod
+    def redis_refusal(text: str) -> str:
+        """The sentence that says why the address of Redis cannot be used, with the variable that it came from."""
+        return f"{variable_of('REDIS_URL', os.environ)} cannot be used: {text}"
 
     def _check_token_path(self) -> None:
         """Raises SettingsError where what is named can never be read; a file may still come, and be unreadable."""

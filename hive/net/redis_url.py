@@ -82,15 +82,21 @@ class RedisAddress:
         """The same address with these files, where the URL itself names none.
 
         Raises:
-            RedisUrlError: there are some, and the connection would be in the clear.
+            RedisUrlError: there are some, and the connection would be in the clear; or a key without its certificate.
         """
         named = {"ssl_ca_certs": ca, "ssl_certfile": cert, "ssl_keyfile": key}
         files = {option: file for option, file in named.items() if file}
-        if not files:
+        if not files and not self.tls:
             return self
         if self.tls is None:
             raise RedisUrlError("files for TLS are named, and it is an address in the clear. Begin it with rediss://.")
-        return replace(self, tls=_never_ask({**files, **self.tls}))
+        tls = {**files, **self.tls}
+        if tls.get("ssl_keyfile") and not tls.get("ssl_certfile"):
+            raise RedisUrlError(
+                "it has a key for a client certificate and no certificate. Name it with HIVE_REDIS_CERT_FILE, or "
+                "ssl_certfile in the URL."
+            )
+        return replace(self, tls=_never_ask(tls))
 
     def __str__(self) -> str:
         """For people and logs: without user, password and options."""
@@ -121,7 +127,7 @@ def parse_redis_url(text: str) -> RedisAddress:
         elif url.scheme == "unix":
             place["path"] = unquote(url.path)
         else:
-            place.update(host=unquote(url.hostname or "localhost"), port=url.port or DEFAULT_PORT)
+            place.update(host=unquote(url.hostname or "localhost"), port=_port(url, DEFAULT_PORT))
     except RedisUrlError:
         raise
     except ValueError:
@@ -158,7 +164,7 @@ def _split(text: str) -> tuple[SplitResult, str]:
         raise RedisUrlError("it must begin with redis://, rediss://, unix://, redis+sentinel:// or rediss+sentinel://.")
     if "@" in url.path or "@" in url.query:
         raise RedisUrlError(f"its password has a / or a ?. {_ENCODE}")
-    if url.scheme == "unix" and not url.path:
+    if url.scheme == "unix" and (not url.path or url.hostname):
         raise RedisUrlError("the path of the socket is missing: unix:///path/to/redis.sock.")
     return url, hosts
 
@@ -170,10 +176,17 @@ def _sentinels(hosts: str) -> tuple[tuple[str, int], ...]:
         one = urlsplit(f"redis://{host}")
         if not one.hostname:
             raise RedisUrlError("the Sentinels are missing: redis+sentinel://s1:26379,s2:26379,s3:26379/mymaster/0.")
-        found.append((unquote(one.hostname), one.port or DEFAULT_SENTINEL_PORT))
+        found.append((unquote(one.hostname), _port(one, DEFAULT_SENTINEL_PORT)))
     if len(found) > MAX_SENTINELS:
         raise RedisUrlError(f"it names {len(found)} Sentinels; {MAX_SENTINELS} are the most.")
     return tuple(found)
+
+
+def _port(url: SplitResult, default: int) -> int:
+    """The port, or this one where none is named. Raises ValueError for one that nobody can listen on."""
+    if url.port == 0:
+        raise ValueError
+    return default if url.port is None else url.port
 
 
 def _primary_name(url: SplitResult) -> str:

@@ -28,8 +28,10 @@ _OWN_MISTAKES: Final = (
     exceptions.PubSubError,
     exceptions.InvalidPipelineStack,
 )
+#: How Redis answers a command that it does not have.
+UNKNOWN_COMMAND: Final = "unknown command"
 #: What Redis may answer with the code ERR that is no mistake of the caller, and has no code of its own below.
-_REFUSALS_AS_ERR: Final = ("unknown command", "not allowed", "operation not permitted", "disabled")
+_REFUSALS_AS_ERR: Final = (UNKNOWN_COMMAND, "not allowed", "operation not permitted", "disabled")
 #: What redis-py puts in front of a reply inside a pipeline: the command, with whatever was in it.
 _IN_PIPELINE: Final = re.compile(r"^Command # \d+ \(.*\) of pipeline caused error: ", re.DOTALL)
 _CODE: Final = re.compile(r"-?([A-Z][A-Z]{2,})\b")
@@ -99,6 +101,11 @@ _OTHER_REASONS: Final = {
     "another one, or REDIS_URL begins with redis://; see rediss:// in docs/redis.md",
     "TLS_FILES": "A file of REDIS_URL or HIVE_REDIS_CA_FILE, HIVE_REDIS_CERT_FILE, HIVE_REDIS_KEY_FILE cannot be used "
     "(TLS_FILES)",
+    "NOT_REDIS": "What listens there is no Redis (NOT_REDIS). Look at host and port in REDIS_URL",
+    "SENTINEL": "What listens there is a Sentinel (SENTINEL). Begin REDIS_URL with redis+sentinel:// and name its "
+    "primary: redis+sentinel://host:26379/mymaster/0",
+    "NOT_SENTINEL": "What REDIS_URL names as a Sentinel is none (NOT_SENTINEL). Name the Sentinels' port, 26379 as a "
+    "rule, or begin it with redis://",
     "SENTINEL_AWAY": "No Sentinel answers (SENTINEL_AWAY). Look at the addresses in REDIS_URL",
     "SENTINEL_AUTH": "The Sentinels do not take the user or password (SENTINEL_AUTH). Theirs are sentinel_username and "
     "sentinel_password in REDIS_URL, not those of Redis",
@@ -146,6 +153,8 @@ def code_of(error: BaseException) -> str:
             return code
         if isinstance(error, ConnectError):
             return error.code
+    if isinstance(error, exceptions.InvalidResponse):
+        return "NOT_REDIS"
     text = _said(error)
     for kind, code in _CODES:
         if isinstance(error, kind):
@@ -188,7 +197,7 @@ def describe(error: BaseException) -> str:
     if code in _OTHER_REASONS and not isinstance(error, ConnectError):
         return f"{_OTHER_REASONS[code]}."
     if isinstance(error, ConnectError):
-        return f"{_OTHER_REASONS[code] if code.startswith('TLS_') and code != error.code else _short(error)}."
+        return f"{_OTHER_REASONS[code] if code.startswith('TLS_') and code != error.code else error}."
     return f"Redis does not answer ({_short(error)}). Nothing is lost; try again in a moment."
 
 

@@ -16,6 +16,7 @@ import os
 import socket
 import ssl
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
 from hive.given_file import check_given_file
@@ -33,6 +34,7 @@ from hive.redis.client import (
 )
 from hive.redis.errors import ConnectError, code_of, describe
 from hive.redis.info import is_set, read_info, word
+from hive.redis.sentinel import said_in
 from hive.redis.versions import holes, other_server
 from hive.settings import Settings, SettingsError
 
@@ -45,18 +47,30 @@ _ALERT_TIMEOUT_S: Final = 0.5
 #: Bytes of what a server says before it is asked anything.
 _GREETING_BYTES: Final = 1_024
 _CLUSTER: Final = (
-    "REDIS_URL cannot be used: it is a Redis Cluster. hive needs one server that has all keys (a single Redis or "
-    "Valkey, or the primary behind a Sentinel) (CLUSTER)."
+    "it is a Redis Cluster. hive needs one server that has all keys (a single Redis or Valkey, or the primary behind a "
+    "Sentinel) (CLUSTER)."
 )
 #: Refusals that nothing but a change of settings, or of Redis, ends.
 _AT_THE_DOOR: Final = frozenset(
     {
         *("NOAUTH", "WRONGPASS", "DENIED", "DB", "NOPERM", "CREDENTIALS", "SENTINEL_AUTH", "SENTINEL_UNKNOWN_PRIMARY"),
+        *("NOT_REDIS", "NOT_SENTINEL", "SENTINEL"),
         *("TLS_UNTRUSTED", "TLS_EXPIRED", "TLS_HOSTNAME", "TLS_INVALID", "TLS_CLIENT_CERTIFICATE"),
         *("TLS_CLIENT_REFUSED", "TLS_NOT_SPOKEN", "TLS_FILES"),
     }
 )
+_NO_COMMAND: Final = (
+    "it does not have these commands (NO_COMMAND): {}. Do not rename or disable them in redis.conf, and take a server "
+    "that docs/redis.md names."
+)
 _ACL_LINE: Final = "deploy/redis/users.acl has the whole user; docs/redis.md tells what each is for"
+#: redis-py's names of the files for TLS, and ours.
+_TLS_FILES: Final = {
+    "ssl_ca_certs": "HIVE_REDIS_CA_FILE",
+    "ssl_certfile": "HIVE_REDIS_CERT_FILE",
+    "ssl_keyfile": "HIVE_REDIS_KEY_FILE",
+}
+_OWN_FILES: Final = ("ssl_certfile", "ssl_keyfile")
 
 
 class Trouble(NamedTuple):
@@ -77,17 +91,21 @@ def report(settings: Settings, *, tells_holes: bool = True) -> None:
     address = settings.redis_address
     assert address is not None
     try:
-        _check_tls_files(address)
+        _check_tls_files(settings, address)
         with connect(address, retries=0) as client:
-            missing = redis_rights.missing(client, database_of(client))
+            missing, absent = redis_rights.missing(client, database_of(client))
             info = _info(client)
     except RedisError as error:
         _tell_of_no_connection(settings, address, error)
         return
-    if info and info.get("redis_mode") == "cluster":
-        raise SettingsError(_CLUSTER)
-    if missing:
-        _refuse(settings, Trouble("NOPERM", f"its user lacks rights (NOPERM): {' '.join(missing)}. {_ACL_LINE}."))
+    mode = info.get("redis_mode") if info else None
+    if mode == "cluster":
+        raise SettingsError(settings.redis_refusal(_CLUSTER))
+    if mode == "sentinel":
+        _refuse(settings, Trouble("SENTINEL", describe(ConnectError("SENTINEL"))))
+        return
+    for trouble in _lacks(missing, absent):
+        _refuse(settings, trouble)
     if not info:
         log.warning("INFO is refused: hive does not see when Redis restarts", extra={"fields": {"redis": str(address)}})
         return
@@ -101,12 +119,26 @@ def report(settings: Settings, *, tells_holes: bool = True) -> None:
         _look_for_holes(settings, info, tells=tells_holes)
 
 
+def _lacks(rules: list[str], commands: list[str]) -> Iterator[Trouble]:
+    """What hive may not do there, or nobody can."""
+    if commands:
+        yield Trouble("NO_COMMAND", _NO_COMMAND.format(" ".join(commands)))
+    if rules:
+        yield Trouble("NOPERM", f"its user lacks rights (NOPERM): {' '.join(rules)}. {_ACL_LINE}.")
+
+
 def _tell_of_no_connection(settings: Settings, address: RedisAddress, error: RedisError) -> None:
     """Refuse, or say that Redis is waited for."""
     code, reason = code_of(error), describe(error)
     if code in redis_rights.CLUSTER_CODES:
-        raise SettingsError(_CLUSTER) from None
-    if not code and (told := _why_no_tls(address) if address.tls is not None else _greeting(address)) is not None:
+        raise SettingsError(settings.redis_refusal(_CLUSTER)) from None
+    if code in ("REFUSED", "WRONGPASS", "NOAUTH") and _is_sentinel(address):
+        error = ConnectError("SENTINEL")
+        code, reason = error.code, describe(error)
+    told = None
+    if code in ("", "SENTINEL_AWAY"):
+        told = _why_no_tls(address) if address.tls is not None else _greeting(address)
+    if told is not None:
         code, reason = code_of(told), describe(told)
     fields = {"redis": str(address), "reason": reason}
     if code in _AT_THE_DOOR:
@@ -125,43 +157,63 @@ def _refuse(settings: Settings, trouble: Trouble) -> None:
         fields = {"redis": str(settings.redis_address), "code": trouble.code, "reason": trouble.text}
         log.error("Redis cannot be used", extra={"fields": fields})
         return
-    raise SettingsError(f"REDIS_URL cannot be used: {trouble.text}") from None
+    raise SettingsError(settings.redis_refusal(trouble.text)) from None
 
 
-def _check_tls_files(address: RedisAddress) -> None:
+def _check_tls_files(settings: Settings, address: RedisAddress) -> None:
     """Raises ConnectError where a file for TLS cannot be read, or is not what it should be; SettingsError where it is
     none that can be read to its end.
     """
-    for option in ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"):
-        file = (address.tls or {}).get(option)
+    tls = address.tls or {}
+    for option, variable in _TLS_FILES.items():
+        file = tls.get(option)
         try:
             if file is not None:
                 check_given_file(file, MAX_FILE_BYTES)
         except OSError as error:
-            text = f"{option} is {file}, which cannot be read: {error.strerror}"
+            text = f"{option} ({variable}) is {file}, which cannot be read: {error.strerror}"
             if error.errno in (errno.EINVAL, errno.EFBIG):  # whoever opens it would wait, or read, without end
-                raise SettingsError(f"REDIS_URL cannot be used: {text} (TLS_FILES).") from None
+                raise SettingsError(settings.redis_refusal(f"{text} (TLS_FILES).")) from None
             raise ConnectError("TLS_FILES", text) from None
+    try:
+        tls_context(replace(address, tls={name: value for name, value in tls.items() if name not in _OWN_FILES}))
+    except (OSError, ValueError, RedisError) as error:
+        text = f"ssl_ca_certs (HIVE_REDIS_CA_FILE) is {tls.get('ssl_ca_certs')}, which holds no certificates in PEM"
+        raise ConnectError("TLS_FILES", f"{text}: {_reason(error)}") from None
     try:
         tls_context(address)
     except (OSError, ValueError, RedisError) as error:
-        reason = getattr(error, "reason", None) or type(error).__name__
-        raise ConnectError("TLS_FILES", f"the files for TLS are not what they should be: {reason}") from None
+        certificate, key = (tls.get(option) for option in _OWN_FILES)
+        text = (
+            f"ssl_certfile (HIVE_REDIS_CERT_FILE) is {certificate}, and ssl_keyfile (HIVE_REDIS_KEY_FILE) is "
+            f"{key or 'not named'}: they must be a certificate in PEM and its key, with ssl_password where it has one"
+        )
+        raise ConnectError("TLS_FILES", f"{text}: {_reason(error)}") from None
+
+
+def _reason(error: Exception) -> str:
+    """OpenSSL's word for it."""
+    return getattr(error, "reason", None) or type(error).__name__
 
 
 def _why_no_tls(address: RedisAddress) -> ConnectError | None:
     """Why there is no TLS, where the connection did not say it. With TLS 1.3 a server looks at our certificate when we
     have long been told that all is well, and its answer is lost where it closes the connection while we write.
     """
-    context, place = tls_context(address), (address.host, address.port)
-    if context is None or address.sentinels:
+    context = tls_context(address)
+    if context is None:
         return None
+    told = (_why_no_tls_at(place, context) for place in address.sentinels or ((address.host, address.port),))
+    return next((error for error in told if error is not None), None)
+
+
+def _why_no_tls_at(place: tuple[str, int], context: ssl.SSLContext) -> ConnectError | None:
     if _answers_in_the_clear(place):
         return ConnectError("TLS_NOT_SPOKEN")
     try:
         with socket.create_connection(place, CONNECT_TIMEOUT_S) as plain:
             plain.settimeout(_ALERT_TIMEOUT_S)
-            with context.wrap_socket(plain, server_hostname=address.host) as secure:
+            with context.wrap_socket(plain, server_hostname=place[0]) as secure:
                 secure.recv(1)
     except ssl.SSLError as error:
         told = ConnectError("", "the TLS connection is refused")
@@ -170,6 +222,21 @@ def _why_no_tls(address: RedisAddress) -> ConnectError | None:
     except OSError:
         return None
     return None
+
+
+def _is_sentinel(address: RedisAddress) -> bool:
+    """Whether a Sentinel answers there, which has no databases, and no password as a rule."""
+    if address.sentinels or address.path is not None:
+        return False
+    own = replace(address, db=0)
+    for asked in (replace(own, username=None, password=None, credentials=None), own):
+        try:
+            with connect(asked, retries=0) as client:
+                hello = client.execute_command("HELLO")
+        except RedisError:
+            continue
+        return said_in(hello, "mode") == "sentinel"
+    return False
 
 
 def _greeting(address: RedisAddress) -> RedisError | None:
@@ -207,7 +274,7 @@ def _look_for_holes(settings: Settings, info: dict[str, Any], *, tells: bool) ->
     assert address is not None
     found = holes(info, is_private=_is_private(address), is_tls=address.tls is not None)
     if found and settings.redis_holes == "refuse":
-        raise SettingsError(f"REDIS_URL cannot be used: {found}")
+        raise SettingsError(settings.redis_refusal(found))
     if found and tells:
         log.warning("Redis has known holes", extra={"fields": {"redis": str(address), "reason": found}})
 

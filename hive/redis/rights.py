@@ -16,7 +16,7 @@ from typing import Any, Final
 from redis.exceptions import ResponseError
 
 from hive.redis.client import RedisClient
-from hive.redis.errors import code_of
+from hive.redis.errors import UNKNOWN_COMMAND, code_of
 from hive.wire import keys
 
 #: Keys that hive reads and writes, and those of RQ.
@@ -114,9 +114,10 @@ def rule_of(call: tuple[str, ...]) -> str:
     return f"+{call[0]}|{call[1]}".lower() if call[0] in ("CLIENT", "SCRIPT") else f"+{call[0]}".lower()
 
 
-def missing(client: RedisClient, database: int) -> list[str]:
-    """The rules that this user lacks, of those that hive cannot do without, each once. Does nothing to what is in
-    Redis. Raises redis-py's errors when Redis is away, or refuses for another reason.
+def missing(client: RedisClient, database: int) -> tuple[list[str], list[str]]:
+    """The rules that this user lacks, of those that hive cannot do without, and the commands that the server does not
+    have (renamed, disabled, too new for it), each once. Does nothing to what is in Redis. Raises redis-py's errors when
+    Redis is away, or refuses for another reason.
     """
     channel = channel_pattern(database)
     calls = [call for calls in CALLS.values() for call in calls]
@@ -127,7 +128,7 @@ def missing(client: RedisClient, database: int) -> list[str]:
     try:
         answers = _send(connection, outside)
         (began,) = _send(connection, [("MULTI",)])
-        if isinstance(began, ResponseError) and code_of(began) != "NOPERM":
+        if isinstance(began, ResponseError) and code_of(began) != "NOPERM" and not _is_unknown(began):
             raise began
         if isinstance(began, ResponseError):  # without it the others would be done
             outside, answers, inside = [*outside, ("MULTI",)], [*answers, began], []
@@ -138,8 +139,14 @@ def missing(client: RedisClient, database: int) -> list[str]:
     for answer in answers:
         if isinstance(answer, ResponseError) and code_of(answer) in CLUSTER_CODES:
             raise answer
-    found = (_missing(call, answer, channel) for call, answer in zip([*outside, *inside], answers, strict=True))
-    return list(dict.fromkeys(rule for rule in found if rule))
+    answered = list(zip([*outside, *inside], answers, strict=True))
+    rules_missing = (_missing(call, answer, channel) for call, answer in answered)
+    absent = (rule_of(call)[1:].replace("|", " ").upper() for call, answer in answered if _is_unknown(answer))
+    return [*dict.fromkeys(rule for rule in rules_missing if rule)], [*dict.fromkeys(absent)]
+
+
+def _is_unknown(answer: Any) -> bool:
+    return isinstance(answer, ResponseError) and UNKNOWN_COMMAND in str(answer).lower()
 
 
 def _missing(call: tuple[str, ...], answer: Any, channel: str) -> str | None:

@@ -13,6 +13,7 @@ looks at no role, and is of no use to the subscription.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Final
 
 import redis
@@ -27,6 +28,8 @@ from hive.redis.errors import ConnectError, code_of
 SENTINEL_TIMEOUT_S: Final = 0.5
 #: Digits of a port.
 _PORT_DIGITS: Final = 5
+#: What a server says to whom it does not let in.
+_NOT_LET_IN: Final = frozenset({"NOAUTH", "WRONGPASS", "NOPERM"})
 #: What a primary calls itself.
 _PRIMARY_ROLES: Final = frozenset({"master", "primary"})
 
@@ -42,7 +45,7 @@ class Sentinels:
         """Host and port of the primary, by the first Sentinel that knows it. Blocking, for at most a second for each.
 
         Raises:
-            ConnectError: none of them answers, or none knows it.
+            ConnectError: none of them answers, or none knows it, or none is a Sentinel.
         """
         last: Exception | None = None
         unknown = False
@@ -58,7 +61,10 @@ class Sentinels:
             unknown = True
         if unknown:
             raise ConnectError("SENTINEL_UNKNOWN_PRIMARY")
-        if last is not None and code_of(last) in ("NOAUTH", "WRONGPASS", "NOPERM"):
+        code = code_of(last) if last is not None else ""
+        if code in ("REFUSED", "NOT_REDIS") or (code in _NOT_LET_IN and self._are_none()):
+            raise ConnectError("NOT_SENTINEL") from last
+        if code in _NOT_LET_IN:
             raise ConnectError("SENTINEL_AUTH") from last
         raise ConnectError("SENTINEL_AWAY") from last
 
@@ -69,7 +75,7 @@ class Sentinels:
         Raises:
             ConnectError: it is none.
         """
-        if _role(hello) not in _PRIMARY_ROLES:
+        if said_in(hello, "role") not in _PRIMARY_ROLES:
             order = self._order  # read once: between two reads another thread may have put another one first
             self._order = (*order[1:], order[0])
             raise ConnectError("SENTINEL_STALE")
@@ -77,6 +83,17 @@ class Sentinels:
     def _prefer(self, sentinel: tuple[str, int]) -> None:
         if self._order[0] != sentinel:
             self._order = (sentinel, *(other for other in self._order if other != sentinel))
+
+    def _are_none(self) -> bool:
+        """Whether one of them does not know what it is asked, which Redis says to whoever has not logged in."""
+        stranger = replace(self._address, sentinel_username=None, sentinel_password=None)
+        for sentinel in self._order:
+            try:
+                Sentinels(stranger)._ask(sentinel)
+            except redis.RedisError as error:
+                if code_of(error) == "REFUSED":
+                    return True
+        return False
 
     def _ask(self, sentinel: tuple[str, int]) -> tuple[str, int] | None:
         """What one of them says. Raises redis-py's errors."""
@@ -116,10 +133,10 @@ def _place(answer: Any) -> tuple[str, int] | None:
     return None
 
 
-def _role(hello: Any) -> str:
-    """What a server calls itself in its answer to HELLO; "" where it does not."""
+def said_in(hello: Any, name: str) -> str:
+    """What a server says of itself under this name in its answer to HELLO; "" where it does not."""
     if not isinstance(hello, list):
         return ""
     words = [word.decode("utf-8", "replace") if isinstance(word, bytes) else word for word in hello]
-    named = (value for name, value in zip(words[::2], words[1::2], strict=False) if name == "role")
-    return next((value for value in named if isinstance(value, str)), "")
+    found = (value for key, value in zip(words[::2], words[1::2], strict=False) if key == name)
+    return next((value for value in found if isinstance(value, str)), "")

@@ -18,6 +18,7 @@ from typing import Any, cast
 import hiredis
 from redis._parsers.base import BaseParser
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import InvalidResponse
 from redis.exceptions import TimeoutError as ConnectionTimeout
 
 from hive.net.backoff import Backoff, Jitter
@@ -130,7 +131,7 @@ def _why(error: Exception) -> str:
         return describe(BaseParser.parse_error(str(error)))  # type: ignore[no-untyped-call]
     if isinstance(error, TimeoutError):
         return describe(ConnectionTimeout("no reply in time"))
-    if isinstance(error, RedisConnectionError):
+    if isinstance(error, RedisConnectionError | InvalidResponse):
         return describe(error)
     told = RedisConnectionError(f"{type(error).__name__}: {error}")
     told.__cause__ = error
@@ -162,6 +163,15 @@ class _PubSubProtocol(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
 
     def data_received(self, data: bytes) -> None:
+        try:
+            self._read(data)
+        except hiredis.ProtocolError:  # what talks there is no Redis
+            if self._reply is not None and not self._reply.done():
+                self._reply.set_exception(InvalidResponse("no reply of Redis"))
+            assert self.transport is not None
+            self.transport.abort()
+
+    def _read(self, data: bytes) -> None:
         self._reader.feed(data)
         while (reply := self._reader.gets()) is not False:
             if type(reply) is list and len(reply) == 4 and reply[0] == b"pmessage":

@@ -92,7 +92,6 @@ def test_a_wrong_call_is_a_mistake_of_ours(reply: str) -> None:
     [
         redis.ConnectionError("Error 111 connecting to host:6379. Connection refused."),
         redis.TimeoutError("Timeout reading from socket"),
-        redis.exceptions.InvalidResponse("Protocol Error"),
         redis.exceptions.MaxConnectionsError("Too many connections"),
     ],
 )

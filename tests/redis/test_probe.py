@@ -116,16 +116,16 @@ def test_each_right_is_missed_by_its_name(user: Callable[..., str], redis_url: s
     for rule in commands:
         if rule not in cannot_connect and rule != redis_rights.INFO:
             with connect(user(*redis_rights.rules(), f"-{rule[1:]}"), retries=0) as client:
-                assert redis_rights.missing(client, 0) == [rule]
+                assert redis_rights.missing(client, 0) == ([rule], [])
             with connect(redis_url) as admin:
                 admin.execute_command("CLIENT", "KILL", "USER", NAME)
 
 
 def test_in_another_database_other_channels_are_needed(user: Callable[..., str]) -> None:
     with connect(user(*redis_rights.rules()) + "?db=1", retries=0) as client:
-        assert redis_rights.missing(client, 1) == ["&hive:db1:events:*"]
+        assert redis_rights.missing(client, 1) == (["&hive:db1:events:*"], [])
     with connect(user(*redis_rights.rules(1)) + "?db=1", retries=0) as client:
-        assert redis_rights.missing(client, 1) == []
+        assert redis_rights.missing(client, 1) == ([], [])
 
 
 def test_the_acl_file_is_the_table_and_fits_only_with_a_password() -> None:

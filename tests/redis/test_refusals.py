@@ -4,7 +4,9 @@ way out, and no password.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import http.server
 import socket
 import subprocess
 import sys
@@ -17,10 +19,12 @@ from cryptography.hazmat.primitives import serialization
 
 from hive.redis import probe as redis_probe
 from hive.settings import Settings, SettingsError
+from hive.streams.pubsub import Subscription
 from tests.support.processes import environment
 from tests.support.proxy import pump
 from tests.support.redis_servers import PASSWORD, RedisServer, redis_server, speaks_tls
 from tests.support.tls import Authority
+from tests.support.waiting import wait_for_async
 
 ENCODED = PASSWORD.replace("#", "%23")
 
@@ -119,8 +123,15 @@ def test_a_client_certificate_is_asked_for_by_its_name(
     assert "(TLS_FILES)" in refusal(tls_url(server), **with_client(client, other_key))
     missing = certificates.ours / "missing.pem"
     sentence = refusal(tls_url(server), **with_client(missing))
-    assert f"ssl_certfile is {missing}, which cannot be read: No such file" in sentence
+    assert f"ssl_certfile (HIVE_REDIS_CERT_FILE) is {missing}, which cannot be read: No such file" in sentence
     assert "(TLS_FILES)" in refusal(tls_url(server), HIVE_REDIS_CA_FILE=str(missing))
+    assert f"(HIVE_REDIS_CERT_FILE) is {client}" in refusal(tls_url(server), **with_client(client, other_key))
+    nothing_else = certificates.ours / "certificate-alone.pem"
+    nothing_else.write_bytes(client.read_bytes()[client.read_bytes().index(b"-----BEGIN CERTIFICATE") :])
+    alone = refusal(tls_url(server), **ca, HIVE_REDIS_CERT_FILE=str(nothing_else))
+    assert "ssl_keyfile (HIVE_REDIS_KEY_FILE) is not named" in alone
+    with pytest.raises(SettingsError, match="a key for a client certificate and no certificate"):
+        Settings.from_env({"REDIS_URL": tls_url(server), "HIVE_REDIS_KEY_FILE": str(client)})
     locked = certificates.ours / "locked.pem"
     locked.write_bytes(encrypted(client.read_bytes(), b"key-pass"))
     assert "(TLS_FILES)" in refusal(tls_url(server), **with_client(locked)), "nobody is asked on the terminal"
@@ -128,7 +139,9 @@ def test_a_client_certificate_is_asked_for_by_its_name(
     redis_probe.report(Settings.from_env({"REDIS_URL": opened, **with_client(locked)}))
     nonsense = certificates.ours / "nonsense.pem"
     nonsense.write_text("no certificate")
-    assert "(TLS_FILES)" in refusal(tls_url(server), HIVE_REDIS_CA_FILE=str(nonsense))
+    sentence = refusal(tls_url(server), HIVE_REDIS_CA_FILE=str(nonsense))
+    assert f"(HIVE_REDIS_CA_FILE) is {nonsense}, which holds no certificates in PEM" in sentence
+    assert "(TLS_FILES)" in sentence
 
 
 def encrypted(pem: bytes, password: bytes) -> bytes:
@@ -153,6 +166,50 @@ def test_who_mixes_up_the_ports_is_told(
     assert "rediss://" in getattr(record, "fields", {})["hint"]
 
 
+def test_what_is_no_redis_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    """A web server, to the commands and to the subscription."""
+    with web_server() as port:
+        assert "(NOT_REDIS). Look at host and port" in refusal(f"redis://localhost:{port}")
+        made = Subscription(f"redis://localhost:{port}", "hive:events:*", lambda *_: None, lambda: None)
+
+        async def subscribe() -> None:
+            task = asyncio.create_task(made.run())
+            await wait_for_async(lambda: bool(caplog.records))
+            task.cancel()
+
+        asyncio.run(subscribe())
+    assert {record.getMessage() for record in caplog.records} == {"cannot subscribe"}
+    assert "(NOT_REDIS)" in getattr(caplog.records[0], "fields", {})["reason"]
+
+
+@contextlib.contextmanager
+def web_server() -> Iterator[int]:
+    """A port where what comes is answered as a web server does."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_the_variable_that_holds_the_address_is_named(
+    redis: Callable[..., RedisServer], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    server = redis(password=PASSWORD)
+    file = tmp_path / "redis-url"
+    file.write_text(f"redis://:wrong@localhost:{server.port}\n")
+    monkeypatch.delenv("REDIS_URL", raising=False)
+    for name, value in (("HIVE_REDIS_URL_FILE", str(file)), ("HIVE_REDIS_URL", file.read_text().strip())):
+        monkeypatch.setenv(name, value)
+        with pytest.raises(SettingsError, match=rf"^{name} cannot be used: Redis refuses: .*\(WRONGPASS\)"):
+            redis_probe.report(Settings.from_env())
+    monkeypatch.setenv("HIVE_REDIS_URL", "redis://localhost:0")
+    with pytest.raises(SettingsError, match=r"^HIVE_REDIS_URL cannot be used: its port"):
+        Settings.from_env()
+
+
 def test_files_for_tls_and_an_address_in_the_clear_do_not_go_together() -> None:
     with pytest.raises(SettingsError, match="Begin it with rediss://"):
         Settings.from_env({"REDIS_URL": "redis://host", "HIVE_REDIS_CA_FILE": "/ca.pem"})
@@ -166,6 +223,8 @@ def test_what_redis_itself_refuses_has_its_code(redis: Callable[..., RedisServer
     assert "(DB). Name a lower one" in refusal(f"redis://:{ENCODED}@localhost:{server.port}/99")
     cluster = redis(cluster_enabled="yes")
     assert "(CLUSTER)" in refusal(f"redis://localhost:{cluster.port}")
+    renamed = redis(lines=('rename-command EVALSHA ""', 'rename-command ZSCAN ""', 'rename-command CONFIG ""'))
+    assert "(NO_COMMAND): EVALSHA ZSCAN. Do not rename" in refusal(f"redis://localhost:{renamed.port}")
     evicting = redis(maxmemory="64mb", maxmemory_policy="allkeys-lru")
     assert "(EVICTING)" in refusal(f"redis://localhost:{evicting.port}")
 

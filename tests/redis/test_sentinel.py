@@ -16,7 +16,7 @@ from hive.net.redis_url import parse_redis_url
 from hive.redis import probe as redis_probe
 from hive.redis.client import RedisError, connect
 from hive.redis.errors import ConnectError
-from hive.redis.sentinel import SENTINEL_TIMEOUT_S, Sentinels, _place, _role
+from hive.redis.sentinel import SENTINEL_TIMEOUT_S, Sentinels, _place, said_in
 from hive.settings import Settings, SettingsError
 from hive.streams.pubsub import Subscription
 from tests.support.ports import free_port
@@ -93,6 +93,22 @@ def test_what_nobody_but_the_operator_can_mend_ends_the_start(
         report(url(pair[1].port, options=options, name=name))
     for secret in (PASSWORD, ENCODED, OTHER, "wrong"):
         assert secret not in str(refused.value)
+
+
+def test_ports_of_redis_and_of_sentinels_that_are_mixed_up_are_told_apart(
+    pair: tuple[RedisServer, RedisServer],
+) -> None:
+    primary, sentinel = pair
+    with pytest.raises(SettingsError, match=r"\(NOT_SENTINEL\)\. Name the Sentinels' port"):
+        report(url(primary.port))
+    with pytest.raises(SettingsError, match=r"\(NOT_SENTINEL\)"):
+        report(url(primary.port, options=""))
+    report(url(primary.port, sentinel.port))  # one that is right is enough
+    with pytest.raises(SettingsError, match=r"\(TLS_NOT_SPOKEN\)"):
+        report(url(sentinel.port).replace("redis+", "rediss+"))
+    for database in (0, 1):
+        with pytest.raises(SettingsError, match=r"\(SENTINEL\)\. Begin REDIS_URL with redis\+sentinel://"):
+            report(f"redis://:{OTHER}@127.0.0.1:{sentinel.port}/{database}")
 
 
 def test_a_user_of_the_sentinels_needs_one_right(pair: tuple[RedisServer, RedisServer]) -> None:
@@ -228,4 +244,4 @@ def test_an_answer_of_a_sentinel_that_is_none_names_no_primary(answer: object) -
     "hello", [None, 7, b"role", [], [b"role"], [b"role", []], [[], b"role", b"role", 7], [b"\xff"]]
 )
 def test_an_answer_to_hello_that_is_none_is_no_primarys(hello: object) -> None:
-    assert _role(hello) == ""
+    assert said_in(hello, "role") == ""
