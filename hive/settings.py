@@ -72,6 +72,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     hf_hub_cache: str | None = field(default=None, name="HF_HUB_CACHE")
     hf_endpoint: str = field(default="https://huggingface.co", name="HF_ENDPOINT")
     ollama_registry: str = field(default="https://registry.ollama.ai", name="HIVE_OLLAMA_REGISTRY")
+    modelscope_endpoint: str = field(default="https://www.modelscope.cn", name="HIVE_MODELSCOPE_ENDPOINT")
     hf_hub_offline: bool = field(default=False, name="HF_HUB_OFFLINE")
     xdg_cache_home: str | None = field(default=None, name="XDG_CACHE_HOME")
     https_proxy: str | None = field(default=None, name="HTTPS_PROXY")
@@ -253,7 +254,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     def _check_endpoints(self) -> None:
         """Raises SettingsError, which does not show a password that somebody wrote into the URL."""
-        for name, value in (("HF_ENDPOINT", self.hf_endpoint), ("HIVE_OLLAMA_REGISTRY", self.ollama_registry)):
+        for name, value in (
+            ("HF_ENDPOINT", self.hf_endpoint),
+            ("HIVE_OLLAMA_REGISTRY", self.ollama_registry),
+            ("HIVE_MODELSCOPE_ENDPOINT", self.modelscope_endpoint),
+        ):
             if "@" in value:
                 raise SettingsError(f"{name} must not hold a user or a password. The Hub's token goes to HF_TOKEN.")
             try:

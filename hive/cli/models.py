@@ -20,7 +20,7 @@ from hive.settings import Settings
 from hive.wire.api import Download, Model
 from hive.wire.events import Downloading
 from hive.wire.refs import RefError
-from hive.wire.registries import read_name
+from hive.wire.registries import MODELSCOPE, MODELSCOPE_SCHEME, read_name
 
 _COLUMNS = (
     Column("MODEL", shrinks="middle"),
@@ -121,6 +121,8 @@ def match_models(models: Sequence[Model], name: str) -> list[Model]:
     can be named in the same way.
     """
     wanted = name.removeprefix("hf:")
+    if wanted.startswith(MODELSCOPE_SCHEME):
+        wanted = MODELSCOPE + wanted.removeprefix(MODELSCOPE_SCHEME)
     if wanted.startswith(("http://", "https://")):
         from hive.store.layout import url_key
 

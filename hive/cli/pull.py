@@ -73,7 +73,7 @@ def pull(
     """Download models and show how far they are. Prints the path of each.
 
     REF is org/name, hf:org/name@revision, hf:org/name:Q4_K_M, hf:org/name/file.gguf, an http(s) URL,
-    ollama:name:tag or oci://host/name:tag.
+    ollama:name:tag, oci://host/name:tag, or modelscope:org/name.
 
     What is on disk is not fetched again, and a download that is under way is joined. Where no server answers, the
     download runs in this command: Ctrl-C stops it, and the same `hive pull` goes on from what has arrived.

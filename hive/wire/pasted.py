@@ -124,7 +124,7 @@ _OTHER_PAGES: Final = {
 _OTHER_SITES: Final = {
     **dict.fromkeys(
         ("modelscope.cn", "www.modelscope.cn", "modelscope.ai", "www.modelscope.ai"),
-        "This is a page of ModelScope, which hive does not ask. The Hub may have the model: hf:{}.",
+        "This is a page of ModelScope: write modelscope:{0} for that. The Hub may have the model: hf:{0}.",
     ),
     "hf-mirror.com": "This is a page of a mirror. Set HF_ENDPOINT=https://hf-mirror.com for hive, and write hf:{}.",
 }

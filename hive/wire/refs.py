@@ -35,7 +35,16 @@ from hive.wire.pasted import (
     is_hub_host,
     normalise,
 )
-from hive.wire.registries import LATEST, RegistryName, is_registry, read_name, registry_name, spelled
+from hive.wire.registries import (
+    MODELSCOPE,
+    MODELSCOPE_SCHEME,
+    RegistryName,
+    default_revision,
+    is_registry,
+    read_name,
+    registry_name,
+    spelled,
+)
 
 __all__ = ["HIDDEN_QUERY", "RefError"]
 
@@ -92,13 +101,17 @@ class ModelRef(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         """The reference as `parse_ref` reads it. A URL is given whole: see `display` for what may be shown."""
         if self.url is not None:
             return self.url
-        if is_registry(self.repo) and not (self.path or self.quant or self.is_pinned):
-            return spelled(self.repo, self.rev) or f"hf:{self.repo}"
+        is_plain = is_registry(self.repo) and not (self.path or self.quant or self.is_pinned)
+        if is_plain and (written := spelled(self.repo, self.rev)) is not None:
+            return written
         path = f"/{self.path}" if self.path else ""
         revision = self.revision or (DEFAULT_REVISION if path and _needs_revision(path) else "")
         revision = f"@{revision}" if revision else ""
         quant = f":{self.quant}" if self.quant else ""
-        return f"hf:{self.repo}{path}{revision}{quant}"
+        text = f"{self.repo}{path}{revision}{quant}"
+        if self.repo.startswith(MODELSCOPE):
+            return MODELSCOPE_SCHEME + text.removeprefix(MODELSCOPE)
+        return f"hf:{text}"
 
     @property
     def is_model(self) -> bool:
@@ -158,6 +171,8 @@ def _parse(text: str, endpoint: str) -> ModelRef:
         raise RefError("A model reference is not empty and has no control characters.")
     if "\\" in text:
         raise backslash(text)
+    if text[: len(MODELSCOPE_SCHEME)].lower() == MODELSCOPE_SCHEME:
+        return _parse_hub(MODELSCOPE + text[len(MODELSCOPE_SCHEME) :].removeprefix("//").lstrip())
     if (named := read_name(text)) is not None:
         return ModelRef(repo=named[0], revision=named[1])
     text = normalise(text, endpoint)
@@ -181,6 +196,8 @@ def is_quant(name: str) -> bool:
 def repo_in(text: str) -> str:
     """The repository that a reference, or a model's id, begins with; for texts that hive wrote itself."""
     text = text.removeprefix("hf:")
+    if text.startswith(MODELSCOPE_SCHEME):
+        text = MODELSCOPE + text.removeprefix(MODELSCOPE_SCHEME)
     with contextlib.suppress(RefError):
         if (named := read_name(text)) is not None:
             return named[0]
@@ -329,7 +346,7 @@ def _of_registry(repo: str, revision: str | None) -> str:
     """The revision that is meant of a registry's repository. Raises RefError where the name is none of a registry."""
     if registry_name(repo) is None:
         raise RefError(_no_repository(repo))
-    return revision or LATEST
+    return revision or default_revision(repo)
 
 
 def _no_repository(text: str) -> str:

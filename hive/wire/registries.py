@@ -1,9 +1,10 @@
-"""Names of models in registries: Ollama's, and any that speaks the OCI distribution protocol.
+"""Names of models elsewhere than on the Hub: in Ollama's registry, in those that speak OCI's protocol, on ModelScope.
 
     ollama:llama3.2:1b                       the repository ollama.library/llama3.2 of the store, revision 1b
     ollama:ns/name                           ollama.ns/name, revision latest
     oci://ghcr.io/org/phi3.5:q4              oci.ghcr.io/org.phi3._5, revision q4
     oci://host:5000/name@sha256:<64 hex>     oci.host.5000/name, revision sha256-<64 hex>
+    modelscope:org/name@v1:Q4_K_M            modelscope.org/name, revision v1, and the rest as on the Hub
 
 Problem: what comes from a registry lies in the same cache as the Hub's models, so that every tool, list and check of
 the store knows it; and there a repository has two parts. The easy way, to cut a long name short, would let two names be
@@ -14,22 +15,28 @@ read back: of the host the port behind a dot, of the path '.' for '/', and '._' 
 from __future__ import annotations
 
 import re
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from hive.wire.pasted import RefError
 
 #: What owners of the store's repositories begin with that are from a registry; the Hub has no such owners.
 OLLAMA: Final = "ollama."
 OCI: Final = "oci."
+MODELSCOPE: Final = "modelscope."
+MODELSCOPE_SCHEME: Final = "modelscope:"
 OLLAMA_SCHEME: Final = "ollama:"
 OCI_SCHEME: Final = "oci://"
 #: The tag that is meant where none is written, and the namespace of Ollama's own models.
 LATEST: Final = "latest"
+#: The branch that is meant on ModelScope.
+MASTER: Final = "master"
 LIBRARY: Final = "library"
 #: Characters of an owner, and of a name, in the store.
 MAX_PART_CHARS: Final = 96
 
 _OLLAMA_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+#: With one of these a name in the store would look like the address of a page.
+_NOT_OWNERS: Final = frozenset({"com", "ai", "cn"})
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _COMPONENT = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-)[a-z0-9]+)*")
 _HOST = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*")
@@ -38,25 +45,33 @@ _DIGEST_REVISION = re.compile(r"sha256-([0-9a-f]{64})")
 
 
 class RegistryName(NamedTuple):
-    """A repository of a registry: `host` ("" for Ollama's, `host:port` otherwise) and its path there."""
+    """A repository of a registry, or of ModelScope: `host` (`host:port`; "" where the settings name it) and path."""
 
+    kind: Literal["ollama", "oci", "modelscope"]
     host: str
     path: str
 
 
 def is_registry(repo: str) -> bool:
     """Whether a repository of the store is from a registry."""
-    return repo.startswith((OLLAMA, OCI))
+    return repo.startswith((OLLAMA, OCI, MODELSCOPE))
+
+
+def default_revision(repo: str) -> str:
+    """What is meant of such a repository where no revision is written."""
+    return MASTER if repo.startswith(MODELSCOPE) else LATEST
 
 
 def registry_name(repo: str) -> RegistryName | None:
     """What a repository of the store is called in its registry; None where it is none of a registry, or no name."""
     owner, _, name = repo.partition("/")
     if owner.startswith(OLLAMA):
-        found = RegistryName("", f"{owner.removeprefix(OLLAMA)}/{name}")
+        found = RegistryName("ollama", "", f"{owner.removeprefix(OLLAMA)}/{name}")
+    elif owner.startswith(MODELSCOPE):
+        found = RegistryName("modelscope", "", f"{owner.removeprefix(MODELSCOPE)}/{name}")
     elif owner.startswith(OCI):
         path = re.sub(r"\.(?!_)", "/", name).replace("._", ".")
-        found = RegistryName(_with_port(owner.removeprefix(OCI)), path)
+        found = RegistryName("oci", _with_port(owner.removeprefix(OCI)), path)
     else:
         return None
     try:
@@ -85,11 +100,11 @@ def read_name(text: str) -> tuple[str, str] | None:
 
 
 def spelled(repo: str, revision: str) -> str | None:
-    """A reference as people write it; None for what is none of a registry."""
+    """A reference as people write it; None for what is none of a registry, or is written as on the Hub."""
     name = registry_name(repo)
-    if name is None:
+    if name is None or name.kind == "modelscope":
         return None
-    if not name.host:
+    if name.kind == "ollama":
         return f"{OLLAMA_SCHEME}{name.path.removeprefix(f'{LIBRARY}/')}:{revision}"
     digest = digest_of_revision(revision)
     return f"{OCI_SCHEME}{name.host}/{name.path}" + (f"@{digest}" if digest else f":{revision}")
@@ -103,14 +118,14 @@ def _read_ollama(text: str) -> tuple[str, str]:
             f"{text[:80]!r} names no model of Ollama's. Write ollama:name:tag, or ollama:namespace/name:tag;"
             " a model of the Hub is written hf:org/name."
         )
-    return _repo(RegistryName("", path)), _tag(tag if colon else LATEST)
+    return _repo(RegistryName("ollama", "", path)), _tag(tag if colon else LATEST)
 
 
 def _read_oci(text: str) -> tuple[str, str]:
     host, _, rest = text.partition("/")
     path, at, digest = rest.partition("@")
     path, colon, tag = path.partition(":")
-    repo = _repo(RegistryName(host.lower(), path))
+    repo = _repo(RegistryName("oci", host.lower(), path))
     if not at:
         return repo, _tag(tag if colon else LATEST)
     found = _DIGEST.fullmatch(digest)
@@ -127,13 +142,15 @@ def _tag(tag: str) -> str:
 
 def _repo(name: RegistryName) -> str:
     """The store's repository. Raises RefError where it would be none, or not be read back."""
-    if not name.host:
+    if name.kind != "oci":
+        prefix = MODELSCOPE if name.kind == "modelscope" else OLLAMA
         owner, _, last = name.path.partition("/")
         parts = (owner, last)
         bad = [part for part in parts if not _OLLAMA_PART.fullmatch(part) or part.endswith((".", "-", ".git"))]
-        if bad or any(mark in name.path for mark in ("..", "--")) or owner.lower() in ("com", "ai"):
-            raise RefError(f"{name.path[:80]!r} names no model of Ollama's. Write ollama:name:tag.")
-        return f"{OLLAMA}{owner}/{last}"
+        if bad or any(mark in name.path for mark in ("..", "--")) or owner.lower() in _NOT_OWNERS:
+            way = "modelscope:org/name" if name.kind == "modelscope" else "ollama:name:tag"
+            raise RefError(f"{name.path[:80]!r} names no model there. Write {way}.")
+        return f"{prefix}{owner}/{last}"
     host, colon, port = name.host.partition(":")
     components = name.path.split("/")
     is_port = port.isdecimal() and len(port) <= 5 and 0 < int(port) < 65_536 and port == str(int(port))

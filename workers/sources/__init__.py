@@ -9,10 +9,10 @@ from hive.net.egress import Network
 from hive.settings import Settings
 from hive.store.restricted import ProbeFile
 from hive.wire.refs import ModelRef
-from workers.sources import huggingface, local_file, registry, url
+from workers.sources import huggingface, local_file, modelscope, registry, url
+from workers.sources.elsewhere import base_url
 from workers.sources.hub_client import HubClient
 from workers.sources.plan import Plan, PlannedFile, RetryLater
-from workers.sources.registry import base_url
 from workers.sources.url import named, probed
 
 __all__ = ["Plan", "PlannedFile", "RetryLater", "access", "base_url", "named", "probed", "resolve"]
@@ -43,7 +43,8 @@ def resolve(
     if ref.url is not None:
         return url.resolve(ref, sha256, name)
     if (registered := ref.registry) is not None:
-        return registry.resolve(ref, registered, include, exclude, settings=settings, network=network)
+        ask = modelscope.resolve if registered.kind == "modelscope" else registry.resolve
+        return ask(ref, registered, include, exclude, settings=settings, network=network)
     return huggingface.resolve(
         ref, include, exclude, settings=settings, token=token, network=network, as_operator=as_operator
     )

@@ -18,7 +18,7 @@ import hashlib
 import re
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Final
 from urllib.parse import urlencode, urlsplit
@@ -30,7 +30,6 @@ from hive.errors import (
     ChecksumMismatch,
     DownloadError,
     HubRefused,
-    HubUnavailable,
     ModelAccessDenied,
     ModelNotFound,
     RevisionNotFound,
@@ -43,7 +42,8 @@ from hive.wire.refs import ModelRef, is_quant
 from hive.wire.registries import RegistryName, digest_of_revision
 from hive.wire.selection import RepoFile
 from hive.wire.weights import is_pickle, is_weights
-from workers.sources import hub_transport
+from workers.sources.elsewhere import asking, base_url
+from workers.sources.hub_transport import CallBounds
 from workers.sources.huggingface import selected
 from workers.sources.plan import Plan, PlannedFile
 from workers.transfer import Digest, Location, Source
@@ -243,9 +243,7 @@ class Registry:
         self._host = urlsplit(self._base).netloc
         self._path = _docker_path(name)
         self._shown = f"{name.host}/{name.path}" if name.host else name.path
-        self._bounds = hub_transport.CallBounds(
-            settings.first_byte_timeout_s, settings.hub_timeout_s, 2 * MAX_MANIFEST_BYTES
-        )
+        self._bounds = CallBounds(settings.first_byte_timeout_s, settings.hub_timeout_s, 2 * MAX_MANIFEST_BYTES)
         self._network = network
         self._lock = threading.Lock()
         self._heard = False
@@ -356,28 +354,8 @@ class Registry:
             raise ModelAccessDenied(f"The registry {self._host} gives nobody a token for {self._shown}.")
         return token, min(max(found.expires_in, TOKEN_TTL_S), 3600.0)
 
-    @contextlib.contextmanager
-    def _asking(self) -> Iterator[httpx2.Client]:
-        """A client whose requests go the way of the Hub's; what is said of the Hub there is said of the registry."""
-        try:
-            with hub_transport.asking(self._base, self._bounds), hub_transport.client(self._network) as client:
-                yield client
-        except HubUnavailable as error:
-            text = error.message.replace("The Hub", f"The registry {self._host}").replace("the Hub", "the registry")
-            raise type(error)(text.replace("HF_ENDPOINT", "its name"), **error.details) from None
-        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-            raise HubRefused(f"The registry {self._host} cannot be asked ({type(error).__name__}).") from None
-
-
-def base_url(settings: Settings, name: RegistryName) -> str:
-    """The registry's address: Ollama's from the settings; https for any other, but for one of this machine."""
-    if not name.host:
-        return settings.ollama_registry.rstrip("/")
-    host = name.host.partition(":")[0]
-    if host == "docker.io":
-        return "https://registry-1.docker.io"
-    is_own = host == "localhost" or re.fullmatch(r"127\.\d+\.\d+\.\d+", host) is not None
-    return f"{'http' if is_own else 'https'}://{name.host}"
+    def _asking(self) -> contextlib.AbstractContextManager[httpx2.Client]:
+        return asking(self._base, self._bounds, self._network, f"The registry {self._host}")
 
 
 def _docker_path(name: RegistryName) -> str:

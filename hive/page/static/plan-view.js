@@ -11,7 +11,7 @@ const MAX_FILES = 200;
 export function planView(plan, acts) {
   const start = button(plan.local_path ? "On disk already" : `Download ${size(plan.bytes_missing)}`, acts.start, { class: "primary" });
   if (plan.local_path) start.hidden = true;
-  const page = plan.repo && !/^(ollama|oci)\./.test(plan.repo) ? safeLink(`https://huggingface.co/${plan.repo}`, "Its page, with licence and terms") : null;
+  const page = plan.repo && !/^(ollama|oci|modelscope)\./.test(plan.repo) ? safeLink(`https://huggingface.co/${plan.repo}`, "Its page, with licence and terms") : null;
   return [
     el("h2", {}, isolated(plan.name)),
     el("p", { class: "sum", text: sums(plan) }),
