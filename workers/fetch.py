@@ -204,8 +204,7 @@ class Transfer:
 
     def _fetch(self, files: Sequence[PlannedFile], pool: HostPool, xet_transports: XetTransports) -> None:
         items = {
-            BatchItem(self._patient(file.source), self._partial(file), xet_transports.for_file(file)): file
-            for file in files
+            BatchItem(self._patient(file), self._partial(file), xet_transports.for_file(file)): file for file in files
         }
 
         def on_progress(item: BatchItem, snapshot: Snapshot) -> None:
@@ -257,8 +256,11 @@ class Transfer:
         found = probe(file.source, self._network, self._limits)
         return found.size if found is not None else None
 
-    def _patient(self, source: Source) -> Source:
-        """The source with a `locate` that keeps to the Hub's rests, and tells the others of new ones."""
+    def _patient(self, file: PlannedFile) -> Source:
+        """The source with a `locate` that keeps to the Hub's rests, and tells the others of new ones; and of whose
+        bytes it is noted when they are given up.
+        """
+        source = file.source
         host, locate = source_host(self._settings, self._plan.ref), source.locate
 
         def locate_patiently() -> Location:
@@ -270,7 +272,7 @@ class Transfer:
                 self._peers.cooldown.set(host, limit.seconds)
                 raise Throttled(str(limit), limit.seconds) from None
 
-        return replace(source, locate=locate_patiently)
+        return replace(source, locate=locate_patiently, on_give_up=lambda: self._store.note_given_up(file))
 
     def _follow(self, file: PlannedFile, pool: HostPool, xet_transports: XetTransports) -> None:
         """Wait for a file that another download is fetching, show how far it is, and take over where that one gives

@@ -37,6 +37,7 @@ from hive.store.dirfd import (
     write_link,
 )
 from hive.store.filesystem import check_names, partial_place
+from hive.store.given_up import note_given_up
 from hive.store.layout import (
     BLOBS,
     CACHEDIR_TAG,
@@ -50,6 +51,7 @@ from hive.store.layout import (
     Manifest,
     blob_link,
     encode_tree,
+    own_partial_key,
     partial_key,
     read_manifest,
     repo_folder,
@@ -100,6 +102,12 @@ class Store:
         place = self._places[plan.kind]
         with _our_errors(), open_folder(place.root, *place.names, create=True):
             return place.path / (_partial_key(plan, file) + (f".{own}" if own else ""))
+
+    def note_given_up(self, file: PlannedFile) -> None:
+        """Note that bytes of this content are given up; nothing where no digest names it."""
+        if file.etag is not None:
+            with _our_errors():
+                note_given_up(self._hive, file.etag)
 
     def missing(self, plan: Plan) -> tuple[PlannedFile, ...]:
         """The files that have to be fetched: those that are not in the store with the right size.
@@ -336,9 +344,7 @@ def _move(partial: Path, blobs: int, etag: str) -> None:
 
 def _partial_key(plan: Plan, file: PlannedFile) -> str:
     if file.digest is not None and plan.own_content:
-        # A name that only who has the permission arrives at: what is half there must not be had by its digest either.
-        own = f"hive own {file.digest.algorithm} {file.digest.hex} {plan.own_content}"
-        return hashlib.sha256(own.encode()).hexdigest()
+        return own_partial_key(file.digest.algorithm, file.digest.hex, plan.own_content)
     if file.digest is None:
         return f"url-{hashlib.sha256((plan.ref.url or '').encode()).hexdigest()}"
     return partial_key(file.digest.algorithm, file.digest.hex)

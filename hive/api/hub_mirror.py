@@ -215,6 +215,8 @@ async def _fetched(
     if growing.is_wrong or growing.failed:
         growing.close()
         return await _failed(services, made.download_id)
+    if span.status == 206:
+        span = await _span(request, services, found)  # what it had may have been given up before this was looked at
     return FileResponse(services, span, found.size, headers, growing=growing, on_end=growing.close)
 
 

@@ -7,6 +7,9 @@ hashed, but never the last 64 KiB before the digest is right. Where it is wrong 
 the digest is marked, in all servers (hive/downloads/wrong_digests.py): for an hour a request for the rest is answered
 with all of it. Nobody ends with wrong bytes.
 
+A server that has handed out bytes may be gone before they are judged. So whoever gives up bytes notes it on the disk
+before (hive/store/given_up.py), and what was given up since a file was first looked at is wrong as well.
+
 The digest is our own, of the bytes that were handed out: what a worker has found, on whatever machine, is not asked.
 """
 
@@ -29,7 +32,8 @@ from hive.downloads.wrong_digests import WRONG_TTL_S, WrongDigests
 from hive.errors import HiveError, ServerBusy, StoreMissing
 from hive.store.blobs import find_repo_blob, open_blob
 from hive.store.frontier import JournalTail, open_partial
-from hive.store.layout import partial_key
+from hive.store.given_up import given_up
+from hive.store.layout import own_partial_key, partial_key, repo_of
 
 #: Bytes at the end that wait for the digest.
 HELD_BACK_BYTES: Final = 65_536
@@ -63,9 +67,12 @@ class GrowingFile:
         self.etag, self.size = etag, size
         is_sha256 = len(etag) == 64
         self._hash = hashlib.sha256() if is_sha256 else hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
-        key = partial_key("sha256" if is_sha256 else "sha1", etag)
-        #: One place for a large content; a small one has its download's own.
-        self._names = (key, f"{key}.{download_id}")
+        algorithm = "sha256" if is_sha256 else "git-sha1"
+        key, own = partial_key(algorithm, etag), own_partial_key(algorithm, etag, repo_of(folder) or "")
+        #: One place for a large content, where it is restricted one of its repository; a small one has its download's.
+        self._names = (key, own, f"{key}.{download_id}", f"{own}.{download_id}")
+        #: When bytes of it were given up last before it was looked at; None before that.
+        self._given_up: int | None = None
         self._tail: JournalTail | None = None
         self._fds: list[int] = []
         self._inode = -1
@@ -143,6 +150,8 @@ class GrowingFile:
 
     def look(self) -> None:
         """Read and hash what has come. Raises OSError."""
+        if self._given_up is None:
+            self._given_up = given_up(self._hive, self.etag)
         end = self._find()
         until = min(end, self._hashed + LOOK_BYTES, self.size)
         self.has_more = until < min(end, self.size)
@@ -154,7 +163,7 @@ class GrowingFile:
             self._hashed += len(data)
         if self._hashed < self.size:
             self.limit = max(self.limit, min(self._hashed, self.size - HELD_BACK_BYTES), 0)
-        elif self._hash.hexdigest() == self.etag:
+        elif self._hash.hexdigest() == self.etag and given_up(self._hive, self.etag) == self._given_up:
             self.limit = self.size
         else:
             self.is_wrong = True
@@ -203,8 +212,15 @@ class GrowingFiles:
         self._threads.close()
 
     async def was_wrong(self, etag: str) -> bool:
-        """Whether bytes under this digest, which this server or another has handed out, were wrong lately."""
-        return time.monotonic() < self._wrong.get(etag, 0.0) or await self._marks.is_marked(etag)
+        """Whether bytes under this digest, which this server or another has handed out, were wrong lately, or given up;
+        also where nobody can say.
+        """
+        if time.monotonic() < self._wrong.get(etag, 0.0) or await self._marks.is_marked(etag):
+            return True
+        try:
+            return await self._threads.run(given_up, self._hive, etag) > 0
+        except (OSError, ServerBusy):
+            return True
 
     def follow(
         self,

@@ -10,6 +10,7 @@
     hive/partial/<digest or hash of the URL>.*            a file under way
     hive/downloads/<16 hex>/<download id>.json            a request that has not ended; see hive.downloads.intents
     hive/locks/*                                          who works on what; see hive.store.file_lock
+    hive/given-up/<digest>                                see hive.store.given_up
     hive/restricted/models--org--name/<commit>/*          for whom the Hub is to be asked; see hive.store.restricted
 
 `hub/` is huggingface_hub's own layout, so `trees/` follows its rule: with a listing there, it calls a snapshot
@@ -177,6 +178,13 @@ def read_manifest(folder: int) -> Manifest | None:
 def partial_key(algorithm: str, digest_hex: str) -> str:
     """The name of a partial file without its endings: the content's digest, git's sha1 marked as such."""
     return digest_hex if algorithm == "sha256" else f"git-{digest_hex}"
+
+
+def own_partial_key(algorithm: str, digest_hex: str, permission: str) -> str:
+    """The same where only those who have a permission may go on with it: what is half there must not be had by its
+    digest either. `permission`: the restricted repository, or the URL with a query.
+    """
+    return hashlib.sha256(f"hive own {algorithm} {digest_hex} {permission}".encode()).hexdigest()
 
 
 def url_key(url: str) -> str:

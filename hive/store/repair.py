@@ -23,6 +23,7 @@ from hive.errors import Conflict, HiveError, ModelInUse
 from hive.settings import Settings
 from hive.store.dirfd import open_folder, remove_file
 from hive.store.filesystem import partial_place
+from hive.store.given_up import note_given_up
 from hive.store.inventory import Content, InventoryItem
 from hive.store.layout import BLOBS, FILES, SNAPSHOTS, partial_key, read_manifest, url_key
 from hive.wire.maintenance import Problem, Refetch
@@ -109,6 +110,8 @@ class Repairer:
                 open_folder(content.root, *content.names) as folder,
                 open_folder(place.root, *place.names, create=True) as partial,
             ):
+                if content.digest is not None:
+                    note_given_up(self._hive, content.digest.hex)
                 _move(folder, content.name, partial, _bad_name(partial, content))
 
     def _unlink(self, item: InventoryItem, path: str) -> None:

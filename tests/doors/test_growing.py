@@ -16,6 +16,7 @@ from hive.doors.growing import HELD_BACK_BYTES, GrowingFile, GrowingFiles
 from hive.downloads.wrong_digests import WrongDigests
 from hive.redis.client import CommandThread
 from hive.store.frontier import JournalTail
+from hive.store.given_up import note_given_up
 from tests.support.waiting import DEADLINE_S, wait_for_async
 
 pytestmark = pytest.mark.anyio
@@ -112,6 +113,32 @@ async def test_what_was_published_is_handed_out_whole_from_the_same_file(world: 
     assert file.limit == len(CONTENT)
     assert os.fstat(file.fd).st_ino == before
     file.done()
+
+
+async def test_bytes_that_were_given_up_count_as_wrong_whoever_handed_them_out(
+    world: World, marks: WrongDigests
+) -> None:
+    file = world.growing()
+    world.write(CONTENT, (0, 200_000))
+    file.look()
+    note_given_up(world.hive, ETAG)
+    world.write(CONTENT, (200_000, len(CONTENT)))
+    file.look()
+    assert (file.limit <= len(CONTENT) - HELD_BACK_BYTES, file.is_wrong) == (True, True)
+    file.done()
+    # Another server, to which nobody has said anything, hands it out whole; and who comes for the rest gets it so.
+    another = GrowingFiles(world.hub, world.hive, marks)
+    assert await another.was_wrong(ETAG)
+    later = world.growing()
+    later.look()
+    assert later.limit == len(CONTENT)
+    later.done()
+    note = world.hive / "given-up" / ETAG
+    os.utime(note, (0, 0))
+    assert not await another.was_wrong(ETAG)
+    note_given_up(world.hive, "0" * 40)
+    assert not note.exists()
+    another.close()
 
 
 @pytest.mark.parametrize("published", [False, True])

@@ -152,6 +152,16 @@ def test_a_gated_data_set_is_for_those_whose_token_the_hub_takes(mirror: Mirror)
     assert requests.get(f"{away}/{commit}/a.parquet", headers=mine, timeout=60).status_code == 403
 
 
+def test_bytes_of_a_gated_file_flow_as_well(mirror: Mirror) -> None:
+    mirror.hub.create("org/gated-slow", {"m.gguf": SyntheticFile(18 * MIB, 13)}, gated="manual")
+    mirror.hub.faults.add(faults.trickle(6 * MIB), "*m.gguf*", origin="cdn")
+    url, mine = f"{mirror.url}/org/gated-slow/resolve/main/m.gguf", {"authorization": f"Bearer {DEFAULT_TOKEN}"}
+    with requests.get(url, headers=mine, stream=True, timeout=60) as answer:
+        answer.raw.read(65_536)
+        assert mirror.downloads("org/gated-slow")[0]["status"] == "downloading"
+    mirror.hub.faults.clear()
+
+
 def test_bytes_flow_while_they_are_fetched_and_a_client_that_was_killed_goes_on(mirror: Mirror) -> None:
     model = SyntheticFile(24 * MIB)
     mirror.hub.create("org/slow", {"m.gguf": model})
@@ -198,6 +208,26 @@ def test_no_client_ends_with_a_wrong_byte(mirror: Mirror, tmp_path: Path) -> Non
             return False  # cut off again: the worker has not noticed yet
 
     wait_for(tried, "the right bytes", 90)
+
+
+def test_a_server_that_was_killed_while_it_handed_out_wrong_bytes_leaves_no_client_with_them(mirror: Mirror) -> None:
+    model = SyntheticFile(18 * MIB, 21)
+    mirror.hub.create("org/killed", {"m.gguf": model})
+    mirror.hub.faults.add(faults.wrong_byte(MIB), "*m.gguf*", origin="cdn", count=1)
+    mirror.hub.faults.add(faults.trickle(6 * MIB), "*m.gguf*", origin="cdn")
+    server = Server(mirror.env)
+    server.wait_until_ready()
+    with requests.get(f"{server.url}/org/killed/resolve/main/m.gguf", stream=True, timeout=60) as answer:
+        had = answer.raw.read(4 * MIB)
+        server.kill()
+    server.stop()
+    mirror.hub.faults.clear()
+    wait_for(lambda: mirror.downloads("org/killed")[0]["status"] == "complete", "the right bytes", 60)
+    assert had != b"".join(model.blocks(0, 4 * MIB))
+    url, rest = f"{mirror.other_url}/org/killed/resolve/main/m.gguf", {"range": f"bytes={len(had)}-"}
+    answer = requests.get(url, headers=rest, timeout=60)
+    assert answer.status_code == 200
+    assert hashlib.sha256(answer.content).hexdigest() == model.sha256()
 
 
 def test_llama_cpp_and_transformers_ask_for_what_is_not_there_and_are_told_by_headers(mirror: Mirror) -> None:

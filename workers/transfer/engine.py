@@ -230,6 +230,7 @@ class _Fetch:
 
     def _start_over(self, *, solo: bool) -> None:
         """Forget everything on disk; the bytes stay there and are overwritten."""
+        self._tell_given_up()
         self._stop_journal_writer()
         with translated():
             journal_path(self._partial).unlink(missing_ok=True)
@@ -271,6 +272,7 @@ class _Fetch:
         A part whose CRC is not the one it arrived with was spoiled here, and it alone is fetched again. If all are as
         they arrived, the source sent wrong bytes: then everything once more, over the other transport, in one stream.
         """
+        self._tell_given_up()
         self._repair_rounds += 1
         bad = self._spoiled() if self._repair_rounds <= MAX_REPAIR_ROUNDS else []
         if bad:
@@ -293,6 +295,11 @@ class _Fetch:
             with translated():
                 set_aside(self._partial)
             raise ChecksumMismatch
+
+    def _tell_given_up(self) -> None:
+        """Before it is so: a kill must not come between."""
+        if self._source.on_give_up is not None:
+            self._source.on_give_up()
 
     def _spoiled(self) -> list[Extent]:
         """The extents whose bytes on disk are not those that arrived."""

@@ -90,6 +90,8 @@ class Source:
     #: What a final refusal of the location's own server means, for whoever knows what was asked there. None: what the
     #: status says.
     explain: Callable[[Refusal], HiveError] | None = field(default=None, repr=False)
+    #: Called before bytes that a journal vouched for are given up or overwritten: others may have read them.
+    on_give_up: Callable[[], None] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
