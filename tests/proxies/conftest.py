@@ -9,6 +9,7 @@ import pytest
 
 from hive.processes.embedded_redis import EmbeddedRedis
 from hive.redis.client import connect
+from hive.settings import Settings
 from tests.proxies.guarded import Guarded
 from tests.proxies.programs import NAMES, SETTINGS, Proxy, running
 from tests.support.downloads import download_context
@@ -21,13 +22,14 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     """For all tests that end no replica: starting two takes longer than most of these tests."""
     folder = tmp_path_factory.mktemp("guarded")
     with EmbeddedRedis(tmp_path_factory.mktemp("r")) as redis, connect(redis.url) as client:
-        keys = keys_for(environment(redis.url, folder))
+        env = environment(redis.url, folder)
+        keys = keys_for(env)
         with serving(redis.url, folder, **SETTINGS) as start:
             downloads = download_context(client, lease_s=3600)
             replicas = [start(), start()]
             for replica in replicas:
                 replica.is_shared = True
-            yield Guarded(replicas, downloads, keys["ops"])
+            yield Guarded(replicas, downloads, keys["ops"], Settings.from_env(env))
 
 
 @pytest.fixture(params=NAMES)

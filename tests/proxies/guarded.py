@@ -5,15 +5,17 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from hive.downloads.context import DownloadContext
+from hive.settings import Settings
 from tests.support.processes import Server
 
 
 class Guarded(NamedTuple):
-    """Two replicas that want keys, what they have in Redis, and a key for everything."""
+    """Two replicas that want keys, what they have in Redis, a key for everything, and their settings."""
 
     servers: list[Server]
     downloads: DownloadContext
     key: str
+    settings: Settings
 
     @property
     def ports(self) -> list[int]:

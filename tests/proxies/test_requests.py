@@ -18,6 +18,7 @@ from tests.proxies.guarded import Guarded
 from tests.proxies.programs import NAMES, ROOT, Change, Proxy, running
 from tests.support.downloads import claim, complete, create
 from tests.support.sse_client import SseClient
+from tests.support.store import put, sha256
 from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.slow
@@ -26,6 +27,8 @@ pytestmark = pytest.mark.slow
 CLIENT, CLAIMED = "127.0.0.9", "203.0.113.7"
 #: Bytes of bodies: one that hive refuses where it is no prompt, and more than the files let through.
 TOO_LARGE_FOR_HIVE, TOO_LARGE = 200_000, 1_200_000
+#: Bytes of a file that no buffers of sockets hold.
+LARGE_BYTES = 32 << 20
 
 
 class _From(HTTPAdapter):
@@ -151,6 +154,25 @@ def test_a_sub_path_is_what_the_documentation_says(
         assert link is not None
         target = urljoin(page.url, link[1])
         assert requests.get(target, verify=proxy.ca, timeout=60).json()["openapi"]
+
+
+def test_nginx_keeps_no_file_for_a_client_that_takes_it_slowly(
+    guarded: Guarded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would take the first gigabyte at once, then nothing until the client has it: hive gives a client up that takes
+    nothing for 30 s, and the file would break off.
+    """
+    monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
+    content = bytes(LARGE_BYTES)
+    put(guarded.settings, "org/large", {"model.gguf": content})
+    log = Change("hive-error.log crit;", "hive-error.log warn;")
+    with running("nginx", tmp_path, guarded.ports, [log]) as proxy:
+        url = f"{proxy.url}/v1/blobs/sha256:{sha256(content)}"
+        with requests.get(url, headers=guarded.header, verify=proxy.ca, timeout=60, stream=True) as unread:
+            assert unread.status_code == 200
+            # While all of it comes for another client, nginx has time to take the first one's too.
+            assert requests.get(url, headers=guarded.header, verify=proxy.ca, timeout=60).content == content
+            assert "buffered to a temporary file" not in proxy.log
 
 
 def test_the_audit_line_has_the_client(guarded_proxy: Proxy, guarded: Guarded, client: requests.Session) -> None:
