@@ -247,6 +247,8 @@ class Registry:
         self._network = network
         self._lock = threading.Lock()
         self._heard = False
+        #: The contents that were located with the present token.
+        self._located: set[str] = set()
         self._challenge: dict[str, str] | None = None
         self._token, self._token_until_s = "", 0.0
 
@@ -254,6 +256,8 @@ class Registry:
         """The manifest of a tag or digest, and its own digest in hex; of an index, the only one in it."""
         for _ in range(2):
             data = self._get(f"/v2/{self._path}/manifests/{reference}", reference, accept=_ACCEPT)
+            if len(data) > MAX_MANIFEST_BYTES:
+                raise DownloadError(f"The manifest of {self._shown} is longer than {MAX_MANIFEST_BYTES >> 20} MiB.")
             digest = hashlib.sha256(data).hexdigest()
             if reference.startswith("sha256:") and reference != f"sha256:{digest}":
                 raise ChecksumMismatch(f"The registry {self._host} sent another manifest than that of the digest.")
@@ -283,7 +287,14 @@ class Registry:
         return data
 
     def location(self, sha256: str) -> Location:
-        """Where a content is, with a token that is still good. Raises HiveError."""
+        """Where a content is, with a token that is still good. Who asks twice for one was refused with the token, which
+        the registry may have taken back before its time. Raises HiveError.
+        """
+        with self._lock:
+            if sha256 in self._located:
+                self._located.clear()
+                self._token_until_s = 0.0
+            self._located.add(sha256)
         with self._asking() as client:
             self._greet(client)
             headers = self._headers(client)
