@@ -26,6 +26,7 @@ from hive.store.repo_cache import RepoCache, SnapshotEntry
 from hive.store.restricted import AccessNotes
 from hive.wire.api import Model
 from hive.wire.refs import DEFAULT_REVISION, ModelRef, is_revision
+from hive.wire.weights import is_beside_weights
 
 #: Bytes of a model card in which its licence is looked for.
 MAX_CARD_BYTES: Final = 64 << 10
@@ -90,10 +91,10 @@ def _of_repository(settings: Settings, models: Sequence[Model], repo: str, commi
     tree = ModelCatalog(settings).tree(repo, commit) or ()
     listed = {file.path: file.etag for file in tree}
     with RepoCache(hub, folder) as cache:
-        entries = [entry for entry in cache.entries(commit) if entry.path in wanted]
+        entries = [e for e in cache.entries(commit) if e.path in wanted or is_beside_weights(e.path)]
         refs = cache.refs().get(commit, [])
         places = tuple(_place(hub, cache, folder, commit, entry) for entry in entries)
-    if {entry.path for entry in entries} != wanted:
+    if not wanted <= {entry.path for entry in entries}:
         raise ModelNotOnDisk
     files = tuple(
         _archived(entry.path, place, entry.blob or listed.get(entry.path, ""))

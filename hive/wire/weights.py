@@ -76,6 +76,11 @@ def without_duplicates(paths: Iterable[str]) -> list[str]:
     return _without_twins(chosen)
 
 
+def is_beside_weights(path: str) -> bool:
+    """Whether a file comes with weights and is none: a template, a licence, a model card."""
+    return not is_weights(path) and not is_pickle(path)
+
+
 def is_pickle(path: str) -> bool:
     """Whether this file is a pickle by its name: reading it may run what somebody has put into it."""
     name = _PACKED.sub("", posixpath.basename(path).lower())

@@ -137,6 +137,8 @@ def test_a_variant_with_a_file_named_by_gits_digest_goes_through_a_pipe(
     assert result.code == 0, result.err
     assert result.out.strip().endswith("/m-Q8_0.gguf")
     assert [model.id for model in ModelCatalog(there).list()] == ["org/two:Q8_0"]
+    snapshot = Path(result.out.strip()).parent
+    assert sorted(path.name for path in snapshot.iterdir()) == ["README.md", "m-Q8_0.gguf", "mmproj-F16.gguf"]
     assert other("catalog", "verify").code == 0
 
 

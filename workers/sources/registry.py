@@ -41,7 +41,7 @@ from hive.wire.gguf import main_models, variants
 from hive.wire.refs import ModelRef, is_quant
 from hive.wire.registries import RegistryName, digest_of_revision
 from hive.wire.selection import RepoFile
-from hive.wire.weights import is_pickle, is_weights
+from hive.wire.weights import is_beside_weights
 from workers.sources.elsewhere import asking, base_url
 from workers.sources.hub_transport import CallBounds
 from workers.sources.huggingface import selected
@@ -147,8 +147,7 @@ def resolve(
     files = selection.files
     if not (ref.path or ref.quant or include or exclude) and len(main_models(variants(tree))) <= 1:
         # What the weights come with: a template, parameters, licences.
-        beside = {file.path for file in tree if not is_weights(file.path) and not is_pickle(file.path)}
-        files = tuple(file for file in tree if file in selection.files or file.path in beside)
+        files = tuple(file for file in tree if file in selection.files or is_beside_weights(file.path))
     return Plan(
         ref=ref,
         kind="hf",
