@@ -78,7 +78,7 @@ def without_duplicates(paths: Iterable[str]) -> list[str]:
 
 def is_beside_weights(path: str) -> bool:
     """Whether a file comes with weights and is none: a template, a licence, a model card."""
-    return not is_weights(path) and not is_pickle(path)
+    return not (is_weights(path) or is_pickle(path) or path.lower().endswith(".gguf"))
 
 
 def is_pickle(path: str) -> bool:

@@ -126,7 +126,12 @@ def test_a_variant_with_a_file_named_by_gits_digest_goes_through_a_pipe(
     env |= {"HF_ENDPOINT": hub.endpoint, "HIVE_HOST": "127.0.0.1:1"}
     hub.create(
         "org/two",
-        {"m-Q8_0.gguf": SyntheticFile(5000, seed=9, head=b"GGUF"), "mmproj-F16.gguf": b"GGUF", "README.md": b"hello"},
+        {
+            "m-Q8_0.gguf": SyntheticFile(5000, seed=9, head=b"GGUF"),
+            "m-Q4_0.gguf": b"GGUF four",
+            "mmproj-F16.gguf": b"GGUF",
+            "README.md": b"hello",
+        },
     )
     assert pull(env, "-q", "org/two", "--include", "*").code == 0
     made = subprocess.run(command("export", "org/two:Q8_0", "-o", "-"), env=env, capture_output=True, timeout=60)

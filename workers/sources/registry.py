@@ -147,7 +147,7 @@ def resolve(
     files = selection.files
     if not (ref.path or ref.quant or include or exclude) and len(main_models(variants(tree))) <= 1:
         # What the weights come with: a template, parameters, licences.
-        files = tuple(file for file in tree if file in selection.files or is_beside_weights(file.path))
+        files = tuple(file for file in tree if file in selection.files or _comes_along(file.path))
     return Plan(
         ref=ref,
         kind="hf",
@@ -159,6 +159,11 @@ def resolve(
         tree=tree,
         primary=selection.primary,
     )
+
+
+def _comes_along(path: str) -> bool:
+    """Whether a file comes with the one model that there is: a template, an adapter."""
+    return is_beside_weights(path) or path.endswith(".gguf")
 
 
 def _planned(registry: Registry, file: RepoFile) -> PlannedFile:

@@ -50,6 +50,7 @@ def put_ollama(registry: OciRegistry, tag: str = "1b", model: bytes = GGUF) -> s
     layers = [
         registry.layer(model, f"{OLLAMA}model"),
         registry.layer(b"{{ .Prompt }}", f"{OLLAMA}template"),
+        registry.layer(b"GGUF lora", f"{OLLAMA}adapter"),
         registry.layer(b"one", f"{OLLAMA}license"),
         registry.layer(b"two", f"{OLLAMA}license"),
         registry.layer(b'{"stop":[]}', f"{OLLAMA}params"),
@@ -66,14 +67,14 @@ def test_a_model_of_ollamas_is_a_gguf_and_what_comes_with_it(
     digest = put_ollama(registry)
     plan = plan_for(settings, "ollama:tiny:1b", token="hf_secret")
 
-    paths = ["tiny-1b-Q4_K_M.gguf", "template", "LICENSE", "LICENSE.2", "params.json"]
+    paths = ["tiny-1b-Q4_K_M.gguf", "template", "adapter-tiny-1b-Q4_K_M.gguf", "LICENSE", "LICENSE.2", "params.json"]
     assert [file.path for file in plan.files] == paths
     assert (plan.primary, plan.repo, plan.revision) == (paths[0], "ollama.library/tiny", "1b")
     assert plan.commit == digest.removeprefix("sha256:")[:40]
 
     download(settings, plan)
-    [model] = ModelCatalog(settings).list()
-    assert (model.id, model.refs) == ("ollama.library/tiny@1b:Q4_K_M", ("1b",))
+    model = ModelCatalog(settings).get("ollama.library/tiny@1b:Q4_K_M")
+    assert model.refs == ("1b",)
     found = ModelCatalog(settings).find(parse_ref("ollama:tiny:1b"))
     assert found is not None
     assert found.local_path == model.path
