@@ -72,7 +72,8 @@ _REASONS: Final = {
     "CROSSSLOT": _CLUSTER,
     "TRYAGAIN": _CLUSTER,
     "NOAUTH": "it wants a password (NOAUTH). Put it into REDIS_URL: redis://:PASSWORD@host:6379/0",
-    "WRONGPASS": "it does not take the user name or password in REDIS_URL (WRONGPASS)",
+    "WRONGPASS": "it does not take the user name or password of REDIS_URL or HIVE_REDIS_CREDENTIALS (WRONGPASS). "
+    "redis-cli --user NAME --askpass ping tries them",
     "NOPERM": "its user may not do what hive needs (NOPERM). docs/redis.md has the rights",
     "DENIED": "it runs in protected mode and takes no connections from other machines (DENIED). Give it a password",
     "NOPROTO": "it does not speak the protocol that was asked for (NOPROTO)",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import subprocess
 import tempfile
@@ -16,11 +17,12 @@ from hive.processes.redis_programs import find_programs
 from hive.redis import probe as redis_probe
 from hive.redis import rights as redis_rights
 from hive.redis import versions as redis_versions
-from hive.redis.client import RedisClient, connect
+from hive.redis.client import RedisClient, RedisError, connect
 from hive.redis.info import read_info, word
 from hive.settings import Settings, SettingsError
 from tests.support.child import Child
 from tests.support.downloads import claim, complete, create, download_context
+from tests.support.ports import free_port
 from tests.support.refusing_redis import RefusingRedis
 from tests.support.waiting import wait_for
 
@@ -353,15 +355,23 @@ def cluster() -> Iterator[str]:
             socket,
             "--cluster-enabled",
             "yes",
+            "--cluster-port",  # else 10000 for everybody who has no port
+            str(free_port()),
             "--dir",
             folder,
         ]
         with Child(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
             try:
-                wait_for(Path(socket).exists)
+                wait_for(lambda: answers(f"unix://{socket}"))
                 yield f"unix://{socket}"
             finally:
                 process.kill()
+
+
+def answers(url: str) -> bool:
+    with contextlib.suppress(RedisError), connect(url, retries=0) as client:
+        return bool(client.ping())
+    return False
 
 
 @pytest.mark.parametrize("database", ["", "?db=1"])

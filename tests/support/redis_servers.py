@@ -54,6 +54,9 @@ class RedisServer:
             **({} if sentinel else {"save": '""', "appendonly": "yes"}),
             **{name.replace("_", "-"): value for name, value in options.items()},
         }
+        if "cluster_enabled" in options:
+            # By default 10,000 above the other: among those of clients, one of whom may have it.
+            settings["cluster-port"] = str(free_port())
         if password is not None:
             settings["requirepass"] = f'"{password}"'
         self.file = self.folder / "redis.conf"
@@ -67,15 +70,24 @@ class RedisServer:
     def start(self) -> RedisServer:
         command = [program("redis-server"), str(self.file), *(["--sentinel"] if self._is_sentinel else [])]
         self._process = subprocess.Popen(bound_to_us(command), stdout=subprocess.DEVNULL)
-        wait_for(self._listens, what="a redis-server listens")
+        wait_for(self._answers, what="a redis-server answers")
         return self
 
-    def _listens(self) -> bool:
+    def _answers(self) -> bool:
+        """Whether it says anything, also that one must log in. It listens before it has made its files, which takes
+        seconds on a busy disk, and before it ends over what it cannot have.
+        """
         assert self._process is not None
         assert self._process.poll() is None, (self.folder / "log").read_text()[-2000:]
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), 1) as plain:
+                plain.sendall(b"PING\r\n")
+                plain.recv(1)  # nothing, where it speaks TLS and closes
+        except ConnectionResetError:
             return True
-        return False
+        except OSError:
+            return False
+        return True
 
     def client(self, **options: object) -> Redis:
         """An administrator's."""
