@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import struct
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
@@ -68,6 +69,8 @@ MAX_KEPT: Final = 4096
 #: Number types by their code: how struct reads them.
 _NUMBERS: Final = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _TEXT, _ARRAY = 8, 9
+#: A file of a model in several, as llama.cpp names them.
+_SHARD: Final = re.compile(r"(?P<stem>.+-)(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.ASCII)
 
 Value = int | float | bool | str | tuple[int | float | bool, ...]
 
@@ -90,6 +93,25 @@ class GgufInfo(NamedTuple):
     def context_of(self, asked: int) -> int:
         """The tokens of context that the model gets: as many as were asked for, and no more than it was made for."""
         return min(asked, self.context_length) if self.context_length else asked
+
+
+def shards(path: Path) -> list[Path]:
+    """The files of a model, by the first of them, or its only one.
+
+    Raises:
+        ModelNotServable: it is another of them, or one is missing.
+    """
+    match = _SHARD.fullmatch(path.name)
+    if match is None:
+        return [path]
+    count = int(match["count"])
+    if int(match["number"]) != 1:
+        raise ModelNotServable(f"The file is part {int(match['number'])} of {count} of a model. Name the first.")
+    parts = [path.with_name(f"{match['stem']}{number:05}-of-{match['count']}.gguf") for number in range(1, count + 1)]
+    for number, part in enumerate(parts, 1):
+        if not part.exists():
+            raise ModelNotServable(f"Part {number} of {count} of the model is missing: {part.name}. Pull it again.")
+    return parts
 
 
 def read_gguf(path: Path) -> GgufInfo:

@@ -14,7 +14,6 @@ import asyncio
 import contextlib
 import json
 import logging
-import os
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
@@ -37,7 +36,7 @@ from hive.errors import (
 )
 from hive.redis.client import CommandThread
 from hive.serving.endpoint import Endpoint, worker_socket
-from hive.serving.gguf_header import read_gguf
+from hive.serving.gguf_header import read_gguf, shards
 from hive.serving.kept_connections import KeptConnections
 from hive.serving.memory import bytes_needed
 from hive.serving.orders import HostInfo, SpawnOrder, StopOrder, give_order, host_registry, read_order
@@ -68,6 +67,8 @@ MAX_REPLY_BYTES: Final = 65_536
 #: Seconds that a list of workers may be old, at any time; and when Redis does not answer.
 RECENT_S: Final = 0.5
 REMEMBERED_S: Final = 60.0
+#: Seconds that a request waits for Redis to say who runs, where that was known a while ago.
+PATIENCE_S: Final = 0.1
 #: Workers whose tokens are remembered.
 MAX_TOKENS: Final = 1_024
 #: Requests that wait for models at a time.
@@ -107,6 +108,7 @@ class ServingService:
         self.registry = LlmRegistry(commands.client)
         self._hosts = host_registry(commands.client)
         self._remembered: tuple[float, list[LlmRecord]] = (0.0, [])
+        self._is_doubted = False
         self._looking: asyncio.Task[list[LlmRecord]] | None = None
         self._waiting = 0
         #: Connections to workers that wait for another request.
@@ -120,7 +122,7 @@ class ServingService:
     async def workers(self) -> list[LlmRecord]:
         """Those that have not ended. Raises RedisUnavailable."""
         found = await self._commands.run(self.registry.alive)
-        self._remembered = (time.monotonic(), found)
+        self._remembered, self._is_doubted = (time.monotonic(), found), False
         return found
 
     async def hosts(self) -> list[HostInfo]:
@@ -181,10 +183,16 @@ class ServingService:
             return found
         if self._looking is None or self._looking.done():
             self._looking = asyncio.create_task(self._records())
+            self._looking.add_done_callback(lambda looked: looked.cancelled() or looked.exception())
+        if not self._is_doubted and any(record.is_serving for record in found):
+            await asyncio.wait({self._looking}, timeout=PATIENCE_S)
+            if not self._looking.done() and time.monotonic() - at_s <= REMEMBERED_S:
+                return found
         return await asyncio.shield(self._looking)
 
     def forget(self) -> None:
         """What is remembered of the workers is not so any more."""
+        self._is_doubted = True
         at_s, found = self._remembered
         self._remembered = (min(at_s, time.monotonic() - 2 * RECENT_S), found)
 
@@ -283,7 +291,7 @@ class ServingService:
         flight = wanted.flight or flight_key(wanted.path or wanted.model_ref, wanted.backend, wanted.device)
         if path:
             try:
-                size = (await self._disk.run(os.stat, path)).st_size
+                size = await self._disk.run(_size_of, Path(path))
             except OSError:
                 raise ModelNotOnDisk(path=path) from None
         elif spec is not None:
@@ -411,6 +419,11 @@ class ServingService:
                 self._tokens.clear()
             self._tokens[record.id] = token
         return ((TOKEN_HEADER, token.encode()),) if token else ()
+
+
+def _size_of(path: Path) -> int:
+    """Bytes of a model's files. Raises OSError, ModelNotServable."""
+    return sum(part.stat().st_size for part in shards(path))
 
 
 def _queued(order: SpawnOrder) -> LlmRecord:

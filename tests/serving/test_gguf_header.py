@@ -11,9 +11,8 @@ import pytest
 
 from hive.errors import ModelNotServable
 from hive.serving import gguf_header
-from hive.serving.gguf_header import read_gguf
+from hive.serving.gguf_header import read_gguf, shards
 from tests.support.gguf_models import write_random
-from workers.inference.supervisor import shards
 
 UINT32, INT32, FLOAT32, TEXT, ARRAY, UINT64 = 4, 5, 6, 8, 9, 10
 #: Heads of which some are changed by chance.
@@ -130,3 +129,12 @@ def test_the_files_of_a_model_are_found_by_the_first(tmp_path: Path, names: Sequ
     for name in names:
         (tmp_path / name).touch()
     assert len(shards(tmp_path / names[0])) == found
+
+
+def test_a_part_of_a_model_is_no_model_and_one_that_is_missing_is_named(tmp_path: Path) -> None:
+    second = tmp_path / "m-00002-of-00003.gguf"
+    second.touch()
+    with pytest.raises(ModelNotServable, match="part 2 of 3"):
+        shards(second)
+    with pytest.raises(ModelNotServable, match=r"Part 1 of 3 .*m-00001-of-00003\.gguf"):
+        shards(tmp_path / "m-00001-of-00003.gguf")

@@ -46,10 +46,15 @@ def test_tokens_go_on_while_redis_is_away_and_the_worker_is_listed_again(
         assert own_redis.pid is not None
         os.kill(own_redis.pid, signal.SIGSTOP)
         gone_s, most_s, last_s = time.monotonic(), 0.0, time.monotonic()
-        events = []
+        events, other_s = [], 0.0
         for event in stream.events():
             most_s, last_s = max(most_s, time.monotonic() - last_s), time.monotonic()
             events.append(event)
+            if not other_s and time.monotonic() - gone_s > 1:
+                assert fleet.post("/v1/inference", {"prompt": "?", "model": MODEL}).status_code == 503, (
+                    "no slot is free"
+                )
+                other_s = time.monotonic() - last_s
             if gone_s and time.monotonic() - gone_s > AWAY_S:
                 os.kill(own_redis.pid, signal.SIGCONT)
                 gone_s = 0.0
@@ -57,6 +62,7 @@ def test_tokens_go_on_while_redis_is_away_and_the_worker_is_listed_again(
         assert events[-1]["type"] == "end"
         assert len(text_of(events).split()) == 140
         assert most_s < AWAY_S / 2, "tokens waited for Redis"
+        assert 0 < other_s < 2, "a request waited for Redis, which is given up after more than that"
         wait_for(lambda: [worker["id"] for worker in fleet.workers()] == [spawned["worker_id"]])
         assert fleet.infer(model=MODEL, max_tokens=2)[-1]["type"] == "end"
     finally:

@@ -18,6 +18,7 @@ import importlib.util
 import json
 import logging
 import os
+import re
 import shutil
 import signal
 import tempfile
@@ -71,6 +72,8 @@ KILL_TIMEOUT_S: Final = 5.0
 #: The stage whose share is that of the layers, and those before it, which load nothing. Behind it all layers are in.
 LAYERS_STAGE: Final = "text_model"
 BEFORE_LAYERS: Final = frozenset({"fit_params"})
+#: What stands before a line of an engine: when it was said, and whether it is an error.
+_CLOCK_AND_LEVEL: Final = re.compile(r"[\d.]+ [A-Z] +", re.ASCII)
 _NO_ENGINE: Final = (
     "There is no engine on this machine: pip install 'hive-models[serve]', or name a llama-server in HIVE_LLAMA_SERVER."
 )
@@ -276,7 +279,9 @@ class Engine:
         """What is to be told of an engine that has ended."""
         code = self._process.returncode if self._process is not None else None
         lines = [line for line in self.last_lines if line]
-        said = f" It said last: {lines[-1]}" if lines else ""
+        # What goes wrong first is the cause; what is said behind it only that something has.
+        word = next((line for line in lines if "error" in line.lower()), lines[-1] if lines else "")
+        said = f" It said: {_CLOCK_AND_LEVEL.sub('', word).rstrip('.')}." if word else ""
         return EngineFailed(
             f"The engine ended with {_how(code)}.{said} Its log: {self._log_path}",
             last_lines=lines,

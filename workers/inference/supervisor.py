@@ -16,7 +16,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import re
 import signal
 import socket
 import time
@@ -30,7 +29,7 @@ from hive.downloads.tracker import DownloadTracker
 from hive.error_codes import from_code
 from hive.errors import BackendUnavailable, HiveError, InternalError, ModelNotServable, RedisUnavailable, WorkerLost
 from hive.serving.endpoint import Endpoint, worker_socket
-from hive.serving.gguf_header import GgufInfo, read_gguf
+from hive.serving.gguf_header import GgufInfo, read_gguf, shards
 from hive.serving.memory import bytes_needed, check_ram, used_bytes
 from hive.serving.orders import SpawnOrder
 from hive.serving.placement import promised_bytes
@@ -66,8 +65,6 @@ MAX_HEALTH_FAILURES: Final = 3
 IDLE_LOOK_S: Final = 0.25
 #: Seconds that answers may take to leave when the worker ends.
 FLUSH_S: Final = 0.5
-#: A file of a model in several, as llama.cpp names them.
-_SHARD: Final = re.compile(r"(?P<stem>.+-)\d{5}-of-(?P<count>\d{5})\.gguf", re.ASCII)
 
 
 class Supervisor:
@@ -400,22 +397,13 @@ def _look_at(path: Path, use: FileUse) -> tuple[GgufInfo, int]:
         found = "a folder of other files" if path.is_dir() else repr(path.name)
         raise ModelNotServable(f"The engine loads GGUF files, and the model is {found}. Name a GGUF variant.")
     try:
-        use.hold(shards(path))
-        info = read_gguf(path)
-        return info, sum(shard.stat().st_size for shard in shards(path))
+        parts = shards(path)
+        use.hold(parts)
+        return read_gguf(path), sum(part.stat().st_size for part in parts)
     except OSError as error:
         raise ModelNotServable(
             f"The model's file cannot be read: {error.strerror}. Is the store on this machine?"
         ) from None
-
-
-def shards(path: Path) -> list[Path]:
-    """The files of a model, by the first of them."""
-    match = _SHARD.fullmatch(path.name)
-    if match is None:
-        return [path]
-    names = (f"{match['stem']}{number:05}-of-{match['count']}.gguf" for number in range(1, int(match["count"]) + 1))
-    return [file for name in names if (file := path.with_name(name)).exists()]
 
 
 def _hive_error(error: BaseException | None) -> HiveError | None:

@@ -38,7 +38,10 @@ def parameters(options: dict[str, Any]) -> Any:
 
 def main() -> None:
     """Serve until standard input ends."""
-    server = xllamacpp.Server(parameters(json.loads(sys.argv[1])))
+    try:
+        server = xllamacpp.Server(parameters(json.loads(sys.argv[1])))
+    except RuntimeError as error:  # the engine has said why
+        sys.exit(str(error))
     assert server.listening_address
     threading.Event().wait()
 

@@ -78,12 +78,17 @@ def test_an_engine_that_says_no_states_is_ready_when_its_health_says_so(
 def test_an_engine_that_dies_while_loading_is_told_with_its_last_lines(
     start_worker: StartWorker, model: Path, tmp_path: Path, redis_url: str
 ) -> None:
-    standin = write_standin(tmp_path / "engine", states=[0.0, 0.5], dies_with=3, stderr=["first words"])
+    standin = write_standin(
+        tmp_path / "engine",
+        states=[0.0, 0.5],
+        dies_with=3,
+        stderr=["first words", "0.00.080.790 E load: error: the cause"],
+    )
     worker = start_worker(model, {"HIVE_LLAMA_SERVER": str(standin)})
     last = worker.loading()[-1]
     assert (last["stage"], last["code"]) == ("error", "ENGINE_FAILED")
-    assert "code 3" in last["message"]
-    assert last["details"]["last_lines"] == ["first words", "error: the stand-in dies"]
+    assert last["message"].startswith("The engine ended with code 3. It said: load: error: the cause. Its log: ")
+    assert [last["details"]["last_lines"][place] for place in (0, -1)] == ["first words", "error: the stand-in dies"]
     with connect(redis_url) as client:
         registry = LlmRegistry(client)
         wait_for(lambda: (found := registry.read(worker.worker_id)) is not None and found.state == "failed")
