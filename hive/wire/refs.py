@@ -70,6 +70,12 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/+=#-]{0,254}")
 _QUANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+#: Schemes of objects in buckets, and what signs a URL of one.
+_BUCKETS = {
+    "s3": " and give hive that: aws s3 presign s3://bucket/key",
+    "gs": " and give hive that: gcloud storage sign-url gs://bucket/key",
+    "az": " and give hive that: az storage blob generate-sas --full-uri",
+}
 #: The host of a URL, before its port and path.
 _AUTHORITY = re.compile(r"(https?://)([^/?#@:\[\]]+)(?=[/?#:]|$)", re.IGNORECASE)
 #: What nobody sees in a host that was pasted.
@@ -184,7 +190,8 @@ def _parse(text: str, endpoint: str) -> ModelRef:
     if colon and scheme.lower() == "hf":
         return _parse_hub(rest)
     if colon and "/" not in scheme:
-        raise RefError(f"'{scheme[:40]}:' is not a scheme hive knows. Use hf:org/name, or an http(s) URL.")
+        way = "Have its URL signed" if scheme.lower() in _BUCKETS else "Use hf:org/name, or an http(s) URL"
+        raise RefError(f"'{scheme[:40]}:' is not a scheme hive knows. {way}{_BUCKETS.get(scheme.lower(), '')}.")
     return _parse_hub(text)
 
 
