@@ -28,6 +28,7 @@ from hive.api import (
     models,
     ollama,
     ollama_chat,
+    ollama_embed,
     page,
     plans,
     progress,
@@ -73,6 +74,8 @@ OLLAMA_ROUTES: Final[list[ApiRoute]] = [
     ApiRoute("DELETE", "/api/delete", ollama.delete, "admin"),
     ApiRoute("POST", "/api/generate", ollama_chat.generate, "run"),
     ApiRoute("POST", "/api/chat", ollama_chat.chat, "run"),
+    ApiRoute("POST", "/api/embed", ollama_embed.embed, "run"),
+    ApiRoute("POST", "/api/embeddings", ollama_embed.embeddings, "run"),
     ApiRoute("POST", "/api/{name}", ollama.not_here, "pull"),
 ]
 

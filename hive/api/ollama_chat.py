@@ -26,7 +26,7 @@ from hive.api.ollama_lines import NdjsonResponse, line, told_simply
 from hive.api.passing import MAX_WHOLE_BYTES, read_whole
 from hive.api.services import Services, services_of
 from hive.auth.principal import Principal, principal_of
-from hive.doors.ollama_messages import Answer, Asked, engine_request, nothing_asked
+from hive.doors.ollama_messages import Answer, AnswerPiece, Asked, engine_request, idle_seconds, nothing_asked
 from hive.wire.api import HUB_TOKEN_HEADER, Model, PlanRequest
 
 if TYPE_CHECKING:
@@ -60,14 +60,14 @@ async def _answer(request: Request, *, is_chat: bool) -> Response:
     if is_empty and asked.unloads:
         await _unload(services, model)
         return JsonResponse(nothing_asked(name, "unload", is_chat=is_chat))
-    records = await while_connected(request, _serving(request, services, model))
+    records = await while_connected(request, serving_records(request, model, asked.keep_alive))
     if is_empty:
         return JsonResponse(nothing_asked(name, "load", is_chat=is_chat))
     try:
         path, body = engine_request(asked, model.id, is_chat=is_chat)
     except ValueError as error:
         raise errors.BadRequest(f"The request cannot be answered: {error}.") from None
-    engine = await while_connected(request, _ask(services, records, path, body, principal_of(request)))
+    engine = await while_connected(request, ask_engine(services, records, path, body, principal_of(request)))
     lines = _lines(services, engine, Answer(name, is_chat=is_chat), streams=asked.stream is not False)
     if asked.stream is not False:
         return NdjsonResponse(lines)
@@ -81,10 +81,13 @@ async def _only(lines: AsyncGenerator[bytes, None]) -> Response:
     raise serving_errors.InferenceFailed
 
 
-async def _serving(request: Request, services: Services, model: Model) -> list[LlmRecord]:
-    """The workers that have the model in memory; loaded now where none has. Raises HiveError."""
+async def serving_records(request: Request, model: Model, keep_alive: str | float | None) -> list[LlmRecord]:
+    """The workers that have the model in memory; loaded now where none has, and then for as long as `keep_alive` says
+    from its last use. Raises HiveError.
+    """
     from hive.serving.service import LoadRequest
 
+    services, idle_s = services_of(request), idle_seconds(keep_alive)
     principal, token = principal_of(request), request.headers.get(HUB_TOKEN_HEADER) or None
 
     async def may_use(path: str) -> bool:
@@ -96,7 +99,9 @@ async def _serving(request: Request, services: Services, model: Model) -> list[L
     services.rates.admit_ask(request)
     spec = read_spec(PlanRequest(model_ref=ref), settings, principal)
     path = "" if await services.downloads.on_disk(spec) is not None else model.path
-    wanted = LoadRequest(ref, "cpu", 0, settings.llm_context, settings.llm_slots, settings.llm_idle_s, path=path)
+    if idle_s is None:
+        idle_s = settings.llm_idle_s
+    wanted = LoadRequest(ref, "cpu", 0, settings.llm_context, settings.llm_slots, idle_s, path=path)
     await service.spawn(wanted, None if path else spec)
     return await service.serving(ref, may_use)
 
@@ -181,7 +186,7 @@ class EngineAnswer:
             raise serving_errors.InferenceFailed("The worker went away in the middle of its answer.")
 
 
-async def _ask(
+async def ask_engine(
     services: Services, records: list[LlmRecord], path: str, body: bytes, principal: Principal
 ) -> EngineAnswer:
     """The answer of the first worker that has a free slot, once it has begun. Raises HiveError."""
@@ -204,9 +209,9 @@ async def _ask(
                 async for data in answer.pieces() if answer.status else _none():
                     said = (said + data)[:MAX_WHOLE_BYTES]
         except BaseException:
-            await _close(services, answer)
+            await close_answer(services, answer)
             raise
-        await _close(services, answer)
+        await close_answer(services, answer)
         if answer.status == 503 and number < len(records) - 1:
             continue
         if not answer.status and number == len(records) - 1:
@@ -236,7 +241,7 @@ def _refused(status: int, said: bytes) -> errors.HiveError:
     return from_code(code if code.isupper() else "INFERENCE_FAILED", message, {})
 
 
-async def _close(services: Services, answer: EngineAnswer) -> None:
+async def close_answer(services: Services, answer: EngineAnswer) -> None:
     """Let go of the engine, which ends what nobody reads."""
     services.serving.answers.discard(answer)
     answer.stop()
@@ -249,7 +254,7 @@ async def _lines(
     services: Services, engine: EngineAnswer, answer: Answer, *, streams: bool
 ) -> AsyncGenerator[bytes, None]:
     """The lines of an answer, or its only one. Raises HiveError."""
-    began_s, whole, size = time.monotonic(), list[str](), 0
+    began_s, whole, size = time.monotonic(), list[AnswerPiece](), 0
     try:
         async with contextlib.aclosing(engine.pieces()) as pieces:
             async for data in pieces:
@@ -257,15 +262,17 @@ async def _lines(
                     texts = answer.texts(data)
                 except (ValueError, TypeError, AttributeError):
                     raise serving_errors.InferenceFailed("The engine's answer cannot be read.") from None
-                for text in texts:
+                for piece in texts:
                     if streams:
-                        yield line(answer.line(text))
-                    elif (size := size + len(text)) <= MAX_WHOLE_BYTES:
-                        whole.append(text)
+                        yield line(answer.line(piece))
+                    elif (size := size + len(piece.text) + len(piece.thinking)) <= MAX_WHOLE_BYTES:
+                        whole.append(piece)
                     else:
                         raise serving_errors.InferenceFailed("The answer is too long. Ask for a stream.")
         if answer.error:
             raise serving_errors.InferenceFailed(answer.error)
-        yield line(answer.end("".join(whole), time.monotonic() - began_s))
+        if streams and (calls := answer.calls()):
+            yield line(calls)
+        yield line(answer.end(whole, time.monotonic() - began_s, with_calls=not streams))
     finally:
-        await _close(services, engine)
+        await close_answer(services, engine)

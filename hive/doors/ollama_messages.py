@@ -5,9 +5,10 @@ A translation of words and nothing else: which worker is asked, and how bytes co
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -19,8 +20,39 @@ OPTIONS: Final = {
 }
 #: The longest event that is put together, in bytes.
 MAX_EVENT_BYTES: Final = 1 << 20
+#: What is said of a picture: models are loaded for text.
+NO_IMAGES: Final = "images are not taken here: models are loaded without their projector"
 #: Calls of tools in one answer.
 MAX_TOOL_CALLS: Final = 128
+#: Seconds of a unit of `keep_alive`, which Go writes such as `1h30m`.
+_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0}
+_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
+#: The longest that is taken, in seconds; what is negative means without an end.
+MAX_IDLE_S: Final = 7 * 86_400.0
+
+
+class AnswerPiece(NamedTuple):
+    """A piece of an answer: text, and what a model says to itself before."""
+
+    text: str
+    thinking: str = ""
+
+
+def idle_seconds(keep_alive: str | float | None) -> float | None:
+    """How long a model is to stay in memory after its last use, in seconds; 0 for without an end, None where nothing is
+    said of it, or nothing that can be read, or that it is to go at once.
+    """
+    text = str(keep_alive if keep_alive is not None else "").strip()
+    sign, digits = ("-", text[1:]) if text.startswith("-") else ("", text)
+    if re.fullmatch(r"\d+(?:\.\d+)?", digits):
+        seconds = float(digits)
+    elif digits and _DURATION.sub("", digits) == "":
+        seconds = sum(float(number) * _UNITS[unit] for number, unit in _DURATION.findall(digits))
+    else:
+        return None
+    if sign:
+        return 0.0
+    return min(seconds, MAX_IDLE_S) or None
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,6 +70,8 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     options: dict[str, Any] | None = None
     keep_alive: str | float | None = None
     images: tuple[Any, ...] | None = None
+    suffix: str | None = None
+    think: bool | str | None = None
 
     @property
     def unloads(self) -> bool:
@@ -48,16 +82,14 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
 def engine_request(asked: Asked, model_id: str, *, is_chat: bool) -> tuple[str, bytes]:
     """The path and the body for the engine. Raises ValueError with a sentence where it cannot be said so."""
     body: dict[str, Any] = {"model": model_id, "stream": True, "stream_options": {"include_usage": True}}
-    for name, value in (asked.options or {}).items():
-        if name in OPTIONS and value is not None and not (name == "num_predict" and value == -1):
-            body[OPTIONS[name]] = value
-    if asked.format == "json":
-        body["response_format"] = {"type": "json_object"}
-    elif isinstance(asked.format, dict):
-        body["response_format"] = {"type": "json_schema", "json_schema": {"name": "answer", "schema": asked.format}}
+    body |= _options(asked)
     if asked.images:
-        raise ValueError("images are not taken here")
+        raise ValueError(NO_IMAGES)
+    if asked.suffix:
+        raise ValueError("a text with a gap (suffix) is not taken here")
     if not is_chat and asked.raw:
+        if asked.format:  # the engine reads `response_format` in conversations alone
+            body["json_schema"] = asked.format if isinstance(asked.format, dict) else {"type": "object"}
         return "/v1/completions", msgspec.json.encode({**body, "prompt": asked.prompt})
     if is_chat:
         body["messages"] = [_message(message) for message in asked.messages or ()]
@@ -69,9 +101,26 @@ def engine_request(asked: Asked, model_id: str, *, is_chat: bool) -> tuple[str, 
     return "/v1/chat/completions", msgspec.json.encode(body)
 
 
+def _options(asked: Asked) -> dict[str, Any]:
+    """What beside the prompt changes the answer, as the engine calls it."""
+    body = {
+        OPTIONS[name]: value
+        for name, value in (asked.options or {}).items()
+        if name in OPTIONS and value is not None and not (name == "num_predict" and value in (-1, -2))
+    }
+    if asked.format == "json":
+        body["response_format"] = {"type": "json_object"}
+    elif isinstance(asked.format, dict):
+        body["response_format"] = {"type": "json_schema", "json_schema": {"name": "answer", "schema": asked.format}}
+    if asked.think is not None:
+        effort = {"reasoning_effort": asked.think} if isinstance(asked.think, str) else {}
+        body["chat_template_kwargs"] = {"enable_thinking": bool(asked.think), **effort}
+    return body
+
+
 def _message(message: Mapping[str, Any]) -> dict[str, Any]:
     if message.get("images"):
-        raise ValueError("images are not taken here")
+        raise ValueError(NO_IMAGES)
     found = {"role": str(message.get("role", "user")), "content": message.get("content") or ""}
     calls = message.get("tool_calls")
     if isinstance(calls, list):
@@ -101,8 +150,8 @@ class Answer:
         #: What went wrong in the middle, in the engine's words.
         self.error = ""
 
-    def texts(self, data: bytes) -> list[str]:
-        """The pieces of text in more bytes of the engine's stream. Raises ValueError where they are none of one."""
+    def texts(self, data: bytes) -> list[AnswerPiece]:
+        """The pieces in more bytes of the engine's stream. Raises ValueError where they are none of one."""
         *blocks, self._rest = (self._rest + data).split(b"\n\n")
         if len(self._rest) > MAX_EVENT_BYTES:
             raise ValueError("an event without end")
@@ -110,11 +159,11 @@ class Answer:
         for block in blocks:
             if block.startswith(b"data: ") and block != b"data: [DONE]":
                 event = msgspec.json.decode(block[len(b"data: ") :])
-                if isinstance(event, dict) and (text := self._read(event)):
-                    found.append(text)
+                if isinstance(event, dict) and any(piece := self._read(event)):
+                    found.append(piece)
         return found
 
-    def _read(self, event: dict[str, Any]) -> str:
+    def _read(self, event: dict[str, Any]) -> AnswerPiece:
         if isinstance(error := event.get("error"), dict):
             self.error = str(error.get("message", "the engine failed"))
         if isinstance(usage := event.get("usage"), dict):
@@ -126,7 +175,9 @@ class Answer:
         delta = choice.get("delta") or {}
         for call in delta.get("tool_calls") or ():
             self._add_call(call)
-        return str(delta.get("content") or choice.get("text") or "")
+        return AnswerPiece(
+            str(delta.get("content") or choice.get("text") or ""), str(delta.get("reasoning_content") or "")
+        )
 
     def _add_call(self, call: dict[str, Any]) -> None:
         index, function = int(call.get("index", 0)), call.get("function") or {}
@@ -135,16 +186,28 @@ class Answer:
             made["name"] += function.get("name") or ""
             made["arguments"] += function.get("arguments") or ""
 
-    def line(self, text: str) -> dict[str, Any]:
+    def line(self, piece: AnswerPiece) -> dict[str, Any]:
         """A piece."""
-        content = {"message": {"role": "assistant", "content": text}} if self._is_chat else {"response": text}
+        thinking = {"thinking": piece.thinking} if piece.thinking else {}
+        content: dict[str, Any] = {"response": piece.text, **thinking}
+        if self._is_chat:
+            content = {"message": {"role": "assistant", "content": piece.text, **thinking}}
         return {"model": self._model, "created_at": now(), **content, "done": False}
 
-    def end(self, text: str, seconds: float) -> dict[str, Any]:
-        """The last line; `text` is "" after a stream, and all of the answer without one."""
-        found = {**self.line(text), "done": True, "done_reason": "length" if self._reason == "length" else "stop"}
-        if self._calls and self._is_chat:
-            found["message"]["tool_calls"] = [{"function": _function(call)} for call in self._calls.values()]
+    def calls(self) -> dict[str, Any] | None:
+        """The line with the calls of tools, which comes before the last one of a stream; None where there are none."""
+        if not self._calls or not self._is_chat:
+            return None
+        found = self.line(AnswerPiece(""))
+        found["message"]["tool_calls"] = [{"function": _function(call)} for call in self._calls.values()]
+        return found
+
+    def end(self, pieces: Sequence[AnswerPiece], seconds: float, *, with_calls: bool = False) -> dict[str, Any]:
+        """The last line; `pieces` are none after a stream, and all of the answer without one."""
+        whole = AnswerPiece("".join(piece.text for piece in pieces), "".join(piece.thinking for piece in pieces))
+        found = {**self.line(whole), "done": True, "done_reason": "length" if self._reason == "length" else "stop"}
+        if with_calls and (calls := self.calls()) is not None:
+            found["message"]["tool_calls"] = calls["message"]["tool_calls"]
         ns = round(seconds * 1e9)
         figures = {"total_duration": ns, "load_duration": 0, "prompt_eval_duration": 0, "eval_duration": ns}
         return {**found, **figures, "prompt_eval_count": self._prompt_tokens, "eval_count": self._tokens}
@@ -160,7 +223,7 @@ def _function(call: Mapping[str, str]) -> dict[str, Any]:
 
 def nothing_asked(model: str, reason: str, *, is_chat: bool) -> dict[str, Any]:
     """The answer to a request without a prompt: the model was loaded, or unloaded."""
-    return {**Answer(model, is_chat=is_chat).line(""), "done": True, "done_reason": reason}
+    return {**Answer(model, is_chat=is_chat).line(AnswerPiece("")), "done": True, "done_reason": reason}
 
 
 def now() -> str:

@@ -28,7 +28,7 @@ LOADING_PATH: Final = "/v1/loading/progress"
 INFERENCE_PATH: Final = "/v1/inference"
 OPENAI_PATHS: Final = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
 #: The same in Ollama's forms.
-OLLAMA_PATHS: Final = ("/api/generate", "/api/chat")
+OLLAMA_PATHS: Final = ("/api/generate", "/api/chat", "/api/embed", "/api/embeddings")
 #: Characters of what names a worker of a model, or a request to one.
 MAX_ID_CHARS: Final = 128
 #: The header by which whoever asks for models on the disk shows the Hub's token.

@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import ollama
 import pytest
@@ -14,7 +16,7 @@ import requests
 from hive.processes.embedded_redis import EmbeddedRedis
 from tests.hub import HubServer, SyntheticFile
 from tests.support.content import MIB
-from tests.support.gguf_models import write_reciting
+from tests.support.gguf_models import write_random, write_reciting
 from tests.support.llm import PIECES, RECITED, Fleet
 from tests.support.processes import environment
 
@@ -25,6 +27,7 @@ NAME = "hf.co/org/model:Q4_K_M"
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]:
     with HubServer() as made:
         made.create("org/model", {"m-Q4_K_M.gguf": write_reciting(tmp_path_factory.mktemp("m") / "m.gguf", PIECES)})
+        made.create("org/vectors", {"v-F16.gguf": write_random(tmp_path_factory.mktemp("v") / "v.gguf", pooling=1)})
         made.create("org/large", {"config.json": b"{}", "model.safetensors": SyntheticFile(40 * MIB)})
         yield made
 
@@ -94,6 +97,68 @@ def test_a_model_is_listed_shown_asked_unloaded_and_deleted(client: ollama.Clien
     fleet.end_workers()
     assert client.delete("hf.co/ORG/Model").status == "success"
     assert NAME not in {model.model for model in client.list().models}
+
+
+def test_texts_become_vectors_and_a_model_for_text_says_that_it_makes_none(client: ollama.Client, fleet: Fleet) -> None:
+    assert client.pull("hf.co/org/vectors").status == "success"
+    both = client.embed("hf.co/org/vectors", ["one", "two"], keep_alive="1h")
+    assert len(both.embeddings) == 2
+    assert both.prompt_eval_count
+    alone = client.embed("hf.co/org/vectors", "one").embeddings[0]
+    assert alone == pytest.approx(both.embeddings[0], abs=1e-3)
+    assert client.embeddings("hf.co/org/vectors", "one").embedding == pytest.approx(alone, abs=1e-3)
+    assert client.embed("hf.co/org/vectors", []).embeddings == []
+    (running,) = client.ps().models
+    assert running.expires_at is not None
+    assert (running.expires_at - datetime.now(UTC)).total_seconds() > 3_000  # as long as who loaded it has said
+    with pytest.raises(ollama.ResponseError, match="no text"):
+        client.chat("hf.co/org/vectors", messages=[{"role": "user", "content": "?"}])
+    fleet.end_workers()
+    assert client.delete("hf.co/org/vectors").status == "success"
+
+
+def test_open_webui_s_requests_are_answered_in_what_it_reads(fleet: Fleet) -> None:
+    """The requests that Open WebUI sends, replayed: as `open_webui/routers/ollama.py` of its wheel 0.12.4 makes them
+    (functions in brackets), and the fields that it reads. The package itself, of 100 MB, is not here.
+    """
+
+    def send(method: str, path: str, body: object = None) -> requests.Response:
+        headers = {"content-type": "application/json", "x-openwebui-user-name": "n", "x-openwebui-user-role": "admin"}
+        data = None if body is None else json.dumps(body)
+        answer = requests.request(method, f"{fleet.url}{path}", data=data, headers=headers, timeout=120)
+        assert answer.ok == ("error" not in answer.text), (
+            answer.text
+        )  # [send_request] takes `error` as the text to show
+        return answer
+
+    def lines(answer: requests.Response) -> list[dict[str, Any]]:
+        assert answer.headers["content-type"] == "application/x-ndjson"
+        return [json.loads(each) for each in answer.text.splitlines()]
+
+    # [pull_model]: the form with `model` beside `name`, and always `insecure`.
+    pulled = lines(send("POST", "/api/pull", {"name": NAME, "model": NAME, "insecure": True}))
+    assert pulled[-1] == {"status": "success"}
+    # [get_all_models], [get_ollama_loaded_models], [get_ollama_versions]
+    listed = {model["model"]: model for model in send("GET", "/api/tags").json()["models"]}
+    assert {"name", "size", "modified_at", "digest", "details"} <= listed[NAME].keys()
+    assert send("GET", "/api/ps").json() == {"models": []}
+    assert [int(part) for part in send("GET", "/api/version").json()["version"].split(".")] >= [0, 1, 0]
+    assert "completion" in send("POST", "/api/show", {"model": NAME}).json()["capabilities"]
+    # [generate_chat_completion]
+    messages = [{"role": "user", "content": "?"}]
+    chat = {"model": NAME, "messages": messages, "options": {"num_predict": 4, "temperature": 0.5}, "stream": True}
+    said = lines(send("POST", "/api/chat", chat))
+    assert "".join(each["message"]["content"] for each in said) == "Once upon a time"
+    assert {"eval_count", "eval_duration", "prompt_eval_count", "total_duration", "done_reason"} <= said[-1].keys()
+    assert send("POST", "/api/chat", {**chat, "stream": False}).json()["message"]["content"] == "Once upon a time"
+    # [generate_completion], [get_all_models] again: `expires_at` is read by datetime.fromisoformat
+    assert lines(send("POST", "/api/generate", {"model": NAME, "prompt": "?", "stream": True}))[-1]["done"]
+    assert datetime.fromisoformat(send("GET", "/api/ps").json()["models"][0]["expires_at"]) > datetime.now(UTC)
+    # [unload_model], [delete_model]
+    assert send("POST", "/api/generate", {"model": NAME, "keep_alive": 0, "prompt": ""}).json()["done"]
+    fleet.end_workers()
+    assert send("DELETE", "/api/delete", {"model": NAME}).status_code == 200
+    assert send("POST", "/api/show", {"model": NAME}).status_code == 404
 
 
 def test_what_is_not_there_is_said_in_the_words_that_clients_look_for(client: ollama.Client, fleet: Fleet) -> None:

@@ -439,6 +439,8 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
             ("DELETE", "delete", "removal of a model", (400, 404, 409, 503)),
             ("POST", "generate", "answer to a prompt", (400, 404, 500, 502, 503, 504, 507)),
             ("POST", "chat", "answer in a conversation", (400, 404, 500, 502, 503, 504, 507)),
+            ("POST", "embed", "vectors of texts", (400, 404, 500, 502, 503, 504, 507)),
+            ("POST", "embeddings", "vector of a text", (400, 404, 500, 502, 503, 504, 507)),
         )
     },
     "POST /api/{name}": Operation(

@@ -1,0 +1,109 @@
+"""Ollama's `/api/embed` and `/api/embeddings`: vectors of texts, by a model in memory that makes them.
+
+Both are asked of the engine as OpenAI's `/v1/embeddings`. A model that makes text refuses, in the worker's words.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from hive import errors, serving_errors
+from hive.api.disconnect import while_connected
+from hive.api.json import JsonResponse
+from hive.api.ollama import find
+from hive.api.ollama_chat import ask_engine, close_answer, serving_records
+from hive.api.ollama_lines import told_simply
+from hive.api.passing import MAX_WHOLE_BYTES, read_whole
+from hive.auth.principal import principal_of
+from hive.serving.record import LlmRecord
+
+
+class _Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """Both bodies, as far as they count: `embed` has `input`, the older `embeddings` one `prompt`."""
+
+    model: str = ""
+    name: str = ""
+    input: str | list[str] = ""
+    prompt: str = ""
+    keep_alive: str | float | None = None
+
+
+class _Vector(msgspec.Struct, frozen=True):
+    embedding: list[float]
+    index: int = 0
+
+
+class _Usage(msgspec.Struct, frozen=True):
+    prompt_tokens: int = 0
+
+
+class _Answer(msgspec.Struct, frozen=True):
+    data: list[_Vector]
+    usage: _Usage = _Usage()
+
+
+@told_simply
+async def embed(request: Request) -> Response:
+    """`POST /api/embed`: a vector for each of several texts."""
+    asked, records = await _read(request)
+    texts = [asked.input] if isinstance(asked.input, str) else asked.input
+    began_s = time.monotonic()
+    found = await _vectors(request, asked, records, [text for text in texts if text])
+    return JsonResponse(
+        {
+            "model": asked.model or asked.name,
+            "embeddings": [vector.embedding for vector in sorted(found.data, key=lambda each: each.index)],
+            "total_duration": round((time.monotonic() - began_s) * 1e9),
+            "load_duration": 0,
+            "prompt_eval_count": found.usage.prompt_tokens,
+        }
+    )
+
+
+@told_simply
+async def embeddings(request: Request) -> Response:
+    """`POST /api/embeddings`: the vector of one text."""
+    asked, records = await _read(request)
+    found = await _vectors(request, asked, records, [asked.prompt] if asked.prompt else [])
+    return JsonResponse({"embedding": found.data[0].embedding if found.data else []})
+
+
+async def _read(request: Request) -> tuple[_Asked, list[LlmRecord]]:
+    try:
+        asked = msgspec.json.decode(await read_whole(request.scope, request.receive), type=_Asked)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise errors.BadRequest(f"The request body is not what this address takes: {error}.") from None
+    model = await find(request, asked.model or asked.name)
+    return asked, await while_connected(request, serving_records(request, model, asked.keep_alive))
+
+
+async def _vectors(request: Request, asked: _Asked, records: list[LlmRecord], texts: list[str]) -> _Answer:
+    """The engine's answer; of no texts none, for the model is loaded by then. Raises HiveError."""
+    if not texts:
+        return _Answer([])
+    body: dict[str, Any] = {"model": asked.model or asked.name, "input": texts}
+    return await while_connected(request, _whole(request, records, msgspec.json.encode(body)))
+
+
+async def _whole(request: Request, records: list[LlmRecord], body: bytes) -> _Answer:
+    from hive.api.services import services_of
+
+    services, said = services_of(request), bytearray()
+    engine = await ask_engine(services, records, "/v1/embeddings", body, principal_of(request))
+    try:
+        async with contextlib.aclosing(engine.pieces()) as pieces:
+            async for data in pieces:
+                said += data
+                if len(said) > MAX_WHOLE_BYTES:
+                    raise serving_errors.InferenceFailed("The answer is too long. Ask for fewer texts at once.")
+        return msgspec.json.decode(said, type=_Answer)
+    except msgspec.DecodeError:
+        raise serving_errors.InferenceFailed("The engine's answer cannot be read.") from None
+    finally:
+        await close_answer(services, engine)
