@@ -113,6 +113,8 @@ def decode_manifest(data: bytes) -> ArchiveManifest:
         version = msgspec.json.decode(data, type=_Version).hive_archive
         if version > FORMAT:
             raise DamagedArchive(f"its format is {version}, and this hive reads {FORMAT}; a newer hive made it")
+        if version != FORMAT:
+            raise DamagedArchive("its manifest names no version of the format")
         manifest = msgspec.json.decode(data, type=ArchiveManifest)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise DamagedArchive("its manifest cannot be read") from None
