@@ -335,7 +335,9 @@ async def _info_on_disk(
         return JsonResponse({"branches": [main], "converts": [], "tags": []}, headers=headers)
     if asked.verb == "paths-info":
         wanted = _paths_of(body)
-        return JsonResponse([_entry(each) for each in tree if each.path in wanted], headers=headers)
+        folders = {parent for each in tree for parent in _parents(each.path)} & wanted
+        files = (_entry(each) for each in tree if each.path in wanted)
+        return JsonResponse([*files, *map(_folder, sorted(folders))], headers=headers)
     if asked.verb == "tree":
         return _tree_page(request, asked, commit, tree)
     name = "/".join(asked.repo.split("/")[-2:])
@@ -368,7 +370,7 @@ def _tree_page(request: Request, asked: HubPath, commit: str, tree: tuple[RepoFi
         below = (each.path[len(prefix) :].partition("/") for each in files)
         folders = dict.fromkeys(prefix + folder for folder, slash, _ in below if slash)
         entries = [
-            *({"type": "directory", "oid": "0" * 40, "size": 0, "path": folder} for folder in folders),
+            *map(_folder, folders),
             *(_entry(each) for each in here),
         ]
     text = request.query_params.get("cursor", "0")
@@ -386,6 +388,16 @@ def _entry(each: RepoFile) -> dict[str, Any]:
     if each.sha256:
         found["lfs"] = {"oid": each.sha256, "size": each.size, "pointerSize": 134}
     return found
+
+
+def _folder(path: str) -> dict[str, Any]:
+    return {"type": "directory", "oid": "0" * 40, "size": 0, "path": path}
+
+
+def _parents(path: str) -> list[str]:
+    """The folders in which a file lies."""
+    parts = path.split("/")
+    return ["/".join(parts[:count]) for count in range(1, len(parts))]
 
 
 def _paths_of(body: bytes) -> set[str]:

@@ -65,7 +65,8 @@ def test_a_repository_twice_at_once_by_two_replicas_is_one_transfer(mirror: Mirr
 
 
 def test_what_is_on_the_disk_is_served_without_the_hub(mirror: Mirror, tmp_path: Path) -> None:
-    mirror.hub.create("org/kept", {"config.json": b"{}", "m.safetensors": SyntheticFile(3 * MIB)})
+    files: dict[str, AnyContent | None] = {"config.json": b"{}", "sub/deep/a.txt": b"a"}
+    mirror.hub.create("org/kept", {**files, "m.safetensors": SyntheticFile(3 * MIB)})
     ended(mirror.client(mirror.url, tmp_path / "first", "hf", "download", "org/kept"))
     # Once more, by who has it: from then on what `main` stands for is on the disk.
     ended(mirror.client(mirror.url, tmp_path / "second", "hf", "download", "org/kept"))
@@ -74,8 +75,8 @@ def test_what_is_on_the_disk_is_served_without_the_hub(mirror: Mirror, tmp_path:
     answer = requests.get(f"{mirror.url_without_hub}/api/models/org/kept/refs", timeout=60)
     assert answer.json()["branches"][0]["name"] == "main"
     infos = f"{mirror.url_without_hub}/api/models/org/kept/paths-info/main"
-    found = requests.post(infos, json={"paths": ["config.json", "nothing"]}, timeout=60)
-    assert [entry["path"] for entry in found.json()] == ["config.json"]
+    found = requests.post(infos, json={"paths": ["config.json", "nothing", "sub"]}, timeout=60)
+    assert [(entry["type"], entry["path"]) for entry in found.json()] == [("file", "config.json"), ("directory", "sub")]
     for odd in (b'{"paths": 1}', b'{"paths": [1]}', b"[", b"paths", b"\xff=\xff"):
         assert requests.post(infos, data=odd, timeout=60).json() == [], odd
     assert requests.post(infos, data=b"&a=" * 10_001, timeout=60).status_code == 400
