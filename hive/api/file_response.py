@@ -43,8 +43,10 @@ class FollowedFile(Protocol):
 
 
 def span_headers(span: Span, size: int, headers: Headers) -> Headers:
-    """The headers of an answer with this span of a content of `size` bytes."""
-    own = [(b"accept-ranges", b"bytes")]
+    """The headers of an answer with this span of a content of `size` bytes; `headers` may say themselves that no range
+    is to be asked for.
+    """
+    own = [] if any(name == b"accept-ranges" for name, _ in headers) else [(b"accept-ranges", b"bytes")]
     if span.status in (200, 206):
         own.append((b"content-length", b"%d" % (span.end - span.start)))
     if span.status == 206:

@@ -151,13 +151,13 @@ async def file(request: Request) -> Response:
         text = f"This file has {found.size} bytes, and huggingface_hub takes none over {HUB_CLIENT_MAX_BYTES} by HTTP."
         way_out = f"Fetch it with `hive pull {asked.repo}` into the cache that your tools read, or with curl -C -."
         return refused(HubRefusal(503, "", f"{text} {way_out}", found.commit))
-    span = await _span(request, services, found)
-    headers = file_headers(asked, found)
+    span, more = await _span(request, services, found)
+    headers = file_headers(asked, found) + more
     if request.method == "HEAD" or span.status not in (200, 206):
         return FileResponse(services, span, found.size, headers)
     opened = await _open(services, asked, found)
     if opened is None:
-        return await _fetched(request, services, asked, found, token, span)
+        return await _fetched(request, services, asked, found, token, span, more)
     return FileResponse(services, span, found.size, headers, fd=opened)
 
 
@@ -175,7 +175,13 @@ async def _open(services: Services, asked: HubPath, found: HubFile) -> int | Non
 
 
 async def _fetched(
-    request: Request, services: Services, asked: HubPath, found: HubFile, token: str | None, span: Span
+    request: Request,
+    services: Services,
+    asked: HubPath,
+    found: HubFile,
+    token: str | None,
+    span: Span,
+    more: Headers,
 ) -> Response:
     """The file while it is fetched: by a download like any other, joined by all who ask for it."""
     try:
@@ -197,7 +203,7 @@ async def _fetched(
         record = await services.commands.run(services.tracker.read, made.download_id)
         return None if record is not None and not record.is_terminal else record is not None and bool(record.local_path)
 
-    headers = file_headers(asked, found)
+    headers = file_headers(asked, found) + more
     growing = services.mirror.growing.follow(
         repo_folder(asked.repo),
         found.etag,
@@ -216,7 +222,9 @@ async def _fetched(
         growing.close()
         return await _failed(services, made.download_id)
     if span.status == 206:
-        span = await _span(request, services, found)  # what it had may have been given up before this was looked at
+        # What it had may have been given up before this was looked at.
+        span, more = await _span(request, services, found)
+        headers = file_headers(asked, found) + more
     return FileResponse(services, span, found.size, headers, growing=growing, on_end=growing.close)
 
 
@@ -270,12 +278,15 @@ async def _failed(services: Services, download_id: str) -> Response:
     return refused(HubRefusal(503, "", f"{message} (download {download_id})", retry_after="5"))
 
 
-async def _span(request: Request, services: Services, found: HubFile) -> Span:
-    """What of the file is sent: all of it where what came before under this digest was wrong."""
-    headers = dict(request.scope["headers"])
-    if b"range" in headers and await services.mirror.growing.was_wrong(found.etag):
+async def _span(request: Request, services: Services, found: HubFile) -> tuple[Span, Headers]:
+    """What of the file is sent: all of it where what came before under this digest was wrong. Then headers say that
+    there are no ranges, for clients that ask before they go on, and would put whatever comes behind what they have.
+    """
+    headers, more = dict(request.scope["headers"]), Headers()
+    if (b"range" in headers or request.method == "HEAD") and await services.mirror.growing.was_wrong(found.etag):
         headers.pop(b"range", None)
-    return read_span(headers, found.size, f'"{found.etag}"')
+        more.append((b"accept-ranges", b"none"))
+    return read_span(headers, found.size, f'"{found.etag}"'), more
 
 
 def file_headers(asked: HubPath, found: HubFile) -> Headers:

@@ -226,6 +226,8 @@ def test_a_server_that_was_killed_while_it_handed_out_wrong_bytes_leaves_no_clie
     wait_for(lambda: mirror.downloads("org/killed")[0]["status"] == "complete", "the right bytes", 60)
     assert had != b"".join(model.blocks(0, 4 * MIB))
     url, rest = f"{mirror.other_url}/org/killed/resolve/main/m.gguf", {"range": f"bytes={len(had)}-"}
+    # Some ask by HEAD whether they may go on, and add to what they have even where they get all of it.
+    assert requests.head(url, timeout=60).headers["accept-ranges"] == "none"
     answer = requests.get(url, headers=rest, timeout=60)
     assert answer.status_code == 200
     assert hashlib.sha256(answer.content).hexdigest() == model.sha256()
