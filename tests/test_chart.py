@@ -17,6 +17,7 @@ from helm_python import chart as helm
 
 from hive.cli import cli
 from hive.environment import OWN_NAMES, SECRET_FILES
+from hive.server import SHUTDOWN_GRACE_S, STOP_MARGIN_S
 from hive.settings import Settings
 from hive.version import VERSION
 
@@ -119,6 +120,14 @@ def test_every_pod_is_as_restricted_as_the_restricted_standard_wants(chart: helm
         assert not any("hostPath" in volume for volume in pod["volumes"])
 
 
+def test_a_cluster_may_say_who_the_pods_run_as(chart: helm.Chart) -> None:
+    values = {**LEAST, "podSecurity": {"runAsUser": None, "fsGroup": None}}
+    for pod, _ in containers(rendered(chart, values)):
+        assert pod["securityContext"].keys() == {"runAsNonRoot", "runAsGroup", "seccompProfile"}
+    for pod, _ in containers(rendered(chart, LEAST)):
+        assert (pod["securityContext"]["runAsUser"], pod["securityContext"]["fsGroup"]) == (1000, 1000)
+
+
 def test_without_keys_it_is_not_installed_unless_that_is_said(chart: helm.Chart) -> None:
     with pytest.raises(helm_python.HelmError, match="hive key new"):
         chart.render({}, name="demo")
@@ -204,7 +213,9 @@ def test_a_pod_has_time_to_drain_before_it_is_killed(chart: helm.Chart) -> None:
     api = dict(containers_by_name(rendered(chart, LEAST)))["api"]
     drain_s = float(environment(api)["HIVE_DRAIN_S"])
     pre_stop_s = float(api["lifecycle"]["preStop"]["exec"]["command"][1])
-    assert pods["api"]["terminationGracePeriodSeconds"] >= drain_s + pre_stop_s + 5
+    # Streams of progress, and then those of models: see run in hive/server.py.
+    at_most_s = pre_stop_s + 2 * drain_s + SHUTDOWN_GRACE_S
+    assert at_most_s + 5 <= pods["api"]["terminationGracePeriodSeconds"] <= at_most_s + STOP_MARGIN_S
     assert pods["worker"]["terminationGracePeriodSeconds"] >= 10
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import keyword
+import os
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
@@ -210,6 +211,12 @@ def _as_utf8(error: UnicodeError) -> tuple[bytes, int]:
 
 def main() -> None:
     """The program `hive`."""
+    if os.getpid() == 1:
+        import signal
+
+        # The first process of a container gets no signal that it has no handler for: `docker stop` of a `hive wait`, and
+        # the end of a pod, would wait until it is killed. What has a way of its own to end sets that later.
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     code = run()
     drop_unwritten()
     sys.exit(code)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -71,3 +74,17 @@ def test_a_look_without_waiting_says_nothing_but_the_error(env: dict[str, str], 
     result = hive("wait", "--timeout", "0", "org/name")
     assert result.code == 1
     assert len(result.err.splitlines()) == 2
+
+
+def test_the_first_process_of_a_container_ends_when_it_is_told_to(env: dict[str, str]) -> None:
+    """The kernel gives it no signal that it has no handler for: a pod's end would wait until it is killed."""
+    space = ("unshare", "--fork", "--pid", "--kill-child")
+    if subprocess.run([*space, "true"], check=False, capture_output=True).returncode != 0:
+        pytest.skip("needs root and a namespace of processes")
+    command = [*space, sys.executable, "-m", "hive.cli", "wait", "org/name"]
+    with Child(command, env=env, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline().startswith("Waiting for org/name")
+        (first,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.kill(int(first), signal.SIGTERM)
+        assert process.wait(COMMAND_TIMEOUT_S) == 128 + signal.SIGTERM

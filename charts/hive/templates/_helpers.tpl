@@ -27,10 +27,14 @@ app.kubernetes.io/component: {{ index . 1 }}
 
 {{- define "hive.podSecurity" -}}
 runAsNonRoot: true
-runAsUser: 1000
+{{- if not (kindIs "invalid" .Values.podSecurity.runAsUser) }}
+runAsUser: {{ int .Values.podSecurity.runAsUser }}
+{{- end }}
 runAsGroup: 0
-fsGroup: 1000
+{{- if not (kindIs "invalid" .Values.podSecurity.fsGroup) }}
+fsGroup: {{ int .Values.podSecurity.fsGroup }}
 fsGroupChangePolicy: OnRootMismatch
+{{- end }}
 seccompProfile: {type: RuntimeDefault}
 {{- end -}}
 
