@@ -298,8 +298,8 @@ async def _serving(services: Services, scope: Scope, model: str | None) -> list[
     services.rates.admit_ask(scope)
     spec = _spec(model, settings, principal)
     wanted = LoadRequest(model, "cpu", 0, settings.llm_context, settings.llm_slots, settings.llm_idle_s)
-    await service.spawn(wanted, spec)
-    return await service.serving(model, may_use)
+    spawned = await service.spawn(wanted, spec)
+    return await service.loaded(spawned.worker_id, model, may_use)
 
 
 def _spec(ref: str, settings: Settings, principal: Principal) -> DownloadSpec:

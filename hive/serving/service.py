@@ -165,13 +165,20 @@ class ServingService:
             except ModelNotOnDisk:  # deleted meanwhile: it is as if it had never been loaded
                 key = order.flight or order.worker_id
                 await self._commands.run(self._commands.client.hdel, keys.LLM_RESTING, key)
-        ready = await _usable([await self._wait_until_ready(mine[0].id)], may_use) if mine else []
-        if not ready:
-            raise ModelNotLoaded(
-                f"No worker has {model[:200]!r} in memory. Load it: POST /v1/workers/spawn, or set HIVE_AUTOLOAD=1.",
-                model=model[:200],
-                loaded=sorted({record.model_id or record.model_ref for record in records if record.is_serving}),
-            )
+        if mine:
+            return await self.loaded(mine[0].id, model, may_use)
+        raise _not_loaded(model, records)
+
+    async def loaded(self, worker_id: str, model: str, may_use: MayUse) -> list[LlmRecord]:
+        """The worker of this model, once it has it in memory.
+
+        Raises:
+            ModelNotLoaded: it may not be used.
+            ModelLoading: it takes too long.
+            HiveError: as its loading ended.
+        """
+        if not (ready := await _usable([await self._wait_until_ready(worker_id)], may_use)):
+            raise _not_loaded(model, [])
         return ready
 
     async def _recent_records(self) -> list[LlmRecord]:
@@ -475,6 +482,14 @@ async def _usable(records: Sequence[LlmRecord], may_use: MayUse) -> list[LlmReco
 
 def _least_busy(records: list[LlmRecord]) -> list[LlmRecord]:
     return sorted(records, key=lambda record: (record.slots_busy - record.slots_total, record.created_ms))
+
+
+def _not_loaded(model: str, records: Sequence[LlmRecord]) -> ModelNotLoaded:
+    return ModelNotLoaded(
+        f"No worker has {model[:200]!r} in memory. Load it: POST /v1/workers/spawn, or set HIVE_AUTOLOAD=1.",
+        model=model[:200],
+        loaded=sorted({record.model_id or record.model_ref for record in records if record.is_serving}),
+    )
 
 
 def _which(models: set[str]) -> str:

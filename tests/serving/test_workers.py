@@ -306,6 +306,8 @@ def test_with_autoload_a_model_is_brought_and_loaded_for_the_request(fleet: Flee
         body = {"prompt": "?", "model": MODEL, "max_tokens": 100}
         answer = requests.post(f"{server.url}/v1/inference", json=body, timeout=TIMEOUT_S)
         assert text_of(events_of(answer.content)) == RECITED
+        answer = requests.post(f"{server.url}/v1/inference", json={**body, "model": "hf:org/none"}, timeout=TIMEOUT_S)
+        assert answer.json()["error"]["code"] == "MODEL_NOT_FOUND", "why it could not be brought, however soon that was"
     assert [worker["model_ref"] for worker in fleet.workers()] == [MODEL]
     assert "Traceback" not in server.output
 

@@ -27,6 +27,7 @@ from urllib.parse import parse_qs, unquote
 import httptools
 
 from hive.errors import BadRequest, BodyTooLarge, HeadersTooLarge, HiveError, InternalError, InvalidFields
+from hive.wire.api import error_type
 from hive.wire.encoding import encode_json
 from workers.inference.ports import SEND_BUFFER_BYTES
 
@@ -164,7 +165,9 @@ def error_body(error: HiveError) -> dict[str, Any]:
     """`{"error": {"code", "message", "details"}}`; slots stand beside the code, and faults beside the error."""
     inner: dict[str, Any] = {"code": error.code, "message": error.message}
     inner.update({name: error.details[name] for name in ("slots_total", "slots_busy") if name in error.details})
-    body: dict[str, Any] = {"error": {**inner, "details": error.details}}
+    # `type` and `param` are what clients of OpenAI read.
+    inner |= {"details": error.details, "type": error_type(error.status), "param": None}
+    body: dict[str, Any] = {"error": inner}
     if isinstance(error, InvalidFields):
         body["errors"] = error.faults
     return body
