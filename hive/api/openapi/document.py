@@ -128,8 +128,13 @@ def openapi(routes: Iterable[ApiRoute | StreamRoute]) -> Object:
     schemas = Schemas(_types(operation for _, operation in found))
     answers = _Answers(schemas)
     paths: dict[str, Object] = {}
+    taken: set[str] = set()
     for entry, operation in found:
         described = _operation(entry, operation, schemas)
+        if described["operationId"] in taken:
+            # One handler for several paths: each has a word of its own.
+            described["operationId"] += "_" + next(word for word in entry.path.split("/") if word not in ("", "api"))
+        taken.add(described["operationId"])
         described["responses"] = answers.of(entry, operation)
         paths.setdefault(entry.path, {})[entry.method.lower()] = described
     tags = dict.fromkeys(operation["tags"][0] for item in paths.values() for operation in item.values())
