@@ -214,8 +214,8 @@ def main() -> None:
     if os.getpid() == 1:
         import signal
 
-        # The first process of a container gets no signal that it has no handler for: `docker stop` of a `hive wait`, and
-        # the end of a pod, would wait until it is killed. What has a way of its own to end sets that later.
+        # The first process of a container gets no signal that it has no handler for: `docker stop` of a `hive wait`,
+        # and the end of a pod, would wait until it is killed. What has a way of its own to end sets that later.
         signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     code = run()
     drop_unwritten()
