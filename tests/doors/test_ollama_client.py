@@ -18,6 +18,7 @@ from tests.hub import HubServer, SyntheticFile
 from tests.support.content import MIB
 from tests.support.gguf_models import write_random, write_reciting
 from tests.support.llm import PIECES, RECITED, Fleet
+from tests.support.oci_registry import OciRegistry
 from tests.support.processes import environment
 
 NAME = "hf.co/org/model:Q4_K_M"
@@ -34,10 +35,17 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]:
 
 @pytest.fixture(scope="module")
 def fleet(hub: HubServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    with EmbeddedRedis(tmp_path_factory.mktemp("r")) as redis:
+    with EmbeddedRedis(tmp_path_factory.mktemp("r")) as redis, OciRegistry(hub) as registry:
+        content = write_reciting(tmp_path_factory.mktemp("o") / "o.gguf", PIECES).read_bytes()
+        layer = registry.layer(content, "application/vnd.ollama.image.model")
+        registry.put("library/tiny", "1b", {"layers": [layer]})
         env = environment(
             redis.url, tmp_path_factory.mktemp("f"), HF_ENDPOINT=hub.endpoint, HF_TOKEN="", HIVE_DRAIN_S="0.2"
         )
+        env |= {
+            "HIVE_OLLAMA_REGISTRY": f"http://{registry.host}",
+            "HIVE_ALLOW_HOSTS": hub.endpoint.removeprefix("http://"),
+        }
         made = Fleet(env)
         try:
             yield made
@@ -115,6 +123,16 @@ def test_texts_become_vectors_and_a_model_for_text_says_that_it_makes_none(clien
         client.chat("hf.co/org/vectors", messages=[{"role": "user", "content": "?"}])
     fleet.end_workers()
     assert client.delete("hf.co/org/vectors").status == "success"
+
+
+def test_a_model_of_ollamas_own_registry_has_its_own_name(client: ollama.Client, fleet: Fleet) -> None:
+    assert list(client.pull("tiny:1b", stream=True))[-1].status == "success"
+    assert "tiny:1b" in {model.model for model in client.list().models}
+    answer = client.chat("tiny:1b", messages=[{"role": "user", "content": "?"}], options={"num_predict": 4})
+    assert answer.message.content == "Once upon a time"
+    assert client.generate("registry.ollama.ai/library/tiny:1b", prompt="", keep_alive=0).done_reason == "unload"
+    fleet.end_workers()
+    assert client.delete("Tiny:1b").status == "success"
 
 
 def test_open_webui_s_requests_are_answered_in_what_it_reads(fleet: Fleet) -> None:
