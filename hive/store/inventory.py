@@ -35,7 +35,7 @@ from hive.store.layout import (
 from hive.store.repo_cache import RepoCache, open_repo, read_tree
 from hive.wire.gguf import matching, projector_for, variants
 from hive.wire.maintenance import Note, Problem, ProblemKind
-from hive.wire.refs import RefError, parse_ref
+from hive.wire.refs import REPO_KINDS, RefError, parse_ref
 from hive.wire.selection import RepoFile, at_path
 from hive.wire.weights import absent_shards
 
@@ -204,11 +204,13 @@ class _Commit:
             if path in wanted and (content := self._content(folder, path, entry)):
                 known = found.get(content.key)
                 found[content.key] = known._replace(paths=(*known.paths, path)) if known else content
-        for path in absent_shards(wanted, MAX_NOTED_PATHS):
+        repo = repo_of(self._target.folder)
+        # Of a data set whoever likes reads some parts and not others.
+        is_model = repo is not None and not repo.startswith(REPO_KINDS)
+        for path in absent_shards(wanted, MAX_NOTED_PATHS) if is_model else ():
             self._report(path, "missing", "This shard is not here, though others of its set are.")
         contents = tuple(sorted(found.values(), key=lambda content: content.paths))
         notes = tuple(self._notes(seen, contents))
-        repo = repo_of(self._target.folder)
         return InventoryItem(
             self._model, self._target.folder, repo, self._commit, contents, tuple(self._problems), notes
         )

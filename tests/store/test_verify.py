@@ -134,6 +134,7 @@ def test_a_disk_that_fails_is_told(settings: Settings, monkeypatch: pytest.Monke
 
 def test_a_shard_that_lacks_among_its_set_is_missing(settings: Settings) -> None:
     put(settings, "org/name", {f"m-{i:05d}-of-00003.safetensors": b"%d" % i for i in (1, 3)})
+    put(settings, "datasets/org/name", {"train-00001-of-00003.parquet": b"1"})
     assert problems(settings) == [("m-00002-of-00003.safetensors", "missing")]
 
 

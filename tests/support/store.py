@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from hive.settings import Settings
-from hive.store.layout import Manifest, encode_tree, url_key
+from hive.store.layout import Manifest, encode_tree, repo_folder, url_key
 from hive.store.store_id import STORE_ID
 from hive.wire.selection import RepoFile
 
@@ -40,7 +40,7 @@ def put(
     refs: tuple[str, ...] = ("main",),
 ) -> Path:
     """Put files of a commit into the cache, without a listing; gives the snapshot's folder."""
-    folder = settings.hub_dir / f"models--{repo.replace('/', '--')}"
+    folder = settings.hub_dir / repo_folder(repo)
     snapshot = folder / "snapshots" / commit
     (folder / "blobs").mkdir(parents=True, exist_ok=True)
     for path, content in files.items():
@@ -58,7 +58,7 @@ def put(
 
 def put_tree(settings: Settings, repo: str, files: Mapping[str, bytes], *, commit: str = COMMIT) -> None:
     """Put the Hub's listing of a commit beside its snapshot."""
-    trees = settings.hub_dir / f"models--{repo.replace('/', '--')}" / "trees"
+    trees = settings.hub_dir / repo_folder(repo) / "trees"
     trees.mkdir(parents=True, exist_ok=True)
     listed = [RepoFile(path, len(content), "0" * 40, sha256(content)) for path, content in files.items()]
     (trees / f"{commit}.json").write_bytes(encode_tree(listed))
