@@ -4,6 +4,10 @@ For the workers, and for an HTTP server that uses all cores. What every child ne
 shared; the parent does nothing but wait, so that there is little in it to fail. A child dies in order when its parent
 is gone. One that does not end when it is told to is killed; one that cannot even be killed, because a filesystem holds
 it, is left behind.
+
+The parent waits on a self-pipe, into which the kernel's side of each signal writes a byte, that of a child's end too.
+Waiting for a child alone (`os.wait`) is interrupted by a signal as well, but by one that comes just before it, or to
+another thread, it is not: its handler would run when a child ends, and a pool that was told to stop went on.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ import contextlib
 import gc
 import logging
 import os
+import select
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -50,12 +55,16 @@ class Prefork:
         self._started: dict[int, tuple[float, Callable[[], None]]] = {}
         self._signals = 0
         self._killed = False
+        self._bell = _Bell()
 
     def run(self) -> None:
         """Until asked to stop, and all children have ended. Every further signal is handed on to them."""
         for sig in _HANDLED:
             signal.signal(sig, self._on_signal)
         signal.signal(signal.SIGALRM, self._on_patience_over)
+        # A handler of its own, or nothing is written into the pipe.
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        self._bell.hang()
         # What is loaded stays for good. A full collection in a child would look at it all the same, and looking writes:
         # the child would have a copy of its own from then on (a worker of 2 MB had 21 MB after one).
         gc.freeze()
@@ -68,15 +77,20 @@ class Prefork:
             log.error("what cannot be killed is left behind", extra={"fields": {"pids": list(self._started)}})
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            self._bell.take_down()
 
     def _keep_alive(self) -> None:
         """Until no child is left. Raises _LeftBehindError where one does not die."""
         backoff = Backoff(RESPAWN_FIRST_S, RESPAWN_LAST_S, jitter=NO_JITTER)
         while self._started:
             try:
-                pid, status = os.wait()
+                pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
                 break
+            if pid == 0:
+                self._bell.wait()
+                continue
             child = self._started.pop(pid, None)
             if self._signals or child is None:
                 continue
@@ -105,6 +119,8 @@ class Prefork:
         try:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            self._bell.take_down()
             # Ctrl-C reaches every process of the terminal; the parent is the one that acts on it.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
@@ -138,6 +154,35 @@ class Prefork:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         signal.setitimer(signal.ITIMER_REAL, KILLED_S)
+
+
+class _Bell:
+    """The self-pipe of this process: rung by each signal that has a handler, whichever thread gets it."""
+
+    def __init__(self) -> None:
+        self._ends: tuple[int, int] | None = None
+
+    def hang(self) -> None:
+        """From now on."""
+        self._ends = read, write = os.pipe()
+        os.set_blocking(read, False)
+        os.set_blocking(write, False)
+        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+
+    def wait(self) -> None:
+        """Until a signal has come since the last wait."""
+        assert self._ends is not None
+        read, _ = self._ends
+        select.select([read], [], [])
+        with contextlib.suppress(BlockingIOError):
+            os.read(read, select.PIPE_BUF)
+
+    def take_down(self) -> None:
+        """Here alone: a parent's stays with the parent."""
+        signal.set_wakeup_fd(-1)
+        for end in self._ends or ():
+            os.close(end)
+        self._ends = None
 
 
 class _LeftBehindError(Exception):

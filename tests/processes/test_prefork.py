@@ -18,7 +18,7 @@ STOP_S = 1.0
 
 #: A parent of one that ends when it is told to, and of one that does not hear.
 PROGRAM = r"""
-import os, signal, sys, time
+import os, signal, sys, threading, time
 from hive.processes.prefork import Prefork
 
 def deaf():
@@ -34,17 +34,28 @@ def short():
     os.write(1, b"short\n")
     sys.stdin.read(1)
 
-works = {"deaf": deaf, "well": well, "short": short}
-if "short" in sys.argv:
-    wait = os.wait
+def astray():
+    os.write(1, b"astray\n")
+    time.sleep(600)
 
-    def wait_and_be_told():
-        found = wait()
-        os.wait = wait
-        os.kill(os.getpid(), signal.SIGTERM)  # its handler runs before this returns
+works = {"deaf": deaf, "well": well, "short": short, "astray": astray}
+if "short" in sys.argv:
+    waitpid = os.waitpid
+
+    def wait_and_be_told(*arguments):
+        found = waitpid(*arguments)
+        if found[0]:
+            os.waitpid = waitpid
+            os.kill(os.getpid(), signal.SIGTERM)  # its handler runs before this returns
         return found
 
-    os.wait = wait_and_be_told
+    os.waitpid = wait_and_be_told
+if "astray" in sys.argv:
+    def tell_another_thread():
+        sys.stdin.read(1)
+        signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+
+    threading.Thread(target=tell_another_thread, daemon=True).start()
 Prefork([works[name] for name in sys.argv[2:]], stop_s=float(sys.argv[1])).run()
 print("over", flush=True)
 """
@@ -84,3 +95,10 @@ def test_a_signal_that_comes_as_a_child_has_ended_is_no_failure() -> None:
         assert process.wait(60) == 0
         assert process.stdout is not None
         assert process.stdout.read() == "over\n"
+
+
+def test_a_signal_that_wakes_another_thread_is_heard_too() -> None:
+    """As one does that comes in the moment before the parent waits."""
+    with parent(600.0, "astray") as process:
+        out, _ = process.communicate("x", timeout=AT_ONCE_S)
+    assert (out, process.returncode) == ("over\n", 0)
