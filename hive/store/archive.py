@@ -93,11 +93,9 @@ class _Version(msgspec.Struct):
     hive_archive: int = 0
 
 
-class DamagedArchive(BadRequest):
-    """This is no archive of hive, or it is damaged. Make it again with hive export."""
-
-    def __init__(self, problem: str) -> None:
-        super().__init__(f"The archive cannot be imported: {problem}.")
+def _refused(problem: str) -> BadRequest:
+    """Why an archive is none of hive, or damaged, or holds what it must not."""
+    return BadRequest(f"The archive cannot be imported: {problem}.")
 
 
 def encode_manifest(manifest: ArchiveManifest) -> bytes:
@@ -112,14 +110,14 @@ def decode_manifest(data: bytes) -> ArchiveManifest:
     try:
         version = msgspec.json.decode(data, type=_Version).hive_archive
         if version > FORMAT:
-            raise DamagedArchive(f"its format is {version}, and this hive reads {FORMAT}; a newer hive made it")
+            raise _refused(f"its format is {version}, and this hive reads {FORMAT}; a newer hive made it")
         if version != FORMAT:
-            raise DamagedArchive("its manifest names no version of the format")
+            raise _refused("its manifest names no version of the format")
         manifest = msgspec.json.decode(data, type=ArchiveManifest)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise DamagedArchive("its manifest cannot be read") from None
+        raise _refused("its manifest cannot be read") from None
     if (problem := _problem(manifest)) is not None:
-        raise DamagedArchive(problem)
+        raise _refused(problem)
     manifest.model_ref()
     return manifest
 
@@ -207,16 +205,16 @@ class ArchiveReader:
         """The first member."""
         name, size = self._header("this is no archive of hive")
         if name != MANIFEST or size > MAX_MANIFEST_BYTES:
-            raise DamagedArchive("this is no archive of hive: it does not begin with a manifest")
+            raise _refused("this is no archive of hive: it does not begin with a manifest")
         return decode_manifest(self._padded(size))
 
     def file(self, file: ArchivedFile) -> Iterator[memoryview]:
         """The bytes of the next file, which is to be this one. Each piece is good until the next is asked for."""
         name, size = self._header(f"it ends before {file.path[:80]!a}")
         if name != FILES + file.path:
-            raise DamagedArchive(f"it has {name[:80]!a} where {file.path[:80]!a} is to come")
+            raise _refused(f"it has {name[:80]!a} where {file.path[:80]!a} is to come")
         if size != file.size:
-            raise DamagedArchive(f"{file.path[:80]!a} has {size} bytes and should have {file.size}")
+            raise _refused(f"{file.path[:80]!a} has {size} bytes and should have {file.size}")
         buffer = memoryview(bytearray(min(COPY_BYTES, max(size, 1))))
         left = size
         while left:
@@ -232,7 +230,7 @@ class ArchiveReader:
         for _ in range(2):
             self._fill(memoryview(block))
             if any(block):
-                raise DamagedArchive("it has more files than its manifest")
+                raise _refused("it has more files than its manifest")
 
     def _header(self, at_end: str) -> tuple[str, int]:
         """The name and size of the next member, which is a plain file."""
@@ -240,28 +238,28 @@ class ArchiveReader:
         path, size = info.name, info.size
         if info.type == tarfile.XHDTYPE:
             if not 0 <= info.size <= MAX_PAX_BYTES:
-                raise DamagedArchive("a header is too long")
+                raise _refused("a header is too long")
             said = _pax(self._padded(info.size))
             info = self._block(at_end)
             path = said.get("path", info.name)
             size = info.size
             if (text := said.get("size")) is not None:
                 if not (text.isascii() and text.isdecimal() and len(text) < 20):
-                    raise DamagedArchive("a header has a size that is none")
+                    raise _refused("a header has a size that is none")
                 size = int(text)
         if info.type not in _REGULAR or size < 0:
-            raise DamagedArchive(f"{path[:80]!a} is no plain file")
+            raise _refused(f"{path[:80]!a} is no plain file")
         return path, size
 
     def _block(self, at_end: str) -> tarfile.TarInfo:
         block = bytearray(BLOCK_BYTES)
         self._fill(memoryview(block))
         if not any(block):
-            raise DamagedArchive(at_end)
+            raise _refused(at_end)
         try:
             return tarfile.TarInfo.frombuf(bytes(block), "utf-8", "strict")
         except (tarfile.HeaderError, UnicodeDecodeError, ValueError):
-            raise DamagedArchive("a header cannot be read") from None
+            raise _refused("a header cannot be read") from None
 
     def _padded(self, size: int) -> bytes:
         data = bytearray(size + -size % BLOCK_BYTES)
@@ -273,7 +271,7 @@ class ArchiveReader:
         while data:
             count = read(data)
             if not count:
-                raise DamagedArchive("it is cut off")
+                raise _refused("it is cut off")
             data = data[count:]
 
 
@@ -283,16 +281,16 @@ def _pax(data: bytes) -> dict[str, str]:
     while data:
         length, blank, _ = data.partition(b" ")
         if not (blank and length.isdigit() and len(length) < 6 and len(length) + 3 <= int(length) <= len(data)):
-            raise DamagedArchive("an extended header cannot be read")
+            raise _refused("an extended header cannot be read")
         record, data = data[len(length) + 1 : int(length)], data[int(length) :]
         key, mark, value = record.removesuffix(b"\n").partition(b"=")
         if not mark or not record.endswith(b"\n"):
-            raise DamagedArchive("an extended header cannot be read")
+            raise _refused("an extended header cannot be read")
         try:
             name, text = key.decode(), value.decode()
         except UnicodeDecodeError:
-            raise DamagedArchive("an extended header is not UTF-8") from None
+            raise _refused("an extended header is not UTF-8") from None
         if name.startswith("GNU.sparse") or name in found:
-            raise DamagedArchive("an extended header has fields that hive does not read")
+            raise _refused("an extended header has fields that hive does not read")
         found[name] = text
     return found
