@@ -196,6 +196,15 @@ def check_key(key_file: Path) -> None:
     _read_key(key_file, create=True)
 
 
+def check_others_key(key_file: Path) -> None:
+    """Read the key file, which somebody else makes.
+
+    Raises:
+        SecretKeyError: it is not there, or cannot be read; with what to set.
+    """
+    _read_key(key_file, create=False)
+
+
 def _make_key(key_file: Path) -> None:
     key_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with private_file_beside(key_file, base64.urlsafe_b64encode(os.urandom(KEY_BYTES))) as temporary:

@@ -146,9 +146,16 @@ def _open_audit_log(settings: Settings) -> None:
 
 
 def _check_key(settings: Settings) -> None:
-    """Say at the start, and not at the first request with a token, that HIVE_HOME is somebody else's."""
+    """Say at the start, and not at the first request with a token, that HIVE_HOME is somebody else's; and that there is
+    a new key, which other machines must have too.
+    """
+    address, key_file = settings.redis_address, settings.secret_key_path
+    is_told = address is not None and address.path is None and not key_file.exists()
     try:
-        check_key(settings.secret_key_path)
+        check_key(key_file)
+        if is_told:
+            fields = {"path": str(key_file), "reason": "servers and workers on other machines need a copy of it"}
+            log.warning("a secret key was made", extra={"fields": fields})
     except HiveError as error:
         log.error("requests with a token will be refused", extra={"fields": {"reason": error.message}})
 

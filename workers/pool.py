@@ -24,6 +24,7 @@ from hive.processes.prefork import STOP_S, Prefork
 from hive.redis import probe as redis_probe
 from hive.redis.client import RedisClient, connect
 from hive.redis.errors import describe, is_redis_error
+from hive.secrets import SecretKeyError, check_others_key
 from hive.settings import Settings, SettingsError
 from hive.store import probe
 from hive.wire import keys
@@ -86,6 +87,17 @@ def _lasting_objection(settings: Settings, client: RedisClient) -> str | None:
         return None
 
 
+def _check_key(settings: Settings) -> None:
+    """Say at the start, and not at the first download with a token, that this machine has not the servers' key."""
+    assert settings.redis_address is not None
+    if settings.redis_address.path is not None and not settings.secret_key_path.exists():
+        return  # all of it on one machine: a server makes the key, maybe later
+    try:
+        check_others_key(settings.secret_key_path)
+    except SecretKeyError as error:
+        log.error("downloads with a token will fail here", extra={"fields": {"reason": str(error)}})
+
+
 def main(argv: list[str] | None = None) -> int:
     """The command; its exit code."""
     parser = argparse.ArgumentParser(prog="python -m workers", description="Download workers of hive.")
@@ -113,6 +125,7 @@ def main(argv: list[str] | None = None) -> int:
             log.error("refused: another store", extra={"fields": {"reason": problem}})
             return WRONG_STORE
     probe.report(settings)
+    _check_key(settings)
     # Imported once, before the fork: every horse begins with it.
     with uncollected():
         importlib.import_module("workers.download")
