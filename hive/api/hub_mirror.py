@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import glob
 import re
 import time
 from typing import Any, Final
@@ -24,6 +25,8 @@ from hive.doors.growing import GrowingFile
 from hive.doors.hub_mirror import HubFile, HubMirror, HubRefusal, refusal_of
 from hive.doors.hub_paths import HubPath, read_info_path, read_resolve_path
 from hive.doors.ranges import Span, read_span
+from hive.doors.small_files import SMALL_BYTES
+from hive.downloads.provisioner import Provisioned
 from hive.store.blobs import find_repo_blob, open_blob
 from hive.store.layout import is_commit, repo_folder
 from hive.streams.writer import ASK_TO_WAIT, AskToWait
@@ -188,16 +191,26 @@ async def _fetched(
         ref = parse_ref(str(ModelRef(repo=asked.repo, revision=found.commit, path=asked.path)))
     except RefError as error:
         return refused(HubRefusal(404, "EntryNotFound", str(error), found.commit))
+    owner, small = principal_of(request).owner, services.mirror.small
     spec = DownloadSpec(
         ref,
         hf_token=token,
         priority="high",
         request_id=logs.bound_field("request_id"),
-        owner=principal_of(request).owner,
+        owner=owner,
         as_operator=False,
         origin="mirror",
     )
-    made = await services.downloads.request(spec)
+
+    async def ask_for(paths: tuple[str, ...]) -> Provisioned:
+        if len(paths) == 1:
+            return await services.downloads.request(spec)
+        together = spec._replace(ref=ModelRef(repo=ref.repo, revision=ref.revision))
+        return await services.downloads.request(together._replace(include=tuple(map(glob.escape, sorted(paths)))))
+
+    key = (asked.repo, found.commit, services.mirror.hash_of(token), owner)
+    is_small = found.size <= SMALL_BYTES
+    made = await (small.request(key, asked.path, ask_for) if is_small else ask_for((asked.path,)))
 
     async def standing() -> bool | None:
         record = await services.commands.run(services.tracker.read, made.download_id)
@@ -220,6 +233,7 @@ async def _fetched(
         raise
     if growing.is_wrong or growing.failed:
         growing.close()
+        small.failed(key)
         return await _failed(services, made.download_id)
     if span.status == 206:
         # What it had may have been given up before this was looked at.

@@ -28,6 +28,7 @@ from hive import errors
 from hive.doors.growing import GrowingFiles
 from hive.doors.hub_paths import HubPath, read_resolve_path
 from hive.doors.hub_upstream import HubAnswer, HubUpstream
+from hive.doors.small_files import SmallFiles
 from hive.downloads.threads import Threads
 from hive.downloads.wrong_digests import WrongDigests
 from hive.settings import Settings
@@ -90,6 +91,7 @@ class HubMirror:
         self._catalog = catalog
         self.upstream = HubUpstream(settings)
         self.growing = GrowingFiles(settings.hub_dir, settings.hive_dir, marks)
+        self.small = SmallFiles()
         self._notes = AccessNotes(settings.hive_dir)
         self._disk = Threads("mirror", DISK_THREADS, MAX_WAITING)
         self._key = os.urandom(32)
@@ -114,7 +116,7 @@ class HubMirror:
             HubUnavailable: the Hub is away, and the disk does not know.
             ServerBusy: too many ask at once.
         """
-        key = (self._hash(token), asked)
+        key = (self.hash_of(token), asked)
         known = self._answers.get(key)
         if known is not None and time.monotonic() < known[1]:
             return known[0]
@@ -135,12 +137,12 @@ class HubMirror:
         if isinstance(found, HubFile):
             ttl_s = COMMIT_TTL_S if is_commit(asked.revision) else BRANCH_TTL_S
             self.note_revision(asked.repo, asked.revision, found.commit)
-            self._let_in[(self._hash(token), asked.repo)] = None
+            self._let_in[(self.hash_of(token), asked.repo)] = None
             while len(self._let_in) > MAX_REMEMBERED:
                 self._let_in.popitem(last=False)
         else:
             ttl_s = 0.0 if found.status == 429 else NO_TTL_S
-        self._answers[(self._hash(token), asked)] = found, time.monotonic() + ttl_s
+        self._answers[(self.hash_of(token), asked)] = found, time.monotonic() + ttl_s
         while len(self._answers) > MAX_REMEMBERED:
             self._answers.popitem(last=False)
         return found
@@ -213,7 +215,7 @@ class HubMirror:
 
     def _refused_on_disk(self, repo: str, commit: str, token: str | None, sees_everything: bool) -> HubRefusal | None:
         """What is told of a restricted commit to whom nobody has let in."""
-        if sees_everything or not self._notes.places(repo, commit) or (self._hash(token), repo) in self._let_in:
+        if sees_everything or not self._notes.places(repo, commit) or (self.hash_of(token), repo) in self._let_in:
             return None
         text = "This model is restricted, and the Hub cannot be asked now whether your token may have it."
         return HubRefusal(403, "GatedRepo", text)
@@ -263,7 +265,8 @@ class HubMirror:
             for revision in revisions:
                 self._revisions.pop((repo, revision), None)
 
-    def _hash(self, token: str | None) -> bytes:
+    def hash_of(self, token: str | None) -> bytes:
+        """What tells tokens apart, and is none: another in each process."""
         return hmac.digest(self._key, token.encode(), "sha256") if token else b""
 
 

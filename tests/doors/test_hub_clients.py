@@ -428,6 +428,22 @@ def test_snapshot_download_brings_what_its_patterns_name(mirror: Mirror, tmp_pat
     assert found == set(files) - {"x.onnx"}
 
 
+def test_small_files_come_several_in_one_download_and_one_that_fails_keeps_no_other(
+    mirror: Mirror, tmp_path: Path
+) -> None:
+    names = [*(f"data/{number:02}[a]*.json" for number in range(24)), "broken.json"]
+    mirror.hub.create("datasets/org/small", {name: name.encode() for name in names})
+    rule = mirror.hub.faults.add(faults.status(404), "*broken.json*", method="GET")
+    ask = ("hf", "download", "--repo-type", "dataset", "org/small")
+    # Whoever asks for the broken one fails, and once only the others are asked for all of them are there.
+    mirror.client(mirror.url, tmp_path / "all", *ask).communicate(timeout=CLIENT_S)
+    ended(mirror.client(mirror.url, tmp_path / "some", *ask, "--exclude", "broken.json"))
+    snapshot = snapshot_of(tmp_path / "some", "datasets/org/small")
+    assert all((snapshot / name).read_text() == name for name in names[:-1])
+    assert len([each for each in mirror.downloads("datasets/org/small") if each["status"] == "complete"]) < 20
+    mirror.hub.faults.remove(rule)
+
+
 @pytest.mark.model
 def test_llama_server_takes_a_model_by_its_name(mirror: Mirror, tmp_path: Path) -> None:
     package = pytest.importorskip(
