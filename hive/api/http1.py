@@ -45,16 +45,17 @@ from hive.api.crowd import Connections
 from hive.api.gate import ANSWER_HEADERS
 from hive.api.json import MAX_BODY_BYTES, body_too_large, error_reply
 from hive.errors import BadRequest, HeadersTooLarge, HiveError, RequestTimeout
+from hive.net.stall import StallTimer
 from hive.streams import sse
 from hive.streams.writer import (
     ASK_TO_WAIT,
     EXTENSION,
     TAKE_OVER,
     SocketWriter,
-    StallTimer,
     TakenConnection,
     WriterOwner,
     reset,
+    stall_timer,
 )
 
 log = logging.getLogger("hive.api.http1")
@@ -361,7 +362,7 @@ class HttpProtocol(HttpToolsProtocol):
         """Give the client up that takes nothing of what waits for it, now that no more is written."""
         self._stop_watching()
         if self.transport.get_write_buffer_size():
-            self._stall = StallTimer(self.transport, self._on_stalled)
+            self._stall = stall_timer(self.transport, self._on_stalled)
 
     def _on_stalled(self) -> None:
         reset(self.transport)

@@ -27,6 +27,9 @@ from hive.streams.writer import EXTENSION, HandOver, SocketWriter
 
 #: Bytes of an answer that is no stream, or of one whose connection could not be had: some thousand vectors.
 MAX_WHOLE_BYTES: Final = 16 << 20
+#: Seconds in which the reader of a stream must take something: every token counts, and one who takes ten a second seems
+#: to take nothing for half a minute.
+SLOW_READER_S: Final = 300.0
 #: What of a request goes on to the worker.
 PASSED_ON: Final = frozenset({b"content-type", b"accept", b"x-request-deadline", b"x-deadline"})
 
@@ -167,6 +170,7 @@ class PassedAnswer:
         if status == 200 and is_stream and hand_over is not None:
             self._writer = hand_over(self._scope, _Client(self))
             if self._writer is not None:
+                self._writer.wait_for_slow(SLOW_READER_S)
                 self._head = self._writer.head
                 asyncio.get_running_loop().call_soon(self._flush)
         self._begun.set()

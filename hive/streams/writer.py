@@ -15,16 +15,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import socket
 import struct
-import sys
-import termios
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple, Protocol
 
 from starlette.types import Receive, Scope, Send
 
+from hive.net.stall import StallTimer
 from hive.streams import sse
 
 #: The scope's extension with which a server offers the connection: a `HandOver`.
@@ -120,6 +118,7 @@ class SocketWriter(asyncio.Protocol):
         "_listener",
         "_siblings",
         "_stall",
+        "_stall_s",
         "_transport",
         "chunked",
         "head",
@@ -134,6 +133,7 @@ class SocketWriter(asyncio.Protocol):
         self._siblings = siblings
         self._listener: WriterOwner | None = listener
         self._stall: StallTimer | None = None
+        self._stall_s = STALL_TIMEOUT_S
         self._ignored_bytes = 0
         self.chunked = chunked
         self.head = head
@@ -145,6 +145,16 @@ class SocketWriter(asyncio.Protocol):
         # Paused with the first byte that the kernel does not take: a slow client is not to have old frames in store.
         # What an earlier answer left behind pauses at once, and it is this protocol that must hear of it.
         transport.set_write_buffer_limits(high=0)
+
+    def wait_for_slow(self, seconds: float) -> None:
+        """Give the client up after this time without a byte taken, in place of the usual one: of what it reads in
+        drops the kernel tells the sender only when a good part of its buffer is free.
+        """
+        self._stall_s = seconds
+        raw = self._transport.get_extra_info("socket")
+        if raw is not None and raw.family != socket.AF_UNIX and hasattr(socket, "TCP_USER_TIMEOUT"):
+            with contextlib.suppress(OSError):
+                raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(seconds * 1000))
 
     def end(self, data: bytes) -> None:
         """Send these bytes and close the connection when they are on their way."""
@@ -164,7 +174,7 @@ class SocketWriter(asyncio.Protocol):
     def pause_writing(self) -> None:
         """The kernel's buffer for this client is full."""
         self.paused = True
-        self._stall = StallTimer(self._transport, self._stalled)
+        self._stall = StallTimer(self._transport, self._stalled, self._stall_s)
 
     def resume_writing(self) -> None:
         """Everything has left for the kernel."""
@@ -198,37 +208,9 @@ class SocketWriter(asyncio.Protocol):
         self.abort()
 
 
-class StallTimer:
-    """Calls `on_stalled` where a client has taken nothing, within a time-out, of what waits for it, here and in the
-    kernel. To be started when no more is written; neither the loop nor the kernel gives up a client that is there and
-    has no room. One that is slow keeps its connection: what waits for it is bounded.
-    """
-
-    __slots__ = ("_handle", "_on_stalled", "_transport")
-
-    def __init__(self, transport: asyncio.Transport, on_stalled: Callable[[], None]) -> None:
-        self._transport = transport
-        self._on_stalled = on_stalled
-        self._start()
-
-    def cancel(self) -> None:
-        """It has taken all."""
-        self._handle.cancel()
-
-    def _start(self) -> None:
-        self._handle = asyncio.get_running_loop().call_later(STALL_TIMEOUT_S, self._check, self._waiting_bytes())
-
-    def _check(self, waited_bytes: int) -> None:
-        if self._waiting_bytes() < waited_bytes:
-            self._start()
-        else:
-            self._on_stalled()
-
-    def _waiting_bytes(self) -> int:
-        in_kernel = bytes(4)
-        with contextlib.suppress(OSError):  # not every system tells, and a socket may have been closed
-            in_kernel = fcntl.ioctl(self._transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, in_kernel)
-        return self._transport.get_write_buffer_size() + int.from_bytes(in_kernel, sys.byteorder)
+def stall_timer(transport: asyncio.Transport, on_stalled: Callable[[], None]) -> StallTimer:
+    """A timer for a client that takes nothing of what waits for it."""
+    return StallTimer(transport, on_stalled, STALL_TIMEOUT_S)
 
 
 def reset(transport: asyncio.Transport) -> None:

@@ -9,7 +9,7 @@ into the transport and says whether its reader is slow, or gone.
     a body         256 KiB, else 413; whole within 30 s
     silence        30 s before a request
     pipelining     what comes behind a request waits, up to 64 KiB
-    a reader       who takes nothing for 30 s is given up
+    a reader       who takes nothing for 30 s is given up; of a stream 300 s, a server that passes one on 600 s
     connections    512
 """
 
@@ -27,6 +27,8 @@ from urllib.parse import parse_qs, unquote
 import httptools
 
 from hive.errors import BadRequest, BodyTooLarge, HeadersTooLarge, HiveError, InternalError, InvalidFields
+from hive.net.stall import StallTimer
+from hive.serving.endpoint import PASSED_ON_BY
 from hive.wire.api import error_type
 from hive.wire.encoding import encode_json
 from workers.inference.ports import SEND_BUFFER_BYTES
@@ -42,6 +44,11 @@ HEAD_TIMEOUT_S: Final = 10.0
 BODY_TIMEOUT_S: Final = 30.0
 SILENCE_S: Final = 30.0
 STALL_TIMEOUT_S: Final = 30.0
+#: The same of the reader of a stream, of which the kernel tells only now and then that it has taken something.
+STREAM_STALL_S: Final = 300.0
+#: The same of a server that passes an answer on: it gives up its own client, and has taken for that one what lasts a
+#: slow one for minutes.
+PASSED_ON_STALL_S: Final = 600.0
 #: Bytes that may come behind a request that is being answered.
 MAX_BEHIND_BYTES: Final = 65_536
 MAX_CONNECTIONS: Final = 512
@@ -230,7 +237,7 @@ class HttpConnection(asyncio.Protocol):
         self._response: Response | None = None
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._stall: asyncio.TimerHandle | None = None
+        self._stall: StallTimer | None = None
         self._behind = b""
         self._refusal: HiveError | None = None
         self._waits_for = ""
@@ -348,7 +355,14 @@ class HttpConnection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """The client does not take what it is sent."""
         self.paused = True
-        self._stall = self._loop.call_later(STALL_TIMEOUT_S, self.abort)
+        assert self._transport is not None
+        self._stall = StallTimer(self._transport, self.abort, self._patience_s())
+
+    def _patience_s(self) -> float:
+        """Seconds that the reader may take nothing."""
+        if self._response is None:
+            return STALL_TIMEOUT_S
+        return PASSED_ON_STALL_S if self._headers.get(PASSED_ON_BY[0]) == PASSED_ON_BY[1] else STREAM_STALL_S
 
     def resume_writing(self) -> None:
         """It has."""

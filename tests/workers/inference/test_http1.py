@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import time
 
 import pytest
 
+from workers.inference import http1
 from workers.inference.http1 import HttpRequest, Listener, Response
 
 
@@ -44,4 +46,31 @@ async def test_who_is_refused_while_it_sends_reads_why(head: str, code: str) -> 
         body = await reader.read()  # an end, and no reset
     assert b"connection: close" in answer
     assert json.loads(body)["error"]["code"] == code
+    writer.close()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("limit", "via"), [("STREAM_STALL_S", ""), ("PASSED_ON_STALL_S", "Via: 1.1 hive-server\r\n")])
+async def test_the_reader_of_a_stream_may_rest_for_longer_than_others(
+    limit: str, via: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = asyncio.Event()
+
+    async def stream(request: HttpRequest, response: Response) -> None:
+        response.on_gone = gone.set
+        response.start(200, [])
+        while not response.paused:
+            response.write(b"x" * 10_000)
+        await gone.wait()
+
+    for name in ("STALL_TIMEOUT_S", "STREAM_STALL_S", "PASSED_ON_STALL_S"):
+        monkeypatch.setattr(http1, name, 0.1 if name == "STALL_TIMEOUT_S" else 0.6 if name == limit else 60.0)
+    sock = socket.create_server(("127.0.0.1", 0))
+    server = await Listener(stream).listen(sock)
+    _, writer = await asyncio.open_connection(*sock.getsockname(), limit=1)
+    async with server, asyncio.timeout(60):
+        began_s = time.monotonic()
+        writer.write(f"POST / HTTP/1.1\r\nHost: x\r\n{via}Content-Length: 0\r\n\r\n".encode())
+        await gone.wait()
+    assert time.monotonic() - began_s > 0.5
     writer.close()
