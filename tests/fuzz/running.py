@@ -15,13 +15,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from hive.api.app import HUB_KINDS
+from hive.wire.api import OLLAMA_PATHS
+
 #: Streams never end by themselves: tests/fuzz/test_streams.py asks for them.
 STREAMS = ("/v1/models/download/progress", "/v1/downloads/progress")
 #: The Hub's addresses refuse in the Hub's form, by headers, and not in the document's: tests/doors has their odd ones.
 HUB = (
-    *("/api/whoami-v2", "/api/models/{id}", "/api/{id}"),
-    *(f"/api/{name}" for name in ("version", "tags", "ps", "show", "pull", "delete", "generate", "chat")),
+    *("/api/whoami-v2", "/api/{id}", *(f"/api/{kind}/{{id}}" for kind in HUB_KINDS)),
+    *(f"/api/{name}" for name in ("version", "tags", "ps", "show", "pull", "delete")),
+    *OLLAMA_PATHS,
     "/api/{name}",
+    *(f"/{kind}/{{org}}/{{name}}/resolve/{{id}}" for kind in HUB_KINDS[1:]),
     *("/{org}/{name}/resolve/{id}", "/{name}/resolve/{id}"),
 )
 #: Seconds for one answer, and beside that for a whole run.
