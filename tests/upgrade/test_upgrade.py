@@ -30,6 +30,9 @@ RELEASES = sorted(Path(__file__).parent.glob("left-by-*.json"))
 @pytest.mark.parametrize("release", RELEASES, ids=lambda path: path.stem)
 def test_what_a_release_left_behind_goes_on(release: Path, tmp_path: Path, redis_url: str) -> None:
     left = msgspec.json.decode(release.read_bytes(), type=Left)
+    if left.version != "0.1.0":
+        # What a token is sealed for names the Hub's address, which is another one here: test_way_back.py has that one.
+        del left.downloads["gated"]
     _lay_out(left, tmp_path)
     with connect(redis_url) as client:
         _replay(left, client)
@@ -49,11 +52,12 @@ def test_what_a_release_left_behind_goes_on(release: Path, tmp_path: Path, redis
                 tmp_path / "store" / end["local_path"].partition("/store/")[2]
             )  # it lay elsewhere when it was recorded
             assert path.read_bytes() == b"".join(CONTENTS[state].blocks(0, CONTENTS[state].size))
-        for state in ("running", "paused"):
+        # The worker of the running one was killed: what had come since its journal's last record comes again.
+        for state, kept in (("running", 4), ("paused", 2)):
             there = sum(
                 stop - start for name, parts in left.partials.values() if name == state for start, stop in parts
             )
-            assert hub.bytes_sent(f"*{CONTENTS[state].sha256()}*") <= CONTENTS[state].size - there // 2, state
+            assert hub.bytes_sent(f"*{CONTENTS[state].sha256()}*") <= CONTENTS[state].size - there // kept, state
         assert hub.hits(f"*{CONTENTS['complete'].sha256()}*") == []
 
 
