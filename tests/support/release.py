@@ -9,7 +9,10 @@ from pathlib import Path
 ARCHIVES = Path(__file__).parent.parent / "upgrade"
 #: Every release whose users may upgrade to this one, the latest last.
 RELEASES = tuple(
-    sorted(path.name.removeprefix("hive-").removesuffix(".tar.xz") for path in ARCHIVES.glob("hive-*.tar.xz"))
+    sorted(
+        (path.name.removeprefix("hive-").removesuffix(".tar.xz") for path in ARCHIVES.glob("hive-*.tar.xz")),
+        key=lambda version: [int(part) for part in version.split(".")],
+    )
 )
 
 
