@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import importlib
 import re
+import threading
 from collections.abc import Callable
-from typing import Any, Final
+from concurrent.futures import Future, wait
+from typing import Any, Final, TypeVar
 
 from redis import CredentialProvider
 
@@ -23,6 +25,14 @@ _SPEC: Final = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(?:\.[A-
 #: Characters of the longest token; those of cloud providers have some 2,000.
 MAX_TOKEN_CHARS: Final = 65_536
 CODE: Final = "CREDENTIALS"
+#: Seconds after which the function counts as one that does not answer. It should in one.
+HOOK_TIMEOUT_S: Final = 10.0
+
+T = TypeVar("T")
+
+
+class _NoAnswerError(Exception):
+    """The function takes too long."""
 
 
 class HookProvider(CredentialProvider):
@@ -55,11 +65,13 @@ class HookProvider(CredentialProvider):
     def get_credentials(self) -> tuple[str] | tuple[str, str]:
         """What to put behind AUTH. Raises ConnectError, which shows nothing of it."""
         self.load()
-        assert self._ask is not None
+        ask = self._ask
+        assert ask is not None
         try:
-            given = self._ask()
-            if callable(asks := getattr(given, "get_credentials", None)):
-                given = asks()
+            given = _within(HOOK_TIMEOUT_S, lambda: _given_by(ask))
+        except _NoAnswerError:
+            text = f"HIVE_REDIS_CREDENTIALS ({self._spec}) has not answered for {HOOK_TIMEOUT_S:g} s"
+            raise ConnectError(CODE, text) from None
         except Exception as error:
             text = f"HIVE_REDIS_CREDENTIALS ({self._spec}) raised {type(error).__name__}"
             raise ConnectError(CODE, text) from None
@@ -73,6 +85,32 @@ class HookProvider(CredentialProvider):
 
     def __repr__(self) -> str:
         return f"HookProvider({self._spec!r})"
+
+
+def _given_by(ask: Callable[[], Any]) -> Any:
+    given = ask()
+    asks = getattr(given, "get_credentials", None)
+    return asks() if callable(asks) else given
+
+
+def _within(seconds: float, call: Callable[[], T]) -> T:
+    """The result of a call that cannot be ended: a thread of its own is left behind where it takes longer.
+
+    Raises:
+        _NoAnswerError: it does.
+    """
+    made: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            made.set_result(call())
+        except BaseException as error:
+            made.set_exception(error)
+
+    threading.Thread(target=run, name="redis-credentials", daemon=True).start()
+    if not wait([made], seconds).done:
+        raise _NoAnswerError
+    return made.result()
 
 
 def _is_well_formed(parts: Any) -> bool:

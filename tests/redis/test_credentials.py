@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from redis import CredentialProvider
 
+from hive.redis import credentials
 from hive.redis import probe as redis_probe
 from hive.redis.client import connect, connection_options
 from hive.redis.credentials import HookProvider
@@ -72,6 +74,21 @@ def test_what_it_must_not_give_is_refused_and_not_shown(module: ModuleType, ask:
     assert refused.value.__cause__ is None
     assert "HIVE_REDIS_CREDENTIALS" in describe(refused.value)
     assert describe(refused.value).endswith("(CREDENTIALS).")
+
+
+def test_one_that_does_not_answer_ends_the_start(
+    module: ModuleType, server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A metadata service that cannot be reached: nobody would know what is waited for."""
+    hangs = threading.Event()
+    module.ask = hangs.wait  # type: ignore[attr-defined]
+    monkeypatch.setattr(credentials, "HOOK_TIMEOUT_S", 0.1)
+    settings = Settings.from_env({"REDIS_URL": f"redis://localhost:{server.port}", "HIVE_REDIS_CREDENTIALS": SPEC})
+    try:
+        with pytest.raises(SettingsError, match=r"has not answered for 0\.1 s \(CREDENTIALS\)"):
+            redis_probe.report(settings)
+    finally:
+        hangs.set()
 
 
 @pytest.mark.parametrize("spec", ["no.such.module:x", "passwords_of_tests:missing", "os", "os:", "os:path..x", "a b:c"])
