@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import importlib
 import re
-import threading
 from collections.abc import Callable
-from concurrent.futures import Future, wait
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from redis import CredentialProvider
 
+from hive.call_within import NoAnswerError, call_within
 from hive.redis.errors import ConnectError
 
 _SPEC: Final = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*", re.ASCII)
@@ -27,12 +26,6 @@ MAX_TOKEN_CHARS: Final = 65_536
 CODE: Final = "CREDENTIALS"
 #: Seconds after which the function counts as one that does not answer. It should in one.
 HOOK_TIMEOUT_S: Final = 10.0
-
-T = TypeVar("T")
-
-
-class _NoAnswerError(Exception):
-    """The function takes too long."""
 
 
 class HookProvider(CredentialProvider):
@@ -68,8 +61,8 @@ class HookProvider(CredentialProvider):
         ask = self._ask
         assert ask is not None
         try:
-            given = _within(HOOK_TIMEOUT_S, lambda: _given_by(ask))
-        except _NoAnswerError:
+            given = call_within(HOOK_TIMEOUT_S, lambda: _given_by(ask), name="redis-credentials")
+        except NoAnswerError:
             text = f"HIVE_REDIS_CREDENTIALS ({self._spec}) has not answered for {HOOK_TIMEOUT_S:g} s"
             raise ConnectError(CODE, text) from None
         except Exception as error:
@@ -91,26 +84,6 @@ def _given_by(ask: Callable[[], Any]) -> Any:
     given = ask()
     asks = getattr(given, "get_credentials", None)
     return asks() if callable(asks) else given
-
-
-def _within(seconds: float, call: Callable[[], T]) -> T:
-    """The result of a call that cannot be ended: a thread of its own is left behind where it takes longer.
-
-    Raises:
-        _NoAnswerError: it does.
-    """
-    made: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            made.set_result(call())
-        except BaseException as error:
-            made.set_exception(error)
-
-    threading.Thread(target=run, name="redis-credentials", daemon=True).start()
-    if not wait([made], seconds).done:
-        raise _NoAnswerError
-    return made.result()
 
 
 def _is_well_formed(parts: Any) -> bool:

@@ -17,13 +17,12 @@ import fcntl
 import logging
 import os
 import secrets
-import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from pathlib import Path
 from typing import Final, TypeVar
 
+from hive.call_within import NoAnswerError, call_within
 from hive.disk_errors import disk_error
 from hive.errors import HiveError, StoreMissing
 from hive.settings import Settings
@@ -77,21 +76,10 @@ def answer_within(seconds: float, path: Path, look: Callable[[], T]) -> T:
     Raises:
         StoreMissing: there is no answer in this time.
     """
-    answer: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            answer.set_result(look())
-        except BaseException as error:
-            answer.set_exception(error)
-
-    # Waited for is the thread, not its answer: whoever forks afterwards forks without it.
-    thread = threading.Thread(target=run, name="store-look", daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if not answer.done():
-        raise _silent(path)
-    return answer.result()
+    try:
+        return call_within(seconds, look, name="store-look")
+    except NoAnswerError:
+        raise _silent(path) from None
 
 
 def _silent(path: Path) -> StoreMissing:
