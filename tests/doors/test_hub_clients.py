@@ -130,8 +130,12 @@ def test_data_sets_and_spaces_come_as_models_do_and_are_no_models(mirror: Mirror
     body = {"model_ref": "hf:datasets/org/same"}
     answer = requests.post(f"{mirror.url}/v1/models/download", json=body, timeout=60)
     assert answer.status_code == 200, answer.text
-    listed = {model["id"] for model in requests.get(f"{mirror.url}/v1/models", timeout=60).json()["data"]}
-    assert {each for each in listed if "org/same" in each} == {"datasets/org/same", "spaces/org/same"}
+
+    def both_are_listed() -> bool:
+        listed = {model["id"] for model in requests.get(f"{mirror.url}/v1/models", timeout=60).json()["data"]}
+        return {each for each in listed if "org/same" in each} == {"datasets/org/same", "spaces/org/same"}
+
+    wait_for(both_are_listed, "what came last has its name")  # its bytes are there before its links and refs
     tags = requests.get(f"{mirror.url}/api/tags", timeout=60).json()["models"]
     assert not any("org/same" in model["name"] for model in tags)
     assert requests.delete(f"{mirror.url}/v1/models/datasets/org/same", timeout=60).status_code == 200
