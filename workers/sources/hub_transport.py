@@ -64,6 +64,8 @@ TRY_AGAIN: Final = frozenset({408, 421, 423, 425})
 NEVER: Final = frozenset({501, 505, 506, 508, 510, 511})
 #: Connections to the Hub's API that one process has at most.
 MAX_CONNECTIONS: Final = 10
+#: The highest port that there is.
+MAX_PORT: Final = 65_535
 #: Redirects that are followed: a repository that was renamed, a mirror.
 MAX_REDIRECTS: Final = 10
 
@@ -340,6 +342,15 @@ def _check(response: httpx2.Response, proxy: Proxy | None, url: httpx2.URL) -> N
         raise HubUnavailable(f"The Hub answered with status {status}.", status=status)
     if 300 <= status < 400 and not response.has_redirect_location:
         raise HubRefused(f"The Hub redirects ({status}) without saying where to.", status=status)
+    if response.has_redirect_location and not _has_host(url, response.headers["location"]):
+        raise HubRefused(f"The Hub redirects ({status}) to an address without a host.", status=status)
+
+
+def _has_host(url: httpx2.URL, location: str) -> bool:
+    """Whether a redirect leads to a host: httpx2 does not look. What it cannot read at all it says itself."""
+    with contextlib.suppress(httpx2.InvalidURL):
+        return bool(url.join(location).host)
+    return True
 
 
 def _distrust(response: httpx2.Response) -> None:
@@ -416,9 +427,11 @@ class _Stream(httpx2.SyncByteStream):
 
 
 def port_of(url: httpx2.URL) -> int:
-    """The port of a URL. Raises HubRefused for one that is neither http nor https."""
+    """The port of a URL. Raises HubRefused for one that is neither http nor https, or has a port that is none."""
     if url.scheme not in DEFAULT_PORTS:
         raise HubRefused("The Hub leads to an address that is neither http nor https.")
+    if (url.port or 0) > MAX_PORT:
+        raise HubRefused("The Hub leads to an address with a port that is none.")
     return url.port or DEFAULT_PORTS[url.scheme]
 
 

@@ -18,6 +18,7 @@ import hashlib
 import re
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Final
@@ -180,8 +181,9 @@ def _tree(registry: Registry, manifest: RegistryManifest, name: RegistryName, ta
     is_ollama = any(layer.media_type.startswith(_OLLAMA_PREFIX) for layer in manifest.layers)
     stem = _ollama_stem(registry, manifest, name, tag) if is_ollama else ""
     files: dict[str, RepoFile] = {}
+    seen: Counter[str] = Counter()
     for layer in manifest.layers:
-        path = _ollama_path(layer, stem, files) if is_ollama else _title(layer, files)
+        path = _ollama_path(layer, stem, seen) if is_ollama else _title(layer, files)
         if path is None:
             continue
         if path in files:
@@ -204,18 +206,18 @@ def _title(layer: Descriptor, files: dict[str, RepoFile]) -> str | None:
     return "model.gguf" if _DOCKER_GGUF.fullmatch(layer.media_type) and "model.gguf" not in files else None
 
 
-def _ollama_path(layer: Descriptor, stem: str, files: dict[str, RepoFile]) -> str | None:
+def _ollama_path(layer: Descriptor, stem: str, seen: Counter[str]) -> str | None:
+    """The path of a layer, numbered where others of its kind are in `seen`; None where it is no file."""
     kind = layer.media_type.removeprefix(_OLLAMA_PREFIX)
     pattern = _OLLAMA_FILES.get(kind)
     if pattern is None:
         return None
     path = pattern.format(stem)
+    seen[kind] += 1
+    if seen[kind] == 1:
+        return path
     first, dot, ending = path.rpartition(".")
-    for number in range(2, MAX_LAYERS):
-        if path not in files:
-            break
-        path = f"{first}.{number}.{ending}" if dot else f"{ending}.{number}"
-    return path
+    return f"{first}.{seen[kind]}.{ending}" if dot else f"{ending}.{seen[kind]}"
 
 
 def _ollama_stem(registry: Registry, manifest: RegistryManifest, name: RegistryName, tag: str) -> str:
@@ -357,7 +359,7 @@ class Registry:
         scope = challenge.get("scope") or f"repository:{self._path}:pull"
         query = urlencode({"service": challenge.get("service", ""), "scope": scope})
         realm = challenge["realm"]
-        if urlsplit(realm).scheme not in ("https", urlsplit(self._base).scheme):
+        if realm.partition("://")[0].lower() not in ("https", urlsplit(self._base).scheme):
             raise HubRefused(f"The registry {self._host} hands out tokens without encryption; hive does not ask there.")
         answer = client.get(f"{realm}{'&' if '?' in realm else '?'}{query}")
         try:

@@ -93,6 +93,8 @@ class Packed(faults.Fault):
         (faults.status(505), HubRefused, "505"),
         (faults.status(511), HubRefused, "511"),
         (faults.status(302), HubRefused, "without saying where"),
+        (faults.redirect_to("//1@"), HubRefused, "without a host"),
+        (faults.redirect_to("https://hub.test:99999/"), HubRefused, "a port that is none"),
         (faults.status(304), HubRefused, "304"),
         (faults.status(307, {"Location": "ftp://hub.example/x"}), HubRefused, "neither http nor https"),
         (faults.status(307, {"Location": "http://[::1/x"}), HubRefused, "is none|not a Hub"),

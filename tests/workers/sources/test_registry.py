@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -25,6 +26,7 @@ from tests.support.oci_registry import INDEX, OciRegistry
 from tests.support.plans import content_of, download, plan_for
 from workers.fetch import network_of
 from workers.sources import PlannedFile, resolve
+from workers.sources.registry import MAX_LAYERS
 
 OLLAMA = "application/vnd.ollama.image."
 GGUF = b"GGUF" + bytes(1000)
@@ -157,8 +159,21 @@ def test_what_cannot_be_a_model_is_refused(registry: OciRegistry, settings: Sett
     refused(DownloadError, "index of several manifests")
     registry.tokens, registry.realm = True, "ftp://elsewhere.test/token"
     refused(HubRefused, "without encryption")
+    registry.realm = "http://[::1"
+    refused(HubRefused, "cannot be asked")
+    registry.realm = "https://elsewhere.test:99999/token"
+    refused(HubRefused, "a port that is none")
     registry.realm = f"http://{registry.host}/nowhere"
     refused(ModelAccessDenied, "gives nobody a token")
+
+
+def test_many_layers_of_a_kind_are_named_in_no_time(registry: OciRegistry, settings: Settings) -> None:
+    licence = registry.layer(b"one", f"{OLLAMA}license")
+    layers = [registry.layer(GGUF, f"{OLLAMA}model"), *([licence] * (MAX_LAYERS - 1))]
+    registry.put("library/tiny", "1b", {"layers": layers})
+    began_s = time.process_time()
+    assert plan_for(settings, "ollama:tiny:1b").files[-1].path == f"LICENSE.{MAX_LAYERS - 1}"
+    assert time.process_time() - began_s < 2
 
 
 def test_a_wrong_manifest_or_configuration_is_noticed(registry: OciRegistry, settings: Settings) -> None:
