@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Literal
 
@@ -12,7 +13,7 @@ from hive.wire.refs import ModelRef
 from workers.sources import huggingface, local_file, modelscope, registry, url
 from workers.sources.elsewhere import base_url
 from workers.sources.hub_client import HubClient
-from workers.sources.plan import Plan, PlannedFile, RetryLater
+from workers.sources.plan import Plan, PlannedFile, RetryLater, nowhere
 from workers.sources.url import named, probed
 
 __all__ = ["Plan", "PlannedFile", "RetryLater", "access", "base_url", "named", "probed", "resolve"]
@@ -32,7 +33,7 @@ def resolve(
 ) -> Plan:
     """What has to be on the disk for this reference. `sha256` and `name` are for a plain URL, the patterns and `token`
     for the Hub. Without `as_operator` the Hub is asked for what the store knows to be restricted, also where all of it
-    is on the disk.
+    is on the disk; and what comes from elsewhere than the Hub shares no content with that.
 
     Raises:
         HiveError: the reference means nothing that can be fetched; the code says why.
@@ -44,7 +45,8 @@ def resolve(
         return url.resolve(ref, sha256, name)
     if (registered := ref.registry) is not None:
         ask = modelscope.resolve if registered.kind == "modelscope" else registry.resolve
-        return ask(ref, registered, include, exclude, settings=settings, network=network)
+        plan = ask(ref, registered, include, exclude, settings=settings, network=network)
+        return plan if as_operator else dataclasses.replace(plan, lets_in=nowhere)
     return huggingface.resolve(
         ref, include, exclude, settings=settings, token=token, network=network, as_operator=as_operator
     )

@@ -41,6 +41,11 @@ def everywhere(place: ProbeFile) -> bool:
     return True
 
 
+def nowhere(place: ProbeFile) -> bool:
+    """No: the Hub is not asked in the name of whoever asks somebody else for a content, and its digest is no permission."""
+    return False
+
+
 @dataclass(frozen=True)
 class Plan:
     """All files of a download. `commit` is what the revision stood for when it was asked, so nothing changes under way.

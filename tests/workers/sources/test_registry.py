@@ -20,11 +20,14 @@ from hive.errors import (
 )
 from hive.settings import Settings
 from hive.store.catalog import ModelCatalog
+from hive.store.restricted import AccessNotes, ProbeFile
 from hive.wire.refs import parse_ref
 from tests.hub import HubServer
 from tests.support.oci_registry import INDEX, OciRegistry
 from tests.support.plans import content_of, download, plan_for
+from tests.support.store import put
 from workers.fetch import network_of
+from workers.publish import Store
 from workers.sources import PlannedFile, resolve
 from workers.sources.registry import MAX_LAYERS
 
@@ -174,6 +177,18 @@ def test_many_layers_of_a_kind_are_named_in_no_time(registry: OciRegistry, setti
     began_s = time.process_time()
     assert plan_for(settings, "ollama:tiny:1b").files[-1].path == f"LICENSE.{MAX_LAYERS - 1}"
     assert time.process_time() - began_s < 2
+
+
+def test_who_names_the_digest_of_a_restricted_file_gets_no_link_to_it(
+    registry: OciRegistry, settings: Settings
+) -> None:
+    commit = put(settings, "org/gated", {"m.gguf": GGUF}).name
+    AccessNotes(settings.hive_dir).note("org/gated", commit, [ProbeFile("org/gated", commit, "m.gguf")])
+    put_ollama(registry)
+    ref, store = parse_ref("ollama:tiny:1b"), Store(settings)
+    for as_operator in (False, True):
+        plan = resolve(ref, settings=settings, network=network_of(settings, ref), as_operator=as_operator)
+        assert store.link_existing(plan, plan.files[0], lambda: None) is as_operator
 
 
 def test_a_wrong_manifest_or_configuration_is_noticed(registry: OciRegistry, settings: Settings) -> None:
