@@ -42,7 +42,7 @@ def everywhere(place: ProbeFile) -> bool:
 
 
 def nowhere(place: ProbeFile) -> bool:
-    """No: the Hub is not asked in the name of whoever asks somebody else for a content, and its digest is no permission."""
+    """No: whoever asks somebody else than the Hub names a digest, which is no permission."""
     return False
 
 
