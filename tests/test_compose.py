@@ -109,6 +109,29 @@ def test_nothing_is_scaled_into_a_name_or_a_port_of_its_own(stack: dict[str, Any
         assert service["healthcheck"]["test"]
 
 
+def test_how_many_there_are_stays_in_the_environment(stack: dict[str, Any]) -> None:
+    names = ("api", "worker", "inference")
+    assert [stack["services"][name]["scale"] for name in names] == [1, 1, 1]
+    more = configured(HIVE_API_REPLICAS="3", HIVE_WORKER_REPLICAS="8", HIVE_INFERENCE_REPLICAS="2")["services"]
+    assert [more[name]["scale"] for name in names] == [3, 8, 2]
+
+
+def test_another_redis_starts_servers_and_workers_anew(stack: dict[str, Any]) -> None:
+    other = configured(HIVE_REDIS_URL_FILE="/s/redis")["services"]
+    for name in ("api", "worker", "inference"):
+        assert other[name]["labels"] != stack["services"][name]["labels"]
+
+
+def test_the_guide_finds_names_that_nobody_reads(tmp_path: Path) -> None:
+    command = re.search(r"^    (grep .*)$", (ROOT / "docs" / "compose.md").read_text(), re.MULTILINE)
+    assert command is not None
+    example = (ROOT / ".env.example").read_text()
+    (tmp_path / ".env.example").write_text(example)
+    (tmp_path / ".env").write_text(example.replace("#HIVE_", "HIVE_") + "HIVE_WORKER=3\n")
+    found = subprocess.run(["sh", "-c", command[1]], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert found.stdout == "HIVE_WORKER= is not known\n"
+
+
 def test_redis_keeps_what_it_was_told_and_is_reachable_by_hive_alone(stack: dict[str, Any]) -> None:
     redis = stack["services"]["redis"]
     command = " ".join(redis["command"])
