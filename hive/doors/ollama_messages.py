@@ -26,7 +26,9 @@ NO_IMAGES: Final = "images are not taken here: models are loaded without their p
 MAX_TOOL_CALLS: Final = 128
 #: Seconds of a unit of `keep_alive`, which Go writes such as `1h30m`.
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0}
-_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
+_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)", re.ASCII)
+#: Characters of the longest that is read: to search a million digits for a unit takes hours.
+MAX_DURATION_CHARS: Final = 64
 #: The longest that is taken, in seconds; what is negative means without an end.
 MAX_IDLE_S: Final = 7 * 86_400.0
 
@@ -43,8 +45,10 @@ def idle_seconds(keep_alive: str | float | None) -> float | None:
     said of it, or nothing that can be read, or that it is to go at once.
     """
     text = str(keep_alive if keep_alive is not None else "").strip()
+    if len(text) > MAX_DURATION_CHARS:
+        return None
     sign, digits = ("-", text[1:]) if text.startswith("-") else ("", text)
-    if re.fullmatch(r"\d+(?:\.\d+)?", digits):
+    if re.fullmatch(r"\d+(?:\.\d+)?", digits, re.ASCII):
         seconds = float(digits)
     elif digits and _DURATION.sub("", digits) == "":
         seconds = sum(float(number) * _UNITS[unit] for number, unit in _DURATION.findall(digits))

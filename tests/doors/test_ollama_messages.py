@@ -55,7 +55,7 @@ def test_thoughts_and_calls_of_tools_are_told_apart_from_text() -> None:
     ("written", "seconds"),
     [
         *(("5m", 300.0), ("1h30m", 5400.0), (90, 90.0), ("90", 90.0), (-1, 0.0), ("-1m", 0.0), (1e12, MAX_IDLE_S)),
-        *((None, None), ("", None), ("soon", None), (0, None), ("0s", None), ("5m5", None)),
+        *((None, None), ("", None), ("soon", None), (0, None), ("0s", None), ("5m5", None), ("9" * 3000 + "m", None)),
     ],
 )
 def test_how_long_a_model_stays_is_read_as_go_writes_it(written: str | float | None, seconds: float | None) -> None:
