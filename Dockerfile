@@ -3,13 +3,14 @@
 # The base is pinned by its exact version. To pin it by digest, ask your registry for it (docker buildx imagetools inspect
 # python:3.13.14-slim) and build with --build-arg PYTHON_IMAGE=python:3.13.14-slim@sha256:...
 #
-# With --build-arg EXTRAS=serve it has an engine for models in memory too (docs/serving.md), which is 106 MB more.
+# With --build-arg EXTRAS=serve it has an engine for models in memory too (docs/serving.md), which is 106 MB more; with EXTRAS=buckets
+# what signs URLs of objects in buckets (docs/sources.md).
 ARG PYTHON_IMAGE=python:3.13.14-slim
 
 FROM ${PYTHON_IMAGE} AS build
 # What builds hive, and what it needs, are compared with the digests of requirements/; no other package is fetched or built.
 WORKDIR /build
-COPY requirements/run.txt requirements/serve.txt requirements/build.txt ./requirements/
+COPY requirements/run.txt requirements/serve.txt requirements/buckets.txt requirements/build.txt ./requirements/
 RUN python -m venv --without-pip /app \
     && pip --python /app/bin/python install --no-cache-dir --require-hashes --only-binary :all: -r requirements/run.txt \
     && pip install --no-cache-dir --require-hashes --only-binary :all: -r requirements/build.txt
@@ -36,7 +37,7 @@ RUN useradd --uid 1000 --gid 0 --no-create-home --home-dir /var/lib/hive hive \
     && install -d -o hive -g root -m 0775 /store /var/lib/hive
 # What the engine is linked with, and slim bases lack.
 ARG EXTRAS
-RUN if [ -n "${EXTRAS}" ] && ! ldconfig -p | grep -q libgomp.so.1; then \
+RUN if [ "${EXTRAS}" = serve ] && ! ldconfig -p | grep -q libgomp.so.1; then \
         apt-get update && apt-get install -y --no-install-recommends libgomp1 && rm -rf /var/lib/apt/lists/*; \
     fi
 COPY --from=build /app /app

@@ -33,6 +33,7 @@ from hive.net.tls import Trust, is_null_device
 from hive.net.urls import Url, parse_url
 from hive.setting_ranges import RANGES
 from hive.version import VERSION
+from hive.wire.buckets import read_allowed
 from hive.wire.jobs import MIN_BYTES_PER_SECOND
 
 #: Where the HTTP process listens, and where clients look for it.
@@ -97,6 +98,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     metrics_public: bool = field(default=False, name="HIVE_METRICS_PUBLIC")
     allow_hosts: str = field(default="", name="HIVE_ALLOW_HOSTS")
     allow_file_urls: bool = field(default=False, name="HIVE_ALLOW_FILE_URLS")
+    buckets: str = field(default="", name="HIVE_BUCKETS")
+    aws_endpoint_url: str | None = field(default=None, name="AWS_ENDPOINT_URL")
     allow_pickles: Literal["auto", "always", "never"] = field(default="auto", name="HIVE_ALLOW_PICKLES")
     public_hosts: str = field(default="", name="HIVE_PUBLIC_HOSTS")
     allow_origins: str = field(default="", name="HIVE_ALLOW_ORIGINS")
@@ -177,9 +180,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         fields = msgspec.structs.fields(cls)
         switches = {info.encode_name for info in fields if info.type is bool}
         try:
-            values = read_environment(
-                os.environ if env is None else env, {info.encode_name for info in fields}, switches
-            )
+            given = os.environ if env is None else env
+            values = read_environment(given, {info.encode_name for info in fields}, switches)
         except EnvironmentFileError as error:
             raise SettingsError(str(error)) from None
         try:
@@ -202,14 +204,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         assert self.llm_port_range
         try:
             self.trust.check()
+            read_allowed(self.buckets)
         except ValueError as error:
             raise SettingsError(str(error)) from None
         assert self.redis_address is not None or not self.redis_url
         self._check_token_path()
         self._check_endpoints()
         _ = self.allowed_origins, self.trusted, self.open_doors
-        key = self.webhook_key
-        if self.webhooks and key is None:
+        if self.webhooks and self.webhook_key is None:
             raise SettingsError("HIVE_WEBHOOK_URLS needs HIVE_WEBHOOK_SECRET, which webhooks are signed with.")
         if len(self.webhooks) > MAX_WEBHOOKS:
             raise SettingsError(f"HIVE_WEBHOOK_URLS has {len(self.webhooks)} URLs; {MAX_WEBHOOKS} are the most.")

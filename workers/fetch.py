@@ -22,7 +22,7 @@ from hive.wire.refs import ModelRef
 from workers.coordination import Peers, ProgressListener
 from workers.publish import Store
 from workers.resolve import hub_host, is_strangers, source_host
-from workers.sources import Plan, PlannedFile, RetryLater, named
+from workers.sources import Plan, PlannedFile, RetryLater, named, own_host
 from workers.sources.local_file import copy_local_file, path_of
 from workers.transfer import (
     BatchItem,
@@ -50,8 +50,10 @@ FOLLOW_INTERVAL_S = 0.5
 
 def network_of(settings: Settings, ref: ModelRef) -> Network:
     """How to get to what a reference names. Its host is a stranger's word in a URL and in oci://, and the settings' in
-    any other.
+    any other; of an object in a bucket too, where they name one.
     """
+    if own := own_host(ref, settings):
+        return network_for(settings, guarded=False, own_host=own)
     return network_for(settings, guarded=is_strangers(ref), own_host=source_host(settings, ref))
 
 

@@ -316,8 +316,7 @@ class Resolver:
                     token=credentials.hf_token or (self._settings.token() if request.as_operator else None),
                 )
                 if found.kind == "url" and not ref.is_local_file:
-                    network = network_for(self._settings, guarded=True)
-                    return sources.probed(found, network, limits_of(self._settings))
+                    return sources.probed(found, network_of(self._settings, ref), limits_of(self._settings))
                 return found
             except sources.RetryLater as limit:
                 self._cooldown.set(host, min(limit.seconds, RATE_LIMIT_WAIT_MAX_S))

@@ -24,6 +24,7 @@ from hive.settings import Settings
 from hive.store.layout import safe_name
 from hive.streams.longpoll import read_wait
 from hive.wire.api import Download, DownloadRequest, Page, PlanRequest, Started
+from hive.wire.buckets import allows, not_allowed
 from hive.wire.events import ACTIVE, TERMINAL
 from hive.wire.refs import MAX_REF_CHARS, ModelRef
 from hive.wire.spec import DownloadSpec
@@ -57,12 +58,14 @@ def read_spec(body: PlanRequest, settings: Settings, principal: Principal) -> Do
 
     Raises:
         InvalidModelRef: says what is wrong with the reference.
-        UnsafeUrl: a file of the server's machine, which the settings do not allow.
+        UnsafeUrl: a file of the server's machine, or a bucket, which the settings do not allow.
         BadRequest: a digest or a name beside a reference to the Hub, or a name that is none.
     """
     ref = read_ref(body.model_ref, body.revision, settings.hf_endpoint)
     if ref.is_local_file and not settings.allow_file_urls:
         raise errors.UnsafeUrl(FILES_NOT_ALLOWED)
+    if ref.url and ref.is_object and not allows(settings.buckets, ref.url):
+        raise errors.UnsafeUrl(not_allowed(ref.url))
     if body.sha256 and ref.kind != "url":
         raise errors.BadRequest("'sha256' is for plain URLs; the Hub names the digests of its files itself.")
     return DownloadSpec(

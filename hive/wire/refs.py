@@ -2,6 +2,7 @@
 
     hf:org/name[/path/in/repo][@revision][:QUANT]       org/name and hf.co/org/name are short for hf:org/name
     https://host/path/file.gguf                          any http(s) URL; file:///path where that is allowed
+    s3://bucket/path/file.gguf, gs://, az://             an object of a bucket, where that is allowed
     https://huggingface.co/org/name/resolve/main/f.gguf  read as hf:org/name/f.gguf@main
     https://huggingface.co/org/name/tree/main/folder     read as hf:org/name/folder/@main: what lies below it
     hf:datasets/org/name, hf:spaces/org/name             a data set, or a Space's files, with what may stand behind
@@ -20,6 +21,7 @@ from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 import msgspec
 
+from hive.wire.buckets import is_object, read_object
 from hive.wire.commands import several
 from hive.wire.hosts import to_ascii_host
 from hive.wire.pasted import (
@@ -70,12 +72,6 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/+=#-]{0,254}")
 _QUANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-#: Schemes of objects in buckets, and what signs a URL of one.
-_BUCKETS = {
-    "s3": " and give hive that: aws s3 presign s3://bucket/key",
-    "gs": " and give hive that: gcloud storage sign-url gs://bucket/key",
-    "az": " and give hive that: az storage blob generate-sas --full-uri",
-}
 #: The host of a URL, before its port and path.
 _AUTHORITY = re.compile(r"(https?://)([^/?#@:\[\]]+)(?=[/?#:]|$)", re.IGNORECASE)
 #: What nobody sees in a host that was pasted.
@@ -97,6 +93,11 @@ class ModelRef(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def is_local_file(self) -> bool:
         """Whether this is a file of the machine itself."""
         return self.url is not None and self.url.startswith("file:")
+
+    @property
+    def is_object(self) -> bool:
+        """Whether this is an object of a bucket, and its `url` one that nobody can ask for: hive.wire.buckets."""
+        return is_object(self.url)
 
     @property
     def registry(self) -> RegistryName | None:
@@ -181,6 +182,8 @@ def _parse(text: str, endpoint: str) -> ModelRef:
         return _parse_hub(MODELSCOPE + text[len(MODELSCOPE_SCHEME) :].removeprefix("//").lstrip())
     if (named := read_name(text)) is not None:
         return ModelRef(repo=named[0], revision=named[1])
+    if (address := read_object(text)) is not None:
+        return ModelRef(kind="url", url=address)
     text = normalise(text, endpoint)
     scheme, colon, rest = text.partition(":")
     if colon and scheme.lower() in ("http", "https"):
@@ -190,8 +193,7 @@ def _parse(text: str, endpoint: str) -> ModelRef:
     if colon and scheme.lower() == "hf":
         return _parse_hub(rest)
     if colon and "/" not in scheme:
-        way = "Have its URL signed" if scheme.lower() in _BUCKETS else "Use hf:org/name, or an http(s) URL"
-        raise RefError(f"'{scheme[:40]}:' is not a scheme hive knows. {way}{_BUCKETS.get(scheme.lower(), '')}.")
+        raise RefError(f"'{scheme[:40]}:' is not a scheme hive knows. Use hf:org/name, or an http(s) URL.")
     return _parse_hub(text)
 
 

@@ -138,7 +138,7 @@ class TestHub:
             "file://\u2100.example/f",
             "ftp://host.example/f",
             "s3:bucket/key",
-            "gs://bucket/key",
+            "gs://bucket/folder/",
             "ollama:",
             "llama3.2",
             "llama3.2:3b",

@@ -32,7 +32,7 @@ from workers.local.peers import MachinePeers
 from workers.local.progress import Speaker
 from workers.publish import Store
 from workers.resolve import HUB_ATTEMPTS, HUB_ATTEMPTS_WITH_COPY, resolve_patiently
-from workers.sources import Plan
+from workers.sources import Plan, open_to_caller
 from workers.transfer import Control
 
 
@@ -41,7 +41,7 @@ class LocalDownload:
 
     def __init__(self, settings: Settings, spec: DownloadSpec, run: LocalRun, show: Callable[[Event], None]) -> None:
         # Whoever runs this reads the file anyhow.
-        self._settings = settings = msgspec.structs.replace(settings, allow_file_urls=True)
+        self._settings = settings = msgspec.structs.replace(open_to_caller(settings, spec.ref), allow_file_urls=True)
         self._spec = spec
         copies = None if spec.update else ModelCatalog(settings)
         #: What the disk has of it without a listing, for a Hub that is away.

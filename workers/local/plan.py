@@ -16,12 +16,13 @@ from workers.fetch import limits_of, network_of
 from workers.plans import described
 from workers.publish import Store
 from workers.resolve import HUB_ATTEMPTS, HUB_ATTEMPTS_WITH_COPY, resolve_patiently
-from workers.sources import probed
+from workers.sources import open_to_caller, probed
 from workers.transfer import Control, LocalCooldown, free_bytes
 
 
 def plan(settings: Settings, spec: DownloadSpec) -> DownloadPlan:
     """The plan, with the room that there is. Raises HiveError."""
+    settings = open_to_caller(settings, spec.ref)
     network = network_of(settings, spec.ref)
     catalog = ModelCatalog(settings)
     copy = None if spec.update else catalog.find_unlisted(spec.ref, spec.include, spec.exclude)

@@ -10,13 +10,25 @@ from hive.net.egress import Network
 from hive.settings import Settings
 from hive.store.restricted import ProbeFile
 from hive.wire.refs import ModelRef
-from workers.sources import huggingface, local_file, modelscope, registry, url
+from workers.sources import bucket, huggingface, local_file, modelscope, registry, url
+from workers.sources.bucket import open_to_caller, own_host
 from workers.sources.elsewhere import base_url
 from workers.sources.hub_client import HubClient
 from workers.sources.plan import Plan, PlannedFile, RetryLater, nowhere
 from workers.sources.url import named, probed
 
-__all__ = ["Plan", "PlannedFile", "RetryLater", "access", "base_url", "named", "probed", "resolve"]
+__all__ = [
+    "Plan",
+    "PlannedFile",
+    "RetryLater",
+    "access",
+    "base_url",
+    "named",
+    "open_to_caller",
+    "own_host",
+    "probed",
+    "resolve",
+]
 
 
 def resolve(
@@ -41,6 +53,8 @@ def resolve(
     """
     if ref.is_local_file:
         return local_file.resolve(ref, sha256, name, settings)
+    if ref.is_object:
+        return bucket.resolve(ref, sha256, name, settings)
     if ref.url is not None:
         return url.resolve(ref, sha256, name)
     if (registered := ref.registry) is not None:

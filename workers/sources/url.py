@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 
 from hive.errors import BadRequest, InvalidModelRef
@@ -15,9 +16,11 @@ from workers.transfer import Digest, Limits, Location, Network, Served, Source, 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-def resolve(ref: ModelRef, sha256: str | None, name: str | None = None) -> Plan:
+def resolve(
+    ref: ModelRef, sha256: str | None, name: str | None = None, locate: Callable[[], Location] | None = None
+) -> Plan:
     """The plan for a URL. Its file is called `name`; without one, by the last segment of the path, made safe, until its
-    server has answered: see `named`.
+    server has answered: see `named`. `locate`: where it is to be had, if that is not the URL itself.
 
     Raises:
         InvalidModelRef: the reference is no URL.
@@ -28,7 +31,7 @@ def resolve(ref: ModelRef, sha256: str | None, name: str | None = None) -> Plan:
     asked = name_of_url(ref.url)
     digest = Digest("sha256", checked(sha256)) if sha256 else None
     location = Location(url=ref.url, headers={})
-    source = Source(locate=lambda: location, size=None, digest=digest, name=name or asked)
+    source = Source(locate=locate or (lambda: location), size=None, digest=digest, name=name or asked)
     if digest is None:
         source = _inspected(source, asked, name)
     file = PlannedFile(source.name, None, digest, None, source)

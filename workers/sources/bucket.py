@@ -1,0 +1,120 @@
+"""An object of a bucket as a plan: a plain URL that is signed anew, here, whenever the transfer needs one.
+
+Problem: what opens a bucket is the workers' own, so whoever can ask for a download could have any object that those
+credentials open; and what is signed is a permission for as long as it is good. The easy way, to hand the bytes to the
+store's own client, has another engine for them, without the journal, the guards and the limits of every other
+download. So the client signs and does nothing else. The address that is shown, kept and compared is `s3://...`; the
+signed one lives in the memory of the process that fetches. Which buckets may be read is said by HIVE_BUCKETS.
+
+obstore signs as the stores' own tools do, with the credentials that it finds in the environment (AWS_*, GOOGLE_*,
+AZURE_*) or is given by the machine it runs on.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+import msgspec
+
+from hive.errors import DownloadError, HubUnavailable, InvalidModelRef, ModelAccessDenied, UnsafeUrl
+from hive.settings import Settings
+from hive.wire.buckets import allows, bucket_of, is_object, not_allowed, parts_of
+from hive.wire.refs import ModelRef
+from workers.sources import url
+from workers.sources.plan import Plan
+from workers.transfer import Location
+
+if TYPE_CHECKING:
+    from obstore.store import AzureStore, GCSStore, S3Config, S3Store
+
+#: Seconds for which a signed URL is good. It is signed anew before they are over, so a download may take longer.
+SIGNED_FOR_S: Final = 3600.0
+#: Seconds for the answer of who hands credentials to this machine, and for all tries.
+CREDENTIALS_TIMEOUT_S: Final = 5.0
+CREDENTIALS_TRIES_S: Final = 15.0
+
+_CREDENTIALS: Final = {
+    "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+    "gs": "GOOGLE_APPLICATION_CREDENTIALS",
+    "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
+}
+
+
+def resolve(ref: ModelRef, sha256: str | None, name: str | None, settings: Settings) -> Plan:
+    """The plan for an object.
+
+    Raises:
+        UnsafeUrl: the settings do not allow its bucket.
+        DownloadError: obstore is not installed.
+        ModelAccessDenied: there are no credentials to sign with.
+        BadRequest: `sha256` is not 64 hex digits.
+    """
+    if ref.url is None or not is_object(ref.url):
+        raise InvalidModelRef
+    if not allows(settings.buckets, ref.url):
+        raise UnsafeUrl(not_allowed(ref.url))
+    if importlib.util.find_spec("obstore") is None:
+        scheme = parts_of(ref.url).scheme
+        raise DownloadError(f"{scheme}:// needs obstore where the workers run: pip install 'hive-models[buckets]'.")
+    signer = _Signer(ref.url, settings.aws_endpoint_url)
+    try:
+        signer.locate()
+    except HubUnavailable as error:
+        raise ModelAccessDenied(error.message) from None
+    return url.resolve(ref, sha256, name, signer.locate)
+
+
+def own_host(ref: ModelRef, settings: Settings) -> str:
+    """The host of an object that is the settings' word, and may be private; "" where there is none."""
+    if ref.url is None or not ref.url.startswith("s3:"):
+        return ""
+    return urlsplit(settings.aws_endpoint_url or "").hostname or ""
+
+
+def open_to_caller(settings: Settings, ref: ModelRef) -> Settings:
+    """The settings for a command that fetches by itself: who runs it has the credentials anyhow."""
+    return msgspec.structs.replace(settings, buckets=bucket_of(ref.url)) if ref.is_object and ref.url else settings
+
+
+class _Signer:
+    """Signs for one object. Its method may be called from any thread."""
+
+    def __init__(self, address: str, s3_endpoint: str | None) -> None:
+        self._address = address
+        self._endpoint = s3_endpoint
+        self._store: S3Store | GCSStore | AzureStore | None = None
+
+    def locate(self) -> Location:
+        """A signed URL of now. Raises HubUnavailable, with nothing of what the client said: it may be secret."""
+        import obstore
+
+        scheme, _, key = parts_of(self._address)
+        now_s = time.time()
+        try:
+            # Twice at the same time makes two stores, of which either will do.
+            store = self._store = self._store or self._made()
+            signed = obstore.sign(store, "GET", key, timedelta(seconds=SIGNED_FOR_S))
+        except (obstore.exceptions.BaseError, ValueError, TypeError, OSError) as error:
+            raise HubUnavailable(
+                f"No URL of {bucket_of(self._address)} can be signed ({type(error).__name__}): set"
+                f" {_CREDENTIALS[scheme]} where the workers run, or give their machine a role."
+            ) from None
+        return Location(url=signed, expires_at=now_s + SIGNED_FOR_S)
+
+    def _made(self) -> S3Store | GCSStore | AzureStore:
+        from obstore.store import AzureStore, GCSStore, S3Store
+
+        scheme, bucket, _ = parts_of(self._address)
+        timeout, tries = timedelta(seconds=CREDENTIALS_TIMEOUT_S), timedelta(seconds=CREDENTIALS_TRIES_S)
+        if scheme == "gs":
+            return GCSStore(bucket, client_options={"timeout": timeout}, retry_config={"retry_timeout": tries})
+        if scheme == "az":
+            return AzureStore(bucket, client_options={"timeout": timeout}, retry_config={"retry_timeout": tries})
+        config: S3Config = {"endpoint": self._endpoint} if self._endpoint else {}
+        return S3Store(
+            bucket, config=config, client_options={"timeout": timeout}, retry_config={"retry_timeout": tries}
+        )
