@@ -49,9 +49,9 @@ RUN /app/bin/python -c "import hive, importlib, pkgutil, workers; [importlib.imp
 USER 1000:0
 ENV HIVE_STORE=/store HIVE_HOME=/var/lib/hive HOME=/var/lib/hive PYTHONUNBUFFERED=1 PATH=/app/bin:$PATH
 EXPOSE 8080
-# Of the HTTP process; workers are asked with `hive worker --alive`.
+# Of the HTTP process; workers are asked with `hive worker --alive`. urllib would ask HTTP_PROXY.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=20s \
-    CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8080/readyz', timeout=4)"]
+    CMD ["python", "-c", "import http.client as h; c = h.HTTPConnection('127.0.0.1', 8080, timeout=4); c.request('GET', '/readyz'); exit(c.getresponse().status != 200)"]
 ENTRYPOINT ["hive"]
 # Without a key it does not start: docker run ... hive key new, or --allow-unauthenticated where something guards it.
 CMD ["serve", "--host", "0.0.0.0", "--port", "8080"]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +104,27 @@ def test_every_container_is_bounded_and_guarded(stack: dict[str, Any], name: str
         assert service["stop_grace_period"]
     else:
         assert service["network_mode"] == "none"
+
+
+@pytest.mark.parametrize(("status", "exit_code"), [(200, 0), (503, 1)])
+def test_the_health_of_a_server_is_its_own_answer_and_no_proxy_s(
+    stack: dict[str, Any], status: int, exit_code: int
+) -> None:
+    command = stack["services"]["api"]["healthcheck"]["test"]
+    found = re.search(r"^    CMD (\[.*\])$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    assert found is not None
+    assert json.loads(found[1]) == command[1:]
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.end_headers()
+
+    with HTTPServer(("127.0.0.1", 0), Answers) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        code = command[-1].replace("8080", str(server.server_port))
+        env = {"HTTP_PROXY": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9"}
+        assert subprocess.run([sys.executable, "-c", code], env=env, timeout=60).returncode == exit_code
 
 
 def test_nothing_is_scaled_into_a_name_or_a_port_of_its_own(stack: dict[str, Any]) -> None:
