@@ -14,6 +14,8 @@ from hive.wire.commands import RefError
 
 #: Schemes of objects: Amazon S3 and what speaks its protocol, Google Cloud Storage, Azure Blob Storage.
 SCHEMES: Final = ("s3", "gs", "az")
+#: How the variables begin that hold what opens buckets, which who fetches needs, and nobody else.
+CREDENTIALS: Final = ("AWS_", "GOOGLE_", "AZURE_")
 #: Longest name of an object in bytes, which is that of all three.
 MAX_KEY_BYTES: Final = 1024
 #: What of a name stays as it is, beside letters, digits and "_.-~".

@@ -34,6 +34,7 @@ from hive.processes.log_file import MAX_LOG_BYTES, RotatedFile
 from hive.serving.endpoint import Endpoint
 from hive.serving.upstream import fetch
 from hive.serving_errors import EngineFailed, LoadingTimeout
+from hive.wire.buckets import CREDENTIALS
 from hive.wire.llm import Backend
 
 log = logging.getLogger("workers.inference.engine")
@@ -171,7 +172,7 @@ def environment() -> dict[str, str]:
     return {
         n: v
         for n, v in os.environ.items()
-        if not n.startswith(("HIVE_", "HF_", "REDIS_", "LLAMA_")) and "TOKEN" not in n
+        if not n.startswith(("HIVE_", "HF_", "REDIS_", "LLAMA_", *CREDENTIALS)) and "TOKEN" not in n
     }
 
 

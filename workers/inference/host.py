@@ -34,6 +34,7 @@ from hive.serving.orders import HOST_BEAT_S, HostInfo, Order, SpawnOrder, StopOr
 from hive.serving.registry import LlmRegistry
 from hive.settings import Settings
 from hive.version import VERSION
+from hive.wire.buckets import CREDENTIALS
 from hive.wire.encoding import encode_json
 from hive.wire.llm import LoadingError
 from workers.inference.devices import engine_name, find_devices
@@ -58,6 +59,10 @@ _NOT_FOR_WORKERS: Final = frozenset(
         *("HIVE_WEBHOOK_URLS", "HIVE_WEBHOOK_SECRET", "HIVE_WEBHOOK_SECRET_FILE"),
     }
 )
+
+
+def _is_not_for_workers(variable: str) -> bool:
+    return variable in _NOT_FOR_WORKERS or variable.startswith(CREDENTIALS)
 
 
 def run(settings: Settings) -> None:
@@ -165,7 +170,7 @@ class ModelHost:
             self._keep(self._stop(order.worker_id))
             return
         log.info("starting a worker", extra={"fields": {"llm_worker": order.worker_id, "model": order.model_ref}})
-        env = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_WORKERS}
+        env = {name: value for name, value in os.environ.items() if not _is_not_for_workers(name)}
         process = await asyncio.create_subprocess_exec(
             *bound_to_us(python_module("workers.inference", msgspec.json.encode(order).decode())),
             stdin=asyncio.subprocess.DEVNULL,

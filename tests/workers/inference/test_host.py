@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hive.redis.client import connect
-from hive.serving.orders import host_registry
+from hive.serving.orders import SpawnOrder, host_registry
 from tests.support.settings import settings_for
-from workers.inference import host
+from workers.inference import engine, host
 from workers.inference.host import ModelHost
 
 
@@ -44,3 +45,24 @@ async def test_a_machine_that_leaves_while_it_looks_at_its_devices_does_not_come
     may_go_on.set()
     assert await asyncio.to_thread(told.wait, 60)
     assert host_registry(connect(redis_url)).alive() == []
+
+
+@pytest.mark.anyio
+async def test_who_runs_a_model_has_no_credentials_of_buckets(
+    redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secrets = ("AWS_SECRET_ACCESS_KEY", "GOOGLE_APPLICATION_CREDENTIALS", "AZURE_STORAGE_ACCOUNT_KEY", "HF_TOKEN")
+    for name in (*secrets, "OF_THE_MACHINE"):
+        monkeypatch.setenv(name, "canary")
+    started: list[dict[str, str]] = []
+
+    async def start(*_: str, env: dict[str, str], **__: Any) -> None:
+        started.append(env)
+        raise FileNotFoundError
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", start)
+    order = SpawnOrder(worker_id="w", model_ref="org/name", backend="cpu")
+    with pytest.raises(FileNotFoundError):
+        await ModelHost(settings_for(tmp_path, REDIS_URL=redis_url))._obey(order)
+    for env in (*started, engine.environment()):
+        assert [name for name in (*secrets, "OF_THE_MACHINE") if name in env] == ["OF_THE_MACHINE"]
