@@ -21,7 +21,7 @@ from hive.wire.events import ActiveStatus, Downloading
 from hive.wire.refs import ModelRef
 from workers.coordination import Peers, ProgressListener
 from workers.publish import Store
-from workers.resolve import hub_host, is_strangers, source_host
+from workers.resolve import hub_host, source_host
 from workers.sources import Plan, PlannedFile, RetryLater, named, own_host
 from workers.sources.local_file import copy_local_file, path_of
 from workers.transfer import (
@@ -54,7 +54,7 @@ def network_of(settings: Settings, ref: ModelRef) -> Network:
     """
     if own := own_host(ref, settings):
         return network_for(settings, guarded=False, own_host=own)
-    return network_for(settings, guarded=is_strangers(ref), own_host=source_host(settings, ref))
+    return network_for(settings, guarded=ref.is_strangers, own_host=source_host(settings, ref))
 
 
 def network_for(settings: Settings, *, guarded: bool, own_host: str = "") -> Network:
@@ -274,7 +274,7 @@ class Transfer:
                 self._peers.cooldown.set(host, limit.seconds)
                 raise Throttled(str(limit), limit.seconds) from None
 
-        return replace(source, locate=locate_patiently, on_give_up=lambda: self._store.note_given_up(file))
+        return replace(source, locate=locate_patiently, on_give_up=lambda: self._store.note_given_up(self._plan, file))
 
     def _follow(self, file: PlannedFile, pool: HostPool, xet_transports: XetTransports) -> None:
         """Wait for a file that another download is fetching, show how far it is, and take over where that one gives

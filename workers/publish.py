@@ -103,9 +103,11 @@ class Store:
         with _our_errors(), open_folder(place.root, *place.names, create=True):
             return place.path / (_partial_key(plan, file) + (f".{own}" if own else ""))
 
-    def note_given_up(self, file: PlannedFile) -> None:
-        """Note that bytes of this content are given up; nothing where no digest names it."""
-        if file.etag is not None:
+    def note_given_up(self, plan: Plan, file: PlannedFile) -> None:
+        """Note that bytes of this content are given up; nothing where no digest names it, or only a stranger's host
+        brings it so: nobody reads that while it comes.
+        """
+        if file.etag is not None and not plan.ref.is_strangers:
             with _our_errors():
                 note_given_up(self._hive, file.etag)
 
@@ -343,8 +345,8 @@ def _move(partial: Path, blobs: int, etag: str) -> None:
 
 
 def _partial_key(plan: Plan, file: PlannedFile) -> str:
-    if file.digest is not None and plan.own_content:
-        return own_partial_key(file.digest.algorithm, file.digest.hex, plan.own_content)
+    if file.digest is not None and plan.own_partial:
+        return own_partial_key(file.digest.algorithm, file.digest.hex, plan.own_partial)
     if file.digest is None:
         return f"url-{hashlib.sha256((plan.ref.url or '').encode()).hexdigest()}"
     return partial_key(file.digest.algorithm, file.digest.hex)

@@ -100,11 +100,6 @@ def source_host(settings: Settings, ref: ModelRef) -> str:
     return hub_host(settings) if registered is None else urlsplit(base_url(settings, registered)).hostname or ""
 
 
-def is_strangers(ref: ModelRef) -> bool:
-    """Whether a stranger may have chosen the host of what this names: by a URL, or by oci://."""
-    return ref.url is not None or bool(ref.registry and ref.registry.host)
-
-
 def hub_host(settings: Settings) -> str:
     """The host that rests when the Hub limits requests."""
     return urlsplit(settings.hf_endpoint).hostname or ""

@@ -56,7 +56,7 @@ from workers.fetch import limits_of, network_for, network_of
 from workers.fleet.cooldown import RedisCooldown
 from workers.plans import described, name_of
 from workers.publish import Store
-from workers.resolve import RATE_LIMIT_WAIT_MAX_S, REFUSED, hub_host, is_strangers, source_host, without_lent_token
+from workers.resolve import RATE_LIMIT_WAIT_MAX_S, REFUSED, hub_host, source_host, without_lent_token
 
 log = logging.getLogger("workers.resolver")
 
@@ -168,7 +168,7 @@ class Resolver:
     @contextlib.contextmanager
     def _turn(self, call: ResolutionCall, request: Request) -> Generator[bool]:
         """Whether this thread may ask for what the request names; else the call stands in line again."""
-        if not is_strangers(parse_ref(request.ref)):
+        if not parse_ref(request.ref).is_strangers:
             yield True
         elif self._url_turns.acquire(timeout=URL_TURN_S):
             try:

@@ -182,7 +182,8 @@ def partial_key(algorithm: str, digest_hex: str) -> str:
 
 def own_partial_key(algorithm: str, digest_hex: str, permission: str) -> str:
     """The same where only those who have a permission may go on with it: what is half there must not be had by its
-    digest either. `permission`: the restricted repository, or the URL with a query.
+    digest either. `permission`: the restricted repository, or the URL with a query; and what a stranger's host is to
+    bring, by its repository or URL.
     """
     return hashlib.sha256(f"hive own {algorithm} {digest_hex} {permission}".encode()).hexdigest()
 

@@ -100,6 +100,11 @@ class ModelRef(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return is_object(self.url)
 
     @property
+    def is_strangers(self) -> bool:
+        """Whether a stranger may have chosen the host of what this names: by a URL, or by oci://."""
+        return self.url is not None or bool(self.registry and self.registry.host)
+
+    @property
     def registry(self) -> RegistryName | None:
         """What this is called in a registry; None for what is on the Hub, or a URL's."""
         return registry_name(self.repo) if self.repo else None

@@ -148,6 +148,8 @@ class ModelScope:
         files = [_file(entry) for entry in entries if entry.type != _FOLDER and entry.path not in _OF_GIT]
         if not files:
             raise ModelNotFound(f"{self._called} has no files of {self._shown} at {revision[:80]}.")
+        if len({file.path for file in files}) != len(files):
+            raise DownloadError(f"{self._called} lists a file of {self._shown} twice.")
         return tuple(files)
 
     def _walk(self, revision: str) -> list[_Entry]:

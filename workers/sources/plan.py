@@ -84,6 +84,14 @@ class Plan:
         return self.repo or "" if self.places else ""
 
     @property
+    def own_partial(self) -> str:
+        """The same of its partial files, which nobody shares with a host that a stranger may have chosen either: that
+        may send as slowly as it likes, or wrong bytes, under the digest of a file that others want.
+        """
+        strangers = (self.ref.url or self.repo or "") if self.ref.is_strangers else ""
+        return self.own_content or strangers
+
+    @property
     def total_bytes(self) -> int | None:
         """Bytes of all files, None where one is not known."""
         sizes = [file.size for file in self.files]

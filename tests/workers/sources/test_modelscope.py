@@ -85,6 +85,7 @@ def test_a_listing_that_is_cut_off_is_asked_for_folder_by_folder(
         ({"Sha256": "../../x"}, DownloadError, "tells no SHA-256"),
         ({"Size": -1}, DownloadError, "tells no SHA-256"),
         ({"Path": "../../etc/x.gguf"}, DownloadError, "a name that hive does not write"),
+        ({"Path": "model-Q4_K_M.gguf"}, DownloadError, "lists a file of Org/model twice"),
     ],
 )
 def test_what_cannot_be_checked_or_written_is_refused(

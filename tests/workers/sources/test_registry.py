@@ -20,12 +20,13 @@ from hive.errors import (
 )
 from hive.settings import Settings
 from hive.store.catalog import ModelCatalog
+from hive.store.given_up import given_up
 from hive.store.restricted import AccessNotes, ProbeFile
 from hive.wire.refs import parse_ref
 from tests.hub import HubServer
 from tests.support.oci_registry import INDEX, OciRegistry
 from tests.support.plans import content_of, download, plan_for
-from tests.support.store import put
+from tests.support.store import put, sha256
 from workers.fetch import network_of
 from workers.publish import Store
 from workers.sources import PlannedFile, resolve
@@ -189,6 +190,22 @@ def test_who_names_the_digest_of_a_restricted_file_gets_no_link_to_it(
     for as_operator in (False, True):
         plan = resolve(ref, settings=settings, network=network_of(settings, ref), as_operator=as_operator)
         assert store.link_existing(plan, plan.files[0], lambda: None) is as_operator
+
+
+def test_a_strangers_registry_writes_no_partial_file_that_others_wait_for_and_no_note_for_them(
+    registry: OciRegistry, settings: Settings
+) -> None:
+    _manifest(registry, registry.layer(GGUF, title="m.gguf"))
+    put_ollama(registry)
+    refs = ("ollama:tiny:1b", f"oci://{registry.host}/org/x", f"oci://{registry.host}/org/x:latest", "https://h.test/m")
+    plans = [plan_for(settings, ref, sha256=sha256(GGUF) if "h.test" in ref else None) for ref in refs]
+    shared, own, same, url = (Store(settings).partial(plan, plan.files[0]).name for plan in plans)
+    assert shared == sha256(GGUF)
+    assert own == same
+    assert len({shared, own, url}) == 3
+    for plan, is_noted in zip(reversed(plans), (False, False, False, True), strict=True):
+        Store(settings).note_given_up(plan, plan.files[0])
+        assert (given_up(settings.hive_dir, sha256(GGUF)) > 0) is is_noted
 
 
 def test_a_wrong_manifest_or_configuration_is_noticed(registry: OciRegistry, settings: Settings) -> None:
