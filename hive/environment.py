@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from typing import Final
+from typing import Final, get_args
+
+import msgspec
 
 from hive.given_file import read_given_file
 from hive.net.tls import is_null_device
@@ -118,3 +120,13 @@ def _secret_in(path: str, name: str) -> str:
     if not text or "\n" in text:
         raise EnvironmentFileError(f"{name} names {path}, which must hold one line.")
     return text
+
+
+def unusable(error: msgspec.ValidationError, settings: type[msgspec.Struct]) -> str:
+    """The sentence that says which variable cannot be read as what it is, and what it may be. It holds no value."""
+    name = str(error).rpartition("$.")[2].rstrip("`")
+    kind = next((info.type for info in msgspec.structs.fields(settings) if info.encode_name == name), None)
+    choices = ", ".join(choice for choice in get_args(kind) if isinstance(choice, str))
+    numbers: dict[object, str] = {int: "a whole number", float: "a number", bool: "1 or 0"}
+    wanted = numbers.get(kind) or (choices and f"one of {choices}")
+    return f"{name} must be {wanted}." if wanted else f"A setting cannot be used: {error}"

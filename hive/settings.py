@@ -23,7 +23,7 @@ from typing import Literal
 import msgspec
 from msgspec import field
 
-from hive.environment import MAX_SECRET_FILE_BYTES, EnvironmentFileError, read_environment, variable_of
+from hive.environment import MAX_SECRET_FILE_BYTES, EnvironmentFileError, read_environment, unusable, variable_of
 from hive.errors import UnsafeUrl
 from hive.given_file import check_given_file, read_given_file
 from hive.net.forwarded import TrustedProxies, TrustedProxiesError
@@ -187,7 +187,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         try:
             settings = msgspec.convert(values, cls, strict=False)
         except msgspec.ValidationError as error:
-            raise SettingsError(f"A setting cannot be used: {error}") from None
+            raise SettingsError(unusable(error, cls)) from None
         settings._check()
         return settings
 

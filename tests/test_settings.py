@@ -127,6 +127,21 @@ def test_a_value_that_cannot_be_used_is_named(name: str, value: str) -> None:
         Settings.from_env({name: value})
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("HIVE_MAX_BYTES_PER_SECOND", "10MB", "HIVE_MAX_BYTES_PER_SECOND must be a whole number."),
+        ("HIVE_LEASE_S", "6s", "HIVE_LEASE_S must be a number."),
+        ("HIVE_ALLOW_FILE_URLS", "maybe", "HIVE_ALLOW_FILE_URLS must be 1 or 0."),
+        ("HIVE_TRANSPORT", "fast", "HIVE_TRANSPORT must be one of auto, xet, http."),
+    ],
+)
+def test_a_value_that_cannot_be_read_is_told_what_it_may_be(name: str, value: str, sentence: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        Settings.from_env({name: value})
+    assert str(refused.value) == sentence
+
+
 def test_proxies_are_read_in_either_case_and_passed_by_scheme() -> None:
     settings = Settings.from_env({"https_proxy": "http://p:1", "HTTP_PROXY": "http://q:2", "no_proxy": "a,b"})
 

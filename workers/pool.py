@@ -13,7 +13,9 @@ import importlib.util
 import logging
 import os
 import shutil
+import sys
 import time
+from typing import NoReturn
 
 from rq import Queue
 
@@ -98,6 +100,12 @@ def _check_key(settings: Settings) -> None:
         log.error("downloads with a token will fail here", extra={"fields": {"reason": str(error)}})
 
 
+def _refuse(text: str) -> NoReturn:
+    """End as the command line of hive does. argparse would print the usage of a module that nobody has called."""
+    print(f"error: {text}", file=sys.stderr)
+    sys.exit(2)
+
+
 def main(argv: list[str] | None = None) -> int:
     """The command; its exit code."""
     parser = argparse.ArgumentParser(prog="python -m workers", description="Download workers of hive.")
@@ -109,16 +117,16 @@ def main(argv: list[str] | None = None) -> int:
         settings = Settings.from_env()
         _ = settings.store_dir, settings.home_dir  # said here where they are nowhere
     except SettingsError as error:
-        parser.error(str(error))
+        _refuse(str(error))
     if not settings.redis_url:
-        parser.error("REDIS_URL is not set. Workers need the same Redis as the server; 'hive up' brings its own.")
+        _refuse("REDIS_URL is not set. Workers need the same Redis as the server; 'hive up' brings its own.")
     if not 1 <= concurrency <= MAX_CONCURRENCY:
-        parser.error(f"--concurrency must lie between 1 and {MAX_CONCURRENCY}.")
+        _refuse(f"--concurrency must lie between 1 and {MAX_CONCURRENCY}.")
     logs.setup(settings.log_level, settings.log_format)
     try:
         redis_probe.report(settings, tells_holes=False)
     except SettingsError as error:
-        parser.error(str(error))
+        _refuse(str(error))
     assert settings.redis_address is not None
     with connect(settings.redis_address) as client:
         if (problem := _lasting_objection(settings, client)) is not None:
