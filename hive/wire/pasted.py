@@ -260,6 +260,9 @@ def _trimmed(text: str) -> str:
     elif not is_url and (label := _LABEL.fullmatch(text)):
         text = label["rest"]
     text = text.lstrip(_OPENING + BLANKS)
+    if is_url:  # a fragment and an empty query are no part of the reference, and what stands before them is its end
+        text = text.partition("#")[0]
+        text = text[:-1] if text.find("?") == len(text) - 1 else text
     before = ""
     # A query may be a signature, which ends in anything.
     while text != before and "?" not in text:

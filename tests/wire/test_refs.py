@@ -6,7 +6,7 @@ from pathlib import PurePosixPath
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hive.wire.refs import (
@@ -183,6 +183,9 @@ class TestHub:
         assert dedup_key(read) == dedup_key(ref)
 
     @given(st.text(max_size=200))
+    @example(")#")
+    @example(")#?")
+    @example(")?")
     def test_whatever_is_accepted_is_written_back_the_same(self, text: str) -> None:
         for candidate in (text, f"hf:{text}", f"hf:org/name/{text}", f"hf:org/name@{text}", f"https://host/{text}"):
             try:
