@@ -59,7 +59,7 @@ from hive.store.layout import (
 )
 from hive.store.probe import probe
 from hive.store.repo_cache import RepoCache, open_repo
-from hive.store.restricted import AccessNotes
+from hive.store.restricted import AccessNotes, ProbeFile
 from hive.wire.refs import without_query
 from workers.reuse import link_existing
 from workers.sources.plan import Plan, PlannedFile
@@ -159,8 +159,14 @@ class Store:
             if plan.ref.url is not None and plan.own_content:
                 for owner in owners or [""]:
                     self._notes.note_url(plan.ref.url, owner)
-            elif plan.places:
-                self._notes.note(plan.repo or "", _commit(plan), plan.places)
+            elif places := plan.places or self._shared_places(plan):
+                self._notes.note(plan.repo or "", _commit(plan), places)
+
+    def _shared_places(self, plan: Plan) -> tuple[ProbeFile, ...]:
+        """What the other commits of a registry's repository are restricted by: its blobs are theirs as well, and their
+        digests are whatever the registry names.
+        """
+        return self._notes.places_of_repo(plan.repo or "") if plan.ref.registry is not None else ()
 
     def note_let_in(self, plan: Plan, owners: Iterable[str]) -> None:
         """Note that the Hub has let these owners in."""

@@ -190,6 +190,10 @@ def test_who_names_the_digest_of_a_restricted_file_gets_no_link_to_it(
     for as_operator in (False, True):
         plan = resolve(ref, settings=settings, network=network_of(settings, ref), as_operator=as_operator)
         assert store.link_existing(plan, plan.files[0], lambda: None) is as_operator
+    put_ollama(registry, tag="2b", model=b"GGUF another")
+    other = plan_for(settings, "ollama:tiny:2b")
+    store.note_access(other, ())
+    assert AccessNotes(settings.hive_dir).places("ollama.library/tiny", other.commit or "")
 
 
 def test_a_strangers_registry_writes_no_partial_file_that_others_wait_for_and_no_note_for_them(
