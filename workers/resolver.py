@@ -112,9 +112,11 @@ def run(settings: Settings) -> None:
         thread.daemon = True
         thread.start()
     # Not `stop.wait()`: a signal that comes just before it would be seen when it is over, and one that comes while the
-    # event takes its lock would wait for that lock in its handler.
+    # event takes its lock would wait for that lock in its handler. Nor `time.sleep`: where the clock is shifted
+    # (libfaketime) it waits for an hour, or not at all.
+    nothing = threading.Event()
     while not stop.is_set():
-        time.sleep(SIGNAL_LOOK_S)
+        nothing.wait(SIGNAL_LOOK_S)
     # What is in hand is nobody's loss: the worker that takes the download resolves it.
 
 

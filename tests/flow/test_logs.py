@@ -247,7 +247,10 @@ def test_an_urgent_download_is_seen_to_take_a_place(env: dict[str, str], hub: Hu
 def test_a_failure_is_said_with_its_code_and_no_line_has_a_secret(service: Service, hub: HubServer) -> None:
     download_id = ask(service, "hf:org/missing", hf_token="hf_canaryOfTheLogs")
     ends(service, download_id, "failed")
-    wait_for(lambda: service.workers.logged("failed"))
+    wait_for(
+        lambda: any(line["message"] == "failed" for line in life(download_id, service.server, service.workers)),
+        lambda: f"nobody says it:\n{service.server.output}\n{service.workers.output}",
+    )
     hub.create("org/name", {"m-Q4_K_M.gguf": SMALL})
     url = f"{hub.cdn_endpoint}/files/m-Q4_K_M.gguf?signature=canaryOfTheQuery"
     refused = ask(service, url)
@@ -255,7 +258,8 @@ def test_a_failure_is_said_with_its_code_and_no_line_has_a_secret(service: Servi
     # Whoever found out: a worker, at whichever attempt, or the resolver while it waited.
     wait_for(lambda: any(line["message"] == "failed" for line in life(refused, service.server, service.workers)))
     lines = life(download_id, service.server, service.workers)
-    assert told(lines) == [(word, 1) for word in ("asked for", "queued", "started", "failed")]
+    words = [(word, 1) for word in ("asked for", "queued", "started", "failed")]
+    assert told(lines) in (words, [*words[:2], words[3]]), "started, unless it was found out while it waited"
     check(lines)
     assert lines[-1]["code"] == "MODEL_ACCESS_DENIED", "the Hub says no more to a token that it does not know"
     (end,) = (line for line in life(refused, service.server, service.workers) if line["message"] == "failed")

@@ -26,7 +26,7 @@ LOOK_SHARE = 0.05
 
 def wait_for(
     condition: Callable[[], T | None],
-    what: str = "the condition is not true",
+    what: str | Callable[[], str] = "the condition is not true",
     deadline_s: float = DEADLINE_S,
     look_s: float = LOOK_S,
 ) -> T:
@@ -36,7 +36,7 @@ def wait_for(
     begin_s = time.monotonic()
     while not (value := condition()):
         waited_s = time.monotonic() - begin_s
-        assert waited_s < deadline_s, f"after {deadline_s:g} s: {what}"
+        assert waited_s < deadline_s, f"after {deadline_s:g} s: {what if isinstance(what, str) else what()}"
         time.sleep(_pause_s(look_s, waited_s))
     return value
 
