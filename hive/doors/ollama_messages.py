@@ -163,7 +163,11 @@ class Answer:
         for block in blocks:
             if block.startswith(b"data: ") and block != b"data: [DONE]":
                 event = msgspec.json.decode(block[len(b"data: ") :])
-                if isinstance(event, dict) and any(piece := self._read(event)):
+                try:
+                    piece = self._read(event) if isinstance(event, dict) else AnswerPiece("")
+                except (AttributeError, TypeError, OverflowError):
+                    raise ValueError("an event with other fields than an engine's") from None
+                if any(piece):
                     found.append(piece)
         return found
 

@@ -51,6 +51,12 @@ def test_thoughts_and_calls_of_tools_are_told_apart_from_text() -> None:
     assert whole == {"role": "assistant", "content": "Yes.", "thinking": "Hm.", "tool_calls": [called]}
 
 
+@pytest.mark.parametrize("choice", [1, {"delta": [1]}, {"delta": {"tool_calls": [1]}}])
+def test_an_event_that_is_none_of_an_engine_is_named(choice: object) -> None:
+    with pytest.raises(ValueError, match="other fields"):
+        Answer("m", is_chat=True).texts(b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n")
+
+
 @pytest.mark.parametrize(
     ("written", "seconds"),
     [
