@@ -46,9 +46,12 @@ HASH_THREADS: Final = 2
 #: Bytes that are read at a time, and in one look: readers get them behind it.
 BLOCK_BYTES: Final = 1 << 20
 LOOK_BYTES: Final = 8 << 20
-#: Seconds between two looks where the last one has seen all that there was, and between two questions how the download
-#: stands.
+#: Seconds until the next look where the last one has seen all that there was: the first after one that brought
+#: something, twice as many after each that did not, and the second at most. On a fast line a reader who is told late
+#: stands still meanwhile; on a slow one nothing is gained by looking often.
+QUICK_LOOK_S: Final = 0.01
 LOOK_S: Final = 0.05
+#: Seconds between two questions how the download stands.
 ASK_S: Final = 0.5
 #: Seconds that a download has from its last byte to its end.
 PUBLISH_S: Final = 60.0
@@ -266,7 +269,7 @@ class GrowingFiles:
 
     async def _until_over(self, file: GrowingFile, standing: Standing) -> None:
         loop = asyncio.get_running_loop()
-        asked_s, ended = 0.0, False
+        asked_s, ended, wait_s = 0.0, False, LOOK_S
         while True:
             before = file.looked
             with contextlib.suppress(OSError, ServerBusy, StoreMissing):
@@ -287,7 +290,8 @@ class GrowingFiles:
                 asked_s = loop.time()
                 with contextlib.suppress(HiveError):
                     ended = await standing() is not None
-            await asyncio.sleep(LOOK_S)
+            wait_s = until_next_look(wait_s, brought=file.looked != before)
+            await asyncio.sleep(wait_s)
 
     def _tell(self, file: GrowingFile) -> None:
         file.changed.set()
@@ -305,6 +309,11 @@ class GrowingFiles:
         self._wrong.move_to_end(etag)
         while len(self._wrong) > MAX_WRONG:
             self._wrong.popitem(last=False)
+
+
+def until_next_look(waited_s: float, *, brought: bool) -> float:
+    """Seconds from a look to the next one; `waited_s` is what was waited before it, `brought` whether it saw bytes."""
+    return QUICK_LOOK_S if brought else min(2 * waited_s, LOOK_S)
 
 
 async def _wait_for_end(standing: Standing) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from hive.doors.growing import HELD_BACK_BYTES, GrowingFile, GrowingFiles
+from hive.doors.growing import HELD_BACK_BYTES, LOOK_S, GrowingFile, GrowingFiles, until_next_look
 from hive.downloads.wrong_digests import WrongDigests
 from hive.redis.client import CommandThread
 from hive.store.frontier import JournalTail
@@ -80,6 +80,15 @@ async def until_marked(files: GrowingFiles) -> None:
     async with asyncio.timeout(DEADLINE_S):
         while not await files.was_wrong(ETAG):
             await asyncio.sleep(0.01)
+
+
+async def test_a_file_that_moves_is_looked_at_again_soon_and_one_that_stands_still_seldom() -> None:
+    soon = until_next_look(LOOK_S, brought=True)
+    waits = [soon]
+    while waits[-1] < LOOK_S:
+        waits.append(until_next_look(waits[-1], brought=False))
+    assert (len(waits), waits[-1], until_next_look(LOOK_S, brought=False)) == (4, LOOK_S, LOOK_S)
+    assert soon <= LOOK_S / 5
 
 
 async def test_it_is_handed_out_as_far_as_there_is_no_gap_and_the_end_waits_for_the_digest(world: World) -> None:

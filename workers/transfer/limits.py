@@ -98,9 +98,10 @@ class Limits:
     expiry_margin_s: float = 5 * 60.0
 
     #: A record goes to the journal at the latest after so many seconds or bytes; it bounds what a kill -9 costs. What
-    #: sits in the sockets of all connections is lost too, so the bytes are a quarter of the 64 MiB a kill may cost.
+    #: sits in the sockets of all connections is lost too, so the bytes are few of the 64 MiB a kill may cost; and whoever
+    #: is handed the file while it is fetched waits for them.
     journal_every_s: float = 1.0
-    journal_every_bytes: int = 16 * MIB
+    journal_every_bytes: int = 4 * MIB
     #: The same for fdatasync; it bounds what a power cut costs.
     sync_every_s: float = 10.0
     sync_every_bytes: int = GIB

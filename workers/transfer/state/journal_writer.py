@@ -1,4 +1,4 @@
-"""Keeps the journal: a record at least every second or 16 MiB, a sync at least every 10 seconds or 1 GiB.
+"""Keeps the journal: a record at least every second or 4 MiB, a sync at least every 10 seconds or 1 GiB.
 
 Two threads, since an fdatasync takes seconds on a busy disk, and a kill in that time must not cost more than one
 record.
