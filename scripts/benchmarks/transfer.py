@@ -71,6 +71,7 @@ def run_command(command: Sequence[str], env: dict[str, str] | None = None) -> Co
     Raises:
         SystemExit: when it fails, with the end of what it said.
     """
+    machine.warm_memory()
     before, began_s = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
     done = subprocess.run(command, env={**os.environ, **(env or {})}, capture_output=True, timeout=TRANSFER_TIMEOUT_S)
     seconds, after = time.monotonic() - began_s, resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -145,6 +146,7 @@ def _running(hub: StaticHub, folder: Path, concurrency: int) -> Iterator[tuple[S
 def hive(hub: StaticHub, folder: Path) -> Cost:
     """A running hive: from the POST to the terminal event, digest verified, file published."""
     with _running(hub, folder, 1) as (server, pids):
+        machine.warm_memory()
         cpu_s, began_s = sum(map(machine.family_cpu_s, pids)), time.monotonic()
         end = _bring(server.url, f"hf:{REPO}")
         seconds = time.monotonic() - began_s

@@ -98,8 +98,8 @@ class Limits:
     expiry_margin_s: float = 5 * 60.0
 
     #: A record goes to the journal at the latest after so many seconds or bytes; it bounds what a kill -9 costs. What
-    #: sits in the sockets of all connections is lost too, so the bytes are few of the 64 MiB a kill may cost; and whoever
-    #: is handed the file while it is fetched waits for them.
+    #: sits in the sockets of all connections is lost too, so the bytes are few of the 64 MiB a kill may cost. Readers
+    #: of a file under way wait for each record.
     journal_every_s: float = 1.0
     journal_every_bytes: int = 4 * MIB
     #: The same for fdatasync; it bounds what a power cut costs.
