@@ -29,6 +29,11 @@ ANONYMOUS_BURST_S: Final = 10.0
 _MINUTE_S: Final = 60.0
 #: Seconds by which sums of intervals are wrong: no refusal.
 _ROUNDING_S: Final = 1e-6
+#: Files of the page, a second and at once, of a key or address. A page is thirty of them, each answered from memory: where
+#: they counted as requests do, a person who reloads it, or an office behind one address, got a page with holes.
+PAGE_FILES_PER_S: Final = 200.0
+PAGE_FILES_AT_ONCE: Final = 2_000.0
+_PAGE: Final = "/page/"
 #: Answered to whoever asks, as often as they ask: a supervisor that hears 429 ends what is healthy.
 _PROBES: Final = frozenset({"/healthz", "/readyz"})
 
@@ -66,6 +71,7 @@ class RateLimits:
         by_key, anonymous = settings.max_requests_per_second, settings.max_anonymous_requests_per_second
         self._by_key = Rate(by_key, by_key * KEY_BURST_S, clock)
         self._anonymous = Rate(anonymous, anonymous * ANONYMOUS_BURST_S, clock)
+        self._files = Rate(PAGE_FILES_PER_S, PAGE_FILES_AT_ONCE, clock)
         asks, webhooks = settings.max_download_requests_per_minute, settings.max_webhooks_per_minute
         self._asks = Rate(asks / _MINUTE_S, asks, clock)
         self._webhooks = Rate(webhooks / _MINUTE_S, webhooks, clock)
@@ -77,6 +83,8 @@ class RateLimits:
             return
         holder = holder_of(connection)
         rate = self._by_key if holder.startswith("key:") else self._anonymous
+        if connection["path"].startswith(_PAGE) and connection["method"] in ("GET", "HEAD"):
+            rate = self._files
         _check(rate, holder, "requests")
 
     def admit_ask(self, connection: Mapping[str, Any], *, webhook: bool = False) -> None:

@@ -47,6 +47,8 @@ IDLE_INTERVAL_S: Final = 30.0
 #: Messages that a process sends at a time, each in a thread: those that requests brought, and those of the settings.
 MAX_UNDER_WAY: Final = 8
 MAX_OWN_UNDER_WAY: Final = 8
+#: The part of that which is waited: two servers that look in step would find each time what only the other can send.
+LOOK_JITTER: Final = Jitter(0.5, 1.0)
 #: A wait is lengthened by up to this part of itself, so that what failed together does not come back together.
 JITTER: Final = Jitter(1.0, 1.25)
 #: The longest wait that a receiver may ask for with Retry-After, in seconds.
@@ -91,7 +93,7 @@ class WebhookDispatcher:
                     log.exception("webhooks failed; they go on")
                 # Not wait_for: that of Python 3.11 drops a cancellation which comes together with news.
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(interval_s):
+                    async with asyncio.timeout(LOOK_JITTER.of(interval_s)):
                         await self._wake.wait()
         finally:
             await self._stop()

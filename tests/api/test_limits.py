@@ -101,6 +101,12 @@ def test_a_network_of_ipv6_is_one_address_and_probes_are_always_answered() -> No
     assert allowed(limits, asked_by(NOBODY, "2001:db8::1", "/readyz"), 100) == 100
 
 
+def test_the_page_loads_many_times_beside_the_requests_of_an_address() -> None:
+    limits = RateLimits(Settings.from_env({}), Clock())
+    assert allowed(limits, asked_by(NOBODY, "203.0.113.7", "/page/main.js"), 3000) == 2000
+    assert allowed(limits, asked_by(NOBODY, "203.0.113.7"), 1000) == 100
+
+
 def test_requests_for_models_and_webhooks_have_rates_of_their_own() -> None:
     clock = Clock()
     limits = RateLimits(Settings.from_env({}), clock)

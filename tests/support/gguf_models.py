@@ -6,6 +6,7 @@ piece as the text was cut: each token has a dimension of its own, and the last m
 
 from __future__ import annotations
 
+import os
 import random
 import struct
 from array import array
@@ -58,6 +59,13 @@ def write_random(path: Path, shape: Shape = SMALL, seed: int = 7, *, pooling: in
         *_blocks(shape, "noise"),
     ]
     return _write(path, shape, pieces, tensors, {}, seed, pooling)
+
+
+def read_from_disk(path: Path) -> None:
+    """Have the file read from the disk next, and not from memory, where all of it is there in two steps."""
+    with path.open("rb") as file:
+        os.fdatasync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def write_reciting(path: Path, pieces: Sequence[bytes], *, endless: bool = False, blocks: int = 2) -> Path:

@@ -142,7 +142,7 @@ def cancel(server: Server, download_id: str) -> None:
 
 
 def hits(receiver: Receiver, count: int = 1) -> None:
-    wait_for(lambda: len(receiver.hits) >= count, what=f"{count} webhooks came, not {len(receiver.hits)}")
+    wait_for(lambda: len(receiver.hits) >= count, what=lambda: f"{count} webhooks came, not {len(receiver.hits)}")
 
 
 def nothing_due(store: RedisClient) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.gguf_models import Shape, write_random
+from tests.support.gguf_models import Shape, read_from_disk, write_random
 from tests.support.llm import RECITED, RawStream, StartWorker, text_of
 from tests.support.processes import is_alive
 from tests.support.vectors import assert_makes_vectors
@@ -100,7 +100,8 @@ def test_it_ends_with_a_supervisor_that_is_killed(
 def test_the_loading_of_a_large_model_shows_its_steps(
     start_worker: StartWorker, tmp_path: Path, llama_server: dict[str, str]
 ) -> None:
-    model = write_random(tmp_path / "large.gguf", Shape(1024, 28, heads=16, inner=1024, context=512))
+    model = write_random(tmp_path / "large.gguf", Shape(1024, 64, heads=16, inner=1024, context=512))
+    read_from_disk(model)
     try:
         events = start_worker(model, llama_server, context=256).loading()
     finally:
