@@ -211,8 +211,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         self._check_token_path()
         self._check_endpoints()
         _ = self.allowed_origins, self.trusted, self.open_doors
-        key = self.webhook_key  # also where no URL needs it yet: a secret that cannot be used is told at the start
-        if self.webhooks and key is None:
+        if self.webhook_key is None and self.webhooks:  # in this order: an unusable secret is told without a URL too
             raise SettingsError("HIVE_WEBHOOK_URLS needs HIVE_WEBHOOK_SECRET, which webhooks are signed with.")
         if len(self.webhooks) > MAX_WEBHOOKS:
             raise SettingsError(f"HIVE_WEBHOOK_URLS has {len(self.webhooks)} URLs; {MAX_WEBHOOKS} are the most.")

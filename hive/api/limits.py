@@ -29,8 +29,8 @@ ANONYMOUS_BURST_S: Final = 10.0
 _MINUTE_S: Final = 60.0
 #: Seconds by which sums of intervals are wrong: no refusal.
 _ROUNDING_S: Final = 1e-6
-#: Files of the page, a second and at once, of a key or address. A page is thirty of them, each answered from memory: where
-#: they counted as requests do, a person who reloads it, or an office behind one address, got a page with holes.
+#: Files of the page, a second and at once, of a key or address. A page is thirty of them, each answered from memory:
+#: where they counted as requests do, a person who reloads it, or an office behind one address, got a page with holes.
 PAGE_FILES_PER_S: Final = 200.0
 PAGE_FILES_AT_ONCE: Final = 2_000.0
 _PAGE: Final = "/page/"
