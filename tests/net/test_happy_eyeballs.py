@@ -165,6 +165,7 @@ def test_a_file_comes_from_a_name_with_a_silent_address_in_front(
     content = big(2 * MIB)
     port = int(hub.endpoint.rpartition(":")[2])
     hub.plain("f", content)
+    hub.limit_rate_bytes_per_s = MIB  # so that there are several connections: one alone brings it in a moment
     resolving_to(monkeypatch, "127.0.0.2", "127.0.0.1")
     tried_first: list[str] = []
     race = happy_eyeballs._Race.run
