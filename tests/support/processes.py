@@ -202,12 +202,14 @@ def stopping(process: HiveProcess) -> Iterator[HiveProcess]:
 
 
 def environment(redis_url: str, folder: Path, **more: str) -> dict[str, str]:
-    """What the processes of one test share."""
+    """What the processes of one test share. Requests are not limited: all of a test come from one address."""
     return {
         "REDIS_URL": redis_url,
         "HIVE_STORE": str(folder / "store"),
         "HIVE_HOME": str(folder / "home"),
         "HIVE_LOG_FORMAT": "json",
+        "HIVE_MAX_ANONYMOUS_REQUESTS_PER_SECOND": "0",
+        "HIVE_MAX_REQUESTS_PER_SECOND": "0",
         "PYTHONDONTWRITEBYTECODE": "1",
         **more,
     }

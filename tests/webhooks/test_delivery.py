@@ -178,15 +178,17 @@ def test_it_is_tried_again_with_the_same_id_until_it_is_taken(
 def test_a_receiver_that_is_not_there_yet_is_tried_again(
     serve: Serve, downloads: DownloadContext, store: RedisClient
 ) -> None:
+    # Bound all the time, and listened at by nobody: a port that was let go would be given to another program.
     with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
-    server = serve(HIVE_WEBHOOK_URLS=f"http://127.0.0.1:{port}/hook", HIVE_WEBHOOK_RETRY_S=",".join(["0.3"] * 24))
-    wait_for(lambda: store.zcard(keys.WEBHOOKS_STANDING))
-    cancel(server, create(downloads))
-    wait_for(lambda: "Connection refused" in server.output, what="a try was refused")
-    with receiving(port) as receiver:
-        hits(receiver)
+        server = serve(HIVE_WEBHOOK_URLS=f"http://127.0.0.1:{port}/hook", HIVE_WEBHOOK_RETRY_S=",".join(["0.3"] * 24))
+        wait_for(lambda: store.zcard(keys.WEBHOOKS_STANDING))
+        cancel(server, create(downloads))
+        wait_for(lambda: "Connection refused" in server.output, what="a try was refused")
+        with receiving(port) as receiver:
+            hits(receiver)
     wait_for(lambda: nothing_due(store))
 
 
