@@ -2,40 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple, Self
 
 
-class Answer(NamedTuple):
-    """What is answered to a GET."""
-
-    body: bytes = b""
-    status: int = 200
-    headers: Mapping[str, str] = {}
-
-
-class TinyServer:
-    """Answers each GET with what `answer` says. A context manager."""
+class LocalServer:
+    """Has each GET and HEAD handled by `handle`, on a port of the loopback. A context manager."""
 
     def __init__(self) -> None:
-        #: Paths and Authorization headers of all requests.
-        self.requests: list[tuple[str, str | None]] = []
         server = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
-                authorization = self.headers.get("Authorization")
-                server.requests.append((self.path, authorization))
-                found = server.answer(self.path, authorization)
-                self.send_response(found.status)
-                for name, value in {**found.headers, "Content-Length": str(len(found.body))}.items():
-                    self.send_header(name, value)
-                self.end_headers()
-                self.wfile.write(found.body)
+                with contextlib.suppress(ConnectionError):
+                    server.handle(self)
+
+            do_HEAD = do_GET
 
             def log_message(self, *_: Any) -> None:
                 """Nothing."""
@@ -45,8 +32,8 @@ class TinyServer:
         self.host = f"127.0.0.1:{self._server.server_address[1]}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
 
-    def answer(self, path: str, authorization: str | None) -> Answer:
-        """What is answered."""
+    def handle(self, request: BaseHTTPRequestHandler) -> None:
+        """Answer one request."""
         raise NotImplementedError
 
     def __enter__(self) -> Self:
@@ -57,3 +44,40 @@ class TinyServer:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+
+def send_head(request: BaseHTTPRequestHandler, status: int, headers: Mapping[str, str], length: int) -> None:
+    """Write the status and the headers of an answer with so many bytes."""
+    request.send_response(status)
+    for name, value in {**headers, "Content-Length": str(length)}.items():
+        request.send_header(name, value)
+    request.end_headers()
+
+
+class Answer(NamedTuple):
+    """What is answered to a GET."""
+
+    body: bytes = b""
+    status: int = 200
+    headers: Mapping[str, str] = {}
+
+
+class TinyServer(LocalServer):
+    """Answers each request with what `answer` says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        #: Paths and Authorization headers of all requests.
+        self.requests: list[tuple[str, str | None]] = []
+
+    def handle(self, request: BaseHTTPRequestHandler) -> None:
+        authorization = request.headers.get("Authorization")
+        self.requests.append((request.path, authorization))
+        found = self.answer(request.path, authorization)
+        send_head(request, found.status, found.headers, len(found.body))
+        if request.command == "GET":
+            request.wfile.write(found.body)
+
+    def answer(self, path: str, authorization: str | None) -> Answer:
+        """What is answered."""
+        raise NotImplementedError

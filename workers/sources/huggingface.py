@@ -10,6 +10,7 @@ asked for first and used by all of them until it expires.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 from urllib.parse import quote
 
@@ -30,7 +31,7 @@ from hive.store.restricted import AccessNotes, ProbeFile
 from hive.wire.refs import ModelRef, path_problem
 from hive.wire.selection import NoSuchFile, NoSuchVariant, Pickles, RepoFile, Selection, SelectionError, select
 from workers.sources.hub_client import Head, HubClient, Visibility
-from workers.sources.plan import Plan, PlannedFile, RetryLater, everywhere
+from workers.sources.plan import Plan, PlannedFile, RetryLater, everywhere, plan_of_listing
 from workers.transfer import Digest, Limits, Location, Refusal, Source
 
 #: Names that an error lists, and characters of each.
@@ -87,17 +88,10 @@ def resolve(
     probe = ProbeFile(ref.repo, commit, largest)
     if token is not None and not noted and not _is_public(settings, network, access, probe):
         places = (ProbeFile(ref.repo, commit, max(tree, key=lambda file: file.size).path),)
-    return Plan(
-        ref=ref,
-        kind="hf",
-        repo=ref.repo,
-        revision=ref.rev,
-        commit=commit,
-        variant=selection.variant,
+    plan = plan_of_listing(ref, commit, tree, selection, lambda file: _planned(hub, ref.repo, commit, file))
+    return replace(
+        plan,
         license=license_name,
-        files=tuple(_planned(hub, ref.repo, commit, file) for file in selection.files),
-        tree=tree,
-        primary=selection.primary,
         xet_token=hub.xet_token_location(ref.repo, commit),
         places=places,
         lets_in=everywhere if as_operator else hub.lets_in,

@@ -32,8 +32,8 @@ from hive.wire.selection import RepoFile
 from workers.sources.elsewhere import asking, base_url
 from workers.sources.hub_transport import CallBounds
 from workers.sources.huggingface import selected
-from workers.sources.plan import Plan, PlannedFile
-from workers.transfer import Digest, Location, Source
+from workers.sources.plan import Plan, PlannedFile, plan_of_listing, planned_by_sha256
+from workers.transfer import Location
 
 #: Entries at which a listing is cut off.
 LISTING_LIMIT: Final = 3000
@@ -90,24 +90,12 @@ def resolve(
         tree = scope.tree(revision)
         commit = _commit_of(tree)
     selection = selected(tree, ref, include, exclude, settings.allow_pickles)
-    return Plan(
-        ref=ref,
-        kind="hf",
-        repo=ref.repo,
-        revision=ref.rev,
-        commit=commit,
-        variant=selection.variant,
-        files=tuple(_planned(scope, revision, file) for file in selection.files),
-        tree=tree,
-        primary=selection.primary,
-    )
+    return plan_of_listing(ref, commit, tree, selection, lambda file: _planned(scope, revision, file))
 
 
 def _planned(scope: ModelScope, revision: str, file: RepoFile) -> PlannedFile:
     location = Location(url=scope.file_url(revision, file.path))
-    digest = Digest("sha256", file.sha256 or "")
-    source = Source(locate=lambda: location, size=file.size, digest=digest, name=file.path)
-    return PlannedFile(file.path, file.size, digest, file.etag, source)
+    return planned_by_sha256(file, lambda: location)
 
 
 def _commit_of(tree: Sequence[RepoFile]) -> str:

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from hive.store.restricted import ProbeFile
 from hive.wire.refs import ModelRef
-from hive.wire.selection import RepoFile
+from hive.wire.selection import RepoFile, Selection
 from workers.transfer import Digest, Location, Source
 
 
@@ -96,3 +96,31 @@ class Plan:
         """Bytes of all files, None where one is not known."""
         sizes = [file.size for file in self.files]
         return None if None in sizes else sum(size or 0 for size in sizes)
+
+
+def plan_of_listing(
+    ref: ModelRef,
+    commit: str,
+    tree: tuple[RepoFile, ...],
+    selection: Selection,
+    planned: Callable[[RepoFile], PlannedFile],
+) -> Plan:
+    """The plan for what was chosen of the files at a commit, each of which `planned` says how to fetch."""
+    return Plan(
+        ref=ref,
+        kind="hf",
+        repo=ref.repo,
+        revision=ref.rev,
+        commit=commit,
+        variant=selection.variant,
+        files=tuple(map(planned, selection.files)),
+        tree=tree,
+        primary=selection.primary,
+    )
+
+
+def planned_by_sha256(file: RepoFile, locate: Callable[[], Location]) -> PlannedFile:
+    """A file of a listing that has a SHA-256 of each."""
+    digest = Digest("sha256", file.sha256 or "")
+    source = Source(locate=locate, size=file.size, digest=digest, name=file.path)
+    return PlannedFile(file.path, file.size, digest, file.etag, source)

@@ -46,8 +46,8 @@ from hive.wire.weights import is_beside_weights
 from workers.sources.elsewhere import asking, base_url
 from workers.sources.hub_transport import CallBounds
 from workers.sources.huggingface import selected
-from workers.sources.plan import Plan, PlannedFile
-from workers.transfer import Digest, Location, Source
+from workers.sources.plan import Plan, PlannedFile, plan_of_listing, planned_by_sha256
+from workers.transfer import Location
 
 #: Longest manifest and longest configuration in bytes: what the specification asks of registries.
 MAX_MANIFEST_BYTES: Final = 4 << 20
@@ -145,21 +145,11 @@ def resolve(
         digest, manifest = registry.manifest(digest_of_revision(ref.rev) or ref.rev)
         commit, tree = digest[:40], _tree(registry, manifest, name, ref.rev)
     selection = selected(tree, ref, include, exclude, settings.allow_pickles)
-    files = selection.files
     if not (ref.path or ref.quant or include or exclude) and len(main_models(variants(tree))) <= 1:
         # What the weights come with: a template, parameters, licences.
         files = tuple(file for file in tree if file in selection.files or _comes_along(file.path))
-    return Plan(
-        ref=ref,
-        kind="hf",
-        repo=ref.repo,
-        revision=ref.rev,
-        commit=commit,
-        variant=selection.variant,
-        files=tuple(_planned(registry, file) for file in files),
-        tree=tree,
-        primary=selection.primary,
-    )
+        selection = msgspec.structs.replace(selection, files=files)
+    return plan_of_listing(ref, commit, tree, selection, lambda file: _planned(registry, file))
 
 
 def _comes_along(path: str) -> bool:
@@ -169,9 +159,7 @@ def _comes_along(path: str) -> bool:
 
 def _planned(registry: Registry, file: RepoFile) -> PlannedFile:
     sha256 = file.sha256 or ""
-    digest = Digest("sha256", sha256)
-    source = Source(locate=lambda: registry.location(sha256), size=file.size, digest=digest, name=file.path)
-    return PlannedFile(file.path, file.size, digest, file.etag, source)
+    return planned_by_sha256(file, lambda: registry.location(sha256))
 
 
 def _tree(registry: Registry, manifest: RegistryManifest, name: RegistryName, tag: str) -> tuple[RepoFile, ...]:

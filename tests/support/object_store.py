@@ -1,0 +1,101 @@
+"""Stand-ins of stores of objects: private objects, of which a signed URL opens one.
+
+Each computes the signature itself, as the store's own documentation says, with nothing of what signs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import threading
+from http.server import BaseHTTPRequestHandler
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from tests.support.tiny_server import LocalServer, send_head
+
+CHUNK_BYTES = 64 << 10
+
+
+class ObjectStore(LocalServer):
+    """Has `objects` by `/bucket/key`. What is a store's own stands in its class."""
+
+    #: The parameter of a URL that has the signature.
+    signature: str
+    #: How buckets are named.
+    scheme: str
+
+    def __init__(self, objects: dict[str, bytes]) -> None:
+        super().__init__()
+        self.endpoint = f"http://{self.host}"
+        self.objects = dict(objects)
+        #: Every path with its query, and the status that was answered.
+        self.answers: list[tuple[str, int]] = []
+        #: Signatures that have run out.
+        self.expired: set[str] = set()
+        #: Bytes after which connections break and what was signed until then has run out; None: never.
+        self.expire_after: int | None = None
+        #: Bytes after which no more are sent until `go_on` is set; None: never.
+        self.hold_after: int | None = None
+        self.go_on = threading.Event()
+        self.bytes_sent = 0
+
+    @property
+    def env(self) -> dict[str, str]:
+        """What the operator of a worker sets."""
+        raise NotImplementedError
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What must stand nowhere, beside the signatures."""
+        raise NotImplementedError
+
+    def refusal(self, request: BaseHTTPRequestHandler, path: str, query: dict[str, str]) -> str:
+        """Why a URL opens nothing, its signature aside where that has run out; "" where it does."""
+        raise NotImplementedError
+
+    def refused(self, refusal: str) -> tuple[int, bytes]:
+        """The answer to what opens nothing."""
+        return 403, f"<Error><Code>{refusal}</Code><Message>{refusal}</Message></Error>".encode()
+
+    def object_headers(self, request: BaseHTTPRequestHandler, path: str) -> dict[str, str]:
+        """What the store says of an object."""
+        return {"ETag": f'"{hashlib.md5(self.objects[path]).hexdigest()}"'}
+
+    @property
+    def signatures(self) -> set[str]:
+        """All that were shown."""
+        return {dict(parse_qsl(urlsplit(path).query)).get(self.signature, "") for path, _ in self.answers} - {""}
+
+    def handle(self, request: BaseHTTPRequestHandler) -> None:
+        parts = urlsplit(request.path)
+        query = dict(parse_qsl(parts.query))
+        refusal = "expired" if query.get(self.signature) in self.expired else self.refusal(request, parts.path, query)
+        path = unquote(parts.path)
+        if refusal:
+            self._answer(request, *self.refused(refusal))
+        elif path not in self.objects:
+            self._answer(request, 404, b"<Error><Code>NoSuchKey</Code></Error>")
+        else:
+            data, headers = self.objects[path], self.object_headers(request, path)
+            asked = re.fullmatch(r"bytes=(\d+)-(\d+)", request.headers.get("Range", ""))
+            first, last = (int(asked[1]), min(int(asked[2]), len(data) - 1)) if asked else (0, len(data) - 1)
+            if asked:
+                headers["Content-Range"] = f"bytes {first}-{last}/{len(data)}"
+            self._answer(request, 206 if asked else 200, data[first : last + 1], headers)
+
+    def _answer(
+        self, request: BaseHTTPRequestHandler, status: int, body: bytes, headers: dict[str, str] | None = None
+    ) -> None:
+        self.answers.append((request.path, status))
+        send_head(request, status, headers or {}, len(body))
+        if request.command == "HEAD":
+            return
+        for at in range(0, len(body), CHUNK_BYTES):
+            if self.expire_after is not None and self.bytes_sent >= self.expire_after:
+                self.expired, self.expire_after = set(self.signatures), None
+                request.close_connection = True
+                return
+            if self.hold_after is not None and self.bytes_sent >= self.hold_after:
+                self.go_on.wait(60)
+            request.wfile.write(body[at : at + CHUNK_BYTES])
+            self.bytes_sent += CHUNK_BYTES
