@@ -50,8 +50,8 @@ ENDINGS: Final = frozenset({"/bye", "/exit", "/quit"})
 def run(model: str, prompt: tuple[str, ...], context: int | None, quiet: bool) -> None:
     """Load a model, downloading it first where it is not on disk, and answer PROMPT; without one, ask for questions.
 
-    Needs a server, with an engine where its workers run: pip install 'hive-models[serve]'. The model is unloaded at the
-    end, unless it was in memory before. Ctrl-C cancels an answer.
+    Needs a server, with an engine where its workers run (docs/serving.md). The model is unloaded at the end, unless
+    it was in memory before. Ctrl-C cancels an answer.
     """
     from hive.client.llm import ModelsInMemory
 

@@ -18,6 +18,7 @@ from hive.serving.memory import shortage
 from hive.serving.orders import HostInfo
 from hive.serving.record import LlmRecord
 from hive.serving_errors import InsufficientRam, VramExhausted
+from hive.version import install_command
 from hive.wire.llm import Backend
 
 #: Workers of one machine that wait for the downloads of their models: each is a process of 60 MB.
@@ -43,7 +44,7 @@ def able(hosts: Sequence[HostInfo], records: Sequence[LlmRecord], backend: Backe
     if not found:
         there = [f"{d.backend}:{d.index} ({d.name})" for host in hosts for d in host.device_list()]
         said = f"there is {', '.join(there)}" if there else "no machine runs models"
-        way_out = "pip install 'hive-models[serve]' where `hive worker` or `hive up` runs, or set HIVE_LLAMA_SERVER"
+        way_out = f"{install_command('serve')} where `hive worker` or `hive up` runs, or set HIVE_LLAMA_SERVER"
         raise BackendUnavailable(f"No machine has the device {backend}:{device}; {said}. {way_out}.", available=there)
     return sorted(less_promised(found, records), key=lambda host: -host.ram_available)
 

@@ -29,7 +29,7 @@ __all__ = ["GarbageCollector", "HoldLease", "InUse", "OnCollectionLine"]
 
 
 class GarbageCollector:
-    """One collection. `look` says what downloads need at this moment; `take` is None where no Redis can be asked."""
+    """One collection. `look` says what downloads need at this moment; `hold_lease` is None where there is no Redis."""
 
     def __init__(
         self,

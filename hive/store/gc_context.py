@@ -48,7 +48,7 @@ class InUseError(OSError):
 
 
 class GcContext:
-    """One collection. `look` says what downloads need at this moment; `take` is None where no Redis can be asked."""
+    """One collection. `look` says what downloads need at this moment; `hold_lease` is None where there is no Redis."""
 
     def __init__(
         self,

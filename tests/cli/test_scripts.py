@@ -133,6 +133,29 @@ def test_install_knows_its_options_only(project: Path) -> None:
     assert err.startswith("usage: scripts/install")
 
 
+def test_install_brings_an_extra_that_was_asked_for_once_at_each_later_call(project: Path) -> None:
+    shutil.copy(ROOT / "scripts" / "install", project / "scripts" / "install")
+    (project / "pyproject.toml").touch()
+    (project / "requirements").mkdir(exist_ok=True)
+    (project / "requirements" / "run.txt").touch()
+    python = project / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\necho "$@" >>calls\n')
+    python.chmod(0o755)
+
+    def installed(*options: str) -> str:
+        (project / "calls").unlink(missing_ok=True)
+        code, _, err = run(project / "scripts" / "install", *options)
+        assert code == 0, err
+        return (project / "calls").read_text()
+
+    assert "serve.txt" not in installed()
+    assert "requirements/serve.txt" in installed("--serve")
+    assert "requirements/buckets.txt" in installed("--buckets")
+    later = installed()
+    assert later.count("requirements/serve.txt") == later.count("requirements/buckets.txt") == 1
+
+
 @pytest.mark.parametrize("name", ["hive", "install", "check", "test", "lock", "audit"])
 def test_every_script_is_said_in_the_readme_and_can_be_run(name: str) -> None:
     script = ROOT / "scripts" / name

@@ -34,6 +34,7 @@ from hive.processes.log_file import MAX_LOG_BYTES, RotatedFile
 from hive.serving.endpoint import Endpoint
 from hive.serving.upstream import fetch
 from hive.serving_errors import EngineFailed, LoadingTimeout
+from hive.version import install_command
 from hive.wire.buckets import CREDENTIALS
 from hive.wire.llm import Backend
 
@@ -76,7 +77,7 @@ BEFORE_LAYERS: Final = frozenset({"fit_params"})
 #: What stands before a line of an engine: when it was said, and whether it is an error.
 _CLOCK_AND_LEVEL: Final = re.compile(r"[\d.]+ [A-Z] +", re.ASCII)
 _NO_ENGINE: Final = (
-    "There is no engine on this machine: pip install 'hive-models[serve]', or name a llama-server in HIVE_LLAMA_SERVER."
+    f"There is no engine on this machine: {install_command('serve')}, or name a llama-server in HIVE_LLAMA_SERVER."
 )
 
 

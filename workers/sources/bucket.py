@@ -22,6 +22,7 @@ import msgspec
 
 from hive.errors import DownloadError, HubUnavailable, InvalidModelRef, ModelAccessDenied, UnsafeUrl
 from hive.settings import Settings
+from hive.version import install_command
 from hive.wire.buckets import allows, bucket_of, is_object, not_allowed, parts_of
 from hive.wire.refs import ModelRef
 from workers.sources import url
@@ -59,7 +60,7 @@ def resolve(ref: ModelRef, sha256: str | None, name: str | None, settings: Setti
         raise UnsafeUrl(not_allowed(ref.url))
     if importlib.util.find_spec("obstore") is None:
         scheme = parts_of(ref.url).scheme
-        raise DownloadError(f"{scheme}:// needs obstore where the workers run: pip install 'hive-models[buckets]'.")
+        raise DownloadError(f"{scheme}:// needs obstore where the workers run: {install_command('buckets')}.")
     signer = _Signer(ref.url, settings.aws_endpoint_url)
     try:
         signer.locate()
