@@ -139,7 +139,10 @@ class Store:
             )
             if found:
                 with open_folder(self._hub, _folder(plan), SNAPSHOTS, create=True):
-                    discard(self.partial(plan, file))
+                    partial = self.partial(plan, file)
+                    if os.path.lexists(journal_path(partial)):
+                        self.note_given_up(plan, file)
+                    discard(partial)
             return found
 
     def _may_have(self, plan: Plan, repo: str) -> bool:

@@ -21,6 +21,7 @@ from hive.redis.lua import Script
 from hive.settings import Settings
 from hive.store.dirfd import open_folder, remove_file
 from hive.store.filesystem import partial_places
+from hive.store.given_up import note_removed
 from hive.store.layout import PARTIAL_ENDINGS
 from hive.wire import keys
 
@@ -40,7 +41,7 @@ def close(settings: Settings, client: RedisClient, intents: IntentLog, download_
             with open_folder(place.root, *place.names, missing_ok=True) as folder:
                 if folder is not None:
                     freed = _remove_own(folder, download_id)
-                    freed += sum(_remove_shared(folder, client, name, download_id) for name in sorted(shared))
+                    freed += sum(_remove_shared(settings, folder, client, name, download_id) for name in sorted(shared))
                     log.info("partial files removed", extra={"fields": {"download_id": download_id, "bytes": freed}})
     intents.remove(download_id)
 
@@ -50,11 +51,12 @@ def _remove_own(folder: int, download_id: str) -> int:
     return sum(_remove(folder, name) for name in os.listdir(folder) if f".{download_id}." in name)
 
 
-def _remove_shared(folder: int, client: RedisClient, name: str, download_id: str) -> int:
-    """The same of one that others may use, unless one does."""
+def _remove_shared(settings: Settings, folder: int, client: RedisClient, name: str, download_id: str) -> int:
+    """The same of one that others may use, unless one does. Who was handed some of it may ask for the rest."""
     key = keys.file(name)
     if not Script(client, scripts.TAKE_FILE)(file=key, id=download_id, lease_ms=PURGE_LEASE_MS):
         return 0
+    note_removed(settings.hive_dir, folder, name)
     freed = sum(_remove(folder, name + ending) for ending in PARTIAL_ENDINGS)
     client.delete(key)
     return freed

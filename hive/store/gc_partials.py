@@ -9,6 +9,7 @@ from __future__ import annotations
 from hive.store.dirfd import open_folder, remove_file, size_of
 from hive.store.filesystem import partial_places
 from hive.store.gc_context import GcContext, InUse, InUseError, modified_s
+from hive.store.given_up import note_removed
 from hive.store.partial_files import Partial, partials_in
 
 
@@ -40,5 +41,7 @@ def _remove(gc: GcContext, folder: int, partial: Partial, shown: str) -> None:
         with gc.lease(partial.lease) as ours:
             if not ours:
                 raise InUseError
+            if partial.kind == "partial" and not partial.download_id:
+                note_removed(gc.settings.hive_dir, folder, partial.key)
             for name in partial.names:
                 remove_file(folder, name)

@@ -34,6 +34,17 @@ def note_given_up(hive: Path, digest: str) -> None:
                     os.unlink(name, dir_fd=notes)
 
 
+def note_removed(hive: Path, partials: int, key: str) -> None:
+    """The same before the partial file `key` of the folder behind `partials` is removed; nothing where nobody can have
+    read it, since it has no journal. Raises OSError.
+    """
+    if key.startswith("url-"):
+        return
+    with contextlib.suppress(FileNotFoundError):
+        os.stat(f"{key}.journal", dir_fd=partials, follow_symlinks=False)
+        note_given_up(hive, key.removeprefix("git-"))
+
+
 def given_up(hive: Path, digest: str) -> int:
     """When bytes of this content were given up last, within an hour, as a number that another time has not; 0 where
     none were. Raises OSError.

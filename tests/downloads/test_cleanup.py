@@ -13,6 +13,7 @@ from hive.downloads.intents import Attempt, IntentLog, intent_of
 from hive.downloads.restore import Restore
 from hive.redis.client import RedisClient
 from hive.settings import Settings
+from hive.store.given_up import given_up
 from hive.store.layout import PARTIAL
 from hive.wire import keys
 from tests.support.downloads import claim, complete
@@ -51,6 +52,9 @@ def test_a_purge_removes_what_only_this_download_wanted(
     )
     assert intents.ids() == [other.id]
     assert store.keys("hive:file:*") == []
+    # Who was handed some of it, and asks for the rest, gets all.
+    assert given_up(settings.hive_dir, DIGEST) > 0
+    assert given_up(settings.hive_dir, OTHER_DIGEST) == 0
 
 
 @pytest.mark.parametrize("owner", ["another-download 7", "x"])

@@ -14,6 +14,7 @@ from hive.downloads.live import in_use
 from hive.settings import Settings
 from hive.store.catalog import ModelCatalog
 from hive.store.gc_context import GRACE_S
+from hive.store.given_up import given_up
 from hive.store.layout import url_key
 from hive.wire.jobs import Request
 from hive.wire.maintenance import Collected, Removed
@@ -133,6 +134,7 @@ def test_partials_go_by_the_newest_of_their_files(settings: Settings) -> None:
     [line, _] = collect(settings)
     assert isinstance(line, Removed)
     assert (line.kind, line.bytes) == ("partial", 8)
+    assert given_up(settings.hive_dir, DIGEST) > 0
     assert list((settings.hive_dir / "partial").iterdir()) == []
 
 

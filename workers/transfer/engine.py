@@ -137,13 +137,20 @@ class _Fetch:
     # Fetching.
 
     def _resume(self) -> None:
-        """Take over what an earlier run has written."""
+        """Take over what an earlier run has written; what of it is not believed is given up."""
         if self._small:
             return
         with translated():
-            found = recover(journal_path(self._partial), os.fstat(self._fd).st_size, boot_id())
-        if found is None or not self._same_content(found.identity):
+            n_bytes, journal = os.fstat(self._fd).st_size, journal_path(self._partial)
+            is_new = not n_bytes and not os.path.lexists(journal)
+            found = recover(journal, n_bytes, boot_id())
+        if is_new:
             return
+        if found is None or not self._same_content(found.identity):
+            self._tell_given_up()
+            return
+        if found.told_more:
+            self._tell_given_up()
         extents = found.extents
         if self._source.digest is None and sum(e.end - e.start for e in extents) == found.identity.size:
             # One request must be made all the same, to hear whether the content is still that one.

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import random
 import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from hive.errors import DownloadError
 from tests.hub import HubServer
+from tests.hub.content import read_all
 from tests.support.child import Child
 from tests.support.content import KIB, MIB
 from tests.support.transfer import QUICK, big, digest_of, get, holds, partly, source
 from workers.transfer import Digest, Location, Source, data_path, journal_path
 from workers.transfer import engine as engine_module
+from workers.transfer.state.journal import Identity, Journal
+from workers.transfer.state.part_map import Extent
 
 #: Bytes a kill may cost with QUICK: one record's worth, and what sits in the sockets of sixteen connections.
 KILL_COSTS_BYTES = QUICK.journal_every_bytes + 16 * QUICK.part_max_bytes
@@ -137,6 +144,46 @@ def test_after_a_reboot_only_what_was_synced_is_believed(
     fetched = get(what, tmp_path / "f")
     assert holds(tmp_path / "f", content)
     assert fetched.bytes_refetched == 0
+
+
+@pytest.mark.parametrize("lost", ["nothing", "the boot", "a synced boot", "journal", "line", "bytes", "data", "both"])
+def test_bytes_of_an_earlier_run_that_are_not_believed_are_told_as_given_up_before_they_come_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    content, partial = big(2 * MIB), tmp_path / "f"
+    data, journal = data_path(partial), journal_path(partial)
+    whole = read_all(content)
+    data.write_bytes(whole)
+    parts = [Extent(at, at + MIB, zlib.crc32(whole[at : at + MIB])) for at in (0, MIB)]
+    synced = parts if lost == "a synced boot" else []
+    Journal(journal, Identity(content.size, f"sha256:{content.sha256()}", ""), "boot", parts, synced).close()
+    monkeypatch.setattr(engine_module, "boot_id", lambda: "another boot" if "boot" in lost else "boot")
+    if lost == "line":
+        # What stands behind it was told to readers and is not believed by whoever goes on.
+        header, *others = journal.read_bytes().splitlines(keepends=True)
+        journal.write_bytes(b"".join([header, b"torn\n", *others]))
+    if lost in ("journal", "both"):
+        journal.unlink()
+    if lost in ("data", "both"):
+        data.unlink()
+    if lost == "bytes":
+        os.truncate(data, MIB + 1)
+    told: list[bytes] = []
+
+    def nowhere() -> Location:
+        raise DownloadError("Nobody is asked.")
+
+    what = Source(
+        locate=nowhere,
+        size=content.size,
+        digest=digest_of(content),
+        name="file",
+        on_give_up=lambda: told.append(journal.read_bytes() if journal.exists() else b""),
+    )
+    before = journal.read_bytes() if journal.exists() else b""
+    with contextlib.suppress(DownloadError):
+        get(what, partial)
+    assert told == ([] if lost in ("nothing", "a synced boot", "both") else [before])
 
 
 def test_a_journal_of_another_digest_is_not_believed(hub: HubServer, tmp_path: Path) -> None:

@@ -17,11 +17,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import json
 import os
 import secrets
+import sys
 import threading
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -74,6 +77,8 @@ class Recovered(NamedTuple):
     identity: Identity
     extents: list[Extent]
     durable: list[Extent]
+    #: Whether it has told more than is believed now: whoever read it meanwhile may have bytes that come anew.
+    told_more: bool
 
 
 def recover(path: Path, data_bytes: int, boot: str) -> Recovered | None:
@@ -88,7 +93,9 @@ def recover(path: Path, data_bytes: int, boot: str) -> Recovered | None:
         if error.errno == errno.ENOENT or error.errno in NOT_PLAIN:
             return None
         raise
-    records = [] if len(text) > MAX_READ_BYTES else _records(text)
+    told = [] if len(text) > MAX_READ_BYTES else [_record(line) for line in text.split(b"\n")[:-1]]
+    # Up to the first line that is torn or altered: what follows one may be of another time.
+    records = [record for record in itertools.takewhile(lambda record: record is not None, told) if record is not None]
     if not records or records[0].get("v") != VERSION:
         return None
     try:
@@ -98,9 +105,10 @@ def recover(path: Path, data_bytes: int, boot: str) -> Recovered | None:
         end = min(data_bytes, identity.size)
         durable = _latest(vouched, end)
         extents = _latest(records, end) if boot and header["boot"] == boot else durable
+        told_more = _latest(filter(None, told), sys.maxsize) != extents
     except (KeyError, TypeError, ValueError):
         return None
-    return Recovered(identity, extents, durable)
+    return Recovered(identity, extents, durable, told_more)
 
 
 class Journal:
@@ -196,7 +204,7 @@ def _written(extents: list[Extent]) -> list[dict[str, Any]]:
     return [{"w": extents[at : at + EXTENTS_PER_LINE]} for at in range(0, len(extents), EXTENTS_PER_LINE)]
 
 
-def _latest(records: list[dict[str, Any]], end: int) -> list[Extent]:
+def _latest(records: Iterable[dict[str, Any]], end: int) -> list[Extent]:
     latest = {start: Extent(start, stop, crc) for record in records for start, stop, crc in record.get("w", ())}
     return disjoint(extent for extent in latest.values() if extent.start >= 0 and extent.end <= end)
 
@@ -204,17 +212,6 @@ def _latest(records: list[dict[str, Any]], end: int) -> list[Extent]:
 def _line(record: dict[str, Any]) -> bytes:
     text = json.dumps(record, separators=(",", ":")).encode()
     return b"%08x %b\n" % (zlib.crc32(text), text)
-
-
-def _records(text: bytes) -> list[dict[str, Any]]:
-    """The lines up to the first that is torn or altered: what follows one may be of another time."""
-    records: list[dict[str, Any]] = []
-    for line in text.split(b"\n")[:-1]:
-        record = _record(line)
-        if record is None:
-            break
-        records.append(record)
-    return records
 
 
 def _record(line: bytes) -> dict[str, Any] | None:
