@@ -31,6 +31,8 @@ NARROW, WIDE, VERY_WIDE = 320, 1280, 2200
 HEIGHT = 900
 GATED = "The Hub gives access to meta-llama/Llama-4-Scout only to those whom its authors let in."
 VARIANTS = {f"gemma-{name}.gguf": size for name, size in (("Q2_K", 11), ("Q4_K_M", 17), ("Q6_K", 22), ("Q8_0", 29))}
+#: What the page reads beside its stream.
+READ = re.compile(r"/v1/(downloads\?|models$|partials$|workers|settings)")
 
 
 #: Those that the documentation shows, by what they are called there.
@@ -177,6 +179,27 @@ def crowded(camera: Camera) -> None:
         page.close()
 
 
+def unread(camera: Camera) -> None:
+    """Regions that could not be read: none at first, then none again."""
+    busy = {"error": {"code": "TOO_MANY_REQUESTS", "message": "Too many requests came from this address.", "details": {}}}
+    with staged() as stage:
+        put_models(Settings.from_env(stage.env))
+        stage.drawn.running("Qwen/Qwen3-32B-GGUF:Q4_K_M", 0.62, int(19.8 * GB), 112_000_000)
+        page = camera.open(stage)
+        page.locator("hive-models tbody tr").first.wait_for()
+        page.route(READ, lambda route: route.fulfill(status=429, json=busy, headers={"retry-after": "30"}))
+        page.evaluate("document.dispatchEvent(new CustomEvent('hive-memory'))")
+        page.locator("hive-downloads .unread").wait_for()
+        page.locator("hive-memory .unread").wait_for()
+        camera.all(page, "old")
+        page.reload()
+        page.locator("hive-models .unread").wait_for()
+        page.locator("hive-history summary").click()
+        page.locator("hive-history .unread").wait_for()
+        camera.all(page, "unread")
+        page.close()
+
+
 def keyed(camera: Camera) -> None:
     """A server with keys, to somebody who has shown none."""
     with tempfile.TemporaryDirectory() as home:
@@ -244,6 +267,7 @@ STATES: dict[str, Callable[[Camera], None]] = {
     "working": working,
     "failing": failing,
     "crowded": crowded,
+    "unread": unread,
     "keyed": keyed,
     "planned": planned,
     "terminal": terminal,

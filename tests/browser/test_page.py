@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import requests
-from playwright.sync_api import BrowserContext, Locator, Page, expect
+from playwright.sync_api import BrowserContext, Locator, Page, Route, expect
 
 from hive.settings import Settings
 from tests.support.axe import violations
@@ -387,3 +387,107 @@ def test_offline_is_said_and_all_is_current_when_it_is_back(page: Page, shared: 
     shared.set_offline(False)
     expect(page.locator("#lost")).to_be_hidden()
     expect(row(page, download_id)).to_contain_text("Done")
+
+
+class Fault:
+    """Answers of the page's own questions in place of the server's, while it is `on`; counts them."""
+
+    def __init__(self, page: Page, address: str, **answer: Any) -> None:
+        """`answer`: what `Route.fulfill` takes; none: the connection breaks."""
+        self.on, self.asked, self._answer = True, 0, answer
+        page.route(re.compile(address), self._take)
+
+    def _take(self, route: Route) -> None:
+        if not self.on:
+            return route.fallback()
+        self.asked += 1
+        return route.fulfill(**self._answer) if self._answer else route.abort()
+
+
+def refused(status: int, message: str, **headers: str) -> dict[str, Any]:
+    """An error of the API."""
+    body = {"error": {"code": "REFUSED", "message": message, "details": {}}}
+    return {"status": status, "json": body, "headers": {name.replace("_", "-"): text for name, text in headers.items()}}
+
+
+@pytest.fixture
+def timed(shared: BrowserContext, stage: Stage, complaints: list[str]) -> Iterator[Page]:
+    """A page whose clock a test moves; it has asked for nothing yet."""
+    made = shared.new_page()
+    made.on("pageerror", lambda error: complaints.append(str(error)))
+    made.clock.install()
+    yield made
+    made.unroute_all(behavior="ignoreErrors")
+    made.close()
+    assert complaints == []
+
+
+def test_what_cannot_be_read_at_first_is_read_again_by_itself(timed: Page, stage: Stage) -> None:
+    waits = stage.drawn.queued("org/read-late")
+    stage.drawn.failed("org/ended-late", "DOWNLOAD_FAILED", "It broke.")
+    faults = {
+        "hive-downloads": Fault(timed, r"/v1/downloads\?status=active"),
+        "hive-models": Fault(timed, "/v1/models$", **refused(503, "The server starts.")),
+        "hive-partials": Fault(timed, "/v1/partials$", **refused(500, "It broke.")),
+        "hive-history": Fault(timed, r"/v1/downloads\?status=ended", **refused(429, "Too many.", retry_after="1")),
+        "hive-memory": Fault(timed, "/v1/workers/list$", status=502, body="<html>no gateway</html>"),
+        "hive-fleet": Fault(timed, "/v1/workers$", status=200, body="<html>sign in to the network</html>"),
+    }
+    timed.goto(stage.server.url)
+    for name in ("hive-partials", "hive-history"):
+        timed.locator(f"{name} > details > summary").click()
+    for name, fault in faults.items():
+        expect(timed.locator(f"{name} .unread")).to_contain_text("It is read again at ")
+        expect(timed.locator(f"{name} .empty:visible")).to_have_count(0)
+        assert fault.asked > 0
+    assert violations(timed) == []
+    for fault in faults.values():
+        fault.on = False
+    timed.clock.fast_forward(40_000)  # longer than the longest wait
+    expect(row(timed, waits)).to_be_visible()
+    expect(timed.locator("hive-models tr", has_text="meta-llama")).to_be_visible()
+    expect(timed.locator("hive-history tr", has_text="org/ended-late")).to_be_visible()
+    expect(timed.get_by_text("No model is in memory.")).to_be_visible()
+    expect(timed.locator(".unread")).to_have_count(0)
+
+
+def test_a_region_is_not_asked_for_before_the_servers_time_and_not_at_all_where_time_does_not_help(
+    timed: Page, stage: Stage
+) -> None:
+    limited = Fault(timed, "/v1/models$", **refused(429, "Too many requests.", retry_after="600"))
+    denied = Fault(timed, "/v1/workers/list$", **refused(403, "This key may not."))
+    failing = Fault(timed, "/v1/settings/bandwidth$", **refused(503, "Not now."))
+    timed.goto(stage.server.url)
+    models, memory = timed.locator("hive-models .unread"), timed.locator("hive-memory .unread")
+    expect(models).to_contain_text("Too many requests. It is read again at")
+    expect(memory).to_contain_text("This key may not.")
+    expect(memory).not_to_contain_text("again")
+    for _ in range(8):  # waits that have an end
+        before = failing.asked
+        with timed.expect_response("**/v1/settings/bandwidth"):
+            timed.clock.fast_forward(40_000)
+        assert failing.asked > before
+    stage.drawn.complete(stage.drawn.running("org/while-limited"))  # has the models read, at other times
+    expect(timed.locator("tr.download", has_text="org/while-limited")).to_contain_text("Done")
+    assert (limited.asked, denied.asked) == (1, 1)
+    limited.on = denied.on = False
+    with timed.expect_response("**/v1/models"):
+        timed.clock.fast_forward(600_000)
+    expect(timed.locator("hive-models tr", has_text="meta-llama")).to_be_visible()
+    memory.get_by_role("button", name="Try now").click()
+    expect(timed.get_by_text("No model is in memory.")).to_be_visible()
+
+
+def test_what_was_read_stays_when_it_cannot_be_read_again(timed: Page, stage: Stage) -> None:
+    worker = {
+        **{"id": "w1", "url": "", "model_ref": "hf:org/loaded", "model_id": "org/loaded", "backend": "cpu", "device": 0},
+        **{"state": "idle", "slots_total": 1, "slots_available": 1, "download_id": None},
+    }
+    Fault(timed, "/v1/workers/list$", status=200, json={"workers": [worker]})
+    timed.goto(stage.server.url)
+    prompt = timed.get_by_label("Prompt for org/loaded")
+    prompt.fill("a long question")
+    Fault(timed, "/v1/workers/list$", **refused(503, "Redis does not answer."))
+    timed.clock.fast_forward(20_000)
+    expect(timed.locator("hive-memory .unread")).to_contain_text("Redis does not answer. What is shown may be old.")
+    expect(prompt).to_have_value("a long question")

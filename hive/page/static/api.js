@@ -1,9 +1,16 @@
 /** The HTTP API over fetch: docs/api.md. Requests carry the session's cookie, and JSON, which no foreign page can send. */
 
+/** Milliseconds for an answer to a question that changes nothing, and that a Retry-After is followed at most. */
+const [ANSWER_MS, MAX_RETRY_AFTER_MS] = [60_000, 3_600_000];
+
+const BROKEN_OFF = "The answer was broken off. Ask again.";
+
 export class ApiError extends Error {
-  /** @param {string} code @param {string} message @param {Record<string, any>} details @param {number} status */
-  constructor(code, message, details, status) {
+  /** @param {string} code @param {string} message @param {Record<string, any>} details @param {number} status 0 where
+   *   nothing was answered. @param {number} [retryAfterMs] How long the server asks to be left alone. */
+  constructor(code, message, details, status, retryAfterMs = 0) {
     super(message);
+    this.retryAfterMs = retryAfterMs;
     this.code = code;
     this.details = details;
     this.status = status;
@@ -20,11 +27,23 @@ async function ask(method, path, body, signal, headers = {}) {
   try {
     answer = await fetch(path, { method, headers, body: sent, signal, cache: "no-store" });
   } catch (error) {
-    if (signal?.aborted) throw error;
-    throw new ApiError("UNREACHABLE", "The server does not answer. The page goes on when it is back.", {}, 0);
+    throw unanswered(error, "The server does not answer. The page goes on when it is back.");
   }
   if (!answer.ok) throw await refusal(answer);
   return answer;
+}
+
+/** What to raise where an answer does not come, or not whole: who stopped it himself is told nothing.
+ * @param {unknown} error @param {string} text */
+function unanswered(error, text) {
+  return /** @type {any} */ (error).name === "AbortError" ? error : new ApiError("UNREACHABLE", text, {}, 0);
+}
+
+/** Retry-After, seconds or a date, in milliseconds; 0 where there is none. @param {string | null} value */
+function retryAfter(value) {
+  if (!value) return 0;
+  const ms = /^\d+$/.test(value) ? Number(value) * 1000 : Date.parse(value) - Date.now();
+  return Math.min(MAX_RETRY_AFTER_MS, Math.max(0, ms || 0));
 }
 
 /** @param {Response} answer */
@@ -37,6 +56,7 @@ async function refusal(answer) {
   }
   const error = new ApiError(
     said?.code ?? "UNREACHABLE", said?.message ?? `The server answered ${answer.status}.`, said?.details ?? {}, answer.status,
+    retryAfter(answer.headers.get("retry-after")),
   );
   if (answer.status === 401) document.dispatchEvent(new CustomEvent("hive-key-wanted", { detail: error }));
   return error;
@@ -46,8 +66,13 @@ async function refusal(answer) {
  * @param {string} method @param {string} path @param {unknown} [body] @param {Record<string, string>} [headers]
  * @returns {Promise<any>} */
 export async function call(method, path, body, headers) {
-  const answer = await ask(method, path, body, undefined, headers);
-  return answer.status === 204 ? null : answer.json();
+  const answer = await ask(method, path, body, method === "GET" ? AbortSignal.timeout(ANSWER_MS) : undefined, headers);
+  if (answer.status === 204) return null;
+  try {
+    return await answer.json();
+  } catch (error) {
+    throw unanswered(error, "The answer was broken off, or is not hive's.");
+  }
 }
 
 /** Each line of an answer that is written as the work goes on. Raises ApiError.
@@ -58,7 +83,7 @@ async function lines(path, body, onLine, signal) {
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {
-    const { value, done } = await reader.read();
+    const { value, done } = await reader.read().catch((error) => { throw unanswered(error, BROKEN_OFF); });
     if (done) return;
     const parts = (rest + value).split("\n");
     rest = parts.pop() ?? "";
@@ -78,7 +103,7 @@ export async function operation(path, body, onLine) {
     onLine(last);
   });
   if (last?.event === "error") throw new ApiError(last.code, last.message, last.details ?? {}, 200);
-  if (last?.event !== "end") throw new ApiError("UNREACHABLE", "The answer was broken off. Ask again.", {}, 0);
+  if (last?.event !== "end") throw new ApiError("UNREACHABLE", BROKEN_OFF, {}, 0);
   return last;
 }
 

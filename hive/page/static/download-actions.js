@@ -35,7 +35,7 @@ export class DownloadActions {
   handle() {
     return queueHandle(this.row.name, this.shown.node, async (side, id) => {
       await this.control("PUT", "/place", { [side]: id });
-      await this.downloads.refresh();
+      await this.downloads.reading.now();
       this.downloads.dispatchEvent(new CustomEvent("reordered"));
       const { ahead } = this.row.record;
       say(ahead ? `${this.row.name} is behind ${counted(ahead, "other")}.` : `${this.row.name} comes next.`);
@@ -62,7 +62,7 @@ export class DownloadActions {
     const record = await call(method, `/v1/downloads/${this.row.id}${what}`, body);
     this.row.heard = this.row.heard && !ENDED.has(record.status);
     this.downloads.merge(record);
-    this.downloads.refreshSoon();
+    this.downloads.reading.soon();
     this.shown.update();
   }
 
@@ -70,6 +70,6 @@ export class DownloadActions {
   async retry(body) {
     await call("POST", `/v1/downloads/${this.row.id}/retry`, body);
     this.downloads.dismiss(this.row);
-    await this.downloads.refresh();
+    await this.downloads.reading.now();
   }
 }

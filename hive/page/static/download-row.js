@@ -89,7 +89,7 @@ export class DownloadRow {
     this.mending.hidden = row.status !== "failed";
     this.mending.replaceChildren(...(row.status === "failed" ? [mending(row.event.code ?? "", row.event.details ?? {}, {
       again: (body) => this.acts.retry(body),
-      variant: async (name) => { await askForVariant(row.record.model_ref, name); this.downloads.dismiss(row); this.downloads.refreshSoon(); },
+      variant: async (name) => { await askForVariant(row.record.model_ref, name); this.downloads.dismiss(row); this.downloads.reading.soon(); },
     })] : []));
   }
 

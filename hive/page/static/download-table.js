@@ -26,7 +26,7 @@ export class DownloadTable extends HTMLElement {
     this.held = false;
     this.sum = el("p", { class: "sum" });
     this.clear = button("Clear ended", () => this.clearEnded(), { hidden: true });
-    this.empty = el("p", { class: "empty", text: "Nothing is under way. Paste a model above." });
+    this.empty = el("p", { class: "empty", text: "Asking the server…" });
     this.body = el("tbody", { role: "rowgroup" });
     const heads = ["Model", "Progress", "Speed", "Time left", "Actions"].map((text) => el("th", { role: "columnheader", scope: "col", text }));
     this.table = el("table", { role: "table", "aria-label": "Downloads", hidden: true },
@@ -97,7 +97,9 @@ export class DownloadTable extends HTMLElement {
     if (this.clear) this.clear.hidden = ended === 0;
     if (this.bar) this.bar.hidden = all.length === 0;
     if (this.table) this.table.hidden = all.length === 0;
-    if (this.empty) this.empty.hidden = all.length > 0;
+    if (!this.empty) return;
+    this.empty.hidden = all.length > 0;
+    if (this.downloads?.known) setText(this.empty, "Nothing is under way. Paste a model above.");
   }
 
   clearEnded() {

@@ -7,9 +7,10 @@
  */
 
 import { call } from "./api.js";
+import { Reading } from "./reading.js";
 
-/** Milliseconds from a wish to read the list to the reading, and between two while something is under way. */
-const [SOON_MS, AGAIN_MS, HIDDEN_MS] = [300, 5000, 30000];
+/** Milliseconds between two readings while something is under way: where somebody looks, and where nobody does. */
+const [AGAIN_MS, HIDDEN_MS] = [5000, 30000];
 /** Pages of 200 downloads that are under way; failed ones of the last day that are shown; those looked up one by one. */
 const [MAX_PAGES, MAX_FAILED, MAX_NAMED] = [5, 10, 50];
 const DISMISSED = "hive-dismissed";
@@ -26,15 +27,15 @@ function statusOf(event, otherwise) {
 export const nameOf = (record) => record.name ?? record.model_ref.replace(/^hf:/, "");
 
 export class Downloads extends EventTarget {
-  constructor() {
+  /** @param {HTMLElement} place Where it is said that they cannot be read. */
+  constructor(place) {
     super();
+    this.reading = new Reading(place, () => this.reread());
     /** @type {Map<string, Row>} */
     this.rows = new Map();
     /** Downloads that were heard of and are not known: they may have ended before the list is read. @type {Set<string>} */
     this.named = new Set();
     this.known = false;
-    this.timer = 0;
-    this.dueMs = Infinity;
     /** @type {string[]} */
     this.dismissed = JSON.parse(localStorage.getItem(DISMISSED) ?? "[]");
   }
@@ -60,27 +61,17 @@ export class Downloads extends EventTarget {
   /** Show this download, whatever has become of it. @param {string} id */
   look(id) {
     if (this.named.size < MAX_NAMED && !this.dismissed.includes(id)) this.named.add(id);
-    this.refreshSoon();
+    this.reading.soon();
   }
 
   /** @param {Row} row @param {string} before */
   moved(row, before) {
-    this.refreshSoon();
+    this.reading.soon();
     this.dispatchEvent(new CustomEvent("moved", { detail: { row, before } }));
   }
 
-  /** @param {number} [ms] */
-  refreshSoon(ms = SOON_MS) {
-    const due = Date.now() + ms;
-    if (due >= this.dueMs) return;
-    clearTimeout(this.timer);
-    this.dueMs = due;
-    this.timer = setTimeout(() => this.refresh().catch(() => this.refreshSoon(AGAIN_MS)), ms);
-  }
-
-  async refresh() {
-    clearTimeout(this.timer);
-    this.dueMs = Infinity;
+  /** @returns {Promise<number | void>} Milliseconds until they are to be read again. */
+  async reread() {
     const records = await this.read();
     const listed = new Set(records.map((record) => record.id));
     for (const record of records) this.merge(record);
@@ -90,7 +81,7 @@ export class Downloads extends EventTarget {
     for (const id of [...gone.map((row) => row.id), ...this.named]) await this.ended(id).then(() => this.named.delete(id));
     this.known = true;
     this.dispatchEvent(new CustomEvent("change", { detail: [...this.rows.values()] }));
-    if ([...this.rows.values()].some((row) => !ENDED.has(row.status))) this.refreshSoon(document.hidden ? HIDDEN_MS : AGAIN_MS);
+    if ([...this.rows.values()].some((row) => !ENDED.has(row.status))) return document.hidden ? HIDDEN_MS : AGAIN_MS;
   }
 
   /** @returns {Promise<DownloadRecord[]>} */

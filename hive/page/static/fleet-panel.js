@@ -3,14 +3,16 @@
 import { call } from "./api.js";
 import { el, isolated, say, setText } from "./dom.js";
 import { size } from "./format.js";
+import { Reading } from "./reading.js";
 
 const AGAIN_MS = 10000;
 /** The slider's places: from 1 MB/s upwards by half powers of ten, and at its end no limit. */
 const RATES = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000].map((mega) => mega * 1e6);
 
 export class FleetPanel extends HTMLElement {
+  reading = new Reading(this, () => this.read(), () => !document.hidden);
+
   show() {
-    this.timer = 0;
     this.rate = el("input", { type: "range", min: 0, max: RATES.length, value: RATES.length, step: 1, id: "rate" });
     this.rateText = el("span", { text: "no limit" }); // no <output>: that would be read out like the status region
     this.running = el("input", { type: "number", min: 1, max: 1000, id: "running", placeholder: "no limit" });
@@ -23,7 +25,7 @@ export class FleetPanel extends HTMLElement {
     this.rate.addEventListener("input", () => this.sayRate(this.chosen()));
     this.rate.addEventListener("change", () => this.put("/v1/settings/bandwidth", { bytes_per_second: this.chosen() }));
     this.running.addEventListener("change", () => this.put("/v1/settings/downloads", { max_running: Number(this.running?.value) || null }));
-    document.addEventListener("visibilitychange", () => { if (!document.hidden) this.refresh(); });
+    document.addEventListener("visibilitychange", () => { if (!document.hidden) this.reading.soon(0); });
   }
 
   /** @returns {number | null} */
@@ -45,21 +47,23 @@ export class FleetPanel extends HTMLElement {
     } catch (error) {
       say(/** @type {Error} */ (error).message, true);
     }
-    await this.refresh();
+    await this.reading.now();
   }
 
-  async refresh() {
-    clearTimeout(this.timer);
+  /** Gives the milliseconds until it is to be read again; nothing for a key that does not administer. */
+  async read() {
+    const section = /** @type {HTMLElement} */ (this.closest("section"));
     try {
       const [bandwidth, downloads, workers] = await Promise.all(
         ["/v1/settings/bandwidth", "/v1/settings/downloads", "/v1/workers"].map((path) => call("GET", path)));
-      this.hidden = false;
+      section.hidden = false;
       this.draw(bandwidth.bytes_per_second, downloads.max_running, workers.data);
     } catch (error) {
-      // A key that does not administer: there is nothing here for it.
-      if (/** @type {any} */ (error).status === 403) { this.closest("section")?.setAttribute("hidden", ""); return; }
+      if (/** @type {any} */ (error).status !== 403) throw error;
+      section.hidden = true;
+      return undefined;
     }
-    if (!document.hidden) this.timer = setTimeout(() => this.refresh(), AGAIN_MS);
+    return AGAIN_MS;
   }
 
   /** @param {number | null} rate @param {number | null} running @param {Worker[]} workers */

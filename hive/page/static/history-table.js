@@ -4,6 +4,7 @@ import { call } from "./api.js";
 import { button, el, isolated, setText } from "./dom.js";
 import { nameOf } from "./downloads.js";
 import { ago, size, span, speed } from "./format.js";
+import { Reading } from "./reading.js";
 
 const PAGE = 25;
 
@@ -18,21 +19,23 @@ export class HistoryTable extends HTMLElement {
     this.find = el("input", { type: "search", placeholder: "Find", "aria-label": "Find in the history", maxlength: 200 });
     this.body = el("tbody", { role: "rowgroup" });
     this.more = button("More", () => this.load(false), { hidden: true });
-    this.empty = el("p", { class: "empty", text: "Nothing has ended in the last day." });
+    this.empty = el("p", { class: "empty", text: "Asking the server…" });
     const heads = ["Model", "End", "Bytes", "Actions"].map((text) => el("th", { role: "columnheader", scope: "col", text }));
     this.table = el("table", { role: "table", class: "history", "aria-label": "History", hidden: true },
       el("thead", { role: "rowgroup" }, el("tr", { role: "row" }, ...heads)), this.body);
     this.box = el("details", {}, el("summary", { text: "Downloads of the last day" }),
       el("div", { class: "bar" }, this.status, this.find), this.empty, this.table, this.more);
     this.replaceChildren(this.box);
-    this.box.addEventListener("toggle", () => { if (this.box?.open) this.load(true); });
-    this.status.addEventListener("change", () => this.load(true));
+    this.box.addEventListener("toggle", () => this.reading.soon(0));
+    this.status.addEventListener("change", () => this.reading.now());
     let timer = 0;
     this.find.addEventListener("input", () => {
       clearTimeout(timer);
-      timer = setTimeout(() => this.load(true), 300);
+      timer = setTimeout(() => this.reading.now(), 300);
     });
   }
+
+  reading = new Reading(this, () => this.load(true), () => this.box?.open ?? false);
 
   /** @param {boolean} anew */
   async load(anew) {
@@ -61,7 +64,7 @@ export class HistoryTable extends HTMLElement {
     const rate = record.average_bytes_per_second ? ` · ${speed(record.average_bytes_per_second)}` : "";
     const again = record.status === "complete" ? null : button("Retry", async () => {
       await call("POST", `/v1/downloads/${record.id}/retry`, {});
-      await this.downloads?.refresh();
+      await this.downloads?.reading.now();
     }, { "aria-label": `Retry ${name}` });
     return el("tr", { role: "row", "data-status": record.status },
       el("th", { role: "rowheader", scope: "row" }, el("span", { class: "title" }, isolated(name)), el("p", { class: "note" }, isolated(why))),

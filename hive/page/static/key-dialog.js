@@ -1,5 +1,6 @@
 /** Where keys are on: the key is asked for once, and a session's cookie stands for it. The page keeps no key. */
 
+import { call } from "./api.js";
 import { el } from "./dom.js";
 
 const SIGNED_IN = "hive-session";
@@ -35,13 +36,7 @@ export function watchForKey(onIn) {
 
 /** @param {string} key */
 async function signIn(key) {
-  let answer;
-  try {
-    answer = await fetch("/v1/session", { method: "POST", headers: { authorization: `Bearer ${key}` } });
-  } catch {
-    throw new Error("The server does not answer.");
-  }
-  if (!answer.ok) throw new Error((await answer.json()).error?.message ?? `The server answered ${answer.status}.`);
+  await call("POST", "/v1/session", undefined, { authorization: `Bearer ${key}` });
   localStorage.setItem(SIGNED_IN, "1");
   document.dispatchEvent(new CustomEvent("hive-signed-in"));
 }
@@ -52,7 +47,7 @@ function watchSignOut() {
   show();
   document.addEventListener("hive-signed-in", show);
   out.addEventListener("click", async () => {
-    await fetch("/v1/session", { method: "DELETE" });
+    await call("DELETE", "/v1/session");
     localStorage.removeItem(SIGNED_IN);
     location.reload();
   });

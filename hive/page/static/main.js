@@ -20,17 +20,19 @@ function find(selector, kind) {
   return found;
 }
 
-const downloads = new Downloads();
+const downloads = new Downloads(find("hive-downloads", DownloadTable));
 const models = find("hive-models", ModelTable);
 const memory = find("hive-memory", MemoryPanel);
 const fleet = find("hive-fleet", FleetPanel);
+const history = find("hive-history", HistoryTable);
+const partials = find("hive-partials", PartialList);
 const banner = find("#lost", HTMLElement);
 
 find("hive-paste", PasteField).show(downloads);
 find("hive-downloads", DownloadTable).show(downloads);
-find("hive-history", HistoryTable).show(downloads);
+history.show(downloads);
 models.show();
-find("hive-partials", PartialList).show();
+partials.show();
 memory.show();
 fleet.show();
 announce(downloads);
@@ -41,14 +43,14 @@ const stream = new Stream((batch) => downloads.apply(batch), (state) => {
   if (state === "open") lists();
 });
 
-/** What is not in the stream. A list that cannot be read now is read when the stream is back. */
+/** What is not in the stream, which is there at the start, after an outage, and with another key. */
 function lists() {
-  for (const one of [downloads, models, memory, fleet]) one.refresh().catch(() => {});
+  for (const one of [downloads, models, partials, history, memory, fleet]) one.reading.soon(0);
 }
 
 downloads.addEventListener("moved", (event) => {
   const { row } = /** @type {CustomEvent<{row: Row}>} */ (event).detail;
-  if (row.status === "complete") models.refresh().catch(() => {});
+  if (row.status === "complete") models.reading.soon(0);
 });
 document.addEventListener("hive-key-wanted", () => { banner.hidden = true; }); // there is a connection, and no key
 watchForKey(() => stream.connect());

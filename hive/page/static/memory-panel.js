@@ -3,6 +3,7 @@
 import { call } from "./api.js";
 import { careful, el, isolated, setText } from "./dom.js";
 import { promptBox } from "./prompt-box.js";
+import { Reading } from "./reading.js";
 
 /** Milliseconds between two looks: while something changes, and else. */
 const BUSY_MS = 2000;
@@ -14,28 +15,24 @@ const WORDS = /** @type {Record<string, string>} */ ({
 });
 
 export class MemoryPanel extends HTMLElement {
+  reading = new Reading(this, () => this.read(), () => !document.hidden);
+
   show() {
     /** @type {Map<string, MemoryRow>} */
     this.rows = new Map();
-    this.timer = 0;
-    this.empty = el("p", { class: "empty", text: "No model is in memory. Load one from the list of models on disk." });
+    this.empty = el("p", { class: "empty", text: "Asking the server…" });
     this.list = el("ul", { class: "memory" });
     this.replaceChildren(this.empty, this.list);
-    document.addEventListener("hive-memory", () => this.refresh());
-    document.addEventListener("visibilitychange", () => { if (!document.hidden) this.refresh(); });
+    document.addEventListener("hive-memory", () => this.reading.now());
+    document.addEventListener("visibilitychange", () => { if (!document.hidden) this.reading.soon(0); });
   }
 
-  async refresh() {
-    clearTimeout(this.timer);
-    let workers = /** @type {LlmWorker[]} */ ([]);
-    try {
-      workers = (await call("GET", "/v1/workers/list")).workers;
-    } catch {
-      // Said by the banner; looked again below.
-    }
+  /** Gives the milliseconds until they are to be read again. */
+  async read() {
+    const workers = /** @type {LlmWorker[]} */ ((await call("GET", "/v1/workers/list")).workers);
     this.draw(workers);
     const changes = workers.some((worker) => worker.state !== "idle");
-    if (!document.hidden) this.timer = setTimeout(() => this.refresh(), changes ? BUSY_MS : IDLE_MS);
+    return changes ? BUSY_MS : IDLE_MS;
   }
 
   /** @param {LlmWorker[]} workers */
@@ -45,7 +42,7 @@ export class MemoryPanel extends HTMLElement {
     for (const worker of workers) {
       let row = rows.get(worker.id);
       if (!row) {
-        row = new MemoryRow(worker, () => this.refresh());
+        row = new MemoryRow(worker, () => this.reading.now());
         rows.set(worker.id, row);
         list.append(row.node);
       }
@@ -57,7 +54,9 @@ export class MemoryPanel extends HTMLElement {
       row.close();
       rows.delete(id);
     }
-    if (this.empty) this.empty.hidden = rows.size > 0;
+    if (!this.empty) return;
+    this.empty.hidden = rows.size > 0;
+    setText(this.empty, "No model is in memory. Load one from the list of models on disk.");
   }
 }
 
@@ -89,7 +88,7 @@ class MemoryRow {
     this.box.hidden = !serves;
     this.bar.hidden = worker.state !== "loading" && worker.state !== "queued";
     if (!this.bar.hidden && !this.source && mayWatch) this.watch();
-    if (this.bar.hidden) this.source?.close();
+    if (this.bar.hidden) this.unwatch();
   }
 
   watch() {
@@ -97,8 +96,7 @@ class MemoryRow {
     this.source = source;
     source.onmessage = (message) => {
       if (message.data === "[DONE]") {
-        source.close();
-        this.source = null;
+        this.unwatch();
         this.again();
         return;
       }
@@ -112,8 +110,14 @@ class MemoryRow {
     source.onerror = () => { if (source.readyState === EventSource.CLOSED) this.source = null; };
   }
 
-  close() {
+  /** Makes room for the stream of another. */
+  unwatch() {
     this.source?.close();
+    this.source = null;
+  }
+
+  close() {
+    this.unwatch();
     this.node.remove();
   }
 }

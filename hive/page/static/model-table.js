@@ -4,6 +4,7 @@ import { call, inPath, operation } from "./api.js";
 import { button, careful, copy, el, isolated, say, setText } from "./dom.js";
 import { freeRoom } from "./failure.js";
 import { ago, counted, size } from "./format.js";
+import { Reading } from "./reading.js";
 import { snippets } from "./snippets.js";
 
 /** Rows that are shown at once; the filter finds the others. Models from which on there is a filter. */
@@ -11,6 +12,12 @@ const MAX_SHOWN = 200;
 const FILTER_FROM = 6;
 
 export class ModelTable extends HTMLElement {
+  /** Reads what is on disk; nobody does before `show`. */
+  reading = new Reading(this, async () => {
+    this.models = /** @type {Model[]} */ ((await call("GET", "/v1/models")).data);
+    this.draw();
+  });
+
   show() {
     /** @type {Model[]} */
     this.models = [];
@@ -25,12 +32,6 @@ export class ModelTable extends HTMLElement {
     this.table = el("table", { role: "table", class: "models", "aria-label": "Models on disk", hidden: true },
       el("thead", { role: "rowgroup" }, el("tr", { role: "row" }, ...heads)), this.body);
     this.replaceChildren(el("div", { class: "bar" }, this.sum, this.filter, freeRoom()), this.empty, this.table);
-  }
-
-  async refresh() {
-    const answer = await call("GET", "/v1/models");
-    this.models = /** @type {Model[]} */ (answer.data);
-    this.draw();
   }
 
   draw() {
@@ -105,7 +106,7 @@ export class ModelTable extends HTMLElement {
   async discard(model) {
     const done = await call("DELETE", `/v1/models/${inPath(model.id)}`);
     say(`${model.id} is deleted: ${size(done.freed_bytes)} are free.`);
-    await this.refresh();
+    await this.reading.now();
   }
 }
 

@@ -1,8 +1,9 @@
 /** `<hive-partials>`: files that have not come whole, and what they take. For who administers; read when it is opened. */
 
 import { call } from "./api.js";
-import { el, isolated, say, setText } from "./dom.js";
+import { el, isolated, setText } from "./dom.js";
 import { ago, counted, size } from "./format.js";
+import { Reading } from "./reading.js";
 
 /** Files that are shown, those that take most first. */
 const MAX_SHOWN = 50;
@@ -12,13 +13,15 @@ export class PartialList extends HTMLElement {
     this.sum = el("p", { class: "quiet" });
     this.list = el("ul", { class: "partials" });
     this.box = el("details", {}, el("summary", { text: "Files that have not come whole" }), this.sum, this.list);
-    this.box.addEventListener("toggle", () => this.refresh().catch((error) => say(error.message, true)));
+    this.box.addEventListener("toggle", () => this.reading.soon(0));
     this.replaceChildren(this.box);
   }
 
-  async refresh() {
-    const { box, sum, list } = this;
-    if (!box?.open || !sum || !list) return;
+  reading = new Reading(this, () => this.read(), () => this.box?.open ?? false);
+
+  async read() {
+    const { sum, list } = this;
+    if (!sum || !list) return;
     /** @type {PartialFile[]} */
     let found;
     try {

@@ -73,12 +73,19 @@ export class Stream {
 
   /** The browser has given up, after a status that is no stream: a key is wanted, or a proxy answered for a server. */
   async comeBack() {
-    this.timer = setTimeout(() => this.connect(), this.retryMs);
+    const waitMs = this.retryMs;
+    const timer = (this.timer = setTimeout(() => this.connect(), waitMs));
     this.retryMs = Math.min(MAX_RETRY_MS, this.retryMs * 2);
     try {
       await call("GET", "/v1/downloads?limit=1");
     } catch (error) {
-      if (/** @type {any} */ (error).status === 401) clearTimeout(this.timer); // connected again with a key
+      const { status, retryAfterMs } = /** @type {import("./api.js").ApiError} */ (error);
+      if (this.timer !== timer) return; // somebody has connected meanwhile
+      if (status === 401) clearTimeout(timer); // connected again with a key
+      else if (retryAfterMs > waitMs) {
+        clearTimeout(timer);
+        this.timer = setTimeout(() => this.connect(), retryAfterMs);
+      }
     }
   }
 }
