@@ -181,7 +181,7 @@ def crowded(camera: Camera) -> None:
 
 def unread(camera: Camera) -> None:
     """Regions that could not be read: none at first, then none again."""
-    busy = {"error": {"code": "TOO_MANY_REQUESTS", "message": "Too many requests came from this address.", "details": {}}}
+    busy = {"error": {"code": "TOO_MANY_REQUESTS", "message": "Too many requests came from this address."}}
     with staged() as stage:
         put_models(Settings.from_env(stage.env))
         stage.drawn.running("Qwen/Qwen3-32B-GGUF:Q4_K_M", 0.62, int(19.8 * GB), 112_000_000)

@@ -479,10 +479,9 @@ def test_a_region_is_not_asked_for_before_the_servers_time_and_not_at_all_where_
 
 
 def test_what_was_read_stays_when_it_cannot_be_read_again(timed: Page, stage: Stage) -> None:
-    worker = {
-        **{"id": "w1", "url": "", "model_ref": "hf:org/loaded", "model_id": "org/loaded", "backend": "cpu", "device": 0},
-        **{"state": "idle", "slots_total": 1, "slots_available": 1, "download_id": None},
-    }
+    worker: dict[str, Any] = dict.fromkeys(("url", "model_ref", "download_id"), "")
+    worker |= {"id": "w1", "model_id": "org/loaded", "backend": "cpu", "device": 0, "state": "idle"}
+    worker |= {"slots_total": 1, "slots_available": 1}
     Fault(timed, "/v1/workers/list$", status=200, json={"workers": [worker]})
     timed.goto(stage.server.url)
     prompt = timed.get_by_label("Prompt for org/loaded")
