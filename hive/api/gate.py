@@ -140,7 +140,7 @@ class Gate:
         elif PRINCIPAL not in scope:
             error = self._refusal(scope, error)
         if error.status not in _PASSING or self._ask_back is None or not await self._ask_back(scope, send):
-            await error_response(error)(scope, receive, send)
+            await error_response(error, scope["path"])(scope, receive, send)
 
     def _refusal(self, scope: Scope, error: errors.HiveError) -> errors.HiveError:
         """What a request that is not let in is told: why, or that there were too many from its address."""

@@ -13,7 +13,15 @@ from starlette.routing import Match, Route
 
 from hive import errors, logs
 from hive.disk_errors import disk_error, is_disk_error
-from hive.wire.api import INFERENCE_PATH, OLLAMA_PATHS, OPENAI_PATHS, ErrorBody, ErrorReply, error_type
+from hive.wire.api import (
+    INFERENCE_PATH,
+    OLLAMA_PATHS,
+    OLLAMA_PROMPT_PATHS,
+    OPENAI_PATHS,
+    ErrorBody,
+    ErrorReply,
+    error_type,
+)
 from hive.wire.encoding import encode_json
 
 log = logging.getLogger("hive.api")
@@ -27,7 +35,7 @@ MAX_PROMPT_BODY_BYTES = 262_144
 
 def max_body_bytes(path: str) -> int:
     """How large the body of a request to this address may be."""
-    takes_prompt = path == INFERENCE_PATH or path in OPENAI_PATHS or path in OLLAMA_PATHS
+    takes_prompt = path == INFERENCE_PATH or path in OPENAI_PATHS or path in OLLAMA_PROMPT_PATHS
     return MAX_PROMPT_BODY_BYTES if takes_prompt else MAX_BODY_BYTES
 
 
@@ -83,8 +91,11 @@ def error_reply(error: errors.HiveError, request_id: str) -> ErrorReply:
     )
 
 
-def error_response(error: errors.HiveError) -> JsonResponse:
-    """`{"error": {"code", "message", "details", "request_id"}}` with the error's status."""
+def error_response(error: errors.HiveError, path: str = "", status: int = 0) -> JsonResponse:
+    """`{"error": {"code", "message", "details", "request_id"}}` with the error's status, or another.
+
+    At an address of Ollama's clients (`path`) it is `{"error": "message", "code"}`: they show it as text.
+    """
     headers: dict[str, str] | None = None
     if error.status in (429, 503):
         wait_s = error.details.get("retry_after_s")  # of a worker's error, perhaps: anything
@@ -93,14 +104,16 @@ def error_response(error: errors.HiveError) -> JsonResponse:
         headers = {"www-authenticate": 'Bearer realm="hive"'}
     elif error.status == 405:
         headers = {"allow": error.details.get("allow", "")}
-    body = error_reply(error, logs.bound_field("request_id"))
-    return JsonResponse(body, status_code=error.status, headers=headers)
+    body: Any = error_reply(error, logs.bound_field("request_id"))
+    if path in OLLAMA_PATHS:
+        body = {"error": error.message, "code": error.code}
+    return JsonResponse(body, status_code=status or error.status, headers=headers)
 
 
-async def on_hive_error(_: Request, error: Exception) -> Response:
+async def on_hive_error(request: Request, error: Exception) -> Response:
     """Any of our own errors."""
     assert isinstance(error, errors.HiveError)
-    return error_response(error)
+    return error_response(error, request.url.path)
 
 
 async def on_http_error(request: Request, error: Exception) -> Response:
@@ -111,8 +124,8 @@ async def on_http_error(request: Request, error: Exception) -> Response:
             errors.NotFound(f"There is nothing at {request.url.path[:200]!r}. The addresses are in docs/api.md.")
         )
     if error.status_code == 405:
-        return error_response(errors.MethodNotAllowed(allow=_allowed(request)))
-    return error_response(errors.BadRequest(str(error.detail)))
+        return error_response(errors.MethodNotAllowed(allow=_allowed(request)), request.url.path)
+    return error_response(errors.BadRequest(str(error.detail)), request.url.path)
 
 
 def _allowed(request: Request) -> str:
@@ -127,16 +140,16 @@ async def on_disconnect(_: Request, error: Exception) -> Response:
     return error_response(errors.BadRequest("The request broke off."))
 
 
-async def on_disk_error(_: Request, error: Exception) -> Response:
+async def on_disk_error(request: Request, error: Exception) -> Response:
     """What a disk refused: no mistake of ours, so it is named, with its path."""
     assert isinstance(error, OSError)
     if not is_disk_error(error):
         raise error
     found = disk_error(error)
     log.warning("the store refused", extra={"fields": {"code": found.code, "reason": found.message}})
-    return error_response(found)
+    return error_response(found, request.url.path)
 
 
-async def on_crash(_: Request, error: Exception) -> Response:
+async def on_crash(request: Request, error: Exception) -> Response:
     """A mistake of ours: logged with its traceback by the server, told without it."""
-    return error_response(errors.InternalError())
+    return error_response(errors.InternalError(), request.url.path)

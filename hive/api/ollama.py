@@ -21,9 +21,9 @@ from starlette.responses import Response
 
 from hive import errors, logs
 from hive.api.disconnect import while_connected
-from hive.api.json import JsonResponse, read_body
+from hive.api.json import JsonResponse, error_response, read_body
 from hive.api.models import remove
-from hive.api.ollama_lines import NdjsonResponse, line, refusal, told_simply
+from hive.api.ollama_lines import NdjsonResponse, line
 from hive.api.services import Services, services_of
 from hive.auth.principal import Principal, principal_of
 from hive.doors.ollama_names import name_of, read_name, same_name
@@ -106,7 +106,6 @@ async def version(request: Request) -> Response:
     return JsonResponse({"version": VERSION})
 
 
-@told_simply
 async def tags(request: Request) -> Response:
     """`GET /api/tags`: the models on the disk."""
     services, found = services_of(request), await visible(request)
@@ -114,7 +113,6 @@ async def tags(request: Request) -> Response:
     return JsonResponse({"models": [_listed(model, head) for model, head in zip(found, heads, strict=True)]})
 
 
-@told_simply
 async def running(request: Request) -> Response:
     """`GET /api/ps`: the models in memory."""
     from hive.api.llm import seen
@@ -135,7 +133,6 @@ async def running(request: Request) -> Response:
     return JsonResponse({"models": found})
 
 
-@told_simply
 async def show(request: Request) -> Response:
     """`POST /api/show`: one model on the disk."""
     asked = await read_body(request, _Named)
@@ -159,7 +156,6 @@ async def show(request: Request) -> Response:
     return JsonResponse(answer)
 
 
-@told_simply
 async def delete(request: Request) -> Response:
     """`DELETE /api/delete`: remove a model from the disk."""
     asked = await read_body(request, _Named)
@@ -168,7 +164,6 @@ async def delete(request: Request) -> Response:
     return Response(status_code=200)
 
 
-@told_simply
 async def pull(request: Request) -> Response:
     """`POST /api/pull`: bring a model, told in lines; it goes on when the client leaves."""
     asked = await read_body(request, _Named)
@@ -249,10 +244,10 @@ def _check_end(record: Record) -> None:
         raise from_code(event.code or "DOWNLOAD_FAILED", event.message, event.details or {})
 
 
-@told_simply
 async def not_here(request: Request) -> Response:
     """What else Ollama's API has: models are made and given away elsewhere."""
-    return refusal(errors.NotFound(f"hive does not answer {request.url.path[:64]}; see docs/ollama.md"), 501)
+    path = request.url.path
+    return error_response(errors.NotFound(f"hive does not answer {path[:64]}; see docs/ollama.md"), path, 501)
 
 
 # -- models ------------------------------------------------------------------------------------------------------------

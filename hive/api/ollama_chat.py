@@ -22,7 +22,7 @@ from hive.api.disconnect import while_connected
 from hive.api.downloads import read_spec
 from hive.api.json import JsonResponse
 from hive.api.ollama import find
-from hive.api.ollama_lines import NdjsonResponse, line, told_simply
+from hive.api.ollama_lines import NdjsonResponse, line
 from hive.api.passing import MAX_WHOLE_BYTES, read_whole
 from hive.api.services import Services, services_of
 from hive.auth.principal import Principal, principal_of
@@ -36,13 +36,11 @@ if TYPE_CHECKING:
 HIGH_WATER_BYTES: Final = 65_536
 
 
-@told_simply
 async def generate(request: Request) -> Response:
     """`POST /api/generate`: a prompt to a model."""
     return await _answer(request, is_chat=False)
 
 
-@told_simply
 async def chat(request: Request) -> Response:
     """`POST /api/chat`: a conversation with a model."""
     return await _answer(request, is_chat=True)

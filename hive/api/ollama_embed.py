@@ -18,7 +18,6 @@ from hive.api.disconnect import while_connected
 from hive.api.json import JsonResponse
 from hive.api.ollama import find
 from hive.api.ollama_chat import ask_engine, close_answer, serving_records
-from hive.api.ollama_lines import told_simply
 from hive.api.passing import MAX_WHOLE_BYTES, read_whole
 from hive.auth.principal import principal_of
 from hive.serving.record import LlmRecord
@@ -48,7 +47,6 @@ class _Answer(msgspec.Struct, frozen=True):
     usage: _Usage = _Usage()
 
 
-@told_simply
 async def embed(request: Request) -> Response:
     """`POST /api/embed`: a vector for each of several texts."""
     asked, records = await _read(request)
@@ -66,7 +64,6 @@ async def embed(request: Request) -> Response:
     )
 
 
-@told_simply
 async def embeddings(request: Request) -> Response:
     """`POST /api/embeddings`: the vector of one text."""
     asked, records = await _read(request)

@@ -1,40 +1,15 @@
-"""Answers as Ollama's clients read them: errors as one sentence, and streams as lines of JSON (NDJSON)."""
+"""Streams as Ollama's clients read them: lines of JSON (NDJSON), an error as the last one."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator
 from typing import Any
 
-from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from hive import errors
-from hive.api.json import JsonResponse
 from hive.wire.encoding import encode_json
-
-Handler = Callable[[Request], Awaitable[Response]]
-
-
-def refusal(error: errors.HiveError, status: int = 0) -> Response:
-    """An error: `{"error": "text"}`, and hive's code beside it; with its own status, or another."""
-    status = status or error.status
-    headers = {"retry-after": "1"} if status in (429, 503) else None
-    return JsonResponse({"error": error.message, "code": error.code}, status_code=status, headers=headers)
-
-
-def told_simply(handler: Handler) -> Handler:
-    """The handler, whose errors are told so."""
-
-    @functools.wraps(handler)
-    async def answer(request: Request) -> Response:
-        try:
-            return await handler(request)
-        except errors.HiveError as error:
-            return refusal(error)
-
-    return answer
 
 
 def line(content: Any) -> bytes:

@@ -27,8 +27,10 @@ MANY_PATH: Final = "/v1/downloads/progress"
 LOADING_PATH: Final = "/v1/loading/progress"
 INFERENCE_PATH: Final = "/v1/inference"
 OPENAI_PATHS: Final = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
-#: The same in Ollama's forms.
-OLLAMA_PATHS: Final = ("/api/generate", "/api/chat", "/api/embed", "/api/embeddings")
+#: The same in Ollama's forms, and all of Ollama's addresses: those too that hive refuses.
+OLLAMA_PROMPT_PATHS: Final = ("/api/generate", "/api/chat", "/api/embed", "/api/embeddings")
+_OLLAMA_NAMES: Final = ("version", "tags", "ps", "show", "pull", "delete", "create", "copy", "push")
+OLLAMA_PATHS: Final = frozenset([*OLLAMA_PROMPT_PATHS, *(f"/api/{name}" for name in _OLLAMA_NAMES)])
 #: Characters of what names a worker of a model, or a request to one.
 MAX_ID_CHARS: Final = 128
 #: The header by which whoever asks for models on the disk shows the Hub's token.

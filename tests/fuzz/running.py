@@ -23,8 +23,7 @@ STREAMS = ("/v1/models/download/progress", "/v1/downloads/progress")
 #: The Hub's addresses refuse in the Hub's form, by headers, and not in the document's: tests/doors has their odd ones.
 HUB = (
     *("/api/whoami-v2", "/api/{id}", *(f"/api/{kind}/{{id}}" for kind in HUB_KINDS)),
-    *(f"/api/{name}" for name in ("version", "tags", "ps", "show", "pull", "delete")),
-    *OLLAMA_PATHS,
+    *sorted(OLLAMA_PATHS),
     "/api/{name}",
     *(f"/{kind}/{{org}}/{{name}}/resolve/{{id}}" for kind in HUB_KINDS[1:]),
     *("/{org}/{name}/resolve/{id}", "/{name}/resolve/{id}"),

@@ -34,7 +34,7 @@ from hive.api.routes import ApiRoute, StreamRoute
 from hive.auth.scopes import Scope
 from hive.errors import HiveError
 from hive.version import VERSION
-from hive.wire.api import ErrorReply
+from hive.wire.api import OLLAMA_PATHS, ErrorReply
 from hive.wire.events import Event
 from hive.wire.maintenance import MEDIA_TYPE
 
@@ -245,7 +245,8 @@ class _Answers:
         for error in errors_of(entry, operation):
             by_status.setdefault(error.status, []).append(error)
         for status, kinds in sorted(by_status.items()):
-            found[str(status)] = self._refusal(status, {kind.code: kind for kind in reversed(kinds)})
+            by_code = {kind.code: kind for kind in reversed(kinds)}
+            found[str(status)] = self._refusal(status, by_code, is_text=entry.path in OLLAMA_PATHS)
         return found
 
     def _content(self, answer: Answer) -> Object:
@@ -262,16 +263,21 @@ class _Answers:
             return {"content": {media_type: {"schema": _TEXT} for media_type in answer.media_types}}
         return {}
 
-    def _refusal(self, status: int, kinds: Mapping[str, type[HiveError]]) -> Object:
-        """An error: the shape that all have, and the codes of a route under this status."""
+    def _refusal(self, status: int, kinds: Mapping[str, type[HiveError]], *, is_text: bool) -> Object:
+        """An error: the shape that all have, or that of Ollama's addresses, and the codes under this status."""
         codes = sorted(kinds)
-        narrowed = {"properties": {"error": {"properties": {"code": {"enum": codes}}}}}
         more = _HEADERS_OF.get(status, ())
         name = f"{status}.{'.'.join(codes)}"
+        if is_text:
+            schema: Object = {"type": "object", "properties": {"error": _TEXT, "code": {"enum": codes}}}
+            name = f"{name}.text"
+        else:
+            narrowed = {"properties": {"error": {"properties": {"code": {"enum": codes}}}}}
+            schema = {"allOf": [self._schemas.of(ErrorReply), narrowed]}
         self._shared[name] = {
             "description": "\n\n".join(f"`{code}`: {kinds[code]().message}" for code in codes),
             "headers": _headers(*more),
-            "content": {"application/json": {"schema": {"allOf": [self._schemas.of(ErrorReply), narrowed]}}},
+            "content": {"application/json": {"schema": schema}},
         }
         return {"$ref": f"#/components/responses/{name}"}
 
