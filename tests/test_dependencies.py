@@ -31,7 +31,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 #: What each lock is made from.
 RUN = PROJECT["project"]["dependencies"]
 ASKED = {"run": RUN, "serve": RUN + PROJECT["project"]["optional-dependencies"]["serve"]} | {
-    name: PROJECT["dependency-groups"][name] for name in ("build", "dev", "model", "lock", "pip")
+    name: PROJECT["dependency-groups"][name] for name in ("build", "dev", "model", "lock", "pip", "open-webui")
 }
 SYSTEMS = [
     {"sys_platform": platform, "platform_system": system, "platform_machine": machine, "os_name": "posix"}
@@ -126,7 +126,11 @@ def test_the_build_needs_what_is_locked_for_it() -> None:
 @pytest.mark.parametrize("file", ["Dockerfile", "scripts/install", "scripts/lock"])
 def test_nothing_is_fetched_without_digests(file: str) -> None:
     text = (ROOT / file).read_text().replace("\\\n", " ")
-    calls = [line for line in re.split(r"\n|&&", text) if re.search(r"\bpip\b.* (install|wheel) |^pip_install ", line)]
+    calls = [
+        line
+        for line in re.split(r"\n|&&", text)
+        if re.search(r"\bpip\b.* (install|wheel|download) |^pip_install ", line)
+    ]
     assert calls
     for call in calls:
         if '"$@"' not in call:

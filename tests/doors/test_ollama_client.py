@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import ollama
 import pytest
 import requests
 
 from hive.processes.embedded_redis import EmbeddedRedis
+from hive.settings import Settings
 from tests.hub import HubServer, SyntheticFile
+from tests.support import open_webui
 from tests.support.content import MIB
 from tests.support.gguf_models import write_random, write_reciting
+from tests.support.keyed import new_key
 from tests.support.llm import PIECES, RECITED, Fleet
 from tests.support.oci_registry import OciRegistry
-from tests.support.processes import environment
+from tests.support.open_webui import OpenWebui
+from tests.support.processes import Server, environment, stopping
 
 NAME = "hf.co/org/model:Q4_K_M"
+VECTORS = "hf.co/org/vectors:F16"
 
 
 @pytest.fixture(scope="module")
@@ -135,48 +140,97 @@ def test_a_model_of_ollamas_own_registry_has_its_own_name(client: ollama.Client,
     assert client.delete("Tiny:1b").status == "success"
 
 
-def test_open_webui_s_requests_are_answered_in_what_it_reads(fleet: Fleet) -> None:
-    """The requests that Open WebUI sends, replayed: as `open_webui/routers/ollama.py` of its wheel 0.12.4 makes them
-    (functions in brackets), and the fields that it reads. The package itself, of 100 MB, is not here.
-    """
+@pytest.fixture(scope="module")
+def webui() -> Iterator[OpenWebui]:
+    with stopping(OpenWebui()) as made:
+        yield made
+    assert "Connection error" not in made.output, made.output  # so it says where it cannot read an answer
 
-    def send(method: str, path: str, body: object = None) -> requests.Response:
-        headers = {"content-type": "application/json", "x-openwebui-user-name": "n", "x-openwebui-user-role": "admin"}
-        data = None if body is None else json.dumps(body)
-        answer = requests.request(method, f"{fleet.url}{path}", data=data, headers=headers, timeout=120)
-        assert answer.ok == ("error" not in answer.text), (
-            answer.text
-        )  # [send_request] takes `error` as the text to show
-        return answer
 
-    def lines(answer: requests.Response) -> list[dict[str, Any]]:
-        assert answer.headers["content-type"] == "application/x-ndjson"
-        return [json.loads(each) for each in answer.text.splitlines()]
+@pytest.fixture(scope="module")
+def locked_door(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """A server with keys before the same store and workers, and a key of it."""
+    env = fleet.env | {"HIVE_API_KEYS_FILE": str(tmp_path_factory.mktemp("k") / "keys.json")}
+    key = new_key(Settings.from_env(env), "webui", "read", "pull", "run", "admin")
+    with stopping(Server(env)) as server:
+        server.wait_until_ready()
+        yield server.url, key
+    assert "Traceback" not in server.output, server.output
 
-    # [pull_model]: the form with `model` beside `name`, and always `insecure`.
-    pulled = lines(send("POST", "/api/pull", {"name": NAME, "model": NAME, "insecure": True}))
+
+def test_what_is_called_open_webui_here_is_its_wheel_s_byte_for_byte(webui: OpenWebui) -> None:
+    assert open_webui.changed() == set()
+
+
+@pytest.mark.parametrize("has_keys", [False, True], ids=["without a key", "with a key"])
+def test_open_webui_pulls_lists_shows_asks_unloads_and_deletes(
+    webui: OpenWebui, fleet: Fleet, locked_door: tuple[str, str], has_keys: bool
+) -> None:
+    """What its page does, by its own code: no request here is ours."""
+    url, key = locked_door if has_keys else (fleet.url, None)
+    webui.connect(url, key)
+    assert webui.good("POST", "/verify", {"url": url, "key": key})["version"]
+    assert [int(part) for part in webui.good("GET", "/api/version")["version"].split(".")] >= [0, 1, 0]
+    pulled = webui.stream("/api/pull", {"name": "hf.co/org/large"})  # its bar: completed of total, by digest
+    assert pulled[0]["status"] == "pulling manifest"
     assert pulled[-1] == {"status": "success"}
-    # [get_all_models], [get_ollama_loaded_models], [get_ollama_versions]
-    listed = {model["model"]: model for model in send("GET", "/api/tags").json()["models"]}
+    assert all(line["completed"] <= line["total"] == 40 * MIB + 2 for line in pulled if "digest" in line)
+    for name in (NAME, VECTORS):
+        assert webui.stream("/api/pull", {"name": name})[-1] == {"status": "success"}
+    listed = {model["model"]: model for model in webui.good("GET", "/api/tags")["models"]}
+    assert listed[NAME]["urls"] == [0]
     assert {"name", "size", "modified_at", "digest", "details"} <= listed[NAME].keys()
-    assert send("GET", "/api/ps").json() == {"models": []}
-    assert [int(part) for part in send("GET", "/api/version").json()["version"].split(".")] >= [0, 1, 0]
-    assert "completion" in send("POST", "/api/show", {"model": NAME}).json()["capabilities"]
-    # [generate_chat_completion]
+    assert webui.good("GET", "/api/ps") == {"models": []}
+    assert "completion" in webui.good("POST", "/api/show", {"model": NAME})["capabilities"]
     messages = [{"role": "user", "content": "?"}]
-    chat = {"model": NAME, "messages": messages, "options": {"num_predict": 4, "temperature": 0.5}, "stream": True}
-    said = lines(send("POST", "/api/chat", chat))
+    asked = {"model": NAME, "messages": messages, "options": {"num_predict": 4, "temperature": 0.5}, "metadata": {}}
+    said = webui.stream("/api/chat", {**asked, "stream": True})
     assert "".join(each["message"]["content"] for each in said) == "Once upon a time"
-    assert {"eval_count", "eval_duration", "prompt_eval_count", "total_duration", "done_reason"} <= said[-1].keys()
-    assert send("POST", "/api/chat", {**chat, "stream": False}).json()["message"]["content"] == "Once upon a time"
-    # [generate_completion], [get_all_models] again: `expires_at` is read by datetime.fromisoformat
-    assert lines(send("POST", "/api/generate", {"model": NAME, "prompt": "?", "stream": True}))[-1]["done"]
-    assert datetime.fromisoformat(send("GET", "/api/ps").json()["models"][0]["expires_at"]) > datetime.now(UTC)
-    # [unload_model], [delete_model]
-    assert send("POST", "/api/generate", {"model": NAME, "keep_alive": 0, "prompt": ""}).json()["done"]
+    assert (said[-1]["done"], said[-1]["done_reason"]) == (True, "length")
+    whole = webui.good("POST", "/api/chat", {**asked, "stream": False})
+    assert whole["message"]["content"] == "Once upon a time"
+    assert webui.stream("/api/generate", {"model": NAME, "prompt": "?", "raw": True})[-1]["done"]
+    assert chat_at_its_page(webui, messages) == RECITED
+    assert webui.good("GET", "/api/ps")["models"][0]["model"] == NAME
+    shown = {model["model"]: model for model in webui.good("GET", "/api/tags")["models"]}
+    assert shown[NAME]["expires_at"] > time.time()
+    vectors = webui.good("POST", "/api/embed", {"model": VECTORS, "input": ["one", "two"]})["embeddings"]
+    assert len(vectors) == 2
+    legacy = webui.good("POST", "/api/embeddings", {"model": VECTORS, "prompt": "one"})["embedding"]
+    assert legacy == pytest.approx(vectors[0], abs=1e-3)
+    assert webui.refusal("DELETE", "/api/delete", {"model": NAME})[0] == 409
+    assert webui.good("POST", "/api/unload", {"model": NAME}) == {"status": True}
     fleet.end_workers()
-    assert send("DELETE", "/api/delete", {"model": NAME}).status_code == 200
-    assert send("POST", "/api/show", {"model": NAME}).status_code == 404
+    for name in (NAME, VECTORS):
+        assert webui.good("DELETE", "/api/delete", {"model": name}) is True
+    assert not {NAME, VECTORS} & {model["model"] for model in webui.good("GET", "/api/tags")["models"]}
+
+
+def chat_at_its_page(webui: OpenWebui, messages: list[dict[str, str]]) -> str:
+    """What a chat at its page shows; its code turns it from OpenAI's form into Ollama's and back."""
+    body = {"model": NAME, "messages": messages, "stream": True, "max_tokens": 100}
+    events = webui.call("POST", "/api/chat/completions", body).text.split("\n\n")
+    assert events[-2:] == ["data: [DONE]", ""]
+    chunks = [json.loads(event.removeprefix("data: ")) for event in events[:-2]]
+    assert chunks[-1]["choices"][0]["finish_reason"] == "stop"
+    assert chunks[-1]["usage"]["completion_tokens"] >= len(PIECES)
+    return "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks)
+
+
+def test_open_webui_shows_what_hive_says_where_a_pull_or_a_key_is_refused(
+    webui: OpenWebui, fleet: Fleet, locked_door: tuple[str, str]
+) -> None:
+    webui.connect(fleet.url)
+    told = webui.stream("/api/pull", {"name": "hf.co/org/none"})  # its page looks for `error` in each line
+    assert told[-1]["error"].startswith("pull model manifest: file does not exist")
+    assert webui.refusal("POST", "/api/copy/0", {"source": NAME, "destination": "x"})[0] == 501
+    url, _ = locked_door
+    for key, said in ((None, "wants an API key"), (f"hive_{'w' * 40}", "key")):
+        webui.connect(url, key)
+        status, text = webui.refusal("POST", "/api/pull", {"name": NAME})
+        assert (status, said in text, "www" in text) == (401, True, False)
+        assert webui.refusal("GET", "/api/tags/0")[0] == 401
+    assert said in webui.refusal("POST", "/verify", {"url": url, "key": key})[1]
 
 
 def test_what_is_not_there_is_said_in_the_words_that_clients_look_for(client: ollama.Client, fleet: Fleet) -> None:

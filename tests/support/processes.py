@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import requests
 
@@ -192,8 +192,11 @@ class Workers(HiveProcess):
             self.wait_for_log(f"{concurrency} workers are ready")
 
 
+Process = TypeVar("Process", bound=HiveProcess)
+
+
 @contextlib.contextmanager
-def stopping(process: HiveProcess) -> Iterator[HiveProcess]:
+def stopping(process: Process) -> Iterator[Process]:
     """End the process when the block ends."""
     try:
         yield process
