@@ -175,6 +175,7 @@ def test_a_transfer_coding_that_nobody_asked_for_ends_it_at_once(tmp_path: Path,
         (b"\x15\x03\x01\x00\x02\x02\x46", "does not speak HTTP"),
         (b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 200 + b"\r\n", "headers"),
         (b"HTTP/1.1 200 OK\r\nX: " + b"y" * 100_000 + b"\r\n\r\n", "headers"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 5\r\n\r\nabcde", "several lengths"),
     ],
 )
 def test_what_is_no_answer_is_named(tmp_path: Path, answer: bytes, said: str) -> None:

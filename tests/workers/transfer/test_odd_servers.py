@@ -70,6 +70,32 @@ def test_a_server_that_cannot_do_ranges_gives_the_whole(
 
 
 @BOTH
+@pytest.mark.parametrize("block", [65_536, -1])
+def test_a_server_that_gives_other_ranges_than_asked_for_gives_the_whole(
+    hub: HubServer, tmp_path: Path, block: int, pinned: bool
+) -> None:
+    """It counts in whole blocks, or from 1."""
+
+    def answer(request: Request, content: Content) -> Reply | None:
+        asked = part(request, content)
+        if asked is None:
+            return None
+        start = asked[0] // block * block if block > 0 else min(asked[0] + 1, asked[1] - 1)
+        said = f"bytes {start}-{asked[1] - 1}/{content.size}"
+        return Reply(206, [("Content-Range", said), ("ETag", '"one"')], of_range(content, start, asked[1]))
+
+    bring(hub, tmp_path / "f", answer, pinned=pinned)
+
+
+@BOTH
+def test_a_416_that_calls_the_file_empty_is_not_believed(hub: HubServer, tmp_path: Path, pinned: bool) -> None:
+    def answer(request: Request, content: Content) -> Reply | None:
+        return Reply(416, [("Content-Range", "bytes */0")]) if part(request, content) else None
+
+    assert bring(hub, tmp_path / "f", answer, pinned=pinned) <= 4
+
+
+@BOTH
 def test_a_range_that_comes_as_200_is_not_taken_for_the_file(hub: HubServer, tmp_path: Path, pinned: bool) -> None:
     """A proxy between made 200 of 206, and left the rest as it was."""
 

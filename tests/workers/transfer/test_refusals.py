@@ -143,7 +143,7 @@ def test_a_host_that_serves_two_connections_is_not_pestered(hub: HubServer, tmp_
         (faults.status(403), ModelAccessDenied),
         (faults.status(404), FileNotFound),
         (faults.status(400, body="no more"), DownloadError),
-        (faults.wrong_range(shift_bytes=4 * KIB), SourceChanged),
+        (faults.wrong_range(total_shift_bytes=4 * KIB), SourceChanged),
     ],
 )
 def test_the_refusal_of_the_last_connection_is_final_and_named(

@@ -14,6 +14,7 @@ from requests import RequestException
 from urllib3.exceptions import (
     ConnectTimeoutError,
     HTTPError,
+    InvalidHeader,
     NameResolutionError,
     NewConnectionError,
     ProtocolError,
@@ -262,4 +263,5 @@ _WORDS: tuple[tuple[type[BaseException], str], ...] = (
     (TimeoutError, "the server sent nothing for too long"),
     (ProxyError, "the proxy cannot be reached"),
     (SSLError, "the TLS connection failed"),
+    (InvalidHeader, "the answer names several lengths, or none that is a number"),
 )

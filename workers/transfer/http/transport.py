@@ -11,6 +11,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from http import HTTPStatus
+from typing import NoReturn
 
 from hive.errors import (
     DownloadError,
@@ -216,7 +217,7 @@ class _ResponseCheck:
         if status in _WHOLE:
             return self._whole(start, end, known)
         if status == 416 and end is not None:
-            return self._beyond(start, known)
+            self._beyond(start, known)
         if status == HTTPStatus.NOT_IMPLEMENTED and end is not None:
             raise _OtherBytes(RangesRefused())
         raise self._failure(status)
@@ -237,8 +238,11 @@ class _ResponseCheck:
         if got is None:
             # Several parts in one answer, or a header that cannot be read: the whole file may still be had.
             raise _OtherBytes(RangesRefused())
-        if got.start != start or got.end is None or not start < got.end <= end:
+        if got.start is None or got.end is None or not got.start < got.end <= (got.total or got.end):
             raise _OtherBytes(SourceChanged("The server answers with other bytes than those asked for."))
+        if got.start != start or got.end > end:
+            # It counts in another way, or in whole blocks: the whole file may still be had.
+            raise _OtherBytes(RangesRefused())
         if None not in (known.size, got.total) and got.total != known.size:
             raise _OtherBytes(SourceChanged(f"The file has {got.total} bytes now, not {known.size}."))
         return self._stream(start, got.total, got.end - start)
@@ -265,14 +269,11 @@ class _ResponseCheck:
             raise _OtherBytes(SourceChanged(f"The file has {total} bytes now, not {known.size}."))
         return self._stream(0, total, total, whole=True)
 
-    def _beyond(self, start: int, known: ExpectedContent) -> HttpStream:
-        """416: the file ends before `start`. An empty file has no range at all, so there it is the right answer; where
-        the file is as long as it should be, or nobody says how long it is, the server refuses ranges as such.
+    def _beyond(self, start: int, known: ExpectedContent) -> NoReturn:
+        """416: the file ends before `start`. Where that is 0, or the file is as long as it should be, the server
+        refuses ranges as such, or has an empty file: asked without a range it says which.
         """
         got = http_status.content_range(self._headers)
-        if start == 0 and got is not None and got.total == 0:
-            self._response.discard()
-            return self._stream(0, 0, 0, whole=True)
         if start == 0 or (got is not None and got.total is not None and got.total == known.size):
             raise _OtherBytes(RangesRefused())
         raise _OtherBytes(SourceChanged("The file is shorter now than it was."))
