@@ -4,6 +4,9 @@ Problem: load balancers ask `/readyz` without a key and must never hear 429, so 
 takes its turn in the one thread that talks to Redis. The easy way, a question for each, lets a stranger who asks faster
 than Redis answers keep everybody else's calls from their turn. So whoever asks while a look is under way gets its
 answer.
+
+Redis is asked whether it answers, not whether it takes writes: one that is full says the same to every replica, so a
+balancer that left them all out would make a refusal of new downloads one of lists, streams and models on disk too.
 """
 
 from __future__ import annotations

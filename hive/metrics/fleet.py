@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -18,6 +18,7 @@ from hive.downloads.names import text_names
 from hive.downloads.registry import HeartbeatRegistry
 from hive.metrics.replica import ReplicaFigures
 from hive.redis.client import RedisClient
+from hive.redis.info import read_info
 from hive.settings import Settings
 from hive.wire import keys
 
@@ -43,6 +44,24 @@ class FleetFigures(msgspec.Struct, kw_only=True, frozen=True):
     #: Workers of models in memory, by state.
     llm_workers: dict[str, int] = msgspec.field(default_factory=dict)
     replicas: tuple[ReplicaFigures, ...]
+
+
+class RedisMemory(NamedTuple):
+    """What Redis holds against its `maxmemory`, and that: bytes, 0 for no limit."""
+
+    used: int
+    limit: int
+
+
+def read_memory(client: RedisClient) -> RedisMemory | None:
+    """How full Redis is; None where INFO does not say it. One round trip, which a full Redis answers too; raises
+    redis-py's errors.
+    """
+    info = read_info(client, "memory")
+    used, limit, apart = (info.get(name) for name in ("used_memory", "maxmemory", "mem_not_counted_for_evict"))
+    if not isinstance(used, int) or not isinstance(limit, int):
+        return None
+    return RedisMemory(max(0, used - (apart if isinstance(apart, int) else 0)), max(0, limit))
 
 
 def read_fleet(

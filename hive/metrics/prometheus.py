@@ -26,7 +26,7 @@ from prometheus_client.registry import Collector
 
 from hive import errors
 from hive.downloads.scripts import QUEUE_WAIT_CLASSES_S
-from hive.metrics.fleet import FleetFigures
+from hive.metrics.fleet import FleetFigures, RedisMemory
 from hive.metrics.replica import ReplicaFigures
 from hive.store.space import DiskSpace
 from hive.wire.events import TerminalStatus
@@ -115,11 +115,16 @@ _OUTCOMES: Final = ("MAX_TOKENS", "EOS", "STOP_SEQUENCE", "CANCELLED", "TIMEOUT"
 
 
 class Scrape(Collector):
-    """What one scrape shows. `fleet` is None while Redis is away, `disk` while the filesystem does not answer."""
+    """What one scrape shows. `fleet` is None while Redis is away or takes no writes, `disk`
+    while the filesystem does not answer, `memory` where Redis does not say it.
+    """
 
-    def __init__(self, own: ReplicaFigures, fleet: FleetFigures | None, disk: DiskSpace | None) -> None:
+    def __init__(
+        self, own: ReplicaFigures, fleet: FleetFigures | None, disk: DiskSpace | None, memory: RedisMemory | None
+    ) -> None:
         self._own = own
         self._fleet = fleet
+        self._memory = memory
         self._disk = disk
 
     def encode(self, accept: str) -> tuple[bytes, str]:
@@ -133,11 +138,18 @@ class Scrape(Collector):
         """Every metric family."""
         yield GaugeMetricFamily(
             "hive_store_up",
-            "Whether Redis answers; 0: only the process's own figures are here.",
+            "Whether Redis answers and takes writes; 0: only the process's own figures are here.",
             self._fleet is not None,
         )
         if self._fleet is not None:
             yield from _of_fleet(self._fleet)
+        if self._memory is not None:
+            yield GaugeMetricFamily(
+                "hive_redis_memory_bytes", "What Redis holds against its maxmemory.", self._memory.used
+            )
+            yield GaugeMetricFamily(
+                "hive_redis_memory_limit_bytes", "Its maxmemory; 0 for no limit.", self._memory.limit
+            )
         if self._disk is not None:
             yield GaugeMetricFamily("hive_disk_free_bytes", "Free space of the store's filesystem.", self._disk.free)
             yield GaugeMetricFamily("hive_disk_size_bytes", "Size of the store's filesystem.", self._disk.total)

@@ -10,9 +10,11 @@ from collections.abc import AsyncIterator
 import pytest
 
 from hive.api.background import announce_store_for_ever
+from hive.api.metrics import look
 from hive.api.services import Services, make_services
 from hive.errors import RedisUnavailable
 from hive.processes.embedded_redis import EmbeddedRedis
+from hive.redis.client import connect
 from hive.settings import Settings
 from tests.support.waiting import wait_for_async
 
@@ -70,3 +72,27 @@ async def test_while_redis_is_silent_those_who_ask_take_no_place_from_others(
     async with asyncio.timeout(30):
         while await services.readiness.refusal() is not None:
             pass
+
+
+async def test_a_full_redis_answers_so_the_server_is_ready_and_its_figures_say_how_full(
+    services: Services, own_redis: EmbeddedRedis
+) -> None:
+    own = services.replica.figures()
+    with connect(own_redis.url) as client:
+        client.config_set("maxmemory", 1)
+        try:
+            with pytest.raises(RedisUnavailable, match="OOM"):
+                await services.commands.run(services.replica.registry.beat, own)
+            assert await services.readiness.refusal() is None
+            assert await read_shown(services, "hive_store_up") == 0
+            assert await read_shown(services, "hive_redis_memory_bytes") > 1
+            assert await read_shown(services, "hive_redis_memory_limit_bytes") == 1
+        finally:
+            client.config_set("maxmemory", 0)
+
+
+async def read_shown(services: Services, name: str) -> float:
+    """A figure of a scrape."""
+    text, _ = (await look(services)).encode("text/plain")
+    (line,) = [line for line in text.decode().splitlines() if line.startswith(f"{name} ")]
+    return float(line.split()[1])

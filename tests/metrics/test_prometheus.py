@@ -20,7 +20,7 @@ from prometheus_client.openmetrics import parser as openmetrics_parser
 from hive.downloads.admission import BandwidthLimit
 from hive.downloads.context import DownloadContext
 from hive.downloads.registry import WorkerInfo, worker_registry
-from hive.metrics.fleet import FleetFigures, read_fleet
+from hive.metrics.fleet import FleetFigures, RedisMemory, read_fleet
 from hive.metrics.prometheus import Scrape
 from hive.metrics.replica import ReplicaFigures, replica_registry
 from hive.redis.client import CommandThread, RedisClient
@@ -90,7 +90,7 @@ def value(scrape: Scrape, name: str, **labels: str) -> float:
     return found
 
 
-FULL = Scrape(figures(), fleet(), DiskSpace(1, 2))
+FULL = Scrape(figures(), fleet(), DiskSpace(1, 2), RedisMemory(3, 4))
 
 
 # -- the documentation -----------------------------------------------------------------------------------------------
@@ -224,7 +224,7 @@ def test_both_formats_are_read_by_a_strict_reader() -> None:
 
 def test_while_redis_is_away_only_what_the_process_knows_is_shown() -> None:
     """A counter that fell to 0 would look like a restart."""
-    alone = Scrape(figures(), None, None)
+    alone = Scrape(figures(), None, None, None)
     assert value(alone, "hive_store_up") == 0
     names = {sample.name for sample in samples(alone)}
     assert not {name for name in names if name.startswith(("hive_download", "hive_bytes", "hive_workers", "hive_disk"))}
@@ -239,7 +239,7 @@ def test_the_classes_of_the_queue_wait_end_with_all_attempts() -> None:
         "queue_wait_le_5": 7,
         "queue_wait_le_3600": 9,
     }
-    scrape = Scrape(figures(), fleet(counters=counters), None)
+    scrape = Scrape(figures(), fleet(counters=counters), None, None)
     assert value(scrape, "hive_queue_wait_seconds_bucket", le="1.0") == 4
     assert value(scrape, "hive_queue_wait_seconds_bucket", le="+Inf") == 10
     assert value(scrape, "hive_queue_wait_seconds_count") == 10
@@ -247,7 +247,7 @@ def test_the_classes_of_the_queue_wait_end_with_all_attempts() -> None:
 
 
 def test_faults_are_shown_before_the_first_one_and_a_new_code_with_it() -> None:
-    scrape = Scrape(figures(), fleet(counters={"fault_DISK_FULL": 2, "fault_NEW_ONE": 1}), None)
+    scrape = Scrape(figures(), fleet(counters={"fault_DISK_FULL": 2, "fault_NEW_ONE": 1}), None, None)
     assert value(scrape, "hive_download_faults_total", code="DISK_FULL") == 2
     assert value(scrape, "hive_download_faults_total", code="CHECKSUM_MISMATCH") == 0
     assert value(scrape, "hive_download_faults_total", code="NEW_ONE") == 1
