@@ -23,6 +23,8 @@ class ObjectStore(LocalServer):
     signature: str
     #: How buckets are named.
     scheme: str
+    #: What stands before them in an address.
+    root = ""
 
     def __init__(self, objects: dict[str, bytes]) -> None:
         super().__init__()
@@ -32,6 +34,7 @@ class ObjectStore(LocalServer):
         self.answers: list[tuple[str, int]] = []
         #: Signatures that have run out.
         self.expired: set[str] = set()
+        self.refuses_all = False
         #: Bytes after which connections break and what was signed until then has run out; None: never.
         self.expire_after: int | None = None
         #: Bytes after which no more are sent until `go_on` is set; None: never.
@@ -61,6 +64,11 @@ class ObjectStore(LocalServer):
         """What the store says of an object."""
         return {"ETag": f'"{hashlib.md5(self.objects[path]).hexdigest()}"'}
 
+    def let_go(self) -> None:
+        """Send everything, on connections that are not held too."""
+        self.hold_after = None
+        self.go_on.set()
+
     @property
     def signatures(self) -> set[str]:
         """All that were shown."""
@@ -69,8 +77,13 @@ class ObjectStore(LocalServer):
     def handle(self, request: BaseHTTPRequestHandler) -> None:
         parts = urlsplit(request.path)
         query = dict(parse_qsl(parts.query))
-        refusal = "expired" if query.get(self.signature) in self.expired else self.refusal(request, parts.path, query)
-        path = unquote(parts.path)
+        if self.refuses_all:
+            refusal = "AllRefused"
+        elif query.get(self.signature) in self.expired:
+            refusal = "Request has expired"
+        else:
+            refusal = self.refusal(request, parts.path, query)
+        path = unquote(parts.path).removeprefix(self.root)
         if refusal:
             self._answer(request, *self.refused(refusal))
         elif path not in self.objects:

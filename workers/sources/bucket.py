@@ -6,28 +6,40 @@ store's own client, has another engine for them, without the journal, the guards
 download. So the client signs and does nothing else. The address that is shown, kept and compared is `s3://...`; the
 signed one lives in the memory of the process that fetches. Which buckets may be read is said by HIVE_BUCKETS.
 
-obstore signs as the stores' own tools do, with the credentials that it finds in the environment (AWS_*, GOOGLE_*,
-AZURE_*) or is given by the machine it runs on.
+obstore finds the credentials in the environment (AWS_*, GOOGLE_*, AZURE_*) or is given them by the machine it runs on,
+and signs; what it signs otherwise than the stores is signed again (workers.sources.signatures).
 """
 
 from __future__ import annotations
 
 import importlib.util
+import os
 import time
 from datetime import timedelta
+from http import HTTPStatus
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 import msgspec
 
-from hive.errors import DownloadError, HubUnavailable, InvalidModelRef, ModelAccessDenied, UnsafeUrl
+from hive.errors import (
+    DownloadError,
+    FileNotFound,
+    HiveError,
+    HubUnavailable,
+    InvalidModelRef,
+    ModelAccessDenied,
+    UnsafeUrl,
+)
 from hive.settings import Settings
 from hive.version import install_command
 from hive.wire.buckets import allows, bucket_of, is_object, not_allowed, parts_of
 from hive.wire.refs import ModelRef
 from workers.sources import url
 from workers.sources.plan import Plan
-from workers.transfer import Location
+from workers.sources.signatures import is_delegated, is_encoded, signed_for_azure, signed_for_google
+from workers.transfer import Location, Refusal
 
 if TYPE_CHECKING:
     from obstore.store import AzureStore, GCSStore, S3Config, S3Store
@@ -43,6 +55,13 @@ _CREDENTIALS: Final = {
     "gs": "GOOGLE_APPLICATION_CREDENTIALS",
     "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
 }
+#: Where obstore finds the key of a storage account, and the file of a service account.
+_AZURE_KEYS: Final = ("AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_ACCESS_KEY", "AZURE_STORAGE_MASTER_KEY")
+_GOOGLE_ACCOUNTS: Final = ("GOOGLE_SERVICE_ACCOUNT", "GOOGLE_SERVICE_ACCOUNT_PATH", "GOOGLE_APPLICATION_CREDENTIALS")
+
+
+class _ServiceAccount(msgspec.Struct):
+    private_key: str = ""
 
 
 def resolve(ref: ModelRef, sha256: str | None, name: str | None, settings: Settings) -> Plan:
@@ -66,7 +85,7 @@ def resolve(ref: ModelRef, sha256: str | None, name: str | None, settings: Setti
         signer.locate()
     except HubUnavailable as error:
         raise ModelAccessDenied(error.message) from None
-    return url.resolve(ref, sha256, name, signer.locate)
+    return url.resolve(ref, sha256, name, signer.locate, signer.explain)
 
 
 def own_host(ref: ModelRef, settings: Settings) -> str:
@@ -82,7 +101,7 @@ def open_to_caller(settings: Settings, ref: ModelRef) -> Settings:
 
 
 class _Signer:
-    """Signs for one object. Its method may be called from any thread."""
+    """Signs for one object. Its methods may be called from any thread."""
 
     def __init__(self, address: str, s3_endpoint: str | None) -> None:
         self._address = address
@@ -98,13 +117,26 @@ class _Signer:
         try:
             # Twice at the same time makes two stores, of which either will do.
             store = self._store = self._store or self._made()
-            signed = obstore.sign(store, "GET", key, timedelta(seconds=SIGNED_FOR_S))
+            signed = _mended(scheme, obstore.sign(store, "GET", key, timedelta(seconds=SIGNED_FOR_S)))
         except (obstore.exceptions.BaseError, ValueError, TypeError, OSError) as error:
             raise HubUnavailable(
                 f"No URL of {bucket_of(self._address)} can be signed ({type(error).__name__}): set"
                 f" {_CREDENTIALS[scheme]} where the workers run, or give their machine a role."
             ) from None
-        return Location(url=signed, expires_at=now_s + SIGNED_FOR_S)
+        return Location(url=signed, expires_at=now_s + SIGNED_FOR_S, signed_here=True)
+
+    def explain(self, refusal: Refusal) -> HiveError:
+        """What it means that the store refuses what was signed just now."""
+        bucket, said = bucket_of(self._address), f" It says: {refusal.body}" if refusal.body else ""
+        if refusal.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+            return ModelAccessDenied(
+                f"{bucket} refuses what the workers sign ({refusal.status}): their credentials"
+                f" ({_CREDENTIALS[parts_of(self._address).scheme]}) are wrong or may not read this object, it is not"
+                f" there, or their clock is wrong.{said}"
+            )
+        if refusal.status == HTTPStatus.NOT_FOUND:
+            return FileNotFound(f"There is no {self._address}.")
+        return DownloadError(f"{bucket} answers {refusal.status}.{said}")
 
     def _made(self) -> S3Store | GCSStore | AzureStore:
         from obstore.store import AzureStore, GCSStore, S3Store
@@ -119,3 +151,29 @@ class _Signer:
         return S3Store(
             bucket, config=config, client_options={"timeout": timeout}, retry_config={"retry_timeout": tries}
         )
+
+
+def _mended(scheme: str, signed: str) -> str:
+    """The signed URL as the store wants it. Raises HubUnavailable, ValueError, TypeError, OSError."""
+    if scheme == "az":
+        key = next(filter(None, map(os.environ.get, _AZURE_KEYS)), None)
+        if is_delegated(signed):
+            if is_encoded(signed):
+                raise HubUnavailable(
+                    "The object's name has characters that a URL encodes, for which a role cannot sign: set"
+                    " AZURE_STORAGE_ACCOUNT_KEY where the workers run, or rename it."
+                )
+            return signed
+        return signed_for_azure(signed, os.environ.get("AZURE_STORAGE_ACCOUNT_NAME", ""), key) if key else signed
+    if scheme == "gs" and (private_key := _google_key()):
+        return signed_for_google(signed, private_key)
+    return signed
+
+
+def _google_key() -> str:
+    """The private key of the service account that the environment names; "" where it names none."""
+    account = os.environ.get("GOOGLE_SERVICE_ACCOUNT_KEY")
+    if account is None:
+        path = next(filter(None, map(os.environ.get, _GOOGLE_ACCOUNTS)), None)
+        account = Path(path).read_text() if path else "{}"
+    return msgspec.json.decode(account, type=_ServiceAccount).private_key

@@ -6,21 +6,26 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 
-from hive.errors import BadRequest, InvalidModelRef
+from hive.errors import BadRequest, HiveError, InvalidModelRef
 from hive.wire.refs import ModelRef
 from workers.sources.naming import name_of, name_of_url
 from workers.sources.plan import Plan, PlannedFile
 from workers.sources.sniff import check_head, check_whole
-from workers.transfer import Digest, Limits, Location, Network, Served, Source, probe
+from workers.transfer import Digest, Limits, Location, Network, Refusal, Served, Source, probe
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def resolve(
-    ref: ModelRef, sha256: str | None, name: str | None = None, locate: Callable[[], Location] | None = None
+    ref: ModelRef,
+    sha256: str | None,
+    name: str | None = None,
+    locate: Callable[[], Location] | None = None,
+    explain: Callable[[Refusal], HiveError] | None = None,
 ) -> Plan:
     """The plan for a URL. Its file is called `name`; without one, by the last segment of the path, made safe, until its
-    server has answered: see `named`. `locate`: where it is to be had, if that is not the URL itself.
+    server has answered: see `named`. `locate`: where it is to be had, if that is not the URL itself; `explain`: see
+    Source.
 
     Raises:
         InvalidModelRef: the reference is no URL.
@@ -31,7 +36,7 @@ def resolve(
     asked = name_of_url(ref.url)
     digest = Digest("sha256", checked(sha256)) if sha256 else None
     location = Location(url=ref.url, headers={})
-    source = Source(locate=locate or (lambda: location), size=None, digest=digest, name=name or asked)
+    source = Source(locate=locate or (lambda: location), size=None, digest=digest, name=name or asked, explain=explain)
     if digest is None:
         source = _inspected(source, asked, name)
     file = PlannedFile(source.name, None, digest, None, source)

@@ -42,6 +42,8 @@ class Location:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     #: Unix seconds after which the URL is refused; None when it does not expire or nobody knows.
     expires_at: float | None = None
+    #: Whether `Source.explain` knows what is asked there though the URL is signed: by who made the source.
+    signed_here: bool = False
 
 
 class Served(NamedTuple):
@@ -61,13 +63,14 @@ class Served(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    """A final answer of the server that a location names: the status, and the Hub's X-Error-Code and X-Error-Message
-    ("" without).
+    """A final answer of the server that a location names: the status, the Hub's X-Error-Code and X-Error-Message
+    ("" without), and what stands in it, without what may be secret.
     """
 
     status: int
     code: str
     text: str
+    body: str = ""
 
 
 @dataclass(frozen=True)

@@ -5,19 +5,25 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import parse_qsl, quote, urlsplit
 
 import pytest
 
-from hive.errors import DownloadError, HiveError, ModelAccessDenied, UnsafeUrl
+from hive.errors import DownloadError, FileNotFound, HiveError, ModelAccessDenied, UnsafeUrl
 from hive.settings import Settings
 from hive.wire.refs import parse_ref
+from tests.support.azure_server import AzureServer
+from tests.support.google_server import GoogleServer
+from tests.support.object_store import ObjectStore
 from tests.support.plans import content_of, plan_for
 from tests.support.s3_server import S3Server
 from workers.fetch import network_of
-from workers.sources import open_to_caller
+from workers.sources import Plan, open_to_caller, probed
 from workers.sources.bucket import SIGNED_FOR_S
-from workers.transfer import signed_url_expiry
+from workers.sources.signatures import signed_for_azure
+from workers.transfer import Limits, signed_url_expiry
 
 KEY = "a=b/c d+%é'(1)*~.gguf"
 REF = "s3://bucket/a=b/c%20d+%25%C3%A9'(1)*~.gguf"
@@ -63,39 +69,65 @@ def test_an_object_comes_by_a_signed_url_and_is_known_by_its_own(
     assert "X-Amz" not in repr(location)
 
 
-@pytest.mark.usefixtures("no_credentials")
-def test_what_is_signed_for_azure_is_good_for_as_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "account")
-    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", "a2V5a2V5")
-    [file] = plan_for(settings_of(tmp_path, HIVE_BUCKETS="az://container"), "az://container/a b.gguf").files
+@pytest.fixture(params=[S3Server, AzureServer, GoogleServer])
+def object_store(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_credentials: None
+) -> Iterator[ObjectStore]:
+    """A store with one object, and its credentials in the environment."""
+    objects = {f"/bucket/{KEY}": b"GGUF bytes"}
+    made = GoogleServer(objects, tmp_path) if request.param is GoogleServer else request.param(objects)
+    for name, value in made.env.items():
+        monkeypatch.setenv(name, value)
+    with made:
+        yield made
+
+
+def planned(store: ObjectStore, tmp_path: Path, key: str = KEY) -> tuple[Settings, Plan]:
+    buckets = {"HIVE_BUCKETS": f"{store.scheme}://bucket", "HIVE_ALLOW_HOSTS": store.host}
+    settings = settings_of(tmp_path, **buckets, AWS_ENDPOINT_URL=store.endpoint)
+    return settings, plan_for(settings, f"{store.scheme}://bucket/{quote(key)}")
+
+
+def test_every_name_can_be_signed_and_for_as_long(object_store: ObjectStore, tmp_path: Path) -> None:
+    [file] = planned(object_store, tmp_path)[1].files
     location = file.source.locate()
-    assert location.url.startswith("https://account.blob.core.windows.net/container/a%20b.gguf?")
+    assert location.expires_at == pytest.approx(time.time() + SIGNED_FOR_S, abs=60)
     assert signed_url_expiry(location.url) == pytest.approx(location.expires_at, abs=60)
+    assert content_of(file) == b"GGUF bytes"
+    assert content_of(planned(object_store, tmp_path)[1].files[0]) == b"GGUF bytes"
 
 
-@pytest.mark.usefixtures("no_credentials")
-def test_what_is_signed_for_google(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import json
+def test_what_the_store_refuses_is_told_with_the_way_out(object_store: ObjectStore, tmp_path: Path) -> None:
+    settings, missing = planned(object_store, tmp_path, "none.gguf")
+    with pytest.raises(FileNotFound, match=f"{object_store.scheme}://bucket/none.gguf"):
+        probed(missing, network_of(settings, missing.ref), Limits())
+    object_store.refuses_all = True
+    settings, plan = planned(object_store, tmp_path)
+    with pytest.raises(ModelAccessDenied, match=r"(AWS|AZURE|GOOGLE)_.* are wrong or may not read.*AllRefused"):
+        probed(plan, network_of(settings, plan.ref), Limits())
 
-    from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.asymmetric import rsa
 
-    pem = rsa.generate_private_key(public_exponent=65537, key_size=2048).private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    account = {
-        "type": "service_account",
-        "private_key": pem.decode(),
-        "private_key_id": "id",
-        "client_email": "hive@project.iam.gserviceaccount.com",
-        "token_uri": "https://oauth2.googleapis.com/token",
-    }
-    (tmp_path / "account.json").write_text(json.dumps(account))
-    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "account.json"))
-    [file] = plan_for(settings_of(tmp_path, HIVE_BUCKETS="gs://bucket"), "gs://bucket/a b.gguf").files
-    location = file.source.locate()
-    assert location.url.startswith("https://storage.googleapis.com/bucket/a%20b.gguf?X-Goog-")
-    assert signed_url_expiry(location.url) == pytest.approx(location.expires_at, abs=60)
+def test_a_delegated_signature_of_azures_is_kept_and_a_name_that_it_cannot_sign_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"AZURE_STORAGE_ACCOUNT_NAME": "account", "AZURE_STORAGE_ACCOUNT_KEY": "a2V5"}.items():
+        monkeypatch.setenv(name, value)
+    settings = settings_of(tmp_path, HIVE_BUCKETS="az://bucket")
+    signed = "https://account.blob.core.windows.net/bucket/{}?skoid=1&sig=x"
+    monkeypatch.setattr("obstore.sign", lambda store, method, key, expires_in: signed.format(quote(key)))
+    assert plan_for(settings, "az://bucket/x").files[0].source.locate().url == signed.format("x")
+    with pytest.raises(ModelAccessDenied, match="AZURE_STORAGE_ACCOUNT_KEY"):
+        plan_for(settings, "az://bucket/x y")
+
+
+def test_the_account_of_azure_is_in_what_is_signed_wherever_it_stands_in_the_address() -> None:
+    def signature(url: str) -> str:
+        signed = signed_for_azure(f"{url}?sp=r&sr=b&se=2030-01-01T00:00:00Z&st=2029-01-01T00:00:00Z", "account", "a2V5")
+        return dict(parse_qsl(urlsplit(signed).query))["sig"]
+
+    assert "&st=" not in signed_for_azure("https://a/b/c?sp=r&st=2029-01-01T00:00:00Z", "account", "a2V5")
+    addresses = ("account.blob.core.windows.net/c/x", "10.0.0.1:10000/account/c/x", "models.example.org/c/x")
+    assert len({signature(f"https://{address}") for address in addresses}) == 1
 
 
 @pytest.mark.parametrize(

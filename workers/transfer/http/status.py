@@ -137,7 +137,8 @@ def failure(
     if status in _TRY_AGAIN or is_passing(status):
         return Transient(f"the server answers {_status(status)}")
     if explain is not None:
-        return explain(Refusal(status, headers.get("x-error-code", ""), headers.get("x-error-message", "")))
+        code, text = headers.get("x-error-code", ""), headers.get("x-error-message", "")
+        return explain(Refusal(status, code, text, _text(body)))
     return _final(status, headers, body, signed)
 
 

@@ -58,6 +58,8 @@ class _Place:
     signed: bool
     #: Whether it served once: then a refusal may only mean that it is too old.
     used: bool = False
+    #: Whether the source can say what its refusals mean.
+    explained: bool = True
 
 
 class _OtherBytes(Exception):
@@ -290,7 +292,7 @@ class _ResponseCheck:
             self._response.distrust()
         body = b"" if passing else self._response.some(http_status.ERROR_BODY_BYTES)
         signed = self._place.signed
-        explain = None if signed else self._source.explain
+        explain = self._source.explain if self._place.explained else None
         error = http_status.failure(status, self._headers, body, self._limits, signed=signed, explain=explain)
         if isinstance(error, Throttled):
             self._pool.cooldown.set(self._place.url.host, DEFAULT_REST_S if error.seconds is None else error.seconds)
@@ -317,7 +319,9 @@ class _ResponseCheck:
 
 def _place_of(location: Location) -> _Place:
     expires_at = location.expires_at if location.expires_at is not None else signed_url_expiry(location.url)
-    return _Place(parse_url(location.url), location.headers, expires_at, signed=expires_at is not None)
+    signed = expires_at is not None
+    explained = location.signed_here or not signed
+    return _Place(parse_url(location.url), location.headers, expires_at, signed=signed, explained=explained)
 
 
 def _hop(place: _Place, status: int, location: str) -> _Place:
@@ -327,5 +331,5 @@ def _hop(place: _Place, status: int, location: str) -> _Place:
         raise Declined(error, curable=place.signed or place.used)
     url = next_hop(place.url, location)
     if url.origin == place.url.origin:
-        return _Place(url, place.headers, place.expires_at, place.signed)
-    return _Place(url, {}, signed_url_expiry(str(url)), signed=True)
+        return _Place(url, place.headers, place.expires_at, place.signed, explained=place.explained)
+    return _Place(url, {}, signed_url_expiry(str(url)), signed=True, explained=False)
