@@ -25,6 +25,7 @@ from unittest.mock import AsyncMock, MagicMock
 import pytest
 import requests
 import uvicorn
+from starlette.responses import StreamingResponse
 
 from tests.support.processes import HiveProcess
 
@@ -179,18 +180,16 @@ def stand_ins() -> None:
 
 def application() -> Any:
     """Its router, and a route for a chat as its page asks for one: in OpenAI's form, which its code turns around."""
-    from fastapi import FastAPI, Request
-    from fastapi.responses import StreamingResponse
-
     stand_ins()
+    fastapi = importlib.import_module("fastapi")
     router = importlib.import_module("open_webui.routers.ollama")
     payload = importlib.import_module("open_webui.utils.payload")
     response = importlib.import_module("open_webui.utils.response")
-    app = FastAPI()
+    app = fastapi.FastAPI()
     app.state.OLLAMA_MODELS = {}
     app.include_router(router.router, prefix="/ollama")
 
-    async def chat(request: Request) -> Any:
+    async def chat(request: Any) -> Any:
         asked = payload.convert_payload_openai_to_ollama(await request.json())
         answer = await router.generate_chat_completion(request, asked, user=USER)
         if not asked["stream"]:
@@ -198,8 +197,7 @@ def application() -> Any:
         lines = response.convert_streaming_response_ollama_to_openai(answer)
         return StreamingResponse(lines, media_type="text/event-stream")
 
-    # By hand: FastAPI reads the types of a function from its module, where these are not imported.
-    chat.__annotations__["request"] = Request
+    chat.__annotations__["request"] = fastapi.Request  # FastAPI looks types up in the module, which has none of it
     app.add_api_route("/api/chat/completions", chat, methods=["POST"], response_model=None)
     return app
 
