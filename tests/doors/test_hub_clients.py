@@ -111,13 +111,20 @@ def test_data_sets_and_spaces_come_as_models_do_and_are_no_models(mirror: Mirror
     mirror.hub.create("datasets/org/same", {"README.md": b"# Set", "data/a b.parquet": data, "m.bin": b"pickle"})
     mirror.hub.create("spaces/org/same", {"app.py": b"print()"})
     asked = ("hf", "download", "--repo-type", "dataset", "org/same")
+    calls = (
+        "import huggingface_hub as hub\n"
+        "file = hub.hf_hub_download('org/same', 'data/a b.parquet', repo_type='dataset')\n"
+        "folder = hub.snapshot_download('org/same', repo_type='dataset')\n"
+        "assert file.startswith(folder + '/'), (file, folder)"
+    )
+    called = ("python", "-c", calls)
     homes = [tmp_path / "one", tmp_path / "two"]
-    urls = (mirror.url, mirror.other_url)
-    for process in [mirror.client(url, home, *asked) for url, home in zip(urls, homes, strict=True)]:
+    cold = [mirror.client(mirror.url, homes[0], *called), mirror.client(mirror.other_url, homes[1], *asked)]
+    for process in cold:
         ended(process)
-    ended(mirror.client(mirror.url, tmp_path / "again", *asked))
-    ended(mirror.client(mirror.url_without_hub, tmp_path / "away", *asked))
-    for home in (*homes, tmp_path / "away"):
+    ended(mirror.client(mirror.url, tmp_path / "again", *called))
+    ended(mirror.client(mirror.url_without_hub, tmp_path / "away", *called))
+    for home in (*homes, tmp_path / "again", tmp_path / "away"):
         snapshot = snapshot_of(home, "datasets/org/same")
         assert file_sha256(str(snapshot / "data/a b.parquet")) == data.sha256()
         assert (snapshot / "m.bin").read_bytes() == b"pickle"
