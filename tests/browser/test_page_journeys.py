@@ -86,6 +86,25 @@ def test_a_variant_is_chosen_by_its_size_fetched_and_used(page: Page, stage: Sta
     expect(plan).to_contain_text("all on disk")
 
 
+def test_a_data_set_is_used_as_one_and_is_no_model(page: Page, stage: Stage, hub: HubServer) -> None:
+    hub.create("datasets/org/set", {"data/a b.parquet": SyntheticFile(MIB)})
+    hub.create("datasets/org/closed", {"a.parquet": b"rows"}, gated="manual")
+    page.goto(stage.server.url)
+    ask(page, "hf download --repo-type dataset org/closed")
+    plan = page.get_by_role("group", name="What would come")
+    expect(plan.get_by_role("link", name="its terms")).to_have_attribute("href", re.compile("/datasets/org/closed$"))
+    ask(page, 'load_dataset("org/set")')
+    expect(plan.get_by_role("heading")).to_have_text("datasets/org/set")
+    expect(plan.get_by_role("link")).to_have_attribute("href", "https://huggingface.co/datasets/org/set")
+    plan.get_by_role("button", name="Download 1.0 MB").click()
+    expect(page.locator("tr.download", has_text="datasets/org/set")).to_contain_text("Done")
+    found = page.locator("hive-models tr", has_text="datasets/org/set")
+    found.get_by_text("Use it").click()
+    expect(found).to_contain_text("load_dataset(")
+    expect(found).not_to_contain_text("vllm")
+    expect(found.get_by_role("button", name="Load into memory")).to_have_count(0)
+
+
 def test_a_gated_model_comes_with_a_token_that_is_kept_nowhere(page: Page, stage: Stage) -> None:
     page.goto(stage.server.url)
     ask(page, "org/closed")

@@ -48,7 +48,7 @@ function gated(details, again) {
       say(/** @type {Error} */ (error).message, true);
     }
   });
-  const link = safeLink(details.page, "Open the model’s page to accept its terms");
+  const link = safeLink(details.page, "Open its page to accept its terms");
   return [...(link ? [el("p", {}, link)] : []), form];
 }
 
