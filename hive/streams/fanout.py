@@ -350,10 +350,13 @@ class Fanout:
         is unknown.
 
         Known, and gone now: Redis lost its data. The workers or the disk bring it back; if nobody does, the stream
-        must end all the same.
+        must end all the same. That end is told to those who watch and to nobody who comes later: the topic goes, also
+        where somebody slow keeps it, for the record may be back by then.
         """
         if not topic.known and not topic.held:
             return
+        if topic.id in self._reads:
+            return  # asked for again since this read was sent, by somebody for whom this answer may be too old
         now = time.monotonic()
         topic.missing_since_s = topic.missing_since_s or now
         if topic.known and now - topic.missing_since_s < MISSING_S:
@@ -362,6 +365,7 @@ class Fanout:
         event = events.Error(message=error.message, code=error.code, status="failed")
         version = Version(max(0, topic.version.fence), topic.version.seq + 1)
         self._learn(topic.id, Message(version, True, events.encode(event)))
+        del self._topics[topic.id]
 
     def _mark(self, download_ids: Iterable[str], *, stale: bool) -> None:
         for download_id in download_ids:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fnmatch
+import threading
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from hive.downloads.context import DownloadContext
+from hive.downloads.record import TopicState
 from hive.errors import RedisUnavailable
 from hive.redis.client import CommandThread, RedisClient, connect
 from hive.streams import fanout as fanout_module
@@ -19,7 +21,7 @@ from hive.streams import heartbeat
 from hive.streams.fanout import Fanout
 from hive.streams.topic import Topic
 from hive.wire import keys
-from hive.wire.events import Version
+from hive.wire.events import Message, Version, encode
 from tests.support.downloads import claim, complete, create, download_context, downloading
 from tests.support.waiting import DEADLINE_S, wait_for_async
 
@@ -194,6 +196,74 @@ async def test_a_record_that_redis_lost_ends_its_streams_after_a_while(
         await wait_for_async(lambda: watcher.ended)
         assert topic is not None
         assert b"DOWNLOAD_NOT_FOUND" in topic.encode(0)
+
+
+class Answers:
+    """Reads that are answered one by one with what stands here: Redis is away, has nothing, or has a record."""
+
+    def __init__(self, *answers: TopicState | Exception | None) -> None:
+        self.left = list(answers)
+        self.asked = threading.Event()
+        self.go = threading.Event()
+        self.go.set()
+
+    def read_states(self, ids: Iterable[str]) -> list[TopicState | None]:
+        self.asked.set()
+        assert self.go.wait(DEADLINE_S)
+        answer = self.left.pop(0) if self.left else None
+        if isinstance(answer, Exception):
+            raise answer
+        return [answer for _ in ids]
+
+
+QUEUED = TopicState(Message(Version(3, 1), False, encode(downloading(0))), ())
+
+
+@contextlib.asynccontextmanager
+async def answering(url: str, answers: Answers) -> AsyncIterator[Fanout]:
+    commands = CommandThread(url)
+    fanout = Fanout(url, commands, answers, keepalive_s=10.0)
+    task = asyncio.create_task(fanout.run())
+    try:
+        await wait_for_async(lambda: fanout.connected)
+        yield fanout
+    finally:
+        answers.go.set()
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        commands.close()
+
+
+async def test_who_comes_after_the_end_of_an_unknown_id_finds_the_record_that_is_back(redis_url: str) -> None:
+    """Also while somebody slow still has that end before him."""
+    answers = Answers(RedisUnavailable(), None, QUEUED)
+    async with answering(redis_url, answers) as fanout:
+        slow, next_one = Watcher(), Watcher()
+        topic = await fanout.join("an-id", slow)
+        assert topic is not None
+        await wait_for_async(lambda: slow.ended)
+        later = await fanout.join("an-id", next_one)
+        assert later is not None
+        assert later is not topic
+        assert (later.version, later.terminal) == (QUEUED.message.version, False)
+
+
+async def test_a_read_that_is_older_than_who_comes_does_not_tell_him_that_the_id_is_unknown(redis_url: str) -> None:
+    answers = Answers(RedisUnavailable(), None, QUEUED)
+    async with answering(redis_url, answers) as fanout:
+        first, second = Watcher(), Watcher()
+        topic = await fanout.join("an-id", first)
+        assert topic is not None
+        answers.asked.clear()
+        answers.go.clear()
+        await wait_for_async(answers.asked.is_set)  # it looks again by itself, and this look will find nothing
+        coming = asyncio.create_task(fanout.join("an-id", second))
+        await wait_for_async(lambda: second in fanout.subscribers)
+        answers.go.set()
+        assert await coming is topic
+        assert (topic.version, topic.terminal) == (QUEUED.message.version, False)
+        assert not first.ended
 
 
 async def test_a_dead_subscription_is_found_by_the_heartbeat(
