@@ -139,6 +139,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_streams_per_key: int = field(default=200, name="HIVE_MAX_STREAMS_PER_KEY")
     max_many_streams_per_key: int = field(default=4, name="HIVE_MAX_MANY_STREAMS_PER_KEY")
     max_long_polls_per_key: int = field(default=50, name="HIVE_MAX_LONG_POLLS_PER_KEY")
+    max_answers_per_key: int = field(default=50, name="HIVE_MAX_ANSWERS_PER_KEY")
     max_requests_per_second: float = field(default=50.0, name="HIVE_MAX_REQUESTS_PER_SECOND")
     max_anonymous_requests_per_second: float = field(default=10.0, name="HIVE_MAX_ANONYMOUS_REQUESTS_PER_SECOND")
     max_download_requests_per_minute: float = field(default=60.0, name="HIVE_MAX_DOWNLOAD_REQUESTS_PER_MINUTE")
@@ -148,7 +149,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_bytes_per_key_and_day: int = field(default=0, name="HIVE_MAX_BYTES_PER_KEY_AND_DAY")
     max_queued: int = field(default=10_000, name="HIVE_MAX_QUEUED")
     max_running: int = field(default=0, name="HIVE_MAX_RUNNING")
-
     llama_server: str | None = field(default=None, name="HIVE_LLAMA_SERVER")
     llm_host: str = field(default="127.0.0.1", name="HIVE_LLM_HOST")
     llm_ports: str = field(default="8081-9000", name="HIVE_LLM_PORTS")

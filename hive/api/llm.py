@@ -249,12 +249,13 @@ async def _ask(services: Services, scope: Scope, receive: Receive, send: Send) -
             raise serving_errors.InferenceFailed(_NO_WORKER)
         body = await read_whole(scope, receive)
         model = _model_in(body)
-        try:
-            await _try_each(services, model, body, scope, receive, send)
-        except serving_errors.InferenceFailed:
-            # Nothing was sent yet: a worker that was listed a moment ago may be gone, and another be there.
-            services.serving.service.forget()
-            await _try_each(services, model, body, scope, receive, send)
+        with services.serving.shares.holding(scope):
+            try:
+                await _try_each(services, model, body, scope, receive, send)
+            except serving_errors.InferenceFailed:
+                # Nothing was sent yet: a worker that was listed a moment ago may be gone, and another be there.
+                services.serving.service.forget()
+                await _try_each(services, model, body, scope, receive, send)
     except errors.HiveError as error:
         await error_response(error)(scope, receive, send)
 

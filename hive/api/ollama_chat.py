@@ -65,10 +65,10 @@ async def _answer(request: Request, *, is_chat: bool) -> Response:
         path, body = engine_request(asked, model.id, is_chat=is_chat)
     except ValueError as error:
         raise errors.BadRequest(f"The request cannot be answered: {error}.") from None
-    engine = await while_connected(request, ask_engine(services, records, path, body, principal_of(request)))
+    engine = await while_connected(request, ask_engine(request, records, path, body))
     lines = _lines(services, engine, Answer(name, is_chat=is_chat), streams=asked.stream is not False)
     if asked.stream is not False:
-        return NdjsonResponse(lines)
+        return NdjsonResponse(lines, lambda: close_answer(services, engine))
     return await while_connected(request, _only(lines))
 
 
@@ -123,6 +123,8 @@ class EngineAnswer:
         self.is_over = self.is_cut = self.is_revoked = False
         self.stop: Callable[[], None] = lambda: None
         self.task: asyncio.Task[None] | None = None
+        #: What its key or address has of all answers.
+        self.share = contextlib.ExitStack()
         self._pieces: deque[bytes] = deque()
         self._waiting_bytes = 0
         self._changed = asyncio.Event()
@@ -184,15 +186,15 @@ class EngineAnswer:
             raise serving_errors.InferenceFailed("The worker went away in the middle of its answer.")
 
 
-async def ask_engine(
-    services: Services, records: list[LlmRecord], path: str, body: bytes, principal: Principal
-) -> EngineAnswer:
+async def ask_engine(request: Request, records: list[LlmRecord], path: str, body: bytes) -> EngineAnswer:
     """The answer of the first worker that has a free slot, once it has begun. Raises HiveError."""
     from hive.serving.relay import Relay
 
+    services = services_of(request)
     service = services.serving.service
     for number, record in enumerate(records):
-        answer = EngineAnswer(principal)
+        answer = EngineAnswer(principal_of(request))
+        answer.share.enter_context(services.serving.shares.holding(request))
         relay = Relay(answer, service.kept)
         answer.stop = relay.stop
         headers = ((b"content-type", b"application/json"), *service.headers(record))
@@ -242,6 +244,7 @@ def _refused(status: int, said: bytes) -> errors.HiveError:
 async def close_answer(services: Services, answer: EngineAnswer) -> None:
     """Let go of the engine, which ends what nobody reads."""
     services.serving.answers.discard(answer)
+    answer.share.close()
     answer.stop()
     if answer.task is not None:
         answer.task.cancel()

@@ -19,7 +19,6 @@ from hive.api.json import JsonResponse
 from hive.api.ollama import find
 from hive.api.ollama_chat import ask_engine, close_answer, serving_records
 from hive.api.passing import MAX_WHOLE_BYTES, read_whole
-from hive.auth.principal import principal_of
 from hive.serving.record import LlmRecord
 
 
@@ -92,7 +91,7 @@ async def _whole(request: Request, records: list[LlmRecord], body: bytes) -> _An
     from hive.api.services import services_of
 
     services, said = services_of(request), bytearray()
-    engine = await ask_engine(services, records, "/v1/embeddings", body, principal_of(request))
+    engine = await ask_engine(request, records, "/v1/embeddings", body)
     try:
         async with contextlib.aclosing(engine.pieces()) as pieces:
             async for data in pieces:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
 from starlette.responses import StreamingResponse
@@ -18,10 +18,13 @@ def line(content: Any) -> bytes:
 
 
 class NdjsonResponse(StreamingResponse):
-    """Lines as they come. What makes them is ended with the client; an error of hive's is the last line."""
+    """Lines as they come. What makes them is ended with the client, and `at_end` called, also where the client has gone
+    before the first; an error of hive's is the last line.
+    """
 
-    def __init__(self, lines: AsyncGenerator[bytes, None]) -> None:
+    def __init__(self, lines: AsyncGenerator[bytes, None], at_end: Callable[[], Awaitable[None]] | None = None) -> None:
         self._lines = lines
+        self._at_end = at_end
         headers = {"cache-control": "no-store, no-transform", "x-accel-buffering": "no"}
         super().__init__(self._told(), media_type="application/x-ndjson", headers=headers)
 
@@ -38,3 +41,5 @@ class NdjsonResponse(StreamingResponse):
             await super().__call__(scope, receive, send)
         finally:
             await self._lines.aclose()
+            if self._at_end is not None:  # lines that were not begun end nothing
+                await self._at_end()

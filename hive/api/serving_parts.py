@@ -19,6 +19,7 @@ from hive.redis.client import CommandThread
 from hive.settings import Settings
 from hive.streams.fanout import Fanout
 from hive.streams.revocation import Opened, end_dead
+from hive.streams.shares import Shares
 from hive.streams.stream import StreamEndpoint
 from hive.wire.keys import LLM_CHANNELS
 
@@ -48,6 +49,8 @@ class LazyServing:
         self._tasks: list[asyncio.Task[None]] = []
         #: The answers of models that are on their way to clients.
         self.answers: set[Opened] = set()
+        #: How many of them each key or address has: a slow reader holds a slot for as long as it reads.
+        self.shares = Shares(settings.max_answers_per_key)
 
     @property
     def service(self) -> ServingService:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
+from starlette.requests import ClientDisconnect
+from starlette.types import Message
 
+from hive.api.ollama_lines import NdjsonResponse
 from hive.doors.ollama_messages import MAX_IDLE_S, Answer, AnswerPiece, Asked, engine_request, idle_seconds
 
 
@@ -66,3 +70,26 @@ def test_an_event_that_is_none_of_an_engine_is_named(choice: object) -> None:
 )
 def test_how_long_a_model_stays_is_read_as_go_writes_it(written: str | float | None, seconds: float | None) -> None:
     assert idle_seconds(written) == seconds
+
+
+@pytest.mark.anyio
+async def test_what_an_answer_holds_is_let_go_of_also_where_the_client_has_gone_before_its_first_line() -> None:
+    ends: list[str] = []
+
+    async def lines() -> AsyncGenerator[bytes, None]:
+        ends.append("begun")
+        yield b"{}\n"
+
+    async def at_end() -> None:
+        ends.append("let go")
+
+    async def gone() -> Message:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        raise OSError("nobody is there")
+
+    scope = {"type": "http", "asgi": {"spec_version": "2.4"}}
+    with pytest.raises(ClientDisconnect):
+        await NdjsonResponse(lines(), at_end)(scope, gone, send)
+    assert ends == ["let go"]

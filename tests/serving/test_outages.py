@@ -148,10 +148,8 @@ def test_an_answer_ends_soon_after_its_key_at_both_addresses_whether_it_is_a_str
 ) -> None:
     standin = write_standin(tmp_path / "engine", tokens_per_s=20)
     kept, revoked = make(key_file, "read", "pull", "run"), make(key_file, "read", "run")
-    with (
-        ThreadPoolExecutor(2) as pool,
-        loaded({**env, "HIVE_LLAMA_SERVER": str(standin), "HIVE_LLM_SLOTS": "6"}, kept) as (fleet, spawned),
-    ):
+    settings = {"HIVE_LLAMA_SERVER": str(standin), "HIVE_LLM_SLOTS": "7", "HIVE_MAX_ANSWERS_PER_KEY": "2"}
+    with ThreadPoolExecutor(2) as pool, loaded({**env, **settings}, kept) as (fleet, spawned):
         body = {"prompt": "?", "model": MODEL, "max_tokens": 2_048}
 
         def begin(key: str) -> list[RawStream]:
@@ -167,7 +165,8 @@ def test_an_answer_ends_soon_after_its_key_at_both_addresses_whether_it_is_a_str
             return requests.post(f"{url}/v1/inference", json=whole, headers=headers, timeout=TIMEOUT_S)
 
         asking = [pool.submit(ask, url) for url in (fleet.url, spawned["url"])]
-        wait_for(lambda: _slots_free(fleet, kept) == 0, "all are being answered")
+        wait_for(lambda: _slots_free(fleet, kept) == 1, "all are being answered")
+        _check_share(fleet, kept, revoked)
         key_file.revoke(revoked[5:13])
         began_s = time.monotonic()
         for stream in end:
@@ -182,6 +181,33 @@ def test_an_answer_ends_soon_after_its_key_at_both_addresses_whether_it_is_a_str
         for stream in go_on:
             assert (stream.event() or {})["type"] == "token"
             stream.close()
+
+
+def _check_share(fleet: Fleet, kept: str, full: str) -> None:
+    """A key that has its share of answers gets no more of them, in whatever form; who closes one may have another."""
+    forms: tuple[tuple[str, dict[str, Any]], ...] = (
+        ("/api/chat", {"model": "hf.co/org/model:Q4_K_M", "messages": [{"role": "user", "content": "?"}]}),
+        ("/v1/inference", {"model": MODEL, "prompt": "?", "max_tokens": 2_048}),
+    )
+
+    def ask(key: str, path: str, body: dict[str, Any]) -> requests.Response:
+        headers = {"Authorization": f"Bearer {key}"}
+        return requests.post(f"{fleet.url}{path}", json=body, headers=headers, stream=True, timeout=TIMEOUT_S)
+
+    for form in forms:
+        refused = ask(full, *form)
+        assert refused.status_code == 429
+        assert "TOO_MANY_REQUESTS" in refused.text
+        mine: list[requests.Response] = []
+
+        def is_answered(form: tuple[str, dict[str, Any]] = form, mine: list[requests.Response] = mine) -> bool:
+            mine.append(ask(kept, *form))
+            return mine[-1].status_code == 200
+
+        wait_for(is_answered, "one more of its two")
+        assert ask(kept, *form).status_code == 429
+        mine[-1].close()
+    wait_for(lambda: _slots_free(fleet, kept) == 1, "its slot is free")
 
 
 def _slots_free(fleet: Fleet, key: str) -> int:
