@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import os
 import signal
 from pathlib import Path
@@ -139,7 +141,9 @@ def test_objects_of_azure_and_google_go_on_after_a_kill_and_a_url_that_ran_out(
 
 
 def test_a_command_on_its_own_needs_its_credentials_and_no_setting(tmp_path: Path) -> None:
-    with S3Server({"/models/m.gguf": b"GGUF\3\0\0\0" + b"\1" * 16}) as store:
+    content = b"GGUF\3\0\0\0" + b"\1" * 16
+    with S3Server({"/models/m.gguf": content}) as store:
+        store.checksums["/models/m.gguf"] = base64.b64encode(hashlib.sha256(content).digest()).decode()
         env = {
             name: value
             for name, value in environment("", tmp_path, HIVE_HOST="127.0.0.1:1", **store.env).items()
@@ -147,5 +151,6 @@ def test_a_command_on_its_own_needs_its_credentials_and_no_setting(tmp_path: Pat
         }
         done = pull(env, "s3://models/m.gguf")
     assert done.code == 0, done.err
-    assert Path(done.out.strip()).read_bytes().startswith(b"GGUF")
+    assert Path(done.out.strip()).read_bytes() == content
+    assert ", verified" in done.err
     assert "X-Amz" not in done.out + done.err

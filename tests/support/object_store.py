@@ -35,6 +35,8 @@ class ObjectStore(LocalServer):
         #: Signatures that have run out.
         self.expired: set[str] = set()
         self.refuses_all = False
+        #: The status of all answers; None: what is right.
+        self.status: int | None = None
         #: Bytes after which connections break and what was signed until then has run out; None: never.
         self.expire_after: int | None = None
         #: Bytes after which no more are sent until `go_on` is set; None: never.
@@ -84,7 +86,9 @@ class ObjectStore(LocalServer):
         else:
             refusal = self.refusal(request, parts.path, query)
         path = unquote(parts.path).removeprefix(self.root)
-        if refusal:
+        if self.status is not None:
+            self._answer(request, self.status, b"")
+        elif refusal:
             self._answer(request, *self.refused(refusal))
         elif path not in self.objects:
             self._answer(request, 404, b"<Error><Code>NoSuchKey</Code></Error>")

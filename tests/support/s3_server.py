@@ -14,7 +14,19 @@ KEY_ID, SECRET = "AKIASTANDIN", "s3cr3t+standin/key"
 
 
 class S3Server(ObjectStore):
+    """Tells the `checksums` of its objects, by `/bucket/key`, as S3 does: to who asks with a header that is signed."""
+
     signature, scheme = "X-Amz-Signature", "s3"
+
+    def __init__(self, objects: dict[str, bytes]) -> None:
+        super().__init__(objects)
+        self.checksums: dict[str, str] = {}
+
+    def object_headers(self, request: BaseHTTPRequestHandler, path: str) -> dict[str, str]:
+        headers = super().object_headers(request, path)
+        if request.headers.get("x-amz-checksum-mode") == "ENABLED" and path in self.checksums:
+            headers["x-amz-checksum-sha256"] = self.checksums[path]
+        return headers
 
     @property
     def env(self) -> dict[str, str]:
@@ -26,6 +38,9 @@ class S3Server(ObjectStore):
 
     def refusal(self, request: BaseHTTPRequestHandler, path: str, query: dict[str, str]) -> str:
         signature = query.pop("X-Amz-Signature", "")
+        signed = query.get("X-Amz-SignedHeaders", "").split(";")
+        if any(name.startswith("x-amz-") and name not in signed for name in map(str.lower, request.headers)):
+            return "There were headers present in the request which were not signed"
         if not signature:
             return "AccessDenied"
         date = query["X-Amz-Date"]
@@ -34,8 +49,9 @@ class S3Server(ObjectStore):
             return "Request has expired"
         scope = query["X-Amz-Credential"].removeprefix(f"{KEY_ID}/")
         asked = "&".join(f"{quote(name, safe='~')}={quote(query[name], safe='~')}" for name in sorted(query))
-        host = request.headers["Host"]
-        canonical = f"GET\n{quote(unquote(path), safe='/~')}\n{asked}\nhost:{host}\n\nhost\nUNSIGNED-PAYLOAD"
+        headers = "".join(f"{name}:{request.headers[name]}\n" for name in signed)
+        name = quote(unquote(path), safe="/~")
+        canonical = f"{request.command}\n{name}\n{asked}\n{headers}\n{';'.join(signed)}\nUNSIGNED-PAYLOAD"
         hashed = hashlib.sha256(canonical.encode()).hexdigest()
         key = f"AWS4{SECRET}".encode()
         for part in scope.split("/"):

@@ -54,7 +54,7 @@ def resolve(
     if ref.is_local_file:
         return local_file.resolve(ref, sha256, name, settings)
     if ref.is_object:
-        return bucket.resolve(ref, sha256, name, settings)
+        return bucket.resolve(ref, sha256, name, settings=settings, network=network)
     if ref.url is not None:
         return url.resolve(ref, sha256, name)
     if (registered := ref.registry) is not None:

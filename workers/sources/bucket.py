@@ -12,13 +12,15 @@ and signs; what it signs otherwise than the stores is signed again (workers.sour
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import importlib.util
 import os
 import time
 from datetime import timedelta
 from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 from urllib.parse import urlsplit
 
 import msgspec
@@ -27,18 +29,29 @@ from hive.errors import (
     DownloadError,
     FileNotFound,
     HiveError,
+    HubRefused,
     HubUnavailable,
     InvalidModelRef,
     ModelAccessDenied,
     UnsafeUrl,
 )
+from hive.net.egress import Network
 from hive.settings import Settings
 from hive.version import install_command
 from hive.wire.buckets import allows, bucket_of, is_object, not_allowed, parts_of
 from hive.wire.refs import ModelRef
 from workers.sources import url
+from workers.sources.elsewhere import asking
+from workers.sources.hub_transport import CallBounds
 from workers.sources.plan import Plan
-from workers.sources.signatures import is_delegated, is_encoded, signed_for_azure, signed_for_google
+from workers.sources.signatures import (
+    CHECKSUM_HEADER,
+    is_delegated,
+    is_encoded,
+    signed_for_azure,
+    signed_for_checksum,
+    signed_for_google,
+)
 from workers.transfer import Location, Refusal
 
 if TYPE_CHECKING:
@@ -55,6 +68,7 @@ _CREDENTIALS: Final = {
     "gs": "GOOGLE_APPLICATION_CREDENTIALS",
     "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
 }
+_AWS_KEYS: Final = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 #: Where obstore finds the key of a storage account, and the file of a service account.
 _AZURE_KEYS: Final = ("AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_ACCESS_KEY", "AZURE_STORAGE_MASTER_KEY")
 _GOOGLE_ACCOUNTS: Final = ("GOOGLE_SERVICE_ACCOUNT", "GOOGLE_SERVICE_ACCOUNT_PATH", "GOOGLE_APPLICATION_CREDENTIALS")
@@ -64,10 +78,12 @@ class _ServiceAccount(msgspec.Struct):
     private_key: str = ""
 
 
-def resolve(ref: ModelRef, sha256: str | None, name: str | None, settings: Settings) -> Plan:
-    """The plan for an object.
+def resolve(ref: ModelRef, sha256: str | None, name: str | None, *, settings: Settings, network: Network) -> Plan:
+    """The plan for an object. Without `sha256` S3 is asked for the one that it has.
 
     Raises:
+        HubUnavailable: S3 does not answer.
+        RetryLater: it asks to wait.
         UnsafeUrl: the settings do not allow its bucket.
         DownloadError: obstore is not installed.
         ModelAccessDenied: there are no credentials to sign with.
@@ -85,6 +101,7 @@ def resolve(ref: ModelRef, sha256: str | None, name: str | None, settings: Setti
         signer.locate()
     except HubUnavailable as error:
         raise ModelAccessDenied(error.message) from None
+    sha256 = sha256 or signer.stored_sha256(settings, network)
     return url.resolve(ref, sha256, name, signer.locate, signer.explain)
 
 
@@ -110,20 +127,45 @@ class _Signer:
 
     def locate(self) -> Location:
         """A signed URL of now. Raises HubUnavailable, with nothing of what the client said: it may be secret."""
+        now_s = time.time()
+        return Location(url=self._signed("GET"), expires_at=now_s + SIGNED_FOR_S, signed_here=True)
+
+    def stored_sha256(self, settings: Settings, network: Network) -> str | None:
+        """The SHA-256 of the whole object as S3 keeps it, in hex; None where it has none, does not say, or the key that
+        signs is not in the environment.
+
+        Raises:
+            HubUnavailable: it does not answer, which is no answer: with a digest and without are two downloads.
+            RetryLater: it asks to wait.
+        """
+        key_id, secret = (os.environ.get(name, "") for name in _AWS_KEYS)
+        if parts_of(self._address).scheme != "s3" or not (key_id and secret):
+            return None
+        asked = signed_for_checksum(self._signed("HEAD"), key_id, secret)
+        if asked is None:
+            return None
+        parts = urlsplit(asked)
+        bounds = CallBounds(settings.first_byte_timeout_s, settings.hub_timeout_s)
+        try:
+            with asking(f"{parts.scheme}://{parts.netloc}", bounds, network, bucket_of(self._address)) as client:
+                answer = client.head(asked, headers=dict([CHECKSUM_HEADER]), follow_redirects=False)
+        except HubRefused:
+            return None
+        return _sha256_of(answer.headers.get("x-amz-checksum-sha256", "")) if answer.is_success else None
+
+    def _signed(self, method: Literal["GET", "HEAD"]) -> str:
         import obstore
 
         scheme, _, key = parts_of(self._address)
-        now_s = time.time()
         try:
             # Twice at the same time makes two stores, of which either will do.
             store = self._store = self._store or self._made()
-            signed = _mended(scheme, obstore.sign(store, "GET", key, timedelta(seconds=SIGNED_FOR_S)))
+            return _mended(scheme, obstore.sign(store, method, key, timedelta(seconds=SIGNED_FOR_S)))
         except (obstore.exceptions.BaseError, ValueError, TypeError, OSError) as error:
             raise HubUnavailable(
                 f"No URL of {bucket_of(self._address)} can be signed ({type(error).__name__}): set"
                 f" {_CREDENTIALS[scheme]} where the workers run, or give their machine a role."
             ) from None
-        return Location(url=signed, expires_at=now_s + SIGNED_FOR_S, signed_here=True)
 
     def explain(self, refusal: Refusal) -> HiveError:
         """What it means that the store refuses what was signed just now."""
@@ -151,6 +193,17 @@ class _Signer:
         return S3Store(
             bucket, config=config, client_options={"timeout": timeout}, retry_config={"retry_timeout": tries}
         )
+
+
+def _sha256_of(checksum: str) -> str | None:
+    """S3's checksum in hex; None of one that is made of those of parts (it ends in their number), which is no digest of
+    the file.
+    """
+    try:
+        digest = base64.b64decode(checksum, validate=True)
+    except ValueError:
+        return None
+    return digest.hex() if len(digest) == hashlib.sha256().digest_size else None
 
 
 def _mended(scheme: str, signed: str) -> str:

@@ -1,4 +1,4 @@
-"""Signed URLs of Azure and Google, signed once more where obstore's would be refused.
+"""Signed URLs of objects, signed once more where obstore's would be refused, or do not ask for what is wanted.
 
 Problem: obstore signs for Azure with the path as it stands in the URL, and Azure compares with the name itself, so no
 object with a blank or an accent in its name can be had; it lets the signature begin now, which a store whose clock is
@@ -6,7 +6,10 @@ behind refuses. For Google it leaves characters as they are that are to be encod
 Google's own host whatever the URL's is. The easy way, to refuse such names, refuses objects that are there. So obstore
 finds the credentials and makes the URL, and where they are a key that this process has, the signature is made here.
 
-Written after Microsoft's "Create a service SAS" and Google's "V4 signing process with your own program".
+S3 tells a checksum to who asks for it by a header, which has to be signed too, and obstore signs none.
+
+Written after Microsoft's "Create a service SAS", Google's "V4 signing process with your own program" and Amazon's
+"Authenticating Requests: Using Query Parameters (Signature Version 4)".
 """
 
 from __future__ import annotations
@@ -17,6 +20,8 @@ import hmac
 from typing import Final
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
+#: What asks S3 for checksums.
+CHECKSUM_HEADER: Final = ("x-amz-checksum-mode", "ENABLED")
 #: The version of Azure's protocol that says what is signed below.
 AZURE_VERSION: Final = "2023-11-03"
 #: Parameters of what Azure signs, in their order: permissions, start, end, (the object), policy, addresses, protocol,
@@ -77,3 +82,24 @@ def signed_for_google(url: str, private_key: str) -> str:
     text = f"GOOG4-RSA-SHA256\n{query['X-Goog-Date']}\n{scope}\n{hashed}"
     signature = key.sign(text.encode(), padding.PKCS1v15(), hashes.SHA256()).hex()
     return parts._replace(path=path, query=f"{asked}&X-Goog-Signature={signature}").geturl()
+
+
+def signed_for_checksum(url: str, key_id: str, secret: str) -> str | None:
+    """The signed URL of a HEAD of S3's with a signature of CHECKSUM_HEADER too; None where another key signed it."""
+    parts = urlsplit(url)
+    query = {name: value for name, value in parse_qsl(parts.query) if name != "X-Amz-Signature"}
+    owner, _, scope = query["X-Amz-Credential"].partition("/")
+    if owner != key_id:
+        return None
+    name, value = CHECKSUM_HEADER
+    query["X-Amz-SignedHeaders"] = f"host;{name}"
+    asked = urlencode(sorted(query.items()), quote_via=quote, safe="~")
+    headers = f"host:{parts.netloc}\n{name}:{value}\n\nhost;{name}"
+    canonical = f"HEAD\n{parts.path}\n{asked}\n{headers}\nUNSIGNED-PAYLOAD"
+    hashed = hashlib.sha256(canonical.encode()).hexdigest()
+    key = f"AWS4{secret}".encode()
+    for part in scope.split("/"):
+        key = hmac.digest(key, part.encode(), "sha256")
+    text = f"AWS4-HMAC-SHA256\n{query['X-Amz-Date']}\n{scope}\n{hashed}"
+    signature = hmac.digest(key, text.encode(), "sha256").hex()
+    return parts._replace(query=f"{asked}&X-Amz-Signature={signature}").geturl()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import importlib.util
 import time
@@ -11,7 +12,7 @@ from urllib.parse import parse_qsl, quote, urlsplit
 
 import pytest
 
-from hive.errors import DownloadError, FileNotFound, HiveError, ModelAccessDenied, UnsafeUrl
+from hive.errors import DownloadError, FileNotFound, HiveError, HubUnavailable, ModelAccessDenied, UnsafeUrl
 from hive.settings import Settings
 from hive.wire.refs import parse_ref
 from tests.support.azure_server import AzureServer
@@ -23,7 +24,7 @@ from workers.fetch import network_of
 from workers.sources import Plan, open_to_caller, probed
 from workers.sources.bucket import SIGNED_FOR_S
 from workers.sources.signatures import signed_for_azure
-from workers.transfer import Limits, signed_url_expiry
+from workers.transfer import Digest, Limits, signed_url_expiry
 
 KEY = "a=b/c d+%é'(1)*~.gguf"
 REF = "s3://bucket/a=b/c%20d+%25%C3%A9'(1)*~.gguf"
@@ -105,6 +106,40 @@ def test_what_the_store_refuses_is_told_with_the_way_out(object_store: ObjectSto
     settings, plan = planned(object_store, tmp_path)
     with pytest.raises(ModelAccessDenied, match=r"(AWS|AZURE|GOOGLE)_.* are wrong or may not read.*AllRefused"):
         probed(plan, network_of(settings, plan.ref), Limits())
+
+
+#: The SHA-256 of the object, as it is and as S3 writes it.
+SHA256 = hashlib.sha256(b"GGUF bytes")
+IN_BASE64 = base64.b64encode(SHA256.digest()).decode()
+
+
+@pytest.mark.parametrize(
+    ("checksum", "digest"),
+    [(IN_BASE64, Digest("sha256", SHA256.hexdigest())), (f"{IN_BASE64}-3", None), ("AAAAAA==", None), (None, None)],
+    ids=["whole", "of parts", "another", "none"],
+)
+@pytest.mark.usefixtures("no_credentials")
+def test_the_checksum_that_s3_has_of_the_whole_object_is_its_digest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checksum: str | None, digest: Digest | None
+) -> None:
+    with S3Server({f"/bucket/{KEY}": b"GGUF bytes"}) as store:
+        for name, value in store.env.items():
+            monkeypatch.setenv(name, value)
+        if checksum is not None:
+            store.checksums[f"/bucket/{KEY}"] = checksum
+        [file] = planned(store, tmp_path)[1].files
+        assert [status for _, status in store.answers] == [200]
+        assert (file.digest, file.source.digest) == (digest, digest)
+        # A digest that somebody gives is asked of nobody.
+        given = plan_for(
+            settings_of(tmp_path, HIVE_BUCKETS="s3://bucket", AWS_ENDPOINT_URL=store.endpoint), REF, sha256="0" * 64
+        )
+        assert given.files[0].digest == Digest("sha256", "0" * 64)
+        assert len(store.answers) == 1
+        # With an answer or without, it is one download or another.
+        store.status = 503
+        with pytest.raises(HubUnavailable, match="s3://bucket"):
+            planned(store, tmp_path)
 
 
 def test_a_delegated_signature_of_azures_is_kept_and_a_name_that_it_cannot_sign_refused(
