@@ -16,7 +16,7 @@ from typing import Any, Final
 from hive.errors import DiskFull, HiveError, InternalError, StoreNotWritable
 
 #: What a full disk, or a full quota, says.
-_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 #: What the system says where this process or machine, and not a disk, is at a limit; and the way out.
 _OWN_LIMITS: Final = {
     errno.EMFILE: "Raise it (ulimit -n).",
@@ -56,7 +56,7 @@ def disk_error(error: OSError, path: Path | None = None, *, needed: int | None =
     place = f": {where}" if where else ""
     reason = os.strerror(error.errno) if error.errno else str(error) or type(error).__name__
     details: dict[str, Any] = {"path": str(where)} if where else {}
-    if error.errno in _FULL:
+    if error.errno in FULL:
         text = f"There is not enough free space in the store ({reason}{place}). Free some and start it again to resume."
         return DiskFull(text, **details, **({} if needed is None else {"needed": needed}))
     if error.errno in _OWN_LIMITS:

@@ -21,7 +21,7 @@ from hive.redis.lua import Script
 from hive.settings import Settings
 from hive.store.dirfd import open_folder, remove_file
 from hive.store.filesystem import partial_places
-from hive.store.given_up import note_removed
+from hive.store.given_up import noting_removal
 from hive.store.layout import PARTIAL_ENDINGS
 from hive.wire import keys
 
@@ -56,8 +56,8 @@ def _remove_shared(settings: Settings, folder: int, client: RedisClient, name: s
     key = keys.file(name)
     if not Script(client, scripts.TAKE_FILE)(file=key, id=download_id, lease_ms=PURGE_LEASE_MS):
         return 0
-    note_removed(settings.hive_dir, folder, name)
-    freed = sum(_remove(folder, name + ending) for ending in PARTIAL_ENDINGS)
+    with noting_removal(settings.hive_dir, folder, name):
+        freed = sum(_remove(folder, name + ending) for ending in PARTIAL_ENDINGS)
     client.delete(key)
     return freed
 

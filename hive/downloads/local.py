@@ -25,6 +25,7 @@ from hive.settings import Settings
 from hive.store.dirfd import open_folder, remove_file, size_of
 from hive.store.file_lock import FileLock, holder_of
 from hive.store.filesystem import partial_places
+from hive.store.given_up import noting_removal
 from hive.store.layout import PARTIAL_ENDINGS
 from hive.store.partial_lock import PartialLocks
 from hive.wire.refs import dedup_key
@@ -167,7 +168,8 @@ class LocalDownloads:
                 locks = PartialLocks(place, local_realm(download_id))
                 for name in sorted(shared):
                     if locks.acquire(name):
-                        freed += sum(_remove(folder, name + ending) for ending in PARTIAL_ENDINGS)
+                        with noting_removal(self._settings.hive_dir, folder, name):
+                            freed += sum(_remove(folder, name + ending) for ending in PARTIAL_ENDINGS)
                         locks.release(name)
         return freed
 

@@ -6,10 +6,12 @@ old, when no download that has not ended names it, and under the lease that its 
 
 from __future__ import annotations
 
+import contextlib
+
 from hive.store.dirfd import open_folder, remove_file, size_of
 from hive.store.filesystem import partial_places
 from hive.store.gc_context import GcContext, InUse, InUseError, modified_s
-from hive.store.given_up import note_removed
+from hive.store.given_up import noting_removal
 from hive.store.partial_files import Partial, partials_in
 
 
@@ -41,7 +43,10 @@ def _remove(gc: GcContext, folder: int, partial: Partial, shown: str) -> None:
         with gc.lease(partial.lease) as ours:
             if not ours:
                 raise InUseError
-            if partial.kind == "partial" and not partial.download_id:
-                note_removed(gc.settings.hive_dir, folder, partial.key)
-            for name in partial.names:
-                remove_file(folder, name)
+            is_shared = partial.kind == "partial" and not partial.download_id
+            noting = (
+                noting_removal(gc.settings.hive_dir, folder, partial.key) if is_shared else contextlib.nullcontext()
+            )
+            with noting:
+                for name in partial.names:
+                    remove_file(folder, name)

@@ -13,9 +13,11 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from hive.disk_errors import FULL
 from hive.store.dirfd import open_folder, write_file
 
 #: The folder, below `hive`.
@@ -34,15 +36,26 @@ def note_given_up(hive: Path, digest: str) -> None:
                     os.unlink(name, dir_fd=notes)
 
 
-def note_removed(hive: Path, partials: int, key: str) -> None:
-    """The same before the partial file `key` of the folder behind `partials` is removed; nothing where nobody can have
-    read it, since it has no journal. Raises OSError.
+@contextlib.contextmanager
+def noting_removal(hive: Path, partials: int, key: str) -> Iterator[None]:
+    """The same around the removal of the partial file `key` of the folder behind `partials`; nothing where nobody can
+    have read it, since it has no journal. Where the disk is too full for a note, the removal makes the room for it: the
+    way out of a full disk must not need any. Raises OSError.
     """
-    if key.startswith("url-"):
+    digest = key.removeprefix("git-")
+    if key.startswith("url-") or not _is_there(partials, f"{key}.journal"):
+        yield
         return
-    with contextlib.suppress(FileNotFoundError):
-        os.stat(f"{key}.journal", dir_fd=partials, follow_symlinks=False)
-        note_given_up(hive, key.removeprefix("git-"))
+    try:
+        note_given_up(hive, digest)
+        is_noted = True
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        is_noted = False
+    yield
+    if not is_noted:
+        note_given_up(hive, digest)
 
 
 def given_up(hive: Path, digest: str) -> int:
@@ -53,6 +66,13 @@ def given_up(hive: Path, digest: str) -> int:
         found = os.stat(digest, dir_fd=notes, follow_symlinks=False)
         return found.st_mtime_ns if _age_s(found) <= NOTE_TTL_S else 0
     return 0
+
+
+def _is_there(folder: int, name: str) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        os.stat(name, dir_fd=folder, follow_symlinks=False)
+        return True
+    return False
 
 
 def _age_s(found: os.stat_result) -> float:

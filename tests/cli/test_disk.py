@@ -11,6 +11,7 @@ from hive.cli import server as finding
 from hive.downloads.local import LocalDownloads, LocalRun, local_realm
 from hive.settings import Settings
 from hive.store.filesystem import partial_place
+from hive.store.given_up import given_up
 from hive.store.partial_lock import PartialLocks
 from hive.wire.refs import parse_ref
 from hive.wire.spec import DownloadSpec
@@ -98,9 +99,11 @@ def test_ps_and_show_tell_of_it(settings: Settings, hive: Hive) -> None:
 @pytest.mark.parametrize("name", ["org/name:Q4_K_M", "hf:org/name:Q4_K_M", "org/name"])
 def test_rm_removes_what_has_arrived(settings: Settings, hive: Hive, name: str) -> None:
     _, part = stopped(settings)
+    part.with_suffix(".journal").touch()  # so a server of this store may have handed some of it out
     result = hive("rm", "-y", name)
     assert (result.code, result.err) == (0, "Deleted what had arrived of org/name:Q4_K_M, 4.0 kB\n")
     assert not part.exists()
+    assert given_up(settings.hive_dir, KEY) > 0
     assert LocalDownloads(settings).list() == []
 
 

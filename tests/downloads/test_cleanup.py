@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from hive.downloads.intents import Attempt, IntentLog, intent_of
 from hive.downloads.restore import Restore
 from hive.redis.client import RedisClient
 from hive.settings import Settings
+from hive.store.dirfd import write_file
 from hive.store.given_up import given_up
 from hive.store.layout import PARTIAL
 from hive.wire import keys
@@ -55,6 +57,26 @@ def test_a_purge_removes_what_only_this_download_wanted(
     # Who was handed some of it, and asks for the rest, gets all.
     assert given_up(settings.hive_dir, DIGEST) > 0
     assert given_up(settings.hive_dir, OTHER_DIGEST) == 0
+
+
+def test_a_purge_makes_room_on_a_disk_that_is_too_full_for_a_note(
+    settings: Settings, intents: IntentLog, store: RedisClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = an_intent(purge=True)
+    place = make_partials(settings, f"{DIGEST}.part", f"{DIGEST}.journal")
+    intents.write(entry)
+    intents.write_attempt(entry.id, Attempt(attempt=1, fence=1, partials=(DIGEST,)))
+
+    def write_where_there_is_room(folder: int, name: str, data: bytes) -> None:
+        if os.listdir(place):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write_file(folder, name, data)
+
+    monkeypatch.setattr("hive.store.given_up.write_file", write_where_there_is_room)
+    close(settings, store, intents, entry.id)
+    assert os.listdir(place) == []
+    assert intents.ids() == []
+    assert given_up(settings.hive_dir, DIGEST) > 0
 
 
 @pytest.mark.parametrize("owner", ["another-download 7", "x"])
