@@ -39,9 +39,11 @@ from typing import Annotated, Final, NamedTuple, TypeVar
 
 import msgspec
 
+from hive.disk_errors import FULL
 from hive.downloads.record import Record
 from hive.errors import StoreNotWritable
 from hive.key_file import read_key_file
+from hive.plain_file import open_plain_file
 from hive.secrets import ensure_key
 from hive.settings import Settings
 from hive.store.dirfd import open_folder, read_file, remove_file, subfolders, write_file
@@ -203,7 +205,26 @@ class IntentLog:
 
     def _write(self, name: str, data: bytes) -> None:
         with open_folder(self._root, INTENTS, self._realm, create=True) as folder:
-            write_file(folder, name, self._signed(name, data), durable=False, mode=FILE_MODE)
+            try:
+                write_file(folder, name, self._signed(name, data), durable=False, mode=FILE_MODE)
+            except OSError as error:
+                if error.errno not in FULL or not self._overwrite(folder, name, data):
+                    raise
+
+    def _overwrite(self, folder: int, name: str, data: bytes) -> bool:
+        """Write over the file that is there, in the room that it has: that what arrived is to be removed must be said
+        on a disk that is full, too. Whether it could be; one write, and a reader sees by the signature whether it has
+        all of it.
+        """
+        try:
+            file = open_plain_file(name, os.O_WRONLY, folder=folder)
+        except OSError:
+            return False
+        with os.fdopen(file, "wb", buffering=0):
+            found = os.fstat(file)
+            blanks = b" " * (found.st_size - len(self._signed(name, data)))  # nothing of the old one may stay behind it
+            signed = self._signed(name, data[:1] + blanks + data[1:])
+            return len(signed) <= found.st_blocks * 512 and os.pwrite(file, signed, 0) == len(signed)
 
     def _mac(self, name: str, data: bytes) -> str:
         return hmac.new(self._key, name.encode() + b"\0" + data, "sha256").hexdigest()

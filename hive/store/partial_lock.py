@@ -21,6 +21,7 @@ import threading
 import time
 from typing import Final
 
+from hive.disk_errors import FULL
 from hive.errors import StoreMissing
 from hive.plain_file import open_plain_file
 from hive.store.dirfd import open_folder, remove_file, temporary_name
@@ -69,9 +70,8 @@ class PartialLocks:
                             return owner == self._realm
                         return self._note(folder, lock, owner, touched_s)
                     if self._is_named(folder, lock, file):
-                        os.ftruncate(file, 0)
-                        os.pwrite(file, self._realm, 0)
                         self._held[lock] = file
+                        self._sign(file)
                         return True
                     os.close(file)
             return False
@@ -102,6 +102,17 @@ class PartialLocks:
         if file >= 0:
             with contextlib.suppress(OSError):
                 os.close(file)
+
+    def _sign(self, file: int) -> None:
+        """Say whose it is. On a full disk it is a lock all the same: whoever makes room there needs it, and to those who
+        do not see that it is theirs it is another's.
+        """
+        try:
+            os.ftruncate(file, 0)
+            os.pwrite(file, self._realm, 0)
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
 
     @staticmethod
     def _is_named(folder: int, lock: str, file: int) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -104,6 +106,24 @@ def test_rm_removes_what_has_arrived(settings: Settings, hive: Hive, name: str) 
     assert (result.code, result.err) == (0, "Deleted what had arrived of org/name:Q4_K_M, 4.0 kB\n")
     assert not part.exists()
     assert given_up(settings.hive_dir, KEY) > 0
+    assert LocalDownloads(settings).list() == []
+
+
+@pytest.mark.parametrize("command", [("rm", "-y"), ("cancel", "--purge")])
+def test_a_disk_on_which_not_a_byte_is_free_is_made_room_on(
+    settings: Settings, hive: Hive, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    _, part = stopped(settings)
+    part.with_suffix(".journal").touch()
+
+    def full(*_: object, **__: object) -> None:
+        if part.exists():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("hive.downloads.intents.write_file", full)
+    monkeypatch.setattr("hive.store.given_up.write_file", full)
+    assert hive(*command, "org/name:Q4_K_M").code == 0
+    assert not part.exists()
     assert LocalDownloads(settings).list() == []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import uuid
 from dataclasses import replace
@@ -90,6 +91,23 @@ def test_a_file_that_is_a_link_is_not_followed(intents: IntentLog, settings: Set
     (folder(settings) / f"{entry.id}.json").unlink()
     (folder(settings) / f"{entry.id}.json").symlink_to(tmp_path / "elsewhere")
     assert intents.read(entry.id) is None
+
+
+def test_what_people_want_is_written_over_the_request_where_the_disk_has_no_room_beside_it(
+    intents: IntentLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = an_intent()
+    intents.write(entry)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("hive.downloads.intents.write_file", full)
+    for wanted in (msgspec.structs.replace(entry, cancelled=True, purge=True), entry):  # longer, and shorter again
+        intents.write(wanted)
+        assert intents.read(entry.id) == wanted
+    with pytest.raises(OSError, match="No space left"):
+        intents.write(an_intent("hf:org/other"))
 
 
 def test_an_older_worker_does_not_overwrite_the_hold_of_a_newer_one(intents: IntentLog) -> None:

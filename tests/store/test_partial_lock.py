@@ -44,6 +44,21 @@ def test_within_a_hive_the_lease_decides_and_not_the_lock(place: Place) -> None:
     assert not PartialLocks(place, "other").acquire(NAME)
 
 
+def test_a_full_disk_has_locks_too(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever removes something there needs one."""
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "pwrite", full)
+    one, other = PartialLocks(place, "one"), PartialLocks(place, "other")
+    assert one.acquire(NAME)
+    assert not other.acquire(NAME)
+    one.release(NAME)
+    assert other.acquire(NAME)
+    other.release_all()
+
+
 def test_a_killed_process_has_nothing_any_more(place: Place) -> None:
     pid = os.fork()
     if pid == 0:
