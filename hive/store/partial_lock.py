@@ -104,8 +104,8 @@ class PartialLocks:
                 os.close(file)
 
     def _sign(self, file: int) -> None:
-        """Say whose it is. On a full disk it is a lock all the same: whoever makes room there needs it, and to those who
-        do not see that it is theirs it is another's.
+        """Say whose it is. On a full disk it is a lock all the same: whoever makes room there needs it, and to those
+        who do not see that it is theirs it is another's.
         """
         try:
             os.ftruncate(file, 0)
