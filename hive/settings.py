@@ -73,6 +73,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     hf_hub_cache: str | None = field(default=None, name="HF_HUB_CACHE")
     hf_endpoint: str = field(default="https://huggingface.co", name="HF_ENDPOINT")
     ollama_registry: str = field(default="https://registry.ollama.ai", name="HIVE_OLLAMA_REGISTRY")
+    registry_auth_file: str | None = field(default=None, name="HIVE_REGISTRY_AUTH_FILE")
     modelscope_endpoint: str = field(default="https://www.modelscope.cn", name="HIVE_MODELSCOPE_ENDPOINT")
     hf_hub_offline: bool = field(default=False, name="HF_HUB_OFFLINE")
     xdg_cache_home: str | None = field(default=None, name="XDG_CACHE_HOME")
@@ -347,8 +348,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def api_keys_path(self) -> Path:
         """The file with the digests of the keys that a server takes."""
-        file = self.api_keys_file
-        return _absolute(file, "HIVE_API_KEYS_FILE") if file else self.home_dir / "keys.json"
+        return _absolute(self.api_keys_file or f"{self.home_dir}/keys.json", "HIVE_API_KEYS_FILE")
 
     @property
     def local_key_path(self) -> Path:

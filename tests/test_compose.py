@@ -34,6 +34,7 @@ DECIDED = {
     "HIVE_PUBLISHED_AT": "HIVE_BIND",
     "HIVE_HOST": "all addresses of the container",
     "HF_TOKEN_PATH": "HF_TOKEN_FILE",
+    "HIVE_REGISTRY_AUTH_FILE": "a file",
     "SSL_CERT_FILE": "HIVE_CA_FILE",
     "HIVE_REDIS_CA_FILE": "a file",
     "HIVE_REDIS_CERT_FILE": "a file",

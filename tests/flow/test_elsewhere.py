@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import signal
 from pathlib import Path
@@ -19,16 +21,21 @@ from tests.support.waiting import wait_for
 GGUF = b"GGUF" + read_all(SyntheticFile(24 * MIB, seed=4))
 
 
-def test_a_model_of_ollamas_goes_on_after_its_worker_was_killed_and_no_token_of_the_hubs_is_sent(
-    env: dict[str, str], hub: HubServer
+def test_a_private_model_of_ollamas_goes_on_after_its_worker_was_killed_and_no_secret_is_seen(
+    env: dict[str, str], hub: HubServer, tmp_path: Path
 ) -> None:
     with OciRegistry(hub) as registry:
-        registry.tokens = True
+        registry.tokens, registry.password = True, "robot:s3cret"
+        basic = base64.b64encode(registry.password.encode()).decode()
+        login = tmp_path / "auth.json"
+        login.write_text(json.dumps({"auths": {registry.host: {"auth": basic}}}))
+        login.chmod(0o600)
         layer = registry.layer(GGUF, "application/vnd.ollama.image.model")
         registry.put("library/tiny", "1b", {"layers": [layer]})
         own = {
             "HIVE_OLLAMA_REGISTRY": f"http://{registry.host}",
             "HIVE_ALLOW_HOSTS": hub.endpoint.removeprefix("http://"),
+            "HIVE_REGISTRY_AUTH_FILE": str(login),
         }
         service = Service({**env, **own, "HF_TOKEN": "hf_workers"}, 1)
         try:
@@ -50,4 +57,9 @@ def test_a_model_of_ollamas_goes_on_after_its_worker_was_killed_and_no_token_of_
     assert Path(end["local_path"]).read_bytes() == GGUF
     assert hub.bytes_sent("/store/*") < 2 * len(GGUF)
     assert "hf_" not in repr(registry.requests)
+    told = {path.partition("?")[0] for path, authorization in registry.requests if authorization == f"Basic {basic}"}
+    assert told == {"/token"}
+    said = "\n".join((service.server.output, service.workers.output, repr(client.events)))
+    for secret in ("s3cret", basic, "repository:library/tiny:pull#"):
+        assert secret not in said
     assert all("authorization" not in hit.headers for hit in hub.hits())

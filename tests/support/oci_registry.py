@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 from collections.abc import Mapping
@@ -27,6 +28,8 @@ class OciRegistry(TinyServer):
         #: Whether a token is wanted, and for how many seconds one is good.
         self.tokens, self.token_ttl_s = False, 300
         self.realm = ""
+        #: `user:password` that is wanted, by the place of its tokens, or else (`is_basic`) by every request.
+        self.password, self.is_basic = "", False
         self._given = 0
 
     def blob(self, data: bytes, direct: bytes | None = None) -> str:
@@ -51,7 +54,12 @@ class OciRegistry(TinyServer):
 
     def answer(self, path: str, authorization: str | None) -> Answer:
         """A token, a manifest, or where a blob is."""
+        basic = f"Basic {base64.b64encode(self.password.encode()).decode()}"
+        if self.is_basic and authorization != basic:
+            return Answer(b"{}", 401, {"WWW-Authenticate": 'Basic realm="registry"'})
         if path.startswith("/token"):
+            if self.password and authorization != basic:
+                return Answer(b"{}", 401)
             scope = parse_qs(urlsplit(path).query)["scope"][0]
             self._given += 1
             return Answer(json.dumps({"token": f"{scope}#{self._given}", "expires_in": self.token_ttl_s}).encode())

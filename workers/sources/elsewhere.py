@@ -47,5 +47,9 @@ def base_url(settings: Settings, name: RegistryName) -> str:
     host = name.host.partition(":")[0]
     if host == "docker.io":
         return "https://registry-1.docker.io"
-    is_own = host == "localhost" or (host.startswith("127.") and host.replace(".", "").isdecimal())
-    return f"{'http' if is_own else 'https'}://{name.host}"
+    return f"{'http' if is_of_this_machine(host) else 'https'}://{name.host}"
+
+
+def is_of_this_machine(host: str) -> bool:
+    """Whether a host can be no other machine: nobody is on the way to it."""
+    return host == "localhost" or (host.startswith("127.") and host.replace(".", "").isdecimal())

@@ -160,7 +160,8 @@ class ModelScope:
             answer = client.get(f"{self._base}/api/v1/models/{self._model}/repo/files?{urlencode(query)}")
             data = answer.content
         if answer.status_code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-            raise ModelAccessDenied(f"{self._called} does not let everybody have {self._shown}.")
+            text = f"{self._called} does not let everybody have {self._shown}."
+            raise ModelAccessDenied(text, host=urlsplit(self._base).netloc)
         try:
             said = msgspec.json.decode(data, type=_Answer)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -6,14 +6,14 @@
 
 A manifest is content that its digest names, as a commit is, so the first 40 digits stand for the commit in the store,
 and a tag for a branch. The registry's requests go the way of the Hub's (workers.sources.hub_transport): the same
-time-outs, bounds and guards. No credentials of the Hub's are sent here.
+time-outs, bounds and guards. No credentials of the Hub's are sent here; those of the registry itself
+(workers.sources.registry_auth) go to it, where it says `Basic`, or to the place that hands out its tokens.
 
 Written after the OCI Distribution and Image Specifications 1.1 and Ollama's client (server/images.go).
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import re
 import threading
@@ -43,10 +43,11 @@ from hive.wire.refs import ModelRef, is_quant
 from hive.wire.registries import RegistryName, digest_of_revision
 from hive.wire.selection import RepoFile
 from hive.wire.weights import is_beside_weights
-from workers.sources.elsewhere import asking, base_url
-from workers.sources.hub_transport import CallBounds
+from workers.sources.elsewhere import asking, base_url, is_of_this_machine
+from workers.sources.hub_transport import CallBounds, origin_of
 from workers.sources.huggingface import selected
 from workers.sources.plan import Plan, PlannedFile, plan_of_listing, planned_by_sha256
+from workers.sources.registry_auth import SETTING, basic_credentials
 from workers.transfer import Location
 
 #: Longest manifest and longest configuration in bytes: what the specification asks of registries.
@@ -71,6 +72,9 @@ _ACCEPT: Final = ", ".join(
 #: How the name of a file is told: by ORAS, and by the CNCF's model specification.
 _TITLES: Final = ("org.opencontainers.image.title", "org.cncf.model.filepath")
 _UNPACK: Final = "io.deis.oras.content.unpack"
+#: What ORAS calls every file that nobody gave a media type: with a title, and without `_UNPACK`, it is no tar.
+_ORAS_FILE: Final = "application/vnd.oci.image.layer.v1.tar"
+_TARS: Final = (".tar", ".tar+gzip", ".tar.gzip", ".tar+zstd", ".tar.zstd", ".tar+lz4")
 _ATTESTATION: Final = "vnd.docker.reference.type"
 #: Ollama's layers that become files, and what they are called; `{}` is the model.
 _OLLAMA_PREFIX: Final = "application/vnd.ollama.image."
@@ -185,13 +189,24 @@ def _tree(registry: Registry, manifest: RegistryManifest, name: RegistryName, ta
 
 def _title(layer: Descriptor, files: dict[str, RepoFile]) -> str | None:
     """The path that a layer says it has; None where it is no file."""
-    if layer.annotations.get(_UNPACK) == "true" or layer.media_type.endswith((".tar", ".tar+gzip", ".tar+zstd")):
-        named = next((layer.annotations[key] for key in _TITLES if key in layer.annotations), "a layer")
-        raise DownloadError(f"{named[:80]!a} is a folder in a tar, which hive does not unpack.")
+    if _is_folder(layer):
+        named = next((layer.annotations[key] for key in _TITLES if key in layer.annotations), layer.media_type)
+        text = (
+            f"{named[:80]!a} is a folder in a tar, which hive does not unpack: its files have no digests. Push them one"
+        )
+        raise DownloadError(f"{text} by one (`oras push` with the path of each), or take the model from elsewhere.")
     for key in _TITLES:
         if title := layer.annotations.get(key):
             return title
     return "model.gguf" if _DOCKER_GGUF.fullmatch(layer.media_type) and "model.gguf" not in files else None
+
+
+def _is_folder(layer: Descriptor) -> bool:
+    """Whether a layer is a tar whose content is meant: KitOps, ModelPack, Docker's folders, images."""
+    if layer.annotations.get(_UNPACK) == "true":
+        return True
+    is_file = layer.media_type == _ORAS_FILE and _TITLES[0] in layer.annotations
+    return layer.media_type.endswith(_TARS) and not is_file
 
 
 def _ollama_path(layer: Descriptor, stem: str, seen: Counter[str]) -> str | None:
@@ -245,6 +260,9 @@ class Registry:
         self._located: set[str] = set()
         self._challenge: dict[str, str] | None = None
         self._token, self._token_until_s = "", 0.0
+        #: What the operator's file has for this repository, and whether the registry takes it without a token.
+        self._basic = basic_credentials(settings, self._host, name)
+        self._wants_basic = False
 
     def manifest(self, reference: str) -> tuple[str, RegistryManifest]:
         """The manifest of a tag or digest, and its own digest in hex; of an index, the only one in it."""
@@ -289,78 +307,107 @@ class Registry:
                 self._located.clear()
                 self._token_until_s = 0.0
             self._located.add(sha256)
-        with self._asking() as client:
-            self._greet(client)
-            headers = self._headers(client)
+        self._greet()
+        headers = self._headers()
+        is_lasting = not headers or self._wants_basic
         return Location(
             url=f"{self._base}/v2/{self._path}/blobs/sha256:{sha256}",
             headers=headers,
-            expires_at=time.time() + max(0.0, self._token_until_s - time.monotonic()) if headers else None,
+            expires_at=None if is_lasting else time.time() + max(0.0, self._token_until_s - time.monotonic()),
         )
 
-    def _greet(self, client: httpx2.Client) -> None:
+    def _greet(self) -> None:
         """Hear whether the registry wants a token, where nothing was asked of it yet."""
         if not self._heard:
-            answer = client.get(f"{self._base}/v2/", headers=self._headers(client))
+            answer = self._ask(f"{self._base}/v2/", self._headers())
             self._heard = True
             if answer.status_code == HTTPStatus.UNAUTHORIZED:
                 self._learn(answer)
 
     def _get(self, target: str, what: str, accept: str = "*/*") -> bytes:
-        with self._asking() as client:
-            for is_last in (False, True):
-                headers = {"Accept": accept, **self._headers(client)}
-                answer = client.get(f"{self._base}{target}", headers=headers)
-                self._heard = True
-                if answer.status_code == HTTPStatus.UNAUTHORIZED and not is_last and self._learn(answer):
-                    continue
-                break
-            if answer.status_code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-                text = f"The registry {self._host} does not let everybody have {self._shown}, or has no such thing."
-                raise ModelAccessDenied(text)
-            if answer.status_code == HTTPStatus.NOT_FOUND:
-                raise ModelNotFound(f"The registry {self._host} has no {self._shown} with {what[:80]}.")
-            if not answer.is_success:
-                raise HubRefused(f"The registry {self._host} answered with status {answer.status_code}.")
-            data: bytes = answer.content
-            return data
+        for is_last in (False, True):
+            answer = self._ask(f"{self._base}{target}", {"Accept": accept, **self._headers()})
+            self._heard = True
+            if answer.status_code == HTTPStatus.UNAUTHORIZED and not is_last and self._learn(answer):
+                continue
+            break
+        if answer.status_code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+            raise self._denied("does not let everybody have {}, or has no such thing", "does not let them have {}")
+        if answer.status_code == HTTPStatus.NOT_FOUND:
+            raise ModelNotFound(f"The registry {self._host} has no {self._shown} with {what[:80]}.")
+        if not answer.is_success:
+            raise HubRefused(f"The registry {self._host} answered with status {answer.status_code}.")
+        data: bytes = answer.content
+        return data
 
-    def _headers(self, client: httpx2.Client) -> dict[str, str]:
+    def _denied(self, everybody: str, them: str) -> ModelAccessDenied:
+        """What is told where a registry refuses: everybody, or whose credentials there are."""
+        if self._basic is None:
+            text, way_out = everybody, f"For what is private {SETTING} names a file (docs/sources.md)."
+        else:
+            text, way_out = them, f"It was asked with the credentials of {SETTING}."
+        return ModelAccessDenied(f"The registry {self._host} {text.format(self._shown)}. {way_out}", host=self._host)
+
+    def _headers(self) -> dict[str, str]:
         """The headers for requests to the registry itself; asks for a token where there is none any more."""
         with self._lock:
+            if self._wants_basic and self._basic is not None:
+                return {"Authorization": self._basic}
             if self._challenge is not None and time.monotonic() >= self._token_until_s - TOKEN_MARGIN_S:
-                self._token, ttl_s = self._ask_token(client, self._challenge)
+                self._token, ttl_s = self._ask_token(self._challenge)
                 self._token_until_s = time.monotonic() + ttl_s
             return {"Authorization": f"Bearer {self._token}"} if self._token else {}
 
     def _learn(self, answer: httpx2.Response) -> bool:
-        """Whether a refusal says where tokens are to be had."""
+        """Whether a refusal says what it wants, and that can be had: a token, or the credentials that there are."""
         scheme, _, rest = answer.headers.get("www-authenticate", "").partition(" ")
         fields = {key.lower(): value for key, value in _CHALLENGE.findall(rest)}
+        if scheme.lower() == "basic" and self._basic is not None and not self._wants_basic:
+            self._check_encrypted(self._base)
+            self._wants_basic = True
+            return True
         if scheme.lower() != "bearer" or not fields.get("realm"):
             return False
         with self._lock:
             self._challenge, self._token_until_s = fields, 0.0
         return True
 
-    def _ask_token(self, client: httpx2.Client, challenge: dict[str, str]) -> tuple[str, float]:
+    def _ask_token(self, challenge: dict[str, str]) -> tuple[str, float]:
         scope = challenge.get("scope") or f"repository:{self._path}:pull"
         query = urlencode({"service": challenge.get("service", ""), "scope": scope})
-        realm = challenge["realm"]
-        if realm.partition("://")[0].lower() not in ("https", urlsplit(self._base).scheme):
+        realm, headers = challenge["realm"], {}
+        try:
+            origin = origin_of(realm)
+            is_safe = origin[0] == "https" or origin == origin_of(self._base)
+        except ValueError:
+            raise HubRefused(f"The registry {self._host} cannot be asked: its tokens are at no address.") from None
+        if not is_safe:
             raise HubRefused(f"The registry {self._host} hands out tokens without encryption; hive does not ask there.")
-        answer = client.get(f"{realm}{'&' if '?' in realm else '?'}{query}")
+        if self._basic is not None:
+            self._check_encrypted(realm)
+            headers["Authorization"] = self._basic
+        answer = self._ask(f"{realm}{'&' if '?' in realm else '?'}{query}", headers)
         try:
             found = msgspec.json.decode(answer.content, type=_Token) if answer.is_success else _Token()
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             found = _Token()
         token = found.token or found.access_token
         if not token or not re.fullmatch(r"[\x21-\x7e]{1,16384}", token):
-            raise ModelAccessDenied(f"The registry {self._host} gives nobody a token for {self._shown}.")
+            raise self._denied("gives nobody a token for {}", "gives no token for {}")
         return token, min(max(found.expires_in, TOKEN_TTL_S), 3600.0)
 
-    def _asking(self) -> contextlib.AbstractContextManager[httpx2.Client]:
-        return asking(self._base, self._bounds, self._network, f"The registry {self._host}")
+    def _check_encrypted(self, url: str) -> None:
+        """Raise HubRefused where a password would be seen by who is on the way."""
+        scheme, host, _ = origin_of(url)
+        if scheme != "https" and not is_of_this_machine(host):
+            raise HubRefused(f"The registry {self._host} wants a password without encryption; hive sends none there.")
+
+    def _ask(self, url: str, headers: dict[str, str]) -> httpx2.Response:
+        """The answer of the registry, or of where its tokens are: what `headers` may authorize goes to this origin and
+        to no other that it redirects to.
+        """
+        with asking(url, self._bounds, self._network, f"The registry {self._host}") as client:
+            return client.get(url, headers=headers)
 
 
 def _docker_path(name: RegistryName) -> str:

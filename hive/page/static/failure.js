@@ -23,7 +23,8 @@ const ADVICE = {
 export function mending(code, details, acts) {
   const box = el("div", { class: "mending" });
   if (ADVICE[code]) box.append(el("p", { text: ADVICE[code] }));
-  if (code === "MODEL_ACCESS_DENIED") box.append(...gated(details, acts.again));
+  // A `host` is none of the Hub's, and no token of the Hub opens it.
+  if (code === "MODEL_ACCESS_DENIED" && !details.host) box.append(...gated(details, acts.again));
   else if (code === "VARIANT_NOT_FOUND" && Array.isArray(details.variants) && details.variants.length) {
     box.append(variants(details.variants, acts.variant));
   } else if (code === "DISK_FULL") box.append(...full(details, acts.again));

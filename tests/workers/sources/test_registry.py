@@ -107,7 +107,11 @@ def test_what_is_pinned_comes_by_its_listing_when_the_tag_has_moved(registry: Oc
 def test_an_artifacts_files_are_called_by_their_titles_through_an_index_and_by_digest(
     registry: OciRegistry, settings: Settings
 ) -> None:
-    layers = [registry.layer(b"{}", title="config.json"), registry.layer(b"weights", title="sub/model.safetensors")]
+    as_oras = "application/vnd.oci.image.layer.v1.tar"  # what `oras push` calls every file
+    layers = [
+        registry.layer(b"{}", as_oras, title="config.json"),
+        registry.layer(b"weights", title="sub/model.safetensors"),
+    ]
     digest = registry.put("org/phi3.5", "only", {"layers": layers})
     entry = {"mediaType": "m", "digest": digest, "size": 1}
     signed = {**entry, "digest": f"sha256:{'0' * 64}", "annotations": {"vnd.docker.reference.type": "attestation"}}
@@ -155,9 +159,16 @@ def test_what_cannot_be_a_model_is_refused(registry: OciRegistry, settings: Sett
     refused(DownloadError, "name that hive does not write", registry.layer(b"x", title="../../etc/x"))
     refused(DownloadError, "two files that are called", file, registry.layer(b"y", title="a.safetensors"))
     refused(DownloadError, "layers have no titles", registry.layer(b"x"))
-    refused(
-        DownloadError, "does not unpack", registry.layer(b"x", "application/vnd.cncf.model.weight.v1.tar", title="d")
-    )
+    titled = {"org.cncf.model.filepath": "d"}
+    for media_type, more in (
+        ("application/vnd.cncf.model.weight.v1.tar", titled),  # ModelPack
+        ("application/vnd.kitops.modelkit.model.v1.tar+gzip", {}),
+        ("application/vnd.docker.ai.vllm.config.tar", titled),
+        ("application/vnd.docker.image.rootfs.diff.tar.gzip", {}),
+        ("application/vnd.oci.image.layer.v1.tar", {}),
+        ("application/vnd.oci.image.layer.v1.tar+gzip", {"title": "d", "io.deis.oras.content.unpack": "true"}),
+    ):
+        refused(DownloadError, "does not unpack.* one by one", registry.layer(b"x", media_type, **more))
     refused(DownloadError, "SHA-256 and its size", {**file, "digest": "sha512:00"})
     refused(DownloadError, "SHA-256 and its size", {**file, "size": -1})
     registry.put("org/x", "latest", {"mediaType": INDEX, "manifests": [file, {**file, "digest": f"sha256:{'1' * 64}"}]})
@@ -167,7 +178,7 @@ def test_what_cannot_be_a_model_is_refused(registry: OciRegistry, settings: Sett
     registry.realm = "http://[::1"
     refused(HubRefused, "cannot be asked")
     registry.realm = "https://elsewhere.test:99999/token"
-    refused(HubRefused, "a port that is none")
+    refused(HubRefused, "cannot be asked")
     registry.realm = f"http://{registry.host}/nowhere"
     refused(ModelAccessDenied, "gives nobody a token")
 
