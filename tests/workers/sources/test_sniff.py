@@ -144,7 +144,8 @@ def test_what_is_no_model_is_refused_with_what_came(
     # Final: the next try begins with nothing.
     assert not data_path(tmp_path / "f").exists()
     assert not journal_path(tmp_path / "f").exists()
-    assert len(hub.hits("/files/*")) <= 2
+    # What calls itself empty where a range is asked for is asked for once more, without one.
+    assert len(hub.hits("/files/*")) <= (2 if content else 3)
 
 
 @pytest.mark.parametrize(
