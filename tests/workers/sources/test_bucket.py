@@ -181,6 +181,30 @@ def test_what_may_not_be_read_or_cannot_be_signed_says_what_to_set(
         plan_for(settings_of(tmp_path, HIVE_BUCKETS=buckets), "s3://bucket/x.gguf")
 
 
+@pytest.mark.parametrize(
+    ("scheme", "env", "said"),
+    [
+        (
+            "az",
+            {"AZURE_STORAGE_ACCOUNT_NAME": "a", "AZURE_STORAGE_SAS_TOKEN": "sig=secret"},
+            "AZURE_STORAGE_ACCOUNT_KEY",
+        ),
+        ("gs", {"GOOGLE_SERVICE_ACCOUNT_KEY": '{"type":"external_account"}'}, "GOOGLE_APPLICATION_CREDENTIALS"),
+        ("gs", {"GOOGLE_SERVICE_ACCOUNT_KEY": '{"type":"service_account","private_key":"secret"}'}, "GOOGLE_"),
+    ],
+    ids=["sas", "federation", "broken key"],
+)
+@pytest.mark.usefixtures("no_credentials")
+def test_credentials_that_sign_nothing_say_what_to_set_and_stand_in_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str, env: dict[str, str], said: str
+) -> None:
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ModelAccessDenied, match=said) as error:
+        plan_for(settings_of(tmp_path, HIVE_BUCKETS=f"{scheme}://bucket"), f"{scheme}://bucket/x.gguf")
+    assert "secret" not in str(error.value)
+
+
 def test_without_obstore_the_command_that_installs_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(DownloadError, match=r"pip install 'hive-models\[buckets\]'"):
