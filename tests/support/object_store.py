@@ -37,6 +37,8 @@ class ObjectStore(LocalServer):
         self.refuses_all = False
         #: The status of all answers; None: what is right.
         self.status: int | None = None
+        #: Its headers.
+        self.headers: dict[str, str] = {}
         #: Bytes after which connections break and what was signed until then has run out; None: never.
         self.expire_after: int | None = None
         #: Bytes after which no more are sent until `go_on` is set; None: never.
@@ -87,7 +89,7 @@ class ObjectStore(LocalServer):
             refusal = self.refusal(request, parts.path, query)
         path = unquote(parts.path).removeprefix(self.root)
         if self.status is not None:
-            self._answer(request, self.status, b"")
+            self._answer(request, self.status, b"", self.headers)
         elif refusal:
             self._answer(request, *self.refused(refusal))
         elif path not in self.objects:

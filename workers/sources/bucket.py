@@ -16,6 +16,7 @@ import base64
 import hashlib
 import importlib.util
 import os
+import re
 import time
 from datetime import timedelta
 from http import HTTPStatus
@@ -68,6 +69,8 @@ _CREDENTIALS: Final = {
     "gs": "GOOGLE_APPLICATION_CREDENTIALS",
     "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
 }
+#: What regions of S3's are called.
+_REGION: Final = re.compile(r"[a-z]{2}(-[a-z]{1,16}){1,3}-\d{1,2}")
 _AWS_KEYS: Final = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 #: Where obstore finds the key of a storage account, and the file of a service account.
 _AZURE_KEYS: Final = ("AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_ACCESS_KEY", "AZURE_STORAGE_MASTER_KEY")
@@ -86,7 +89,7 @@ def resolve(ref: ModelRef, sha256: str | None, name: str | None, *, settings: Se
         RetryLater: it asks to wait.
         UnsafeUrl: the settings do not allow its bucket.
         DownloadError: obstore is not installed.
-        ModelAccessDenied: there are no credentials to sign with.
+        ModelAccessDenied: there are no credentials to sign with, or they are for another region.
         BadRequest: `sha256` is not 64 hex digits.
     """
     if ref.url is None or not is_object(ref.url):
@@ -136,6 +139,7 @@ class _Signer:
 
         Raises:
             HubUnavailable: it does not answer, which is no answer: with a digest and without are two downloads.
+            ModelAccessDenied: the bucket is in another region.
             RetryLater: it asks to wait.
         """
         key_id, secret = (os.environ.get(name, "") for name in _AWS_KEYS)
@@ -149,9 +153,19 @@ class _Signer:
         try:
             with asking(f"{parts.scheme}://{parts.netloc}", bounds, network, bucket_of(self._address)) as client:
                 answer = client.head(asked, headers=dict([CHECKSUM_HEADER]), follow_redirects=False)
-        except HubRefused:
+        except HubRefused as error:
+            # As S3 does it: with no address, for who asks is to sign for another region.
+            if error.details.get("status") == HTTPStatus.MOVED_PERMANENTLY:
+                raise self._in_another_region("") from None
             return None
+        region = answer.headers.get("x-amz-bucket-region", "")
+        if answer.status_code == HTTPStatus.BAD_REQUEST and _REGION.fullmatch(region):
+            raise self._in_another_region(region)
         return _sha256_of(answer.headers.get("x-amz-checksum-sha256", "")) if answer.is_success else None
+
+    def _in_another_region(self, region: str) -> ModelAccessDenied:
+        name, setting = (f"the region {region}", f"AWS_REGION={region}") if region else ("another region", "AWS_REGION")
+        return ModelAccessDenied(f"{bucket_of(self._address)} is in {name}: set {setting} where the workers run.")
 
     def _signed(self, method: Literal["GET", "HEAD"]) -> str:
         import obstore
@@ -217,7 +231,8 @@ def _mended(scheme: str, signed: str) -> str:
                     " AZURE_STORAGE_ACCOUNT_KEY where the workers run, or rename it."
                 )
             return signed
-        return signed_for_azure(signed, os.environ.get("AZURE_STORAGE_ACCOUNT_NAME", ""), key) if key else signed
+        account = os.environ.get("AZURE_STORAGE_ACCOUNT_NAME")
+        return signed_for_azure(signed, account, key) if key and account else signed
     if scheme == "gs" and (private_key := _google_key()):
         return signed_for_google(signed, private_key)
     return signed

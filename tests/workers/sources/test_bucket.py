@@ -142,6 +142,17 @@ def test_the_checksum_that_s3_has_of_the_whole_object_is_its_digest(
             planned(store, tmp_path)
 
 
+@pytest.mark.usefixtures("no_credentials")
+def test_of_a_bucket_in_another_region_it_is_said_which(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with S3Server({}) as store:
+        for name, value in store.env.items():
+            monkeypatch.setenv(name, value)
+        store.headers = {"x-amz-bucket-region": "eu-west-1"}
+        for store.status, said in ((400, "AWS_REGION=eu-west-1"), (301, "another region: set AWS_REGION")):
+            with pytest.raises(ModelAccessDenied, match=said):
+                planned(store, tmp_path)
+
+
 def test_a_delegated_signature_of_azures_is_kept_and_a_name_that_it_cannot_sign_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
