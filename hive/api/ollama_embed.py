@@ -51,7 +51,7 @@ async def embed(request: Request) -> Response:
     asked, records = await _read(request)
     texts = [asked.input] if isinstance(asked.input, str) else asked.input
     began_s = time.monotonic()
-    found = await _vectors(request, asked, records, [text for text in texts if text])
+    found = await _vectors(request, asked, records, texts if any(texts) else [])
     return JsonResponse(
         {
             "model": asked.model or asked.name,
@@ -75,6 +75,9 @@ async def _read(request: Request) -> tuple[_Asked, list[LlmRecord]]:
         asked = msgspec.json.decode(await read_whole(request.scope, request.receive), type=_Asked)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise errors.BadRequest(f"The request body is not what this address takes: {error}.") from None
+    if isinstance(asked.input, list) and "" in asked.input:
+        # Left out, it would give each text behind it the vector of another.
+        raise errors.BadRequest(f"'input' has an empty text, at place {asked.input.index('')}.")
     model = await find(request, asked.model or asked.name)
     return asked, await while_connected(request, serving_records(request, model, asked.keep_alive))
 

@@ -121,6 +121,9 @@ def test_texts_become_vectors_and_a_model_for_text_says_that_it_makes_none(clien
     assert alone == pytest.approx(both.embeddings[0], abs=1e-3)
     assert client.embeddings("hf.co/org/vectors", "one").embedding == pytest.approx(alone, abs=1e-3)
     assert client.embed("hf.co/org/vectors", []).embeddings == []
+    assert client.embed("hf.co/org/vectors", "").embeddings == []
+    with pytest.raises(ollama.ResponseError, match="an empty text, at place 1"):
+        client.embed("hf.co/org/vectors", ["one", "", "two"])
     (running,) = client.ps().models
     assert running.expires_at is not None
     assert (running.expires_at - datetime.now(UTC)).total_seconds() > 3_000  # as long as who loaded it has said
