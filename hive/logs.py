@@ -59,8 +59,10 @@ def setup(level: str = "info", style: str = "auto", stream: TextIO | None = None
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    for noisy in ("httpx2", "httpcore2", "urllib3", "huggingface_hub", "rq.worker", "rq.queue", "uvicorn.error"):
+    for noisy in ("httpx2", "httpcore2", "huggingface_hub", "rq.worker", "rq.queue", "uvicorn.error"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    # It warns of headers that are out of form, with the URL and its signature; what matters of that becomes an error.
+    logging.getLogger("urllib3").setLevel(logging.ERROR)
 
 
 def say(line: str, stream: TextIO | None = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -12,12 +13,24 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler
 
 import pytest
+import urllib3
 
 from hive import log_writer, logs
 from hive.log_writer import MAX_LINES, MAX_TROUBLES, REPEAT_S, LineWriter, RepeatFilter
+from tests.support.tiny_server import LocalServer, send_head
 from tests.support.waiting import DEADLINE_S
+
+
+@pytest.fixture
+def kept_logging() -> Iterator[None]:
+    """`logs.setup` is undone after the test."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:], root.level = handlers, level
 
 
 @pytest.fixture
@@ -189,3 +202,16 @@ def test_text_from_elsewhere_is_harmless_in_a_line_of_the_log(formatter: logging
     assert not [line for line in written.split("\n") if line.startswith("00:00:00")]
     if isinstance(formatter, logs.JsonFormatter):
         assert json.loads(written)["name"] == EVIL
+
+
+@pytest.mark.usefixtures("kept_logging")
+def test_a_server_whose_headers_are_out_of_form_brings_no_url_into_the_log() -> None:
+    class Odd(LocalServer):
+        def handle(self, request: BaseHTTPRequestHandler) -> None:
+            send_head(request, 200, {"X-Odd ": "a blank before the colon"}, 0)
+
+    stream = io.StringIO()
+    logs.setup("debug", "console", stream)
+    with Odd() as server, urllib3.PoolManager() as client:
+        client.request("GET", f"http://{server.host}/f?X-Amz-Signature=secret", preload_content=False).close()
+    assert "secret" not in stream.getvalue()
