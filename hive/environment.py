@@ -8,8 +8,8 @@ settings, hides the list. So here are the ways to say a setting, and hive/settin
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
-from typing import Final, get_args
+from collections.abc import Mapping
+from typing import Final, Literal, get_args, get_origin
 
 import msgspec
 
@@ -62,25 +62,25 @@ class EnvironmentFileError(ValueError):
     """A file that stands for a variable cannot be used; the text names the variable, and nothing secret."""
 
 
-def read_environment(
-    environment: Mapping[str, str], names: Collection[str], switches: Collection[str]
-) -> dict[str, str]:
-    """The value of each variable in `names` that is set, whichever way; `switches` are those that are on or off. An
-    empty variable counts as not set; an empty proxy in lower case unsets the one in upper case.
+def read_environment(environment: Mapping[str, str], kinds: Mapping[str, object]) -> dict[str, str]:
+    """The value of each variable that is set, whichever way; `kinds` has their types. An empty variable counts as not
+    set; an empty proxy in lower case unsets the one in upper case.
 
     Raises:
         EnvironmentFileError: a file that is named in the place of one cannot be used.
     """
-    given = {name: value for name, value in environment.items() if not _names_no_file(name, value)}
+    said = {name: bare(value) for name, value in environment.items()}
+    given = {name: value for name, value in said.items() if not _names_no_file(name, value)}
     values = {old: value for old, name in OLD_NAMES.items() if (value := given.get(name))}
-    values |= {name: value for name, value in given.items() if name in names and value != ""}
+    values |= {name: value for name, value in given.items() if name in kinds and value != ""}
     values |= {other: value for other, name in OWN_NAMES.items() if (value := given.get(name))}
     for other, name in SECRET_FILES.items():
         if other not in values and given.get(name):
             values[other] = _secret_in(_expanded(given[name], given), name)
-    for name in switches:
-        if (said := values.get(name, "").lower()) in _SWITCHES:
-            values[name] = _SWITCHES[said]
+    for name, kind in kinds.items():
+        if name in values and (kind is bool or get_origin(kind) is Literal):
+            word = values[name].lower()
+            values[name] = _SWITCHES.get(word, word) if kind is bool else word
     for name in _LOWER_CASE:
         if given.get(name.lower()):
             values[name] = given[name.lower()]
@@ -90,6 +90,14 @@ def read_environment(
         if name in values:
             values[name] = _expanded(values[name], given)
     return values
+
+
+def bare(value: str) -> str:
+    """A value without the blanks, the carriage return and the pair of quotes around it: Windows and `docker run
+    --env-file` leave them there, where a shell, compose and systemd do not.
+    """
+    value = value.strip()
+    return value[1:-1].strip() if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'" else value
 
 
 def variable_of(name: str, environment: Mapping[str, str]) -> str:

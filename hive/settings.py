@@ -179,10 +179,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             SettingsError: naming the variable, its value's problem, and nothing secret.
         """
         fields = msgspec.structs.fields(cls)
-        switches = {info.encode_name for info in fields if info.type is bool}
         try:
             given = os.environ if env is None else env
-            values = read_environment(given, {info.encode_name for info in fields}, switches)
+            values = read_environment(given, {info.encode_name: info.type for info in fields})
         except EnvironmentFileError as error:
             raise SettingsError(str(error)) from None
         try:

@@ -67,6 +67,27 @@ def test_the_environment_of_the_process_is_read_when_none_is_given(monkeypatch: 
     assert Settings.from_env().files_at_once == 3
 
 
+@pytest.mark.parametrize("around", ["{}\r", " {}\t", '"{}"', "'{}'", '"{}"\r', "' {} '"])
+def test_what_env_files_leave_around_a_value_is_not_of_it(around: str) -> None:
+    plain = {
+        "HIVE_STORE": "/models",
+        "HIVE_FILES_AT_ONCE": "4",
+        "HIVE_METRICS_PUBLIC": "1",
+        "HIVE_LOG_LEVEL": "error",
+        "REDIS_URL": "redis://redis:6379/0",
+        "HF_TOKEN": "hf_x",
+        "HF_ENDPOINT": "http://hub.test",
+        "https_proxy": "http://proxy:3128",
+        "HIVE_HOST": "127.0.0.1:9",
+    }
+    assert Settings.from_env({name: around.format(value) for name, value in plain.items()}) == Settings.from_env(plain)
+    assert Settings.from_env({"HIVE_STORE": around.format("")}) == Settings()
+
+
+def test_words_may_be_in_capitals() -> None:
+    assert Settings.from_env({"HIVE_LOG_LEVEL": "INFO", "HIVE_LOG_FORMAT": "JSON"}).log_format == "json"
+
+
 def test_an_empty_variable_counts_as_not_set() -> None:
     assert Settings.from_env({"HIVE_STORE": "", "HIVE_FILES_AT_ONCE": "", "HF_TOKEN": ""}) == Settings()
 
