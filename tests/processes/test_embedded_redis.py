@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import redis
@@ -180,6 +181,40 @@ def test_a_server_that_never_answers_is_killed(home: Path, monkeypatch: pytest.M
     assert not is_alive(int((home / "pid").read_text()))
 
 
+@pytest.mark.parametrize(
+    ("loads_s", "is_waited_for"),
+    [(embedded_redis.START_TIMEOUT_S * 3, True), (embedded_redis.LOADING_TIMEOUT_S + 10, False)],
+)
+def test_a_server_that_loads_its_file_is_waited_for_longer(
+    home: Path, monkeypatch: pytest.MonkeyPatch, loads_s: float, is_waited_for: bool
+) -> None:
+    """By a clock of its own, which goes on with each look: the answers are the server's."""
+    server = EmbeddedRedis(home)
+    clock_s = 0.0
+
+    def sleep(seconds: float) -> None:
+        nonlocal clock_s
+        clock_s += 1
+
+    def ask(path: Path, command: bytes) -> bytes | None:
+        if clock_s < 2:
+            return None
+        return b"-LOADING Valkey is loading the dataset in memory\r\n" if clock_s < 2 + loads_s else b"+PONG\r\n"
+
+    server.begin()
+    monkeypatch.setattr(embedded_redis, "time", SimpleNamespace(monotonic=lambda: clock_s, sleep=sleep))
+    monkeypatch.setattr(embedded_redis, "_ask", ask)
+    try:
+        if is_waited_for:
+            server.wait()
+            assert clock_s >= 2 + loads_s
+        else:
+            with pytest.raises(EmbeddedRedisError, match="does not answer after 30"):
+                server.wait()
+    finally:
+        server.kill()
+
+
 def test_a_home_that_is_too_long_for_a_socket_gets_a_private_folder(home: Path) -> None:
     with EmbeddedRedis(home / ("x" * 120)) as server:
         with connect(server) as client:
@@ -267,7 +302,7 @@ def test_a_server_that_lost_its_hive_is_ended_before_the_next_starts(home: Path)
     arguments = ["--port", "0", "--unixsocket", str(socket_path), "--dir", str(home / "redis"), "--appendonly", "yes"]
     orphan = subprocess.Popen([binary, *arguments], stdout=subprocess.DEVNULL)
     try:
-        wait_for(lambda: embedded_redis._answers(socket_path), "the orphan does not listen")
+        wait_for(socket_path.exists, "the orphan does not listen")
         with EmbeddedRedis(home) as server, connect(server) as client:
             assert client.info("server")["process_id"] == server.pid != orphan.pid
         assert orphan.wait(10) == 0
