@@ -42,7 +42,7 @@ def test_named_downloads_are_followed_to_their_ends_and_then_done(api: str, down
         held = claim(downloads, download_id)
         downloads.claims.publish(held, 2, downloading(50))
         downloads.claims.finish(held, 3, "complete", complete(), "/x")
-    client.wait(10)
+    client.wait()
     assert client.done == 1
     assert ends(client) == Counter(ids)
     for download_id in ids:
@@ -55,7 +55,7 @@ def test_events_are_named_for_an_event_source(api: str, downloads: DownloadConte
     client = watch(api, f"id={download_id}")
     wait_for(lambda: client.events)
     downloads.claims.finish(claim(downloads, download_id), 2, "complete", complete("/store/a"), "/store/a")
-    client.wait(10)
+    client.wait()
     assert client.names[0] == "progress"
     assert client.names[-1] == "end"
     assert client.last == {

@@ -178,11 +178,11 @@ def test_a_ticket_of_another_servers_secret_opens_nothing(
 
 
 def test_a_ticket_expires_and_its_streams_end(server: Server, key: str, ids: list[str]) -> None:
-    text = ticket(server, key, ids=[ids[0]], ttl=2)
+    text = ticket(server, key, ids=[ids[0]], ttl=4)
     stream = SseClient(server.url + one(ids[0], text))
     wait_for(lambda: stream.events, "there is no event")
     wait_for(lambda: head(server, one(ids[0], text)).status == 401, "it does not expire")
-    assert stream.wait(10).done == 0
+    assert stream.wait().done == 0
 
 
 def test_what_was_right_once_is_no_guess(server: Server, key_file: KeyFile, ids: list[str]) -> None:
@@ -211,7 +211,7 @@ def test_a_ticket_is_dead_with_its_key(replicas: list[Server], key_file: KeyFile
     key_file.revoke(admin[5:13])
     for server in replicas:
         wait_for(lambda server=server: head(server, one(ids[0], text)).status == 401)  # type: ignore[misc]
-    assert stream.wait(10).done == 0
+    assert stream.wait().done == 0
 
 
 @pytest.mark.parametrize(
@@ -349,8 +349,8 @@ def test_a_ticket_of_a_session_is_dead_with_it(replicas: list[Server], key: str,
     wait_for(lambda: stream.events, "there is no event")
     assert ask(replicas[0], "DELETE", "/v1/session", headers={"Cookie": pair}).status == 204
     assert head(replicas[0], one(ids[0], text)).status == 401
-    wait_for(lambda: head(replicas[1], one(ids[0], text)).status == 401, deadline_s=3)
-    assert stream.wait(10).done == 0
+    wait_for(lambda: head(replicas[1], one(ids[0], text)).status == 401, deadline_s=10)
+    assert stream.wait().done == 0
     assert head(replicas[1], one(ids[0], ticket(replicas[1], key, all=True))).status == 200, "one of the key goes on"
 
 
@@ -366,8 +366,8 @@ def test_a_session_that_is_ended_is_over_on_every_replica(replicas: list[Server]
     assert ended.headers["set-cookie"].startswith('hive=""')
     assert "Max-Age=0" in ended.headers["set-cookie"]
     assert ask(replicas[0], "GET", "/v1/models", headers={"Cookie": pair}).status == 401
-    wait_for(lambda: ask(replicas[1], "GET", "/v1/models", headers={"Cookie": pair}).status == 401, deadline_s=3)
-    assert stream.wait(10).done == 0
+    wait_for(lambda: ask(replicas[1], "GET", "/v1/models", headers={"Cookie": pair}).status == 401, deadline_s=10)
+    assert stream.wait().done == 0
     assert ask(replicas[1], "GET", "/v1/models", headers={"Cookie": other}).status == 200
     assert ask(replicas[0], "DELETE", "/v1/session", headers={"Cookie": pair}).status == 204
     assert ask(replicas[0], "DELETE", "/v1/session", headers={"Cookie": "hive=nonsense"}).status == 204

@@ -36,7 +36,7 @@ def test_a_running_download_leaves_nothing_behind(service: Service, hub: HubServ
     download_id, client = under_way(service, slow_model)
     assert partials(service)
     assert hive(service, "cancel", "--purge", download_id).returncode == 0
-    assert client.wait(10).last["code"] == "CANCELLED"
+    assert client.wait().last["code"] == "CANCELLED"
     wait_for(lambda: partials(service) == [])
     hub.limit_rate_bytes_per_s = None
     hub.reset_log()
@@ -47,7 +47,7 @@ def test_a_running_download_leaves_nothing_behind(service: Service, hub: HubServ
 def test_without_purge_what_arrived_stays(service: Service, hub: HubServer, slow_model: str) -> None:
     download_id, client = under_way(service, slow_model)
     assert cancel(service, download_id, "").status_code == 202
-    client.wait(10)
+    client.wait()
     wait_for(lambda: not list((Path(service.env["HIVE_STORE"]) / "hive" / "downloads").glob("*/*.json")))
     assert any(name.endswith(".journal") for name in partials(service))
     assert cancel(service, download_id).status_code == 409, "it has ended"
