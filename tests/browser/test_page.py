@@ -12,6 +12,7 @@ import requests
 from playwright.sync_api import BrowserContext, Locator, Page, Route, expect
 
 from hive.settings import Settings
+from hive.wire.api import MANY_PATH
 from tests.support.axe import violations
 from tests.support.gc import age, partial
 from tests.support.page import GB, HOSTILE, Stage, put_models, put_sparse, staged
@@ -457,6 +458,8 @@ def test_a_region_is_not_asked_for_before_the_servers_time_and_not_at_all_where_
     limited = Fault(timed, "/v1/models$", **refused(429, "Too many requests.", retry_after="600"))
     denied = Fault(timed, "/v1/workers/list$", **refused(403, "This key may not."))
     failing = Fault(timed, "/v1/settings/bandwidth$", **refused(503, "Not now."))
+    opened: list[str] = []  # with each stream all is read, but for what is to wait
+    timed.on("request", lambda request: opened.append(request.url) if MANY_PATH in request.url else None)
     timed.goto(stage.server.url)
     models, memory = timed.locator("hive-models .unread"), timed.locator("hive-memory .unread")
     expect(models).to_contain_text("Too many requests. It is read again at")
@@ -469,7 +472,8 @@ def test_a_region_is_not_asked_for_before_the_servers_time_and_not_at_all_where_
         assert failing.asked > before
     stage.drawn.complete(stage.drawn.running("org/while-limited"))  # has the models read, at other times
     expect(timed.locator("tr.download", has_text="org/while-limited")).to_contain_text("Done")
-    assert (limited.asked, denied.asked) == (1, 1)
+    assert limited.asked == 1
+    assert denied.asked <= len(opened)
     limited.on = denied.on = False
     with timed.expect_response("**/v1/models"):
         timed.clock.fast_forward(600_000)
