@@ -478,8 +478,9 @@ def test_a_region_is_not_asked_for_before_the_servers_time_and_not_at_all_where_
     with timed.expect_response("**/v1/models"):
         timed.clock.fast_forward(600_000)
     expect(timed.locator("hive-models tr", has_text="meta-llama")).to_be_visible()
-    memory.get_by_role("button", name="Try now").click()
+    memory.get_by_role("button", name="Try now").press("Enter")
     expect(timed.get_by_text("No model is in memory.")).to_be_visible()
+    assert timed.evaluate("document.activeElement.localName") == "hive-memory", "the focus stays where it was"
 
 
 def test_what_was_read_stays_when_it_cannot_be_read_again(timed: Page, stage: Stage) -> None:

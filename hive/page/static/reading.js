@@ -79,6 +79,10 @@ export class Reading {
 
   clear() {
     this.tries = 0;
+    if (this.note.contains(document.activeElement)) {
+      this.place.tabIndex = -1;
+      this.place.focus({ preventScroll: true }); // or the next Tab would begin at the top of the page
+    }
     this.note.remove();
     delete this.place.dataset.unread;
   }
