@@ -224,7 +224,8 @@ class IntentLog:
             found = os.fstat(file)
             blanks = b" " * (found.st_size - len(self._signed(name, data)))  # nothing of the old one may stay behind it
             signed = self._signed(name, data[:1] + blanks + data[1:])
-            return len(signed) <= found.st_blocks * 512 and os.pwrite(file, signed, 0) == len(signed)
+            fits = len(signed) <= found.st_blocks * 512 and found.st_nlink == 1  # a link may be to anything of ours
+            return fits and os.pwrite(file, signed, 0) == len(signed)
 
     def _mac(self, name: str, data: bytes) -> str:
         return hmac.new(self._key, name.encode() + b"\0" + data, "sha256").hexdigest()

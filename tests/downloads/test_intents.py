@@ -94,7 +94,7 @@ def test_a_file_that_is_a_link_is_not_followed(intents: IntentLog, settings: Set
 
 
 def test_what_people_want_is_written_over_the_request_where_the_disk_has_no_room_beside_it(
-    intents: IntentLog, monkeypatch: pytest.MonkeyPatch
+    intents: IntentLog, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entry = an_intent()
     intents.write(entry)
@@ -108,6 +108,11 @@ def test_what_people_want_is_written_over_the_request_where_the_disk_has_no_room
         assert intents.read(entry.id) == wanted
     with pytest.raises(OSError, match="No space left"):
         intents.write(an_intent("hf:org/other"))
+    (path,) = folder(settings).glob(f"{entry.id}.json")
+    os.link(path, tmp_path / "another-file-of-ours")
+    with pytest.raises(OSError, match="No space left"):
+        intents.write(msgspec.structs.replace(entry, cancelled=True))
+    assert intents.read(entry.id) == entry
 
 
 def test_an_older_worker_does_not_overwrite_the_hold_of_a_newer_one(intents: IntentLog) -> None:
