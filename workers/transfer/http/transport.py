@@ -299,7 +299,9 @@ class _ResponseCheck:
         if isinstance(error, HiveError):
             if self._place.url.scheme == "http" and (hint := perhaps_of_proxy(self._headers, proxy)):
                 error = type(error)(f"{error.message}{hint}", **error.details)
-            return Declined(error, curable=self._place.signed or self._place.used)
+            # What was signed a moment ago, by who knows the store, is not signed otherwise now.
+            stale = self._place.signed and not self._place.explained
+            return Declined(error, curable=stale or self._place.used)
         return error
 
     def _stream(
