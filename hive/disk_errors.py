@@ -6,6 +6,7 @@ it is plainly a network's or a limit of the process itself.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -23,6 +24,8 @@ _OWN_LIMITS: Final = {
     errno.ENFILE: "Raise it (sysctl fs.file-max).",
     errno.ENOMEM: "Give it more memory.",
 }
+#: What a person can do about it, where the system's sentence does not say so.
+_WAYS_OUT: Final = {errno.EFBIG: " FAT takes 4 GiB a file; a process may have a limit too (ulimit -f)."}
 #: What only a network says.
 _NETWORK: Final = frozenset(
     {
@@ -56,13 +59,25 @@ def disk_error(error: OSError, path: Path | None = None, *, needed: int | None =
     place = f": {where}" if where else ""
     reason = os.strerror(error.errno) if error.errno else str(error) or type(error).__name__
     details: dict[str, Any] = {"path": str(where)} if where else {}
+    if error.errno == errno.ENOSPC and where and _is_out_of_inodes(Path(where)):
+        text = f"The filesystem of the store has no inode left for another file ({reason}{place}), however many bytes."
+        return DiskFull(f"{text} Remove some files and start it again to resume.", **details)
     if error.errno in FULL:
         text = f"There is not enough free space in the store ({reason}{place}). Free some and start it again to resume."
         return DiskFull(text, **details, **({} if needed is None else {"needed": needed}))
     if error.errno in _OWN_LIMITS:
         way_out = _OWN_LIMITS[error.errno]
         return InternalError(f"hive is at a limit of its process or machine, not of the disk: {reason}. {way_out}")
-    return StoreNotWritable(f"The disk of the store refuses: {reason}{place}.", **details)
+    return StoreNotWritable(f"The disk of the store refuses: {reason}{place}.{_WAYS_OUT.get(error.errno or 0, '')}", **details)
+
+
+def _is_out_of_inodes(path: Path) -> bool:
+    """Whether the filesystem of a path, which need not be there, counts inodes and has none left."""
+    for place in (path, *path.parents):
+        with contextlib.suppress(OSError):
+            room = os.statvfs(place)
+            return room.f_files > 0 and room.f_favail == 0
+    return False
 
 
 def disk_full(path: Path, *, needed: int, available: int, reserved: int = 0) -> DiskFull:
