@@ -68,7 +68,8 @@ def disk_error(error: OSError, path: Path | None = None, *, needed: int | None =
     if error.errno in _OWN_LIMITS:
         way_out = _OWN_LIMITS[error.errno]
         return InternalError(f"hive is at a limit of its process or machine, not of the disk: {reason}. {way_out}")
-    return StoreNotWritable(f"The disk of the store refuses: {reason}{place}.{_WAYS_OUT.get(error.errno or 0, '')}", **details)
+    way_out = _WAYS_OUT.get(error.errno or 0, "")
+    return StoreNotWritable(f"The disk of the store refuses: {reason}{place}.{way_out}", **details)
 
 
 def _is_out_of_inodes(path: Path) -> bool:

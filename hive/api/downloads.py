@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-import unicodedata
 
 from msgspec import UNSET
 from starlette.requests import Request
@@ -16,17 +15,17 @@ from hive.api.disconnect import while_connected
 from hive.api.json import JsonResponse, read_body
 from hive.api.services import services_of
 from hive.auth.principal import Principal, principal_of
+from hive.downloads.asked import checked
 from hive.downloads.provisioner import Provisioned, read_ref
 from hive.downloads.record import Record
 from hive.downloads.tracker import MAX_TIME_MS
 from hive.downloads.view import view
 from hive.settings import Settings
-from hive.store.layout import safe_name
 from hive.streams.longpoll import read_wait
 from hive.wire.api import Download, DownloadRequest, Page, PlanRequest, Started
 from hive.wire.buckets import allows, not_allowed
 from hive.wire.events import ACTIVE, TERMINAL
-from hive.wire.refs import MAX_REF_CHARS, ModelRef
+from hive.wire.refs import MAX_REF_CHARS
 from hive.wire.spec import DownloadSpec
 
 #: How many downloads a page of the list has, when not told, and at most.
@@ -66,31 +65,19 @@ def read_spec(body: PlanRequest, settings: Settings, principal: Principal) -> Do
         raise errors.UnsafeUrl(FILES_NOT_ALLOWED)
     if ref.url and ref.is_object and not allows(settings.buckets, ref.url):
         raise errors.UnsafeUrl(not_allowed(ref.url))
-    if body.sha256 and ref.kind != "url":
-        raise errors.BadRequest("'sha256' is for plain URLs; the Hub names the digests of its files itself.")
-    return DownloadSpec(
+    spec = DownloadSpec(
         ref,
         include=body.include,
         exclude=body.exclude,
         update=body.update,
-        sha256=body.sha256.lower() if body.sha256 else None,
-        name=_checked_name(body.name, ref),
+        sha256=body.sha256,
+        name=body.name,
         hf_token=body.hf_token,
         request_id=logs.bound_field("request_id"),
         owner=principal.owner,
         as_operator=principal.may("admin"),
     )
-
-
-def _checked_name(name: str | None, ref: ModelRef) -> str | None:
-    """The name for a plain URL's file. Raises BadRequest for one that not every filesystem takes."""
-    if name is None:
-        return None
-    if ref.kind != "url":
-        raise errors.BadRequest("'name' is for plain URLs; files of the Hub keep their names.")
-    if (safe := safe_name(name)) != unicodedata.normalize("NFC", name):
-        raise errors.BadRequest(f"'name' must be a file's name that every system takes, such as {safe}")
-    return safe
+    return checked(spec)
 
 
 def started(made: Provisioned) -> Response:

@@ -54,6 +54,13 @@ class Downloader(Protocol):
         """Stop where it is."""
 
 
+def checked(spec: DownloadSpec) -> DownloadSpec:
+    """What is asked for, as a server checks it. Raises BadRequest."""
+    from hive.downloads.asked import checked
+
+    return checked(spec)
+
+
 def on_disk(settings: Settings, spec: DownloadSpec) -> Complete | None:
     """The end of a download that is none: the model is on the disk. None where it is not, or is to be looked for."""
     from hive.store.catalog import ModelCatalog

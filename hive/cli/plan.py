@@ -39,9 +39,9 @@ def show_plans(
                     asked = {name: one.selection[name] for name in _ASKED}
                     plan = client.plan(one.text, hf_token=shown_token, **asked)
                 else:
-                    from hive.cli.local_pull import plan_here
+                    from hive.cli.local_pull import checked, plan_here
 
-                    plan = plan_here(settings, one.spec(token.value))
+                    plan = plan_here(settings, checked(one.spec(token.value)))
             except HiveError as error:
                 raise CliError(plain(error.message), *hints_of(error.details, one.ref), code=error.code) from None
             _show(plan, as_json=as_json)

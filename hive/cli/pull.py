@@ -162,9 +162,9 @@ def finish(end: Event, output: Output, ref: ModelRef | None = None) -> None:
 
 def _pull_here(settings: Settings, one: Wanted, token: HubToken, output: Output) -> None:
     """Pull in this process, where no server answers."""
-    from hive.cli.local_pull import PullStopped, download_here, on_disk
+    from hive.cli.local_pull import PullStopped, checked, download_here, on_disk
 
-    spec = one.spec(token.value)
+    spec = checked(one.spec(token.value))
     found = on_disk(settings, spec)
     try:
         with choose_printer(one.name, as_json=output.as_json, quiet=output.quiet) as printer:

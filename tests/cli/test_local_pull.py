@@ -90,6 +90,14 @@ def test_a_pull_alone_brings_the_model_and_leaves_nothing_behind(alone: dict[str
     assert [path.name for path in home.iterdir()] == ["secret.key"]
 
 
+def test_a_pull_alone_checks_what_it_is_told_as_a_server_does(alone: dict[str, str]) -> None:
+    for args in (("https://host.example/f", "--name", "../x"), ("org/name", "--sha256", "a" * 64)):
+        result = pull(alone, *args)
+        assert (result.code, result.out) == (1, "")
+        assert "[INVALID_REQUEST]" in result.err
+    assert not (Path(alone["HIVE_STORE"]) / "hive" / "files").exists()
+
+
 def test_a_model_on_disk_is_answered_from_the_disk(alone: dict[str, str], hub: HubServer) -> None:
     first = pull(alone, "-q", "org/other")
     before = len(hub.log.hits())

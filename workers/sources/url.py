@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from hive.errors import BadRequest, HiveError, InvalidModelRef
+from hive.store.layout import safe_name
 from hive.wire.refs import ModelRef
 from workers.sources.naming import name_of, name_of_url
 from workers.sources.plan import Plan, PlannedFile
@@ -33,7 +34,7 @@ def resolve(
     """
     if ref.url is None:
         raise InvalidModelRef
-    asked = name_of_url(ref.url)
+    asked, name = name_of_url(ref.url), safe_name(name) if name else None
     digest = Digest("sha256", checked(sha256)) if sha256 else None
     location = Location(url=ref.url, headers={})
     source = Source(locate=locate or (lambda: location), size=None, digest=digest, name=name or asked, explain=explain)

@@ -63,6 +63,10 @@ def test_a_name_is_the_last_segment_made_safe(settings: Settings, path: str, nam
     assert plan_for(settings, f"https://host.example{path}").primary == name
 
 
+def test_a_name_that_is_asked_for_is_made_safe_whoever_let_it_pass() -> None:
+    assert resolve(ModelRef(url="https://host.example/f.gguf"), None, name="../../etc/x").name == "x"
+
+
 def test_a_reference_to_the_hub_is_no_url() -> None:
     with pytest.raises(InvalidModelRef):
         resolve(ModelRef(repo="org/name"), None)
