@@ -11,9 +11,9 @@ import re
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-#: The longest Range header that is read, in bytes; and digits of a place in a file.
+#: The longest Range header that is read, in bytes; and digits of a place in a file: "to the end" is 2^64 - 1 to some.
 MAX_RANGE_CHARS: Final = 256
-_RANGE = re.compile(r"bytes=[ \t]*(\d{0,19})-(\d{0,19})[ \t]*", re.ASCII | re.IGNORECASE)
+_RANGE = re.compile(r"bytes=[ \t]*(\d{0,39})-(\d{0,39})[ \t]*", re.ASCII | re.IGNORECASE)
 #: ETags of a list that are compared.
 MAX_ETAGS: Final = 64
 
