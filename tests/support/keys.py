@@ -31,9 +31,10 @@ class Answer(NamedTuple):
 
     @property
     def code(self) -> str:
-        """The error's code; "" where it is none."""
+        """The error's code, in hive's own form or that of Ollama's clients; "" where it is none."""
         try:
-            return str(json.loads(self.body)["error"]["code"])
+            said = json.loads(self.body)
+            return str((said if isinstance(said["error"], str) else said["error"])["code"])
         except (ValueError, KeyError, TypeError):
             return ""
 
