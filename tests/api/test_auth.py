@@ -106,12 +106,14 @@ def test_every_route_lets_in_who_has_its_scope_and_nobody_else(
             assert answer.status == 401, (kind, answer)
             assert answer.code == ("MISSING_API_KEY" if kind == "none" else "INVALID_API_KEY"), kind
             assert answer.headers["www-authenticate"].startswith("Bearer"), kind
-            assert "hive key new" in answer.json["error"]["message"], kind
+            assert "hive key new" in answer.message, kind
         elif needs in with_implied([kind]):
             assert answer.status not in (401, 403), (kind, answer)
         else:
             assert (answer.status, answer.code) == (403, "INSUFFICIENT_SCOPE"), (kind, answer)
-            assert answer.json["error"]["details"] == {"needs": needs, "scopes": [kind]}
+            assert f"the scope '{needs}'" in answer.message
+            if answer.json["error"] != answer.message:  # Ollama's clients are told the text and the code alone
+                assert answer.json["error"]["details"] == {"needs": needs, "scopes": [kind]}
 
 
 def test_refusals_of_keys_that_are_none_do_not_tell_them_apart(server: Server, keys: dict[str, str | None]) -> None:

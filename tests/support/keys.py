@@ -39,6 +39,12 @@ class Answer(NamedTuple):
             return ""
 
     @property
+    def message(self) -> str:
+        """What the error says, in either form."""
+        said = json.loads(self.body)["error"]
+        return said if isinstance(said, str) else str(said["message"])
+
+    @property
     def json(self) -> Any:
         return json.loads(self.body)
 
