@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import logging
 from typing import Any, TypeVar
 
@@ -31,6 +32,10 @@ T = TypeVar("T", bound=msgspec.Struct)
 #: The largest request body, in bytes; and of a request to a model, whose prompt may be long.
 MAX_BODY_BYTES = 65_536
 MAX_PROMPT_BODY_BYTES = 262_144
+
+
+#: What editors of Windows put before a text. RFC 8259 lets who reads JSON ignore it.
+BOM = codecs.BOM_UTF8
 
 
 def max_body_bytes(path: str) -> int:
@@ -67,6 +72,7 @@ async def read_body(request: Request, kind: type[T], default: T | None = None) -
         body += chunk
         if len(body) > MAX_BODY_BYTES:  # Starlette's own limit would answer in plain text
             raise errors.BodyTooLarge(limit_bytes=MAX_BODY_BYTES)
+    body = body.removeprefix(BOM)
     if not body and default is not None:
         return default
     try:

@@ -15,7 +15,7 @@ from typing import Final
 from starlette.types import Receive, Scope, Send
 
 from hive import errors, serving_errors
-from hive.api.json import body_too_large, error_response, max_body_bytes
+from hive.api.json import BOM, body_too_large, error_response, max_body_bytes
 from hive.auth.principal import principal_of
 from hive.serving.endpoint import PASSED_ON_BY, Endpoint
 from hive.serving.kept_connections import KeptConnections
@@ -50,7 +50,7 @@ async def read_whole(scope: Scope, receive: Receive) -> bytes:
         if len(body) > limit:
             raise body_too_large(scope["path"])
         if not message.get("more_body"):
-            return bytes(body)
+            return bytes(body.removeprefix(BOM))
 
 
 async def pass_on(

@@ -146,6 +146,14 @@ def test_a_browsers_body_must_be_json_and_curls_need_not(api: str, kind: dict[st
     assert requests.post(f"{api}/v1/models/download", data=BODY, headers=kind, timeout=60).status_code == 202
 
 
+def test_what_an_editor_of_windows_puts_before_a_body_does_not_count(api: str) -> None:
+    body = b"\xef\xbb\xbf" + BODY.encode()
+    assert requests.post(f"{api}/v1/models/download", data=body, headers=JSON, timeout=60).status_code == 202
+    body = body.replace(b"model_ref", b"model")
+    answer = requests.post(f"{api}/v1/chat/completions", data=body, headers=JSON, timeout=60)
+    assert refused(answer) == (503, "MODEL_NOT_LOADED"), "it was read, and no worker has the model"
+
+
 def test_a_page_of_the_server_itself_may_do_everything(api: str) -> None:
     for origin, kind in ((api, "application/json"), (api, "application/json; charset=utf-8")):
         headers = {"Origin": origin, "Sec-Fetch-Site": "same-origin", "Content-Type": kind}
