@@ -73,7 +73,7 @@ def test_credentials_are_decoded(credentials: str, decoded: str) -> None:
         f"http//user:{CANARY}@p:1",
         f"//user:{CANARY}@p:1",
         f"https:user:{CANARY}@p:1",
-        f'"http://user:{CANARY}@p:1"',
+        f'"http://user:{CANARY}@p:1',
         f"p:1/{CANARY}",
     ],
 )
@@ -82,6 +82,13 @@ def test_what_is_no_proxy_is_refused_at_the_start_by_its_variable(variable: str,
     with pytest.raises(SettingsError, match=variable) as caught:
         Settings.from_env({variable: value})
     assert CANARY not in str(caught.value)
+
+
+@pytest.mark.parametrize("quote", ["'", '"'])
+def test_the_quotes_that_docker_leaves_around_a_proxy_are_none_of_it(quote: str) -> None:
+    proxy = Settings.from_env({"HTTP_PROXY": f"{quote}http://user:pass@p:1{quote}"}).proxies.find("http", "h", 80)
+    assert proxy is not None
+    assert (proxy.host, proxy.port) == ("p", 1)
 
 
 def test_no_password_is_shown() -> None:
