@@ -63,7 +63,8 @@ def measure(folder: Path, gib: float, clients: int, runs: int, subscribers: int)
             title = f"{count} x {size >> 20:,} MiB at once (medians of {runs} runs, in turns)"
             print_table(title, ["", "hive", "nginx, sendfile", "ratio"], rows)
         if subscribers:
-            _beside_streams(bench, path, each, listed.size_bytes // SHARE, subscribers)
+            with Nginx(folder / "nginx", config) as nginx:
+                _beside_streams(bench, path, nginx.port, each, listed.size_bytes // SHARE, subscribers)
 
 
 def _row(mine: list[float], peers: list[float]) -> list[str]:
@@ -81,8 +82,10 @@ def _client(port: int, path: str, clients: int, size: int) -> subprocess.Popen[b
     return subprocess.Popen(machine.pinned(machine.DRIVER_CORE, command), stdout=subprocess.PIPE)
 
 
-def _beside_streams(bench: Bench, path: str, clients: int, size: int, subscribers: int) -> None:
-    """How late events are while files go out, and while none do."""
+def _beside_streams(bench: Bench, path: str, nginx_port: int, clients: int, size: int, subscribers: int) -> None:
+    """How late events are while nothing else happens, while nginx sends files on the server's core, and while hive
+    does: the client's work on the generator's core is in both.
+    """
     load = Load(subscribers)
     with (
         bench.hive() as (port, _, make_publisher, stream),
@@ -94,18 +97,23 @@ def _beside_streams(bench: Bench, path: str, clients: int, size: int, subscriber
         generator.tell("window")
         time.sleep(ALONE_S)
         alone = generator.tell("window")
-        began_s = time.monotonic()
-        while time.monotonic() - began_s < ALONE_S:
-            assert _client(port, path, clients, size).wait() == 0
-        during = generator.tell("window")
+        windows = [alone]
+        for file_port, what in ((nginx_port, "/content"), (port, path)):
+            began_s = time.monotonic()
+            while time.monotonic() - began_s < ALONE_S:
+                assert _client(file_port, what, clients, size).wait() == 0
+            windows.append(generator.tell("window"))
         publisher.tell("finish")
         ends = generator.tell(f"end {END_S}")
     rows = [
-        [name, *(f"{window['latency'][name]:.1f}" for window in (alone, during))]
-        for name in ("p50_ms", "p99_ms", "max_ms")
+        [name, *(f"{window['latency'][name]:.1f}" for window in windows)] for name in ("p50_ms", "p99_ms", "max_ms")
     ]
-    rows.append(["ends seen", "", f"{ends['terminals']}/{subscribers}"])
-    print_table(f"{subscribers:,} streams beside {clients} clients of files", ["", "alone", "with files"], rows)
+    rows.append(["ends seen", "", "", f"{ends['terminals']}/{subscribers}"])
+    print_table(
+        f"{subscribers:,} streams beside {clients} clients of files",
+        ["", "alone", "with files of nginx", "with files of hive"],
+        rows,
+    )
 
 
 def _main(port: int, path: str, clients: int, size: int) -> None:
