@@ -22,9 +22,7 @@ def checked(spec: DownloadSpec) -> DownloadSpec:
     if spec.sha256 is not None:
         if spec.ref.kind != "url":
             raise errors.BadRequest("'sha256' is for plain URLs; the Hub names the digests of its files itself.")
-        if not _SHA256.fullmatch(spec.sha256):
-            raise errors.BadRequest("'sha256' must be 64 hex digits.")
-        spec = spec._replace(sha256=spec.sha256.lower())
+        spec = spec._replace(sha256=checked_sha256(spec.sha256))
     if spec.name is not None:
         if spec.ref.kind != "url":
             raise errors.BadRequest("'name' is for plain URLs; files of the Hub keep their names.")
@@ -32,3 +30,10 @@ def checked(spec: DownloadSpec) -> DownloadSpec:
             raise errors.BadRequest(f"'name' must be a file's name that every system takes, such as {safe}")
         spec = spec._replace(name=safe)
     return spec
+
+
+def checked_sha256(text: str) -> str:
+    """A digest that a person gave, in small letters. Raises BadRequest."""
+    if not _SHA256.fullmatch(text):
+        raise errors.BadRequest("'sha256' must be 64 hex digits.")
+    return text.lower()

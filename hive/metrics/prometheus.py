@@ -115,8 +115,8 @@ _OUTCOMES: Final = ("MAX_TOKENS", "EOS", "STOP_SEQUENCE", "CANCELLED", "TIMEOUT"
 
 
 class Scrape(Collector):
-    """What one scrape shows. `fleet` is None while Redis is away or takes no writes, `disk`
-    while the filesystem does not answer, `memory` where Redis does not say it.
+    """What one scrape shows. `fleet` is None while Redis is away or takes no writes, `disk` while the filesystem does
+    not answer, `memory` where Redis does not say it.
     """
 
     def __init__(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 import threading
+from abc import abstractmethod
 from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -47,18 +48,18 @@ class ObjectStore(LocalServer):
         self.bytes_sent = 0
 
     @property
+    @abstractmethod
     def env(self) -> dict[str, str]:
         """What the operator of a worker sets."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def secrets(self) -> tuple[str, ...]:
         """What must stand nowhere, beside the signatures."""
-        raise NotImplementedError
 
+    @abstractmethod
     def refusal(self, request: BaseHTTPRequestHandler, path: str, query: dict[str, str]) -> str:
         """Why a URL opens nothing, its signature aside where that has run out; "" where it does."""
-        raise NotImplementedError
 
     def refused(self, refusal: str) -> tuple[int, bytes]:
         """The answer to what opens nothing."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple, Self
 
 
-class LocalServer:
+class LocalServer(ABC):
     """Has each GET and HEAD handled by `handle`, on a port of the loopback. A context manager."""
 
     def __init__(self) -> None:
@@ -32,9 +33,9 @@ class LocalServer:
         self.host = f"127.0.0.1:{self._server.server_address[1]}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
 
+    @abstractmethod
     def handle(self, request: BaseHTTPRequestHandler) -> None:
         """Answer one request."""
-        raise NotImplementedError
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -78,6 +79,6 @@ class TinyServer(LocalServer):
         if request.command == "GET":
             request.wfile.write(found.body)
 
+    @abstractmethod
     def answer(self, path: str, authorization: str | None) -> Answer:
         """What is answered."""
-        raise NotImplementedError

@@ -16,6 +16,7 @@ from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from hive.disk_errors import disk_error
+from hive.downloads.asked import checked_sha256
 from hive.errors import ChecksumMismatch, FileNotFound, InvalidModelRef, UnsafeUrl
 from hive.plain_file import open_plain_file
 from hive.settings import Settings
@@ -23,7 +24,6 @@ from hive.store.dirfd import CONTENT_MODE
 from hive.wire.refs import ModelRef
 from workers.sources.naming import name_of_url
 from workers.sources.plan import Plan, PlannedFile
-from workers.sources.url import checked
 from workers.transfer import Digest, Fetched, Location, Source, data_path
 
 #: Bytes copied and hashed between two looks whether to go on.
@@ -57,7 +57,7 @@ def resolve(ref: ModelRef, sha256: str | None, name: str | None, settings: Setti
         raise FileNotFound(f"The worker cannot read {path}: {error.strerror}.", path=str(path)) from None
     if not stat.S_ISREG(status.st_mode):
         raise FileNotFound(f"{path} is no plain file.", path=str(path))
-    digest = Digest("sha256", checked(sha256)) if sha256 else None
+    digest = Digest("sha256", checked_sha256(sha256)) if sha256 else None
     location = Location(url=ref.url, headers={})
     kept = name or name_of_url(ref.url)
     source = Source(locate=lambda: location, size=status.st_size, digest=digest, name=kept)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import replace
 
-from hive.errors import BadRequest, HiveError, InvalidModelRef
+from hive.downloads.asked import checked_sha256
+from hive.errors import HiveError, InvalidModelRef
 from hive.store.layout import safe_name
 from hive.wire.refs import ModelRef
 from workers.sources.naming import name_of, name_of_url
 from workers.sources.plan import Plan, PlannedFile
 from workers.sources.sniff import check_head, check_whole
 from workers.transfer import Digest, Limits, Location, Network, Refusal, Served, Source, probe
-
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def resolve(
@@ -35,7 +33,7 @@ def resolve(
     if ref.url is None:
         raise InvalidModelRef
     asked, name = name_of_url(ref.url), safe_name(name) if name else None
-    digest = Digest("sha256", checked(sha256)) if sha256 else None
+    digest = Digest("sha256", checked_sha256(sha256)) if sha256 else None
     location = Location(url=ref.url, headers={})
     source = Source(locate=locate or (lambda: location), size=None, digest=digest, name=name or asked, explain=explain)
     if digest is None:
@@ -74,10 +72,3 @@ def _inspected(source: Source, asked: str, name: str | None) -> Source:
         inspect=lambda served, head: check_head(served, head, names(served)),
         inspect_whole=lambda served, fd: check_whole(fd, names(served)),
     )
-
-
-def checked(sha256: str) -> str:
-    """A digest that a person gave, in small letters. Raises BadRequest."""
-    if not _SHA256.fullmatch(sha256.lower()):
-        raise BadRequest("sha256 must be 64 hex digits.")
-    return sha256.lower()
