@@ -185,9 +185,11 @@ class Fanout:
         """
         self._watchers.add(subscriber, principal)
 
-    def unwatch_all(self, subscriber: Subscriber) -> None:
-        """No more of that; the topics that it is on it leaves itself."""
+    def leave_all(self, subscriber: Subscriber) -> None:
+        """No more of anything: it leaves every topic that it is on, also those of which it was not told yet."""
         self._watchers.discard(subscriber)
+        for topic in [topic for topic in self._topics.values() if subscriber in topic.subscribers]:
+            self.leave(topic, subscriber)
 
     def on_subscribed(self, callback: Callable[[], None]) -> None:
         """Call this whenever the process is subscribed (again): what was said before may have been missed."""

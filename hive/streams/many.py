@@ -67,13 +67,14 @@ class ManyStream:
         self._wanted = wanted
         self._with_ids = with_ids
         self._keepalive_s = keepalive_s
-        self._topics: dict[str, Topic] = {}
         self._seen: dict[str, Version] = {}
         self._changed: dict[str, Topic] = {}
         #: Ended, and said so; the oldest are forgotten.
         self._ended: dict[str, None] = {}
         self._writer: Writer | None = None
         self._running = False
+        #: Whether its client has gone: it may still be put on a topic by what was under way then.
+        self.is_gone = False
         self._closing: bytes | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
@@ -100,12 +101,12 @@ class ManyStream:
 
     def notify(self, topic: Topic) -> None:
         """Note that the topic changed, and send what can be sent."""
-        if topic.id in self._ended:
+        if self.is_gone or topic.id in self._ended:
             self._endpoint.leave(topic, self)
             return
         if self._seen.get(topic.id) is topic.version or not topic.known:
             return
-        self._topics[topic.id] = self._changed[topic.id] = topic
+        self._changed[topic.id] = topic
         self.on_writable()
 
     def admit(self, topic: Topic) -> None:
@@ -151,10 +152,10 @@ class ManyStream:
 
     def on_gone(self) -> None:
         """The response is over, however it ended."""
-        self._running = False
+        self._running, self.is_gone = False, True
         if self._timer is not None:
             self._timer.cancel()
-        self._endpoint.forget(self, list(self._topics.values()))
+        self._endpoint.forget(self)
 
     # -- inside ------------------------------------------------------------------------------------------------------
 
@@ -166,7 +167,6 @@ class ManyStream:
             self._ended[topic.id] = None
             if len(self._ended) > MAX_ENDED:
                 del self._ended[next(iter(self._ended))]
-            self._topics.pop(topic.id, None)
             self._seen.pop(topic.id, None)
             self._endpoint.leave(topic, self)
 
@@ -267,16 +267,14 @@ class ManyEndpoint:
             raise
         await respond(scope, receive, send, stream, stream.start)
 
-    def forget(self, stream: ManyStream, topics: Sequence[Topic]) -> None:
+    def forget(self, stream: ManyStream) -> None:
         """The stream has ended, or never began."""
         self._open.discard(stream)
         if (holder := self._holders.pop(stream, None)) is not None:
             self._shares.give_back(holder)
         self.ended_total += stream.started
         self._statuses.pop(stream, None)
-        self._fanout.unwatch_all(stream)
-        for topic in topics:
-            self._fanout.leave(topic, stream)
+        self._fanout.leave_all(stream)
 
     def leave(self, topic: Topic, stream: ManyStream) -> None:
         """The download has ended, and the stream has said so."""
@@ -305,13 +303,17 @@ class ManyEndpoint:
         await self._join(stream, [record.id for record in reversed(page.records)])
 
     async def _join(self, stream: ManyStream, ids: Sequence[str]) -> list[Topic | None]:
-        topics = await asyncio.gather(
-            *(self._fanout.join(download_id, stream, stream.principal) for download_id in ids)
-        )
+        topics = await asyncio.gather(*(self._join_one(stream, download_id) for download_id in ids))
         for topic in topics:
             if topic is not None:
                 stream.notify(topic)
         return list(topics)
+
+    async def _join_one(self, stream: ManyStream, download_id: str) -> Topic | None:
+        topic = await self._fanout.join(download_id, stream, stream.principal)
+        if topic is not None and stream.is_gone:
+            self._fanout.leave(topic, stream)
+        return topic
 
     def _refresh_all(self) -> None:
         """The subscription was away: downloads may have begun meanwhile of which nothing was heard."""

@@ -11,7 +11,9 @@ from collections.abc import AsyncIterator, Iterable
 
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
+from starlette.types import Message as AsgiMessage
 
+from hive.auth.principal import ANONYMOUS, PRINCIPAL
 from hive.downloads.context import DownloadContext
 from hive.downloads.record import TopicState
 from hive.errors import RedisUnavailable
@@ -19,6 +21,8 @@ from hive.redis.client import CommandThread, RedisClient, connect
 from hive.streams import fanout as fanout_module
 from hive.streams import heartbeat
 from hive.streams.fanout import Fanout
+from hive.streams.many import ManyEndpoint, ManyStream
+from hive.streams.sse import StreamRequest
 from hive.streams.topic import Topic
 from hive.wire import keys
 from hive.wire.events import Message, Version, encode
@@ -264,6 +268,43 @@ async def test_a_read_that_is_older_than_who_comes_does_not_tell_him_that_the_id
         assert await coming is topic
         assert (topic.version, topic.terminal) == (QUEUED.message.version, False)
         assert not first.ended
+
+
+async def test_a_stream_of_several_that_goes_while_redis_is_away_leaves_nothing_behind(redis_url: str) -> None:
+    """It is on a topic of which it was told nothing."""
+    sent: list[AsgiMessage] = []
+
+    async def receive() -> AsgiMessage:
+        return {"type": "http.disconnect"}
+
+    async def send(message: AsgiMessage) -> None:
+        sent.append(message)
+
+    answers = Answers(*[RedisUnavailable()] * 1000)
+    async with answering(redis_url, answers) as fanout:
+        tracker = download_context(fanout._commands.client).tracker
+        streams = ManyEndpoint(fanout, fanout._commands, tracker, 10.0)
+        scope = {"type": "http", "client": ("127.0.0.1", 1), PRINCIPAL: ANONYMOUS}
+        await streams(["an-id"], None, StreamRequest(), scope, receive, send)
+        assert sent[0]["status"] == 200
+        assert (streams.open_streams, fanout.subscribers) == (0, set())
+
+
+async def test_a_stream_for_all_that_goes_before_it_is_told_leaves_nothing_behind(
+    redis_url: str, downloads: DownloadContext
+) -> None:
+    async with running(redis_url) as fanout:
+        tracker = download_context(fanout._commands.client).tracker
+        stream = ManyStream(ManyEndpoint(fanout, fanout._commands, tracker, 10.0), None, ANONYMOUS, 10.0, with_ids=True)
+        fanout.watch_all(stream, ANONYMOUS)
+        fanout._on_message(keys.events("an-id", fanout._database).encode(), b"3-1 0 {}")
+        assert fanout.subscribers == {stream}
+        stream.on_gone()
+        assert fanout.subscribers == set()
+        topic = await fanout.join(create(downloads), stream)
+        assert topic is not None
+        stream.notify(topic)  # it was put on this one by what was under way when it went
+        assert fanout.subscribers == set()
 
 
 async def test_a_dead_subscription_is_found_by_the_heartbeat(
