@@ -16,6 +16,7 @@ import asyncio
 import collections
 import contextlib
 import fcntl
+import logging
 import os
 import selectors
 import socket
@@ -30,6 +31,8 @@ from hive.auth.principal import Principal
 from hive.errors import ServerBusy, TooManyRequests
 from hive.streams.shares import RETRY_S, Shares
 from hive.streams.writer import MAX_IGNORED_BYTES, STALL_TIMEOUT_S, reset
+
+log = logging.getLogger("hive.doors.sendfile")
 
 #: Threads that send. One fills a fast line; the others go on where a disk holds one up.
 SENDERS: Final = 4
@@ -118,18 +121,28 @@ class _Sender(threading.Thread):
         with contextlib.suppress(BlockingIOError):  # it has a word to wake up by already
             os.write(self._wake_write, b"\0")
 
+    def close(self) -> None:
+        """Close what it has, where its thread could not be started."""
+        self._selector.close()
+        os.close(self._wake_read)
+        os.close(self._wake_write)
+
     def run(self) -> None:
         """For ever: the process's end is its own."""
         looked_s = time.monotonic()
         while True:
-            for key, _ in self._selector.select(LOOK_S if self.open else None):
-                if key.data is None:
-                    self._take_calls()
-                else:
-                    self._send(key.data)
-            if time.monotonic() - looked_s >= LOOK_S:
-                looked_s = time.monotonic()
-                self._give_up_stalled(looked_s)
+            try:
+                for key, _ in self._selector.select(LOOK_S if self.open else None):
+                    if key.data is None:
+                        self._take_calls()
+                    else:
+                        self._send(key.data)
+                if time.monotonic() - looked_s >= LOOK_S:
+                    looked_s = time.monotonic()
+                    self._give_up_stalled(looked_s)
+            except Exception:  # a mistake of ours with one file must not keep the others for ever
+                log.exception("a sender of files failed; it goes on")
+                time.sleep(LOOK_S)
 
     def _take_calls(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -159,7 +172,8 @@ class _Sender(threading.Thread):
         self._wait_for_room(transfer, False)
         assert transfer.sock is not None
         transfer.sock.close()
-        transfer.source.close()
+        with contextlib.suppress(OSError):  # some filesystems refuse a close, of what was only read too
+            transfer.source.close()
         transfer.on_end(outcome)
 
     def _send(self, transfer: FileTransfer) -> None:
@@ -245,17 +259,30 @@ class FileSender:
     def send(
         self, transport: asyncio.Transport, siblings: set[Any], transfer: FileTransfer, holder: str
     ) -> FileConnection:
-        """Send on a connection that is this transfer's from now on; both are closed at its end."""
-        sender = self._least_busy()
-        connection = FileConnection(self, sender, transport, siblings, transfer, holder)
+        """Send on a connection that is this transfer's from now on; both are closed at its end.
+
+        Raises:
+            ServerBusy: no descriptor or no thread can be had. Both are closed then, and the holder has its share back.
+        """
+        try:
+            connection = FileConnection(self, self._least_busy(), transport, siblings, transfer, holder)
+            connection.start()
+        except (OSError, RuntimeError) as error:
+            reset(transport)
+            transfer.source.close()
+            self.release(holder)
+            raise ServerBusy from error
         self._connections.add(connection)
-        connection.start()
         return connection
 
     def _least_busy(self) -> _Sender:
         if len(self._senders) < SENDERS:
             sender = _Sender(len(self._senders))
-            sender.start()
+            try:
+                sender.start()
+            except RuntimeError:
+                sender.close()
+                raise
             self._senders.append(sender)
             return sender
         return min(self._senders, key=lambda each: len(each.open))
@@ -309,7 +336,7 @@ class FileConnection(asyncio.Protocol):
         self.ended: asyncio.Future[Outcome] = self._loop.create_future()
 
     def start(self) -> None:
-        """Take the connection, and begin."""
+        """Take the connection, and begin. Raises OSError where there is no descriptor for it any more."""
         self._siblings.add(self)
         self._transport.set_protocol(self)
         sock = socket.socket(fileno=os.dup(self._transport.get_extra_info("socket").fileno()))

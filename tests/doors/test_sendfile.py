@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from hive.auth.principal import ANONYMOUS, NOBODY
 from hive.doors import sendfile
 from hive.doors.sendfile import FileConnection, FileSender, FileTransfer, OpenFile
-from hive.errors import TooManyRequests
+from hive.errors import ServerBusy, TooManyRequests
 from tests.support.waiting import DEADLINE_S, wait_for_async
 
 pytestmark = pytest.mark.anyio
@@ -30,16 +31,19 @@ class World:
         self.files = FileSender()
         self.open: set[object] = set()
 
-    async def connect(self, start: int = 0, limit: int | None = None) -> tuple[FileConnection, socket.socket]:
+    async def connect(
+        self, start: int = 0, limit: int | None = None, holder: str = "", source: type[OpenFile] = OpenFile
+    ) -> tuple[FileConnection, socket.socket]:
         """A connection on which the file is sent from `start` on, and its client."""
         ours, theirs = socket.socketpair()
+        self.client = theirs
         theirs.setblocking(False)
         transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, sock=ours)
-        source = OpenFile(os.open(self.path, os.O_RDONLY))
         end = len(CONTENT)
-        transfer = FileTransfer(HEAD, source, start, end, end if limit is None else limit, ANONYMOUS)
-        self.files.admit("")
-        return self.files.send(transport, self.open, transfer, ""), theirs
+        opened = source(os.open(self.path, os.O_RDONLY))
+        transfer = FileTransfer(HEAD, opened, start, end, end if limit is None else limit, ANONYMOUS)
+        self.files.admit(holder)
+        return self.files.send(transport, self.open, transfer, holder), theirs
 
 
 async def _read(client: socket.socket, n_bytes: int = 1 << 40) -> bytes:
@@ -111,6 +115,41 @@ async def test_a_client_that_goes_gives_everything_back(world: World) -> None:
     await wait_for_async(lambda: not world.files.count and not world.open)
     # A pipe, an epoll and no more: those of the thread.
     await wait_for_async(lambda: len(os.listdir("/proc/self/fd")) <= before + 3)
+
+
+@pytest.mark.parametrize("lacks", ["a descriptor", "a thread"])
+async def test_a_transfer_that_cannot_begin_gives_everything_back(
+    world: World, monkeypatch: pytest.MonkeyPatch, lacks: str
+) -> None:
+    def fail(*_: object) -> int:
+        raise OSError(errno.EMFILE, "") if lacks == "a descriptor" else RuntimeError("can't start new thread")
+
+    before = len(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patched:
+        patched.setattr("os.dup" if lacks == "a descriptor" else "threading.Thread.start", fail)
+        with pytest.raises(ServerBusy):
+            await world.connect(holder="key:a")
+    await wait_for_async(lambda: not world.files.count and not world.open)
+    client = world.client
+    assert await _read(client) == b""
+    client.close()
+    # A pipe, an epoll and no more: those of a thread that was started.
+    await wait_for_async(lambda: len(os.listdir("/proc/self/fd")) <= before + 3 * (lacks == "a descriptor"))
+    for _ in range(sendfile.MAX_TRANSFERS_OF_ONE):
+        world.files.admit("key:a")
+
+
+async def test_a_file_that_does_not_close_ends_all_the_same(world: World) -> None:
+    class Refuses(OpenFile):
+        def close(self) -> None:
+            super().close()
+            raise OSError(errno.EIO, "")
+
+    for _ in range(sendfile.SENDERS + 1):
+        connection, client = await world.connect(len(CONTENT) - 1, source=Refuses)
+        assert await _read(client) == HEAD + CONTENT[-1:]
+        assert await asyncio.wait_for(connection.ended, DEADLINE_S) == "sent"
+        client.close()
 
 
 async def test_transfers_end_with_their_key_and_with_the_server(world: World) -> None:
