@@ -15,7 +15,7 @@ from hive.api.file_response import FileResponse, Headers
 from hive.api.services import Services, services_of
 from hive.auth.principal import principal_of
 from hive.doors.ranges import read_span
-from hive.store.blobs import SHA256, find_blob, open_blob
+from hive.store.blobs import SHA256, close_blob, find_blob, open_blob
 from hive.wire.api import HUB_TOKEN_HEADER
 
 #: What is before the digest in an address.
@@ -59,5 +59,5 @@ async def _open(request: Request, services: Services, digest: str) -> tuple[int,
     for place in places:
         if await while_connected(request, services.access.may_use(place.path, principal, token)):
             with contextlib.suppress(FileNotFoundError):  # removed since
-                return await services.store_calls.run(open_blob, place)
+                return await services.store_calls.run(open_blob, place, let_go=close_blob)
     raise errors.NotFound("There is no content of this digest in the store.", digest=f"{PREFIX}{digest}")

@@ -25,9 +25,9 @@ from hive.doors.growing import GrowingFile
 from hive.doors.hub_mirror import HubFile, HubMirror, HubRefusal, refusal_of
 from hive.doors.hub_paths import HubPath, read_info_path, read_resolve_path
 from hive.doors.ranges import Span, read_span
-from hive.doors.small_files import SMALL_BYTES
+from hive.doors.small_files import SMALL_BYTES, BatchKey
 from hive.downloads.provisioner import Provisioned
-from hive.store.blobs import find_repo_blob, open_blob
+from hive.store.blobs import close_blob, find_repo_blob, open_blob
 from hive.store.layout import is_commit, repo_folder
 from hive.streams.writer import ASK_TO_WAIT, AskToWait
 from hive.wire.api import HUB_TOKEN_HEADER
@@ -173,7 +173,7 @@ async def _open(services: Services, asked: HubPath, found: HubFile) -> int | Non
         return None
     await services.mirror.write_refs(asked.repo, found.commit)
     with contextlib.suppress(FileNotFoundError):  # removed since
-        return (await services.store_calls.run(open_blob, place))[0]
+        return (await services.store_calls.run(open_blob, place, let_go=close_blob))[0]
     return None
 
 
@@ -191,7 +191,7 @@ async def _fetched(
         ref = parse_ref(str(ModelRef(repo=asked.repo, revision=found.commit, path=asked.path)))
     except RefError as error:
         return refused(HubRefusal(404, "EntryNotFound", str(error), found.commit))
-    owner, small = principal_of(request).owner, services.mirror.small
+    owner = principal_of(request).owner
     spec = DownloadSpec(
         ref,
         hf_token=token,
@@ -201,22 +201,13 @@ async def _fetched(
         as_operator=False,
         origin="mirror",
     )
-
-    async def ask_for(paths: tuple[str, ...]) -> Provisioned:
-        if len(paths) == 1:
-            return await services.downloads.request(spec)
-        together = spec._replace(ref=ModelRef(repo=ref.repo, revision=ref.revision))
-        return await services.downloads.request(together._replace(include=tuple(map(glob.escape, sorted(paths)))))
-
     key = (asked.repo, found.commit, services.mirror.hash_of(token), owner)
-    is_small = found.size <= SMALL_BYTES
-    made = await (small.request(key, asked.path, ask_for) if is_small else ask_for((asked.path,)))
+    made = await _ask_for_download(services, asked.path, spec, found.size, key)
 
     async def standing() -> bool | None:
         record = await services.commands.run(services.tracker.read, made.download_id)
         return None if record is not None and not record.is_terminal else record is not None and bool(record.local_path)
 
-    headers = file_headers(asked, found) + more
     growing = services.mirror.growing.follow(
         repo_folder(asked.repo),
         found.etag,
@@ -228,18 +219,32 @@ async def _fetched(
     growing.source()  # held until the answer has its own: it may be over before
     try:
         await _wait_for_bytes(request, growing, span.start)
+        if not (growing.is_wrong or growing.failed):
+            if span.status == 206:
+                # What it had may have been given up before this was looked at.
+                span, more = await _span(request, services, found)
+            headers = file_headers(asked, found) + more
+            return FileResponse(services, span, found.size, headers, growing=growing, on_end=growing.close)
     except BaseException:
         growing.close()
         raise
-    if growing.is_wrong or growing.failed:
-        growing.close()
-        small.failed(key)
-        return await _failed(services, made.download_id)
-    if span.status == 206:
-        # What it had may have been given up before this was looked at.
-        span, more = await _span(request, services, found)
-        headers = file_headers(asked, found) + more
-    return FileResponse(services, span, found.size, headers, growing=growing, on_end=growing.close)
+    growing.close()
+    services.mirror.small.failed(key)
+    return await _failed(services, made.download_id)
+
+
+async def _ask_for_download(services: Services, path: str, spec: DownloadSpec, size: int, key: BatchKey) -> Provisioned:
+    """The download that brings this file: one of its own, or one of all small files of its commit that are asked for in
+    the same moment. Raises HiveError.
+    """
+
+    async def ask_for(paths: tuple[str, ...]) -> Provisioned:
+        if len(paths) == 1:
+            return await services.downloads.request(spec)
+        together = spec._replace(ref=ModelRef(repo=spec.ref.repo, revision=spec.ref.revision))
+        return await services.downloads.request(together._replace(include=tuple(map(glob.escape, sorted(paths)))))
+
+    return await (services.mirror.small.request(key, path, ask_for) if size <= SMALL_BYTES else ask_for((path,)))
 
 
 async def _wait_for_bytes(request: Request, growing: GrowingFile, start: int) -> None:

@@ -41,11 +41,11 @@ class Threads:
         #: When the calls that have a thread began, by a mark of each.
         self._began_s: dict[object, float] = {}
 
-    async def run(self, call: Callable[..., T], *args: Any) -> T:
+    async def run(self, call: Callable[..., T], *args: Any, let_go: Callable[[T], None] | None = None) -> T:
         """The result of the call, made in one of the threads under the caller's log fields.
 
         A call goes on when whoever waits for it is cancelled, or has no more patience: its thread counts until it has
-        ended.
+        ended, and `let_go` gets a result that nobody waits for any more, such as a file that it has opened.
 
         Raises:
             ServerBusy: too many wait already.
@@ -54,9 +54,14 @@ class Threads:
         if self._is_held():
             raise StoreMissing(_SILENT)
         future = self._begin(call, *args)
-        await asyncio.wait([future], timeout=self._patience_s)
-        if not future.done():
-            raise StoreMissing(_SILENT)
+        try:
+            await asyncio.wait([future], timeout=self._patience_s)
+            if not future.done():
+                raise StoreMissing(_SILENT)
+        except BaseException:
+            if let_go is not None:
+                future.add_done_callback(lambda late: late.cancelled() or late.exception() or let_go(late.result()))
+            raise
         return future.result()
 
     async def run_long(self, call: Callable[..., T], *args: Any) -> T:

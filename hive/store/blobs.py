@@ -66,6 +66,11 @@ def open_blob(place: BlobPlace) -> tuple[int, int]:
     return file, found.st_size
 
 
+def close_blob(opened: tuple[int, int]) -> None:
+    """Close what `open_blob` gave."""
+    os.close(opened[0])
+
+
 def _in_repositories(hub: Path, sha256: str) -> list[BlobPlace]:
     with open_folder(hub, missing_ok=True) as root:
         folders = [] if root is None else [name for name in subfolders(root) if repo_of(name)]

@@ -48,6 +48,23 @@ def test_who_asks_a_silent_disk_is_told_and_then_everybody_at_once_until_it_answ
     asyncio.run(run())
 
 
+def test_what_comes_when_nobody_waits_any_more_is_let_go_of() -> None:
+    async def run() -> None:
+        disk, threads, left = Disk(), Threads("test", 2, 8, PATIENCE_S), list[str]()
+        with pytest.raises(StoreMissing):
+            await threads.run(disk.look, let_go=left.append)
+        waiting = asyncio.create_task(threads.run(disk.look, let_go=left.append))
+        await wait_for_async(lambda: disk.asked == 2)
+        waiting.cancel()
+        disk.answers.set()
+        await wait_for_async(lambda: left == ["found", "found"], "both are let go of")
+        assert await threads.run(disk.look, let_go=left.append) == "found"
+        assert len(left) == 2, "what somebody has is theirs"
+        threads.close()
+
+    asyncio.run(run())
+
+
 def test_one_slow_call_is_not_a_silent_disk() -> None:
     async def run() -> None:
         disk, threads = Disk(), Threads("test", 2, 8, PATIENCE_S)
