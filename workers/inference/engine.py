@@ -199,7 +199,7 @@ def environment_for(spec: EngineSpec) -> dict[str, str]:
 
 
 class Engine:
-    """An engine process. `on_layers` hears how much of the layers is loaded, 0 to 1, whenever that changes."""
+    """An engine process. `on_share` hears how much of the layers is loaded, 0 to 1, whenever that changes."""
 
     def __init__(self, log_path: Path, on_share: Callable[[float], None]) -> None:
         self._log_path = log_path
