@@ -487,7 +487,7 @@ def read_webhook_key(secret: str) -> bytes:
         ValueError: it is neither, too short or too long. The text does not contain it.
     """
     if not secret.startswith(WEBHOOK_PREFIX):
-        key, most = secret.encode(), MAX_WEBHOOK_TEXT_BYTES
+        key, most = secret.encode(errors="surrogateescape"), MAX_WEBHOOK_TEXT_BYTES
     else:
         most = MAX_WEBHOOK_KEY_BYTES
         try:

@@ -19,6 +19,7 @@ import click
 
 from hive.cli.output import drop_unwritten, echo_lines, open_streams
 from hive.imports import uncollected
+from hive.utf8_mode import ensure_utf8
 from hive.version import VERSION
 
 
@@ -211,6 +212,7 @@ def _as_utf8(error: UnicodeError) -> tuple[bytes, int]:
 
 def main() -> None:
     """The program `hive`."""
+    ensure_utf8()
     if os.getpid() == 1:
         import signal
 

@@ -19,7 +19,7 @@ from hive.errors import ModelNotOnDisk
 from hive.settings import Settings
 from hive.wire.api import Download, Model
 from hive.wire.events import Downloading
-from hive.wire.refs import RefError
+from hive.wire.refs import RefError, parse_ref
 from hive.wire.registries import MODELSCOPE, MODELSCOPE_SCHEME, read_name
 
 _COLUMNS = (
@@ -123,11 +123,11 @@ def match_models(models: Sequence[Model], name: str) -> list[Model]:
     wanted = name.removeprefix("hf:")
     if wanted.startswith(MODELSCOPE_SCHEME):
         wanted = MODELSCOPE + wanted.removeprefix(MODELSCOPE_SCHEME)
-    if wanted.startswith(("http://", "https://")):
-        from hive.store.layout import url_key
-
-        return [model for model in models if model.id.startswith(f"url/{url_key(wanted)}/")]
     with contextlib.suppress(RefError):
+        if "://" in wanted and (url := parse_ref(wanted).url) is not None:
+            from hive.store.layout import url_key
+
+            return [model for model in models if model.id.startswith(f"url/{url_key(url)}/")]
         if (named := read_name(wanted)) is not None:
             wanted = "@".join(named)
             return [model for model in models if model.id == wanted or model.id.startswith(f"{wanted}:")]

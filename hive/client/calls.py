@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from hive.client.bodies import JSON, encode_body
 from hive.wire.api import (
     HUB_TOKEN_HEADER,
     Bandwidth,
@@ -35,7 +36,6 @@ T = TypeVar("T")
 
 #: Entries asked for at a time.
 PAGE_LIMIT: Final = 100
-_JSON: Final = {"Content-Type": "application/json"}
 
 
 class Call(NamedTuple, Generic[T]):
@@ -57,7 +57,7 @@ class Call(NamedTuple, Generic[T]):
         headers = {HUB_TOKEN_HEADER: self.hf_token} if self.hf_token else {}
         if self.body is None:
             return {"params": self.params, "headers": headers}
-        return {"params": self.params, "content": msgspec.json.encode(self.body), "headers": {**_JSON, **headers}}
+        return {"params": self.params, "content": encode_body(self.body), "headers": {**JSON, **headers}}
 
 
 WORKERS: Final = Call("GET", "/v1/workers", Listing[Worker])

@@ -18,6 +18,7 @@ from typing import Any, Final
 import httpx2
 import msgspec
 
+from hive.client.bodies import JSON, encode_body
 from hive.client.calls import Call
 from hive.client.client import Client
 from hive.client.watch import Watch
@@ -103,11 +104,11 @@ class ModelsInMemory:
         Raises:
             InferenceFailed: the answer broke off.
         """
-        body = msgspec.json.encode({"model": model, "messages": messages, "stream": True, **options})
-        timeout, headers = httpx2.Timeout(FIRST_TOKEN_TIMEOUT_S), {"Content-Type": "application/json"}
+        body = encode_body({"model": model, "messages": messages, "stream": True, **options})
+        timeout = httpx2.Timeout(FIRST_TOKEN_TIMEOUT_S)
         connection = self._client._connection
         try:
-            with self._client._http.stream("POST", _CHAT_PATH, content=body, headers=headers, timeout=timeout) as got:
+            with self._client._http.stream("POST", _CHAT_PATH, content=body, headers=JSON, timeout=timeout) as got:
                 if not got.is_success:
                     raise connection.error(got.status_code, got.read())
                 for line in got.iter_lines():

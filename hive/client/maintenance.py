@@ -6,18 +6,17 @@ An answer that ends without its last line was broken off.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Final, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 
+from hive.client.bodies import JSON, encode_body
 from hive.client.connection import Connection, error_from
 from hive.errors import ServerUnreachable
 from hive.wire.api import CollectRequest, ErrorBody, ErrorReply, VerifyRequest
 from hive.wire.maintenance import Collected, CollectionLine, Failed, VerificationLine, Verified
 
 L = TypeVar("L")
-
-_JSON: Final = {"Content-Type": "application/json"}
 
 
 class MaintenanceCall(NamedTuple, Generic[L]):
@@ -29,7 +28,7 @@ class MaintenanceCall(NamedTuple, Generic[L]):
 
     def options(self) -> dict[str, Any]:
         """What httpx2's `stream` takes besides method and path."""
-        return {"content": msgspec.json.encode(self.body), "headers": _JSON}
+        return {"content": encode_body(self.body), "headers": JSON}
 
 
 def verify(models: Iterable[str], fetch: bool) -> MaintenanceCall[VerificationLine]:

@@ -84,4 +84,4 @@ def to_ascii(text: str) -> str:
         raise UnsafeUrl("The URL is too long.")
     if any(char <= " " or char in "\x7f\\" for char in text):
         raise UnsafeUrl("The URL contains white space, a control character or a backslash.")
-    return quote(text, safe=_PRINTABLE)
+    return quote(text, safe=_PRINTABLE, errors="surrogateescape")

@@ -131,6 +131,8 @@ def _of_url(settings: Settings, model: Model) -> Export:
         raise BadRequest(
             "The URL of this file had a query, which is kept nowhere: it cannot be exported. Copy the file."
         )
+    if ModelRef(kind="url", url=known.url).is_local_file:
+        raise BadRequest("This file came from a disk: its address means nothing elsewhere. Copy the file.")
     at = (FILES, key, known.name)
     place = BlobPlace(settings.hive_dir, at, str(settings.hive_dir.joinpath(*at)), known.size)
     file = ArchivedFile(known.name, known.size, known.sha256, known.sha256)

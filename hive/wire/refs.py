@@ -443,12 +443,13 @@ def _parse_file_url(text: str) -> ModelRef:
         parts = urlsplit(text)
     except ValueError as error:
         raise RefError(f"The URL is not valid: {str(error).rstrip('.')}.") from None
-    path = unquote(parts.path)
+    # A name on a disk need not be UTF-8: its other bytes come from the command line as they come from an encoding.
+    path = unquote(parts.path, errors="surrogateescape")
     if parts.netloc not in ("", "localhost") or not path.startswith("/") or path.endswith("/"):
         raise RefError("Write a file of this machine with its whole path: file:///models/file.gguf.")
     if parts.query or any(ord(char) < 32 or ord(char) == 127 for char in path) or ".." in path.split("/"):
         raise RefError("A file: URL has a path and nothing else, without '..' and control characters.")
-    return ModelRef(kind="url", url=f"file://{quote(path)}")
+    return ModelRef(kind="url", url=f"file://{quote(path, errors='surrogateescape')}")
 
 
 def _parse_url(text: str) -> ModelRef:
@@ -456,7 +457,7 @@ def _parse_url(text: str) -> ModelRef:
     head = _AUTHORITY.match(text)
     try:
         text = f"{head[1]}{to_ascii_host(head[2].translate(_UNSEEN))}{text[head.end() :]}" if head else text
-        parts = urlsplit(quote(text, safe=_PRINTABLE))
+        parts = urlsplit(quote(text, safe=_PRINTABLE, errors="surrogateescape"))
         port = parts.port
     except ValueError as error:
         raise RefError(f"The URL is not valid: {str(error).rstrip('.')}.") from None

@@ -333,12 +333,16 @@ def test_a_pull_alone_of_what_an_older_tool_fetched_is_answered_while_the_hub_is
     assert "note: Answered from the disk" in result.err
 
 
-def test_a_pull_alone_brings_a_file_of_this_machine(alone: dict[str, str], tmp_path: Path) -> None:
-    file = tmp_path / "mine.gguf"
+def test_a_pull_alone_brings_a_file_of_this_machine_whose_name_need_not_be_utf8(
+    alone: dict[str, str], tmp_path: Path
+) -> None:
+    file = tmp_path / os.fsdecode(b"caf\xe9.gguf")
     file.write_bytes(b"GGUF" + bytes(1000))
     result = pull(alone, f"file://{file}")
     assert result.code == 0, result.err
     assert Path(result.out.strip()).read_bytes() == file.read_bytes()
+    refused = run(alone, "export", "-o", str(tmp_path / "x.tar"), f"file://{tmp_path}/caf%E9.gguf")
+    assert (refused.code, "Copy the file" in refused.err) == (1, True), refused.err
 
 
 def test_a_model_of_a_registry_is_pulled_listed_verified_and_removed(alone: dict[str, str], hub: HubServer) -> None:

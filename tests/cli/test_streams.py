@@ -61,3 +61,24 @@ def test_a_locale_without_letters_brings_models(env: dict[str, str], hub: HubSer
     done = in_shell(env | locale, hub, "", "pull", "org/name")
     assert done.returncode == 0, done.stderr
     assert brought(env)
+
+
+def test_names_of_any_script_pass_through_every_command_in_a_locale_without_letters(
+    env: dict[str, str], hub: HubServer, tmp_path: Path
+) -> None:
+    hub.create("org/any", {"config.json": b"{}", "model.safetensors": b"x" * 100, "模型/größe.txt": b"hello"})
+    env |= {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    there, tar = f"HIVE_STORE={tmp_path}/there", f"{tmp_path}/模型.tar"
+    for line in (
+        f"{shlex.join(ALONE)} pull -q org/any --include 模型/größe.txt",
+        f"{shlex.join(ALONE)} export -q org/any -o {tar}",
+        f"{there} {shlex.join(ALONE)} import -q {tar}",
+        f"{there} {shlex.join(ALONE)} ls --json",
+        f"{there} {shlex.join(ALONE)} rm -y org/any",
+    ):
+        environment = env | {"HF_ENDPOINT": hub.endpoint, "HIVE_HOST": "127.0.0.1:1"}
+        done = subprocess.run(["bash", "-c", line], env=environment, capture_output=True, timeout=COMMAND_TIMEOUT_S)
+        assert done.returncode == 0, done.stderr
+        assert " ls " not in line or '"path": "模型/größe.txt"'.encode() in done.stdout
+    assert list((tmp_path / "store").glob("hub/models--org--any/snapshots/*/模型/größe.txt"))
+    assert not list((tmp_path / "there").glob("hub/models--org--any/snapshots/*/模型/größe.txt"))

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -81,6 +82,16 @@ def test_a_download_sends_only_what_was_given(server: StandIn, client: Client) -
             "sha256": "0" * 64,
         },
     ]
+
+
+@pytest.mark.parametrize("given", [{"include": ["caf\udce9"]}, {"hf_token": "hf_\udce9"}], ids=str)
+def test_a_text_that_is_none_is_refused_without_being_shown(
+    server: StandIn, client: Client, given: dict[str, Any]
+) -> None:
+    with pytest.raises(errors.BadRequest, match="is not UTF-8") as refused:
+        client.download("hf:org/name", **given)
+    assert "udce9" not in str(refused.value)
+    assert not server.requests
 
 
 def test_a_watch_yields_every_event_to_the_end(server: StandIn, client: Client) -> None:

@@ -35,7 +35,7 @@ _WRITE: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
 
 def path_of(ref: ModelRef) -> Path:
     """The path of a file: URL."""
-    return Path(unquote(urlsplit(ref.url or "").path))
+    return Path(unquote(urlsplit(ref.url or "").path, errors="surrogateescape"))
 
 
 def resolve(ref: ModelRef, sha256: str | None, name: str | None, settings: Settings) -> Plan:
