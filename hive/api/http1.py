@@ -45,6 +45,7 @@ from hive.api.crowd import Connections
 from hive.api.gate import ANSWER_HEADERS
 from hive.api.json import MAX_BODY_BYTES, body_too_large, error_reply
 from hive.errors import BadRequest, HeadersTooLarge, HiveError, RequestTimeout
+from hive.net.request_target import origin_form
 from hive.net.stall import StallTimer
 from hive.streams import sse
 from hive.streams.writer import (
@@ -207,6 +208,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self._refusal is None and (why := self._misframed()):
             self._refusal = BadRequest(why)
         if self._refusal is None:
+            self.url = origin_form(self.url, self.headers)
             super().on_headers_complete()
             self.cycle.transport = self._answers  # type: ignore[assignment]
             # The parser leaves off at the end of a head that asks for another protocol, and does not say where it was.

@@ -66,16 +66,28 @@ def test_probes_are_answered_under_any_name(api: str) -> None:
         assert requests.get(api + path, headers={"Host": "10.1.2.3:8080"}, timeout=60).status_code == 200
 
 
-def test_a_request_without_host_or_with_two_is_refused_unless_it_is_too_old_to_have_one(api: str) -> None:
-    def status(lines: str) -> bytes:
-        address = urlsplit(api)
-        with socket.create_connection((address.hostname, address.port), 5) as client:
-            client.sendall(lines.encode() + b"Connection: close\r\n\r\n")
-            return client.recv(100).split()[1]
+def status(api: str, lines: str) -> bytes:
+    """How a request of these lines is answered."""
+    address = urlsplit(api)
+    with socket.create_connection((address.hostname, address.port), 5) as client:
+        client.sendall(lines.encode() + b"Connection: close\r\n\r\n")
+        return client.recv(100).split()[1]
 
-    assert status("GET /v1/health HTTP/1.1\r\n") == b"400"
-    assert status("GET /v1/health HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n") == b"400"
-    assert status("GET /v1/health HTTP/1.0\r\n") == b"200"
+
+def test_a_request_without_host_or_with_two_is_refused_unless_it_is_too_old_to_have_one(api: str) -> None:
+    assert status(api, "GET /v1/health HTTP/1.1\r\n") == b"400"
+    assert status(api, "GET /v1/health HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n") == b"400"
+    assert status(api, "GET /v1/health HTTP/1.0\r\n") == b"200"
+
+
+def test_a_target_that_names_a_host_is_judged_by_it_and_not_by_the_header(api: str) -> None:
+    assert status(api, "GET http://evil.example/v1/health HTTP/1.1\r\nHost: localhost\r\n") == b"421"
+    assert status(api, "GET http://user@localhost/v1/health HTTP/1.1\r\nHost: localhost\r\n") == b"421"
+    assert status(api, "GET http://localhost/v1/health?x HTTP/1.1\r\nHost: evil.example\r\n") == b"200"
+    assert status(api, "GET http://localhost/v1/health HTTP/1.1\r\n") == b"400", "a Host there must be all the same"
+    assert status(api, "GET http://localhost HTTP/1.1\r\nHost: localhost\r\n") == b"200", "the page"
+    head = "POST http://localhost/v1/gc HTTP/1.1\r\nOrigin: http://evil.example\r\nHost: evil.example\r\n"
+    assert status(api, head) == b"403"
 
 
 @pytest.mark.parametrize(

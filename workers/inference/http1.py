@@ -27,6 +27,7 @@ from urllib.parse import parse_qs, unquote
 import httptools
 
 from hive.errors import BadRequest, BodyTooLarge, HeadersTooLarge, HiveError, InternalError, InvalidFields
+from hive.net.request_target import split_target
 from hive.net.stall import StallTimer
 from hive.serving.endpoint import PASSED_ON_BY
 from hive.wire.api import error_type
@@ -388,7 +389,9 @@ class HttpConnection(asyncio.Protocol):
         self._count_head(len(name) + len(value) + 4)
         if self._count > MAX_HEADERS:
             self._give_up(HeadersTooLarge(f"A request has at most {MAX_HEADERS} headers."))
-        self._headers[name.lower()] = value
+        if (name := name.lower()) == b"host" and name in self._headers:
+            self._give_up(BadRequest("A request needs one Host header."))
+        self._headers[name] = value
 
     def on_headers_complete(self) -> None:
         """Its head is there."""
@@ -411,11 +414,12 @@ class HttpConnection(asyncio.Protocol):
             self._give_up(BadRequest("Send the next request when this one is answered."))
         self._disarm()
         self._waits_for = ""
-        modern = self._parser.get_http_version() == "1.1"
-        response = Response(self, self._parser.should_keep_alive(), modern)
+        response = Response(self, self._parser.should_keep_alive(), self._parser.get_http_version() == "1.1")
         method = self._parser.get_method().decode()
         response._head_only = method == "HEAD"
-        path, _, query = self._url.decode("latin-1").partition("?")
+        authority, target = split_target(self._url)
+        self._headers |= {b"host": authority} if authority is not None and b"host" in self._headers else {}
+        path, _, query = target.decode("latin-1").partition("?")
         request = HttpRequest(
             "GET" if method == "HEAD" else method,
             unquote(path),

@@ -50,6 +50,22 @@ async def test_who_is_refused_while_it_sends_reads_why(head: str, code: str) -> 
 
 
 @pytest.mark.anyio
+async def test_a_target_that_names_a_host_counts_in_its_place_and_two_hosts_are_none() -> None:
+    async def show(request: HttpRequest, response: Response) -> None:
+        response.whole(200, request.path.encode() + b" " + request.headers[b"host"])
+
+    sock = socket.create_server(("127.0.0.1", 0))
+    server = await Listener(show).listen(sock)
+    reader, writer = await asyncio.open_connection(*sock.getsockname())
+    async with server, asyncio.timeout(60):
+        writer.write(b"GET http://other:1/a?b HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert await reader.readuntil(b"/a other:1")
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n")
+        assert b"INVALID_REQUEST" in await reader.read()
+    writer.close()
+
+
+@pytest.mark.anyio
 @pytest.mark.parametrize(("limit", "via"), [("STREAM_STALL_S", ""), ("PASSED_ON_STALL_S", "Via: 1.1 hive-server\r\n")])
 async def test_the_reader_of_a_stream_may_rest_for_longer_than_others(
     limit: str, via: str, monkeypatch: pytest.MonkeyPatch
