@@ -12,7 +12,8 @@ import threading
 import time
 from collections.abc import Callable
 
-from hive.errors import LengthUnknown
+from hive.errors import DownloadError, LengthUnknown
+from workers.transfer import threads
 from workers.transfer.concurrency import ConnectionCount
 from workers.transfer.connection import PartFetcher
 from workers.transfer.control import Control
@@ -164,7 +165,19 @@ class Coordinator:
         thread = threading.Thread(target=self._run_one, args=(connection,), name="transfer-connection", daemon=True)
         with self._lock:
             self._connections[connection] = thread
-        thread.start()
+        try:
+            threads.start(thread)
+        except DownloadError as error:
+            if not self._does_without(connection):
+                raise
+            log.warning("another connection is left out", extra={"fields": {"reason": error.message}, "repeats": True})
+
+    def _does_without(self, connection: PartFetcher) -> bool:
+        """Whether there are others than this one, which could not begin: then it stays at those for a while."""
+        with self._lock:
+            del self._connections[connection]
+            self._count.refused(time.monotonic(), len(self._connections))
+            return bool(self._connections)
 
     def _look(self) -> None:
         """Watch for stalls, and report."""
@@ -208,10 +221,9 @@ class Coordinator:
 
     def _join(self, timeout_s: float | None) -> None:
         with self._lock:
-            threads = list(self._connections.values())
-        for thread in threads:
-            if thread is not None:
-                thread.join(timeout_s)
+            running = list(self._connections.values())
+        for thread in running:
+            threads.join(thread, timeout_s)
 
     def _abort(self, connections: list[PartFetcher]) -> None:
         for connection in connections:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 import time
 from dataclasses import replace
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hive.errors import StoreNotWritable
+from hive.errors import DownloadError, StoreNotWritable
 from tests.hub import HubServer
 from tests.hub.content import Bytes, SyntheticFile, read_all
 from tests.support.content import KIB, MIB
@@ -55,6 +56,44 @@ def test_a_large_file_comes_over_several_connections(hub: HubServer, tmp_path: P
     get(source(hub.plain("f", content), content), tmp_path / "f", on_progress=heard)
     assert holds(tmp_path / "f", content)
     assert 4 <= max(snapshot.connections for snapshot in heard.snapshots) <= 16
+
+
+def _few_threads(monkeypatch: pytest.MonkeyPatch, name: str, most: int) -> None:
+    """The system gives this process no more than so many threads of this name."""
+    start = threading.Thread.start
+
+    def start_or_not(thread: threading.Thread) -> None:
+        if thread.name == name and transfer_threads().count(name) >= most:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_or_not)
+
+
+def test_a_file_comes_over_as_many_connections_as_there_are_threads_for(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = big(4 * MIB)
+    hub.limit_rate_bytes_per_s = 4 * MIB
+    heard = Heard()
+    _few_threads(monkeypatch, "transfer-connection", 2)
+    get(source(hub.plain("f", content), content), tmp_path / "f", on_progress=heard)
+    assert holds(tmp_path / "f", content)
+    assert max(snapshot.connections for snapshot in heard.snapshots) == 2
+
+
+@pytest.mark.parametrize("lacks", ["hash", "journal", "sync", "connection"])
+def test_a_fetch_without_its_threads_ends_with_a_way_out_and_leaves_nothing_open(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lacks: str
+) -> None:
+    content = big(MIB)
+    what = source(hub.plain("f", content), content)
+    _few_threads(monkeypatch, f"transfer-{lacks}", 0)
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(DownloadError, match="TasksMax"):
+        get(what, tmp_path / "f")
+    assert transfer_threads() == []
+    assert len(os.listdir("/proc/self/fd")) <= before
 
 
 def test_every_byte_is_asked_for_once_when_nothing_fails(hub: HubServer, tmp_path: Path) -> None:

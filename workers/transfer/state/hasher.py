@@ -15,6 +15,7 @@ import threading
 from typing import Protocol
 
 from hive.disk_errors import disk_error
+from workers.transfer import threads
 from workers.transfer.source import Algorithm
 from workers.transfer.state.part_map import PartMap
 
@@ -49,22 +50,24 @@ class FrontierHash:
         return self.at == self._parts.size and self._hash is not None
 
     def start(self) -> None:
-        """Follow the frontier in a thread of its own until the end or `stop`. A second call does nothing."""
+        """Follow the frontier in a thread of its own until the end or `stop`. A second call does nothing.
+
+        Raises:
+            DownloadError: there is no thread for it.
+        """
         if self._thread is not None:
             return
         self._thread = threading.Thread(target=self._follow, name="transfer-hash", daemon=True)
-        self._thread.start()
+        threads.start(self._thread)
 
     def stop(self) -> None:
         """End the thread, and wait for it."""
         self._stop.set()
-        if self._thread is not None:
-            self._thread.join()
+        threads.join(self._thread)
 
     def wait(self, timeout_s: float) -> bool:
         """Wait for the end of the thread, not longer than `timeout_s`; whether it has ended."""
-        if self._thread is not None:
-            self._thread.join(timeout_s)
+        threads.join(self._thread, timeout_s)
         return self._thread is None or not self._thread.is_alive()
 
     def catch_up(self) -> None:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 
 from hive.disk_errors import disk_error
+from workers.transfer import threads
 from workers.transfer.control import Control
 from workers.transfer.limits import Limits
 from workers.transfer.state.disk import sync_data
@@ -40,9 +41,9 @@ class JournalWriter:
         ]
 
     def start(self) -> None:
-        """Begin."""
+        """Begin. Raises DownloadError where there is no thread for it."""
         for thread in self._threads:
-            thread.start()
+            threads.start(thread)
 
     def wrote(self) -> None:
         """Bytes were written: look whether a record is due. Called after every write, so it is cheap."""
@@ -54,7 +55,7 @@ class JournalWriter:
         self._stop.set()
         self._wake.set()
         for thread in self._threads:
-            thread.join()
+            threads.join(thread)
         self._journal.close()
 
     def record(self) -> None:
