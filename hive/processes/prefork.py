@@ -99,17 +99,32 @@ class Prefork:
             if lived_s > STEADY_S:
                 backoff.reset()
             log.warning("a process ended; replacing it", extra={"fields": {"pid": pid, "status": status}})
+            self._replace(work, backoff)
+
+    def _replace(self, work: Callable[[], None], backoff: Backoff) -> None:
+        """Start it again, as often as it takes: what killed the child, for want of memory, may refuse the fork as well."""
+        while True:
             time.sleep(backoff.next_s())
-            if not self._signals:
+            if self._signals:
+                return
+            try:
                 self._spawn(work)
+                return
+            except OSError as error:
+                reason = error.strerror or str(error)
+                log.error("no process can be started; trying again", extra={"fields": {"reason": reason}})
 
     def _spawn(self, work: Callable[[], None]) -> None:
         """Fork a child. Signals wait meanwhile: a child that is asked to stop before it has let go of its parent's
-        handler would do what its parent does, and live on.
+        handler would do what its parent does, and live on. Raises OSError where the system has no room for one.
         """
         parent = os.getpid()
         signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
+            raise
         if pid:
             self._started[pid] = (time.monotonic(), work)
             if self._signals:

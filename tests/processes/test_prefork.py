@@ -34,11 +34,15 @@ def short():
     os.write(1, b"short\n")
     sys.stdin.read(1)
 
+def refused():
+    os.write(1, b"refused\n")
+    sys.stdin.read(1)
+
 def astray():
     os.write(1, b"astray\n")
     time.sleep(600)
 
-works = {"deaf": deaf, "well": well, "short": short, "astray": astray}
+works = {"deaf": deaf, "well": well, "short": short, "astray": astray, "refused": refused}
 if "short" in sys.argv:
     waitpid = os.waitpid
 
@@ -50,6 +54,15 @@ if "short" in sys.argv:
         return found
 
     os.waitpid = wait_and_be_told
+if "refused" in sys.argv:
+    fork, refusals = os.fork, [None, BlockingIOError(11, "no room")]
+
+    def fork_or_not():
+        if refusals and (refusal := refusals.pop(0)):
+            raise refusal
+        return fork()
+
+    os.fork = fork_or_not
 if "astray" in sys.argv:
     def tell_another_thread():
         sys.stdin.read(1)
@@ -67,6 +80,18 @@ def parent(stop_s: float, *works: str) -> Child[str]:
     assert process.stdout is not None
     assert sorted(process.stdout.readline().strip() for _ in works) == sorted(works)
     return process
+
+
+def test_one_that_ended_is_replaced_also_where_the_system_has_no_room_at_first() -> None:
+    with parent(STOP_S, "refused") as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write("x")
+        process.stdin.flush()
+        assert process.stdout.readline() == "refused\n", "another one"
+        process.send_signal(signal.SIGTERM)
+        out, _ = process.communicate(timeout=60)
+    assert (out, process.returncode) == ("over\n", 0)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
