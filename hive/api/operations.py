@@ -92,10 +92,10 @@ class LongOperation:
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens
                 loop.call_soon_threadsafe(queue.put_nowait, line)
 
-        self._started = True
         context = contextvars.copy_context()
         thread = threading.Thread(target=context.run, args=(self._run, work, hand_over), name=self._kind, daemon=True)
         thread.start()
+        self._started = True
         more = True
         while more:
             try:
