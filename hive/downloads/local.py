@@ -78,13 +78,9 @@ class LocalDownloads:
 
     def list(self) -> list[NotedDownload]:
         """All that have not ended, the newest first."""
-        got = (self.get(download_id) for download_id in self.intents.ids())
-        found = [entry for entry in got if entry and not entry.has_ended]
-        return sorted(
-            (entry for entry in found if entry and not entry.has_ended),
-            key=lambda entry: entry.intent.created_ms,
-            reverse=True,
-        )
+        noted = (self.get(download_id) for download_id in self.intents.ids())
+        found = [entry for entry in noted if entry and not entry.has_ended]
+        return sorted(found, key=lambda entry: entry.intent.created_ms, reverse=True)
 
     def get(self, download_id: str) -> NotedDownload | None:
         """One of them; None where it has ended or never was."""

@@ -47,20 +47,21 @@ class FileLock:
         deadline_s = time.monotonic() + ACQUIRE_TIMEOUT_S
         with open_folder(self._store, LOCKS, create=True) as folder:
             while True:
-                file = open_plain_file(self._name, os.O_RDWR | os.O_CREAT, 0o666, folder=folder)
-                locked = _try_lock(file, fcntl.LOCK_EX)
-                if locked and _is_named(file, folder, self._name):
-                    break
-                os.close(file)
+                with contextlib.ExitStack() as unless_held:
+                    file = open_plain_file(self._name, os.O_RDWR | os.O_CREAT, 0o666, folder=folder)
+                    unless_held.callback(os.close, file)
+                    locked = _try_lock(file, fcntl.LOCK_EX)
+                    if locked and _is_named(file, folder, self._name):
+                        data = note.encode()[:MAX_NOTE_BYTES]
+                        os.pwrite(file, data, 0)
+                        os.ftruncate(file, len(data))
+                        unless_held.pop_all()
+                        self._file = file
+                        return True
                 if not locked:
                     if time.monotonic() >= deadline_s:
                         return False
                     time.sleep(RETRY_S)
-        data = note.encode()[:MAX_NOTE_BYTES]
-        os.pwrite(file, data, 0)
-        os.ftruncate(file, len(data))
-        self._file = file
-        return True
 
     def release(self) -> None:
         """Give it back. Does nothing where it is not held."""

@@ -142,6 +142,6 @@ class PartialLocks:
                 contextlib.suppress(OSError, StoreMissing),
                 open_folder(self._place.root, *self._place.names) as folder,
             ):
-                for lock, file in self._held.items():
-                    if file < 0:
+                for lock in [lock for lock, file in self._held.items() if file < 0]:
+                    with contextlib.suppress(FileNotFoundError):  # the others are ours all the same
                         os.utime(lock, dir_fd=folder)

@@ -95,9 +95,12 @@ class TestWithoutLocks:
     def test_a_note_is_kept_fresh_for_as_long_as_it_is_held(
         self, place: Place, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        """Also beside one whose note somebody has removed."""
         monkeypatch.setattr(partial_lock, "TOUCH_S", 0.01)
         one = PartialLocks(place, "one")
+        assert one.acquire("removed")
         assert one.acquire(NAME)
+        (place.path / "removed.lock").unlink()
         note = place.path / f"{NAME}.lock"
         os.utime(note, (1, 1))
         wait_for(lambda: note.stat().st_mtime > 1, "nobody touches it")
