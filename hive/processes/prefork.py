@@ -102,7 +102,7 @@ class Prefork:
             self._replace(work, backoff)
 
     def _replace(self, work: Callable[[], None], backoff: Backoff) -> None:
-        """Start it again, as often as it takes: what killed the child, for want of memory, may refuse the fork as well."""
+        """Start it again, as often as it takes: the want of memory that killed a child may refuse the fork as well."""
         while True:
             time.sleep(backoff.next_s())
             if self._signals:

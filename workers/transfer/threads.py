@@ -1,4 +1,4 @@
-"""Threads of the engine, where the system may refuse one: a container's limit of processes (pids), systemd's TasksMax."""
+"""Threads of the engine, where the system may refuse one: a container's limit of pids, systemd's TasksMax."""
 
 from __future__ import annotations
 
