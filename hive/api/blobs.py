@@ -29,7 +29,7 @@ async def content(request: Request) -> Response:
     if not (name.startswith(PREFIX) and SHA256.fullmatch(digest)):
         raise errors.NotFound("A content is named sha256: and 64 hex digits in lower case.")
     fd, size = await _open(request, services, digest)
-    span = read_span(dict(request.scope["headers"]), size, f'"{digest}"')
+    span = read_span(request.method, dict(request.scope["headers"]), size, f'"{digest}"')
     if request.method == "HEAD":
         os.close(fd)
         return FileResponse(services, span, size, blob_headers(digest))

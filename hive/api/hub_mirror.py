@@ -305,7 +305,7 @@ async def _span(request: Request, services: Services, found: HubFile) -> tuple[S
     if (b"range" in headers or request.method == "HEAD") and await services.mirror.growing.was_wrong(found.etag):
         headers.pop(b"range", None)
         more.append((b"accept-ranges", b"none"))
-    return read_span(headers, found.size, f'"{found.etag}"'), more
+    return read_span(request.method, headers, found.size, f'"{found.etag}"'), more
 
 
 def file_headers(asked: HubPath, found: HubFile) -> Headers:

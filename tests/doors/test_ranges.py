@@ -10,7 +10,8 @@ ETAG = '"abc"'
 
 
 def span(size: int = 100, **headers: str) -> Span:
-    return read_span({name.replace("_", "-").encode(): text.encode() for name, text in headers.items()}, size, ETAG)
+    given = {name.replace("_", "-").encode(): text.encode() for name, text in headers.items()}
+    return read_span("GET", given, size, ETAG)
 
 
 @pytest.mark.parametrize(
