@@ -211,6 +211,7 @@ class ManyEndpoint:
         self._tracker = tracker
         self._keepalive_s = keepalive_s
         self._open: set[ManyStream] = set()
+        self._draining = False
         self._refreshing: set[asyncio.Task[None]] = set()
         self._statuses: dict[ManyStream, frozenset[str] | None] = {}
         #: Streams that have ended, and how many of them because the client took nothing.
@@ -236,11 +237,11 @@ class ManyEndpoint:
 
         Raises:
             DownloadNotFound: a named one is unknown, or somebody else's.
-            TooManyDownloads: too many such streams are open.
             TooManyStreams: this key or address has as many as it may, and its client knows statuses.
         """
-        if len(self._open) >= MAX_MANY_STREAMS:
-            raise errors.TooManyDownloads("Too many streams for all downloads are open here. Name the ones you need.")
+        if self._draining or len(self._open) >= MAX_MANY_STREAMS:
+            await end_at_once(send, with_retry=asked.with_ids)
+            return
         principal, holder = principal_of(scope), holder_of(scope)
         if not self._shares.take(holder, LOOPBACK_SHARES if is_unlimited(scope) else 1):
             await refuse(send, asked)
@@ -285,7 +286,8 @@ class ManyEndpoint:
         return await end_dead(self._open, is_alive)
 
     def drain(self) -> None:
-        """End every stream without `[DONE]`."""
+        """End every stream without `[DONE]`, and begin none any more."""
+        self._draining = True
         for stream in list(self._open):
             stream.close(sse.RETRY_MS)
 

@@ -20,6 +20,7 @@ from hive.errors import RedisUnavailable
 from hive.redis.client import CommandThread, RedisClient, connect
 from hive.streams import fanout as fanout_module
 from hive.streams import heartbeat
+from hive.streams import many as many_module
 from hive.streams.fanout import Fanout
 from hive.streams.many import ManyEndpoint, ManyStream
 from hive.streams.sse import StreamRequest
@@ -270,8 +271,12 @@ async def test_a_read_that_is_older_than_who_comes_does_not_tell_him_that_the_id
         assert not first.ended
 
 
-async def test_a_stream_of_several_that_goes_while_redis_is_away_leaves_nothing_behind(redis_url: str) -> None:
-    """It is on a topic of which it was told nothing."""
+def many(fanout: Fanout) -> ManyEndpoint:
+    return ManyEndpoint(fanout, fanout._commands, download_context(fanout._commands.client).tracker, 10.0)
+
+
+async def ask(streams: ManyEndpoint, *ids: str) -> list[AsgiMessage]:
+    """What a client is sent that has gone before it is answered."""
     sent: list[AsgiMessage] = []
 
     async def receive() -> AsgiMessage:
@@ -280,22 +285,43 @@ async def test_a_stream_of_several_that_goes_while_redis_is_away_leaves_nothing_
     async def send(message: AsgiMessage) -> None:
         sent.append(message)
 
-    answers = Answers(*[RedisUnavailable()] * 1000)
-    async with answering(redis_url, answers) as fanout:
-        tracker = download_context(fanout._commands.client).tracker
-        streams = ManyEndpoint(fanout, fanout._commands, tracker, 10.0)
-        scope = {"type": "http", "client": ("127.0.0.1", 1), PRINCIPAL: ANONYMOUS}
-        await streams(["an-id"], None, StreamRequest(), scope, receive, send)
-        assert sent[0]["status"] == 200
+    scope = {"type": "http", "client": ("127.0.0.1", 1), PRINCIPAL: ANONYMOUS}
+    await streams(ids, None, StreamRequest(), scope, receive, send)
+    return sent
+
+
+async def test_a_stream_of_several_that_goes_while_redis_is_away_leaves_nothing_behind(redis_url: str) -> None:
+    """It is on a topic of which it was told nothing."""
+    async with answering(redis_url, Answers(*[RedisUnavailable()] * 1000)) as fanout:
+        streams = many(fanout)
+        head, *_ = await ask(streams, "an-id")
+        assert head["status"] == 200
         assert (streams.open_streams, fanout.subscribers) == (0, set())
+
+
+@pytest.mark.parametrize("why", ["full", "draining"])
+async def test_who_asks_for_several_of_a_server_that_is_full_or_stops_is_to_come_back(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    async with running(redis_url) as fanout:
+        streams = many(fanout)
+        if why == "full":
+            monkeypatch.setattr(many_module, "MAX_MANY_STREAMS", 0)
+        else:
+            streams.drain()
+        head, body = await ask(streams)
+        assert (head["status"], body) == (
+            200,
+            {"type": "http.response.body", "body": b"retry: 5000\n\n", "more_body": False},
+        )
+        assert streams.open_streams == 0
 
 
 async def test_a_stream_for_all_that_goes_before_it_is_told_leaves_nothing_behind(
     redis_url: str, downloads: DownloadContext
 ) -> None:
     async with running(redis_url) as fanout:
-        tracker = download_context(fanout._commands.client).tracker
-        stream = ManyStream(ManyEndpoint(fanout, fanout._commands, tracker, 10.0), None, ANONYMOUS, 10.0, with_ids=True)
+        stream = ManyStream(many(fanout), None, ANONYMOUS, 10.0, with_ids=True)
         fanout.watch_all(stream, ANONYMOUS)
         fanout._on_message(keys.events("an-id", fanout._database).encode(), b"3-1 0 {}")
         assert fanout.subscribers == {stream}

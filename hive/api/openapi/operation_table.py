@@ -97,7 +97,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
             Parameter("status", "query", {"enum": ["active"]}, "Those alone that have not ended; not beside `id`."),
             LAST_EVENT_ID,
         ),
-        may_end_with=(errors.DownloadNotFound, errors.TooManyDownloads, errors.TooManyStreams, *REDIS, *BUSY),
+        may_end_with=(errors.DownloadNotFound, errors.TooManyStreams, *REDIS, *BUSY),
     ),
     "GET /v1/downloads": Operation(
         "List downloads, newest first",
