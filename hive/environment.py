@@ -7,14 +7,15 @@ settings, hides the list. So here are the ways to say a setting, and hive/settin
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Final, Literal, get_args, get_origin
 
 import msgspec
 
 from hive.given_file import read_given_file
+from hive.net.proxies import NAMES, chosen_proxies
 from hive.net.tls import is_null_device
+from hive.net.variables import bare, expanded
 
 #: The settings that are paths: `~` and `$VAR` in them are read as huggingface_hub and shells read them.
 _PATHS: Final = (
@@ -50,10 +51,6 @@ _OPTIONAL_FILES: Final = (
 #: Bytes of the longest of them.
 MAX_SECRET_FILE_BYTES: Final = 16_384
 
-#: Settings that other tools read in lower case too, and rather: curl and Python take that one where both are set, and
-#: where it is empty no proxy.
-_LOWER_CASE: Final = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY")
-
 #: Words for on and off that other tools take.
 _SWITCHES: Final = {"yes": "1", "on": "1", "no": "0", "off": "0"}
 
@@ -76,41 +73,22 @@ def read_environment(environment: Mapping[str, str], kinds: Mapping[str, object]
     values |= {other: value for other, name in OWN_NAMES.items() if (value := given.get(name))}
     for other, name in SECRET_FILES.items():
         if other not in values and given.get(name):
-            values[other] = _secret_in(_expanded(given[name], given), name)
+            values[other] = _secret_in(expanded(given[name], given), name)
     for name, kind in kinds.items():
         if name in values and (kind is bool or get_origin(kind) is Literal):
             word = values[name].lower()
             values[name] = _SWITCHES.get(word, word) if kind is bool else word
-    for name in _LOWER_CASE:
-        if given.get(name.lower()):
-            values[name] = given[name.lower()]
-        elif name.lower() in given:
-            values.pop(name, None)
+    values = {name: value for name, value in values.items() if name not in NAMES} | chosen_proxies(given)
     for name in _PATHS:
         if name in values:
-            values[name] = _expanded(values[name], given)
+            values[name] = expanded(values[name], given)
     return values
-
-
-def bare(value: str) -> str:
-    """A value without the blanks, the carriage return and the pair of quotes around it: Windows and `docker run
-    --env-file` leave them there, where a shell, compose and systemd do not.
-    """
-    value = value.strip()
-    return value[1:-1].strip() if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'" else value
 
 
 def variable_of(name: str, environment: Mapping[str, str]) -> str:
     """Which variable the value of this one comes from: that of hive alone, itself, or the one that names a file."""
     others = (OWN_NAMES.get(name), name, SECRET_FILES.get(name))
     return next((other for other in others if other and environment.get(other)), name)
-
-
-def _expanded(text: str, env: Mapping[str, str]) -> str:
-    """A path with its leading `~` and its `$VAR`s read, as far as `env` knows them."""
-    if text == "~" or text.startswith("~/"):
-        text = (env.get("HOME") or "~") + text[1:]
-    return re.sub(r"\$(?:(\w+)|\{(\w+)\})", lambda found: env.get(found[1] or found[2], found[0]), text)
 
 
 def _names_no_file(name: str, path: str) -> bool:

@@ -16,6 +16,7 @@ from typing import Final
 from hive.given_file import read_given_file
 from hive.key_file import is_private
 from hive.net.server_address import parse_server_address
+from hive.net.variables import bare, expanded
 
 #: Characters of the longest key that is read; those of hive have 57.
 MAX_KEY_CHARS: Final = 512
@@ -30,9 +31,9 @@ def key_from_env(address: str | None, env: Mapping[str, str] | None = None) -> s
     Raises:
         ValueError: the key or its file cannot be used; the text says what to do, and nothing of the key.
     """
-    given = os.environ if env is None else env
-    key = read_key(given.get("HIVE_API_KEY"), given.get("HIVE_API_KEY_FILE"))
-    named = given.get("HIVE_HOST") or None
+    given = _said(env)
+    key = read_key(given["HIVE_API_KEY"], given["HIVE_API_KEY_FILE"])
+    named = given["HIVE_HOST"] or None
     if key is None or (named is None and address is None):
         return None
     return key if named is None or address is None or _is_same(named, address) else None
@@ -40,13 +41,13 @@ def key_from_env(address: str | None, env: Mapping[str, str] | None = None) -> s
 
 def has_key(env: Mapping[str, str] | None = None) -> bool:
     """Whether the environment has a key, for whichever server."""
-    given = os.environ if env is None else env
-    return bool(given.get("HIVE_API_KEY") or given.get("HIVE_API_KEY_FILE"))
+    given = _said(env)
+    return bool(given["HIVE_API_KEY"] or given["HIVE_API_KEY_FILE"])
 
 
 def is_host_named(env: Mapping[str, str] | None = None) -> bool:
     """Whether HIVE_HOST names a server, also where it names the default one."""
-    return bool((os.environ if env is None else env).get("HIVE_HOST"))
+    return bool(_said(env)["HIVE_HOST"])
 
 
 def read_key(text: str | None, file: str | None) -> str | None:
@@ -58,6 +59,13 @@ def read_key(text: str | None, file: str | None) -> str | None:
     if text and text.strip():
         return _checked(text.strip(), "HIVE_API_KEY")
     return _checked(_read(Path(file).expanduser()), f"HIVE_API_KEY_FILE ({file})") if file else None
+
+
+def _said(env: Mapping[str, str] | None) -> dict[str, str]:
+    """The variables that are read here, as settings read them; "" for one that is not set."""
+    environ = os.environ if env is None else env
+    said = {name: bare(environ.get(name, "")) for name in ("HIVE_HOST", "HIVE_API_KEY", "HIVE_API_KEY_FILE")}
+    return said | {"HIVE_API_KEY_FILE": expanded(said["HIVE_API_KEY_FILE"], environ)}
 
 
 def _read(path: Path) -> str:

@@ -18,6 +18,7 @@ from hive.client.calls import HEALTH, Call
 from hive.client.watch import PATIENCE_S, Watch
 from hive.error_codes import by_code
 from hive.errors import HiveError, MissingApiKey, ServerUnreachable, TooManyRequests
+from hive.net.proxies import Proxies
 from hive.net.retry_after import parse_retry_after
 from hive.net.server_address import parse_server_address
 from hive.net.tls import Trust
@@ -29,6 +30,7 @@ T = TypeVar("T")
 
 #: Where a server listens when nobody says otherwise.
 DEFAULT_URL: Final = "http://127.0.0.1:8080"
+_PORTS: Final = {"http": 80, "https": 443}
 #: Seconds for a connection, and for writing a request.
 CONNECT_TIMEOUT_S: Final = 5.0
 #: Seconds without a byte. The server sends a keep-alive every 10 s, so three were missed; the library's 5 s would cut
@@ -80,10 +82,26 @@ class Connection:
             "base_url": self._url,
             "timeout": httpx2.Timeout(CONNECT_TIMEOUT_S, read=self._read_timeout_s),
             "headers": {"User-Agent": f"hive/{VERSION}", "Accept": "application/json", **self._headers},
-            # A proxy of the environment has no way to this machine's own loopback.
-            "trust_env": not is_loopback(self._url),
+            "trust_env": False,  # it reads proxies otherwise than hive does everywhere
+            "proxy": self._proxy(),
             "verify": self._tls(),
         }
+
+    def _proxy(self) -> httpx2.Proxy | None:
+        """The proxy of the environment to the server; None to this machine's own loopback, to which it has no way.
+
+        Raises:
+            ValueError: what is named is none. TlsRefused: see below.
+        """
+        if is_loopback(self._url):
+            return None
+        url = httpx2.URL(self._url)
+        found = Proxies.from_env(os.environ).find(url.scheme, url.host, url.port or _PORTS[url.scheme])
+        if found is None:
+            return None
+        context = Trust.from_env(os.environ).context() if found.scheme == "https" else None
+        auth = None if found.username is None else (found.username, found.password)
+        return httpx2.Proxy(found.url, ssl_context=context, auth=auth)
 
     def _tls(self) -> ssl.SSLContext:
         """Whom to trust: as hive does everywhere, on the loopback too, where a proxy may have a company's certificate.

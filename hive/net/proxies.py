@@ -21,9 +21,13 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
+from hive.net.variables import bare
+
 #: The variable that names the proxy for a scheme, and the one that stands in for either.
 VARIABLES: Final = {"http": "HTTP_PROXY", "https": "HTTPS_PROXY"}
 ANY_SCHEME: Final = "ALL_PROXY"
+#: All variables that are read here.
+NAMES: Final = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 #: Ports of a proxy's URL that names none.
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 #: A name or an address in a proxy's URL or in NO_PROXY.
@@ -94,6 +98,13 @@ class Proxies:
     without: NoProxy = field(default_factory=lambda: NoProxy())
 
     @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> Proxies:
+        """What the environment says, with quotes and blanks as settings take them. Raises ValueError as `parse`."""
+        said = chosen_proxies({name: bare(value) for name, value in environ.items()})
+        http, https, any_scheme, without = map(said.get, NAMES)
+        return cls.parse(http, https, any_scheme, without or "")
+
+    @classmethod
     def parse(
         cls, http: str | None = None, https: str | None = None, any_scheme: str | None = None, no_proxy: str = ""
     ) -> Proxies:
@@ -114,6 +125,12 @@ class Proxies:
         """The proxy for a target, or None where it is reached directly."""
         proxy = self.by_scheme.get(scheme)
         return None if proxy is None or self.without.covers(host, port) else proxy
+
+
+def chosen_proxies(environ: Mapping[str, str]) -> dict[str, str]:
+    """The variables that count. The one in lower case wins, as for curl and Python; where it is empty there is none."""
+    said = {name: environ.get(name.lower(), environ.get(name, "")) for name in NAMES}
+    return {name: value for name, value in said.items() if value}
 
 
 def _parse(text: str, variable: str) -> Proxy:

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Final
 
 from hive.errors import TlsRefused
 from hive.given_file import check_given_file
+from hive.net.variables import bare
 
 if TYPE_CHECKING:
     import ssl
@@ -66,10 +67,12 @@ class Trust:
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Trust:
         """What these variables say; an empty one, and one that names /dev/null, counts as not set."""
-        names = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")
-        said = {name: environ[name] for name in names if environ.get(name) and not is_null_device(environ[name])}
+        names = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "HIVE_CA_FILE", "SSL_CERT_FILE", "SSL_CERT_DIR")
+        given = {name: bare(environ.get(name, "")) for name in names}
+        said = {name: value for name, value in given.items() if value and not is_null_device(value)}
         variable = "REQUESTS_CA_BUNDLE" if "REQUESTS_CA_BUNDLE" in said else "CURL_CA_BUNDLE"
-        return cls(said.get(variable), variable, said.get("SSL_CERT_FILE"), said.get("SSL_CERT_DIR"))
+        cert_file = said.get("HIVE_CA_FILE") or said.get("SSL_CERT_FILE")
+        return cls(said.get(variable), variable, cert_file, said.get("SSL_CERT_DIR"))
 
     def check(self) -> None:
         """Look into what is named, without OpenSSL: loading all certificates takes longer than most commands.

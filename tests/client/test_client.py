@@ -18,11 +18,12 @@ import pytest
 from hive import errors
 from hive.client import AsyncClient, Client, ServerUnreachable
 from hive.client import watch as watch_module
-from hive.client.connection import error_from, is_loopback, server_url
+from hive.client.connection import Connection, error_from, is_loopback, server_url
 from hive.client.watch import BACKOFF_MAX_S, BACKOFF_MIN_S, Watch
 from hive.error_codes import all_errors
 from hive.wire.events import Complete, Error
 from tests.support.ports import free_port
+from tests.support.proxy import forward_proxy
 from tests.support.standin_server import DONE, HOLD, ID, StandIn, complete, download, failed, frame, model, running
 from tests.support.tls import Authority, tls_front
 from tests.support.waiting import AT_ONCE_S, wait_for
@@ -207,18 +208,44 @@ def test_a_companys_certificate_is_trusted_on_this_machine_too(
     authority = Authority(tmp_path)
     with tls_front(int(server.url.rpartition(":")[2]), authority.context()) as front:
         address = f"https://localhost:{front.port}"
-        for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "HIVE_CA_FILE"):
             monkeypatch.delenv(name, raising=False)
         with Client(address) as stranger, pytest.raises(ServerUnreachable, match="certificate"):
             stranger.downloads()
-        for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"):
+        for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "HIVE_CA_FILE"):
             with monkeypatch.context() as set_one:
-                set_one.setenv(name, str(authority.file))
+                set_one.setenv(name, f'"{authority.file}"')
                 with Client(address) as friend:
                     friend.downloads()
         monkeypatch.setenv("SSL_CERT_FILE", os.devnull)
         with Client(address) as stranger, pytest.raises(ServerUnreachable, match="certificate"):
             stranger.downloads()
+
+
+def test_variables_count_for_the_client_as_people_write_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("HTTP_PROXY", "ALL_PROXY", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    key = tmp_path / "key"
+    key.write_text("hive_canary\n")
+    key.chmod(0o600)
+    monkeypatch.setenv("KEYS", str(tmp_path))
+    for name, value in {"HIVE_HOST": "hive.test", "HIVE_API_KEY_FILE": "$KEYS/key", "HIVE_API_KEY": ""}.items():
+        monkeypatch.setenv(name, f'"{value}"\r')
+    with forward_proxy("me:pa%ss", answer=503) as proxy:
+        monkeypatch.setenv("HTTP_PROXY", f"'{proxy.url('me:pa%25ss')}' ")
+        with Client("hive.test:80") as client, pytest.raises(errors.HiveError, match="503"):
+            client.health()
+        assert [(asked.target, asked.credentials) for asked in proxy.asked] == [
+            ("http://hive.test/v1/health", "me:pa%ss")
+        ]
+        assert client.has_key
+        monkeypatch.setenv("NO_PROXY", '"10.0.0.0/8"')
+        assert Connection("10.1.2.3").options()["proxy"] is None
+        assert Connection("hive.test").options()["proxy"] is not None
+    monkeypatch.setenv("HTTP_PROXY", "what is this")
+    with pytest.raises(ValueError, match="HTTP_PROXY is not the URL of a proxy"):
+        Client("hive.test")
 
 
 def test_the_small_calls_answer(client: Client) -> None:
