@@ -230,7 +230,7 @@ def test_variables_count_for_the_client_as_people_write_them(monkeypatch: pytest
     key.write_text("hive_canary\n")
     key.chmod(0o600)
     monkeypatch.setenv("KEYS", str(tmp_path))
-    for name, value in {"HIVE_HOST": "hive.test", "HIVE_API_KEY_FILE": "$KEYS/key", "HIVE_API_KEY": ""}.items():
+    for name, value in {"HIVE_HOST": "hive.test:80", "HIVE_API_KEY_FILE": "$KEYS/key", "HIVE_API_KEY": ""}.items():
         monkeypatch.setenv(name, f'"{value}"\r')
     with forward_proxy("me:pa%ss", answer=503) as proxy:
         monkeypatch.setenv("HTTP_PROXY", f"'{proxy.url('me:pa%25ss')}' ")
