@@ -41,6 +41,8 @@ class FileLeases:
         }
         self._held: set[str] = set()
         self._lock = threading.Lock()
+        #: Held while something is renewed or released: what is renewed just now must not come back behind its release.
+        self._calls = threading.Lock()
         self._renew_script = Script(client, load("workers.fleet", "renew_files"))
         self._release_script = Script(client, scripts.DELETE_IF_EQUAL)
 
@@ -69,11 +71,13 @@ class FileLeases:
         """Keep all that is held. False when one was lost: Redis was away for longer than the lease, and somebody took
         it.
         """
-        with self._lock:
-            held = list(self._held)
-        return not held or bool(self._renew_script(all_keys=held, **self._claim))
+        with self._calls:
+            with self._lock:
+                held = list(self._held)
+            return not held or bool(self._renew_script(all_keys=held, **self._claim))
 
     def _release(self, key: str) -> None:
-        with self._lock:
-            self._held.discard(key)
-        self._release_script(key=key, value=self._owner)
+        with self._calls:
+            with self._lock:
+                self._held.discard(key)
+            self._release_script(key=key, value=self._owner)

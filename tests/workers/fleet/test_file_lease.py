@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import threading
+from typing import Any
+
 from hive.redis.client import RedisClient
 from hive.wire import keys
-from tests.support.waiting import wait_for
+from tests.support.waiting import DEADLINE_S, wait_for
 from workers.fleet.file_lease import FileLeases
 
 
@@ -69,3 +72,25 @@ def test_all_are_released_at_the_end(store: RedisClient) -> None:
     one.release_all()
     assert store.keys("hive:file:*") == []
     assert one.renew(), "nothing is held, so nothing was lost"
+
+
+def test_what_is_released_while_it_is_renewed_is_free(store: RedisClient) -> None:
+    one, sent, go = leases(store, "one"), threading.Event(), threading.Event()
+    one.acquire("f")
+    renew = one._renew_script
+
+    def slow(**given: Any) -> Any:
+        sent.set()
+        go.wait(DEADLINE_S)
+        return renew(**given)
+
+    one._renew_script = slow  # type: ignore[assignment]
+    renewing, releasing = threading.Thread(target=one.renew), threading.Thread(target=one.release, args=("f",))
+    renewing.start()
+    assert sent.wait(DEADLINE_S)
+    releasing.start()
+    releasing.join(0.2)  # without the lock it is over by now
+    go.set()
+    renewing.join()
+    releasing.join()
+    assert not store.exists(keys.file("f"))
