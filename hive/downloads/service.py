@@ -331,7 +331,7 @@ class DownloadService:
         """Forget a download that has ended; its partial files go where that is wished. What fails is done later."""
         try:
             await self._notes.run(self._restore.close, download_id)
-        except (OSError, RedisError) as error:
+        except (OSError, StoreMissing, RedisError) as error:
             log.warning("the intent log keeps what has ended for now", extra={"fields": {"reason": str(error)}})
 
 

@@ -7,9 +7,13 @@ from pathlib import Path
 import pytest
 import requests
 
+from hive.api.services import make_services
+from hive.downloads.context import DownloadContext
 from hive.downloads.intents import IntentLog
+from hive.errors import StoreMissing
 from hive.redis.client import RedisClient
 from hive.settings import Settings
+from tests.support.downloads import claim, complete, create
 
 
 def post(api: str, model_ref: str, **body: object) -> requests.Response:
@@ -61,3 +65,22 @@ def test_a_store_that_cannot_be_written_hinders_nothing_but_a_purge(api: str, se
     assert answer.status_code == (507 if purge else 202)
     if purge:
         assert answer.json()["error"]["code"] == "STORE_NOT_WRITABLE"
+
+
+@pytest.mark.anyio
+async def test_a_store_that_is_silent_at_the_end_of_a_download_is_no_reason_to_refuse_the_end(
+    redis_url: str, downloads: DownloadContext, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What has ended has ended; the note goes later."""
+    download_id = create(downloads)
+    downloads.claims.finish(claim(downloads, download_id), 2, "complete", complete(), "/x")
+    ended = downloads.tracker.read(download_id)
+    assert ended is not None
+    service = make_services(settings, redis_url).downloads
+
+    def silent(_: str) -> None:
+        raise StoreMissing
+
+    monkeypatch.setattr(service._restore, "close", silent)
+    await service.changed(ended)
+    service.close()
