@@ -145,7 +145,7 @@ class ModelAccess:
         looking = self._looking.get(key)
         if looking is None:
             looking = self._looking[key] = asyncio.create_task(self._look(path, principal.owner, token))
-            looking.add_done_callback(lambda _: self._looking.pop(key, None))
+            looking.add_done_callback(lambda done: (self._looking.pop(key, None), done.cancelled() or done.exception()))
         if not await asyncio.shield(looking):
             return False
         self._used[key] = time.monotonic() + USED_TTL_S

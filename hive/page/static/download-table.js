@@ -6,7 +6,7 @@
 import { button, el, setText } from "./dom.js";
 import { DownloadRow } from "./download-row.js";
 import { ENDED } from "./downloads.js";
-import { counted, speed } from "./format.js";
+import { speed } from "./format.js";
 
 const RANK = /** @type {Record<string, number>} */ ({ downloading: 0, verifying: 0, resolving: 0, retrying: 0, queued: 1, paused: 2 });
 
@@ -91,7 +91,7 @@ export class DownloadTable extends HTMLElement {
     const rate = moving.reduce((sum, row) => sum + (row.event.bytes_per_second ?? 0), 0);
     const said = [
       moving.length ? `${moving.length} running` : "", waiting ? `${waiting} waiting` : "",
-      ended ? counted(ended, "ended") .replace("endeds", "ended") : "", speed(rate),
+      ended ? `${ended} ended` : "", speed(rate),
     ];
     if (this.sum) setText(this.sum, said.filter(Boolean).join(" · "));
     if (this.clear) this.clear.hidden = ended === 0;

@@ -58,6 +58,7 @@ def discard(partial: Path) -> None:
     """Remove all that a fetch left: data, journal, and a file set aside. Raises StoreNotWritable."""
     with translated():
         journal = journal_path(partial)
+        # Version 0.1 wrote a new journal under that second name.
         for path in (journal, journal.with_name(journal.name + ".new"), data_path(partial), bad_path(partial)):
             _remove(path)
 
