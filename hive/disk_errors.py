@@ -14,16 +14,11 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
-from hive.errors import DiskFull, HiveError, InternalError, StoreNotWritable
+from hive.errors import DiskFull, HiveError, StoreNotWritable
+from hive.own_limits import limit_reached
 
 #: What a full disk, or a full quota, says.
 FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
-#: What the system says where this process or machine, and not a disk, is at a limit; and the way out.
-_OWN_LIMITS: Final = {
-    errno.EMFILE: "Raise it (ulimit -n).",
-    errno.ENFILE: "Raise it (sysctl fs.file-max).",
-    errno.ENOMEM: "Give it more memory.",
-}
 #: What a person can do about it, where the system's sentence does not say so.
 _WAYS_OUT: Final = {errno.EFBIG: " FAT takes 4 GiB a file; a process may have a limit too (ulimit -f)."}
 #: What only a network says.
@@ -51,8 +46,8 @@ def disk_error(error: OSError, path: Path | None = None, *, needed: int | None =
     """What a disk refused, as an error that a person can act on: the system's sentence, and where.
 
     `path` is where it happened, for errors that do not say so themselves; `needed` the bytes that were to be written.
-    DiskFull for a full disk or quota, InternalError where this process has too many files open, StoreNotWritable for
-    everything else that a disk may say: nobody can list it.
+    DiskFull for a full disk or quota, ResourcesExhausted where this process has too many files open, StoreNotWritable
+    for everything else that a disk may say: nobody can list it.
     """
     named = error.filename if isinstance(error.filename, str) and os.path.isabs(error.filename) else None
     where = named or (os.path.join(path, error.filename) if path and isinstance(error.filename, str) else path)
@@ -65,11 +60,17 @@ def disk_error(error: OSError, path: Path | None = None, *, needed: int | None =
     if error.errno in FULL:
         text = f"There is not enough free space in the store ({reason}{place}). Free some and start it again to resume."
         return DiskFull(text, **details, **({} if needed is None else {"needed": needed}))
-    if error.errno in _OWN_LIMITS:
-        way_out = _OWN_LIMITS[error.errno]
-        return InternalError(f"hive is at a limit of its process or machine, not of the disk: {reason}. {way_out}")
+    if limit := limit_reached(error):
+        return limit
     way_out = _WAYS_OUT.get(error.errno or 0, "")
     return StoreNotWritable(f"The disk of the store refuses: {reason}{place}.{way_out}", **details)
+
+
+def system_error(error: BaseException) -> HiveError | None:
+    """What the system refused, a limit of the process or a disk; None for an error that is a mistake of ours."""
+    if isinstance(error, OSError) and is_disk_error(error):
+        return disk_error(error)
+    return limit_reached(error)
 
 
 def _is_out_of_inodes(path: Path) -> bool:

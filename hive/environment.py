@@ -55,8 +55,8 @@ MAX_SECRET_FILE_BYTES: Final = 16_384
 _SWITCHES: Final = {"yes": "1", "on": "1", "no": "0", "off": "0"}
 
 
-class EnvironmentFileError(ValueError):
-    """A file that stands for a variable cannot be used; the text names the variable, and nothing secret."""
+class UnusableVariable(ValueError):
+    """A variable, or a file that stands for one, cannot be used; the text names the variable, and nothing secret."""
 
 
 def read_environment(environment: Mapping[str, str], kinds: Mapping[str, object]) -> dict[str, str]:
@@ -64,7 +64,7 @@ def read_environment(environment: Mapping[str, str], kinds: Mapping[str, object]
     set; an empty proxy in lower case unsets the one in upper case.
 
     Raises:
-        EnvironmentFileError: a file that is named in the place of one cannot be used.
+        UnusableVariable: a value is no text, or a file that is named in the place of one cannot be used.
     """
     said = {name: bare(value) for name, value in environment.items()}
     given = {name: value for name, value in said.items() if not _names_no_file(name, value)}
@@ -74,10 +74,7 @@ def read_environment(environment: Mapping[str, str], kinds: Mapping[str, object]
     for other, name in SECRET_FILES.items():
         if other not in values and given.get(name):
             values[other] = _secret_in(expanded(given[name], given), name)
-    for name, kind in kinds.items():
-        if name in values and (kind is bool or get_origin(kind) is Literal):
-            word = values[name].lower()
-            values[name] = _SWITCHES.get(word, word) if kind is bool else word
+    _read_words(values, kinds, given)
     values = {name: value for name, value in values.items() if name not in NAMES} | chosen_proxies(given)
     for name in _PATHS:
         if name in values:
@@ -86,9 +83,35 @@ def read_environment(environment: Mapping[str, str], kinds: Mapping[str, object]
 
 
 def variable_of(name: str, environment: Mapping[str, str]) -> str:
-    """Which variable the value of this one comes from: that of hive alone, itself, or the one that names a file."""
-    others = (OWN_NAMES.get(name), name, SECRET_FILES.get(name))
+    """Which variable the value of this one comes from: that of hive alone, itself, its older name, or the one that
+    names a file.
+    """
+    others = (OWN_NAMES.get(name), name, OLD_NAMES.get(name), SECRET_FILES.get(name))
     return next((other for other in others if other and environment.get(other)), name)
+
+
+def _read_words(values: dict[str, str], kinds: Mapping[str, object], given: Mapping[str, str]) -> None:
+    """Choices and switches in the form that settings know. Raises UnusableVariable for one, or a number, that is no
+    text; a path may be bytes of any kind.
+    """
+    for name, kind in kinds.items():
+        is_choice = get_origin(kind) is Literal
+        if name not in values or not (is_choice or kind in (int, float, bool)):
+            continue
+        if not _is_text(values[name]):
+            raise UnusableVariable(f"{variable_of(name, given)} holds bytes that are no text in UTF-8.")
+        if is_choice or kind is bool:
+            word = values[name].lower()
+            values[name] = _SWITCHES.get(word, word) if kind is bool else word
+
+
+def _is_text(value: str) -> bool:
+    """Whether a value of the environment, where Python keeps foreign bytes as surrogates, is text."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _names_no_file(name: str, path: str) -> bool:
@@ -97,22 +120,22 @@ def _names_no_file(name: str, path: str) -> bool:
 
 
 def _secret_in(path: str, name: str) -> str:
-    """The one line of a secret's file. Raises EnvironmentFileError, which shows nothing of it."""
+    """The one line of a secret's file. Raises UnusableVariable, which shows nothing of it."""
     try:
         text = read_given_file(path, MAX_SECRET_FILE_BYTES).decode().strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise EnvironmentFileError(f"{name} cannot be read from {path}: {reason}.") from None
+        raise UnusableVariable(f"{name} cannot be read from {path}: {reason}.") from None
     if not text or "\n" in text:
-        raise EnvironmentFileError(f"{name} names {path}, which must hold one line.")
+        raise UnusableVariable(f"{name} names {path}, which must hold one line.")
     return text
 
 
-def unusable(error: msgspec.ValidationError, settings: type[msgspec.Struct]) -> str:
+def unusable(error: msgspec.ValidationError, settings: type[msgspec.Struct], environment: Mapping[str, str]) -> str:
     """The sentence that says which variable cannot be read as what it is, and what it may be. It holds no value."""
     name = str(error).rpartition("$.")[2].rstrip("`")
     kind = next((info.type for info in msgspec.structs.fields(settings) if info.encode_name == name), None)
     choices = ", ".join(choice for choice in get_args(kind) if isinstance(choice, str))
     numbers: dict[object, str] = {int: "a whole number", float: "a number", bool: "1 or 0"}
     wanted = numbers.get(kind) or (choices and f"one of {choices}")
-    return f"{name} must be {wanted}." if wanted else f"A setting cannot be used: {error}"
+    return f"{variable_of(name, environment)} must be {wanted}." if wanted else f"A setting cannot be used: {error}"

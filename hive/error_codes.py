@@ -55,6 +55,7 @@
     |   `-- InferenceFailed   502  INFERENCE_FAILED
     |-- ServerUnreachable     503  SERVER_UNREACHABLE      (the client's)
     |-- CannotListen          503  CANNOT_LISTEN           (at start)
+    |-- ResourcesExhausted    503  RESOURCES_EXHAUSTED     (of the process or machine)
     |-- InternalError         500  INTERNAL_ERROR
     `-- DownloadError         502  DOWNLOAD_FAILED
         |-- CredentialsLost   502  CREDENTIALS_LOST

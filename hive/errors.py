@@ -323,6 +323,13 @@ class CannotListen(HiveError):
     code = "CANNOT_LISTEN"
 
 
+class ResourcesExhausted(HiveError):
+    """hive has no more memory, threads or open files on its machine. Raise its limits, or end other programs there."""
+
+    status = 503
+    code = "RESOURCES_EXHAUSTED"
+
+
 class InternalError(HiveError):
     """hive made a mistake. The log has the details under this request_id."""
 

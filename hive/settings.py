@@ -23,7 +23,7 @@ from typing import Literal
 import msgspec
 from msgspec import field
 
-from hive.environment import MAX_SECRET_FILE_BYTES, EnvironmentFileError, read_environment, unusable, variable_of
+from hive.environment import MAX_SECRET_FILE_BYTES, UnusableVariable, read_environment, unusable, variable_of
 from hive.errors import UnsafeUrl
 from hive.given_file import check_given_file, read_given_file
 from hive.net.forwarded import TrustedProxies, TrustedProxiesError
@@ -182,12 +182,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         try:
             given = os.environ if env is None else env
             values = read_environment(given, {info.encode_name: info.type for info in fields})
-        except EnvironmentFileError as error:
+        except UnusableVariable as error:
             raise SettingsError(str(error)) from None
         try:
             settings = msgspec.convert(values, cls, strict=False)
         except msgspec.ValidationError as error:
-            raise SettingsError(unusable(error, cls)) from None
+            raise SettingsError(unusable(error, cls, given)) from None
         settings._check()
         return settings
 
@@ -436,7 +436,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         bundle, variable = self.ca_bundle, "REQUESTS_CA_BUNDLE"
         if bundle is None:
             bundle, variable = self.curl_ca_bundle, "CURL_CA_BUNDLE"
-        return Trust(bundle, variable, self.ssl_cert_file, self.ssl_cert_dir)
+        cert_variable = variable_of("SSL_CERT_FILE", os.environ)
+        return Trust(bundle, variable, self.ssl_cert_file, self.ssl_cert_dir, cert_variable)
 
     @property
     def user_agent(self) -> str:

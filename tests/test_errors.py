@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from hive.disk_errors import disk_error, disk_full, is_disk_error
+from hive.cli.errors import explain
+from hive.disk_errors import disk_error, disk_full, is_disk_error, system_error
 from hive.disk_errors import with_path as located
-from hive.errors import DiskFull, HiveError, InternalError, SourceChanged, StoreNotWritable
+from hive.errors import DiskFull, HiveError, ResourcesExhausted, SourceChanged, StoreNotWritable
 
 #: Everything that open(2), write(2), rename(2) and their like may say of a disk, and some that nobody expects.
 REFUSALS = [
@@ -51,8 +52,23 @@ def test_a_full_disk_and_a_full_quota_are_told_with_the_bytes_that_were_to_come(
 def test_a_limit_of_the_process_is_no_fault_of_the_disk(number: int, way_out: str) -> None:
     found = disk_error(OSError(number, os.strerror(number), "/store"))
 
-    assert type(found) is InternalError
+    assert type(found) is ResourcesExhausted
     assert way_out in found.message.partition("disk: ")[2].removeprefix(os.strerror(number))
+
+
+@pytest.mark.parametrize(
+    ("error", "way_out"),
+    [(MemoryError(), "ulimit -v"), (RuntimeError("can't start new thread"), "ulimit -u"), (OSError(24, ""), "-n")],
+)
+def test_a_limit_of_the_process_is_no_mistake_of_hives(error: Exception, way_out: str) -> None:
+    found = system_error(error)
+
+    assert type(found) is ResourcesExhausted
+    assert way_out in found.message
+    assert system_error(RuntimeError("something else")) is None
+    shown = explain(error)
+    assert shown.code == "RESOURCES_EXHAUSTED"
+    assert way_out in shown.message
 
 
 def test_a_name_beside_a_folder_gets_the_folder() -> None:

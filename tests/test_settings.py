@@ -61,6 +61,26 @@ def test_every_setting_has_the_name_of_a_variable() -> None:
     assert all(name == name.upper() for name in names)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("HIVE_LOG_LEVEL", b"\xff"),
+        ("HIVE_FILES_AT_ONCE", b"\xff"),
+        ("HF_HUB_OFFLINE", b"caf\xe9"),
+        ("TRANSFORMERS_OFFLINE", b"perhaps"),
+        ("HIVE_CA_FILE", b"/nowhere"),
+        ("SSL_CERT_FILE", b"/nowhere"),
+    ],
+)
+def test_a_value_that_cannot_be_used_is_told_by_the_name_that_it_was_given_under(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: bytes
+) -> None:
+    monkeypatch.setitem(os.environb, name.encode(), value)
+
+    with pytest.raises(SettingsError, match=rf"^{name} "):
+        Settings.from_env()
+
+
 def test_the_environment_of_the_process_is_read_when_none_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HIVE_FILES_AT_ONCE", "3")
 

@@ -17,7 +17,7 @@ import msgspec
 from redis.exceptions import RedisError
 
 from hive import errors, logs
-from hive.disk_errors import disk_error, is_disk_error
+from hive.disk_errors import system_error
 from hive.downloads.context import DownloadContext
 from hive.downloads.events import (
     cancelled_event,
@@ -64,6 +64,8 @@ log = logging.getLogger("workers.download")
 
 #: What is said of a download whose worker has no store any more.
 STORE_AWAY = "The store is away for this worker; another one goes on."
+#: What a store that has gone away may look like.
+_AS_IF_AWAY = (errors.StoreNotWritable, errors.DiskFull, errors.ResourcesExhausted, errors.InternalError)
 #: The exit code of a process that a filesystem holds.
 STUCK_EXIT = 75
 #: Seconds for one reply of Redis while a download runs: short against a lease, since each failed try eats from it.
@@ -177,8 +179,7 @@ class DownloadRun:
         except Exception as error:
             if not self._is_store_away(errors.InternalError()):
                 log.exception("the download failed")
-            found = disk_error(error) if isinstance(error, OSError) and is_disk_error(error) else None
-            self._end_badly(found or errors.InternalError())
+            self._end_badly(system_error(error) or errors.InternalError())
         else:
             self._end_well(plan)
         finally:
@@ -369,8 +370,7 @@ class DownloadRun:
         """Whether this failed because the store is not there any more, for this worker: nobody else need fail."""
         if self._store_problem or isinstance(error, errors.StoreMissing):
             return True
-        refused = isinstance(error, errors.StoreNotWritable | errors.DiskFull | errors.InternalError)
-        return refused and StoreLook(self._settings).problem() is not None
+        return isinstance(error, _AS_IF_AWAY) and StoreLook(self._settings).problem() is not None
 
     def _finish(self, state: str, event: events.Error) -> None:
         assert state in ("cancelled", "failed")

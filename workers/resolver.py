@@ -23,7 +23,7 @@ from collections.abc import Generator
 from typing import Final
 
 from hive import logs
-from hive.disk_errors import disk_error, is_disk_error
+from hive.disk_errors import system_error
 from hive.downloads.context import DownloadContext
 from hive.downloads.events import failed_event, on_disk_event, resolved_event
 from hive.downloads.record import Record
@@ -285,8 +285,8 @@ class Resolver:
         except HiveError as error:
             return _refusal(error)
         except Exception as error:
-            if isinstance(error, OSError) and is_disk_error(error):
-                return _refusal(disk_error(error))
+            if refused := system_error(error):
+                return _refusal(refused)
             if is_redis_error(error):
                 raise
             log.exception("a plan could not be made")

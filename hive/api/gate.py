@@ -38,6 +38,7 @@ from hive.api.authentication import Authenticator
 from hive.api.forwarded import forwarded_of
 from hive.api.json import MAX_PROMPT_BODY_BYTES, body_too_large, error_response, max_body_bytes
 from hive.auth.principal import ANONYMOUS, NOBODY, PRINCIPAL, Principal
+from hive.own_limits import limit_reached
 
 log = logging.getLogger("hive.api.gate")
 
@@ -136,7 +137,7 @@ class Gate:
             error = errors.ServerBusy("This server is stopping. Ask again: the next one, or another replica, answers.")
         elif not isinstance(error, errors.HiveError):
             log.error("a request failed", exc_info=error)
-            error = errors.InternalError()
+            error = limit_reached(error) or errors.InternalError()
         elif PRINCIPAL not in scope:
             error = self._refusal(scope, error)
         if error.status not in _PASSING or self._ask_back is None or not await self._ask_back(scope, send):

@@ -14,6 +14,7 @@ from starlette.routing import Match, Route
 
 from hive import errors, logs
 from hive.disk_errors import disk_error, is_disk_error
+from hive.own_limits import limit_reached
 from hive.wire.api import (
     INFERENCE_PATH,
     OLLAMA_PATHS,
@@ -158,4 +159,4 @@ async def on_disk_error(request: Request, error: Exception) -> Response:
 
 async def on_crash(request: Request, error: Exception) -> Response:
     """A mistake of ours: logged with its traceback by the server, told without it."""
-    return error_response(errors.InternalError(), request.url.path)
+    return error_response(limit_reached(error) or errors.InternalError(), request.url.path)

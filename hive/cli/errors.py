@@ -22,6 +22,7 @@ import msgspec
 from hive.cli.format import plain, shown, size
 from hive.cli.output import echo_error
 from hive.errors import HiveError, InsufficientScope, InternalError, InvalidApiKey, MissingApiKey
+from hive.own_limits import limit_reached
 from hive.settings import Settings, SettingsError
 from hive.terminal import plain_lines
 from hive.wire.refs import ModelRef
@@ -94,6 +95,8 @@ def explain(error: BaseException) -> CliError:
             return CliError(plain(error.message), *hints_of(error.details), code=plain(error.code))
         case SettingsError():
             return CliError(str(error), exit_code=USAGE)
+        case MemoryError() | RuntimeError() | OSError() if limit := limit_reached(error):
+            return CliError(limit.message, code=limit.code)
         case OSError():
             where = f"{error.filename}: " if error.filename else ""
             return CliError(f"{where}{error.strerror or error}")

@@ -103,6 +103,7 @@ _FAULTS: Final[tuple[type[errors.HiveError], ...]] = (
     errors.InternalError,
     errors.ModelAccessDenied,
     errors.ModelNotFound,
+    errors.ResourcesExhausted,
     errors.RevisionNotFound,
     errors.UnsafeUrl,
     errors.VariantNotFound,

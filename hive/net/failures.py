@@ -45,6 +45,15 @@ _NO_COMMON_TLS: Final = frozenset(
         "WRONG_VERSION_NUMBER",
     }
 )
+#: What is said of them; and of those that mean something else.
+_NO_TLS: Final = "speaks no TLS that hive can speak ({}). Is https right?"
+_ALERTS: Final = {
+    "TLSV13_ALERT_CERTIFICATE_REQUIRED": "wants a certificate of its client, and hive has none to show. "
+    "Ask whoever runs it for an address that wants none, or fetch through a proxy that shows one.",
+    "TLSV1_UNRECOGNIZED_NAME": "has no certificate for this name. Check the address.",
+    "SSLV3_ALERT_HANDSHAKE_FAILURE": "speaks no TLS that hive can speak ({}), or wants a certificate of its client, "
+    "and hive has none to show. Is https right?",
+}
 #: Products that answer in a server's place, as their `Server` has them.
 _PROXIES: Final = frozenset(
     {
@@ -71,7 +80,7 @@ def final_failure(error: BaseException, host: str, proxy: Proxy | None, trust: T
         if isinstance(cause, ssl.SSLCertVerificationError):
             return _certificate(cause, peer, trust)
         if isinstance(cause, ssl.SSLError) and cause.reason in _NO_COMMON_TLS:
-            said = f"{peer} speaks no TLS that hive can speak ({_words(cause.reason)}). Is https right?"
+            said = f"{peer} {_ALERTS.get(cause.reason, _NO_TLS).format(_words(cause.reason))}"
             return TlsRefused(said[0].upper() + said[1:] if peer != host else said)
         if proxy is not None and (found := _TUNNEL.fullmatch(str(cause))):
             return refused_by_proxy(int(found[1]), host, proxy)

@@ -63,6 +63,8 @@ class Trust:
     #: SSL_CERT_FILE; and SSL_CERT_DIR, folders separated by colons.
     cert_file: str | None = None
     cert_dir: str | None = None
+    #: Which variable `cert_file` came from.
+    cert_variable: str = "SSL_CERT_FILE"
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Trust:
@@ -71,8 +73,8 @@ class Trust:
         given = {name: bare(environ.get(name, "")) for name in names}
         said = {name: value for name, value in given.items() if value and not is_null_device(value)}
         variable = "REQUESTS_CA_BUNDLE" if "REQUESTS_CA_BUNDLE" in said else "CURL_CA_BUNDLE"
-        cert_file = said.get("HIVE_CA_FILE") or said.get("SSL_CERT_FILE")
-        return cls(said.get(variable), variable, cert_file, said.get("SSL_CERT_DIR"))
+        named = "HIVE_CA_FILE" if "HIVE_CA_FILE" in said else "SSL_CERT_FILE"
+        return cls(said.get(variable), variable, said.get(named), said.get("SSL_CERT_DIR"), named)
 
     def check(self) -> None:
         """Look into what is named, without OpenSSL: loading all certificates takes longer than most commands.
@@ -83,7 +85,7 @@ class Trust:
         if self.bundle is not None:
             _load(_has_certificate, self.bundle, self.variable)
         if self.cert_file is not None:
-            _load(_has_certificate, self.cert_file, "SSL_CERT_FILE")
+            _load(_has_certificate, self.cert_file, self.cert_variable)
         if self.cert_dir is not None:
             _load_folders(_has_certificate, self.cert_dir)
 
@@ -102,7 +104,7 @@ class Trust:
         """In words, which certificate that a variable names is out of its time; None without one. For whoever looks for
         the reason of a failure: it reads all of them.
         """
-        named = ((self.variable, self.bundle), ("SSL_CERT_FILE", self.cert_file), ("SSL_CERT_DIR", self.cert_dir))
+        named = ((self.variable, self.bundle), (self.cert_variable, self.cert_file), ("SSL_CERT_DIR", self.cert_dir))
         for variable, paths in named:
             for path in (paths or "").split(os.pathsep if variable == "SSL_CERT_DIR" else "\0"):
                 for subject, ended in _expired(path) if path else ():
@@ -129,7 +131,7 @@ def _context(trust: Trust) -> ssl.SSLContext:
     if trust.bundle is not None:
         _load(_into(context), trust.bundle, trust.variable)
     if trust.cert_file is not None:
-        _load(_into(context), trust.cert_file, "SSL_CERT_FILE")
+        _load(_into(context), trust.cert_file, trust.cert_variable)
     if trust.cert_dir is not None:
         _load_folders(_into(context), trust.cert_dir)
     if trust.bundle is None:

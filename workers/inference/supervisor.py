@@ -28,6 +28,7 @@ from hive.auth.principal import Principal
 from hive.downloads.tracker import DownloadTracker
 from hive.error_codes import from_code
 from hive.errors import BackendUnavailable, HiveError, InternalError, ModelNotServable, RedisUnavailable, WorkerLost
+from hive.own_limits import limit_reached
 from hive.serving.endpoint import Endpoint, worker_socket
 from hive.serving.gguf_header import GgufInfo, read_gguf, shards
 from hive.serving.memory import bytes_needed, check_ram, used_bytes
@@ -410,7 +411,7 @@ def _hive_error(error: BaseException | None) -> HiveError | None:
     if error is None or isinstance(error, HiveError):
         return error
     log.error("the worker failed", exc_info=error)
-    return InternalError()
+    return limit_reached(error) or InternalError()
 
 
 def _told(error: HiveError) -> LoadingError:

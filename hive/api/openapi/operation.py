@@ -95,6 +95,7 @@ ANY: Final = (
     errors.MisdirectedRequest,
     errors.HeadersTooLarge,
     errors.TooManyRequests,
+    errors.ResourcesExhausted,
     errors.InternalError,
 )
 #: What a request to a route with a scope may end with.
