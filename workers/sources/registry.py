@@ -5,7 +5,8 @@
     401 with WWW-Authenticate: Bearer            where tokens are handed out, to anybody for what is public
 
 A manifest is content that its digest names, as a commit is, so the first 40 digits stand for the commit in the store,
-and a tag for a branch. The registry's requests go the way of the Hub's (workers.sources.hub_transport): the same
+and a tag for a branch. Ollama's files have no names, and are called after the tag: two tags of one manifest, as
+`llama3.2:latest` and `llama3.2:3b` are, are two commits there, whose blobs are the same. The registry's requests go the way of the Hub's (workers.sources.hub_transport): the same
 time-outs, bounds and guards. No credentials of the Hub's are sent here; those of the registry itself
 (workers.sources.registry_auth) go to it, where it says `Basic`, or to the place that hands out its tokens.
 
@@ -147,7 +148,7 @@ def resolve(
             )
     else:
         digest, manifest = registry.manifest(digest_of_revision(ref.rev) or ref.rev)
-        commit, tree = digest[:40], _tree(registry, manifest, name, ref.rev)
+        commit, tree = _commit(digest, manifest, ref.rev), _tree(registry, manifest, name, ref.rev)
     selection = selected(tree, ref, include, exclude, settings.allow_pickles)
     if not (ref.path or ref.quant or include or exclude) and len(main_models(variants(tree))) <= 1:
         # What the weights come with: a template, parameters, licences.
@@ -166,11 +167,20 @@ def _planned(registry: Registry, file: RepoFile) -> PlannedFile:
     return planned_by_sha256(file, lambda: registry.location(sha256))
 
 
+def _is_ollama(manifest: RegistryManifest) -> bool:
+    return any(layer.media_type.startswith(_OLLAMA_PREFIX) for layer in manifest.layers)
+
+
+def _commit(digest: str, manifest: RegistryManifest, tag: str) -> str:
+    """What stands for the commit: whatever the names of files come from has a part in it."""
+    return (hashlib.sha256(f"{digest}\n{tag}".encode()).hexdigest() if _is_ollama(manifest) else digest)[:40]
+
+
 def _tree(registry: Registry, manifest: RegistryManifest, name: RegistryName, tag: str) -> tuple[RepoFile, ...]:
     """The files of a manifest, as the Hub would list them."""
     if len(manifest.layers) > MAX_LAYERS:
         raise DownloadError(f"The manifest has more than {MAX_LAYERS} layers.")
-    is_ollama = any(layer.media_type.startswith(_OLLAMA_PREFIX) for layer in manifest.layers)
+    is_ollama = _is_ollama(manifest)
     stem = _ollama_stem(registry, manifest, name, tag) if is_ollama else ""
     files: dict[str, RepoFile] = {}
     seen: Counter[str] = Counter()
