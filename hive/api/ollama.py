@@ -31,6 +31,7 @@ from hive.downloads.record import Record
 from hive.error_codes import from_code
 from hive.wire.api import HUB_TOKEN_HEADER, Model
 from hive.wire.events import Downloading, Error
+from hive.wire.gguf import DEFAULT_QUANT, quant_of
 from hive.wire.refs import REPO_KINDS
 from hive.wire.spec import DownloadSpec
 
@@ -254,10 +255,10 @@ async def not_here(request: Request) -> Response:
 
 
 async def visible(request: Request) -> list[Model]:
-    """The models on the disk that this caller may see."""
+    """The models on the disk that this caller may see, and can name: no data sets, and no single files."""
     services = services_of(request)
     listed = await services.store_calls.run(services.catalog.list)
-    models = [model for model in listed if not model.id.startswith(REPO_KINDS)]
+    models = [m for m in listed if not m.id.startswith(REPO_KINDS) and read_name(name_of(m.id)) is not None]
     token = request.headers.get(HUB_TOKEN_HEADER) or None
     return await while_connected(request, services.access.visible(models, principal_of(request), token))
 
@@ -273,8 +274,9 @@ async def find(request: Request, name: str) -> Model:
             if same_name(name_of(model.id), wanted):
                 return model
         mine = [model for model in models if same_name(model.id.partition(":")[0], f"{ref.repo}{revision}")]
-        if ref.quant is None and len(mine) == 1:
-            return mine[0]
+        if ref.quant is None and mine:
+            # What a pull of this name would bring, else what came last.
+            return max(mine, key=lambda model: (_quant(model).removeprefix("UD-") == DEFAULT_QUANT, model.created))
     raise errors.ModelNotOnDisk(f"model '{name[:200]}' not found")
 
 
@@ -301,8 +303,13 @@ def _details(model: Model, head: dict[str, Any]) -> dict[str, Any]:
         "family": family,
         "families": [family] if family else [],
         "parameter_size": size,
-        "quantization_level": model.variant or FILE_TYPES.get(head.get("general.file_type", -1), "unknown"),
+        "quantization_level": _quant(model) or FILE_TYPES.get(head.get("general.file_type", -1), "unknown"),
     }
+
+
+def _quant(model: Model) -> str:
+    """The quantisation that a model's name gives; "" where it gives none."""
+    return quant_of(model.variant or "") or ""
 
 
 def _short(count: int) -> str:

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 #: Bytes of the engine's that wait for a client before the engine waits too.
 HIGH_WATER_BYTES: Final = 65_536
+#: Seconds that a model which is to leave the memory is waited for, and between two looks.
+UNLOAD_WAIT_S: Final = 10.0
+UNLOAD_LOOK_S: Final = 0.05
 
 
 async def generate(request: Request) -> Response:
@@ -56,16 +59,17 @@ async def _answer(request: Request, *, is_chat: bool) -> Response:
     services = services_of(request)
     is_empty = not asked.messages if is_chat else not asked.prompt
     if is_empty and asked.unloads:
-        await _unload(services, model)
+        await while_connected(request, _unload(services, model))
         return JsonResponse(nothing_asked(name, "unload", is_chat=is_chat))
-    records = await while_connected(request, serving_records(request, model, asked.keep_alive))
     if is_empty:
+        services.serving.service.forget()  # what is told is that it is in memory now
+        await while_connected(request, serving_records(request, model, asked.keep_alive))
         return JsonResponse(nothing_asked(name, "load", is_chat=is_chat))
     try:
         path, body = engine_request(asked, model.id, is_chat=is_chat)
     except ValueError as error:
         raise errors.BadRequest(f"The request cannot be answered: {error}.") from None
-    engine = await while_connected(request, ask_engine(request, records, path, body))
+    engine = await while_connected(request, ask_model(request, model, asked.keep_alive, path, body))
     lines = _lines(services, engine, Answer(name, is_chat=is_chat), streams=asked.stream is not False)
     if asked.stream is not False:
         return NdjsonResponse(lines, lambda: close_answer(services, engine))
@@ -105,11 +109,15 @@ async def serving_records(request: Request, model: Model, keep_alive: str | floa
 
 
 async def _unload(services: Services, model: Model) -> None:
-    service = services.serving.service
-    for record in await service.workers():
-        if record.is_of(f"hf:{model.id}"):
-            with contextlib.suppress(errors.LlmWorkerNotFound):
-                await service.stop(record.id)
+    """End the workers that have the model, and wait until they have ended: whoever loads it next needs the memory."""
+    service, until_s = services.serving.service, time.monotonic() + UNLOAD_WAIT_S
+    mine = {record.id for record in await service.workers() if record.is_of(f"hf:{model.id}")}
+    for worker_id in mine:
+        with contextlib.suppress(errors.LlmWorkerNotFound):
+            await service.stop(worker_id)
+    while mine and time.monotonic() < until_s:
+        await asyncio.sleep(UNLOAD_LOOK_S)
+        mine &= {record.id for record in await service.workers()}
 
 
 class EngineAnswer:
@@ -186,8 +194,26 @@ class EngineAnswer:
             raise serving_errors.InferenceFailed("The worker went away in the middle of its answer.")
 
 
-async def ask_engine(request: Request, records: list[LlmRecord], path: str, body: bytes) -> EngineAnswer:
-    """The answer of the first worker that has a free slot, once it has begun. Raises HiveError."""
+async def ask_model(
+    request: Request, model: Model, keep_alive: str | float | None, path: str, body: bytes
+) -> EngineAnswer:
+    """The answer of a worker that has the model in memory, once it has begun; it is loaded where none has. A worker
+    that was there a moment ago may be gone: nothing was sent yet, so another is looked for once more. Raises HiveError.
+    """
+    records = await serving_records(request, model, keep_alive)
+    if (answer := await _ask_engine(request, records, path, body, is_last=False)) is None:
+        records = await serving_records(request, model, keep_alive)
+        answer = await _ask_engine(request, records, path, body, is_last=True)
+    assert answer is not None
+    return answer
+
+
+async def _ask_engine(
+    request: Request, records: list[LlmRecord], path: str, body: bytes, *, is_last: bool
+) -> EngineAnswer | None:
+    """The answer of the first worker that has a free slot, once it has begun; None where none of them is there, unless
+    `is_last`. Raises HiveError.
+    """
     from hive.serving.relay import Relay
 
     services = services_of(request)
@@ -216,6 +242,8 @@ async def ask_engine(request: Request, records: list[LlmRecord], path: str, body
             continue
         if not answer.status and number == len(records) - 1:
             service.forget()
+            if not is_last:
+                return None
             raise serving_errors.InferenceFailed(f"The worker does not answer: {relay.failure}.")
         if answer.status:
             raise _refused(answer.status, said)

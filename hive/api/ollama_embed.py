@@ -17,9 +17,9 @@ from hive import errors, serving_errors
 from hive.api.disconnect import while_connected
 from hive.api.json import JsonResponse
 from hive.api.ollama import find
-from hive.api.ollama_chat import ask_engine, close_answer, serving_records
+from hive.api.ollama_chat import ask_model, close_answer, serving_records
 from hive.api.passing import MAX_WHOLE_BYTES, read_whole
-from hive.serving.record import LlmRecord
+from hive.wire.api import Model
 
 
 class _Asked(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,10 +48,10 @@ class _Answer(msgspec.Struct, frozen=True):
 
 async def embed(request: Request) -> Response:
     """`POST /api/embed`: a vector for each of several texts."""
-    asked, records = await _read(request)
+    asked, model = await _read(request)
     texts = [asked.input] if isinstance(asked.input, str) else asked.input
     began_s = time.monotonic()
-    found = await _vectors(request, asked, records, texts if any(texts) else [])
+    found = await _vectors(request, asked, model, texts if any(texts) else [])
     return JsonResponse(
         {
             "model": asked.model or asked.name,
@@ -65,12 +65,12 @@ async def embed(request: Request) -> Response:
 
 async def embeddings(request: Request) -> Response:
     """`POST /api/embeddings`: the vector of one text."""
-    asked, records = await _read(request)
-    found = await _vectors(request, asked, records, [asked.prompt] if asked.prompt else [])
+    asked, model = await _read(request)
+    found = await _vectors(request, asked, model, [asked.prompt] if asked.prompt else [])
     return JsonResponse({"embedding": found.data[0].embedding if found.data else []})
 
 
-async def _read(request: Request) -> tuple[_Asked, list[LlmRecord]]:
+async def _read(request: Request) -> tuple[_Asked, Model]:
     try:
         asked = msgspec.json.decode(await read_whole(request.scope, request.receive), type=_Asked)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -78,23 +78,23 @@ async def _read(request: Request) -> tuple[_Asked, list[LlmRecord]]:
     if isinstance(asked.input, list) and "" in asked.input:
         # Left out, it would give each text behind it the vector of another.
         raise errors.BadRequest(f"'input' has an empty text, at place {asked.input.index('')}.")
-    model = await find(request, asked.model or asked.name)
-    return asked, await while_connected(request, serving_records(request, model, asked.keep_alive))
+    return asked, await find(request, asked.model or asked.name)
 
 
-async def _vectors(request: Request, asked: _Asked, records: list[LlmRecord], texts: list[str]) -> _Answer:
-    """The engine's answer; of no texts none, for the model is loaded by then. Raises HiveError."""
+async def _vectors(request: Request, asked: _Asked, model: Model, texts: list[str]) -> _Answer:
+    """The engine's answer; of no texts none, and the model is loaded. Raises HiveError."""
     if not texts:
+        await while_connected(request, serving_records(request, model, asked.keep_alive))
         return _Answer([])
     body: dict[str, Any] = {"model": asked.model or asked.name, "input": texts}
-    return await while_connected(request, _whole(request, records, msgspec.json.encode(body)))
+    return await while_connected(request, _whole(request, model, asked.keep_alive, msgspec.json.encode(body)))
 
 
-async def _whole(request: Request, records: list[LlmRecord], body: bytes) -> _Answer:
+async def _whole(request: Request, model: Model, keep_alive: str | float | None, body: bytes) -> _Answer:
     from hive.api.services import services_of
 
     services, said = services_of(request), bytearray()
-    engine = await ask_engine(request, records, "/v1/embeddings", body)
+    engine = await ask_model(request, model, keep_alive, "/v1/embeddings", body)
     try:
         async with contextlib.aclosing(engine.pieces()) as pieces:
             async for data in pieces:

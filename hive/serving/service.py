@@ -384,13 +384,15 @@ class ServingService:
         await self._commands.run(self.registry.tell, worker_id, record.lease_ms, failures)
 
     async def stop(self, worker_id: str) -> None:
-        """End a worker: told itself, and its machine. Raises LlmWorkerNotFound."""
+        """End a worker: told itself, and its machine; no request is sent to it any more. Raises LlmWorkerNotFound."""
         record = await self.find(worker_id)
         await self._commands.run(self._commands.client.hdel, keys.LLM_RESTING, record.flight or "-")
         with contextlib.suppress(OSError):
             await self.ask(record, "POST", "/v1/admin/shutdown")
         if record.host:
             await self._commands.run(give_order, self._commands.client, record.host, StopOrder(worker_id=worker_id))
+            await self._commands.run(self.registry.tell, worker_id, record.lease_ms, {"state": "draining"})
+            self.forget()
         else:
             stopped = LoadingError(code="CANCELLED", message="The worker was ended.")
             await self._commands.run(self.registry.end, worker_id, "stopped", stopped)

@@ -33,6 +33,8 @@ VECTORS = "hf.co/org/vectors:F16"
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]:
     with HubServer() as made:
         made.create("org/model", {"m-Q4_K_M.gguf": write_reciting(tmp_path_factory.mktemp("m") / "m.gguf", PIECES)})
+        two = {f"m-{quant}.gguf": b"GGUF" + quant.encode() for quant in ("Q4_K_M", "Q8_0", "Q2_K")}
+        made.create("org/two", dict(two))
         made.create("org/vectors", {"v-F16.gguf": write_random(tmp_path_factory.mktemp("v") / "v.gguf", pooling=1)})
         made.create("org/large", {"config.json": b"{}", "model.safetensors": SyntheticFile(40 * MIB)})
         yield made
@@ -106,10 +108,27 @@ def test_a_model_is_listed_shown_asked_unloaded_and_deleted(client: ollama.Clien
     with pytest.raises(ollama.ResponseError) as used:
         client.delete(NAME)
     assert used.value.status_code == 409
-    assert client.generate(NAME, prompt="", keep_alive=0).done_reason == "unload"
+    for _ in range(2):  # it is out of the memory when that is said, and the next question loads it
+        assert client.generate(NAME, prompt="", keep_alive=0).done_reason == "unload"
+        assert client.ps().models == []
+        assert client.chat(NAME, messages=asked, options={"num_predict": 1}).message.content == "Once"
     fleet.end_workers()
     assert client.delete("hf.co/ORG/Model").status == "success"
     assert NAME not in {model.model for model in client.list().models}
+
+
+def test_a_name_without_a_tag_means_what_a_pull_of_it_brings(client: ollama.Client) -> None:
+    for name in ("hf.co/org/two", "hf.co/org/two:Q8_0", "hf.co/org/two:Q2_K"):
+        client.pull(name)
+
+    def means(name: str) -> str | None:
+        details = client.show(name).details
+        assert details is not None
+        return details.quantization_level
+
+    assert (means("org/two"), means("hf.co/ORG/two:latest")) == ("Q4_K_M", "Q4_K_M")
+    client.delete("hf.co/org/two:Q4_K_M")
+    assert means("org/two") in ("Q8_0", "Q2_K")
 
 
 def test_texts_become_vectors_and_a_model_for_text_says_that_it_makes_none(client: ollama.Client, fleet: Fleet) -> None:
