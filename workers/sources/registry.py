@@ -6,9 +6,11 @@
 
 A manifest is content that its digest names, as a commit is, so the first 40 digits stand for the commit in the store,
 and a tag for a branch. Ollama's files have no names, and are called after the tag: two tags of one manifest, as
-`llama3.2:latest` and `llama3.2:3b` are, are two commits there, whose blobs are the same. The registry's requests go the way of the Hub's (workers.sources.hub_transport): the same
-time-outs, bounds and guards. No credentials of the Hub's are sent here; those of the registry itself
-(workers.sources.registry_auth) go to it, where it says `Basic`, or to the place that hands out its tokens.
+`llama3.2:latest` and `llama3.2:3b` are, are two commits there, whose blobs are the same.
+
+The registry's requests go the way of the Hub's (workers.sources.hub_transport): the same time-outs, bounds and guards.
+No credentials of the Hub's are sent here; those of the registry itself (workers.sources.registry_auth) go to it, where
+it says `Basic`, or to the place that hands out its tokens.
 
 Written after the OCI Distribution and Image Specifications 1.1 and Ollama's client (server/images.go).
 """
