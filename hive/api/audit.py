@@ -27,6 +27,7 @@ from hive.auth.principal import PRINCIPAL, Principal
 from hive.log_writer import LineWriter, WriterHandler
 from hive.logs import JsonFormatter
 from hive.processes.log_file import RotatedFile
+from hive.wire.words import counted
 
 log = logging.getLogger("hive.audit")
 
@@ -172,7 +173,7 @@ def open_log(path: Path | None) -> None:
     formatter = JsonFormatter()
 
     def notice(lost: int) -> str:
-        text = f"{lost} lines of the audit log were lost: the disk is too slow"
+        text = f"The audit log has lost {counted(lost, 'line')}: the disk is too slow"
         return formatter.format(logging.LogRecord(log.name, logging.WARNING, __file__, 0, text, None, None))
 
     handler = WriterHandler(LineWriter(RotatedFile(path).descriptor, notice))

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 import click
 
 from hive.cli.errors import CliError
-from hive.cli.format import counted, duration, percent, plain, size
+from hive.cli.format import duration, percent, plain, size
 from hive.cli.output import clear_line, echo, echo_json
 from hive.cli.server import Server, find_server
 from hive.settings import Settings
 from hive.wire.maintenance import Note, Problem, Progress, Refetch, VerificationLine, Verified
+from hive.wire.words import counted
 
 if TYPE_CHECKING:
     from hive.client import Client

@@ -26,11 +26,6 @@ def size(count: float | None) -> str:
     return f"{count:.0f} {_UNITS[power]}" if power == 0 else f"{count:.1f} {_UNITS[power]}"
 
 
-def counted(number: int, noun: str) -> str:
-    """`1 file`, `3 files`."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
 def speed(bytes_per_second: float | None) -> str:
     """`45.2 MB/s`; nothing where there is none."""
     return f"{size(bytes_per_second)}/s" if bytes_per_second else ""

@@ -13,12 +13,13 @@ import msgspec
 
 from hive.cli.disk import open_source
 from hive.cli.errors import USAGE, CliError, say_hints
-from hive.cli.format import counted, plain, shown, size
+from hive.cli.format import plain, shown, size
 from hive.cli.models import arrived, partial_models
 from hive.cli.output import echo, echo_json
 from hive.cli.server import find_server
 from hive.settings import Settings
 from hive.wire.maintenance import Collected, CollectionLine, Kept, Removed
+from hive.wire.words import counted
 
 if TYPE_CHECKING:
     from hive.wire.api import Download

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 
 from hive.cli.errors import CliError, each_in_turn, hints_of
-from hive.cli.format import counted, plain, size
+from hive.cli.format import plain, size
 from hive.cli.hub_token import HubToken
 from hive.cli.output import echo, echo_json
 from hive.cli.server import Server
@@ -15,6 +15,7 @@ from hive.cli.wanted import Wanted
 from hive.errors import HiveError
 from hive.settings import Settings
 from hive.wire.api import DownloadPlan
+from hive.wire.words import counted
 
 _COLUMNS = (Column("FILE", shrinks="middle"), Column("SIZE", figures=True), Column("ON DISK"))
 #: What the server needs for a plan.

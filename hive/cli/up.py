@@ -17,6 +17,7 @@ from hive.net.server_address import is_loopback, parse_server_address
 from hive.processes.children import python_module
 from hive.settings import Settings
 from hive.terminal import plain, plain_json
+from hive.wire.words import counted
 
 if TYPE_CHECKING:
     from hive.processes.fork import Part
@@ -175,7 +176,7 @@ def _look_at_workers() -> None:
     if found.hanging:
         pids = ", ".join(map(str, found.hanging))
         raise CliError(f"Not heard of for {pulse.MAX_SILENCE_S:.0f} s: the worker with pid {pids}.")
-    echo_lines("1 worker" if len(found.pids) == 1 else f"{len(found.pids)} workers")
+    echo_lines(counted(len(found.pids), "worker"))
 
 
 def listen_address(settings: Settings, host: str | None, port: int | None) -> ListenAddress:

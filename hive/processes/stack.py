@@ -29,6 +29,7 @@ from hive.processes.instance_lock import HomeInUse, InstanceLock
 from hive.processes.supervisor import RESTART_MAX_S, RESTART_MIN_S, Announce, Child, happens
 from hive.secrets import ensure_key
 from hive.settings import Settings
+from hive.wire.words import counted
 
 #: Seconds that the server may take on top of its drain: it waits for requests that are being answered.
 SERVER_GRACE_S: Final = 3.0
@@ -310,7 +311,7 @@ class Stack:
 
     def _ready_line(self, missing: int) -> str:
         count = self._plan.workers
-        workers = f"{count} worker{'' if count == 1 else 's'}" + (f" ({missing} still starting)" if missing > 0 else "")
+        workers = counted(count, "worker") + (f" ({missing} still starting)" if missing > 0 else "")
         return f"hive is ready at {self.address}, store {self._settings.store_dir}, {workers}"
 
 

@@ -27,6 +27,7 @@ from hive.store.layout import MANIFEST, decode_tree, encode_tree, is_commit, rep
 from hive.store.restricted import ProbeFile
 from hive.wire.refs import ModelRef, RefError, is_revision, parse_ref, path_problem
 from hive.wire.selection import RepoFile
+from hive.wire.words import counted
 
 #: The version that is written, and the only one that is read.
 FORMAT: Final = 1
@@ -214,7 +215,7 @@ class ArchiveReader:
         if name != FILES + file.path:
             raise _refused(f"it has {name[:80]!a} where {file.path[:80]!a} is to come")
         if size != file.size:
-            raise _refused(f"{file.path[:80]!a} has {size} bytes and should have {file.size}")
+            raise _refused(f"{file.path[:80]!a} has {counted(size, 'byte')} and should have {file.size}")
         buffer = memoryview(bytearray(min(COPY_BYTES, max(size, 1))))
         left = size
         while left:

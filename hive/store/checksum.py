@@ -22,6 +22,7 @@ from hive.store.cancellation import check_stop
 from hive.store.dirfd import open_folder
 from hive.store.inventory import Content, Digest
 from hive.wire.maintenance import ProblemKind
+from hive.wire.words import counted
 
 #: Bytes read at a time: long enough for a disk to stream and for a hash to run without Python, short enough to stop.
 BLOCK_BYTES: Final = 4 << 20
@@ -88,7 +89,7 @@ def _compare(
     file: int, n_bytes: int, content: Content, stop: threading.Event, on_bytes: Callable[[int], None]
 ) -> Finding | None:
     if content.size not in (None, n_bytes):
-        text = f"It has {n_bytes} bytes and should have {content.size}."
+        text = f"It has {counted(n_bytes, 'byte')} and should have {content.size}."
         return Finding("wrong_size", text, str(content.size), str(n_bytes))
     found = _digest(file, n_bytes, content.digest, stop, on_bytes)
     if content.digest is not None and found != content.digest.hex:

@@ -38,6 +38,7 @@ from hive.wire.maintenance import Note, Problem, ProblemKind
 from hive.wire.refs import REPO_KINDS, RefError, parse_ref
 from hive.wire.selection import RepoFile, at_path
 from hive.wire.weights import absent_shards
+from hive.wire.words import counted
 
 Algorithm = Literal["sha256", "git-sha1"]
 
@@ -251,11 +252,11 @@ class _Commit:
     def _notes(self, seen: set[str], contents: tuple[Content, ...]) -> Iterator[Note]:
         absent = sorted(set(self._tree) - seen - {problem.path for problem in self._problems})
         if self._is_whole and absent and not (self._target.quant or self._target.path):
-            message = f"{len(absent)} files of the listing are not here: never asked for, deleted, or lost."
+            message = f"Not here: {counted(len(absent), 'file')} of the listing, never asked for, deleted, or lost."
             yield Note(model=self._model, message=message, paths=tuple(absent[:MAX_NOTED_PATHS]))
         unknown = [path for content in contents if content.digest is None for path in content.paths]
         if unknown:
-            message = f"No digest is known of {len(unknown)} files; they were only read."
+            message = f"No digest is known of {counted(len(unknown), 'file')}: only read."
             yield Note(model=self._model, message=message, paths=tuple(unknown[:MAX_NOTED_PATHS]))
 
     def _report(

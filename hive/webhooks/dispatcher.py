@@ -163,7 +163,7 @@ class WebhookDispatcher:
     ) -> None:
         waits_s = self._settings.webhook_waits_s
         if message.number > len(waits_s):
-            await self._end(message, host, f"given up after {message.number} tries: {reason}")
+            await self._end(message, host, f"given up at try {message.number}: {reason}")
             return
         wait_s = JITTER.of(waits_s[message.number - 1])
         wait_s = max(wait_s, min(asked_s or 0.0, MAX_RETRY_AFTER_S))

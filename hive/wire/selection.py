@@ -35,6 +35,7 @@ from hive.wire.weights import (
     without_duplicates,
     without_pickles,
 )
+from hive.wire.words import counted
 
 #: How many names an error lists; a repository may have thousands of files.
 MAX_LISTED = 50
@@ -307,7 +308,7 @@ def _checked(variant: Variant[RepoFile]) -> Variant[RepoFile]:
         problem = f"was cut into pieces that somebody has to join ({variant.primary}). Fetch them with include patterns"
     elif variant.missing:
         total = variant.missing + len(variant.files)
-        problem = f"is not complete in the repository: {variant.missing} of {total} shards are missing"
+        problem = f"is not complete in the repository: it lacks {variant.missing} of {counted(total, 'shard')}"
     if problem:
         raise NoSuchVariant(f"{variant.name} {problem}.", quant=variant.name, variants=_table([variant]))
     return variant

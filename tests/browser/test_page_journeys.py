@@ -98,6 +98,7 @@ def test_a_data_set_is_used_as_one_and_is_no_model(page: Page, stage: Stage, hub
     expect(plan.get_by_role("link")).to_have_attribute("href", "https://huggingface.co/datasets/org/set")
     plan.get_by_role("button", name="Download 1.0 MB").click()
     expect(page.locator("tr.download", has_text="datasets/org/set")).to_contain_text("Done")
+    expect(page.locator("hive-models .sum")).to_contain_text(re.compile(r"\b1 data set · "))
     found = page.locator("hive-models tr", has_text="datasets/org/set")
     found.get_by_text("Use it").click()
     expect(found).to_contain_text("load_dataset(")

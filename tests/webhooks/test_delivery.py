@@ -202,7 +202,7 @@ def test_410_and_the_last_try_end_it(
     assert len(receiver.hits) == 1
     receiver.default = Reply(500)
     cancel(everywhere, create(downloads, "never"))
-    wait_for(lambda: "given up after 6 tries" in everywhere.output, what="it was given up")
+    wait_for(lambda: "given up at try 6" in everywhere.output, what="it was given up")
     wait_for(lambda: nothing_due(store))
     assert len(receiver.hits) == 1 + 6, "the first try, and one after each wait"
 
@@ -264,7 +264,7 @@ def test_no_url_and_no_secret_is_shown_anywhere(
     cancel(server, download_id)
     hits(receiver, 2)
     clean()
-    wait_for(lambda: server.output.count("given up after 3 tries") == 2)
+    wait_for(lambda: server.output.count("given up at try 3") == 2)
     receiver.default = Reply()
     cancel(server, post(server, model_ref="hf:org/b", webhook_url=f"{receiver.url}/{CANARY}").json()["download_id"])
     hits(receiver, 8)

@@ -86,7 +86,7 @@ class TestGguf:
         assert paths(select(UNSLOTH, exclude=["mmproj*"])) == ["Qwen3-VL-30B-A3B-Instruct-Q4_K_M.gguf"]
 
     def test_missing_shards_are_an_error_that_says_so(self) -> None:
-        with pytest.raises(NoSuchVariant, match=r"Q8_0 is not complete .* 1 of 3 shards are missing"):
+        with pytest.raises(NoSuchVariant, match=r"Q8_0 is not complete .* it lacks 1 of 3 shards"):
             select(listed(*shards("M-Q8_0-{}.gguf", 3)[:2]), quant="Q8_0")
 
     def test_of_a_complete_and_a_broken_variant_of_one_name_the_complete_is_taken(self) -> None:

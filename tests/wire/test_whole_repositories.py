@@ -351,7 +351,7 @@ def test_a_model_whose_shards_are_not_all_there_is_not_brought_as_if_it_were_who
 def test_shards_are_one_model_however_they_are_numbered(shards: list[str]) -> None:
     assert [file.path for file in select(listed(*shards)).files] == shards
 
-    with pytest.raises(NoSuchVariant, match="shards are missing"):
+    with pytest.raises(NoSuchVariant, match="it lacks"):
         select(listed(shards[0]))
 
 

@@ -28,6 +28,6 @@ class Attempts:
         wait_s = self._backoff.next_s()
         if self.failures >= self._most:
             # Without its context: the network's own errors may hold a URL.
-            said = f"The download failed after {self.failures} attempts: {reason}. Start it again to resume."
+            said = f"The download failed at attempt {self.failures}: {reason}. Start it again to resume."
             raise DownloadError(said) from None
         return wait_s

@@ -33,6 +33,13 @@ export function ago(unixSeconds) {
 /** @param {number} count @param {string} what */
 export const counted = (count, what) => `${count.toLocaleString("en")} ${what}${count === 1 ? "" : "s"}`;
 
+/** What there is, by its kind: "2 models, 1 data set". @param {string[]} ids */
+export function countedKinds(ids) {
+  const kinds = ids.map((id) => (id.startsWith("datasets/") ? "data set" : id.startsWith("spaces/") ? "Space" : "model"));
+  const found = ["model", "data set", "Space"].map((kind) => ({ kind, count: kinds.filter((one) => one === kind).length }));
+  return found.filter(({ count }) => count).map(({ kind, count }) => counted(count, kind)).join(", ");
+}
+
 /** Part of a whole in percent; null where the whole is not known. @param {DownloadEvent} event */
 export function percent(event) {
   if (event.stage === "complete") return 100;

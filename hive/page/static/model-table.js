@@ -3,7 +3,7 @@
 import { call, inPath, operation } from "./api.js";
 import { button, careful, copy, el, isolated, say, setText } from "./dom.js";
 import { freeRoom } from "./failure.js";
-import { ago, counted, size } from "./format.js";
+import { ago, countedKinds, size } from "./format.js";
 import { Reading } from "./reading.js";
 import { snippets } from "./snippets.js";
 
@@ -50,7 +50,7 @@ export class ModelTable extends HTMLElement {
       else body.insertBefore(row, at);
     }
     const bytes = models.reduce((sum, model) => sum + model.size, 0);
-    if (this.sum) setText(this.sum, models.length ? `${counted(models.length, "model")} · ${size(bytes)}` : "");
+    if (this.sum) setText(this.sum, models.length ? `${countedKinds(models.map((model) => model.id))} · ${size(bytes)}` : "");
     filter.hidden = models.length < FILTER_FROM;
     if (this.table) this.table.hidden = shown.length === 0;
     if (this.empty) {
