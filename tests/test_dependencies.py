@@ -31,7 +31,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 #: What each lock is made from.
 RUN = PROJECT["project"]["dependencies"]
 ASKED = {"run": RUN, "serve": RUN + PROJECT["project"]["optional-dependencies"]["serve"]} | {
-    name: PROJECT["dependency-groups"][name] for name in ("build", "dev", "model", "lock", "pip", "open-webui")
+    name: PROJECT["dependency-groups"][name] for name in ("build", "dev", "model", "lock", "pip", "open-webui", "moto")
 }
 SYSTEMS = [
     {"sys_platform": platform, "platform_system": system, "platform_machine": machine, "os_name": "posix"}
@@ -89,7 +89,7 @@ def test_the_lock_has_what_the_project_asks_for(name: str, environment: dict[str
 @pytest.mark.parametrize("environment", ENVIRONMENTS, ids=IDS)
 def test_the_locks_agree(environment: dict[str, str]) -> None:
     together: dict[str, Version] = {}
-    for name in ASKED:
+    for name in ASKED.keys() - {"moto"}:  # which is installed apart, for that it does not agree
         for package, version in locked(name, environment).items():
             assert together.setdefault(package, version) == version, package
 
@@ -110,6 +110,20 @@ def test_what_is_installed_here_is_what_is_locked_and_needs_nothing_that_is_not(
             wanted = ["", *extras.get(package, ())]
             if needed.marker is None or any(needed.marker.evaluate({**here, "extra": extra}) for extra in wanted):
                 assert have[canonicalize_name(needed.name)] in needed.specifier, f"{package} needs {text}"
+
+
+def test_what_moto_needs_is_beside_it_or_here() -> None:
+    here = {name: str(value) for name, value in default_environment().items()} | {"extra": ""}
+    have = locked("run", here) | locked("dev", here) | locked("moto", here)
+    for package in locked("moto", here):
+        found = list(metadata.distributions(name=package, path=[str(Path(sys.prefix) / "moto")]))
+        if not found:
+            assert os.environ.get("CI") != "true", f"{package} is missing: scripts/install --moto"
+            pytest.skip("moto is not here: scripts/install --moto")
+        assert Version(found[0].version) == have[package]
+        for needed in map(Requirement, found[0].requires or ()):
+            if needed.marker is None or needed.marker.evaluate(here):
+                assert have[canonicalize_name(needed.name)] in needed.specifier, f"{package} needs {needed}"
 
 
 @pytest.mark.parametrize("name", ASKED)
