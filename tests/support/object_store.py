@@ -9,12 +9,27 @@ import hashlib
 import re
 import threading
 from abc import abstractmethod
+from collections.abc import Iterable
 from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from tests.support.tiny_server import LocalServer, send_head
 
 CHUNK_BYTES = 64 << 10
+
+
+def written_below(*folders: Path) -> list[tuple[str, bytes]]:
+    """Every file that may tell something, by its path; not the models themselves."""
+    found = [path for folder in folders for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+    return [(str(path), path.read_bytes()) for path in found if path.suffix != ".gguf"]
+
+
+def check_none_in(places: Iterable[tuple[str, bytes]], secrets: Iterable[str]) -> None:
+    """That none of the secrets is in what these places have."""
+    for secret in secrets:
+        for name, data in places:
+            assert secret.encode() not in data, (name, secret[:30])
 
 
 class ObjectStore(LocalServer):

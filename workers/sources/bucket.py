@@ -18,6 +18,7 @@ import importlib.util
 import os
 import re
 import time
+from collections.abc import Mapping
 from datetime import timedelta
 from http import HTTPStatus
 from pathlib import Path
@@ -34,6 +35,7 @@ from hive.errors import (
     HubUnavailable,
     InvalidModelRef,
     ModelAccessDenied,
+    SourceChanged,
     UnsafeUrl,
 )
 from hive.net.egress import Network
@@ -71,6 +73,8 @@ _CREDENTIALS: Final = {
 }
 #: What regions of S3's are called.
 _REGION: Final = re.compile(r"[a-z]{2}(-[a-z]{1,16}){1,3}-\d{1,2}")
+#: How the ETag of an object ends that came in parts.
+_OF_PARTS: Final = re.compile(r'-\d+"?$')
 _AWS_KEYS: Final = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 #: Where obstore finds the key of a storage account, and the file of a service account.
 _AZURE_KEYS: Final = ("AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_ACCESS_KEY", "AZURE_STORAGE_MASTER_KEY")
@@ -127,11 +131,15 @@ class _Signer:
         self._address = address
         self._endpoint = s3_endpoint
         self._store: S3Store | GCSStore | AzureStore | None = None
+        #: What the object was known by when the store told its digest; "" without.
+        self._etag = ""
 
     def locate(self) -> Location:
         """A signed URL of now. Raises HubUnavailable, with nothing of what the client said: it may be secret."""
         now_s = time.time()
-        return Location(url=self._signed("GET"), expires_at=now_s + SIGNED_FOR_S, signed_here=True)
+        # A digest is that of one content: of another that has its name by now, no byte is of use.
+        headers = {"If-Match": self._etag} if self._etag else {}
+        return Location(url=self._signed("GET"), headers=headers, expires_at=now_s + SIGNED_FOR_S, signed_here=True)
 
     def stored_sha256(self, settings: Settings, network: Network) -> str | None:
         """The SHA-256 of the whole object as S3 keeps it, in hex; None where it has none, does not say, or the key that
@@ -161,7 +169,9 @@ class _Signer:
         region = answer.headers.get("x-amz-bucket-region", "")
         if answer.status_code == HTTPStatus.BAD_REQUEST and _REGION.fullmatch(region):
             raise self._in_another_region(region)
-        return _sha256_of(answer.headers.get("x-amz-checksum-sha256", "")) if answer.is_success else None
+        found = _sha256_of(answer.headers) if answer.is_success else None
+        self._etag = answer.headers.get("etag", "") if found else ""
+        return found
 
     def _in_another_region(self, region: str) -> ModelAccessDenied:
         name, setting = (f"the region {region}", f"AWS_REGION={region}") if region else ("another region", "AWS_REGION")
@@ -191,7 +201,9 @@ class _Signer:
                 f" there, or their clock is wrong.{said}"
             )
         if refusal.status == HTTPStatus.NOT_FOUND:
-            return FileNotFound(f"There is no {self._address}.")
+            return FileNotFound(f"There is no {self._address}.{said}")
+        if refusal.status == HTTPStatus.PRECONDITION_FAILED:
+            return SourceChanged()
         return DownloadError(f"{bucket} answers {refusal.status}.{said}")
 
     def _made(self) -> S3Store | GCSStore | AzureStore:
@@ -209,12 +221,14 @@ class _Signer:
         )
 
 
-def _sha256_of(checksum: str) -> str | None:
-    """S3's checksum in hex; None of one that is made of those of parts (it ends in their number), which is no digest of
-    the file.
+def _sha256_of(headers: Mapping[str, str]) -> str | None:
+    """S3's checksum of an object in hex; None of one that is made of those of parts, which is no digest of the file.
+    That ends in the number of parts, which some that speak S3's protocol leave out; their ETag has it then.
     """
+    if _OF_PARTS.search(headers.get("etag", "")):
+        return None
     try:
-        digest = base64.b64decode(checksum, validate=True)
+        digest = base64.b64decode(headers.get("x-amz-checksum-sha256", ""), validate=True)
     except ValueError:
         return None
     return digest.hex() if len(digest) == hashlib.sha256().digest_size else None

@@ -301,7 +301,9 @@ class _ResponseCheck:
                 error = type(error)(f"{error.message}{hint}", **error.details)
             # What was signed a moment ago, by who knows the store, is not signed otherwise now.
             stale = self._place.signed and not self._place.explained
-            return Declined(error, curable=stale or self._place.used)
+            # No other try brings bytes that are there no more.
+            gone = isinstance(error, SourceChanged)
+            return Declined(error, curable=(stale or self._place.used) and not gone, final=gone)
         return error
 
     def _stream(
