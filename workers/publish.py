@@ -63,7 +63,7 @@ from hive.store.restricted import AccessNotes, ProbeFile
 from hive.wire.refs import without_query
 from workers.reuse import link_existing
 from workers.sources.plan import Plan, PlannedFile
-from workers.transfer import Fetched, Limits, data_path, discard, finish, journal_path
+from workers.transfer import Fetched, Limits, data_path, discard, finish, journal_path, move_file
 
 #: Bytes from which a file is made durable by itself when it is published: what it would cost to fetch it again.
 SYNCED_ALONE_FROM_BYTES: Final = Limits().small_file_bytes
@@ -349,7 +349,7 @@ def _move(partial: Path, blobs: int, etag: str) -> None:
     """Publish a small file as `finish` does, but leave the fsync of the folder to `complete`: two for each of a
     thousand files took as long as to fetch them. A power cut in between costs no more than to fetch a small file again.
     """
-    os.replace(data_path(partial), etag, dst_dir_fd=blobs)
+    move_file(data_path(partial), etag, folder=blobs)
     journal_path(partial).unlink(missing_ok=True)
 
 

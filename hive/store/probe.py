@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import logging
 import os
@@ -26,7 +27,7 @@ from hive.call_within import NoAnswerError, call_within
 from hive.disk_errors import disk_error
 from hive.errors import HiveError, StoreMissing
 from hive.settings import Settings
-from hive.store.dirfd import naming, open_folder, remove_file
+from hive.store.dirfd import copy_file, naming, open_folder, remove_file
 from hive.store.filesystem import Place, StoreLimits, partial_place
 from hive.store.store_id import missing
 
@@ -103,7 +104,13 @@ def _tried(partials: Place, settings: Settings) -> Iterator[tuple[int, str]]:
                         os.fsync(file)
                     finally:
                         os.close(file)
-                os.rename(name, name, src_dir_fd=partial, dst_dir_fd=hub)
+                try:
+                    os.rename(name, name, src_dir_fd=partial, dst_dir_fd=hub)
+                except OSError as error:
+                    if error.errno != errno.EXDEV:
+                        raise
+                    copy_file(partial, name, hub, name)  # as what comes there then is
+                    remove_file(partial, name)
             yield hub, name
         finally:
             for folder in (partial, hub):

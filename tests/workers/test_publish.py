@@ -17,6 +17,7 @@ from hive.store.catalog import ModelCatalog
 from hive.store.layout import url_key
 from hive.wire.refs import parse_ref
 from tests.hub import AnyContent, HubServer, SyntheticFile
+from tests.support.mounts import mounted
 from tests.support.plans import MODEL, content_of, download, fetch_into, plan_for, repo_folder
 from workers.publish import SYNCED_ALONE_FROM_BYTES, Store
 from workers.transfer import Fetched
@@ -213,6 +214,20 @@ class TestOrder:
         assert os.listdir(settings.hive_dir / "partial") == []
         assert len(os.listdir(repo_folder(settings) / "blobs")) == 2
 
+    @pytest.mark.parametrize("folder", ["hub/models--org--name", "hub/models--org--name/blobs", "hive/partial"])
+    def test_a_folder_that_is_a_mount_of_its_own_gets_the_files_by_a_copy(
+        self, hub: HubServer, settings: Settings, folder: str
+    ) -> None:
+        hub.create("org/name", {"a.bin": SyntheticFile(SYNCED_ALONE_FROM_BYTES, 1), "b.bin": SyntheticFile(9, 2)})
+        with mounted("tmpfs", settings.store_dir / folder):
+            store = download(settings, plan := plan_for(settings, "org/name"))
+
+            assert store.missing(plan) == ()
+            api = HfApi(endpoint=hub.endpoint, token=False)
+            assert api.verify_repo_checksums("org/name", cache_dir=settings.hub_dir).mismatches == []
+            assert os.listdir(settings.hive_dir / "partial") == []
+            assert len(os.listdir(repo_folder(settings) / "blobs")) == 2
+
     def test_a_blob_without_its_link_is_used(self, hub: HubServer, settings: Settings, store: Store) -> None:
         hub.create("org/name", MODEL)
         plan = plan_for(settings, "org/name")
@@ -313,6 +328,15 @@ class TestUrls:
             "verified": False,
         }
         assert ModelCatalog(settings).find(parse_ref(url)) is not None
+
+    def test_a_folder_that_is_a_mount_of_its_own_gets_the_file_by_a_copy(
+        self, hub: HubServer, settings: Settings
+    ) -> None:
+        with mounted("tmpfs", settings.hive_dir / "files"):
+            store = download(settings, plan := plan_for(settings, hub.plain("/f.gguf", b"content")))
+
+            assert Path(store.local_path(plan)).read_bytes() == b"content"
+            assert os.listdir(settings.hive_dir / "partial") == []
 
     def test_only_a_digest_makes_a_second_fetch_needless(self, hub: HubServer, settings: Settings) -> None:
         url = hub.plain("/f.gguf", b"content")

@@ -20,7 +20,7 @@ from workers.transfer.probes import probe
 from workers.transfer.progress import Snapshot
 from workers.transfer.source import Digest, Fetched, Location, Refusal, Served, Source
 from workers.transfer.state.disk import STAT_BLOCK_BYTES, free_bytes
-from workers.transfer.state.partial import bad_path, data_path, discard, finish, journal_path, kept_bytes
+from workers.transfer.state.partial import bad_path, data_path, discard, finish, journal_path, kept_bytes, move_file
 from workers.transfer.transport import ByteStream, Throttled, Transport
 from workers.transfer.xet.transport import Xet, available
 
@@ -54,6 +54,7 @@ __all__ = [
     "free_bytes",
     "journal_path",
     "kept_bytes",
+    "move_file",
     "probe",
     "signed_url_expiry",
 ]

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import shutil
 from pathlib import Path
+from typing import Final
 
 from workers.transfer.state.disk import sync_folder, translated
 from workers.transfer.state.journal import boot_id, recover
+
+#: Bytes that a copy has in memory.
+COPY_BLOCK_BYTES: Final = 4 << 20
 
 
 def data_path(partial: Path) -> Path:
@@ -36,14 +42,49 @@ def bad_path(partial: Path) -> Path:
     return partial.with_name(partial.name + ".bad")
 
 
+def move_file(source: Path, target: str | Path, *, folder: int | None = None) -> None:
+    """Give a whole file the name `target` (below the descriptor `folder`, where there is one), which readers see whole
+    or not at all.
+
+    One rename, mostly. A folder of the store may be a mount of its own, where nobody looked for one (`hive/files`, the
+    `blobs` of one model), and no rename leads there: the file is copied beside its name, and renamed there.
+
+    Raises:
+        OSError: it cannot be read, or not be written there.
+    """
+    try:
+        os.replace(source, target, dst_dir_fd=folder)
+        return
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+    path = Path(target)
+    copy = path.with_name(f".{path.name[:100]}.{os.urandom(8).hex()}.tmp")
+
+    def opened(name: str, flags: int) -> int:
+        return os.open(name, flags | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o664, dir_fd=folder)
+
+    try:
+        with open(source, "rb") as content, open(str(copy), "xb", opener=opened) as written:
+            shutil.copyfileobj(content, written, COPY_BLOCK_BYTES)
+            written.flush()
+            os.fsync(written.fileno())
+        os.replace(copy, target, src_dir_fd=folder, dst_dir_fd=folder)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(copy, dir_fd=folder)
+        raise
+    source.unlink()
+
+
 def finish(partial: Path, target: Path) -> None:
-    """Move a fetched file to `target` (same filesystem), durably, and remove its journal.
+    """Move a fetched file to `target`, durably, and remove its journal.
 
     Safe to repeat after a crash at any point: a rename that was done is found done. Raises StoreNotWritable, DiskFull.
     """
     with translated():
         try:
-            os.replace(data_path(partial), target)
+            move_file(data_path(partial), target)
         except FileNotFoundError:
             if not target.exists():
                 raise
