@@ -21,6 +21,7 @@ import msgspec
 from redis.exceptions import RedisError
 from rq import Queue, Worker
 from rq.exceptions import StopRequested
+from rq.executions import Execution
 from rq.job import Job
 from rq.worker.base import WorkerStatus
 
@@ -120,8 +121,14 @@ class DownloadWorker(Worker):
         die_with_parent(signal.SIGKILL)
         if os.getppid() != self._horse_parent:
             os._exit(1)
+        super().main_work_horse(job, queue)
+
+    def perform_job(self, job: Job, queue: Queue, execution: Execution) -> bool:
+        """In the horse: run the job, and give its last lines a moment. Here, for what comes behind it in
+        `main_work_horse` is `os._exit`, which nothing outlives: on a busy machine the end of a download was not told.
+        """
         try:
-            super().main_work_horse(job, queue)
+            return bool(super().perform_job(job, queue, execution))
         finally:
             logs.flush()
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
 from rq import Queue, Worker
 from rq.exceptions import StopRequested
 
+from hive.log_writer import LineWriter
 from hive.processes import pulse
 from hive.processes.embedded_redis import EmbeddedRedis
 from hive.redis.client import connect
@@ -64,3 +66,29 @@ def test_a_signal_ends_the_wait_for_a_job_at_once(worker: DownloadWorker, monkey
     monkeypatch.setattr(Worker, "dequeue_job_and_maintain_ttl", waits)
     with pytest.raises(StopRequested):
         worker.dequeue_job_and_maintain_ttl(5)
+
+
+def test_the_last_line_of_a_horse_goes_out_however_busy_the_machine_is(
+    worker: DownloadWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = os.pipe()
+    writer = LineWriter(theirs, str)
+    put = LineWriter._put
+
+    def put_late(self: LineWriter, data: bytes) -> None:
+        time.sleep(0.3)  # the horse would be gone by then
+        put(self, data)
+
+    monkeypatch.setattr(LineWriter, "_put", put_late)
+    monkeypatch.setattr(Worker, "perform_job", lambda *_: writer.write("the end of a download"))
+    worker._horse_parent, worker.execution = os.getpid(), None
+    horse = os.fork()
+    if horse == 0:
+        try:
+            worker.main_work_horse(None, worker.queues[0])  # type: ignore[arg-type]
+        finally:
+            os._exit(9)
+    os.close(theirs)
+    with os.fdopen(ours) as said:
+        assert said.read() == "the end of a download\n"
+    assert os.waitstatus_to_exitcode(os.waitpid(horse, 0)[1]) == 0
