@@ -32,7 +32,7 @@ RUN if [ -n "${EXTRAS}" ]; then \
 FROM ${PYTHON_IMAGE}
 LABEL org.opencontainers.image.title="hive" \
       org.opencontainers.image.description="A self-hosted model download service" \
-      org.opencontainers.image.version="0.2.0" \
+      org.opencontainers.image.version="0.3.0.dev0" \
       org.opencontainers.image.licenses="Apache-2.0"
 # Some platforms give each container a uid of its own, in group 0: what hive writes is that group's too.
 RUN useradd --uid 1000 --gid 0 --no-create-home --home-dir /var/lib/hive hive \

@@ -1,6 +1,6 @@
 """The version of hive: of the package, of `GET /v1/health` and of the User-Agent; and what brings its extras."""
 
-VERSION = "0.2.0"
+VERSION = "0.3.0.dev0"
 
 
 def install_command(extra: str) -> str:
