@@ -18,12 +18,12 @@ from hive import errors, logs
 from hive.api.authentication import bearer
 from hive.api.disconnect import while_connected
 from hive.api.file_response import FileResponse, Headers
-from hive.api.json import MAX_BODY_BYTES, JsonResponse
+from hive.api.json import MAX_BODY_BYTES, READ_ONLY, JsonResponse
 from hive.api.services import Services, services_of
 from hive.auth.principal import principal_of
 from hive.doors.growing import GrowingFile
 from hive.doors.hub_mirror import HubFile, HubMirror, HubRefusal, refusal_of
-from hive.doors.hub_paths import HubPath, read_info_path, read_resolve_path
+from hive.doors.hub_paths import NOT_MIRRORED, HubPath, read_info_path, read_resolve_path, why_not
 from hive.doors.ranges import Span, read_span
 from hive.doors.small_files import SMALL_BYTES, BatchKey
 from hive.downloads.provisioner import Provisioned
@@ -92,7 +92,7 @@ async def paths_info(request: Request) -> Response:
     """`POST /api/models/.../paths-info/...`: what is at some paths of a revision."""
     asked = read_info_path(_raw_path(request))
     if asked is None or asked.verb != "paths-info":
-        raise errors.NotFound
+        raise errors.MethodNotAllowed(READ_ONLY, allow="GET, HEAD")
     return await info(request)
 
 
@@ -132,7 +132,7 @@ async def whoami(request: Request) -> Response:
 
 
 async def elsewhere(request: Request) -> Response:
-    """What else the Hub has below `/api`: nothing here."""
+    """What else the Hub has below `/api`, as searches: nothing here."""
     return nothing_here(request)
 
 
@@ -344,7 +344,11 @@ def _refusal_headers(what: HubRefusal) -> dict[str, str]:
 
 def nothing_here(request: Request) -> Response:
     """What is no address of the mirror."""
-    return refused(HubRefusal(404, "EntryNotFound", "There is nothing at this address of the mirror."))
+    code = why_not(_raw_path(request))
+    text = "There is nothing at this address of the mirror."
+    if code == NOT_MIRRORED:
+        text += " It has the files and the listings of repositories: ask the Hub itself, without HF_ENDPOINT."
+    return refused(HubRefusal(404, code, text))
 
 
 async def _info_on_disk(
@@ -352,7 +356,7 @@ async def _info_on_disk(
 ) -> Response:
     principal = principal_of(request)
     sees = principal.sees_everything and bool(principal.key_id)
-    found = await mirror.tree_on_disk(asked, token, sees_everything=sees)
+    found = await mirror.tree_on_disk(asked, token, sees_everything=sees) if asked.verb != "commits" else None
     if found is None:
         text = "The Hub cannot be asked, and this repository's listing is not on the disk."
         return refused(HubRefusal(503, "", text, retry_after="5"))
@@ -360,6 +364,8 @@ async def _info_on_disk(
         return refused(found)
     commit, tree = found
     headers = {"x-repo-commit": commit}
+    if asked.verb == "auth-check":
+        return JsonResponse({}, headers=headers)
     if asked.verb == "refs":
         main = {"name": "main", "ref": "refs/heads/main", "targetCommit": commit}
         return JsonResponse({"branches": [main], "converts": [], "tags": []}, headers=headers)

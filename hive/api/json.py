@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import logging
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 from starlette.exceptions import HTTPException
@@ -17,12 +17,12 @@ from hive.disk_errors import disk_error, is_disk_error
 from hive.own_limits import limit_reached
 from hive.wire.api import (
     INFERENCE_PATH,
-    OLLAMA_PATHS,
     OLLAMA_PROMPT_PATHS,
     OPENAI_PATHS,
     ErrorBody,
     ErrorReply,
     error_type,
+    tells_errors_as_text,
 )
 from hive.wire.encoding import encode_json
 
@@ -35,6 +35,10 @@ MAX_BODY_BYTES = 65_536
 MAX_PROMPT_BODY_BYTES = 262_144
 
 
+#: What is told of a request that would change something at the Hub, or make a model as Ollama does.
+READ_ONLY: Final = (
+    "Models are handed on here, not written. What is for the Hub goes to it directly: without HF_ENDPOINT."
+)
 #: What editors of Windows put before a text. RFC 8259 lets who reads JSON ignore it.
 BOM = codecs.BOM_UTF8
 
@@ -101,7 +105,7 @@ def error_reply(error: errors.HiveError, request_id: str) -> ErrorReply:
 def error_response(error: errors.HiveError, path: str = "", status: int = 0) -> JsonResponse:
     """`{"error": {"code", "message", "details", "request_id"}}` with the error's status, or another.
 
-    At an address of Ollama's clients (`path`) it is `{"error": "message", "code"}`: they show it as text.
+    At an address of Ollama's or the Hub's clients (`path`) it is `{"error": "message", "code"}`: they show it as text.
     """
     headers: dict[str, str] | None = None
     if error.status in (429, 503):
@@ -112,7 +116,7 @@ def error_response(error: errors.HiveError, path: str = "", status: int = 0) -> 
     elif error.status == 405:
         headers = {"allow": error.details.get("allow", "")}
     body: Any = error_reply(error, logs.bound_field("request_id"))
-    if path in OLLAMA_PATHS:
+    if tells_errors_as_text(path):
         body = {"error": error.message, "code": error.code}
     return JsonResponse(body, status_code=status or error.status, headers=headers)
 
@@ -128,10 +132,12 @@ async def on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == 404:
         return error_response(
-            errors.NotFound(f"There is nothing at {request.url.path[:200]!r}. The addresses are in docs/api.md.")
+            errors.NotFound(f"There is nothing at {request.url.path[:200]!r}. The addresses are in docs/api.md."),
+            request.url.path,
         )
     if error.status_code == 405:
-        return error_response(errors.MethodNotAllowed(allow=_allowed(request)), request.url.path)
+        text = READ_ONLY if request.url.path.startswith("/api/") else None
+        return error_response(errors.MethodNotAllowed(text, allow=_allowed(request)), request.url.path)
     return error_response(errors.BadRequest(str(error.detail)), request.url.path)
 
 

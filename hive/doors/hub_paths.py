@@ -15,13 +15,15 @@ from hive.wire.refs import is_revision, path_problem
 
 #: Names that are no organisation: what begins with them are addresses of their own.
 RESERVED: Final = frozenset({"v1", "v2", "api", "datasets", "spaces"})
+#: What is told of what the Hub has below `/api`, and hive has not.
+NOT_MIRRORED: Final = "NotMirrored"
 #: The longest address that is read, in bytes.
 MAX_PATH_BYTES: Final = 4_096
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _SPELT_OUT: Final = re.compile(r"(refs/(?:pr|heads|tags|convert)/[^/]+)(?:/(.*))?", re.DOTALL)
 _INFO: Final = re.compile(
     r"/api/(?P<kind>models/|datasets/|spaces/)(?P<repo>[^/]+/[^/]+|[^/]+)"
-    r"(?:/(?P<verb>revision|tree|paths-info|refs)(?:/(?P<rest>.+))?)?",
+    r"(?:/(?P<verb>revision|tree|paths-info|refs|commits|auth-check)(?:/(?P<rest>.+))?)?",
     re.DOTALL,
 )
 _RESOLVE: Final = re.compile(r"/(?P<kind>datasets/|spaces/)?(?P<repo>[^/]+(?:/[^/]+)?)/resolve/(?P<rest>.+)", re.DOTALL)
@@ -54,14 +56,33 @@ def read_resolve_path(raw: bytes) -> HubPath | None:
     return found if found is not None and found.path else None
 
 
+def why_not(raw: bytes) -> str:
+    """The Hub's code for an address that is none: of no revision, of no file; one of hive's own, which
+    no client knows and all of them show, where hive has nothing of the kind.
+    """
+    text = raw.decode("latin-1")
+    match = _INFO.fullmatch(text) or _RESOLVE.fullmatch(text)
+    if match is None and text.startswith("/api/"):
+        return NOT_MIRRORED
+    if match is None or len(raw) > MAX_PATH_BYTES or not _is_repo(_decoded(match["repo"]) or "."):
+        return "EntryNotFound"
+    revision = _split(match["rest"] or "")[0]
+    return "RevisionNotFound" if revision and not is_revision(revision) else "EntryNotFound"
+
+
+def _split(rest: str) -> tuple[str | None, str | None]:
+    """Revision and path of what follows the verb; None for what is no text."""
+    spelt = _SPELT_OUT.fullmatch(rest)
+    revision, path = (spelt[1], spelt[2] or "") if spelt else rest.partition("/")[::2]
+    return _decoded(revision), _decoded(path)
+
+
 def _read(match: re.Match[str] | None, raw: bytes) -> HubPath | None:
     if match is None or len(raw) > MAX_PATH_BYTES:
         return None
     groups = match.groupdict()
-    repo, rest = _decoded(groups["repo"]), groups.get("rest") or ""
-    spelt = _SPELT_OUT.fullmatch(rest)
-    revision_part, path_part = (spelt[1], spelt[2] or "") if spelt else rest.partition("/")[::2]
-    revision, path = _decoded(revision_part), _decoded(path_part)
+    repo = _decoded(groups["repo"])
+    revision, path = _split(groups.get("rest") or "")
     if repo is None or revision is None or path is None or not _is_repo(repo):
         return None
     if (revision and not is_revision(revision)) or (path and path_problem(path) is not None):

@@ -8,6 +8,7 @@ is mostly a word that was misspelt.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Final, Generic, Literal, TypeVar
 
 import msgspec
@@ -31,6 +32,8 @@ OPENAI_PATHS: Final = ("/v1/chat/completions", "/v1/completions", "/v1/embedding
 OLLAMA_PROMPT_PATHS: Final = ("/api/generate", "/api/chat", "/api/embed", "/api/embeddings")
 _OLLAMA_NAMES: Final = ("version", "tags", "ps", "show", "pull", "delete", "create", "copy", "push")
 OLLAMA_PATHS: Final = frozenset([*OLLAMA_PROMPT_PATHS, *(f"/api/{name}" for name in _OLLAMA_NAMES)])
+#: Addresses of Ollama's clients and of the Hub's, which show an error's `error` as text.
+_TEXT_ERRORS: Final = re.compile(r"/api/.*|/(?!v1/)[^/]+(?:/[^/]+){0,2}/resolve/.*", re.DOTALL)
 #: Characters of what names a worker of a model, or a request to one.
 MAX_ID_CHARS: Final = 128
 #: The header by which whoever asks for models on the disk shows the Hub's token.
@@ -389,3 +392,8 @@ class ErrorReply(msgspec.Struct, frozen=True):
     """The body of every error."""
 
     error: ErrorBody
+
+
+def tells_errors_as_text(path: str) -> bool:
+    """Whether an error at this address is `{"error": "message", "code"}`."""
+    return _TEXT_ERRORS.fullmatch(path) is not None

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 import requests
+from huggingface_hub import HfApi
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RemoteEntryNotFoundError
 
 from hive.auth.keys import KeyFile
 from hive.auth.scopes import Scope
@@ -260,10 +262,27 @@ def test_llama_cpp_and_transformers_ask_for_what_is_not_there_and_are_told_by_he
     nobody = requests.get(f"{mirror.url}/api/models/org/nobody", timeout=60)
     assert nobody.headers["x-error-code"] == "RepoNotFound"
     other = requests.get(f"{mirror.url}/api/agent-harnesses", timeout=60)
-    assert (other.status_code, other.headers["x-error-code"]) == (404, "EntryNotFound")
+    assert (other.status_code, other.headers["x-error-code"]) == (404, "NotMirrored")
     assert requests.get(f"{mirror.url}/api/whoami-v2", timeout=60).status_code == 401
     mine = requests.get(f"{mirror.url}/api/whoami-v2", headers={"authorization": f"Bearer {DEFAULT_TOKEN}"}, timeout=60)
     assert mine.json()["name"] == "stand-in"
+
+
+def test_what_the_clients_functions_ask_is_answered_as_by_the_hub_or_said_not_to_be_there(mirror: Mirror) -> None:
+    mirror.hub.create("org/asked", {"config.json": b"{}"})
+    mirror.hub.create("org/closed", {"config.json": b"{}"}, gated="manual")
+    api = HfApi(endpoint=mirror.url, token=False)
+    assert [api.revision_exists("org/asked", name) for name in ("main", "other", "a b", "a..b")] == [True, *[False] * 3]
+    api.auth_check("org/asked")
+    with pytest.raises(GatedRepoError):
+        api.auth_check("org/closed")
+    assert [each.title for each in api.list_repo_commits("org/asked")] == ["Upload files"]
+    for write in (lambda: api.create_repo("org/new"), lambda: api.create_branch("org/asked", branch="b")):
+        with pytest.raises(HfHubHTTPError, match="without HF_ENDPOINT"):
+            write()
+    with pytest.raises(HfHubHTTPError, match="without HF_ENDPOINT") as searched:
+        list(api.list_models(search="x"))
+    assert not isinstance(searched.value, RemoteEntryNotFoundError)
 
 
 def test_a_listing_of_thousands_comes_in_pages_of_this_server_and_leads_to_no_other_store(mirror: Mirror) -> None:

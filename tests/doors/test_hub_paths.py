@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hive.doors.hub_paths import HubPath, read_info_path, read_resolve_path
+from hive.doors.hub_paths import HubPath, read_info_path, read_resolve_path, why_not
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,26 @@ def test_what_is_asked_of_a_model_is_read_from_the_raw_path() -> None:
     )
     assert read_info_path(b"/api/models/org/name/tree/main/sub") == HubPath("org/name", "tree", "main", "sub")
     assert read_info_path(b"/api/datasets/org/name/refs") == HubPath("datasets/org/name", "refs", "", "")
+    assert read_info_path(b"/api/models/org/name/commits/main") == HubPath("org/name", "commits", "main", "")
+    assert read_info_path(b"/api/models/org/name/auth-check") == HubPath("org/name", "auth-check", "", "")
     assert read_info_path(b"/api/models/datasets/name") is None
     assert read_info_path(b"/api/models/org/name/tree/main/%2e%2e") is None
     assert read_info_path(b"/api/models/org/name/settings") is None
     assert read_info_path(b"/api/models/org%00/name") is None
+
+
+@pytest.mark.parametrize(
+    ("raw", "code"),
+    [
+        (b"/api/models/org/name/revision/a%20b", "RevisionNotFound"),
+        (b"/api/datasets/org/name/tree/a..b/sub", "RevisionNotFound"),
+        (b"/org/name/resolve/refs%252Fpr%252F1/config.json", "RevisionNotFound"),
+        (b"/org/name/resolve/main/%2e%2e/a", "EntryNotFound"),
+        (b"/api/models/org/name/tree/main/%2e%2e", "EntryNotFound"),
+        (b"/api/models/%2e%2e/%2e%2e", "EntryNotFound"),
+        (b"/api/models/org/name/discussions", "NotMirrored"),
+        (b"/api/models", "NotMirrored"),
+    ],
+)
+def test_what_is_no_address_is_told_by_the_code_that_clients_look_for(raw: bytes, code: str) -> None:
+    assert why_not(raw) == code

@@ -27,7 +27,7 @@ XET_TOKEN_TTL_S = 3_600
 
 _ROUTE = re.compile(
     r"/api/(?P<kind>models/|datasets/|spaces/)(?P<repo>[^/]+?|[^/]+/[^/]+?)"
-    r"(?:/(?P<verb>revision|tree|paths-info|refs|xet-read-token)(?:/(?P<rest>.*))?)?"
+    r"(?:/(?P<verb>revision|tree|paths-info|refs|commits|auth-check|xet-read-token)(?:/(?P<rest>.*))?)?"
 )
 #: A revision that a client has not percent-encoded takes three segments of the path.
 _SPELT_OUT_REF = re.compile(r"(refs/(?:pr|heads|tags|convert)/[^/]+)(?:/(.*))?", re.DOTALL)
@@ -63,6 +63,11 @@ class Api:
                 return self._tree(request, repo, revision, path)
             case "paths-info":
                 return self._paths_info(request, repo, revision)
+            case "auth-check":
+                self._access.check_readable(request, repo)
+                return json_reply({})
+            case "commits":
+                return json_reply(_commits(repo, commit_of(repo, revision)))
             case "refs":
                 return json_reply(_refs(repo, with_pull_requests=request.flag("include_prs")))
             case "xet-read-token":
@@ -199,6 +204,15 @@ def _sibling(entry: Entry, *, blobs: bool) -> Json:
     if entry.lfs:
         item["lfs"] = {"sha256": entry.sha256, "size": entry.size, "pointerSize": len(entry.pointer)}
     return item
+
+
+def _commits(repo: Repo, last: Commit) -> list[Json]:
+    """What led to a commit, the newest first."""
+    found = sorted((each for each in repo.commits.values() if each.at <= last.at), key=lambda each: each.at)
+    return [
+        {"id": each.sha, "title": each.title, "message": "", "date": _date(each.at), "authors": [{"user": "somebody"}]}
+        for each in reversed(found)
+    ]
 
 
 def _refs(repo: Repo, *, with_pull_requests: bool) -> Json:

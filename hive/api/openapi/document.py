@@ -34,7 +34,7 @@ from hive.api.routes import ApiRoute, StreamRoute
 from hive.auth.scopes import Scope
 from hive.errors import HiveError
 from hive.version import VERSION
-from hive.wire.api import OLLAMA_PATHS, ErrorReply
+from hive.wire.api import ErrorReply, tells_errors_as_text
 from hive.wire.events import Event
 from hive.wire.maintenance import MEDIA_TYPE
 
@@ -246,7 +246,7 @@ class _Answers:
             by_status.setdefault(error.status, []).append(error)
         for status, kinds in sorted(by_status.items()):
             by_code = {kind.code: kind for kind in reversed(kinds)}
-            found[str(status)] = self._refusal(status, by_code, is_text=entry.path in OLLAMA_PATHS)
+            found[str(status)] = self._refusal(status, by_code, is_text=tells_errors_as_text(entry.path))
         return found
 
     def _content(self, answer: Answer) -> Object:
