@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
-from hive.wire.weights import absent_numbers
+from hive.wire.weights import count_absent
 
 #: What is taken of a GGUF repository where nobody says what: the common balance of size and quality.
 DEFAULT_QUANT = "Q4_K_M"
@@ -187,7 +187,7 @@ def _variant(stem: str, total: int, raw: bool, members: list[tuple[int, F]]) -> 
     members.sort(key=lambda member: (member[0], member[1].path))
     files = tuple(file for _, file in members)
     name = quant_of(files[0].path) or posixpath.basename(stem)
-    return Variant(name, files, len(absent_numbers({index for index, _ in members}, total)), raw)
+    return Variant(name, files, count_absent({index for index, _ in members}, total), raw)
 
 
 def _is_gguf(path: str) -> bool:

@@ -12,7 +12,7 @@ import itertools
 import posixpath
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
 #: Formats from the one that is kept first. The rest compete only in a repository that has no safetensors at all.
@@ -103,15 +103,15 @@ def is_weights(path: str) -> bool:
 
 def missing_shards(paths: Iterable[str]) -> int:
     """How many files lack among sets numbered `-00001-of-00003`; a set is what differs in nothing but the number."""
-    return sum(len(found.absent) for found in _shard_sets(paths))
+    return sum(count_absent(found.present, found.total) for found in _shard_sets(paths))
 
 
 def absent_shards(paths: Iterable[str], limit: int) -> list[str]:
     """The paths of shards that lack among such sets, sorted; at most `limit` of a set."""
     return sorted(
-        f"{found.stem}-{number:05d}-of-{found.total}{found.ending}"
+        f"{found.stem}-{number:05d}-of-{found.total:05d}{found.ending}"
         for found in _shard_sets(paths)
-        for number in itertools.islice(found.absent, limit)
+        for number in itertools.islice(_absent(found.present, found.total), limit)
     )
 
 
@@ -120,30 +120,40 @@ def are_weights_whole(paths: Iterable[str]) -> bool:
     weights = [path for path in paths if not path.endswith(".json")]
     sets = _shard_sets(weights)
     alone = [path for path in weights if not _SHARD.search(path)]
-    return bool(alone) or any(not found.absent for found in sets)
+    return bool(alone) or any(not count_absent(found.present, found.total) for found in sets)
 
 
 class _ShardSet(NamedTuple):
-    """Shards of one file: what their paths have in common, and the numbers that lack."""
+    """Shards of one file: what their paths have in common, how many there should be, and the numbers that are here."""
 
     stem: str
-    total: str
+    total: int
     ending: str
-    absent: Sequence[int]
+    present: set[int]
 
 
 def _shard_sets(paths: Iterable[str]) -> list[_ShardSet]:
-    sets: dict[tuple[str, str, str], set[int]] = defaultdict(set)
+    sets: dict[tuple[str, int, str], set[int]] = defaultdict(set)
     for path in paths:
         if shard := _SHARD.search(path):
-            sets[path[: shard.start()], shard[2], path[shard.end() :]].add(int(shard[1]))
-    return [_ShardSet(*key, absent_numbers(present, int(key[1]))) for key, present in sets.items()]
+            sets[path[: shard.start()], int(shard[2]), path[shard.end() :]].add(int(shard[1]))
+    return [_ShardSet(*key, present) for key, present in sets.items()]
 
 
-def absent_numbers(present: set[int], total: int) -> Sequence[int]:
-    """The numbers of shards that lack; some publishers count from zero."""
-    first = 0 if 0 in present else 1
-    return [number for number in range(first, first + total) if number not in present] if total else []
+def count_absent(present: set[int], total: int) -> int:
+    """How many of `total` shards lack, by the numbers that are here. A name may say any total: none is gone through."""
+    numbers = _numbers(present, total)
+    return len(numbers) - sum(number in numbers for number in present)
+
+
+def _absent(present: set[int], total: int) -> Iterator[int]:
+    """The numbers of shards that lack, in order."""
+    return (number for number in _numbers(present, total) if number not in present)
+
+
+def _numbers(present: set[int], total: int) -> range:
+    """The numbers that `total` shards have; some publishers count from zero."""
+    return range(total) if 0 in present else range(1, total + 1)
 
 
 def _placed(path: str) -> tuple[str, str | None]:

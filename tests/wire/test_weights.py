@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 
-from hive.wire.weights import is_weights, missing_shards, without_duplicates
+from hive.wire.weights import absent_shards, are_weights_whole, is_weights, missing_shards, without_duplicates
 from tests.support.listings import shards
 
 
@@ -94,6 +96,19 @@ def test_shards_of_several_sets_are_counted_apart() -> None:
     assert missing_shards([*shards("a-{}.bin", 3), *shards("b-{}.bin", 2)]) == 0
     assert missing_shards(["a-00001-of-00003.bin", "b-00002-of-00002.bin"]) == 3
     assert missing_shards(["config.json"]) == 0
+
+
+def test_sets_that_say_a_large_total_cost_no_more_than_others() -> None:
+    lone = [f"{number}-00001-of-99999.safetensors" for number in range(100)]
+    tracemalloc.start()
+    try:
+        assert missing_shards(lone) == 100 * 99_998
+        assert absent_shards(lone, 1)[0] == "0-00002-of-99999.safetensors"
+        assert not are_weights_whole(lone)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 8 << 20
 
 
 def test_weights_are_told_from_the_rest() -> None:

@@ -61,6 +61,8 @@ MAX_LAYERS: Final = 10_000
 #: long before its end it is exchanged.
 TOKEN_TTL_S: Final = 60.0
 TOKEN_MARGIN_S: Final = 10.0
+#: Seconds for which one is believed at most, whatever the registry says.
+MAX_TOKEN_TTL_S: Final = 3600.0
 
 _INDEXES: Final = frozenset(
     {"application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json"}
@@ -154,7 +156,8 @@ def resolve(
     selection = selected(tree, ref, include, exclude, settings.allow_pickles)
     if not (ref.path or ref.quant or include or exclude) and len(main_models(variants(tree))) <= 1:
         # What the weights come with: a template, parameters, licences.
-        files = tuple(file for file in tree if file in selection.files or _comes_along(file.path))
+        chosen = set(selection.files)
+        files = tuple(file for file in tree if file in chosen or _comes_along(file.path))
         selection = msgspec.structs.replace(selection, files=files)
     return plan_of_listing(ref, commit, tree, selection, lambda file: _planned(registry, file))
 
@@ -406,7 +409,7 @@ class Registry:
         token = found.token or found.access_token
         if not token or not re.fullmatch(r"[\x21-\x7e]{1,16384}", token):
             raise self._denied("gives nobody a token for {}", "gives no token for {}")
-        return token, min(max(found.expires_in, TOKEN_TTL_S), 3600.0)
+        return token, min(max(found.expires_in, TOKEN_TTL_S), MAX_TOKEN_TTL_S)
 
     def _check_encrypted(self, url: str) -> None:
         """Raise HubRefused where a password would be seen by who is on the way."""
