@@ -59,7 +59,7 @@ class Forked(NamedTuple):
 
 def try_fork(part: Part, arguments: list[str], env: Mapping[str, str], title: Sequence[str]) -> Forked | None:
     """Fork a part, where this process may be forked, and the part's code can be loaded. Where not, the part is to be
-    started as a program, which says what is wrong with it.
+    started as a program, which says what is wrong with it, and is tried again.
     """
     if not _may_fork():
         return None
@@ -68,7 +68,11 @@ def try_fork(part: Part, arguments: list[str], env: Mapping[str, str], title: Se
     except Exception:
         log.debug("a part cannot be loaded", exc_info=True)
         return None
-    return fork(lambda: part.main(arguments), env, title) if _may_fork() else None
+    try:
+        return fork(lambda: part.main(arguments), env, title) if _may_fork() else None
+    except OSError:
+        log.debug("a part cannot be forked", exc_info=True)
+        return None
 
 
 def _may_fork() -> bool:
@@ -103,13 +107,22 @@ def fork(main: Callable[[], int], env: Mapping[str, str], title: Sequence[str]) 
     The child is what an executed one would be: a process group of its own, SIGTERM when this thread dies, no
     descriptors but its standard ones, of which both outputs go to `output`; `title` is what `ps` shows, as far as
     there is room.
+
+    Raises:
+        OSError: when there is no process or memory to be had.
     """
     parent = os.getpid()
     read_end, write_end = os.pipe()
     # What there is stays for good: a collection in a child need not look at it, nor copy its pages by that.
     gc.freeze()
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    pid = os.fork()
+    try:
+        pid = os.fork()
+    except OSError:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        os.close(read_end)
+        os.close(write_end)
+        raise
     if pid:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         os.close(write_end)

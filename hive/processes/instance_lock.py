@@ -64,22 +64,26 @@ class InstanceLock:
         """
         self.home.mkdir(parents=True, exist_ok=True, mode=0o700)
         descriptor = open_plain_file(self.home / LOCK_NAME, os.O_RDWR | os.O_CREAT)
-        deadline = time.monotonic() + ACQUIRE_TIMEOUT_S
-        while not _try_lock(descriptor, fcntl.LOCK_EX):
-            if time.monotonic() > deadline:
-                holder = _parse(os.pread(descriptor, MAX_LOCK_BYTES, 0))
-                os.close(descriptor)
-                raise HomeInUse(self.home, holder)
-            time.sleep(RETRY_S)
+        try:
+            deadline = time.monotonic() + ACQUIRE_TIMEOUT_S
+            while not _try_lock(descriptor, fcntl.LOCK_EX):
+                if time.monotonic() > deadline:
+                    raise HomeInUse(self.home, _parse(os.pread(descriptor, MAX_LOCK_BYTES, 0)))
+                time.sleep(RETRY_S)
+            _write(descriptor, Holder(os.getpid()))
+        except BaseException:
+            os.close(descriptor)
+            raise
         self._descriptor = descriptor
-        self._write(Holder(os.getpid()))
 
     def announce(self, address: str) -> None:
         """Say where the server of this home listens.
 
         Call it when the server answers, not before: clients go there at once.
         """
-        self._write(Holder(os.getpid(), address))
+        if self._descriptor is None:
+            raise RuntimeError("the home is not locked")
+        _write(self._descriptor, Holder(os.getpid(), address))
 
     def release(self) -> None:
         """Give the home back. Does nothing where it is not held."""
@@ -87,15 +91,6 @@ class InstanceLock:
             os.ftruncate(self._descriptor, 0)
             os.close(self._descriptor)
             self._descriptor = None
-
-    def _write(self, holder: Holder) -> None:
-        if self._descriptor is None:
-            raise RuntimeError("the home is not locked")
-        import json  # where it is used: most commands find no lock, and are over before it would be loaded
-
-        data = json.dumps(holder._asdict()).encode()
-        os.pwrite(self._descriptor, data, 0)
-        os.ftruncate(self._descriptor, len(data))
 
 
 def holder_of(home: Path) -> Holder | None:
@@ -110,6 +105,14 @@ def holder_of(home: Path) -> Holder | None:
         return _parse(os.pread(descriptor, MAX_LOCK_BYTES, 0))
     finally:
         os.close(descriptor)
+
+
+def _write(descriptor: int, holder: Holder) -> None:
+    import json  # where it is used: most commands find no lock, and are over before it would be loaded
+
+    data = json.dumps(holder._asdict()).encode()
+    os.pwrite(descriptor, data, 0)
+    os.ftruncate(descriptor, len(data))
 
 
 def _try_lock(descriptor: int, kind: int) -> bool:

@@ -31,6 +31,8 @@ MAX_LINE_BYTES: Final = 65_536
 LAST_WORDS_S: Final = 0.5
 #: Seconds that a killed child may take to be gone.
 KILL_TIMEOUT_S: Final = 5.0
+#: The exit code of a child that could not be started, as shells have it.
+NOT_STARTED: Final = 126
 
 #: What gets a child's output: the child's name and one line.
 Announce = Callable[[str, str], None]
@@ -99,30 +101,35 @@ class Child:
         backoff = Backoff(RESTART_MIN_S, RESTART_MAX_S, jitter=NO_JITTER)
         while not self._stopping.is_set():
             started = time.monotonic()
-            self.exit_code = await self._run_once()
+            how = await self._run_once()
             if self._stopping.is_set():
                 return
             if time.monotonic() - started > STEADY_S:
                 backoff.reset()
             pause_s = backoff.next_s()
-            self._say("hive", f"{self.name} {_how(self.exit_code)} and starts again in {pause_s:.0f} s")
+            self._say("hive", f"{self.name} {how} and starts again in {pause_s:.0f} s")
             await happens(self._stopping, pause_s)
             self.restarts += 1
 
-    async def _run_once(self) -> int:
+    async def _run_once(self) -> str:
+        """Start it and wait for its end; gives how it ended, in words."""
         # A pipe of our own: asyncio's would stay open for as long as a grandchild holds its other end.
-        pipe, process = await self._begin()
+        try:
+            pipe, process = await self._begin()
+        except OSError as error:  # no process, memory or descriptor to be had now, or no program: that may change
+            self.exit_code = NOT_STARTED
+            return f"cannot be started ({error.strerror})"
         with pipe:
             if self._stopping.is_set():
                 # Told to stop between the decision to start and the start.
                 self._signal(signal.SIGTERM)
             reading = asyncio.create_task(_read_lines(pipe, lambda line: self._say(self.name, line)))
-            code = await process.wait()
+            self.exit_code = await process.wait()
             await asyncio.wait([reading], timeout=LAST_WORDS_S)
             reading.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await reading
-        return code
+        return _how(self.exit_code)
 
     async def _begin(self) -> tuple[IO[bytes], asyncio.subprocess.Process | ForkedProcess]:
         """A process that runs, and the end of the pipe from which to read its output."""

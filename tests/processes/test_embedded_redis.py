@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -257,6 +258,20 @@ def test_only_a_held_lock_has_a_holder(home: Path) -> None:
     assert holder_of(home) is None
     (home / "hive.lock").write_text("not json")
     assert holder_of(home) is None
+
+
+def test_a_lock_that_cannot_be_signed_on_a_full_disk_is_not_held(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    lock = InstanceLock(home)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pwrite", full)
+        with pytest.raises(OSError, match="No space left"):
+            lock.acquire()
+    lock.acquire()
+    assert holder_of(home) == (os.getpid(), None, False)
+    lock.release()
 
 
 def test_a_lock_file_with_nonsense_does_not_stop_the_next_owner(home: Path) -> None:

@@ -121,6 +121,18 @@ def test_nothing_is_forked_where_there_are_threads_or_the_code_is_missing(obstac
     assert run(f"{obstacle}\nprint(json.dumps(begin(lambda words: 0, load)))") is None
 
 
+def test_a_fork_that_the_system_refuses_leaves_signals_and_descriptors_as_they_were() -> None:
+    forked, blocked, more = run("""
+def refuse():
+    raise BlockingIOError("no process to be had")
+os.fork, before = refuse, len(os.listdir("/dev/fd"))
+forked = begin(lambda words: 0)
+blocked = [int(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, ())]
+print(json.dumps([forked, blocked, len(os.listdir("/dev/fd")) - before]))
+""")
+    assert (forked, blocked, more) == (None, [], 0)
+
+
 def test_a_module_of_the_working_directory_is_not_loaded_by_chance(tmp_path: Path) -> None:
     (tmp_path / "planted_module.py").write_text("raise SystemExit('planted')")
     script = "print(json.dumps([begin(lambda words: 0, lambda: __import__('planted_module')), sys.path[0]]))"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import os
 import signal
 import subprocess
@@ -9,6 +11,7 @@ import sys
 import time
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -92,6 +95,29 @@ async def test_a_killed_child_comes_back() -> None:
     assert log.has("was ended by SIGKILL")
     await one.stop(5)
     assert one.pid is None
+
+
+async def test_a_child_that_cannot_be_started_now_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = Log()
+    begin, refusals = asyncio.create_subprocess_exec, [errno.EAGAIN, errno.ENOMEM]
+
+    async def refuse_at_first(*command: str, **options: Any) -> asyncio.subprocess.Process:
+        if refusals:
+            number = refusals.pop(0)
+            raise OSError(number, os.strerror(number))
+        return await begin(*command, **options)
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", refuse_at_first)
+    one = child(log, "import time; print('here'); time.sleep(60)")
+    before = len(os.listdir("/dev/fd"))
+    one.start()
+    await wait_for_async(lambda: log.has("here"), "not started")
+    assert log.lines[0] == (
+        "hive",
+        "one cannot be started (Resource temporarily unavailable) and starts again in 0 s",
+    )
+    await one.stop(5)
+    assert len(os.listdir("/dev/fd")) <= before
 
 
 async def test_stop_asks_first_and_does_not_start_it_again() -> None:
