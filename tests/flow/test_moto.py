@@ -32,9 +32,11 @@ def limit(service: Service, bytes_per_s: int | None) -> None:
 
 
 def half_way(service: Service, ref: str, at_least: int) -> tuple[str, SseClient]:
-    """A slow download of which so many bytes have arrived, and one who watches it."""
+    """A download of which so many bytes have arrived and which is slow from then on, and one who watches it."""
     limit(service, SLOW_BYTES_PER_S)
-    return under_way(service, ref, at_least)
+    found = under_way(service, ref, at_least)
+    limit(service, MIB)
+    return found
 
 
 def gguf(size: int, seed: int) -> bytes:
@@ -44,7 +46,7 @@ def gguf(size: int, seed: int) -> bytes:
 SMALL = gguf(1000, 1)
 PARTS = gguf(12 * MIB, 2)
 LARGE, OTHER = gguf(40 * MIB, 3), gguf(40 * MIB, 4)
-#: Bytes a second that leave time for what happens meanwhile.
+#: Bytes a second that leave time to see how far a download is.
 SLOW_BYTES_PER_S = 8 * MIB
 
 

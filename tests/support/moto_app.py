@@ -14,7 +14,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
@@ -81,20 +81,15 @@ def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> 
         parts: Iterable[bytes] = [body]
     else:
         parts = _moto(environ, start)
-    return _noted(environ, parts, statuses)
-
-
-def _noted(environ: dict[str, Any], parts: Iterable[bytes], statuses: list[int]) -> Iterator[bytes]:
-    try:
-        yield from parts
-    finally:  # also where who asked has left
-        say(
-            message="asked",
-            method=environ["REQUEST_METHOD"],
-            path=unquote(urlsplit(environ["REQUEST_URI"]).path),
-            range=environ.get("HTTP_RANGE", ""),
-            status=statuses[0],
-        )
+    # Before the body: what a client that leaves had asked for counts as well, and in this order.
+    say(
+        message="asked",
+        method=environ["REQUEST_METHOD"],
+        path=unquote(urlsplit(environ["REQUEST_URI"]).path),
+        range=environ.get("HTTP_RANGE", ""),
+        status=statuses[0],
+    )
+    return parts
 
 
 _moto = DomainDispatcherApplication(create_backend_app)
