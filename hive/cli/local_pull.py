@@ -19,6 +19,7 @@ import click
 from hive.cli.errors import CliError
 from hive.cli.progress import choose_printer
 from hive.errors import ModelInUse
+from hive.processes.hangup import without_ignored_hangup
 from hive.settings import Settings
 from hive.wire.events import Complete, Downloading, Event
 from hive.wire.refs import parse_ref
@@ -202,7 +203,8 @@ def _signals(stop: Callable[[], None]) -> Iterator[list[int]]:
             raise KeyboardInterrupt
         stop()
 
-    earlier = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    ends = without_ignored_hangup(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    earlier = {number: signal.signal(number, on_signal) for number in ends}
     try:
         yield received
     finally:

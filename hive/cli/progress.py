@@ -5,9 +5,11 @@ Everything goes to standard error, except JSON, so that standard output holds th
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import time
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
 from hive.cli import bars
@@ -27,6 +29,8 @@ LINE_STEP_PERCENT: Final = 5
 LINE_INTERVAL_S: Final = 10.0
 #: Terminals that cannot draw over what they have drawn.
 DUMB: Final = frozenset({None, "dumb", "unknown"})
+#: What makes a terminal show its cursor again.
+_SHOW_CURSOR: Final = b"\x1b[?25h"
 #: How often bars are drawn again, each second at most.
 REFRESHES_PER_SECOND: Final = 8
 
@@ -169,10 +173,24 @@ class Bars(Quiet):
             self._live.stop()
             self._live = None
 
+    def __enter__(self) -> Self:
+        if signal.getsignal(signal.SIGQUIT) == signal.SIG_DFL:
+            signal.signal(signal.SIGQUIT, _quit)
+        return self
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._end()
+        if signal.getsignal(signal.SIGQUIT) == _quit:
+            signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+
+
+def _quit(number: int, frame: FrameType | None) -> None:
+    """Ctrl-\\: the end at once, as ever, but with the cursor that the bars hide."""
+    os.write(sys.stderr.fileno(), _SHOW_CURSOR)
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
 
 
 def _can_write(text: str) -> bool:

@@ -28,6 +28,7 @@ from typing import Final, NamedTuple, TextIO
 from hive import logs
 from hive.imports import uncollected
 from hive.processes.children import die_with_parent
+from hive.processes.hangup import without_ignored_hangup
 
 log = logging.getLogger("hive.processes.fork")
 
@@ -159,7 +160,7 @@ def _exit_code(main: Callable[[], int]) -> int:
 def _become(parent: int, output: int) -> None:
     """In the child: let go of what is the parent's. Ends where the parent has died by now."""
     os.setpgid(0, 0)
-    for number in _SIGNALS:
+    for number in without_ignored_hangup(*_SIGNALS):
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     die_with_parent(signal.SIGTERM)

@@ -25,6 +25,7 @@ from hive.net.backoff import NO_JITTER, Backoff
 from hive.processes.children import python_module
 from hive.processes.embedded_redis import EmbeddedRedis, EmbeddedRedisError
 from hive.processes.fork import Part, try_fork
+from hive.processes.hangup import without_ignored_hangup
 from hive.processes.instance_lock import HomeInUse, InstanceLock
 from hive.processes.supervisor import RESTART_MAX_S, RESTART_MIN_S, Announce, Child, happens
 from hive.secrets import ensure_key
@@ -113,7 +114,7 @@ class Stack:
             HomeInUse, EmbeddedRedisError, OSError: as EmbeddedRedis.start does.
         """
         # Before there is a loop, which would not outlive a fork: signals are counted, and acted upon in the loop.
-        earlier = {number: signal.signal(number, self._count_signal) for number in _SIGNALS}
+        earlier = {number: signal.signal(number, self._count_signal) for number in without_ignored_hangup(*_SIGNALS)}
         try:
             self._begin()
         except BaseException:

@@ -18,6 +18,7 @@ from hive.wire.refs import parse_ref
 from hive.wire.spec import DownloadSpec
 from tests.hub import HubServer, SyntheticFile, faults
 from tests.hub.content import read_all
+from tests.support.child import Child
 from tests.support.cli import COMMAND_TIMEOUT_S, Result
 from tests.support.oci_registry import OciRegistry
 from tests.support.private_pull import (
@@ -267,6 +268,28 @@ def test_ctrl_c_on_a_terminal_stops_the_pull(alone: dict[str, str], hub: HubServ
         assert terminal.wait(COMMAND_TIMEOUT_S) == 130
     assert "hive pull org/name" in terminal.text
     assert terminal.raw.rfind(b"\x1b[?25h") > terminal.raw.rfind(b"\x1b[?25l")
+
+
+def test_the_cursor_is_there_again_when_a_pull_is_ended_by_force(alone: dict[str, str], hub: HubServer) -> None:
+    hub.limit_rate_bytes_per_s = 500_000
+    with Terminal([*ALONE, "pull", "org/name"], alone) as terminal:
+        terminal.wait_for_text("MB/s")
+        terminal.write(b"\x1c")
+        assert terminal.wait(COMMAND_TIMEOUT_S) == -signal.SIGQUIT
+    assert terminal.raw.rfind(b"\x1b[?25h") > terminal.raw.rfind(b"\x1b[?25l")
+
+
+def test_a_pull_under_nohup_goes_on_when_the_terminal_closes(alone: dict[str, str], hub: HubServer) -> None:
+    hub.limit_rate_bytes_per_s = SLOW
+    with Child(
+        ["nohup", *ALONE, "pull", "org/name"], env=alone, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        wait_until_under_way(process)
+        process.send_signal(signal.SIGHUP)
+        hub.limit_rate_bytes_per_s = None
+        out, err = process.communicate(timeout=COMMAND_TIMEOUT_S)
+    assert process.returncode == 0, err
+    assert digest(out) == EXPECTED
 
 
 def test_a_store_that_cannot_be_written_is_named(alone: dict[str, str], tmp_path: Path) -> None:

@@ -124,11 +124,20 @@ class DownloadWorker(Worker):
         super().main_work_horse(job, queue)
 
     def perform_job(self, job: Job, queue: Queue, execution: Execution) -> bool:
-        """In the horse: run the job, and give its last lines a moment. Here, for what comes behind it in
-        `main_work_horse` is `os._exit`, which nothing outlives: on a busy machine the end of a download was not told.
+        """In the horse: run the job, say what RQ leaves it with, and give its last lines a moment. Here, for what comes
+        behind it in `main_work_horse` is `os._exit`, which nothing outlives and which says nothing: on a busy machine
+        the end of a download was not told, and of a horse that Redis refused only that it had ended, ten times a
+        second.
         """
         try:
             return bool(super().perform_job(job, queue, execution))
+        except Exception as error:
+            if is_redis_error(error):
+                log.warning("the download process cannot use Redis", extra={"fields": {"reason": describe(error)}})
+            else:
+                log.exception("the download process failed")
+            time.sleep(REDIS_RETRY_S)
+            raise
         finally:
             logs.flush()
 

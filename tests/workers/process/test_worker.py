@@ -6,8 +6,10 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
 from rq import Queue, Worker
 from rq.exceptions import StopRequested
 
@@ -20,7 +22,7 @@ from tests.support.processes import Workers, children, environment
 from tests.support.settings import settings_for
 from tests.support.waiting import wait_for
 from workers.process.job import DownloadJob
-from workers.process.worker import DownloadWorker
+from workers.process.worker import REDIS_RETRY_S, DownloadWorker
 
 
 def test_a_second_signal_on_the_way_out_is_no_failure(own_redis: EmbeddedRedis, tmp_path: Path) -> None:
@@ -92,3 +94,27 @@ def test_the_last_line_of_a_horse_goes_out_however_busy_the_machine_is(
     with os.fdopen(ours) as said:
         assert said.read() == "the end of a download\n"
     assert os.waitstatus_to_exitcode(os.waitpid(horse, 0)[1]) == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [(RedisConnectionError("max number of clients reached"), "maxclients"), (ImportError("it was updated"), "failed")],
+)
+def test_a_download_process_says_what_it_ends_of_and_the_next_one_is_not_forked_at_once(
+    worker: DownloadWorker,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
+    said: str,
+) -> None:
+    def breaks(*_: object) -> None:
+        raise error
+
+    waits_s: list[float] = []
+    monkeypatch.setattr(Worker, "perform_job", breaks)
+    monkeypatch.setattr("workers.process.worker.time.sleep", waits_s.append)
+    job: Any = None
+    with pytest.raises(type(error)):
+        worker.perform_job(job, worker.queues[0], job)
+    assert waits_s == [REDIS_RETRY_S]
+    assert said in " ".join(f"{line.message} {getattr(line, 'fields', '')}" for line in caplog.records)
