@@ -39,9 +39,10 @@ from hive.errors import (
     UnsafeUrl,
 )
 from hive.net.egress import Network
+from hive.net.variables import bare
 from hive.settings import Settings
 from hive.version import install_command
-from hive.wire.buckets import allows, bucket_of, is_object, not_allowed, parts_of
+from hive.wire.buckets import CREDENTIALS, allows, bucket_of, is_object, not_allowed, parts_of
 from hive.wire.refs import ModelRef
 from workers.sources import url
 from workers.sources.elsewhere import asking
@@ -103,6 +104,7 @@ def resolve(ref: ModelRef, sha256: str | None, name: str | None, *, settings: Se
     if importlib.util.find_spec("obstore") is None:
         scheme = parts_of(ref.url).scheme
         raise DownloadError(f"{scheme}:// needs obstore where the workers run: {install_command('buckets')}.")
+    _take_variables_bare()
     signer = _Signer(ref.url, settings.aws_endpoint_url)
     try:
         signer.locate()
@@ -122,6 +124,15 @@ def own_host(ref: ModelRef, settings: Settings) -> str:
 def open_to_caller(settings: Settings, ref: ModelRef) -> Settings:
     """The settings for a command that fetches by itself: who runs it has the credentials anyhow."""
     return msgspec.structs.replace(settings, buckets=bucket_of(ref.url)) if ref.is_object and ref.url else settings
+
+
+def _take_variables_bare() -> None:
+    """Cut what env files leave around the stores' variables, as settings do with theirs: obstore reads them by itself,
+    and a secret with a carriage return signs nothing.
+    """
+    for name, value in list(os.environ.items()):
+        if name.startswith(CREDENTIALS) and value != bare(value):
+            os.environ[name] = bare(value)
 
 
 class _Signer:

@@ -73,11 +73,11 @@ def test_an_object_comes_by_a_signed_url_and_is_known_by_its_own(
 def object_store(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_credentials: None
 ) -> Iterator[ObjectStore]:
-    """A store with one object, and its credentials in the environment."""
+    """A store with one object, and its credentials in the environment as an env file of Windows leaves them."""
     objects = {f"/bucket/{KEY}": b"GGUF bytes"}
     made = GoogleServer(objects, tmp_path) if request.param is GoogleServer else request.param(objects)
     for name, value in made.env.items():
-        monkeypatch.setenv(name, value)
+        monkeypatch.setenv(name, f'"{value}"\r')
     with made:
         yield made
 
