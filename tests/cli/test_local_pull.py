@@ -91,6 +91,13 @@ def test_a_pull_alone_brings_the_model_and_leaves_nothing_behind(alone: dict[str
     assert [path.name for path in home.iterdir()] == ["secret.key"]
 
 
+def test_variables_that_huggingface_hub_cannot_read_and_hive_does_not_are_no_reason_to_fail(
+    alone: dict[str, str],
+) -> None:
+    done = pull(alone | {"HF_HUB_ETAG_TIMEOUT": '"10"', "HF_HUB_DOWNLOAD_TIMEOUT": "2.5"}, "-q", "org/name")
+    assert done.code == 0, done.err
+
+
 def test_a_pull_alone_checks_what_it_is_told_as_a_server_does(alone: dict[str, str]) -> None:
     for args in (("https://host.example/f", "--name", "../x"), ("org/name", "--sha256", "a" * 64)):
         result = pull(alone, *args)
