@@ -208,7 +208,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self._refusal is None and (why := self._misframed()):
             self._refusal = BadRequest(why)
         if self._refusal is None:
-            self.url = origin_form(self.url, self.headers)
+            self.url = origin_form(self.url, self.headers, self.parser.get_http_version())
             super().on_headers_complete()
             self.cycle.transport = self._answers  # type: ignore[assignment]
             # The parser leaves off at the end of a head that asks for another protocol, and does not say where it was.

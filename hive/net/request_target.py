@@ -20,12 +20,14 @@ def split_target(target: bytes) -> tuple[bytes | None, bytes]:
     return found[1], found[2] if found[2].startswith(b"/") else b"/" + found[2]
 
 
-def origin_form(target: bytes, headers: list[tuple[bytes, bytes]]) -> bytes:
-    """The target in origin form. Its authority takes the place of the Host in `headers` (names in lower case); where
-    there is not one Host, which is an error of its own, they stay as they are.
+def origin_form(target: bytes, headers: list[tuple[bytes, bytes]], version: str) -> bytes:
+    """The target in origin form. Its authority takes the place of the Host in `headers` (names in lower case), or of
+    none in HTTP/1.0. Where else there is not one Host, which is an error of its own, they stay as they are.
     """
     authority, target = split_target(target)
     hosts = [index for index, (name, _) in enumerate(headers) if name == b"host"]
     if authority is not None and len(hosts) == 1:
         headers[hosts[0]] = (b"host", authority)
+    elif authority is not None and not hosts and version == "1.0":
+        headers.append((b"host", authority))
     return target

@@ -84,6 +84,7 @@ def test_a_target_that_names_a_host_is_judged_by_it_and_not_by_the_header(api: s
     assert status(api, "GET http://evil.example/v1/health HTTP/1.1\r\nHost: localhost\r\n") == b"421"
     assert status(api, "GET http://user@localhost/v1/health HTTP/1.1\r\nHost: localhost\r\n") == b"421"
     assert status(api, "GET http://localhost/v1/health?x HTTP/1.1\r\nHost: evil.example\r\n") == b"200"
+    assert status(api, "GET http://evil.example/v1/health HTTP/1.0\r\n") == b"421"
     assert status(api, "GET http://localhost/v1/health HTTP/1.1\r\n") == b"400", "a Host there must be all the same"
     assert status(api, "GET http://localhost HTTP/1.1\r\nHost: localhost\r\n") == b"200", "the page"
     head = "POST http://localhost/v1/gc HTTP/1.1\r\nOrigin: http://evil.example\r\nHost: evil.example\r\n"
