@@ -65,6 +65,10 @@ _PROXIES: Final = frozenset(
 _NO_NAME: Final = frozenset(
     number for name in ("EAI_NONAME", "EAI_NODATA", "EAI_ADDRFAMILY") if (number := getattr(socket, name, None))
 )
+#: The classes of a connection that ends where an answer was to come: the proxy's doing as likely as the server's.
+_BROKEN: Final = frozenset(
+    {"RemoteDisconnected", "RemoteProtocolError", "ConnectionResetError", "ReadError", "SSLEOFError"}
+)
 #: How the libraries say that a proxy answered CONNECT with something else than 2xx.
 _TUNNEL: Final = re.compile(r"(?:Tunnel connection failed: )?([3-5][0-9]{2})\b.*", re.DOTALL)
 
@@ -97,6 +101,8 @@ def proxy_trouble(error: BaseException, host: str, proxy: Proxy | None) -> str |
             return f"the proxy in {proxy.variable} answers {found[1]} for {host}"
     if any(_is_of_proxy(cause) for cause in causes):
         return f"the proxy in {proxy.variable} cannot be reached"
+    if any(type(cause).__name__ in _BROKEN for cause in causes):
+        return f"the connection through the proxy in {proxy.variable} broke"
     return None
 
 

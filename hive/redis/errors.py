@@ -177,6 +177,8 @@ def _code_in(text: str) -> str:
         return "DB"
     if any(part in lower for part in ("acl failure", "has no permissions", "the user executing the script")):
         return "NOPERM"
+    if "protocol error: unauthenticated" in lower:
+        return "NOAUTH"  # of a command that is longer than it reads from a stranger
     if "cluster" in lower:
         return "CLUSTERDOWN"
     first = _CODE.match(text)

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import shutil
 import socket
+import socketserver
 import ssl
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -327,6 +329,25 @@ def test_a_proxy_that_is_not_there_is_named(world: World, use: Use, scheme: str,
     with pytest.raises((HiveError, Unanswered)) as caught:
         use(world, trusting(world, scheme, **{name: address}))
     assert f"the proxy in {name} cannot be reached" in text_of(caught.value)
+
+
+@CLIENTS
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.0 200 Connection established\r\n\r\n"])
+def test_a_connection_that_breaks_on_its_way_through_a_proxy_is_told_with_it(
+    world: World, use: Use, answer: bytes
+) -> None:
+    class Breaks(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(4096)
+            self.request.sendall(answer)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Breaks) as proxy:
+        proxy.daemon_threads = True
+        threading.Thread(target=proxy.serve_forever, args=(0.02,), daemon=True).start()
+        with pytest.raises((HiveError, Unanswered)) as caught:
+            use(world, trusting(world, "https", HTTPS_PROXY=f"http://127.0.0.1:{proxy.server_address[1]}"))
+        proxy.shutdown()
+    assert "through the proxy in HTTPS_PROXY broke" in text_of(caught.value)
 
 
 def text_of(error: BaseException) -> str:

@@ -29,6 +29,8 @@ REFUSALS = {
     "TRYAGAIN Multiple keys request during rehashing of slot": "Cluster",
     "ERR SELECT is not allowed in cluster mode": "Cluster",
     "NOAUTH Authentication required.": "NOAUTH",
+    "ERR Protocol error: unauthenticated multibulk length": "NOAUTH",
+    "ERR Protocol error: unauthenticated bulk length": "NOAUTH",
     "WRONGPASS invalid username-password pair or user is disabled.": "WRONGPASS",
     "ERR invalid password": "WRONGPASS",
     "NOPERM this user has no permissions to run the 'info' command": "NOPERM",

@@ -288,7 +288,9 @@ def _is_page(response: httpx2.Response) -> bool:
 def _metadata(response: httpx2.Response, location: str) -> FileMetadata:
     size = response.headers.get("x-linked-size", "")
     etag = response.headers.get("x-linked-etag", "").removeprefix("W/").strip('"').lower()
-    return FileMetadata(location, signed_url_expiry(location), int(size) if size.isdecimal() else None, etag or None)
+    return FileMetadata(
+        location, signed_url_expiry(location), int(size) if size.isdecimal() and len(size) < 19 else None, etag or None
+    )
 
 
 def _file(entry: dict[str, Any]) -> RepoFile:

@@ -455,11 +455,12 @@ def test_digests_in_capitals_are_the_same_digests(hub: HubServer, settings: Sett
     assert [file.digest for file in again.files] == [file.digest for file in plan.files]
 
 
-def test_an_etag_in_capitals_is_the_same_content(hub: HubServer, settings: Settings) -> None:
+@pytest.mark.parametrize("size", [None, "9" * 5_000, "many"])
+def test_an_etag_in_capitals_is_the_same_content(hub: HubServer, settings: Settings, size: str | None) -> None:
     [weights] = [file for file in plan_for(settings, "org/name").files if file.path == WEIGHTS]
     assert weights.digest is not None
     etag = f'"{weights.digest.hex.upper()}"'
-    headers = {"X-Linked-Etag": etag, "X-Linked-Size": str(weights.size), "Location": "https://cdn.example/x"}
+    headers = {"X-Linked-Etag": etag, "X-Linked-Size": size or str(weights.size), "Location": "https://cdn.example/x"}
     hub.faults.add(faults.status(302, headers), "*/resolve/*")
     assert weights.source.locate().url == "https://cdn.example/x"
 

@@ -131,6 +131,7 @@ def test_a_relative_redirect_and_one_with_spaces_are_understood() -> None:
         ("X-Goog-Date=20231114T221320Z&X-Goog-Expires=60&X-Goog-Signature=x", 1_700_000_060),
         ("se=2023-11-14T22%3A13%3A20Z&sig=x", 1_700_000_000),
         ("Expires=soon", None),
+        ("Expires=1700000000" + "&a=b" * 150, None),
         ("X-Amz-Expires=3600", None),
         ("download=true", None),
         ("", None),

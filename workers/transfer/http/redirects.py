@@ -9,8 +9,8 @@ from urllib.parse import parse_qsl
 
 def signed_url_expiry(url: str) -> float | None:
     """The Unix second at which a signed URL (CloudFront, S3, GCS, Azure) is refused, or None when it does not say."""
-    query = {name.lower(): value for name, value in parse_qsl(url.partition("?")[2], max_num_fields=100)}
     try:
+        query = {name.lower(): value for name, value in parse_qsl(url.partition("?")[2], max_num_fields=100)}
         if "expires" in query:
             return float(int(query["expires"]))
         for vendor in ("x-amz", "x-goog"):
