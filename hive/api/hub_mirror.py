@@ -7,8 +7,9 @@ import contextlib
 import glob
 import re
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import quote, urlsplit
 
 import msgspec
 from starlette.requests import Request
@@ -18,6 +19,7 @@ from hive import errors, logs
 from hive.api.authentication import bearer
 from hive.api.disconnect import while_connected
 from hive.api.file_response import FileResponse, Headers
+from hive.api.hub_listings import entry, folder, parents, paths_of, without_xet
 from hive.api.json import MAX_BODY_BYTES, READ_ONLY, JsonResponse
 from hive.api.services import Services, services_of
 from hive.auth.principal import principal_of
@@ -37,6 +39,8 @@ from hive.wire.spec import DownloadSpec
 
 #: Seconds to wait for the first bytes before the head is sent: clients wait ten for it, and ten more for what follows.
 FIRST_BYTES_S: Final = 7.0
+#: Seconds between two looks whether a download has ended.
+END_LOOK_S: Final = 0.1
 #: Clients that read `100 Continue` as what it is, as often as it comes, and give up after seconds without a byte; marks
 #: that something stands between, which may not; seconds between two, and for which such a client is kept waiting.
 PATIENT: Final = ("hf_hub/", "llama-cpp", "llama.cpp")
@@ -52,8 +56,6 @@ _TOKEN: Final = re.compile(r"[!-~]{1,4096}")
 _NEXT: Final = re.compile(r'<([^<>]{1,4096})>\s*;\s*rel="?next\b')
 #: Entries of a page that is made from the disk.
 PAGE_ENTRIES: Final = 1_000
-#: Paths that one request may ask for.
-MAX_PATHS: Final = 10_000
 #: Longest query that is passed on.
 MAX_QUERY_CHARS: Final = 4_096
 
@@ -85,7 +87,7 @@ async def info(request: Request) -> Response:
     if (found := _NEXT.search(answer.headers.get("link", ""))) is not None:
         following = urlsplit(found[1])
         headers["link"] = f'<{str(request.base_url).rstrip("/")}{following.path}?{following.query}>; rel="next"'
-    return Response(_without_xet(answer.body, asked), media_type="application/json", headers=headers)
+    return Response(without_xet(answer.body, asked), media_type="application/json", headers=headers)
 
 
 async def paths_info(request: Request) -> Response:
@@ -117,10 +119,6 @@ async def _note_revision(mirror: HubMirror, asked: HubPath, body: bytes) -> None
 
 class _Commit(msgspec.Struct):
     sha: str
-
-
-class _Paths(msgspec.Struct):
-    paths: list[str]
 
 
 async def whoami(request: Request) -> Response:
@@ -217,18 +215,30 @@ async def _fetched(
         lambda: services.mirror.write_refs(asked.repo, found.commit),
     )
     growing.source()  # held until the answer has its own: it may be over before
+
+    async def has_come() -> bool:
+        return growing.is_over or growing.limit > span.start
+
+    async def has_ended() -> bool:
+        return await standing() is not None
+
     try:
-        await _wait_for_bytes(request, growing, span.start)
+        await _wait_until(request, has_come, lambda: _until_changed(growing, ASK_TO_WAIT_S / 2))
         if not (growing.is_wrong or growing.failed):
             if span.status == 206:
                 # What it had may have been given up before this was looked at.
                 span, more = await _span(request, services, found)
-            headers = file_headers(asked, found) + more
-            return FileResponse(services, span, found.size, headers, growing=growing, on_end=growing.close)
+            head = file_headers(asked, found) + more
+            return FileResponse(services, span, found.size, head, growing=growing, on_end=growing.close)
     except BaseException:
         growing.close()
         raise
     growing.close()
+    if growing.is_wrong:  # nothing of it was sent, and it is fetched once more
+        await _wait_until(request, has_ended, lambda: asyncio.sleep(END_LOOK_S))
+        if (opened := await _open(services, asked, found)) is not None:
+            span, more = await _span(request, services, found)
+            return FileResponse(services, span, found.size, file_headers(asked, found) + more, fd=opened)
     services.mirror.small.failed(key)
     return await _failed(services, made.download_id)
 
@@ -247,20 +257,20 @@ async def _ask_for_download(services: Services, path: str, spec: DownloadSpec, s
     return await (services.mirror.small.request(key, path, ask_for) if size <= SMALL_BYTES else ask_for((path,)))
 
 
-async def _wait_for_bytes(request: Request, growing: GrowingFile, start: int) -> None:
-    """Return when there is something behind `start`, nothing more comes, or the client is to have the head at last. As
-    many workers as files are a luxury: a client that can be asked to wait is, until it is this file's turn.
+async def _wait_until(request: Request, is_so: Callable[[], Awaitable[bool]], pause: Callable[[], Any]) -> None:
+    """Return when it is so, or the client is to have the head at last. As many workers as files are a luxury: a client
+    that can be asked to wait is, until it is this file's turn.
     """
     ask_to_wait = _ask_to_wait(request)
     began_s = asked_s = time.monotonic()
-    while not growing.is_over and growing.limit <= start:
+    while not await is_so():
         now_s = time.monotonic()
         if ask_to_wait is not None and now_s - asked_s >= ASK_TO_WAIT_S:
             ask_to_wait = ask_to_wait if ask_to_wait(request.scope) else None
             asked_s = now_s
         if now_s - began_s >= (MAX_WAIT_S if ask_to_wait is not None else FIRST_BYTES_S):
             return
-        await while_connected(request, _until_changed(growing, ASK_TO_WAIT_S / 2))
+        await while_connected(request, pause())
 
 
 def _ask_to_wait(request: Request) -> AskToWait | None:
@@ -370,10 +380,10 @@ async def _info_on_disk(
         main = {"name": "main", "ref": "refs/heads/main", "targetCommit": commit}
         return JsonResponse({"branches": [main], "converts": [], "tags": []}, headers=headers)
     if asked.verb == "paths-info":
-        wanted = _paths_of(body)
-        folders = {parent for each in tree for parent in _parents(each.path)} & wanted
-        files = (_entry(each) for each in tree if each.path in wanted)
-        return JsonResponse([*files, *map(_folder, sorted(folders))], headers=headers)
+        wanted = paths_of(body)
+        folders = {parent for each in tree for parent in parents(each.path)} & wanted
+        files = (entry(each) for each in tree if each.path in wanted)
+        return JsonResponse([*files, *map(folder, sorted(folders))], headers=headers)
     if asked.verb == "tree":
         return _tree_page(request, asked, commit, tree)
     name = "/".join(asked.repo.split("/")[-2:])
@@ -400,14 +410,14 @@ def _tree_page(request: Request, asked: HubPath, commit: str, tree: tuple[RepoFi
         return refused(HubRefusal(404, "EntryNotFound", "This commit has no such folder.", commit))
     entries: list[dict[str, Any]]
     if request.query_params.get("recursive", "").lower() in ("true", "1"):
-        entries = [_entry(each) for each in files]
+        entries = [entry(each) for each in files]
     else:
         here = [each for each in files if "/" not in each.path[len(prefix) :]]
         below = (each.path[len(prefix) :].partition("/") for each in files)
         folders = dict.fromkeys(prefix + folder for folder, slash, _ in below if slash)
         entries = [
-            *map(_folder, folders),
-            *(_entry(each) for each in here),
+            *map(folder, folders),
+            *(entry(each) for each in here),
         ]
     text = request.query_params.get("cursor", "0")
     start = int(text) if text.isascii() and text.isdecimal() and len(text) < 9 else 0
@@ -417,46 +427,6 @@ def _tree_page(request: Request, asked: HubPath, commit: str, tree: tuple[RepoFi
         flags = f"recursive={request.query_params.get('recursive', 'false')[:5]}&cursor={start + PAGE_ENTRIES}"
         headers["link"] = f'<{str(request.base_url).rstrip("/")}{path}?{quote(flags, safe="=&")}>; rel="next"'
     return JsonResponse(entries[start : start + PAGE_ENTRIES], headers=headers)
-
-
-def _entry(each: RepoFile) -> dict[str, Any]:
-    found: dict[str, Any] = {"type": "file", "oid": each.blob_id, "size": each.size, "path": each.path}
-    if each.sha256:
-        found["lfs"] = {"oid": each.sha256, "size": each.size, "pointerSize": 134}
-    return found
-
-
-def _folder(path: str) -> dict[str, Any]:
-    return {"type": "directory", "oid": "0" * 40, "size": 0, "path": path}
-
-
-def _parents(path: str) -> list[str]:
-    """The folders in which a file lies."""
-    parts = path.split("/")
-    return ["/".join(parts[:count]) for count in range(1, len(parts))]
-
-
-def _paths_of(body: bytes) -> set[str]:
-    with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return set(msgspec.json.decode(body, type=_Paths).paths)
-    try:
-        return set(parse_qs(body.decode("utf-8", "replace"), max_num_fields=MAX_PATHS).get("paths", ()))
-    except ValueError:
-        raise errors.BadRequest(f"A request may ask for {MAX_PATHS} paths at most.") from None
-
-
-def _without_xet(body: bytes, asked: HubPath) -> bytes:
-    """A listing without what sends clients to another store than this one."""
-    if asked.verb not in ("tree", "paths-info"):
-        return body
-    try:
-        entries = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise errors.HubUnavailable("What answers at HF_ENDPOINT is not a Hub.") from None
-    for entry in entries if isinstance(entries, list) else ():
-        if isinstance(entry, dict):
-            entry.pop("xetHash", None)
-    return msgspec.json.encode(entries)
 
 
 def _rest(asked: HubPath) -> str:

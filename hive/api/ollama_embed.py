@@ -6,6 +6,7 @@ Both are asked of the engine as OpenAI's `/v1/embeddings`. A model that makes te
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from typing import Any
 
@@ -30,6 +31,7 @@ class _Asked(msgspec.Struct, frozen=True, kw_only=True):
     input: str | list[str] = ""
     prompt: str = ""
     keep_alive: str | float | None = None
+    dimensions: int | None = None
 
 
 class _Vector(msgspec.Struct, frozen=True):
@@ -55,12 +57,23 @@ async def embed(request: Request) -> Response:
     return JsonResponse(
         {
             "model": asked.model or asked.name,
-            "embeddings": [vector.embedding for vector in sorted(found.data, key=lambda each: each.index)],
+            "embeddings": [
+                _shortened(vector.embedding, asked.dimensions)
+                for vector in sorted(found.data, key=lambda each: each.index)
+            ],
             "total_duration": round((time.monotonic() - began_s) * 1e9),
             "load_duration": 0,
             "prompt_eval_count": found.usage.prompt_tokens,
         }
     )
+
+
+def _shortened(vector: list[float], dimensions: int | None) -> list[float]:
+    """The first so many numbers, of length 1 again, as Ollama does it; all where no fewer are asked for."""
+    if dimensions is None or not 0 < dimensions < len(vector):
+        return vector
+    length = math.hypot(*vector[:dimensions]) or 1.0
+    return [number / length for number in vector[:dimensions]]
 
 
 async def embeddings(request: Request) -> Response:

@@ -1,8 +1,9 @@
 """The Hub, asked in a client's name: one guarded request with its token, whose answer is small.
 
 Problem: a client of the mirror waits ten seconds, and the Hub may be away, slow or hostile. So a call has a deadline
-for all of it and a bound on its bytes; a Hub that did not answer is not asked again for some seconds, since each who
-asks would wait as long; and only so many are under way. Redirects are not followed here. The token goes to the endpoint
+for all of it and a bound on its bytes; a Hub that did not answer, and then once more not, is not asked again for some
+seconds, since each who asks would wait as long (one answer that came late would else be everybody's failure); and only
+so many are under way. Redirects are not followed here. The token goes to the endpoint
 alone, by the same way out as all of hive's requests (hive/net).
 """
 
@@ -19,6 +20,8 @@ from hive.settings import Settings
 
 #: Seconds for which a Hub that did not answer is not asked again.
 AWAY_S: Final = 5.0
+#: Requests in a row without an answer, after which it is.
+AWAY_AFTER: Final = 2
 #: Requests to the Hub at a time, and those that wait for one of them.
 CALLS: Final = 8
 MAX_WAITING: Final = 64
@@ -40,6 +43,7 @@ class HubUpstream:
         self._settings = settings
         self._calls = Threads("hub", CALLS, MAX_WAITING)
         self._away_until_s = 0.0
+        self._unanswered = 0
 
     def close(self) -> None:
         """Let go of the threads."""
@@ -61,8 +65,11 @@ class HubUpstream:
         try:
             answer = await self._calls.run(self._ask, method, target, token, body, content_type)
         except errors.HubUnavailable:
-            self._away_until_s = time.monotonic() + AWAY_S
+            self._unanswered += 1
+            if self._unanswered >= AWAY_AFTER:
+                self._away_until_s = time.monotonic() + AWAY_S
             raise
+        self._unanswered = 0
         if answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             raise errors.HubUnavailable
         return answer

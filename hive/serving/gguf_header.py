@@ -84,6 +84,8 @@ class GgufInfo(NamedTuple):
     kv_bytes_per_token: int
     #: Whether it makes vectors of texts, and no text.
     makes_vectors: bool = False
+    #: Numbers of such a vector; 0 where the file does not say.
+    vector_length: int = 0
 
     @property
     def layers(self) -> int:
@@ -281,4 +283,5 @@ def _info(fields: dict[str, Value]) -> GgufInfo:
     key = number("attention.key_length") or width
     value = number("attention.value_length") or width
     vectors = architecture in ENCODERS or number("pooling_type") in POOLED
-    return GgufInfo(architecture, blocks, number("context_length"), 2 * all_heads_kv * (key + value), vectors)
+    length = number("embedding_length_out") or number("embedding_length")
+    return GgufInfo(architecture, blocks, number("context_length"), 2 * all_heads_kv * (key + value), vectors, length)

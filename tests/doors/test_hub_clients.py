@@ -224,6 +224,22 @@ def test_no_client_ends_with_a_wrong_byte(mirror: Mirror, tmp_path: Path) -> Non
     wait_for(tried, "the right bytes", 90)
 
 
+def test_one_bad_moment_upstream_is_nobodys_failure(mirror: Mirror) -> None:
+    mirror.hub.create("org/moment", {"a.bin": SyntheticFile(60_000, 5)})
+    url = f"{mirror.url}/org/moment/resolve/main"
+    # All of it was wrong before the first byte could leave: it is fetched once more, and the client waits for that.
+    mirror.hub.faults.add(faults.wrong_byte(59_999), "*a.bin", origin="cdn", count=1)
+    answer = requests.get(f"{url}/a.bin", timeout=60)
+    assert hashlib.sha256(answer.content).hexdigest() == SyntheticFile(60_000, 5).sha256()
+    # A question without an answer says nothing of the next one.
+    for name in ("silent", "other"):
+        mirror.hub.create(f"org/{name}", {"a.txt": b"a"})
+    mirror.hub.faults.add(faults.hang_up(), "*org/silent*", origin="hub", count=2)
+    asked = [requests.get(f"{mirror.url}/api/models/org/{name}", timeout=60) for name in ("silent", "other")]
+    mirror.hub.faults.clear()
+    assert [answer.status_code for answer in asked] == [503, 200]
+
+
 def test_a_server_that_was_killed_while_it_handed_out_wrong_bytes_leaves_no_client_with_them(mirror: Mirror) -> None:
     model = SyntheticFile(18 * MIB, 21)
     mirror.hub.create("org/killed", {"m.gguf": model})

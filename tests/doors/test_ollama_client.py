@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -139,6 +140,11 @@ def test_texts_become_vectors_and_a_model_for_text_says_that_it_makes_none(clien
     alone = client.embed("hf.co/org/vectors", "one").embeddings[0]
     assert alone == pytest.approx(both.embeddings[0], abs=1e-3)
     assert client.embeddings("hf.co/org/vectors", "one").embedding == pytest.approx(alone, abs=1e-3)
+    short = client.embed("hf.co/org/vectors", "one", dimensions=2).embeddings[0]
+    assert short == pytest.approx([number / math.hypot(*alone[:2]) for number in alone[:2]], abs=1e-3)
+    with pytest.raises(ollama.ResponseError) as long:
+        client.embed("hf.co/org/vectors", "x" * 20_000)
+    assert long.value.status_code == 400
     assert client.embed("hf.co/org/vectors", []).embeddings == []
     assert client.embed("hf.co/org/vectors", "").embeddings == []
     with pytest.raises(ollama.ResponseError, match="an empty text, at place 1"):

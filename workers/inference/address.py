@@ -12,6 +12,7 @@ POST /v1/admin/shutdown         end in order
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import math
 import time
@@ -41,6 +42,7 @@ from workers.inference.guard import LOOK_INTERVAL_S, Guard
 from workers.inference.http1 import HttpRequest, Response
 from workers.inference.inference import Inference
 from workers.inference.loading import Loading
+from workers.inference.refusals import ToldApart
 from workers.inference.slots import Slots
 
 #: Milliseconds of the latest deadline that is taken for one: the year 5138, and a number that no float rounds.
@@ -74,6 +76,7 @@ class SupervisedWorker(Protocol):
     model: str
     vram_bytes: int
     makes: Makes
+    vector_length: int
 
     @property
     def state(self) -> LlmState:
@@ -212,10 +215,18 @@ class WorkerRoutes:
         self._worker.shut_down()
 
     def _check_makes(self, request: HttpRequest) -> None:
-        """Raises ModelNotServable where the model does not make what is asked for."""
-        makes = self._worker.makes
+        """Raises ModelNotServable where the model does not make what is asked for, BadRequest where its vectors have
+        another length: the engine would leave that aside.
+        """
+        makes, length = self._worker.makes, self._worker.vector_length
         if (request.path == _EMBEDDINGS) != (makes == "vectors"):
             raise ModelNotServable(_WRONG_MODEL[makes])
+        if makes == "vectors" and length and b'"dimensions"' in request.body:
+            with contextlib.suppress(ValueError, RecursionError):  # what is no JSON the engine refuses
+                asked = json.loads(request.body)
+                dimensions = asked.get("dimensions") if isinstance(asked, dict) else None
+                if dimensions not in (None, length):
+                    raise BadRequest(f"This model makes vectors of {length} numbers, and of no other 'dimensions'.")
 
     def _engine(self) -> Endpoint:
         """Where the engine is. Raises what is to be said where it is not ready."""
@@ -233,7 +244,7 @@ class _RelayJob:
 
     def __init__(self, response: Response) -> None:
         self.id = f"relay-{uuid.uuid4()}"
-        self.relay = Relay(response)
+        self.relay = Relay(ToldApart(response))
         self._response = response
         #: Why it was ended for want of time.
         self.late: HiveError | None = None

@@ -81,6 +81,7 @@ class Supervisor:
         self.vram_bytes = 0
         self._memory_bytes = 0
         self.makes: Makes = "text"
+        self.vector_length = 0
         self._order = order
         self._path = order.path
         self._model_id = order.model_id
@@ -212,7 +213,7 @@ class Supervisor:
         order, settings = self._order, self.settings
         info, size = await asyncio.to_thread(_look_at, Path(self._path), self._use)
         await self._find_id()
-        self.makes = "vectors" if info.makes_vectors else "text"
+        self.makes, self.vector_length = "vectors" if info.makes_vectors else "text", info.vector_length
         context = info.context_of(order.context)
         needed = bytes_needed(size, info.kv_bytes_per_token, context, order.slots)
         if order.backend == "cpu":

@@ -450,6 +450,21 @@ def test_a_model_for_vectors_is_started_so_that_it_makes_them(start_worker: Star
     worker = start_worker(write_random(tmp_path / "v.gguf", pooling=1))
     worker.wait_until_ready()
     assert_makes_vectors(worker)
+    for body, words in (
+        ({"input": "x" * 20_000}, "is too large to process"),
+        ({"input": "x", "dimensions": 8}, "vectors of 64 numbers"),
+    ):
+        refused = worker.post("/v1/embeddings", body)
+        assert refused.status_code == 400
+        assert words in refused.json()["error"]["message"]
+        assert refused.json()["error"]["type"] == "invalid_request_error"
+    assert worker.post("/v1/embeddings", {"input": "x", "dimensions": 64}).status_code == 200
+
+
+def test_a_picture_for_a_model_that_sees_none_is_the_requests_mistake(worker: LlmProcess) -> None:
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    refused = worker.post("/v1/chat/completions", {"messages": [{"role": "user", "content": [picture]}]})
+    assert (refused.status_code, refused.json()["error"]["type"]) == (400, "invalid_request_error")
 
 
 def test_a_model_that_makes_text_says_that_it_makes_no_vectors(worker: LlmProcess) -> None:
