@@ -70,7 +70,8 @@ async def _answer(request: Request, *, is_chat: bool) -> Response:
     except ValueError as error:
         raise errors.BadRequest(f"The request cannot be answered: {error}.") from None
     engine = await while_connected(request, ask_model(request, model, asked.keep_alive, path, body))
-    lines = _lines(services, engine, Answer(name, is_chat=is_chat), streams=asked.stream is not False)
+    answer = Answer(name, is_chat=is_chat, top_logprobs=asked.top_logprobs or 0)
+    lines = _lines(services, engine, answer, streams=asked.stream is not False)
     if asked.stream is not False:
         return NdjsonResponse(lines, lambda: close_answer(services, engine))
     return await while_connected(request, _only(lines))

@@ -5,6 +5,7 @@ A translation of words and nothing else: which worker is asked, and how bytes co
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -22,6 +23,8 @@ OPTIONS: Final = {
 MAX_EVENT_BYTES: Final = 1 << 20
 #: What is said of a picture: models are loaded for text.
 NO_IMAGES: Final = "images are not taken here: models are loaded without their projector"
+#: Tokens that are told beside each, at most.
+MAX_TOP_LOGPROBS: Final = 20
 #: Calls of tools in one answer.
 MAX_TOOL_CALLS: Final = 128
 #: Seconds of a unit of `keep_alive`, which Go writes such as `1h30m`.
@@ -34,10 +37,11 @@ MAX_IDLE_S: Final = 7 * 86_400.0
 
 
 class AnswerPiece(NamedTuple):
-    """A piece of an answer: text, and what a model says to itself before."""
+    """A piece of an answer: text, what a model says to itself before, and how likely its tokens were."""
 
     text: str
     thinking: str = ""
+    logprobs: tuple[dict[str, Any], ...] = ()
 
 
 def idle_seconds(keep_alive: str | float | None) -> float | None:
@@ -76,6 +80,8 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     images: tuple[Any, ...] | None = None
     suffix: str | None = None
     think: bool | str | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
 
     @property
     def unloads(self) -> bool:
@@ -87,6 +93,11 @@ def engine_request(asked: Asked, model_id: str, *, is_chat: bool) -> tuple[str, 
     """The path and the body for the engine. Raises ValueError with a sentence where it cannot be said so."""
     body: dict[str, Any] = {"model": model_id, "stream": True, "stream_options": {"include_usage": True}}
     body |= _options(asked)
+    if asked.logprobs:
+        if not 0 <= (count := asked.top_logprobs or 0) <= MAX_TOP_LOGPROBS:
+            raise ValueError(f"top_logprobs is a number from 0 to {MAX_TOP_LOGPROBS}")
+        is_prompt = not is_chat and asked.raw
+        body |= {"logprobs": max(count, 1)} if is_prompt else {"logprobs": True, "top_logprobs": max(count, 1)}
     if asked.images:
         raise ValueError(NO_IMAGES)
     if asked.suffix:
@@ -146,8 +157,8 @@ def _call(number: int, call: Any) -> dict[str, Any]:
 class Answer:
     """An answer on its way: what the engine's events add to it, as Ollama's lines."""
 
-    def __init__(self, model: str, *, is_chat: bool) -> None:
-        self._model, self._is_chat = model, is_chat
+    def __init__(self, model: str, *, is_chat: bool, top_logprobs: int = 0) -> None:
+        self._model, self._is_chat, self._top_logprobs = model, is_chat, top_logprobs
         self._rest = b""
         self._calls: dict[int, dict[str, str]] = {}
         self._reason, self._prompt_tokens, self._tokens = "stop", 0, 0
@@ -183,9 +194,15 @@ class Answer:
         delta = choice.get("delta") or {}
         for call in delta.get("tool_calls") or ():
             self._add_call(call)
-        return AnswerPiece(
-            str(delta.get("content") or choice.get("text") or ""), str(delta.get("reasoning_content") or "")
-        )
+        text = str(delta.get("content") or choice.get("text") or "")
+        likely = (choice.get("logprobs") or {}).get("content") or ()
+        return AnswerPiece(text, str(delta.get("reasoning_content") or ""), tuple(map(self._likely, likely)))
+
+    def _likely(self, token: dict[str, Any]) -> dict[str, Any]:
+        """A token as Ollama tells how likely it was."""
+        found: dict[str, Any] = {name: token[name] for name in ("token", "logprob", "bytes") if name in token}
+        others = [self._likely(other) for other in (token.get("top_logprobs") or ())[: self._top_logprobs]]
+        return {**found, **({"top_logprobs": others} if others else {})}
 
     def _add_call(self, call: dict[str, Any]) -> None:
         index, function = int(call.get("index", 0)), call.get("function") or {}
@@ -200,7 +217,8 @@ class Answer:
         content: dict[str, Any] = {"response": piece.text, **thinking}
         if self._is_chat:
             content = {"message": {"role": "assistant", "content": piece.text, **thinking}}
-        return {"model": self._model, "created_at": now(), **content, "done": False}
+        likely = {"logprobs": piece.logprobs} if piece.logprobs else {}
+        return {"model": self._model, "created_at": now(), **content, **likely, "done": False}
 
     def calls(self) -> dict[str, Any] | None:
         """The line with the calls of tools, which comes before the last one of a stream; None where there are none."""
@@ -212,7 +230,8 @@ class Answer:
 
     def end(self, pieces: Sequence[AnswerPiece], seconds: float, *, with_calls: bool = False) -> dict[str, Any]:
         """The last line; `pieces` are none after a stream, and all of the answer without one."""
-        whole = AnswerPiece("".join(piece.text for piece in pieces), "".join(piece.thinking for piece in pieces))
+        texts, thoughts, likely = zip(*pieces, strict=True) if pieces else ((), (), ())
+        whole = AnswerPiece("".join(texts), "".join(thoughts), tuple(itertools.chain(*likely)))
         found = {**self.line(whole), "done": True, "done_reason": "length" if self._reason == "length" else "stop"}
         if with_calls and (calls := self.calls()) is not None:
             found["message"]["tool_calls"] = calls["message"]["tool_calls"]

@@ -105,6 +105,12 @@ def test_a_model_is_listed_shown_asked_unloaded_and_deleted(client: ollama.Clien
     assert pieces[-1].eval_count
     cut = client.generate(NAME, prompt="?", raw=True, options={"num_predict": 4})
     assert (cut.response, cut.done_reason) == ("Once upon a time", "length")
+    likely = client.chat(NAME, messages=asked, logprobs=True, top_logprobs=2, options={"num_predict": 2}).logprobs
+    assert likely is not None
+    assert [(each.token, len(each.top_logprobs or ())) for each in likely] == [("Once", 2), (" upon", 2)]
+    alone = client.generate(NAME, prompt="?", raw=True, logprobs=True, stream=True, options={"num_predict": 2})
+    told = [each for piece in alone for each in piece.logprobs or ()]
+    assert [(each.token, each.top_logprobs) for each in told] == [("Once", None), (" upon", None)]
     assert [model.model for model in client.ps().models] == [NAME]
     with pytest.raises(ollama.ResponseError) as used:
         client.delete(NAME)
