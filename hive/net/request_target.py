@@ -9,15 +9,20 @@ from __future__ import annotations
 
 import re
 
-_ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*)(.*)", re.DOTALL)
+_HAS_SCHEME = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://")
+_ABSOLUTE = re.compile(rb"https?://([^/?#\[\]]+|\[[0-9a-f:.]+\](?::\d*)?)([/?].*)?", re.DOTALL | re.IGNORECASE)
 
 
 def split_target(target: bytes) -> tuple[bytes | None, bytes]:
-    """The authority that a target names, None where it names none, and the target in origin form."""
-    found = _ABSOLUTE.fullmatch(target)
-    if found is None:
+    """The authority that a target names, None where it names none, and the target in origin form; b"" of one that is no
+    address of HTTP.
+    """
+    if not _HAS_SCHEME.match(target):
         return None, target
-    return found[1], found[2] if found[2].startswith(b"/") else b"/" + found[2]
+    if (found := _ABSOLUTE.fullmatch(target)) is None:
+        return None, b""
+    path = found[2] or b"/"
+    return found[1], path if path.startswith(b"/") else b"/" + path
 
 
 def origin_form(target: bytes, headers: list[tuple[bytes, bytes]], version: str) -> bytes:
