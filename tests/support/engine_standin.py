@@ -28,6 +28,8 @@ DEFAULTS: dict[str, Any] = {
     "hangs": False,  # never ready
     "tokens_per_s": 0.0,  # 0: as fast as it can
     "tokens": None,  # how many it makes; as many as asked where None
+    "token_chars": 0,  # of each token's text, filled up with blanks
+    "fails_after_tokens": None,
     "dies_after_tokens": None,
     "silent_after_tokens": None,
     "vector_bytes": 64,  # of its answer to a request for vectors
@@ -119,13 +121,17 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         began_s = time.monotonic()
         for number in range(count):
+            if number == orders["fails_after_tokens"]:
+                self._event({"error": {"code": 500, "message": "the context is full", "type": "server_error"}}, asked)
+                break
             if number == orders["dies_after_tokens"]:
                 os._exit(1)
             if number == orders["silent_after_tokens"]:
                 threading.Event().wait()
             if orders["tokens_per_s"]:
                 time.sleep(max(began_s + number / orders["tokens_per_s"] - time.monotonic(), 0))
-            self._event({"index": 0, "content": f"w{number} ", "stop": False, "tokens_predicted": number + 1}, asked)
+            text = f"w{number} ".ljust(orders["token_chars"])
+            self._event({"index": 0, "content": text, "stop": False, "tokens_predicted": number + 1}, asked)
         self._event({"content": "", "stop": True, "tokens_predicted": count, "stop_type": "limit"}, asked)
         if "messages" in asked:
             self.wfile.write(b"e\r\ndata: [DONE]\n\n\r\n")

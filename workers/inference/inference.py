@@ -50,6 +50,8 @@ MAX_EVENT_BYTES: Final = 4 << 20
 #: Bytes of an error of the engine.
 MAX_ERROR_BYTES: Final = 65_536
 _PREFIX: Final = b"data: "
+#: How it says in the middle of an answer that it failed: its present releases, and the older ones.
+_ERROR_PREFIXES: Final = (b'data: {"error"', b"error: {")
 _JSON: Final = ((b"content-type", b"application/json"),)
 
 
@@ -181,6 +183,11 @@ class Inference:
             return
         events: list[InferenceEvent] = []
         for line in lines:
+            if line.startswith(_ERROR_PREFIXES):
+                if events:
+                    self._send(events)
+                self.stop(*_refusal(500, line.partition(b":")[2]))
+                return
             if line.startswith(_PREFIX) and self._take(line[len(_PREFIX) :], events):
                 return
         if events:
@@ -206,9 +213,13 @@ class Inference:
         try:
             chunk = _chunks.decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError):
-            self.stop(*_refusal(500, data))
+            self.stop(*_refusal(500, data, "The engine sends an event that is none of llama.cpp's server."))
             return True
         self.prompt_tokens = chunk.tokens_evaluated
+        if not chunk.stop and self.tokens >= self._asked.max_tokens:
+            # It does not count: nobody asked for more, and its slot is somebody else's.
+            self._finish([*events, self._end("MAX_TOKENS", "")], "MAX_TOKENS")
+            return True
         if not chunk.stop:
             self._fill(chunk.tokens_predicted - 1, events)
             self._add(chunk.content, events)
@@ -333,17 +344,18 @@ def _stop_reason(stop_type: str) -> StopReason | None:
     return {"limit": "MAX_TOKENS", "eos": "EOS", "word": "STOP_SEQUENCE"}.get(stop_type)  # type: ignore[return-value]
 
 
-def _refusal(status: int, body: bytes) -> tuple[str, str]:
-    """Why the engine does not answer, as a code and a sentence without the prompt."""
+def _refusal(status: int, body: bytes, otherwise: str = "") -> tuple[str, str]:
+    """Why the engine does not answer, as a code and a sentence without the prompt; `otherwise` where it says none."""
+    otherwise = otherwise or f"The engine answers with {status}."
     try:
         error = _errors.decode(body.strip()).error
     except (msgspec.DecodeError, UnicodeDecodeError):
-        return "INFERENCE_FAILED", f"The engine answers with {status}."
+        return "INFERENCE_FAILED", otherwise
     if "memory" in error.message.lower() and status >= 500:
         return "VRAM_OOM", error.message[:500]
     if status == 400:
         return "INVALID_REQUEST", error.message[:500]
-    return "INFERENCE_FAILED", error.message[:500] or f"The engine answers with {status}."
+    return "INFERENCE_FAILED", error.message[:500] or otherwise
 
 
 def _error_of(event: InferenceError) -> HiveError:

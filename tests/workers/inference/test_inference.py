@@ -321,13 +321,28 @@ def test_an_engine_that_falls_silent_is_a_timeout(start_worker: StartWorker, ram
     assert slots_free(worker)
 
 
+def test_an_engine_that_fails_in_the_middle_is_told_in_its_own_words(
+    start_worker: StartWorker, rambling: Path, tmp_path: Path
+) -> None:
+    standin = write_standin(tmp_path / "engine", fails_after_tokens=2)
+    worker = start_worker(rambling, {"HIVE_LLAMA_SERVER": str(standin)})
+    worker.wait_until_ready()
+    events = worker.infer(max_tokens=50)
+    assert events_count(events) == 2
+    assert (events[-1]["code"], events[-1]["message"]) == ("INFERENCE_FAILED", "the context is full")
+
+
 # -- back-pressure -----------------------------------------------------------------------------------------------------
+
+
+#: Characters of a token; 2,048 of them, twice in an event, are far more than the memory that they may take.
+FOUNTAIN_CHARS = 8_000
 
 
 @pytest.fixture
 def fountain(start_worker: StartWorker, rambling: Path, tmp_path: Path) -> LlmProcess:
-    """An engine that makes 100,000 tokens as fast as it can."""
-    standin = write_standin(tmp_path / "engine", tokens=100_000)
+    """An engine that makes 100,000 long tokens as fast as it can, however many were asked for."""
+    standin = write_standin(tmp_path / "engine", tokens=100_000, token_chars=FOUNTAIN_CHARS)
     worker = start_worker(rambling, {"HIVE_LLAMA_SERVER": str(standin)})
     worker.wait_until_ready()
     return worker
@@ -341,18 +356,20 @@ def resident_kb(pid: int) -> int:
 def test_a_slow_reader_costs_no_memory_and_loses_nothing(fountain: LlmProcess) -> None:
     fountain.infer(prompt="warm", max_tokens=1)
     before_kb = resident_kb(fountain.pid)
-    stream = RawStream(fountain.url, "/v1/inference", {"prompt": "?", "max_tokens": 1}, 4096)
+    stream = RawStream(fountain.url, "/v1/inference", {"prompt": "?", "max_tokens": 2_048}, 4096)
     began_s, most_kb, count = time.monotonic(), 0, 0
     for event in stream.events():
         if event["type"] == "token":
             assert event["i"] == count
-            assert event["t"] == f"w{count} "
+            assert event["t"] == f"w{count} ".ljust(FOUNTAIN_CHARS)
             count += 1
         if count < 30:
             time.sleep(0.1 if time.monotonic() - began_s < AT_ONCE_S else 0)  # ten tokens a second at first
             most_kb = max(most_kb, resident_kb(fountain.pid))
     most_kb = max(most_kb, resident_kb(fountain.pid))
-    assert count == 100_000
+    assert count == 2_048
+    assert event["stop_reason"] == "MAX_TOKENS"
+    assert slots_free(fountain)
     assert most_kb - before_kb < 4_096, (before_kb, most_kb)
 
 
