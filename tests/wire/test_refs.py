@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from pathlib import PurePosixPath
 
 import msgspec
@@ -26,6 +28,8 @@ REVISIONS = st.none() | st.from_regex(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,20}[A-Za-z
     lambda text: ".." not in text and not text.endswith(".lock")
 )
 PATHS = st.text(min_size=1, max_size=60).filter(lambda path: path_problem(path) is None)
+#: Seconds of a processor for the longest reference; it takes some hundredths.
+MAX_PARSE_S = 2.0
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -470,6 +474,13 @@ class TestPasted:
             parse_ref(text)
         assert said in str(caught.value)
         assert "c4n4ry" not in str(caught.value)
+
+    @pytest.mark.parametrize("end", ["!" * 2000 + ">" * 2000, ">" * 4000 + "!", "!)" * 2000])
+    def test_a_text_of_punctuation_takes_no_longer_than_another(self, end: str) -> None:
+        began_s = time.process_time()
+        with contextlib.suppress(RefError):
+            parse_ref(f"org/name{end}")
+        assert time.process_time() - began_s < MAX_PARSE_S
 
     def test_a_signature_in_a_pasted_command_is_not_shown(self) -> None:
         with pytest.raises(RefError) as caught:
