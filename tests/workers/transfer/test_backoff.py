@@ -29,7 +29,7 @@ def test_six_failures_in_a_row_are_the_end_and_the_waits_grow() -> None:
             wait_s = backoff.failed("why")
             assert 0 <= wait_s <= bounds[number] + 1e-9
             longest[number] = max(longest[number], wait_s)
-        with pytest.raises(DownloadError, match="6 attempts: why"):
+        with pytest.raises(DownloadError, match="at attempt 6: why"):
             backoff.failed("why")
     # Full jitter: the bound is reached, or nearly so, by some.
     assert all(most > 0.9 * bound for most, bound in zip(longest, bounds, strict=True))
