@@ -106,7 +106,7 @@ def serve_files(gib: float, clients: int, runs: int, subscribers: int) -> None:
 
 
 #: The forms of `transfer`.
-FORMS = ("one", "limited", "unlimited", "distant", "small", "mirror")
+FORMS = ("one", "limited", "unlimited", "tls", "distant", "small", "mirror")
 
 
 @cli.command()
@@ -122,6 +122,7 @@ def transfer(forms: tuple[str, ...], gib: float, runs: int, folder: Path | None,
     one        one file, against curl and hf download
     limited    twice the size, each connection limited to 40 MiB/s, against aria2c, hf and a loop with requests
     unlimited  the same without the limit
+    tls        one file over TLS, without a limit and from behind a line of 1 Gbit/s, against all of them
     distant    one file from 50 ms away over connections that break now and then, against aria2c
     small      2,000 small files, against hf download
     mirror     hf download of a model through a hive without it, against hf download directly
@@ -132,9 +133,10 @@ def transfer(forms: tuple[str, ...], gib: float, runs: int, folder: Path | None,
     names = [hive, *(name for name in peers if against in name and name != it.THROUGH)]
     others = [name for name in names if name != "curl"]
     runs_of: dict[str, Callable[[Path], None]] = {
-        "one": lambda place: it.big(place, gib, runs, names[:3]),
-        "limited": lambda place: it.big(place, 2 * gib, runs, others, it.LIMIT),
-        "unlimited": lambda place: it.big(place, 2 * gib, runs, others),
+        "one": lambda place: it.big(place, gib, runs, names[:3], it.NEARBY),
+        "limited": lambda place: it.big(place, 2 * gib, runs, others, it.Way(it.LIMIT)),
+        "unlimited": lambda place: it.big(place, 2 * gib, runs, others, it.NEARBY),
+        "tls": lambda place: it.big(place, gib, runs, names, it.Way(tls=True), it.Way(tls=True, line=it.TLS_LINE)),
         "distant": lambda place: it.distant(place, gib, runs),
         "small": lambda place: it.small(place, runs),
         "mirror": lambda place: it.mirror(place, gib, runs),

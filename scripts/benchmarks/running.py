@@ -15,13 +15,15 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import IO, Any, Self
+from typing import IO, Any, Final, NamedTuple, Self
 
 from benchmarks.machine import DRIVER_CORE, SERVER_CORE, children, pinned
 from hive.processes.children import bound_to_us
 
 #: The checkout.
 ROOT = Path(__file__).resolve().parents[2]
+#: Where servers listen.
+LOOPBACK: Final = "127.0.0.1"
 #: Seconds within which a process must start, and end when told to.
 START_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 20.0
@@ -52,9 +54,9 @@ def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = STAR
         time.sleep(POLL_S)
 
 
-def listens(port: int) -> bool:
-    """Whether somebody accepts connections on this port of the loopback address."""
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+def listens(port: int, address: str = LOOPBACK) -> bool:
+    """Whether somebody accepts connections on this port of an address."""
+    with contextlib.suppress(OSError), socket.create_connection((address, port), 1):
         return True
     return False
 
@@ -200,11 +202,29 @@ def environment(redis_url: str, folder: Path, **settings: str) -> dict[str, str]
     }
 
 
+class Place(NamedTuple):
+    """Where a server runs: what its command begins with, and the address at which it is reached."""
+
+    prefix: tuple[str, ...] = ()
+    address: str = LOOPBACK
+
+
+#: A server of this machine, as its programs see it.
+HERE: Final = Place()
+
+
 class Nginx(Process):
-    """nginx with one worker process. `http` is the inside of its http block; PORT in it becomes the port."""
+    """nginx with one worker process. `http` is the inside of its http block; ADDRESS and PORT in it become those."""
 
     def __init__(
-        self, folder: Path, http: str, *, modules: tuple[Path, ...] = (), core: int | None = SERVER_CORE
+        self,
+        folder: Path,
+        http: str,
+        *,
+        modules: tuple[Path, ...] = (),
+        core: int | None = SERVER_CORE,
+        place: Place = HERE,
+        scheme: str = "http",
     ) -> None:
         self.port = free_port()
         folder.mkdir(parents=True, exist_ok=True)
@@ -214,11 +234,11 @@ class Nginx(Process):
             + f"daemon off; worker_processes 1; user root; pid {folder}/nginx.pid;\n"
             + f"error_log {folder}/nginx-error.log;\nevents {{ worker_connections 16384; }}\n"
             + f"http {{ access_log off; client_body_temp_path {folder}/body;\n"
-            + f"{http.replace('PORT', str(self.port))}\n}}\n"
+            + f"{http.replace('ADDRESS', place.address).replace('PORT', str(self.port))}\n}}\n"
         )
-        super().__init__(["nginx", "-c", str(config)], core, log=folder / "nginx.log")
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.wait_for(lambda: listens(self.port) and bool(children(self.pid)), "nginx")
+        super().__init__([*place.prefix, "nginx", "-c", str(config)], core, log=folder / "nginx.log")
+        self.url = f"{scheme}://{place.address}:{self.port}"
+        self.wait_for(lambda: listens(self.port, place.address) and bool(children(self.pid)), "nginx")
         #: The process that serves; the master only watches it.
         self.worker_pid = children(self.pid)[0]
 

@@ -21,8 +21,9 @@ from typing import NamedTuple
 from urllib.request import Request, urlopen
 
 from benchmarks import machine
-from benchmarks.running import ROOT, Process, Redis, Server, Workers, free_port, listens
-from benchmarks.statichub import REPO, Listed, StaticHub, write_random
+from benchmarks.line import line
+from benchmarks.running import HERE, ROOT, Process, Redis, Server, Workers, free_port, listens
+from benchmarks.statichub import REPO, Listed, StaticHub, trusted_certificate, write_random
 from benchmarks.table import print_table
 
 #: Seconds that one transfer may take.
@@ -37,6 +38,8 @@ FAR_DELAY_MS, FAR_WINDOW_BYTES, FAR_CUT_EVERY_BYTES = 50, 2**20, 2**26
 #: Small files of the repo with many, the least and the most bytes of one: spread evenly over the orders of magnitude.
 SMALL_FILES, SMALL_LEAST_BYTES, SMALL_MOST_BYTES = 2000, 10 * 2**10, 2**20
 
+#: Lines of `mirror` and of `tls`, as tc writes their rates.
+MIRROR_LINES, TLS_LINE = ("1gbit", "2500mbit", "5gbit"), "1gbit"
 #: The small files of the model that `mirror` brings, in bytes, and hive's workers for it.
 MIRROR_SMALL_FILES: dict[str, int] = {"config": 800, "generation_config": 200, "tokenizer_config": 40_000}
 MIRROR_WORKERS = 4
@@ -60,6 +63,27 @@ class Cost(NamedTuple):
     seconds: float
     cpu_s: float
 
+
+class Way(NamedTuple):
+    """How the tools reach the hub: with a limit of each connection ("0" for none) as nginx writes it; behind a line of
+    so many bits a second, as tc writes it; over TLS; from far away.
+    """
+
+    limit: str = "0"
+    line: str = ""
+    tls: bool = False
+    far: bool = False
+
+    @property
+    def words(self) -> str:
+        """The same for a title."""
+        said = ["TLS"] if self.tls else []
+        said += [f"a line of {self.line}"] if self.line else []
+        said += [f"limited to {self.limit} bytes a second and connection"] if self.limit != "0" else []
+        return ", ".join(said) or "no limit"
+
+
+NEARBY = Way()
 
 #: Brings everything that the hub has into an empty folder.
 Tool = Callable[[StaticHub, Path], Cost]
@@ -90,6 +114,8 @@ def aria2c(hub: StaticHub, folder: Path, *more: str) -> Cost:
     """Eight connections, nothing verified."""
     (file,) = hub.files
     options = ["-q", "-x", ARIA2_CONNECTIONS, "-s", ARIA2_CONNECTIONS, "--allow-overwrite=true", "-d", str(folder)]
+    if hub.certificate is not None:
+        options.append(f"--ca-certificate={hub.certificate}")  # it knows no variable for it
     return run_command(["aria2c", *options, *more, f"{hub.resolve}/{file.name}"])
 
 
@@ -196,24 +222,12 @@ def put_far_away(hub: StaticHub, folder: Path) -> Iterator[None]:
         yield
 
 
-def compare(
-    title: str,
-    folder: Path,
-    files: list[Listed],
-    names: Sequence[str],
-    runs: int,
-    limit: str = "0",
-    *,
-    far: bool = False,
-) -> None:
+def compare(title: str, folder: Path, files: list[Listed], names: Sequence[str], runs: int, way: Way = NEARBY) -> None:
     """The tools in turns, each `runs` times, every run into an empty folder."""
     present = [name for name in names if machine.program(*TOOLS[name][:2])]
     costs: dict[str, list[Cost]] = {name: [] for name in present}
     size_bytes = sum(file.size_bytes for file in files)
-    with contextlib.ExitStack() as stack:
-        hub = stack.enter_context(StaticHub(folder / "nginx", folder / "files", files, limit))
-        if far:
-            stack.enter_context(put_far_away(hub, folder))
+    with _hub(folder, files, way) as hub:
         for _ in range(runs):
             for name in present:
                 with _empty(folder / f"to-{free_port()}") as target:
@@ -237,23 +251,34 @@ def compare(
     print_table(f"{title}, medians of {runs} runs in turns, from nginx on the same machine", head, rows)
 
 
-def big(folder: Path, gib: float, runs: int, names: Sequence[str], limit: str = "0") -> None:
+@contextlib.contextmanager
+def _hub(folder: Path, files: list[Listed], way: Way) -> Iterator[StaticHub]:
+    with contextlib.ExitStack() as stack:
+        place = stack.enter_context(line(way.line)) if way.line else HERE
+        certificate = stack.enter_context(trusted_certificate(folder / "tls", place.address)) if way.tls else None
+        made = StaticHub(folder / "nginx", folder / "files", files, way.limit, place=place, certificate=certificate)
+        hub = stack.enter_context(made)
+        if way.far:
+            stack.enter_context(put_far_away(hub, folder))
+        yield hub
+
+
+def big(folder: Path, gib: float, runs: int, names: Sequence[str], *ways: Way) -> None:
     """One large file."""
     file = write_random(folder / "files" / "model.gguf", int(gib * 2**30))
-    form = f"limited to {limit} bytes a second and connection" if limit != "0" else "no limit"
-    compare(f"{gib:g} GiB in one file, {form}", folder, [file], names, runs, limit)
+    for way in ways:
+        compare(f"{gib:g} GiB in one file, {way.words}", folder, [file], names, runs, way)
 
 
 def mirror(folder: Path, gib: float, runs: int) -> None:
     """A model of one large file and some small ones to `hf download`, through a hive that has none of it and directly:
-    without a limit, and with one of each connection.
+    behind lines, without a limit, and with one of each connection.
     """
     files = [write_random(folder / "files" / f"{name}.json", size) for name, size in MIRROR_SMALL_FILES.items()]
     files.append(write_random(folder / "files" / "model.safetensors", int(gib * 2**30)))
-    names = [THROUGH, "hf download"]
-    for limit in ("0", LIMIT):
-        form = f"limited to {limit} bytes a second and connection" if limit != "0" else "no limit"
-        compare(f"{gib:g} GiB and {len(files) - 1} small files, {form}", folder, files, names, runs, limit)
+    for way in (*(Way(line=rate) for rate in MIRROR_LINES), Way(), Way(LIMIT)):
+        title = f"{gib:g} GiB and {len(files) - 1} small files, {way.words}"
+        compare(title, folder, files, [THROUGH, "hf download"], runs, way)
 
 
 def distant(folder: Path, gib: float, runs: int) -> None:
@@ -261,7 +286,7 @@ def distant(folder: Path, gib: float, runs: int) -> None:
     file = write_random(folder / "files" / "model.gguf", int(gib * 2**30))
     title = f"{gib:g} GiB, {FAR_DELAY_MS} ms each way, a connection breaks every {FAR_CUT_EVERY_BYTES / 2**20:.0f} MiB"
     names = ["hive (verified)", "aria2c -x8 -s8 (verified)"]
-    compare(title, folder, [file], names, runs, far=True)
+    compare(title, folder, [file], names, runs, Way(far=True))
 
 
 def small(folder: Path, runs: int) -> None:

@@ -16,6 +16,7 @@ import http.client
 import io
 import os
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -31,6 +32,7 @@ from hive.net.addresses import AddressCheck
 from hive.net.egress import Network, resolve
 from hive.net.happy_eyeballs import MEMORY, connect
 from hive.net.proxies import Proxy
+from workers.transfer.http.low_water import LowWaterMark
 
 #: Interim answers (100 to 199) before one answer.
 MAX_INTERIM: Final = 16
@@ -136,6 +138,9 @@ class Body(http.client.HTTPResponse):
         self._reader = _DeadlineReader(sock.makefile("rb", buffering=0))
         self.fp = io.BufferedReader(self._reader)
         self._sock = sock
+        self._mark = LowWaterMark(sock) if LowWaterMark.is_worth_it(sock) else None
+        #: What went wrong behind bytes that were given already.
+        self._late_error: OSError | None = None
         self._head_s = 2 * (sock.gettimeout() or 0)
         _current.body = self
 
@@ -168,19 +173,47 @@ class Body(http.client.HTTPResponse):
         self._reader.deadline_s = None
 
     def read_into(self, buffer: memoryview) -> int:
-        """Bytes put into the buffer by at most one system call.
+        """Bytes put into the buffer: those that are there, or the next that come.
 
         0 at the end of the body. For bodies that are not chunked.
         """
+        if self._late_error is not None:
+            raise self._late_error
         if self.fp is None:
             return 0
+        mark = self._mark if self.length is not None else None
         if self.length is not None:
             buffer = buffer[: self.length]
+            if mark is not None:
+                mark.wait(self.length)
         n_bytes = self.fp.readinto1(buffer) if buffer else 0
+        if n_bytes and isinstance(self._sock, ssl.SSLSocket):
+            n_bytes += self._take_records(self._sock, buffer[n_bytes:])
+        if mark is not None:
+            mark.count(n_bytes)
         if self.length is not None:
             self.length -= n_bytes
         if n_bytes == 0 or self.length == 0:
+            if mark is not None:
+                mark.lower()
             self.close()
+        return n_bytes
+
+    def _take_records(self, sock: ssl.SSLSocket, buffer: memoryview) -> int:
+        """Bytes of the TLS records that are here already. A read gives one record, of 16 KiB at most (SSL_read(3)), and
+        a turn of the engine for each costs more than to decrypt it.
+        """
+        n_bytes, patience_s = 0, sock.gettimeout()
+        sock.settimeout(0)
+        try:
+            while n_bytes < len(buffer) and (came := sock.recv_into(buffer[n_bytes:])):
+                n_bytes += came
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            pass
+        except OSError as error:
+            self._late_error = error  # OpenSSL tells it once, and an end after that
+        finally:
+            sock.settimeout(patience_s)
         return n_bytes
 
 

@@ -1,0 +1,73 @@
+"""SO_RCVLOWAT: a read waits until there is enough to be worth it.
+
+Problem: a line brings its bytes in pieces of 1 to 64 KiB, and each that is read as it comes is a turn of the whole
+engine: a wake-up, a write, a CRC, counts under locks. The easy way, a nap after a short read, lets the receive window
+fill before the kernel has opened it wide, and slows the line down. So the kernel is told how many bytes are worth a
+wake-up (socket(7), tcp(7)): what the connection brings in `GATHER_S`. It widens the window for them, and wakes the
+reader sooner when that is full or the sender closes. Where they do not come in twice the time, what is there is read,
+and what follows as it comes, until the rate is known again: nothing waits for longer than that.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import sys
+import time
+from typing import Final
+
+#: Seconds over which the rate is taken, and for whose bytes a read waits; it waits for twice as long at most.
+GATHER_S: Final = 0.01
+WAIT_MS: Final = 20
+#: Bytes that are always worth a wake-up, and those that are not worth waiting for.
+MOST_BYTES: Final = 256 * 1024
+LEAST_BYTES: Final = 16 * 1024
+#: Bytes of a TLS record and its head (RFC 8446, 5.2), which may have left the kernel while the record is not whole.
+TLS_RECORD_BYTES: Final = 5 + 16_384 + 256
+
+
+class LowWaterMark:
+    """The mark of one connection whose body is read. Belongs to the reader."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._poll = select.poll()
+        self._poll.register(sock, select.POLLIN)
+        self._mark = 1
+        self._aim = 0
+        self._bytes, self._since_s = 0, time.monotonic()
+
+    @staticmethod
+    def is_worth_it(sock: object) -> bool:
+        """Whether this system heeds the mark in poll(2), and it is a socket that has one (TLS within TLS is none)."""
+        return sys.platform == "linux" and isinstance(sock, socket.socket)
+
+    def wait(self, left: int) -> None:
+        """Until there is enough of the `left` bytes to come, or for `WAIT_MS`. Bytes of a body without an end are
+        waited for by nobody: leave it out there.
+        """
+        mark = min(self._aim, left - TLS_RECORD_BYTES)
+        if mark < LEAST_BYTES:
+            self.lower()
+            return
+        self._set(mark)
+        if not self._poll.poll(WAIT_MS):
+            self._aim //= 2
+            self.lower()
+
+    def count(self, n_bytes: int) -> None:
+        """So many bytes were read."""
+        self._bytes += n_bytes
+        now_s = time.monotonic()
+        if now_s - self._since_s >= GATHER_S:
+            self._aim = min(MOST_BYTES, round(self._bytes / (now_s - self._since_s) * GATHER_S))
+            self._bytes, self._since_s = 0, now_s
+
+    def lower(self) -> None:
+        """One byte is worth a wake-up again: whatever is read next on the connection may be short."""
+        self._set(1)
+
+    def _set(self, mark: int) -> None:
+        if mark != self._mark:
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, mark)
+            self._mark = mark
