@@ -42,7 +42,7 @@ class Readiness:
         except RedisUnavailable as error:
             return error
         if not self._fanout.connected:
-            return RedisUnavailable("The process is not subscribed to Redis yet.")
+            return RedisUnavailable(f"The process is not subscribed to Redis yet. {self._fanout.refused}".rstrip())
         if not self._store_health.compared:
             # A server that starts where a mount is missing is never ready, not even for a moment.
             return RedisUnavailable("The store has not been compared with that of the other servers yet.")

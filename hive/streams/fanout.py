@@ -97,6 +97,11 @@ class Fanout:
         return self._subscription.connected
 
     @property
+    def refused(self) -> str:
+        """Why it is not, with the way out; "" where nobody has refused it."""
+        return self._subscription.refused
+
+    @property
     def subscribers(self) -> set[Subscriber]:
         """Everyone who watches anything."""
         return {subscriber for topic in self._topics.values() for subscriber in topic.subscribers}

@@ -58,6 +58,8 @@ class Subscription:
         self._messages_before = 0
         self._subscribed = 0
         self.connected = False
+        #: Why it is not subscribed, with the way out; "" while nothing was refused.
+        self.refused = ""
 
     @property
     def messages(self) -> int:
@@ -78,13 +80,14 @@ class Subscription:
                 async with asyncio.timeout(SUBSCRIBE_TIMEOUT_S):  # not wait_for: see CommandThread.run
                     protocol = await self._subscribe()
                 backoff.reset()
-                self.connected = True
+                self.connected, self.refused = True, ""
                 self._subscribed += 1
                 self._on_subscribed()
                 await protocol.lost
                 log.warning("the subscription was lost; connecting again", extra={"repeats": True})
             except Exception as error:  # whatever it was: without a subscription the process is of no use
-                fields = {"redis": str(address), "reason": _why(error)}
+                self.refused = _why(error)
+                fields = {"redis": str(address), "reason": self.refused}
                 log.warning("cannot subscribe", extra={"fields": fields, "repeats": True})
             finally:
                 self.connected = False

@@ -44,6 +44,19 @@ async def test_however_many_ask_at_once_redis_is_asked_once(services: Services) 
     assert services.commands.round_trips - before == 2, "an answer is good for those who wait for it alone"
 
 
+async def test_why_the_process_may_not_subscribe_is_told(services: Services, own_redis: EmbeddedRedis) -> None:
+    with connect(own_redis.url) as redis:
+        redis.execute_command("ACL", "SETUSER", "default", "resetchannels")
+        redis.client_kill_filter(_type="pubsub")
+        await wait_for_async(lambda: services.fanout.refused, "it is refused")
+        refusal = await services.readiness.refusal()
+        assert isinstance(refusal, RedisUnavailable)
+        assert "NOPERM" in refusal.message
+        redis.execute_command("ACL", "SETUSER", "default", "allchannels")
+    await wait_for_async(lambda: services.fanout.connected, "it is subscribed again")
+    assert services.fanout.refused == ""
+
+
 async def test_before_the_store_was_compared_with_that_of_the_others_it_is_not_ready(services: Services) -> None:
     """A server that starts where a mount is missing would be asked, and answer of an empty folder."""
     services.store_health.compared = False
