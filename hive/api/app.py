@@ -20,6 +20,7 @@ from hive.api import (
     blobs,
     controls,
     downloads,
+    hub_manifest,
     hub_mirror,
     json,
     llm,
@@ -60,6 +61,7 @@ HUB_ROUTES: Final[list[ApiRoute]] = [
         ApiRoute("GET", f"/{kind}/{{org}}/{{name}}/resolve/{{id:path}}", hub_mirror.file_of_kind, "pull")
         for kind in HUB_KINDS[1:]
     ],
+    ApiRoute("GET", "/v2/{org}/{name}/manifests/{tag}", hub_manifest.manifest, "pull"),
     ApiRoute("GET", "/{org}/{name}/resolve/{id:path}", hub_mirror.file, "pull"),
     ApiRoute("GET", "/{name}/resolve/{id:path}", hub_mirror.file_of_one_name, "pull"),
 ]

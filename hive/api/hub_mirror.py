@@ -65,7 +65,7 @@ async def info(request: Request) -> Response:
     listing; from the disk while it is away.
     """
     asked = read_info_path(_raw_path(request))
-    services, token = services_of(request), _token(request)
+    services, token = services_of(request), token_of(request)
     if asked is None or (request.method == "POST") != (asked.verb == "paths-info"):
         return nothing_here(request)
     body = await _read_form(request) if request.method == "POST" else b""
@@ -123,7 +123,7 @@ class _Commit(msgspec.Struct):
 
 async def whoami(request: Request) -> Response:
     """`/api/whoami-v2`: who the Hub says that the token is."""
-    answer = await services_of(request).mirror.upstream.ask("GET", "/api/whoami-v2", _token(request))
+    answer = await services_of(request).mirror.upstream.ask("GET", "/api/whoami-v2", token_of(request))
     if answer.status != 200:
         return refused(refusal_of(answer)._replace(status=401))
     return Response(answer.body, media_type="application/json")
@@ -139,7 +139,7 @@ async def file(request: Request) -> Response:
     asked = read_resolve_path(_raw_path(request))
     if asked is None or not asked.revision:
         return nothing_here(request)
-    services, token, principal = services_of(request), _token(request), principal_of(request)
+    services, token, principal = services_of(request), token_of(request), principal_of(request)
     sees = principal.sees_everything and bool(principal.key_id)
     try:
         found = await while_connected(request, services.mirror.file(asked, token, sees_everything=sees))
@@ -448,7 +448,7 @@ def _raw_path(request: Request) -> bytes:
     return raw.partition(b"?")[0]
 
 
-def _token(request: Request) -> str | None:
+def token_of(request: Request) -> str | None:
     """The Hub's token of this client: in a header of its own, or the bearer that is no key of hive."""
     given = request.headers.get(HUB_TOKEN_HEADER) or bearer(request.scope, dict(request.scope["headers"])) or ""
     if not given or given.startswith(_KEY_MARK):

@@ -33,7 +33,7 @@ OLLAMA_PROMPT_PATHS: Final = ("/api/generate", "/api/chat", "/api/embed", "/api/
 _OLLAMA_NAMES: Final = ("version", "tags", "ps", "show", "pull", "delete", "create", "copy", "push")
 OLLAMA_PATHS: Final = frozenset([*OLLAMA_PROMPT_PATHS, *(f"/api/{name}" for name in _OLLAMA_NAMES)])
 #: Addresses of Ollama's clients and of the Hub's, which show an error's `error` as text.
-_TEXT_ERRORS: Final = re.compile(r"/api/.*|/(?!v1/)[^/]+(?:/[^/]+){0,2}/resolve/.*", re.DOTALL)
+_TEXT_ERRORS: Final = re.compile(r"/(?:api|v2)/.*|/(?!v1/)[^/]+(?:/[^/]+){0,2}/resolve/.*", re.DOTALL)
 #: Characters of what names a worker of a model, or a request to one.
 MAX_ID_CHARS: Final = 128
 #: The header by which whoever asks for models on the disk shows the Hub's token.

@@ -284,6 +284,26 @@ def test_llama_cpp_and_transformers_ask_for_what_is_not_there_and_are_told_by_he
     assert mine.json()["name"] == "stand-in"
 
 
+def test_older_llama_cpp_is_told_which_file_a_tag_means(mirror: Mirror) -> None:
+    names = ("m-Q4_K_M.gguf", "m-Q8_0-00001-of-00002.gguf", "m-Q8_0-00002-of-00002.gguf", "mmproj-F16.gguf")
+    mirror.hub.create("org/old", {name: b"GGUF" + name.encode() for name in names})
+
+    def means(tag: str, url: str = mirror.url) -> tuple[str, str]:
+        found = requests.get(f"{url}/v2/org/old/manifests/{tag}", timeout=60).json()
+        return found["ggufFile"]["rfilename"], found["mmprojFile"]["rfilename"]
+
+    assert means("latest") == means("q4_k_m") == (names[0], names[3])
+    assert means("Q8_0") == (names[1], names[3])
+    for name in means("latest"):
+        assert requests.get(f"{mirror.url}/org/old/resolve/main/{name}", timeout=60).content == b"GGUF" + name.encode()
+    assert means("latest", mirror.url_without_hub) == (names[0], names[3])
+    refused = requests.get(f"{mirror.url}/v2/org/old/manifests/Q2_K", timeout=60)
+    assert (refused.status_code, refused.headers["x-error-code"]) == (404, "EntryNotFound")
+    assert "It has: Q4_K_M, Q8_0" in refused.json()["error"]
+    nobody = requests.get(f"{mirror.url}/v2/org/nobody/manifests/latest", timeout=60)
+    assert nobody.headers["x-error-code"] == "RepoNotFound"
+
+
 def test_what_the_clients_functions_ask_is_answered_as_by_the_hub_or_said_not_to_be_there(mirror: Mirror) -> None:
     mirror.hub.create("org/asked", {"config.json": b"{}"})
     mirror.hub.create("org/closed", {"config.json": b"{}"}, gated="manual")

@@ -26,7 +26,7 @@ HUB = (
     *sorted(OLLAMA_PATHS),
     "/api/{name}",
     *(f"/{kind}/{{org}}/{{name}}/resolve/{{id}}" for kind in HUB_KINDS[1:]),
-    *("/{org}/{name}/resolve/{id}", "/{name}/resolve/{id}"),
+    *("/{org}/{name}/resolve/{id}", "/{name}/resolve/{id}", "/v2/{org}/{name}/manifests/{tag}"),
 )
 #: Seconds for one answer, and beside that for a whole run.
 REQUEST_TIMEOUT_S = 60

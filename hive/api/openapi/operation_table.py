@@ -397,6 +397,19 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
             ("POST", f"What is at some paths of a {repo}"),
         )
     },
+    "GET /v2/{org}/{name}/manifests/{tag}": Operation(
+        "Which file of a GGUF repository a tag means, as older llama.cpp asks for it",
+        {200: Json(None, "`ggufFile`, and `mmprojFile` where there is one. Refusals stand in `X-Error-Code`.")},
+        parameters=tuple(
+            Parameter(name, "path", {"type": "string"}, what, required=True)
+            for name, what in (
+                ("org", "Of the model."),
+                ("name", "Of the model."),
+                ("tag", "A quantisation, or `latest`."),
+            )
+        ),
+        may_end_with=BUSY,
+    ),
     "GET /api/{id}": Operation(
         "What the mirror does not have", {404: Json(None, "`X-Error-Code` says so.")}, parameters=(HUB_REST,)
     ),
