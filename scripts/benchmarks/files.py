@@ -1,12 +1,14 @@
 """Files to clients: hive's `/v1/blobs` against nginx with sendfile, the same file in the page cache, in turns.
 
 The client takes bytes out of the kernel without copying them (MSG_TRUNC), so that the servers are what is measured. It
-runs on the generator's core, the server on its own.
+runs on the generator's core, the server on its own. Beside streams it takes them also no faster than a network card
+brings them: the loopback has four times as much, and is limited by the server's core alone.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import selectors
 import socket
 import subprocess
@@ -25,6 +27,8 @@ from benchmarks.table import middle, print_table, ratio
 _READ_BYTES: Final = 1 << 20
 #: Of many clients each takes this part of the file.
 SHARE: Final = 16
+#: Bytes a second of a network card: 10 Gbit/s.
+CARD_BYTES_PER_S: Final = 10 * 10**9 // 8
 #: Seconds of streams without files beside them.
 ALONE_S: Final = 8.0
 
@@ -77,8 +81,8 @@ def _take(port: int, pid: int, path: str, clients: int, size: int) -> Taken:
     return Taken(seconds, machine.cpu_s(pid) - cpu_s)
 
 
-def _client(port: int, path: str, clients: int, size: int) -> subprocess.Popen[bytes]:
-    command = [sys.executable, __file__, str(port), path, str(clients), str(size)]
+def _client(port: int, path: str, clients: int, size: int, bytes_per_s: float = math.inf) -> subprocess.Popen[bytes]:
+    command = [sys.executable, __file__, str(port), path, str(clients), str(size), str(bytes_per_s)]
     return subprocess.Popen(machine.pinned(machine.DRIVER_CORE, command), stdout=subprocess.PIPE)
 
 
@@ -98,26 +102,27 @@ def _beside_streams(bench: Bench, path: str, nginx_port: int, clients: int, size
         time.sleep(ALONE_S)
         alone = generator.tell("window")
         windows = [alone]
-        for file_port, what in ((nginx_port, "/content"), (port, path)):
-            began_s = time.monotonic()
-            while time.monotonic() - began_s < ALONE_S:
-                assert _client(file_port, what, clients, size).wait() == 0
-            windows.append(generator.tell("window"))
+        for bytes_per_s in (CARD_BYTES_PER_S, math.inf):
+            for file_port, what in ((nginx_port, "/content"), (port, path)):
+                began_s = time.monotonic()
+                while time.monotonic() - began_s < ALONE_S:
+                    assert _client(file_port, what, clients, size, bytes_per_s).wait() == 0
+                windows.append(generator.tell("window"))
         publisher.tell("finish")
         ends = generator.tell(f"end {END_S}")
     rows = [
         [name, *(f"{window['latency'][name]:.1f}" for window in windows)] for name in ("p50_ms", "p99_ms", "max_ms")
     ]
-    rows.append(["ends seen", "", "", f"{ends['terminals']}/{subscribers}"])
+    rows.append(["ends seen", "", "", "", "", f"{ends['terminals']}/{subscribers}"])
     print_table(
         f"{subscribers:,} streams beside {clients} clients of files",
-        ["", "alone", "with files of nginx", "with files of hive"],
+        ["", "alone", *(f"files of {who}, {rate}" for rate in ("10 Gbit/s", "no limit") for who in ("nginx", "hive"))],
         rows,
     )
 
 
-def _main(port: int, path: str, clients: int, size: int) -> None:
-    """Be the client: take all, check the lengths, say how long it took."""
+def _main(port: int, path: str, clients: int, size: int, bytes_per_s: float) -> None:
+    """Be the clients: take all, no faster than so together, check the lengths, say how long it took."""
     selector = selectors.DefaultSelector()
     rest = f"Connection: close\r\nRange: bytes=0-{size - 1}\r\n"
     began_s = time.monotonic()
@@ -130,13 +135,15 @@ def _main(port: int, path: str, clients: int, size: int) -> None:
         assert b" 206 " in head.partition(b"\r\n")[0], head
         opened.setblocking(False)
         selector.register(opened, selectors.EVENT_READ, [len(head.partition(b"\r\n\r\n")[2])])
-    scratch = bytearray(_READ_BYTES)
+    scratch, all_bytes = bytearray(_READ_BYTES), 0
     while selector.get_map():
         for key, _ in selector.select():
             sock = key.fileobj
             assert isinstance(sock, socket.socket)
             taken = sock.recv_into(scratch, _READ_BYTES, socket.MSG_TRUNC)
             key.data[0] += taken
+            all_bytes += taken
+            time.sleep(max(0, began_s + all_bytes / bytes_per_s - time.monotonic()))
             if not taken:
                 assert key.data[0] == size, f"{key.data[0]} of {size} bytes came"
                 selector.unregister(sock)
@@ -145,4 +152,4 @@ def _main(port: int, path: str, clients: int, size: int) -> None:
 
 
 if __name__ == "__main__":
-    _main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+    _main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), float(sys.argv[5]))
