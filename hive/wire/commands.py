@@ -77,7 +77,7 @@ _CALLS: Final = re.compile(
     r"|SentenceTransformer|CrossEncoder|SparseEncoder|AutoModel\w*|AutoTokenizer|WhisperModel|Llama|InferenceClient"
     r"|load_model|load_dataset|create_model)\s*\("
 )
-_ARGUMENT: Final = re.compile(r"(?:(?P<name>\w+)\s*=\s*)?(?P<quote>[\"'])(?P<value>[^\"']*)(?P=quote)")
+_ARGUMENT: Final = re.compile(r"(?:\b(?P<name>\w+)\s*=\s*)?(?P<quote>[\"'])(?P<value>[^\"']*)(?P=quote)")
 _REPO_ARGUMENTS: Final = frozenset(
     {"", "repo_id", "model", "model_id", "pretrained_model_name_or_path", "model_name_or_path"}
 )
