@@ -40,6 +40,8 @@ MAX_PAX_BYTES: Final = 16 << 10
 #: Bytes read or written at a time.
 COPY_BYTES: Final = 4 << 20
 
+#: How files of gzip, zstd, xz and bzip2 begin.
+_COMPRESSED: Final = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ", b"BZh")
 _REGULAR: Final = (tarfile.REGTYPE, tarfile.AREGTYPE)
 
 
@@ -260,6 +262,9 @@ class ArchiveReader:
         try:
             return tarfile.TarInfo.frombuf(bytes(block), "utf-8", "strict")
         except (tarfile.HeaderError, UnicodeDecodeError, ValueError):
+            if block.startswith(_COMPRESSED):
+                text = "it is compressed; unpack it on the way, as in `gunzip -c x.tar.gz | hive import -`"
+                raise _refused(text) from None
             raise _refused("a header cannot be read") from None
 
     def _padded(self, size: int) -> bytes:

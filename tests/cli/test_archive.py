@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import subprocess
@@ -251,7 +252,9 @@ def test_one_that_is_cut_off_is_no_model_and_the_whole_one_goes_on_from_there(
     assert len(ModelCatalog(there).list()) == 1
 
 
-def test_headers_of_gigabytes_are_not_read(archive: Path, other: Other) -> None:
+def test_what_is_compressed_is_said_to_be_and_headers_of_gigabytes_are_not_read(archive: Path, other: Other) -> None:
+    packed = gzip.compress(archive.read_bytes(), 1)
+    assert "it is compressed; unpack it" in other("import", "-", stdin=packed).err
     huge = tarfile.TarInfo("x")
     huge.type, huge.size = tarfile.XHDTYPE, 1 << 40
     result = other("import", "-", stdin=huge.tobuf(tarfile.GNU_FORMAT))
