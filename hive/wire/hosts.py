@@ -15,6 +15,9 @@ from typing import Final
 _LOOK_ALIKES: Final = frozenset({"CYRILLIC", "GREEK", "ARMENIAN", "CHEROKEE", "COPTIC", "LISU", "MATHEMATICAL"})
 #: Letters that the two versions of IDNA encode differently: one more way to read one name as two.
 _DEVIATIONS: Final = frozenset("\u00df\u03c2\u200c\u200d")
+#: Characters behind the `xn--` of a label in DNS: it has one at least for each of the name, and to encode takes their
+#: square.
+MAX_ENCODED_CHARS: Final = 59
 
 
 def to_ascii_host(host: str) -> str:
@@ -34,6 +37,8 @@ def to_ascii_host(host: str) -> str:
     if unicodedata.normalize("NFKC", plain) != plain or "\u3002" in plain:
         raise ValueError(f"{problem}: it has letters, digits or dots in another form. Write them plainly.")
     labels = plain.split(".")
+    if any(len(label) > MAX_ENCODED_CHARS for label in labels if not label.isascii()):
+        raise ValueError(f"{problem}: it is no host name.")
     for label in labels:
         scripts = {unicodedata.name(char, "").partition(" ")[0] for char in label if char.isalpha()}
         if _DEVIATIONS & set(label) or ("LATIN" in scripts and scripts & _LOOK_ALIKES):
@@ -45,7 +50,7 @@ def to_ascii_host(host: str) -> str:
     except UnicodeError:
         raise ValueError(f"{problem}: it is no host name.") from None
     if any(
-        not label.isascii() and not re.fullmatch(r"xn--[a-z0-9-]{1,59}", code)
+        not label.isascii() and not re.fullmatch(rf"xn--[a-z0-9-]{{1,{MAX_ENCODED_CHARS}}}", code)
         for label, code in zip(labels, encoded, strict=True)
     ):
         raise ValueError(f"{problem}: it is another spelling of an ASCII name. Write that.")

@@ -482,6 +482,12 @@ class TestPasted:
             parse_ref(f"org/name{end}")
         assert time.process_time() - began_s < MAX_PARSE_S
 
+    def test_a_host_of_thousands_of_letters_takes_no_longer_than_another(self) -> None:
+        began_s = time.process_time()
+        with pytest.raises(RefError, match="no host name"):
+            parse_ref(f"https://{''.join(map(chr, range(0x4E00, 0x4E00 + 4000)))}/a")
+        assert time.process_time() - began_s < MAX_PARSE_S
+
     def test_a_signature_in_a_pasted_command_is_not_shown(self) -> None:
         with pytest.raises(RefError) as caught:
             parse_ref("wget https://u:p4ss@h.example/a?sig=s3cr3t && wget https://h.example/b?sig=s3cr3t")
