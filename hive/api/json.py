@@ -136,7 +136,8 @@ async def on_http_error(request: Request, error: Exception) -> Response:
             request.url.path,
         )
     if error.status_code == 405:
-        text = READ_ONLY if request.url.path.startswith("/api/") else None
+        writes = request.url.path.startswith("/api/") and request.method in ("POST", "PUT", "PATCH", "DELETE")
+        text = READ_ONLY if writes else None
         return error_response(errors.MethodNotAllowed(text, allow=_allowed(request)), request.url.path)
     return error_response(errors.BadRequest(str(error.detail)), request.url.path)
 

@@ -40,6 +40,8 @@ VERSION: Final = "0.13.5"
 #: Seconds between two looks at a pull, and for which the same line is not said again.
 LOOK_S: Final = 1.0
 REPEAT_S: Final = 10.0
+#: Seconds that stand for a model which stays without an end: Go's longest duration, from which clients know it.
+ALWAYS_S: Final = float(2**63 // 10**9)
 #: Heads of files that are remembered.
 MAX_HEADS: Final = 2_000
 #: Characters of a text of a head that is shown.
@@ -124,7 +126,7 @@ async def running(request: Request) -> Response:
         model = models.get(record.model_id)
         if model is not None and record.is_serving:
             head = await services.store_calls.run(_heads.read, model.path)
-            ends_s = (record.activity_ms / 1000 or time.time()) + record.idle_s
+            ends_s = (record.activity_ms / 1000 or time.time()) + (record.idle_s or ALWAYS_S)
             more = {
                 "expires_at": _iso(ends_s),
                 "size_vram": 0 if record.backend == "cpu" else model.size,

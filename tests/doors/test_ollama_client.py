@@ -118,7 +118,11 @@ def test_a_model_is_listed_shown_asked_unloaded_and_deleted(client: ollama.Clien
     for _ in range(2):  # it is out of the memory when that is said, and the next question loads it
         assert client.generate(NAME, prompt="", keep_alive=0).done_reason == "unload"
         assert client.ps().models == []
-        assert client.chat(NAME, messages=asked, options={"num_predict": 1}).message.content == "Once"
+        again = client.chat(NAME, messages=asked, keep_alive=-1, options={"num_predict": 1})
+        assert again.message.content == "Once"
+    (running,) = client.ps().models
+    assert running.expires_at is not None
+    assert running.expires_at.year > datetime.now(UTC).year + 100  # it stays
     fleet.end_workers()
     assert client.delete("hf.co/ORG/Model").status == "success"
     assert NAME not in {model.model for model in client.list().models}
