@@ -290,7 +290,7 @@ class Stack:
 
     def _listen_to_signals(self) -> None:
         loop = asyncio.get_running_loop()
-        for number in _SIGNALS:
+        for number in without_ignored_hangup(*_SIGNALS):
             loop.add_signal_handler(number, self._on_signal)
         early, self._signals = self._signals, 0
         for _ in range(early):

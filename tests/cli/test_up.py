@@ -122,6 +122,19 @@ def test_a_signal_during_the_start_ends_it_in_order(env: dict[str, str], tmp_pat
 
 
 @linux_only
+def test_what_nohup_starts_goes_on_when_the_terminal_closes(env: dict[str, str], tmp_path: Path) -> None:
+    with running_up(env, tmp_path / "log", under=["nohup"]) as up:
+        family = up.children()
+        for pid in (up.process.pid, *family.values()):
+            os.kill(pid, signal.SIGHUP)
+        for _ in range(3):
+            with Client(up.address) as client:
+                assert client.health().status == "alive"
+        assert up.children() == family
+        assert "stopping" not in up.log.read_text()
+
+
+@linux_only
 def test_no_address_of_redis_is_in_an_argument(env: dict[str, str], tmp_path: Path) -> None:
     with running_up(env, tmp_path / "log", "--workers", "1") as up:
         for pid in up.children().values():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,10 +33,11 @@ class Up(NamedTuple):
 
 
 @contextlib.contextmanager
-def running_up(env: dict[str, str], log: Path, *args: str) -> Iterator[Up]:
-    """`hive up` on a free port, ready."""
+def running_up(env: dict[str, str], log: Path, *args: str, under: Sequence[str] = ()) -> Iterator[Up]:
+    """`hive up` on a free port, ready. `under`: a command that runs the rest of its line in its own place."""
     with log.open("w") as err:
-        process = Child(command("up", "--port", "0", *args), env=env, stdout=subprocess.PIPE, stderr=err, text=True)
+        line_of_it = [*under, *command("up", "--port", "0", *args)]
+        process = Child(line_of_it, env=env, stdout=subprocess.PIPE, stderr=err, text=True)
     with process:
         assert process.stdout is not None
         line = process.stdout.readline().strip()
