@@ -101,7 +101,10 @@ def _entry(text: str) -> str:
 def _bucket(found: re.Match[str]) -> str:
     if not _BUCKET.fullmatch(found[2]) or ".." in found[2]:
         # What stands there is not shown: people write a key into such an address.
-        raise RefError("This has not the name of a bucket. Write s3://bucket/path/file.gguf, without a key or a port.")
+        scheme = found[1].lower()
+        kind = "container" if scheme == "az" else "bucket"
+        form = f"{scheme}://{kind}/path/file.gguf"
+        raise RefError(f"This has not the name of a {kind}. Write {form}, without a key or a port.")
     return f"{found[1].lower()}://{found[2]}"
 
 

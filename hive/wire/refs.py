@@ -365,6 +365,9 @@ def _of_registry(repo: str, revision: str | None) -> str:
 
 def _no_repository(text: str) -> str:
     """What to say of a text that is no `org/name`."""
+    if text.startswith(MODELSCOPE):
+        name = text.removeprefix(MODELSCOPE)
+        return f"{name[:120]!r} names no repository of ModelScope. Write modelscope:org/name."
     said = f"{text[:120]!r} names no repository."
     if "/" not in text and _is_name(text):
         return f"{said} Its name has two parts; look for it at https://huggingface.co/models?search={text}."
