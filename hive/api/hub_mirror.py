@@ -122,8 +122,13 @@ class _Commit(msgspec.Struct):
 
 
 async def whoami(request: Request) -> Response:
-    """`/api/whoami-v2`: who the Hub says that the token is."""
-    answer = await services_of(request).mirror.upstream.ask("GET", "/api/whoami-v2", token_of(request))
+    """`/api/whoami-v2`: who the Hub says that the token is; of a key of hive, whose it is."""
+    token, principal = token_of(request), principal_of(request)
+    if token is None and principal.key_id:
+        name = principal.owner or principal.key_id
+        auth = {"type": "access_token", "accessToken": {"displayName": f"hive-{principal.key_id}", "role": "read"}}
+        return JsonResponse({"type": "user", "id": principal.key_id, "name": name, "orgs": [], "auth": auth})
+    answer = await services_of(request).mirror.upstream.ask("GET", "/api/whoami-v2", token)
     if answer.status != 200:
         return refused(refusal_of(answer)._replace(status=401))
     return Response(answer.body, media_type="application/json")

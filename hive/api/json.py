@@ -118,6 +118,9 @@ def error_response(error: errors.HiveError, path: str = "", status: int = 0) -> 
     body: Any = error_reply(error, logs.bound_field("request_id"))
     if tells_errors_as_text(path):
         body = {"error": error.message, "code": error.code}
+        # What a HEAD has no body for, and what huggingface_hub looks at first.
+        text = "".join(char if " " <= char <= "~" else "?" for char in error.message)
+        headers = {**(headers or {}), "x-error-message": text}
     return JsonResponse(body, status_code=status or error.status, headers=headers)
 
 

@@ -452,6 +452,10 @@ def test_where_keys_are_on_one_stands_in_place_of_the_token_and_does_not_leave(m
         assert requests.get(url, timeout=60).status_code == 401
         assert requests.get(url, headers={"authorization": f"Bearer {reader}"}, timeout=60).status_code == 403
         mine = {"authorization": f"Bearer {puller}"}
+        assert HfApi(endpoint=server.url, token=puller).whoami()["name"] == "puller"  # as `hf auth login` asks
+        for token in (reader, "hive_none"):  # a HEAD has no body to say it in
+            with pytest.raises(HfHubHTTPError, match="API key"):
+                HfApi(endpoint=server.url, token=token).file_exists("org/keyed", "config.json")
         assert requests.get(url, headers=mine, timeout=60).headers["x-error-code"] == "GatedRepo"
         both = requests.get(url, headers={**mine, "x-hf-token": DEFAULT_TOKEN}, timeout=60)
         assert (both.status_code, both.content) == (200, b"{}")
