@@ -82,15 +82,16 @@ def _is_out_of_inodes(path: Path) -> bool:
     return False
 
 
-def disk_full(path: Path, *, needed: int, available: int, reserved: int = 0) -> DiskFull:
-    """Too little room, and where: bytes that are to come, that may be taken, and that other downloads will take."""
+def disk_full(path: Path | None, *, needed: int, available: int, reserved: int = 0) -> DiskFull:
+    """Too little room, and where, if that is known: bytes that are to come, that may be taken, and that other downloads
+    will take.
+    """
     held = f", beside {_gigabytes(reserved)} that other downloads will take" if reserved else ""
-    text = (
-        f"There is not enough free space at {path}: {_gigabytes(needed)} to come, {_gigabytes(available)} free{held}."
-    )
+    place = "in the store" if path is None else f"at {path}"
+    figures = f"{_gigabytes(needed)} to come, {_gigabytes(available)} free{held}"
     return DiskFull(
-        f"{text} Free some and start it again to resume.",
-        path=str(path),
+        f"There is not enough free space {place}: {figures}. Free some and start it again to resume.",
+        **({} if path is None else {"path": str(path)}),
         needed=needed,
         available=available,
         reserved=reserved,

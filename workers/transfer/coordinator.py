@@ -134,7 +134,7 @@ class Coordinator:
         if self._error is not None:
             raise self._error
         self._look()
-        if self.parts.size is None:
+        if self._settled and self.parts.size is None:  # before the first answer nobody has said how long it is
             self._check_undeclared()
             check_room(self.fd, ROOM_AHEAD_BYTES, self.limits)
         if self.control.waiting:

@@ -73,9 +73,17 @@ def test_a_disk_that_fills_on_the_way_ends_the_fetch_and_a_retry_resumes(
     assert hub.bytes_sent("/f") < content.size
 
 
+def test_a_file_whose_length_only_its_server_says_needs_no_more_room_than_that(
+    hub: HubServer, small_disk: Path
+) -> None:
+    content = big(5 * MIB)
+    get(source(hub.plain("f", content), pinned=False), small_disk / "f")
+    assert holds(small_disk / "f", content)
+
+
 def test_an_endless_body_stops_before_the_disk_is_full(hub: HubServer, small_disk: Path) -> None:
     url = hub.plain("f", big(GIB), ranges=False, length=False)
-    with pytest.raises(DiskFull):
+    with pytest.raises(DiskFull, match=r"GB to come, .* MB free"):
         get(source(url, pinned=False), small_disk / "f")
     assert hub.bytes_sent("/f") < 100 * MIB
 

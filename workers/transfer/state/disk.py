@@ -9,8 +9,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from hive.disk_errors import disk_error
-from hive.errors import DiskFull
+from hive.disk_errors import disk_error, disk_full
 from hive.plain_file import open_plain_file
 from workers.transfer.limits import Limits
 
@@ -54,7 +53,7 @@ def check_room(fd: int, needed: int, limits: Limits) -> None:
         return
     available = free_bytes(fd, limits)
     if needed > available:
-        raise DiskFull(needed=needed, available=available)
+        raise disk_full(None, needed=needed, available=available)
 
 
 def free_bytes(place: int | Path, limits: Limits) -> int:
