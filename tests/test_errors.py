@@ -71,6 +71,13 @@ def test_a_limit_of_the_process_is_no_mistake_of_hives(error: Exception, way_out
     assert way_out in shown.message
 
 
+def test_a_full_disk_that_a_command_meets_has_its_code_and_place() -> None:
+    shown = explain(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/store/hive/downloads/x"))
+
+    assert shown.code == DiskFull.code
+    assert shown.message.startswith("/store/hive/downloads/x: ")
+
+
 def test_a_name_beside_a_folder_gets_the_folder() -> None:
     found = disk_error(OSError(errno.EROFS, "", "main"), Path("/store/hub/refs"))
 

@@ -8,6 +8,7 @@ traceback.
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import signal
@@ -21,7 +22,7 @@ import msgspec
 
 from hive.cli.format import plain, shown, size
 from hive.cli.output import echo_error
-from hive.errors import HiveError, InsufficientScope, InternalError, InvalidApiKey, MissingApiKey
+from hive.errors import DiskFull, HiveError, InsufficientScope, InternalError, InvalidApiKey, MissingApiKey
 from hive.own_limits import limit_reached
 from hive.settings import Settings, SettingsError
 from hive.terminal import plain_lines
@@ -33,6 +34,8 @@ T = TypeVar("T")
 FAILED: Final = 1
 USAGE: Final = 2
 INTERRUPTED: Final = 130
+#: What a disk says where it, or a quota on it, is full.
+FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 #: Entries of a list in an error's details that are shown.
 MAX_HINT_ENTRIES: Final = 20
 
@@ -98,12 +101,19 @@ def explain(error: BaseException) -> CliError:
         case MemoryError() | RuntimeError() | OSError() if limit := limit_reached(error):
             return CliError(limit.message, code=limit.code)
         case OSError():
-            where = f"{error.filename}: " if error.filename else ""
-            return CliError(f"{where}{error.strerror or error}")
+            return _refused(error)
         case RuntimeError() if type(error) is not RuntimeError and type(error).__module__.startswith("hive."):
             return CliError(str(error))
     hint = "HIVE_LOG_LEVEL=debug shows where"
     return CliError(f"hive made a mistake: {type(error).__name__}: {error}", hint, code=InternalError.code)
+
+
+def _refused(error: OSError) -> CliError:
+    """What the system refuses, and where."""
+    if error.filename and error.errno in FULL:
+        return CliError(f"{error.filename}: {error.strerror}. Free some room there.", code=DiskFull.code)
+    where = f"{error.filename}: " if error.filename else ""
+    return CliError(f"{where}{error.strerror or error}")
 
 
 def hints_of(details: Mapping[str, Any], ref: ModelRef | None = None) -> list[str]:

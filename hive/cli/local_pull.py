@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, Self, cast
 
 import click
 
-from hive.cli.errors import CliError
+from hive.cli.errors import FULL, CliError
 from hive.cli.progress import choose_printer
 from hive.errors import ModelInUse
 from hive.processes.hangup import without_ignored_hangup
@@ -90,6 +90,8 @@ def download_here(settings: Settings, spec: DownloadSpec, show: Callable[[Event]
         try:
             run = downloads.begin(spec)
         except OSError as error:
+            if error.errno in FULL:
+                raise
             raise CliError(
                 f"The store cannot be written: {error.filename or settings.hive_dir}: {error.strerror}.",
                 "HIVE_STORE names another place",
