@@ -22,6 +22,7 @@ from hive.api.file_response import FileResponse, Headers
 from hive.api.hub_listings import entry, folder, parents, paths_of, without_xet
 from hive.api.json import MAX_BODY_BYTES, READ_ONLY, JsonResponse
 from hive.api.services import Services, services_of
+from hive.auth.keys import LIKE_KEY
 from hive.auth.principal import principal_of
 from hive.doors.growing import GrowingFile
 from hive.doors.hub_mirror import HubFile, HubMirror, HubRefusal, refusal_of
@@ -49,8 +50,6 @@ ASK_TO_WAIT_S: Final = 2.0
 MAX_WAIT_S: Final = 3_600.0
 #: Bytes from which huggingface_hub fetches no file by plain HTTP.
 HUB_CLIENT_MAX_BYTES: Final = 50_000_000_000
-#: What hive's own keys begin with: such a bearer is none of the Hub.
-_KEY_MARK: Final = "hive_"
 #: What can stand in a header as a token.
 _TOKEN: Final = re.compile(r"[!-~]{1,4096}")
 _NEXT: Final = re.compile(r'<([^<>]{1,4096})>\s*;\s*rel="?next\b')
@@ -456,7 +455,7 @@ def _raw_path(request: Request) -> bytes:
 def token_of(request: Request) -> str | None:
     """The Hub's token of this client: in a header of its own, or the bearer that is no key of hive."""
     given = request.headers.get(HUB_TOKEN_HEADER) or bearer(request.scope, dict(request.scope["headers"])) or ""
-    if not given or given.startswith(_KEY_MARK):
+    if not given or LIKE_KEY.fullmatch(given):
         return None
     if not _TOKEN.fullmatch(given):
         raise errors.BadRequest("The token holds blanks or special characters.")

@@ -6,6 +6,7 @@ and even it holds no key: a key is shown once, when it is made, and kept as its 
 stretching: 43 random characters (256 bits) are in no dictionary.
 
     hive_k3v9x2ma_pT4...Q        the public id finds the key and is shown in logs; the rest is the secret
+    hf_hivek3v9x2mapT4...Q       the same for tools that send nothing but tokens of the Hub's form, as llama.cpp does
 
 A revoked key stays in the file, marked, for a month. So the last key that is revoked does not open the server: keys are
 on as long as the file holds any.
@@ -23,6 +24,7 @@ import os
 import re
 import secrets
 import stat
+import string
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
@@ -38,13 +40,17 @@ from hive.private_file import private_file_beside
 
 T = TypeVar("T")
 
-#: The form of a key: its public id, and 32 random bytes in base64url.
-KEY: Final = re.compile(r"hive_([0-9a-z]{8})_[0-9A-Za-z_-]{43}")
+#: The forms of a key: its public id, and 32 random bytes in base64url, or as much in letters and digits alone.
+KEY: Final = re.compile(r"hive_([0-9a-z]{8})_[0-9A-Za-z_-]{43}|hf_hive([0-9a-z]{8})[0-9A-Za-z]{43}")
+#: What is meant for one, also where it was written wrongly. Tokens of the Hub are shorter.
+LIKE_KEY: Final = re.compile(r"hive_.*|hf_hive.{44,}", re.DOTALL)
 KEY_ID: Final = re.compile(r"[0-9a-z]{8}")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _ID_ALPHABET: Final = "0123456789abcdefghijklmnopqrstuvwxyz"
 _ID_CHARS: Final = 8
 _SECRET_BYTES: Final = 32
+_SECRET_ALPHABET: Final = string.ascii_letters + string.digits
+_SECRET_CHARS: Final = 43
 
 #: Keys of one file, revoked ones too.
 MAX_KEYS: Final = 10_000
@@ -143,8 +149,16 @@ class KeyFile:
         finally:
             os.close(descriptor)
 
-    def add(self, name: str, scopes: Sequence[Scope], *, owner: str = "", expires_in_s: float | None = None) -> NewKey:
-        """Make a key. Without `owner` it is its own.
+    def add(
+        self,
+        name: str,
+        scopes: Sequence[Scope],
+        *,
+        owner: str = "",
+        expires_in_s: float | None = None,
+        in_hub_form: bool = False,
+    ) -> NewKey:
+        """Make a key. Without `owner` it is its own; `in_hub_form`: it looks like a token of the Hub.
 
         Raises:
             BadRequest: a name or time that cannot be, or no scope.
@@ -158,7 +172,7 @@ class KeyFile:
             if len(kept) >= MAX_KEYS:
                 raise BadRequest(f"The key file holds {MAX_KEYS} keys; more are not kept in it.")
             key_id = _new_id({key.id for key in kept})
-            text = f"hive_{key_id}_{secrets.token_urlsafe(_SECRET_BYTES)}"
+            text = _new_text(key_id, in_hub_form=in_hub_form)
             key = ApiKey(
                 id=key_id,
                 name=name,
@@ -303,6 +317,12 @@ class KeyFile:
         return KeyFileUnusable(text, path=str(self.path))
 
 
+def id_of(text: str) -> str:
+    """The public id of a key; "" of what is none."""
+    found = KEY.fullmatch(text)
+    return (found[1] or found[2]) if found is not None else ""
+
+
 def digest_of(text: str) -> str:
     """What is kept of a key: its SHA-256 in hexadecimal."""
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
@@ -324,6 +344,12 @@ def remembered(ended: Mapping[str, float], now_s: float) -> dict[str, float]:
         max(kept.values(), key=len).pop(0)
     left = {session_id for ids in kept.values() for session_id in ids}
     return {session_id: until_s for session_id, until_s in ended.items() if session_id in left}
+
+
+def _new_text(key_id: str, *, in_hub_form: bool) -> str:
+    if in_hub_form:
+        return f"hf_hive{key_id}{''.join(secrets.choice(_SECRET_ALPHABET) for _ in range(_SECRET_CHARS))}"
+    return f"hive_{key_id}_{secrets.token_urlsafe(_SECRET_BYTES)}"
 
 
 def _new_id(taken: set[str]) -> str:

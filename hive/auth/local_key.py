@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from hive.auth.keys import KEY, KeyFile, digest_of
+from hive.auth.keys import KEY, KeyFile, digest_of, id_of
 from hive.key_file import is_private
 from hive.private_file import private_file_beside
 
@@ -50,7 +50,7 @@ def ensure_local_key(path: Path, file: KeyFile) -> str | None:
     if not keys:
         return None
     if (text := read_local_key(path)) is not None:
-        found = next((key for key in keys if key.id == text[5:13]), None)
+        found = next((key for key in keys if key.id == id_of(text)), None)
         if found and found.is_alive(time.time()) and hmac.compare_digest(digest_of(text), found.sha256):
             return text
     made = file.add(KEY_NAME, ["admin"], owner=OWNER)

@@ -53,7 +53,8 @@ def key() -> None:
     "--owner", default="", metavar="OWNER", help="Keys of one owner share their downloads.  [default: itself]"
 )
 @click.option("--expires", metavar="DURATION", help="How long it lives: 90d, 12h.  [default: until it is revoked]")
-def new(name: str, scopes: str, owner: str, expires: str | None) -> None:
+@click.option("--hub-form", is_flag=True, help="It looks like a token of the Hub (hf_...): llama.cpp sends no other.")
+def new(name: str, scopes: str, owner: str, expires: str | None, hub_form: bool) -> None:
     """Make a key and print it to standard output. It is kept as a digest, so this is the only time that it is shown.
 
     Scopes are read (lists, watching), pull (asking for models, and steering those downloads), run (running models) and
@@ -63,7 +64,8 @@ def new(name: str, scopes: str, owner: str, expires: str | None) -> None:
 
     settings, file = Settings.from_env(), _file()
     first = not file.read().keys
-    made = file.add(name, _scopes(scopes), owner=owner, expires_in_s=None if expires is None else seconds(expires))
+    expires_in_s = None if expires is None else seconds(expires)
+    made = file.add(name, _scopes(scopes), owner=owner, expires_in_s=expires_in_s, in_hub_form=hub_form)
     _audit(settings, "key new", made.key)
     if first:
         say_hints("Keys are on now: every request needs one, in all servers of this key file.")
@@ -88,14 +90,14 @@ def ls(as_json: bool) -> None:
 def revoke(key_id: str) -> None:
     """End a key: servers refuse it within two seconds, and end its streams within ten.
 
-    ID is the one that `hive key ls` lists: the eight characters in the middle of the key.
+    ID is the one that `hive key ls` lists: the eight characters behind `hive_` in the key.
     """
-    from hive.auth.keys import KEY, KEY_ID
+    from hive.auth.keys import KEY_ID, id_of
 
-    if KEY.fullmatch(key_id):
+    if known := id_of(key_id):
         raise CliError(
             "That is the whole key, which others on this machine can see in the list of processes.",
-            f"hive key revoke {key_id[5:13]}",
+            f"hive key revoke {known}",
             exit_code=USAGE,
         )
     key_id = key_id.removeprefix("key:")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -47,6 +48,19 @@ def test_a_key_is_kept_as_its_digest_in_a_file_of_this_user_alone(file: KeyFile)
     assert (found.sha256, found.scopes, found.owner) == (digest_of(made.text), ("read", "pull"), "team")
     assert found.expires_s == pytest.approx(time.time() + 60, abs=30)
     assert made.text not in repr(made)
+
+
+def test_a_key_in_the_form_of_the_hub_looks_like_its_tokens_and_is_known_by_its_id(file: KeyFile) -> None:
+    made, other = file.add("llama.cpp", ["pull"], in_hub_form=True), file.add("ci", ["pull"])
+    assert re.fullmatch("hf_[0-9A-Za-z]{55}", made.text)
+    assert [keys.id_of(each.text) for each in (made, other)] == [made.key.id, other.key.id]
+    assert {key.sha256 for key in file.read().keys} == {digest_of(made.text), digest_of(other.text)}
+
+
+@pytest.mark.parametrize("text", ["", "hive_", "hf_hive", "hf_" + "a" * 34, "hf_hive" + "a" * 30, "xhive_" + "a" * 52])
+def test_what_is_no_key_has_no_id_and_a_token_of_the_hub_is_none(text: str) -> None:
+    assert keys.id_of(text) == ""
+    assert bool(keys.LIKE_KEY.fullmatch(text)) == (text == "hive_")
 
 
 def test_a_key_without_an_owner_is_its_own(file: KeyFile) -> None:

