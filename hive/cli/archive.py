@@ -24,7 +24,7 @@ from hive.cli.disk import LocalStore
 from hive.cli.errors import USAGE, CliError, each_in_turn, unwind_on_sigterm
 from hive.cli.format import size
 from hive.cli.models import match_models, not_there
-from hive.cli.output import echo_value
+from hive.cli.output import Stdout, echo_value
 from hive.cli.progress import Printer, choose_printer
 from hive.errors import DiskFull
 from hive.settings import Settings
@@ -126,7 +126,7 @@ def _source(path: str) -> Iterator[BinaryIO]:
 def _target(path: str, n_bytes: int) -> Iterator[BinaryIO]:
     """The stream that an archive of so many bytes is written to. A file has its name when all of it is on the disk."""
     if path == STREAM:
-        with open(sys.stdout.fileno(), "wb", buffering=0, closefd=False) as stream:
+        with Stdout() as stream:
             yield cast(BinaryIO, stream)
         return
     target = Path(path)

@@ -18,6 +18,7 @@ from hive.terminal import plain, plain_json, plain_lines
 
 #: The numbers of standard input, output and error.
 _STREAMS: Final = (0, 1, 2)
+_STDOUT: Final = 1
 _STDERR: Final = 2
 
 
@@ -46,6 +47,24 @@ class _Unheard(io.RawIOBase):
         return memoryview(data).nbytes
 
 
+class Stdout(io.FileIO):
+    """Standard output, unbuffered: what the system refuses there is told with that name, as a file's is with its own.
+
+    A full disk below `hive ls > FILE` is then an error with a code and a way out.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(_STDOUT, "w", closefd=False)
+
+    def write(self, data: Any) -> int:
+        """Bytes that were taken."""
+        try:
+            return super().write(data)
+        except OSError as error:
+            error.filename = "standard output"
+            raise
+
+
 def open_streams() -> None:
     """Make the standard streams what commands rely on, however they were left.
 
@@ -63,12 +82,27 @@ def open_streams() -> None:
                 os.close(opened)
             os.set_inheritable(descriptor, True)
     sys.stdin = sys.stdin or io.TextIOWrapper(io.FileIO(0, closefd=False))
-    sys.stdout = sys.stdout or io.TextIOWrapper(io.FileIO(1, "w", closefd=False), encoding="utf-8")
+    if sys.stdout is None or _number_of(sys.stdout) == _STDOUT:
+        sys.stdout = _named(sys.stdout)
     if sys.stderr is not None and _number_of(sys.stderr) != _STDERR:
         return
     encoding = sys.stderr.encoding if sys.stderr is not None else "utf-8"
     raw = io.BufferedWriter(_Unheard(_STDERR))
     sys.stderr = io.TextIOWrapper(raw, encoding=encoding, errors="backslashreplace", line_buffering=True)
+
+
+def _named(stdout: TextIO | None) -> TextIO:
+    """Standard output as it was, with errors that name it."""
+    raw = io.BufferedWriter(Stdout())
+    if not isinstance(stdout, io.TextIOWrapper):
+        return io.TextIOWrapper(raw, encoding="utf-8")
+    return io.TextIOWrapper(
+        raw,
+        encoding=stdout.encoding,
+        errors=stdout.errors,
+        line_buffering=stdout.line_buffering,
+        write_through=stdout.write_through,
+    )
 
 
 def _number_of(stream: TextIO) -> int | None:
