@@ -110,14 +110,14 @@ class _Race:
         while self._left or self._selector.get_map():
             now_s = time.monotonic()
             if given_up():
-                raise ConnectionAbortedError(errno.ECONNABORTED, "given up")
+                raise _given_up()
             if deadline_s is not None and now_s >= deadline_s:
                 self._note_pending()
                 raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
             if self._left and (now_s >= next_s or not self._selector.get_map()):
                 next_s = now_s + ATTEMPT_DELAY_S
                 self._start(self._left.pop(0))
-            if (winner := self._finished()) is not None:
+            if (winner := self._finished(given_up)) is not None:
                 return winner
         raise self._problem
 
@@ -148,8 +148,10 @@ class _Race:
             return
         self._selector.register(sock, selectors.EVENT_WRITE, address)
 
-    def _finished(self) -> socket.socket | None:
-        """A socket that is connected; those that failed are dropped."""
+    def _finished(self, given_up: Callable[[], bool]) -> socket.socket | None:
+        """A socket that is connected; those that failed are dropped. Who gives up shuts a socket down, and that is no
+        failure of its address.
+        """
         if not self._selector.get_map():
             return None
         for key, _ in self._selector.select(LOOK_S):
@@ -167,6 +169,8 @@ class _Race:
                 MEMORY.note(address, good=True)
                 return sock
             sock.close()
+            if given_up():
+                raise _given_up()
             self._failed(address, OSError(number, os.strerror(number)))
         return None
 
@@ -178,6 +182,10 @@ class _Race:
         """What was asked and has not answered is tried last from now on."""
         for key in self._selector.get_map().values():
             MEMORY.note(key.data, good=False)
+
+
+def _given_up() -> OSError:
+    return ConnectionAbortedError(errno.ECONNABORTED, "given up")
 
 
 def _in_turns(found: list[AddressInfo]) -> list[AddressInfo]:

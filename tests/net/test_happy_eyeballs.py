@@ -194,6 +194,8 @@ def test_a_cancel_ends_the_wait_for_a_silent_address(tmp_path: Path, monkeypatch
             run.end()
         assert time.monotonic() - began_s < AT_ONCE_S
     assert isinstance(run.error, Cancelled)
+    # What was given up has not failed.
+    assert MEMORY.sorted([info("127.0.0.2", port), info("127.0.0.3", port)])[0][4][0] == "127.0.0.2"
 
 
 def test_a_name_whose_addresses_are_all_dead_is_said_plainly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
