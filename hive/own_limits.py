@@ -20,7 +20,10 @@ _WAYS_OUT: Final = {
 }
 #: What CPython says where the system gives it no thread, and what to raise.
 _NO_THREAD: Final = "can't start new thread"
-_MORE_THREADS: Final = "No further thread can be started. Raise it (ulimit -u, the pids of a container), or the memory."
+_MORE_THREADS: Final = (
+    "No further thread can be started. Raise it (ulimit -u, the pids of a container, systemd's TasksMax), or the "
+    "memory."
+)
 
 
 def limit_reached(error: BaseException) -> ResourcesExhausted | None:

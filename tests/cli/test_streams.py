@@ -52,7 +52,9 @@ def test_commands_end_well_without_their_streams(
 
 
 @pytest.mark.parametrize("args", [("version",), ("ls", "--json"), ("--help",)], ids=" ".join)
-def test_a_result_that_cannot_be_written_is_an_error(env: dict[str, str], hub: HubServer, args: tuple[str, ...]) -> None:
+def test_a_result_that_cannot_be_written_is_an_error(
+    env: dict[str, str], hub: HubServer, args: tuple[str, ...]
+) -> None:
     done = in_shell(env, hub, ">/dev/full", *args)
     said = "error: standard output: No space left on device. Free some room there. [DISK_FULL]\n"
     assert (done.returncode, done.stderr) == (1, said)

@@ -6,9 +6,11 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from hive.net.egress import Network
+from workers.transfer import threads
 from workers.transfer.control import SIGNAL_LOOK_S, Control
 from workers.transfer.engine import fetch
 from workers.transfer.http.pool import HostPool
@@ -40,7 +42,8 @@ def fetch_many(
     """Fetch all, giving each as it is complete, in no order. Small files go eight at a time beside two large ones.
 
     `on_progress` is called from several threads. The first error ends the others and is raised after they have ended;
-    what is on disk by then is resumed by the next call. Leaving the loop early ends them too.
+    what is on disk by then is resumed by the next call. Leaving the loop early ends them too. ResourcesExhausted where
+    the system gives no thread.
     """
     limits = limits or Limits()
     with contextlib.ExitStack() as stack:
@@ -67,7 +70,7 @@ def fetch_many(
         running: dict[Future[Fetched], BatchItem] = {}
         for item in items:
             executor: Executor = small if _is_small(item, limits) else large
-            running[executor.submit(one, item)] = item
+            running[threads.starting(partial(executor.submit, one, item))] = item
         while running:
             done, _ = wait(running, SIGNAL_LOOK_S, FIRST_COMPLETED)
             for future in done:

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from hive.errors import DownloadError, LengthUnknown
+from hive.errors import LengthUnknown, ResourcesExhausted
 from workers.transfer import threads
 from workers.transfer.concurrency import ConnectionCount
 from workers.transfer.connection import PartFetcher
@@ -167,7 +167,7 @@ class Coordinator:
             self._connections[connection] = thread
         try:
             threads.start(thread)
-        except DownloadError as error:
+        except ResourcesExhausted as error:
             if not self._does_without(connection):
                 raise
             log.warning("another connection is left out", extra={"fields": {"reason": error.message}, "repeats": True})

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from threading import Thread
+from typing import TypeVar
 
-from hive.errors import DownloadError
+from hive.own_limits import limit_reached
+
+T = TypeVar("T")
 
 
 def start(thread: Thread) -> None:
-    """Start it. Raises DownloadError where the system gives this process no more threads; it may then not be joined."""
+    """Start it. Raises ResourcesExhausted where the system gives this process no more threads; it may then not be
+    joined.
+    """
+    starting(thread.start)
+
+
+def starting(begin: Callable[[], T]) -> T:
+    """What a call gives that starts a thread. Raises ResourcesExhausted where the system gives none."""
     try:
-        thread.start()
-    except RuntimeError:
-        raise DownloadError(
-            "The system lets this worker start no more threads. Raise its limit of processes (pids, TasksMax), "
-            "or run fewer workers."
-        ) from None
+        return begin()
+    except RuntimeError as error:
+        raise limit_reached(error) or error from None
 
 
 def join(thread: Thread | None, timeout_s: float | None = None) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hive.errors import Cancelled, FileNotFound
+from hive.errors import Cancelled, FileNotFound, ResourcesExhausted
 from tests.hub import HubServer, faults
 from tests.hub.content import Bytes
 from tests.support.content import KIB, MIB
@@ -52,6 +52,18 @@ def test_large_and_small_files_go_side_by_side(hub: HubServer, tmp_path: Path) -
     assert len(list(fetch_many(mixed, limits=SMALL, on_progress=tell))) == 21
     assert holds(tmp_path / "large", large)
     assert heard["large"].bytes_total == large.size
+
+
+def test_a_batch_without_a_thread_says_which_limit_to_raise(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    items = jobs(hub, tmp_path, 2)
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(ResourcesExhausted, match="ulimit -u"):
+        list(fetch_many(items, limits=SMALL))
 
 
 def test_the_first_error_ends_the_others_and_is_raised(hub: HubServer, tmp_path: Path) -> None:

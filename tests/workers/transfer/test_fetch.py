@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hive.errors import DownloadError, StoreNotWritable
+from hive.errors import ResourcesExhausted, StoreNotWritable
 from tests.hub import HubServer
 from tests.hub.content import Bytes, SyntheticFile, read_all
 from tests.support.content import KIB, MIB
@@ -90,7 +90,7 @@ def test_a_fetch_without_its_threads_ends_with_a_way_out_and_leaves_nothing_open
     what = source(hub.plain("f", content), content)
     _few_threads(monkeypatch, f"transfer-{lacks}", 0)
     before = len(os.listdir("/proc/self/fd"))
-    with pytest.raises(DownloadError, match="TasksMax"):
+    with pytest.raises(ResourcesExhausted, match="TasksMax"):
         get(what, tmp_path / "f")
     assert transfer_threads() == []
     assert len(os.listdir("/proc/self/fd")) <= before

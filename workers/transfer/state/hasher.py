@@ -53,7 +53,7 @@ class FrontierHash:
         """Follow the frontier in a thread of its own until the end or `stop`. A second call does nothing.
 
         Raises:
-            DownloadError: there is no thread for it.
+            ResourcesExhausted: there is no thread for it.
         """
         if self._thread is not None:
             return

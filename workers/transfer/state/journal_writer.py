@@ -41,7 +41,7 @@ class JournalWriter:
         ]
 
     def start(self) -> None:
-        """Begin. Raises DownloadError where there is no thread for it."""
+        """Begin. Raises ResourcesExhausted where there is no thread for it."""
         for thread in self._threads:
             threads.start(thread)
 
