@@ -7,6 +7,7 @@ for it may read whatever the worker may read, so it is refused unless the worker
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import stat
 import time
@@ -54,7 +55,7 @@ def resolve(ref: ModelRef, sha256: str | None, name: str | None, settings: Setti
     try:
         status = path.stat()
     except OSError as error:
-        raise FileNotFound(f"The worker cannot read {path}: {error.strerror}.", path=str(path)) from None
+        raise _unreadable(path, error) from None
     if not stat.S_ISREG(status.st_mode):
         raise FileNotFound(f"{path} is no plain file.", path=str(path))
     digest = Digest("sha256", checked_sha256(sha256)) if sha256 else None
@@ -78,14 +79,14 @@ def copy_local_file(path: Path, partial: Path, digest: Digest | None, on_bytes: 
     try:
         source = os.open(path, _READ)
     except OSError as error:
-        raise FileNotFound(f"The worker cannot read {path}: {error.strerror}.", path=str(path)) from None
+        raise _unreadable(path, error) from None
     try:
         with (
             os.fdopen(source, "rb", buffering=0) as file,
             os.fdopen(open_plain_file(target, _WRITE, CONTENT_MODE), "wb") as copy,
         ):
             size, found = 0, hashlib.sha256()
-            while block := file.read(BLOCK_BYTES):
+            while block := _read(file, path):
                 copy.write(block)
                 found.update(block)
                 size += len(block)
@@ -99,3 +100,15 @@ def copy_local_file(path: Path, partial: Path, digest: Digest | None, on_bytes: 
         raise ChecksumMismatch(f"{path} does not have the digest that was asked for.")
     seconds = time.monotonic() - began_s
     return Fetched(target, size, found.hexdigest(), None, 0, seconds, digest is not None)
+
+
+def _read(file: io.RawIOBase, path: Path) -> bytes | None:
+    """The next block. What the disk of the source refuses is none of the store's."""
+    try:
+        return file.read(BLOCK_BYTES)
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: OSError) -> FileNotFound:
+    return FileNotFound(f"The worker cannot read {path}: {error.strerror}.", path=str(path))

@@ -113,7 +113,7 @@ class RegistryManifest(msgspec.Struct, rename="camel"):
     media_type: str = ""
     config: Descriptor | None = None
     layers: tuple[Descriptor, ...] = ()
-    manifests: tuple[Descriptor, ...] = ()
+    manifests: tuple[Descriptor, ...] | None = None
 
 
 class _Config(msgspec.Struct):
@@ -198,7 +198,8 @@ def _tree(registry: Registry, manifest: RegistryManifest, name: RegistryName, ta
         sha256 = _hex(layer)
         files[path] = RepoFile(path, layer.size, sha256[:40], sha256)
     if not files:
-        raise DownloadError("Nothing in this manifest is a model's file: its layers have no titles.")
+        why = "its layers have no titles" if manifest.layers else "it has no layers"
+        raise DownloadError(f"Nothing in this manifest is a model's file: {why}.")
     return tuple(files.values())
 
 
@@ -266,7 +267,7 @@ class Registry:
         self._base = base_url(settings, name)
         self._host = urlsplit(self._base).netloc
         self._path = _docker_path(name)
-        self._shown = f"{name.host}/{name.path}" if name.host else name.path
+        self._shown = name.path
         self._bounds = CallBounds(settings.first_byte_timeout_s, settings.hub_timeout_s, 2 * MAX_MANIFEST_BYTES)
         self._network = network
         self._lock = threading.Lock()
@@ -292,14 +293,16 @@ class Registry:
                 manifest = msgspec.json.decode(data, type=RegistryManifest)
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 raise DownloadError(f"What the registry {self._host} sent is no manifest.") from None
-            if not manifest.manifests:
+            if manifest.manifests is None and manifest.media_type not in _INDEXES:
                 return digest, manifest
-            reference = self._only(manifest)
+            reference = self._only(manifest.manifests or ())
         raise DownloadError("An index of the registry leads to another index.")
 
-    def _only(self, index: RegistryManifest) -> str:
+    def _only(self, manifests: Sequence[Descriptor]) -> str:
         """The digest of the one manifest that an index has, its attestations aside."""
-        found = [entry for entry in index.manifests if _ATTESTATION not in entry.annotations]
+        found = [entry for entry in manifests if _ATTESTATION not in entry.annotations]
+        if not found:
+            raise DownloadError("This is an index that names no manifest: there is no model. Name another tag.")
         if len(found) != 1:
             digests = [entry.digest[:80] for entry in found[:20]]
             text = "This is an index of several manifests. Name one of them: oci://host/name@sha256:..."

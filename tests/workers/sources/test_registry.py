@@ -170,7 +170,7 @@ def test_what_cannot_be_a_model_is_refused(registry: OciRegistry, settings: Sett
         with pytest.raises(error, match=text):
             plan_for(settings, ref)
 
-    refused(ModelNotFound, "has no 127.0.0.1:.*/org/x with latest")
+    refused(ModelNotFound, r"The registry 127.0.0.1:\d+ has no org/x with latest")
     refused(DownloadError, "name that hive does not write", registry.layer(b"x", title="../../etc/x"))
     refused(DownloadError, "two files that are called", file, registry.layer(b"y", title="a.safetensors"))
     refused(DownloadError, "layers have no titles", registry.layer(b"x"))
@@ -188,6 +188,11 @@ def test_what_cannot_be_a_model_is_refused(registry: OciRegistry, settings: Sett
     refused(DownloadError, "SHA-256 and its size", {**file, "size": -1})
     registry.put("org/x", "latest", {"mediaType": INDEX, "manifests": [file, {**file, "digest": f"sha256:{'1' * 64}"}]})
     refused(DownloadError, "index of several manifests")
+    for manifests in (None, []):
+        registry.put("org/x", "latest", {"mediaType": INDEX, "manifests": manifests})
+        refused(DownloadError, "names no manifest")
+    registry.put("org/x", "latest", {"layers": []})
+    refused(DownloadError, "has no layers")
     registry.tokens, registry.realm = True, "ftp://elsewhere.test/token"
     refused(HubRefused, "without encryption")
     registry.realm = "http://[::1"
