@@ -6,7 +6,7 @@ from collections.abc import Callable
 from threading import Thread
 from typing import TypeVar
 
-from hive.own_limits import limit_reached
+from hive.disk_errors import system_error
 
 T = TypeVar("T")
 
@@ -23,7 +23,7 @@ def starting(begin: Callable[[], T]) -> T:
     try:
         return begin()
     except RuntimeError as error:
-        raise limit_reached(error) or error from None
+        raise system_error(error) or error from None
 
 
 def join(thread: Thread | None, timeout_s: float | None = None) -> None:
