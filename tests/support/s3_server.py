@@ -21,9 +21,13 @@ class S3Server(ObjectStore):
     def __init__(self, objects: dict[str, bytes]) -> None:
         super().__init__(objects)
         self.checksums: dict[str, str] = {}
+        #: Another ETag than an object has by itself; "" for none.
+        self.etag: str | None = None
 
     def object_headers(self, request: BaseHTTPRequestHandler, path: str) -> dict[str, str]:
         headers = super().object_headers(request, path)
+        if self.etag is not None:
+            headers |= {"ETag": self.etag}
         if request.headers.get("x-amz-checksum-mode") == "ENABLED" and path in self.checksums:
             headers["x-amz-checksum-sha256"] = self.checksums[path]
         return headers

@@ -76,6 +76,8 @@ _CREDENTIALS: Final = {
 _REGION: Final = re.compile(r"[a-z]{2}(-[a-z]{1,16}){1,3}-\d{1,2}")
 #: How the ETag of an object ends that came in parts.
 _OF_PARTS: Final = re.compile(r'-\d+"?$')
+#: An ETag to which If-Match can be true: a weak one never is (RFC 9110, 13.1.1), and what has no quotes is none.
+_STRONG_ETAG: Final = re.compile(r'"[!#-~]*"')
 _AWS_KEYS: Final = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 #: Where obstore finds the key of a storage account, and the file of a service account.
 _AZURE_KEYS: Final = ("AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_ACCESS_KEY", "AZURE_STORAGE_MASTER_KEY")
@@ -142,7 +144,7 @@ class _Signer:
         self._address = address
         self._endpoint = s3_endpoint
         self._store: S3Store | GCSStore | AzureStore | None = None
-        #: What the object was known by when the store told its digest; "" without.
+        #: What the object was known by when the store told its digest; "" without, or where that is no strong ETag.
         self._etag = ""
 
     def locate(self) -> Location:
@@ -181,7 +183,8 @@ class _Signer:
         if answer.status_code == HTTPStatus.BAD_REQUEST and _REGION.fullmatch(region):
             raise self._in_another_region(region)
         found = _sha256_of(answer.headers) if answer.is_success else None
-        self._etag = answer.headers.get("etag", "") if found else ""
+        etag = answer.headers.get("etag", "") if found else ""
+        self._etag = etag if _STRONG_ETAG.fullmatch(etag) else ""
         return found
 
     def _in_another_region(self, region: str) -> ModelAccessDenied:

@@ -141,6 +141,21 @@ def test_the_checksum_that_s3_has_of_the_whole_object_is_its_digest(
             planned(store, tmp_path)
 
 
+@pytest.mark.parametrize(("etag", "asked"), [('"abc"', {"If-Match": '"abc"'}), ('W/"abc"', {}), ("abc", {}), ("", {})])
+@pytest.mark.usefixtures("no_credentials")
+def test_only_what_if_match_can_be_true_to_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, etag: str, asked: dict[str, str]
+) -> None:
+    with S3Server({f"/bucket/{KEY}": b"GGUF bytes"}) as store:
+        for name, value in store.env.items():
+            monkeypatch.setenv(name, value)
+        store.checksums[f"/bucket/{KEY}"] = IN_BASE64
+        store.etag = etag
+        [file] = planned(store, tmp_path)[1].files
+    assert file.digest == Digest("sha256", SHA256.hexdigest())
+    assert file.source.locate().headers == asked
+
+
 @pytest.mark.usefixtures("no_credentials")
 def test_of_a_bucket_in_another_region_it_is_said_which(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with S3Server({}) as store:
