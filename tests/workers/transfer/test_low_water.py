@@ -123,6 +123,7 @@ def test_fewer_bytes_are_read_after_a_moment_and_the_next_as_they_come(
         (FAST_BYTES, 0.02, FAST_BYTES // 2),
         (FAST_BYTES, 0.1, 1),  # ten milliseconds of it are not worth a wait
         (FAST_BYTES, 0.009, 1),  # not known yet
+        (TLS_RECORD_BYTES - 1, 0.01, 1),  # a record may be longer, whose rest would be waited for under the mark
     ],
 )
 def test_the_mark_follows_the_rate(

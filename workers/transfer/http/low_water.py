@@ -19,11 +19,12 @@ from typing import Final
 #: Seconds over which the rate is taken, and for whose bytes a read waits; it waits for twice as long at most.
 GATHER_S: Final = 0.01
 WAIT_MS: Final = 20
-#: Bytes that are always worth a wake-up, and those that are not worth waiting for.
-MOST_BYTES: Final = 256 * 1024
-LEAST_BYTES: Final = 16 * 1024
 #: Bytes of a TLS record and its head (RFC 8446, 5.2), which may have left the kernel while the record is not whole.
 TLS_RECORD_BYTES: Final = 5 + 16_384 + 256
+#: Bytes that are always worth a wake-up, and those that are not worth waiting for: not less than a record, for the read
+#: that follows would else wait for its rest, and that is under this mark still.
+MOST_BYTES: Final = 256 * 1024
+LEAST_BYTES: Final = TLS_RECORD_BYTES
 
 
 class LowWaterMark:
