@@ -333,7 +333,8 @@ class TestUrls:
         self, hub: HubServer, settings: Settings
     ) -> None:
         with mounted("tmpfs", settings.hive_dir / "files"):
-            store = download(settings, plan := plan_for(settings, hub.plain("/f.gguf", b"content")))
+            url = hub.plain(f"/{'模' * 80}.gguf", b"content")  # 245 bytes
+            store = download(settings, plan := plan_for(settings, url))
 
             assert Path(store.local_path(plan)).read_bytes() == b"content"
             assert os.listdir(settings.hive_dir / "partial") == []

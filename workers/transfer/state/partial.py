@@ -59,7 +59,9 @@ def move_file(source: Path, target: str | Path, *, folder: int | None = None) ->
         if error.errno != errno.EXDEV:
             raise
     path = Path(target)
-    copy = path.with_name(f".{path.name[:100]}.{os.urandom(8).hex()}.tmp")
+    # Of a name as long as a filesystem takes, its beginning: hive.store.dirfd names its own so.
+    beginning = os.fsencode(path.name)[:200].decode(errors="ignore")
+    copy = path.with_name(f".{beginning}.{os.urandom(8).hex()}.tmp")
 
     def opened(name: str, flags: int) -> int:
         return os.open(name, flags | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o664, dir_fd=folder)
