@@ -277,14 +277,12 @@ class FileSender:
 
     def _least_busy(self) -> _Sender:
         if len(self._senders) < SENDERS:
-            sender = _Sender(len(self._senders))
             try:
-                sender.start()
-            except RuntimeError:
-                sender.close()
-                raise
-            self._senders.append(sender)
-            return sender
+                self._senders.append(_started(len(self._senders)))
+                return self._senders[-1]
+            except (OSError, RuntimeError):
+                if not self._senders:
+                    raise
         return min(self._senders, key=lambda each: len(each.open))
 
     def forget(self, connection: FileConnection, holder: str) -> None:
@@ -379,6 +377,17 @@ class FileConnection(asyncio.Protocol):
             self._transport.close()  # the kernel sends what it has
         elif not self._transport.is_closing():
             reset(self._transport)
+
+
+def _started(number: int) -> _Sender:
+    """A thread that sends. Raises OSError, RuntimeError where it cannot be had."""
+    sender = _Sender(number)
+    try:
+        sender.start()
+    except RuntimeError:
+        sender.close()
+        raise
+    return sender
 
 
 def _let_grow(sock: socket.socket) -> None:

@@ -139,6 +139,18 @@ async def test_a_transfer_that_cannot_begin_gives_everything_back(
         world.files.admit("key:a")
 
 
+async def test_where_there_is_no_further_thread_the_others_send(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    _, first = await world.connect(len(CONTENT) - 1)
+    monkeypatch.setattr("threading.Thread.start", fail)
+    _, second = await world.connect(len(CONTENT) - 1)
+    for client in (first, second):
+        assert await _read(client) == HEAD + CONTENT[-1:]
+        client.close()
+
+
 async def test_a_file_that_does_not_close_ends_all_the_same(world: World) -> None:
     class Refuses(OpenFile):
         def close(self) -> None:
