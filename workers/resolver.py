@@ -39,6 +39,7 @@ from hive.errors import (
     NotAModel,
     NotFound,
     ProxyRefused,
+    ResourcesExhausted,
     TlsRefused,
 )
 from hive.redis.client import RedisClient, connect
@@ -286,6 +287,8 @@ class Resolver:
             return _refusal(error)
         except Exception as error:
             if refused := system_error(error):
+                if isinstance(refused, ResourcesExhausted):  # perhaps of a mistake of ours, that asked for so much
+                    log.exception("a plan could not be made")
                 return _refusal(refused)
             if is_redis_error(error):
                 raise
