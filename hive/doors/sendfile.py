@@ -185,6 +185,10 @@ class _Sender(threading.Thread):
         except OSError:
             self.end(transfer, "gone")
             return
+        except Exception:  # left open, it would fail again at each turn, and take the others' with it
+            log.exception("a file cannot be sent and is cut off; the others go on")
+            self.end(transfer, "cut")
+            return
         if transfer.is_done:
             self.end(transfer, "sent")
         else:

@@ -164,6 +164,30 @@ async def test_a_file_that_does_not_close_ends_all_the_same(world: World) -> Non
         client.close()
 
 
+async def test_a_file_that_hive_itself_breaks_is_cut_off_and_the_others_go_on(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Breaks(OpenFile):
+        @property
+        def fd(self) -> int:
+            raise ValueError
+
+        @fd.setter
+        def fd(self, fd: int) -> None:
+            self.file = fd
+
+        def close(self) -> None:
+            os.close(self.file)
+
+    monkeypatch.setattr(sendfile, "SENDERS", 1)
+    broken, client = await world.connect(source=Breaks)
+    assert await asyncio.wait_for(broken.ended, DEADLINE_S) == "cut"
+    client.close()
+    _, other = await world.connect(len(CONTENT) - 1)
+    assert await _read(other) == HEAD + CONTENT[-1:]
+    other.close()
+
+
 async def test_transfers_end_with_their_key_and_with_the_server(world: World) -> None:
     first, client = await world.connect()
     second, other = await world.connect()
