@@ -166,15 +166,17 @@ def _check_names(selection: Selection) -> None:
 def _planned(hub: HubClient, repo: str, commit: str, file: RepoFile) -> PlannedFile:
     digest = Digest("sha256", file.sha256) if file.sha256 else Digest("git-sha1", file.blob_id)
 
+    is_signed = bool(file.sha256) and file.size >= SIGNED_FROM_BYTES
+
     def locate() -> Location:
-        if file.sha256 and file.size >= SIGNED_FROM_BYTES:
+        if is_signed:
             return _signed(hub, repo, commit, file)
         return Location(url=hub.resolve_url(repo, commit, file.path), headers=hub.credentials)
 
     def explain(refusal: Refusal) -> HiveError:
         return hub.refused(repo, commit, file.path, refusal)
 
-    source = Source(locate=locate, size=file.size, digest=digest, name=file.path, explain=explain)
+    source = Source(locate=locate, size=file.size, digest=digest, name=file.path, explain=explain, asks=is_signed)
     return PlannedFile(file.path, file.size, digest, file.etag, source, file.xet_hash)
 
 

@@ -35,7 +35,14 @@ def resolve(
     asked, name = name_of_url(ref.url), safe_name(name) if name else None
     digest = Digest("sha256", checked_sha256(sha256)) if sha256 else None
     location = Location(url=ref.url, headers={})
-    source = Source(locate=locate or (lambda: location), size=None, digest=digest, name=name or asked, explain=explain)
+    source = Source(
+        locate=locate or (lambda: location),
+        size=None,
+        digest=digest,
+        name=name or asked,
+        explain=explain,
+        asks=locate is not None,
+    )
     if digest is None:
         source = _inspected(source, asked, name)
     file = PlannedFile(source.name, None, digest, None, source)

@@ -95,6 +95,8 @@ class Source:
     explain: Callable[[Refusal], HiveError] | None = field(default=None, repr=False)
     #: Called before bytes that a journal vouched for are given up or overwritten: others may have read them.
     on_give_up: Callable[[], None] | None = field(default=None, repr=False)
+    #: Whether `locate` may have to wait for somebody's answer.
+    asks: bool = True
 
 
 @dataclass(frozen=True)

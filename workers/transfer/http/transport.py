@@ -27,6 +27,7 @@ from hive.net.failures import answered_by_proxy, perhaps_of_proxy
 from hive.net.urls import Url, parse_url
 from workers.transfer.control import Control
 from workers.transfer.http import status as http_status
+from workers.transfer.http.locating import Question
 from workers.transfer.http.pool import HostPool
 from workers.transfer.http.redirects import expired, signed_url_expiry
 from workers.transfer.http.response import HttpResponse, HttpStream
@@ -81,6 +82,8 @@ class HttpTransport:
         self._limits = limits
         self._lock = threading.Lock()
         self._kept: _Place | None = None
+        #: The search for a new one that is under way.
+        self._search: Question[_Place] | None = None
         #: Seconds of the slowest answer to a request for bytes.
         self._slowest_s = 0.0
 
@@ -101,7 +104,7 @@ class HttpTransport:
     def _open(
         self, start: int, end: int | None, known: ExpectedContent, control: Control, limits: Limits
     ) -> HttpStream:
-        place, fresh = self._place()
+        place, fresh = self._place(control)
         try:
             return self._ask(place, start, end, known, control, limits)
         except Declined as refusal:
@@ -110,7 +113,7 @@ class HttpTransport:
                 raise
         except _OtherBytes:
             self._forget(place)
-        place, _ = self._place()
+        place, _ = self._place(control)
         try:
             return self._ask(place, start, end, known, control, limits)
         except Declined:
@@ -125,15 +128,34 @@ class HttpTransport:
         with self._lock:
             self._kept = None
 
-    def _place(self) -> tuple[_Place, bool]:
-        """The kept place, or a new one, and whether it is new. One thread resolves while the others wait for its
-        result.
+    def _place(self, control: Control) -> tuple[_Place, bool]:
+        """The kept place, or a new one, and whether it was looked for on this call's behalf. It is looked for once,
+        and the others wait for the result. Nothing is locked meanwhile.
         """
         with self._lock:
-            fresh = self._kept is None or expired(self._kept.expires_at, self._limits.expiry_margin_s)
-            if self._kept is None or fresh:
+            if self._kept is not None and not expired(self._kept.expires_at, self._limits.expiry_margin_s):
+                return self._kept, False
+            if not self._source.asks:
                 self._kept = _place_of(self._locate())
-            return self._kept, fresh
+                return self._kept, True
+            search, began = self._search, self._search is None
+            if search is None:
+                search = self._search = Question(self._find)
+        if began:
+            search.begin()
+        return search.answer(control), began
+
+    def _find(self) -> _Place:
+        """A new place, which is kept."""
+        try:
+            place = _place_of(self._locate())
+        except BaseException:
+            with self._lock:
+                self._search = None
+            raise
+        with self._lock:
+            self._kept, self._search = place, None
+        return place
 
     def _locate(self) -> Location:
         try:
