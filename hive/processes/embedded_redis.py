@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import logging
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -46,7 +47,11 @@ MAX_SOCKET_PATH_BYTES = 103
 LOG_TAIL_LINES = 5
 #: Lines since the start in which the reason of a failed one is looked for.
 MAX_COMPLAINT_LINES = 200
-#: What servers log when they cannot read what another version, or a broken disk, has left.
+#: Open files that are enough for hive and its Redis on one machine; what systems mostly allow.
+OPEN_FILES = 1024
+#: What servers log where they may open too few files.
+_SIGN_OF_FEW_FILES = "open file limit"
+#: What they log when they cannot read what another version, or a broken disk, has left.
 _SIGNS_OF_BAD_FILES = ("RDB format version", "Bad file format", "Wrong signature", "append only file")
 
 
@@ -247,11 +252,19 @@ class EmbeddedRedis:
             time.sleep(POLL_S)
 
     def _explain(self, problem: str) -> str:
+        if _SIGN_OF_FEW_FILES in self._said():
+            # It names its own wish, for ten thousand clients.
+            limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+            return f"A process may open {limit} files here, too few for Redis. Allow it {OPEN_FILES} (ulimit -n)."
         return f"The embedded Redis {problem}. The end of {self.log_path}:\n{self.log_tail()}"
 
     def _complains_of_files(self) -> bool:
-        said = "\n".join(tail(self.log_path, MAX_COMPLAINT_LINES, since=self._log_start))
+        said = self._said()
         return any(sign in said for sign in _SIGNS_OF_BAD_FILES)
+
+    def _said(self) -> str:
+        """What it has logged since its start, at the end."""
+        return "\n".join(tail(self.log_path, MAX_COMPLAINT_LINES, since=self._log_start))
 
 
 def find_server() -> str:

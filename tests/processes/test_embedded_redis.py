@@ -274,6 +274,14 @@ def test_a_lock_that_cannot_be_signed_on_a_full_disk_is_not_held(home: Path, mon
     lock.release()
 
 
+def test_too_few_open_files_are_told_with_the_limit_to_raise(home: Path) -> None:
+    program = home / "few"
+    program.write_text(f'#!/bin/sh\nulimit -n 32\nexec "{find_server()}" "$@"\n')
+    program.chmod(0o700)
+    with pytest.raises(EmbeddedRedisError, match=r"^A process may open \d+ files .*ulimit -n"):
+        EmbeddedRedis(home, binary=str(program)).start()
+
+
 def test_a_lock_file_with_nonsense_does_not_stop_the_next_owner(home: Path) -> None:
     (home / "hive.lock").write_text("{" * 10_000)
     with EmbeddedRedis(home):
