@@ -272,7 +272,7 @@ class Transfer:
                 return locate()
             except RetryLater as limit:
                 self._peers.cooldown.set(host, limit.seconds)
-                raise Throttled(str(limit), limit.seconds) from None
+                raise Throttled("requests are limited where the file is", limit.seconds) from None
 
         return replace(source, locate=locate_patiently, on_give_up=lambda: self._store.note_given_up(self._plan, file))
 

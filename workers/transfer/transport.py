@@ -9,12 +9,16 @@ the same map, journal and hash, so a file that stalls on one goes on over the ne
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol, runtime_checkable
+from math import ceil
+from typing import Final, NamedTuple, Protocol, runtime_checkable
 
 from hive.errors import HiveError
 from workers.transfer.control import Control
 from workers.transfer.limits import Limits
 from workers.transfer.source import Served
+
+#: Seconds from which on a wait is told in minutes.
+SPOKEN_IN_MINUTES_S: Final = 120.0
 
 
 class ExpectedContent(NamedTuple):
@@ -126,10 +130,10 @@ class Busy(Transient):
 
 
 class Throttled(Exception):
-    """The server wants fewer requests. `seconds`: what it asked for, None when it did not say."""
+    """The server wants fewer requests. `seconds`: what it asked for, None when it did not say. The text says it too."""
 
     def __init__(self, reason: str, seconds: float | None) -> None:
-        super().__init__(reason)
+        super().__init__(reason if seconds is None else f"{reason}; hive waits {_spoken(seconds)}")
         self.seconds = seconds
 
 
@@ -160,3 +164,8 @@ class RangesRefused(Exception):
 
 class ContentChanged(Exception):
     """The file is not the one that the partial file is a part of."""
+
+
+def _spoken(seconds: float) -> str:
+    """A wait as a person reads it: `90 s`, `5 minutes`; not shorter than it is."""
+    return f"{ceil(seconds)} s" if seconds < SPOKEN_IN_MINUTES_S else f"{ceil(seconds / 60)} minutes"

@@ -325,8 +325,11 @@ def test_the_cool_down_of_a_host_holds_for_other_fetches(hub: HubServer, tmp_pat
 def test_a_server_that_never_stops_throttling_ends_in_a_time_out(hub: HubServer, tmp_path: Path) -> None:
     content = big()
     hub.faults.add(faults.status(429, {"Retry-After": "600"}), "/f")
+    heard = Heard()
     with pytest.raises(DownloadTimeout, match="429"):
-        get(source(hub.plain("f", content), content), tmp_path / "f", replace(QUICK, give_up_s=0.4))
+        get(source(hub.plain("f", content), content), tmp_path / "f", replace(QUICK, give_up_s=0.4), on_progress=heard)
+    messages = [snapshot.message for snapshot in heard.snapshots]
+    assert "the server answers 429 Too Many Requests; hive waits 10 minutes" in messages
     assert len(hub.hits("/f")) == 1
 
 
