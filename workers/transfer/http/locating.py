@@ -1,4 +1,4 @@
-"""Waiting for an answer that nobody can hurry.
+"""A blocking call that several threads share, each of which may be cancelled: asking where a file is.
 
 Problem: where a file is, its Hub says, and a Hub that hangs is waited for up to its time-outs, by a client that cannot
 be woken; whoever cancels, and every other connection of the file, would wait as long. Passing each source a way to be
@@ -20,7 +20,7 @@ from workers.transfer.control import SIGNAL_LOOK_S, Control
 T = TypeVar("T")
 
 
-class Question(Generic[T]):
+class SharedCall(Generic[T]):
     """A call under way in a thread of its own. Safe from any thread."""
 
     def __init__(self, ask: Callable[[], T]) -> None:

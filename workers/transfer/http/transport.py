@@ -27,7 +27,7 @@ from hive.net.failures import answered_by_proxy, perhaps_of_proxy
 from hive.net.urls import Url, parse_url
 from workers.transfer.control import Control
 from workers.transfer.http import status as http_status
-from workers.transfer.http.locating import Question
+from workers.transfer.http.locating import SharedCall
 from workers.transfer.http.pool import HostPool
 from workers.transfer.http.redirects import expired, signed_url_expiry
 from workers.transfer.http.response import HttpResponse, HttpStream
@@ -83,7 +83,7 @@ class HttpTransport:
         self._lock = threading.Lock()
         self._kept: _Place | None = None
         #: The search for a new one that is under way.
-        self._search: Question[_Place] | None = None
+        self._search: SharedCall[_Place] | None = None
         #: Seconds of the slowest answer to a request for bytes.
         self._slowest_s = 0.0
 
@@ -140,7 +140,7 @@ class HttpTransport:
                 return self._kept, True
             search, began = self._search, self._search is None
             if search is None:
-                search = self._search = Question(self._find)
+                search = self._search = SharedCall(self._find)
         if began:
             search.begin()
         return search.answer(control), began
