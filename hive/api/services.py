@@ -42,6 +42,7 @@ from hive.store.space import Disk
 from hive.streams.fanout import Fanout
 from hive.streams.longpoll import LongPolls
 from hive.streams.many import ManyEndpoint
+from hive.streams.right_of_way import RightOfWay
 from hive.streams.shares import Shares
 from hive.streams.stream import StreamEndpoint
 from hive.webhooks.outbox import WebhookOutbox
@@ -69,6 +70,7 @@ class Services:
     registry: HeartbeatRegistry[WorkerInfo]
     reaper: Reaper
     fanout: Fanout
+    files: FileSender
     streams: StreamEndpoint
     many_streams: ManyEndpoint
     replica: Replica
@@ -87,7 +89,6 @@ class Services:
     mirror: HubMirror
     plans: Shares
     operations: Operations = field(default_factory=Operations)
-    files: FileSender = field(default_factory=FileSender)
 
     @property
     def tracker(self) -> DownloadTracker:
@@ -124,7 +125,8 @@ def make_services(settings: Settings, redis: RedisAddress | str, keys_on: Latch 
     commands = CommandThread(redis)
     records = DownloadContext.of(commands.client, settings)
     catalog = ModelCatalog(settings)
-    fanout = Fanout(redis, commands, records.tracker, keepalive_s=settings.keepalive_s)
+    way = RightOfWay()
+    fanout = Fanout(redis, commands, records.tracker, keepalive_s=settings.keepalive_s, way=way)
     streams = StreamEndpoint(fanout, settings.max_streams, settings.max_streams_per_key)
     many_streams = ManyEndpoint(
         fanout, commands, records.tracker, settings.keepalive_s, settings.max_many_streams_per_key
@@ -150,6 +152,7 @@ def make_services(settings: Settings, redis: RedisAddress | str, keys_on: Latch 
         registry=worker_registry(commands.client),
         reaper=Reaper(records),
         fanout=fanout,
+        files=FileSender(way),
         streams=streams,
         many_streams=many_streams,
         replica=Replica(commands, fanout, streams, many_streams),

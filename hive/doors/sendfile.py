@@ -29,6 +29,7 @@ from typing import Any, Final, Literal, Protocol
 
 from hive.auth.principal import Principal
 from hive.errors import ServerBusy, TooManyRequests
+from hive.streams.right_of_way import RightOfWay
 from hive.streams.shares import RETRY_S, Shares
 from hive.streams.writer import MAX_IGNORED_BYTES, STALL_TIMEOUT_S, reset
 
@@ -103,8 +104,9 @@ class FileTransfer:
 class _Sender(threading.Thread):
     """One thread: an event loop over sockets that have room."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, way: RightOfWay) -> None:
         super().__init__(name=f"sendfile-{number}", daemon=True)
+        self._way = way
         self._selector = selectors.DefaultSelector()
         self._calls: collections.deque[Callable[[], None]] = collections.deque()
         self._wake_read, self._wake_write = (
@@ -200,6 +202,7 @@ class _Sender(threading.Thread):
         while transfer.head:
             transfer.head = transfer.head[sock.send(transfer.head) :]
         while (left := min(transfer.limit, transfer.end) - transfer.at) > 0 and turn_bytes > 0:
+            self._way.give()
             n_bytes = os.sendfile(sock.fileno(), transfer.source.fd, transfer.at, min(left, CALL_BYTES))
             if not n_bytes:
                 raise OSError("the file is shorter than it was")
@@ -239,7 +242,9 @@ def _waiting_bytes(transfer: FileTransfer) -> int:
 class FileSender:
     """The threads of a process, started with the first file. Its methods belong to the event loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, way: RightOfWay | None = None) -> None:
+        """Its threads give `way`."""
+        self._way = way or RightOfWay()
         self._senders: list[_Sender] = []
         self._connections: set[FileConnection] = set()
         self._shares = Shares(MAX_TRANSFERS_OF_ONE)
@@ -282,7 +287,7 @@ class FileSender:
     def _least_busy(self) -> _Sender:
         if len(self._senders) < SENDERS:
             try:
-                self._senders.append(_started(len(self._senders)))
+                self._senders.append(_started(len(self._senders), self._way))
                 return self._senders[-1]
             except (OSError, RuntimeError):
                 if not self._senders:
@@ -383,9 +388,9 @@ class FileConnection(asyncio.Protocol):
             reset(self._transport)
 
 
-def _started(number: int) -> _Sender:
+def _started(number: int, way: RightOfWay) -> _Sender:
     """A thread that sends. Raises OSError, RuntimeError where it cannot be had."""
-    sender = _Sender(number)
+    sender = _Sender(number, way)
     try:
         sender.start()
     except RuntimeError:

@@ -27,6 +27,7 @@ from hive.net.redis_url import RedisAddress
 from hive.redis.client import CommandThread, database_of
 from hive.streams.heartbeat import Heartbeat
 from hive.streams.pubsub import Subscription
+from hive.streams.right_of_way import RightOfWay
 from hive.streams.topic import Subscriber, Topic
 from hive.wire import events, keys
 from hive.wire.events import Message, Version, parse_message
@@ -65,8 +66,10 @@ class Fanout:
         *,
         keepalive_s: float,
         channels: Channels = keys.DOWNLOAD_CHANNELS,
+        way: RightOfWay | None = None,
     ) -> None:
-        """`tracker` reads the states of what tells its progress in `channels`."""
+        """`tracker` reads the states of what tells its progress in `channels`. `way` is taken while that is told."""
+        self._way = way or RightOfWay()
         self._channels = channels
         self._commands = commands
         self._tracker = tracker
@@ -213,11 +216,12 @@ class Fanout:
         while True:
             await self._work.wait()
             self._work.clear()
-            while self._ended or self._changed:
-                topic = (self._ended or self._changed).popleft()
-                topic.queued = False
-                topic.spoke_s = time.monotonic()
-                self.frames_sent += await self._tell(topic, _notify)
+            with self._way.taken():
+                while self._ended or self._changed:
+                    topic = (self._ended or self._changed).popleft()
+                    topic.queued = False
+                    topic.spoke_s = time.monotonic()
+                    self.frames_sent += await self._tell(topic, _notify)
 
     async def _read_batches(self) -> None:
         """Read the state of all ids that were asked for meanwhile in one round trip."""

@@ -14,6 +14,8 @@ from hive.auth.principal import ANONYMOUS, NOBODY
 from hive.doors import sendfile
 from hive.doors.sendfile import FileConnection, FileSender, FileTransfer, OpenFile
 from hive.errors import ServerBusy, TooManyRequests
+from hive.streams import right_of_way
+from hive.streams.right_of_way import RightOfWay
 from tests.support.waiting import DEADLINE_S, wait_for_async
 
 pytestmark = pytest.mark.anyio
@@ -28,7 +30,8 @@ class World:
     def __init__(self, path: Path) -> None:
         path.write_bytes(CONTENT)
         self.path = path
-        self.files = FileSender()
+        self.way = RightOfWay()
+        self.files = FileSender(self.way)
         self.open: set[object] = set()
 
     async def connect(
@@ -86,6 +89,27 @@ async def test_no_byte_behind_the_limit_leaves_before_the_limit_moves(world: Wor
     connection.cut()
     assert await _read(client) == b""
     assert await asyncio.wait_for(connection.ended, DEADLINE_S) == "cut"
+    client.close()
+
+
+async def test_no_file_is_sent_while_subscribers_are_told_and_all_of_it_when_that_takes_for_ever(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(right_of_way, "MAX_WAIT_S", DEADLINE_S)
+    with world.way.taken():
+        connection, client = await world.connect()
+        assert await _read(client, len(HEAD)) == HEAD
+        await wait_for_async(lambda: world.files.count == 1)
+        with pytest.raises(BlockingIOError):
+            client.recv(1)
+    assert await _read(client) == CONTENT
+    assert await asyncio.wait_for(connection.ended, DEADLINE_S) == "sent"
+    client.close()
+    monkeypatch.undo()
+    with world.way.taken():
+        connection, client = await world.connect()
+        assert await _read(client) == HEAD + CONTENT
+        assert await asyncio.wait_for(connection.ended, DEADLINE_S) == "sent"
     client.close()
 
 

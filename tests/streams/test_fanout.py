@@ -7,7 +7,7 @@ import contextlib
 import fnmatch
 import threading
 import uuid
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
 
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -23,6 +23,7 @@ from hive.streams import heartbeat
 from hive.streams import many as many_module
 from hive.streams.fanout import Fanout
 from hive.streams.many import ManyEndpoint, ManyStream
+from hive.streams.right_of_way import RightOfWay
 from hive.streams.sse import StreamRequest
 from hive.streams.topic import Topic
 from hive.wire import keys
@@ -56,10 +57,10 @@ class Watcher:
 
 
 @contextlib.asynccontextmanager
-async def running(url: str, keepalive_s: float = 10.0) -> AsyncIterator[Fanout]:
+async def running(url: str, keepalive_s: float = 10.0, way: RightOfWay | None = None) -> AsyncIterator[Fanout]:
     commands = CommandThread(url)
     downloads = download_context(commands.client, ended_ttl_s=60, max_queued=100, lease_s=6)
-    fanout = Fanout(url, commands, downloads.tracker, keepalive_s=keepalive_s)
+    fanout = Fanout(url, commands, downloads.tracker, keepalive_s=keepalive_s, way=way)
     task = asyncio.create_task(fanout.run())
     try:
         await wait_for_async(lambda: fanout.connected)
@@ -93,6 +94,34 @@ async def test_a_subscriber_sees_the_present_state_then_each_change_then_the_end
         downloads.claims.finish(held, 3, "complete", complete(), "/x")
         await wait_for_async(lambda: watcher.ended)
     assert watcher.seen == sorted(set(watcher.seen))
+
+
+async def test_the_way_is_taken_while_subscribers_are_told_and_free_behind_it(
+    redis_url: str, downloads: DownloadContext
+) -> None:
+    download_id, seen = create(downloads), list[bool]()
+
+    class Way(RightOfWay):
+        @contextlib.contextmanager
+        def taken(self) -> Iterator[None]:
+            self.is_taken = True
+            yield
+            self.is_taken = False
+
+    class Told(Watcher):
+        def notify(self, topic: Topic) -> None:
+            super().notify(topic)
+            seen.append(getattr(way, "is_taken", False))
+
+    way = Way()
+    async with running(redis_url, way=way) as fanout:
+        topic = await fanout.join(download_id, Told())
+        assert topic is not None
+        held = claim(downloads, download_id)
+        downloads.claims.publish(held, 2, downloading(10))
+        await wait_for_async(lambda: bool(seen))
+        await wait_for_async(lambda: not way.is_taken)
+    assert set(seen) == {True}
 
 
 async def test_a_late_subscriber_sees_the_end_at_once(redis_url: str, downloads: DownloadContext) -> None:
