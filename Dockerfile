@@ -19,8 +19,9 @@ COPY hive ./hive
 COPY workers ./workers
 RUN pip wheel --no-index --no-deps --no-build-isolation --wheel-dir dist . \
     && pip --python /app/bin/python install --no-index --no-deps dist/*.whl \
-    && find /app -type d \( -name tests -o -path '*/pygments/lexers/__pycache__' -o -path '*/huggingface_hub/inference/*' \
-        -name __pycache__ -o -path '*/huggingface_hub/cli/__pycache__' -o -path '*/pygments/styles/__pycache__' \) \
+    && find /app -type d \( -name tests -o -path '*/pygments/*' -name __pycache__ -o -path '*/huggingface_hub/inference/*' \
+        -name __pycache__ -o -path '*/huggingface_hub/cli/__pycache__' -o -path '*/huggingface_hub/serialization/__pycache__' \
+        -o -path '*/redis/multidb/__pycache__' -o -path '*/rq/cli/__pycache__' \) \
         -prune -exec rm -r {} + \
     && find /app/lib -type f \( -name '*.pyx' -o -name '*.pxd' -o -name '*.pxi' -o -name '*.pyi' -o -name '*.c' -o -name '*.h' \) -delete
 # Last, so that both images are one build up to here.
