@@ -15,10 +15,9 @@ from starlette.responses import Response
 
 from hive import errors
 from hive.api.disconnect import while_connected
-from hive.api.hub_mirror import nothing_here, refused, token_of
+from hive.api.hub_mirror import nothing_here, refused, token_of, tree_on_disk
 from hive.api.json import JsonResponse
 from hive.api.services import services_of
-from hive.auth.principal import principal_of
 from hive.doors.hub_mirror import HubRefusal, refusal_of
 from hive.doors.hub_paths import HubPath, read_info_path
 from hive.wire.gguf import DEFAULT_QUANT, main_models, matching, projector_for, variants
@@ -63,7 +62,7 @@ async def manifest(request: Request) -> Response:
 
 async def _files(request: Request, asked: HubPath) -> tuple[RepoFile, ...] | HubRefusal:
     """What the branch has, as the Hub or the disk says."""
-    mirror, token, principal = services_of(request).mirror, token_of(request), principal_of(request)
+    mirror, token = services_of(request).mirror, token_of(request)
     try:
         answer = await mirror.upstream.ask("GET", f"/api/{api_place(asked.repo)}/revision/main?blobs=true", token)
         if answer.status != 200:
@@ -71,11 +70,7 @@ async def _files(request: Request, asked: HubPath) -> tuple[RepoFile, ...] | Hub
         siblings = msgspec.json.decode(answer.body, type=_Info).siblings
         return tuple(RepoFile(s.rfilename, s.size, s.blob_id, s.lfs.sha256 if s.lfs else None) for s in siblings)
     except (errors.HubUnavailable, msgspec.DecodeError, UnicodeDecodeError):
-        sees = principal.sees_everything and bool(principal.key_id)
-        on_disk = await mirror.tree_on_disk(asked, token, sees_everything=sees)
-        if on_disk is None:
-            text = "The Hub cannot be asked, and this repository's listing is not on the disk."
-            return HubRefusal(503, "", text, retry_after="5")
+        on_disk = await tree_on_disk(request, mirror, asked, token)
         return on_disk if isinstance(on_disk, HubRefusal) else on_disk[1]
 
 

@@ -50,6 +50,10 @@ ASK_TO_WAIT_S: Final = 2.0
 MAX_WAIT_S: Final = 3_600.0
 #: Bytes from which huggingface_hub fetches no file by plain HTTP.
 HUB_CLIENT_MAX_BYTES: Final = 50_000_000_000
+#: What is told of a listing while the Hub is away and the disk has none.
+NOT_ON_DISK: Final = HubRefusal(
+    503, "", "The Hub cannot be asked, and this repository's listing is not on the disk.", retry_after="5"
+)
 #: What can stand in a header as a token.
 _TOKEN: Final = re.compile(r"[!-~]{1,4096}")
 _NEXT: Final = re.compile(r'<([^<>]{1,4096})>\s*;\s*rel="?next\b')
@@ -365,15 +369,20 @@ def nothing_here(request: Request) -> Response:
     return refused(HubRefusal(404, code, text))
 
 
+async def tree_on_disk(
+    request: Request, mirror: HubMirror, asked: HubPath, token: str | None
+) -> tuple[str, tuple[RepoFile, ...]] | HubRefusal:
+    """The commit and listing of a revision while the Hub is away, as far as this caller may see it."""
+    principal = principal_of(request)
+    sees = principal.sees_everything and bool(principal.key_id)
+    found = await mirror.tree_on_disk(asked, token, sees_everything=sees)
+    return found if found is not None else NOT_ON_DISK
+
+
 async def _info_on_disk(
     request: Request, mirror: HubMirror, asked: HubPath, token: str | None, body: bytes
 ) -> Response:
-    principal = principal_of(request)
-    sees = principal.sees_everything and bool(principal.key_id)
-    found = await mirror.tree_on_disk(asked, token, sees_everything=sees) if asked.verb != "commits" else None
-    if found is None:
-        text = "The Hub cannot be asked, and this repository's listing is not on the disk."
-        return refused(HubRefusal(503, "", text, retry_after="5"))
+    found = await tree_on_disk(request, mirror, asked, token) if asked.verb != "commits" else NOT_ON_DISK
     if isinstance(found, HubRefusal):
         return refused(found)
     commit, tree = found

@@ -6,7 +6,6 @@ Both work on this machine's disk and ask no server, as `hive wait` does.
 from __future__ import annotations
 
 import contextlib
-import errno
 import importlib
 import os
 import shlex
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final, cast
 import click
 
 from hive.cli.disk import LocalStore
-from hive.cli.errors import USAGE, CliError, each_in_turn, unwind_on_sigterm
+from hive.cli.errors import FULL, USAGE, CliError, each_in_turn, unwind_on_sigterm
 from hive.cli.format import size
 from hive.cli.models import match_models, not_there
 from hive.cli.output import Stdout, echo_value
@@ -150,7 +149,7 @@ def _target(path: str, n_bytes: int) -> Iterator[BinaryIO]:
     except BrokenPipeError:
         raise
     except OSError as error:
-        code = DiskFull.code if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
+        code = DiskFull.code if error.errno in FULL else None
         raise CliError(f"{error.filename or path}: {error.strerror}.", code=code) from error
 
 

@@ -28,27 +28,26 @@ LEAST_BYTES: Final = TLS_RECORD_BYTES
 
 
 class LowWaterMark:
-    """The mark of one connection whose body is read. Belongs to the reader."""
+    """The mark of one connection whose body is read. Belongs to the reader.
 
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-        self._poll = select.poll()
-        self._poll.register(sock, select.POLLIN)
+    It does nothing where the system does not heed it in poll(2), and for what is no socket (TLS within TLS).
+    """
+
+    def __init__(self, sock: object) -> None:
+        self._sock = sock if sys.platform == "linux" and isinstance(sock, socket.socket) else None
+        if self._sock is not None:
+            self._poll = select.poll()
+            self._poll.register(self._sock, select.POLLIN)
         self._mark = 1
         self._aim = 0
         self._bytes, self._since_s = 0, time.monotonic()
 
-    @staticmethod
-    def is_worth_it(sock: object) -> bool:
-        """Whether this system heeds the mark in poll(2), and it is a socket that has one (TLS within TLS is none)."""
-        return sys.platform == "linux" and isinstance(sock, socket.socket)
-
-    def wait(self, left: int) -> None:
-        """Until there is enough of the `left` bytes to come, or for `WAIT_MS`. Bytes of a body without an end are
-        waited for by nobody: leave it out there.
+    def wait(self, left: int | None) -> None:
+        """Until there is enough of the `left` bytes to come, or for `WAIT_MS`; not at all where nobody knows how many
+        there are (None): the last ones would be waited for in vain.
         """
-        mark = min(self._aim, left - TLS_RECORD_BYTES)
-        if mark < LEAST_BYTES:
+        mark = min(self._aim, (left or 0) - TLS_RECORD_BYTES)
+        if self._sock is None or mark < LEAST_BYTES:
             self.lower()
             return
         self._set(mark)
@@ -69,6 +68,6 @@ class LowWaterMark:
         self._set(1)
 
     def _set(self, mark: int) -> None:
-        if mark != self._mark:
+        if self._sock is not None and mark != self._mark:
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, mark)
             self._mark = mark

@@ -138,7 +138,7 @@ class Body(http.client.HTTPResponse):
         self._reader = _DeadlineReader(sock.makefile("rb", buffering=0))
         self.fp = io.BufferedReader(self._reader)
         self._sock = sock
-        self._mark = LowWaterMark(sock) if LowWaterMark.is_worth_it(sock) else None
+        self._mark = LowWaterMark(sock)
         #: What went wrong behind bytes that were given already.
         self._late_error: OSError | None = None
         self._head_s = 2 * (sock.gettimeout() or 0)
@@ -181,21 +181,17 @@ class Body(http.client.HTTPResponse):
             raise self._late_error
         if self.fp is None:
             return 0
-        mark = self._mark if self.length is not None else None
         if self.length is not None:
             buffer = buffer[: self.length]
-            if mark is not None:
-                mark.wait(self.length)
+        self._mark.wait(self.length)
         n_bytes = self.fp.readinto1(buffer) if buffer else 0
         if n_bytes and isinstance(self._sock, ssl.SSLSocket):
             n_bytes += self._take_records(self._sock, buffer[n_bytes:])
-        if mark is not None:
-            mark.count(n_bytes)
+        self._mark.count(n_bytes)
         if self.length is not None:
             self.length -= n_bytes
         if n_bytes == 0 or self.length == 0:
-            if mark is not None:
-                mark.lower()
+            self._mark.lower()
             self.close()
         return n_bytes
 
